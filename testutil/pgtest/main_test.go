@@ -1,0 +1,147 @@
+package pgtest_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/backfillhq/go/internal/devpg"
+)
+
+// foreignMajor is the version of the servers that pgtest is told to use.
+const foreignMajor = 17
+
+// helperURL is the server on which a child of the test binary runs the tests
+// that are named Helper…, which do nothing otherwise.
+const helperURL = "PGTEST_HELPER_URL"
+
+func TestMain(m *testing.M) {
+	if url := os.Getenv(helperURL); url != "" {
+		if err := os.Setenv("DATABASE_URL", url); err != nil {
+			panic(err)
+		}
+	}
+	os.Exit(m.Run())
+}
+
+// isHelper skips a test in the parent.
+func isHelper(t *testing.T) {
+	t.Helper()
+	if os.Getenv(helperURL) == "" && os.Getenv("BACKFILL_TEST_PG") != "container" {
+		t.Skip("it runs in a child of another test, which shows its result")
+	}
+}
+
+// runHelper runs a helper test in another process, with a server.
+func runHelper(t *testing.T, name, url string, env ...string) (output string, err error) {
+	t.Helper()
+	cmd := helper(t, name, url, env...)
+	out, err := cmd.CombinedOutput()
+	if !strings.Contains(string(out), "--- ") {
+		t.Fatalf("no test was run: %v: %s", err, out)
+	}
+	return string(out), err
+}
+
+func helper(t *testing.T, name, url string, env ...string) *exec.Cmd {
+	t.Helper()
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), program, "-test.v", "-test.count=1", "-test.run=^"+name+"$")
+	for _, entry := range os.Environ() {
+		// What the tests run with is not what their children run with.
+		if key, _, _ := strings.Cut(entry, "="); key != "DATABASE_URL" && !strings.HasPrefix(key, "BACKFILL_TEST_PG") {
+			cmd.Env = append(cmd.Env, entry)
+		}
+	}
+	if url != "" {
+		cmd.Env = append(cmd.Env, helperURL+"="+url)
+	}
+	cmd.Env = append(cmd.Env, env...)
+	return cmd
+}
+
+// foreign starts a server that is not pgtest's, even when DATABASE_URL names one.
+func foreign(t *testing.T) *pgx.Conn {
+	t.Helper()
+	server, err := devpg.Start(t.Context(), devpg.WithMajor(foreignMajor))
+	needs(t, err == nil, fmt.Sprintf("PostgreSQL %d: %v", foreignMajor, err))
+	t.Cleanup(func() {
+		if err := server.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	return connect(t, server.URL)
+}
+
+// needs skips a test on a machine that lacks something, but not in CI.
+func needs(t *testing.T, there bool, what string) {
+	t.Helper()
+	switch {
+	case there:
+	case os.Getenv("BACKFILL_TEST_ALL") == "1":
+		t.Fatalf("BACKFILL_TEST_ALL=1, but there is no %s", what)
+	default:
+		t.Skipf("there is no %s", what)
+	}
+}
+
+func connect(t *testing.T, url string) *pgx.Conn {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close(t.Context()) })
+	return conn
+}
+
+func execute(t *testing.T, conn *pgx.Conn, sql string) {
+	t.Helper()
+	if _, err := conn.Exec(t.Context(), sql); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// value returns a single value as text.
+func value(t *testing.T, conn *pgx.Conn, sql string) string {
+	t.Helper()
+	var text string
+	if err := conn.QueryRow(t.Context(), sql).Scan(&text); err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+// testDatabases lists the databases that pgtest has made on a server.
+func testDatabases(t *testing.T, conn *pgx.Conn) (tests, templates []string) {
+	t.Helper()
+	rows, err := conn.Query(t.Context(), "select datname from pg_database where starts_with(datname, 'backfill_test_') order by 1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		if strings.HasPrefix(name, "backfill_test_template_") {
+			templates = append(templates, name)
+		} else {
+			tests = append(tests, name)
+		}
+	}
+	return tests, templates
+}
+
+// oldName is the name of a database that was made some time ago.
+func oldName(age time.Duration) string {
+	return fmt.Sprintf("backfill_test_%d_leftover", time.Now().Add(-age).Unix())
+}

@@ -1,0 +1,187 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+)
+
+const (
+	// directInserts is how many callers insert at the same time, each on its own; more callers fold into batches (R25).
+	directInserts = 4
+	// foldJobs and foldBytes bound a batch.
+	foldJobs, foldBytes = 1000, 8 << 20
+)
+
+// RejectedError is an error with which the database refused an insert: nothing was inserted. After any other error the
+// outcome is unknown.
+type RejectedError struct{ Err error }
+
+func (e *RejectedError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the database's error.
+func (e *RejectedError) Unwrap() error { return e.Err }
+
+// Intake takes enqueues of many callers to the database: each caller on its own while few insert, folded into batches when
+// all connections are busy (R25). Keyed jobs have a lane of their own with one batch at a time, so that no two of them can
+// deadlock. After each commit it nudges the workers (R17).
+type Intake struct {
+	free, keyed *lane
+	nudge       func(jobs int)
+}
+
+// NewIntake returns an intake with up to connections inserts at a time. nudge is called after each commit and must not block.
+func NewIntake(inserter Inserter, connections int, nudge func(jobs int)) *Intake {
+	return &Intake{
+		free:  &lane{inserter: inserter, permits: max(1, min(connections, directInserts))},
+		keyed: &lane{inserter: inserter, permits: 1},
+		nudge: nudge,
+	}
+}
+
+// Insert inserts jobs, all or none, and returns them in the order of specs, after the commit.
+func (i *Intake) Insert(ctx context.Context, specs []Spec) ([]*Job, error) {
+	lane := i.free
+	for _, spec := range specs {
+		if spec.Key != "" {
+			lane = i.keyed
+		}
+	}
+	jobs, err := lane.insert(ctx, specs)
+	if err != nil {
+		return nil, err
+	}
+	i.nudge(len(jobs))
+	return jobs, nil
+}
+
+// lane lets a number of inserts run at a time and folds the calls that come meanwhile.
+type lane struct {
+	inserter Inserter
+	permits  int
+
+	mu      sync.Mutex
+	busy    int
+	waiting []*call
+}
+
+// call is one caller that waits for a batch.
+type call struct {
+	specs []Spec
+	taken bool // by a batch: no longer the caller's to withdraw
+	jobs  []*Job
+	err   error
+	done  chan struct{}
+}
+
+func (l *lane) insert(ctx context.Context, specs []Spec) ([]*Job, error) {
+	l.mu.Lock()
+	if l.busy < l.permits {
+		l.busy++
+		l.mu.Unlock()
+		defer l.release()
+		return l.inserter.Insert(ctx, specs)
+	}
+	waiting := &call{specs: specs, done: make(chan struct{})}
+	l.waiting = append(l.waiting, waiting)
+	l.mu.Unlock()
+	select {
+	case <-waiting.done:
+		return waiting.jobs, waiting.err
+	case <-ctx.Done():
+		return l.withdraw(ctx, waiting)
+	}
+}
+
+// withdraw takes back a call whose context has ended, unless a batch has it already.
+func (l *lane) withdraw(ctx context.Context, gone *call) ([]*Job, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	select {
+	case <-gone.done: // just in time
+		return gone.jobs, gone.err
+	default:
+	}
+	if gone.taken {
+		return nil, fmt.Errorf("the jobs may or may not have been enqueued: %w", context.Cause(ctx))
+	}
+	for i, waiting := range l.waiting {
+		if waiting == gone {
+			l.waiting = append(l.waiting[:i], l.waiting[i+1:]...)
+			break
+		}
+	}
+	return nil, fmt.Errorf("the jobs were not enqueued: %w", context.Cause(ctx))
+}
+
+// release passes the caller's turn on to those who wait, or gives it up.
+func (l *lane) release() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if batch := l.takeLocked(); len(batch) > 0 {
+		go func() {
+			defer l.release()
+			l.flush(batch)
+		}()
+		return
+	}
+	l.busy--
+}
+
+func (l *lane) takeLocked() []*call {
+	jobs, bytes, n := 0, 0, 0
+	for _, waiting := range l.waiting {
+		for _, spec := range waiting.specs {
+			bytes += len(spec.Payload)
+		}
+		jobs += len(waiting.specs)
+		if n > 0 && (jobs > foldJobs || bytes > foldBytes) {
+			break
+		}
+		waiting.taken = true
+		n++
+	}
+	batch := l.waiting[:n:n]
+	l.waiting = l.waiting[n:]
+	return batch
+}
+
+// flush inserts a batch under its own deadline, not under any caller's. If the database refuses it, each call is tried on its
+// own, so that one bad request fails one caller; after any other error the outcome is unknown, and nothing is tried again.
+func (l *lane) flush(batch []*call) {
+	var specs []Spec
+	for _, c := range batch {
+		specs = append(specs, c.specs...)
+	}
+	jobs, err := l.insertAlone(specs)
+	var rejected *RejectedError
+	if len(batch) > 1 && errors.As(err, &rejected) {
+		for _, c := range batch {
+			c.jobs, c.err = l.insertAlone(c.specs)
+			l.answer(c)
+		}
+		return
+	}
+	for _, c := range batch {
+		if err != nil {
+			c.err = err
+		} else {
+			c.jobs, jobs = jobs[:len(c.specs):len(c.specs)], jobs[len(c.specs):]
+		}
+		l.answer(c)
+	}
+}
+
+func (l *lane) insertAlone(specs []Spec) ([]*Job, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), statementTimeout)
+	defer cancel()
+	return l.inserter.Insert(ctx, specs)
+}
+
+// answer hands the result to the caller, under the lock that withdraw takes.
+func (l *lane) answer(c *call) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	close(c.done)
+}

@@ -1,0 +1,126 @@
+package engine
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// transactionNudges is when the workers are nudged after an enqueue in a transaction whose commit we do not see (R17).
+var transactionNudges = [...]time.Duration{2 * time.Millisecond, 20 * time.Millisecond, 200 * time.Millisecond}
+
+// nudgeInterval is the least time between two nudges.
+const nudgeInterval = time.Millisecond
+
+// Nudger tells the workers that jobs were inserted: one notification at a time for all that came meanwhile, after the commit
+// and outside of any transaction of the application (R17). A lost nudge costs a poll, never a job.
+type Nudger struct {
+	send func(ctx context.Context, jobs int) error
+	fail func(error)
+
+	mu      sync.Mutex
+	pending int
+	sending bool
+	closed  bool
+	idle    sync.Cond
+	later   [len(transactionNudges)]struct {
+		armed   bool
+		jobs    int
+		request time.Time // of the last enqueue that this timer is for
+	}
+}
+
+// NewNudger returns a nudger. fail is told why a notification could not be sent.
+func NewNudger(send func(ctx context.Context, jobs int) error, fail func(error)) *Nudger {
+	n := &Nudger{send: send, fail: fail}
+	n.idle.L = &n.mu
+	return n
+}
+
+// Nudge notifies the workers of jobs whose commit is acknowledged.
+func (n *Nudger) Nudge(jobs int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !n.closed {
+		n.nudgeLocked(jobs)
+	}
+}
+
+func (n *Nudger) nudgeLocked(jobs int) {
+	n.pending += jobs
+	if !n.sending && n.pending > 0 {
+		n.sending = true
+		go n.run()
+	}
+}
+
+// NudgeAfterCommit notifies the workers of jobs that a transaction will commit, we don't know when: about 2, 20 and 200 ms
+// from now.
+func (n *Nudger) NudgeAfterCommit(jobs int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for i := range n.later {
+		n.later[i].jobs += jobs
+		n.later[i].request = time.Now()
+		if !n.later[i].armed {
+			n.later[i].armed = true
+			time.AfterFunc(transactionNudges[i], func() { n.fire(i) })
+		}
+	}
+}
+
+// fire nudges, and arms the timer again if there was an enqueue since it was armed.
+func (n *Nudger) fire(i int) {
+	n.mu.Lock()
+	later := &n.later[i]
+	jobs := later.jobs
+	wait := time.Until(later.request.Add(transactionNudges[i]))
+	later.armed = wait > 0 && !n.closed
+	if later.armed {
+		jobs = 0
+		time.AfterFunc(wait, func() { n.fire(i) })
+	} else {
+		later.jobs = 0
+	}
+	n.mu.Unlock()
+	n.Nudge(jobs)
+}
+
+func (n *Nudger) run() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for n.pending > 0 {
+		jobs := n.pending
+		n.pending = 0
+		closed := n.closed
+		n.mu.Unlock()
+		n.sendOnce(jobs)
+		if !closed {
+			sleep(context.Background(), nudgeInterval)
+		}
+		n.mu.Lock()
+	}
+	n.sending = false
+	n.idle.Broadcast()
+}
+
+func (n *Nudger) sendOnce(jobs int) {
+	ctx, cancel := context.WithTimeout(context.Background(), statementTimeout)
+	defer cancel()
+	if err := n.send(ctx, jobs); err != nil {
+		n.fail(err)
+	}
+}
+
+// Close sends what is left to send, for transactions that have not been nudged for three times as well, and then no more.
+func (n *Nudger) Close() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !n.closed {
+		n.nudgeLocked(n.later[len(n.later)-1].jobs)
+	}
+	n.closed = true
+	for n.sending {
+		n.idle.Wait()
+	}
+}

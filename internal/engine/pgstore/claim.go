@@ -1,0 +1,243 @@
+package pgstore
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/backfillhq/go/internal/engine"
+	"github.com/backfillhq/go/internal/engine/pgstore/query"
+)
+
+// batchSizes are the limits that a claim can have; each is a text of its own (R26).
+var batchSizes = []int{1, 5, 20, 100, 500}
+
+// fullClaimEvery is the longest time that a job which was committed below a mark waits for a claim that looks there, if full
+// claims take less than a tenth of it (R21).
+const fullClaimEvery = 50 * time.Millisecond
+
+// deepClaims is how many claims in a row look for queues by number before the front is tried again.
+const deepClaims = 32
+
+// claims makes claims, and remembers between them where to look.
+type claims struct {
+	texts   *texts
+	sized   map[sized]string
+	tasks   map[int32]string
+	taskIDs []int32
+
+	// marks: for each priority, the run_at of the last free job claimed. The next claim starts there, past the index entries
+	// of deleted jobs and whatever it had to skip. They are a hint: every full claim looks everywhere (R21).
+	marks    map[int16]time.Time
+	fullAt   time.Time
+	fullTook time.Duration
+
+	deep     int   // claims left before the front is tried again; 0: use the front text
+	cursor   int32 // queue id where the deep scan goes on
+	deepIdle bool  // the present pass over the queues has claimed nothing so far
+}
+
+func (c *claims) reset(tasks map[int32]string) {
+	*c = claims{texts: c.texts, sized: c.sized, tasks: tasks, taskIDs: slices.Sorted(maps.Keys(tasks))}
+}
+
+// answer is one claim's answer.
+type answer struct {
+	jobs                       []*engine.Job
+	alive, contended, heldBack bool
+	found                      int32
+	nextDue                    time.Duration
+}
+
+func (c *claims) claim(ctx context.Context, db query.DBTX, request engine.ClaimRequest) (engine.Claimed, error) {
+	size := batchSize(request.Batch)
+	started := time.Now()
+	full := len(c.marks) == 0 || started.Sub(c.fullAt) >= max(fullClaimEvery, 10*c.fullTook)
+	answer, err := c.ask(ctx, db, request, size, full)
+	if err != nil {
+		return engine.Claimed{}, fmt.Errorf("claim jobs: %w", err)
+	}
+	if full {
+		c.fullAt, c.fullTook = started, time.Since(started)
+		c.marks = nil
+	}
+	short := len(answer.jobs) < size
+	c.mark(answer.jobs, short)
+	searching := c.search(size, answer, short)
+	slices.SortFunc(answer.jobs, engine.CompareJobs) // Returning gives no order (R14, R15)
+	return engine.Claimed{
+		Jobs:       answer.jobs,
+		Alive:      answer.alive,
+		More:       answer.alive && (!short || !full || searching),
+		MoreSerial: answer.heldBack,
+		Contended:  answer.contended,
+		NextDue:    answer.nextDue,
+	}, nil
+}
+
+// mark notes how far the free jobs have been claimed. After a claim that came back short the next one looks everywhere.
+func (c *claims) mark(jobs []*engine.Job, short bool) {
+	if short {
+		c.marks = nil
+		return
+	}
+	if c.marks == nil {
+		c.marks = make(map[int16]time.Time)
+	}
+	for _, job := range jobs {
+		if job.QueueID == 0 && job.RunAt.After(c.marks[job.Priority]) {
+			c.marks[job.Priority] = job.RunAt
+		}
+	}
+}
+
+// search decides where the next claim looks for queues. It reports whether one should follow at once.
+func (c *claims) search(size int, answer answer, short bool) bool {
+	if c.deep == 0 {
+		if !short || int(answer.found) < window(size) {
+			return false
+		}
+		// The front is clogged: only jobs of blocked queues, or of tasks that nobody here serves.
+		c.deep, c.deepIdle = deepClaims, c.cursor == 0
+		return true
+	}
+	c.deep--
+	c.cursor = answer.found
+	if len(answer.jobs) > 0 {
+		c.deepIdle = false
+	}
+	if c.cursor != 0 {
+		return true
+	}
+	idle := c.deepIdle
+	c.deepIdle = true
+	if idle { // a whole pass found nothing
+		c.deep = 0
+	}
+	return !idle
+}
+
+// ask sends one claim.
+func (c *claims) ask(ctx context.Context, db query.DBTX, request engine.ClaimRequest, size int, full bool) (answer, error) {
+	var priorities []int16
+	var lows []time.Time
+	if !full {
+		priorities = slices.Sorted(maps.Keys(c.marks))
+		for _, priority := range priorities {
+			lows = append(lows, c.marks[priority])
+		}
+	}
+	token := engine.ClaimToken(request.WorkerID, request.Number)
+	text := query.ClaimFront
+	args := []any{request.WorkerID, token, c.taskIDs, notNull(priorities), notNull(lows), int32(request.Serial)} //nolint:gosec // at most maxBatch
+	if c.deep > 0 {
+		text = query.ClaimDeep
+		args = append(args, c.cursor)
+	}
+	rows, err := db.Query(ctx, c.text(text, size), args...)
+	if err != nil {
+		return answer{}, err
+	}
+	return c.read(rows, size)
+}
+
+// text returns a claim's text for the schema, with the limits of a batch size.
+func (c *claims) text(text string, size int) string {
+	key := sized{text == query.ClaimDeep, size}
+	if c.sized == nil {
+		c.sized = make(map[sized]string)
+	}
+	if _, ok := c.sized[key]; !ok {
+		c.sized[key] = c.texts.render(withLimits(text, size))
+	}
+	return c.sized[key]
+}
+
+// sized names one text of the claim.
+type sized struct {
+	deep bool
+	size int
+}
+
+// notNull returns an empty slice for nil, which pgx would send as NULL.
+func notNull[T any](s []T) []T {
+	if s == nil {
+		return []T{}
+	}
+	return s
+}
+
+func (c *claims) read(rows pgx.Rows, size int) (answer, error) {
+	defer rows.Close()
+	got := answer{jobs: make([]*engine.Job, 0, size)}
+	jobs := make([]engine.Job, size) // one allocation for all
+	var contended, heldBack pgtype.Bool
+	var id, nextDue pgtype.Int8
+	var queueID, taskID, revision pgtype.Int4
+	var priority, attempts, maxAttempts pgtype.Int2
+	var runAt, createdAt pgtype.Timestamptz
+	var key, lockedBy, queue pgtype.Text
+	var payload, flags []byte
+	columns := []any{
+		&got.alive, &got.found, &contended, &heldBack, &nextDue, &id, &queueID, &taskID, &payload, &priority, &runAt, &attempts,
+		&maxAttempts, &createdAt, &key, &lockedBy, &revision, &flags, &queue,
+	}
+	for rows.Next() {
+		if err := rows.Scan(columns...); err != nil {
+			return answer{}, err
+		}
+		if len(got.jobs) == 0 { // the first columns are the same in all rows
+			got.contended, got.heldBack = contended.Bool, heldBack.Bool
+			got.nextDue = time.Duration(nextDue.Int64) * time.Microsecond
+			clear(columns[:5])
+		}
+		if !id.Valid {
+			continue // one row without a job: nothing was claimed
+		}
+		if len(got.jobs) == len(jobs) {
+			return answer{}, fmt.Errorf("the database returned more than %d jobs", size)
+		}
+		job := &jobs[len(got.jobs)]
+		*job = engine.Job{
+			Lease: engine.Lease{ID: id.Int64, QueueID: queueID.Int32, Token: lockedBy.String},
+			Task:  c.tasks[taskID.Int32], Payload: payload, Queue: queue.String, Key: key.String, Priority: priority.Int16,
+			Attempt: int(attempts.Int16), MaxAttempts: int(maxAttempts.Int16), Revision: int(revision.Int32),
+			RunAt: runAt.Time, CreatedAt: createdAt.Time, Flags: flagNames(flags),
+		}
+		payload = nil // Scan must not write into the last one
+		got.jobs = append(got.jobs, job)
+	}
+	return got, rows.Err()
+}
+
+// batchSize returns the largest size that does not exceed wanted.
+func batchSize(wanted int) int {
+	size := batchSizes[0]
+	for _, s := range batchSizes {
+		if s <= wanted {
+			size = s
+		}
+	}
+	return size
+}
+
+func window(size int) int { return max(4*size, 400) }
+func depth(size int) int  { return max(2*size, 400) }
+
+// withLimits replaces the stand-ins in a claim's text by literal limits.
+func withLimits(text string, size int) string {
+	return strings.NewReplacer(
+		"9000", strconv.Itoa(size-1),
+		"9001", strconv.Itoa(size),
+		"9002", strconv.Itoa(2*size),
+		"9003", strconv.Itoa(window(size)),
+		"9004", strconv.Itoa(depth(size)),
+	).Replace(text)
+}

@@ -1,0 +1,114 @@
+package pgstore
+
+import (
+	"context"
+	"fmt"
+	"hash/fnv"
+	"log/slog"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/backfillhq/go/migrations"
+)
+
+// apply does in one transaction what is still to be done once no other process of ours is at it.
+func (m *migrator) apply(ctx context.Context) error {
+	tx, err := m.conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite})
+	if err != nil {
+		return fmt.Errorf("begin: %w", err)
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+		defer cancel()
+		_ = tx.Rollback(ctx) // Without effect after a commit; a lost connection rolls back by itself.
+	}()
+	p, err := m.lock(ctx, tx)
+	if err != nil || p.empty() {
+		return err
+	}
+	for _, file := range p.files {
+		if err := m.applyFile(ctx, tx, file, p.fresh); err != nil {
+			return fmt.Errorf("%s: %w", file.Path, err)
+		}
+	}
+	if p.own() {
+		if err := m.indexEmptyTable(ctx, tx); err != nil {
+			return fmt.Errorf("create index %s: %w", migrations.QueueIndex, err)
+		}
+	}
+	if err := tx.Commit(ctx); err != nil {
+		return fmt.Errorf("commit: %w", err)
+	}
+	m.logger.InfoContext(ctx, "schema migrated",
+		slog.String("schema", m.schema), slog.String("files", strings.Join(p.paths(), " ")))
+	return nil
+}
+
+// lock keeps our other processes out until the end of the transaction, and plans once more: they
+// may have done everything in the meantime.
+func (m *migrator) lock(ctx context.Context, tx pgx.Tx) (plan, error) {
+	// Whoever holds what we need for as long as this is not going to let go of it. A limit for
+	// statements that is meant for an application does not fit.
+	limits := fmt.Sprintf("set local lock_timeout = %d; set local statement_timeout = 0", m.standstill.Milliseconds())
+	if _, err := tx.Exec(ctx, limits); err != nil {
+		return plan{}, fmt.Errorf("set limits: %w", err)
+	}
+	if _, err := tx.Exec(ctx, "select pg_advisory_xact_lock($1)", pgx.QueryExecModeExec, m.lockKey("migrate")); err != nil {
+		return plan{}, fmt.Errorf("lock: %w", err)
+	}
+	state, err := inspectIncomplete(ctx, tx, m.schema)
+	if err != nil {
+		return plan{}, fmt.Errorf("inspect: %w", err)
+	}
+	return m.plan(state)
+}
+
+// lockKey returns the key of an advisory lock of ours, which is different for each schema.
+func (m *migrator) lockKey(purpose string) int64 {
+	h := fnv.New64a()
+	_, _ = fmt.Fprintf(h, "backfill %s %s", purpose, m.schema) // A hash never fails.
+	return int64(h.Sum64())
+}
+
+// applyFile runs a file and, as Graphile Worker does, tells the workers of the schema about a new
+// revision. Nobody can work on a new schema; but channels belong to the whole database, and a
+// breaking revision stops whoever hears of it: so a new schema is not announced.
+func (m *migrator) applyFile(ctx context.Context, tx pgx.Tx, file migrations.Migration, fresh bool) error {
+	if _, err := tx.Exec(ctx, migrations.Render(file.SQL, m.schema)); err != nil {
+		return err
+	}
+	if fresh || !file.Wire() {
+		return nil
+	}
+	payload := fmt.Sprintf(`{"migrationNumber":%d,"breaking":%t}`, file.ID, migrations.Breaking(file.ID))
+	_, err := tx.Exec(ctx, "select pg_notify('worker:migrate', $1)", pgx.QueryExecModeExec, payload)
+	return err
+}
+
+// indexEmptyTable builds our index at once if there are no jobs, which disturbs nobody.
+func (m *migrator) indexEmptyTable(ctx context.Context, tx pgx.Tx) error {
+	var empty bool
+	const sql = "select not exists (select from graphile_worker._private_jobs)"
+	if err := tx.QueryRow(ctx, migrations.Render(sql, m.schema), pgx.QueryExecModeExec).Scan(&empty); err != nil || !empty {
+		return err
+	}
+	for _, statement := range indexStatements() {
+		statement = strings.Replace(statement, " concurrently ", " ", 1)
+		if _, err := tx.Exec(ctx, migrations.Render(statement, m.schema)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// indexStatements returns the statements of the file that builds our index.
+func indexStatements() []string {
+	var statements []string
+	for _, file := range migrations.Own() {
+		if !file.Transactional() {
+			statements = append(statements, file.Statements()...)
+		}
+	}
+	return statements
+}

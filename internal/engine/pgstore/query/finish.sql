@@ -1,0 +1,109 @@
+-- Ending leases. Every statement is guarded by (id, token) and by nothing else (R1), locks the rows that it can get in the
+-- order of their ids and skips the others (R16), and frees a queue only if it is held by the same claim (R2). What does not
+-- come back is looked up once (LeaseHolders): lost, or locked by somebody for the moment.
+
+-- name: CompleteJobs :many
+with held as materialized (
+  select j.id
+    from rows from (unnest(@ids::bigint[]), unnest(@tokens::text[])) as u(id, token)
+    join graphile_worker._private_jobs as j on j.id = u.id and j.locked_by = u.token
+   order by j.id for update of j skip locked
+), ended as (
+  delete from graphile_worker._private_jobs as j where j.id = any(array(select id from held))
+  returning j.id, j.job_queue_id, j.locked_by
+), freed as (
+  update graphile_worker._private_job_queues as s set locked_at = null, locked_by = null
+    from ended where s.id = ended.job_queue_id and starts_with(ended.locked_by, s.locked_by || '.')
+)
+select id from ended;
+
+-- name: FailJobs :many
+-- The formula of run_at is the contract's (section 6.2); the delay is ours to choose. An empty payload keeps the job's.
+with failure as materialized (
+  select u.id, u.token, u.error, u.delay_us, u.permanent, u.payload
+    from rows from (unnest(@ids::bigint[]), unnest(@tokens::text[]), unnest(@errors::text[]), unnest(@delays_us::bigint[]),
+                    unnest(@permanent::boolean[]), unnest(@payloads::text[]))
+      as u(id, token, error, delay_us, permanent, payload)
+), held as materialized (
+  select j.id from failure
+    join graphile_worker._private_jobs as j on j.id = failure.id and j.locked_by = failure.token
+   order by j.id for update of j skip locked
+), ended as (
+  update graphile_worker._private_jobs as j
+     set last_error = failure.error,
+         run_at = greatest(now(), j.run_at) + failure.delay_us * interval '1 microsecond',
+         attempts = case when failure.permanent then greatest(j.attempts, j.max_attempts) else j.attempts end,
+         payload = case when failure.payload = '' then j.payload else failure.payload::json end,
+         locked_at = null, locked_by = null
+    from failure
+   where j.id = failure.id and j.id = any(array(select id from held))
+  returning j.id, j.job_queue_id, failure.token, j.attempts < j.max_attempts as retry,
+            (extract(epoch from j.run_at - now()) * 1000000)::bigint as due_us
+), freed as (
+  update graphile_worker._private_job_queues as s set locked_at = null, locked_by = null
+    from ended where s.id = ended.job_queue_id and starts_with(ended.token, s.locked_by || '.')
+)
+select id, retry, due_us from ended;
+
+-- name: ReleaseJobs :many
+-- Gives jobs back. The attempt is refunded only if nobody removed or superseded the job while it was locked (R3): attempts is
+-- still the attempt of the token, and a job that had a key when it was claimed has one now. A negative delay leaves run_at.
+with release as materialized (
+  select u.id, u.token, u.delay_us
+    from rows from (unnest(@ids::bigint[]), unnest(@tokens::text[]), unnest(@delays_us::bigint[])) as u(id, token, delay_us)
+), held as materialized (
+  select j.id from release
+    join graphile_worker._private_jobs as j on j.id = release.id and j.locked_by = release.token
+   order by j.id for update of j skip locked
+), ended as (
+  update graphile_worker._private_jobs as j
+     set attempts = case when j.attempts = rtrim(split_part(release.token, '.', 3), 'k')::int
+                          and not (release.token like '%k' and j.key is null)
+                         then greatest(0, j.attempts - 1) else j.attempts end,
+         run_at = case when release.delay_us < 0 then j.run_at
+                       else now() + release.delay_us * interval '1 microsecond' end,
+         locked_at = null, locked_by = null
+    from release
+   where j.id = release.id and j.id = any(array(select id from held))
+  returning j.id, j.job_queue_id, release.token, j.attempts < j.max_attempts as retry,
+            (extract(epoch from j.run_at - now()) * 1000000)::bigint as due_us
+), freed as (
+  update graphile_worker._private_job_queues as s set locked_at = null, locked_by = null
+    from ended where s.id = ended.job_queue_id and starts_with(ended.token, s.locked_by || '.')
+)
+select id, retry, due_us from ended;
+
+-- name: RenewJobs :many
+-- Moves the lock times of jobs and, separately, of their queues: a peer's sweep looks at each on its own (R7).
+with lease as materialized (
+  select u.id, u.token, u.queue_id, u.claim
+    from rows from (unnest(@ids::bigint[]), unnest(@tokens::text[]), unnest(@queue_ids::int[]), unnest(@claims::text[]))
+      as u(id, token, queue_id, claim)
+), held as materialized (
+  select j.id from lease
+    join graphile_worker._private_jobs as j on j.id = lease.id and j.locked_by = lease.token
+   order by j.id for update of j skip locked
+), queue as materialized (
+  select s.id from lease
+    join graphile_worker._private_job_queues as s on s.id = lease.queue_id and s.locked_by = lease.claim
+   order by s.id for update of s skip locked
+), renewed_queue as (
+  update graphile_worker._private_job_queues as s set locked_at = now() where s.id = any(array(select id from queue))
+)
+update graphile_worker._private_jobs as j set locked_at = now()
+ where j.id = any(array(select id from held))
+returning j.id;
+
+-- name: LeaseHolders :many
+select id, locked_by from graphile_worker._private_jobs where id = any(@ids::bigint[]);
+
+-- name: FreeQueues :exec
+-- Frees queues whose locked job somebody else deleted or released: nothing else would, for 4 hours (R7).
+with held as materialized (
+  select s.id
+    from rows from (unnest(@ids::int[]), unnest(@claims::text[])) as u(id, claim)
+    join graphile_worker._private_job_queues as s on s.id = u.id and s.locked_by = u.claim
+   order by s.id for update of s skip locked
+)
+update graphile_worker._private_job_queues as s set locked_at = null, locked_by = null
+ where s.id = any(array(select id from held));

@@ -1,0 +1,150 @@
+package pgstore
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/backfillhq/go/migrations"
+)
+
+// SchemaError says that a schema cannot be used, or not be migrated, as it is found.
+type SchemaError struct {
+	Schema string
+	// Found is what is wrong with it.
+	Found string
+	// Remedy is what to do about it.
+	Remedy string
+	// Err is the server's error, if there was one.
+	Err error
+}
+
+// Error gives what was found, and what to do, in one line.
+func (e *SchemaError) Error() string {
+	text := fmt.Sprintf("schema %q: %s: %s", e.Schema, e.Found, e.Remedy)
+	if e.Err != nil {
+		text += " (" + e.Err.Error() + ")"
+	}
+	return text
+}
+
+// Unwrap returns the server's error, if there was one.
+func (e *SchemaError) Unwrap() error { return e.Err }
+
+// BreakingMigrationError says that a newer Graphile Worker or backfill changed the schema in a way
+// that makes it unsafe to go on with this version.
+type BreakingMigrationError struct {
+	Schema string
+	// Revision and Breaking are the schema's newest revision and its newest breaking one.
+	Revision, Breaking int
+	// Supported is the newest revision that this version knows.
+	Supported int
+}
+
+// Error names the revisions and what to do.
+func (e *BreakingMigrationError) Error() string {
+	return fmt.Sprintf("schema %q: found revision %d, with breaking revision %d; this version of backfill knows "+
+		"revisions up to %d and cannot use it safely: upgrade backfill", e.Schema, e.Revision, e.Breaking, e.Supported)
+}
+
+func wrapSchema(schema, operation string, err error) error {
+	return fmt.Errorf("schema %q: %s: %w", schema, operation, err)
+}
+
+// How to get a schema made; Go options and command say the same.
+const (
+	runAuto     = "start with WithMigrations(MigrateAuto)"
+	runBreaking = "start once with WithMigrations(MigrateBreaking)"
+	runPeer     = "run Graphile Worker 0.18's \"graphile-worker --schema-only\" on it"
+)
+
+// dropSchema is the remedy of last resort.
+func dropSchema(schema string) string {
+	return "if it holds nothing worth keeping, run: DROP SCHEMA " + migrations.QuoteIdentifier(schema) + " CASCADE; and start again"
+}
+
+func errServerVersion(schema string, version int) error {
+	return &SchemaError{
+		Schema: schema,
+		Found:  fmt.Sprintf("the server is PostgreSQL %s (server_version_num %d)", readableVersion(version), version),
+		Remedy: "use PostgreSQL " + strconv.Itoa(minServerVersion/10000) + " or newer",
+	}
+}
+
+// readableVersion undoes server_version_num: 110022 is 11.22, 90624 is 9.6.24.
+func readableVersion(version int) string {
+	if version >= 100000 {
+		return fmt.Sprintf("%d.%d", version/10000, version%10000)
+	}
+	return fmt.Sprintf("%d.%d.%d", version/10000, version/100%100, version%100)
+}
+
+func errOlder(schema string, ledger Ledger) *SchemaError {
+	return &SchemaError{
+		Schema: schema,
+		Found:  fmt.Sprintf("found revision %d of Graphile Worker's tables; backfill can go on from revision %d", ledger.Highest, migrations.Squashed),
+		Remedy: "stop the workers and " + runPeer,
+	}
+}
+
+func errCrossesBreaking(schema string, ledger Ledger) *SchemaError {
+	return &SchemaError{
+		Schema: schema,
+		Found: fmt.Sprintf("found revision %d of Graphile Worker's tables; the way to revision %d leads over the breaking revision 19, "+
+			"which shuts out Graphile Worker 0.16", ledger.Highest, migrations.Newest),
+		Remedy: "stop those workers, then " + runBreaking,
+	}
+}
+
+func errNoObjects(schema string, ledger Ledger, missing []string) *SchemaError {
+	return &SchemaError{
+		Schema: schema,
+		Found:  fmt.Sprintf("partial: its ledger says revision %d, but %s missing", ledger.Highest, are(missing)),
+		Remedy: "restore what is missing from a backup; " + dropSchema(schema),
+	}
+}
+
+func errNoLedger(schema string, found []string) *SchemaError {
+	return &SchemaError{
+		Schema: schema,
+		Found:  fmt.Sprintf("partial: %s there, but no migration is recorded in %s", are(found), rendered("graphile_worker.migrations", schema)),
+		Remedy: "restore the rows of that table from a backup, or choose another schema; " + dropSchema(schema),
+	}
+}
+
+func errOwnObjects(schema string, own int, found string) *SchemaError {
+	return &SchemaError{
+		Schema: schema,
+		Found:  fmt.Sprintf("partial: %s says migration %d, but %s", rendered("graphile_worker.backfill_migrations", schema), own, found),
+		Remedy: "restore what is missing from a backup, or drop the tables backfill_* and start again",
+	}
+}
+
+func errLedgerShape(schema string, err error) *SchemaError {
+	return &SchemaError{
+		Schema: schema,
+		Found:  "its table migrations lacks a column, or is not Graphile Worker's",
+		Remedy: "if an old Graphile Worker made it, " + runPeer +
+			"; if it is empty, give it the columns (id integer primary key, ts timestamptz not null default now(), " +
+			"breaking boolean not null default false); if it is not Graphile Worker's, choose another schema",
+		Err: err,
+	}
+}
+
+func errVerify(schema string, p plan) *SchemaError {
+	found := "not up to date: without " + strings.Join(p.paths(), ", ")
+	if p.fresh {
+		found = "Graphile Worker's tables are not installed"
+	}
+	return &SchemaError{Schema: schema, Found: found, Remedy: runAuto}
+}
+
+// are makes a subject and verb of a list of names.
+func are(names []string) string {
+	if len(names) == 1 {
+		return names[0] + " is"
+	}
+	return strings.Join(names, ", ") + " are"
+}
+
+func rendered(sql, schema string) string { return migrations.Render(sql, schema) }

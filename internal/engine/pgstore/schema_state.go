@@ -1,0 +1,242 @@
+package pgstore
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/backfillhq/go/migrations"
+)
+
+// Ledger is what Graphile Worker's table of migrations says about a schema.
+type Ledger struct {
+	// Highest is the greatest revision, 0 if none is recorded.
+	Highest int
+	// Breaking is the greatest revision that is marked as breaking, 0 if there is none.
+	Breaking int
+}
+
+// querier is what a query needs: a connection, a transaction or a pool.
+type querier interface {
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+// The SQL of this file and of migrate*.go is not compiled by sqlc: it runs on schemas that are
+// missing or incomplete, and its shape depends on which tables there are.
+
+// ledgerSQL reads the ledger; the age tells an installation in progress from an old schema.
+const ledgerSQL = `
+  select
+    coalesce(max(id), 0)::int as highest,
+    coalesce(max(id) filter (where breaking), 0)::int as breaking,
+    coalesce(extract(epoch from clock_timestamp() - max(ts)), 'infinity')::float8 as age
+  from graphile_worker.migrations`
+
+// CheckLedger reads how far the schema has been migrated. The error is a [*BreakingMigrationError]
+// if it went past what this version can use.
+func CheckLedger(ctx context.Context, db querier, schema string) (Ledger, error) {
+	if err := migrations.CheckSchemaName(schema); err != nil {
+		return Ledger{}, err
+	}
+	var ledger Ledger
+	err := db.QueryRow(ctx, migrations.Render("select highest, breaking from ("+ledgerSQL+") as l", schema),
+		pgx.QueryExecModeExec).Scan(&ledger.Highest, &ledger.Breaking)
+	if err != nil {
+		return Ledger{}, wrapSchema(schema, "read the ledger", err)
+	}
+	return ledger, ledger.check(schema)
+}
+
+func (l Ledger) check(schema string) error {
+	if l.Breaking > migrations.Newest {
+		return &BreakingMigrationError{
+			Schema: schema, Revision: l.Highest, Breaking: l.Breaking, Supported: migrations.Newest,
+		}
+	}
+	return nil
+}
+
+// schemaState is what one snapshot of the database shows of a schema.
+type schemaState struct {
+	version   int      // server_version_num
+	exists    bool     // The schema itself.
+	relations []string // Those of wireRelations and ownRelations that exist.
+	functions []string // Those of wireFunctions that exist.
+	index     indexState
+	ledger    Ledger
+	age       time.Duration // Since the newest row of the ledger; very long if it has none.
+	own       int           // The greatest ID in backfill_migrations.
+}
+
+type indexState int
+
+const (
+	indexMissing indexState = iota
+	indexInvalid            // Left behind by an interrupted build, or being built.
+	indexValid
+)
+
+const (
+	ledgerTable    = "migrations"
+	ownLedgerTable = "backfill_migrations"
+	jobsTable      = "_private_jobs"
+)
+
+// What a complete schema has.
+var (
+	wireRelations = []string{
+		jobsTable, "_private_job_queues", "_private_tasks", "_private_known_crontabs", "jobs", "job_spec",
+	}
+	wireFunctions = []string{
+		"add_job", "add_jobs", "complete_jobs", "permanently_fail_jobs", "reschedule_jobs", "remove_job",
+		"force_unlock_workers",
+	}
+	ownRelations = []string{"backfill_workers"}
+)
+
+// factsSQL looks at the catalogs only, so it works on any database. One statement sees one snapshot:
+// whatever is compared with each other is read by one statement.
+const factsSQL = `
+  select
+    current_setting('server_version_num')::int as version,
+    n.oid is not null as present,
+    array(
+      select c.relname::text from pg_catalog.pg_class as c
+      where c.relnamespace = n.oid and c.relname = any($2::text[])
+    ) as relations,
+    array(
+      select distinct p.proname::text from pg_catalog.pg_proc as p
+      where p.pronamespace = n.oid and p.proname = any($3::text[])
+    ) as functions,
+    coalesce((
+      select case when i.indisvalid then 2 else 1 end
+      from pg_catalog.pg_class as c
+      join pg_catalog.pg_index as i on i.indexrelid = c.oid
+      where c.relnamespace = n.oid and c.relname = $4
+    ), 0) as index
+  from (values (1)) as one
+  left join pg_catalog.pg_namespace as n on n.nspname = $1`
+
+// ownLedgerSQL reads our own ledger.
+const ownLedgerSQL = `
+  select coalesce(max(id), 0)::int as highest
+  from graphile_worker.backfill_migrations`
+
+// Stand-ins for tables that are not there.
+const (
+	noLedgerSQL    = "\n  select 0 as highest, 0 as breaking, 'infinity'::float8 as age"
+	noOwnLedgerSQL = "\n  select 0 as highest"
+)
+
+// inspect reads the state. On a complete schema this is one query.
+func inspect(ctx context.Context, db querier, schema string) (*schemaState, error) {
+	state, err := readState(ctx, db, schema, ledgerSQL, ownLedgerSQL)
+	if code(err) == codeUndefinedTable {
+		return inspectIncomplete(ctx, db, schema)
+	}
+	return state, err
+}
+
+// inspectIncomplete reads the state of a schema that may lack tables. It provokes no error, so it
+// can be used in a transaction.
+func inspectIncomplete(ctx context.Context, db querier, schema string) (*schemaState, error) {
+	ledger, own := noLedgerSQL, noOwnLedgerSQL
+	for {
+		state, err := readState(ctx, db, schema, ledger, own)
+		if err != nil {
+			return nil, err
+		}
+		// Ledgers must be read by the statement that sees them: another process may just have made them.
+		switch {
+		case ledger == noLedgerSQL && slices.Contains(state.relations, ledgerTable):
+			ledger = ledgerSQL
+		case own == noOwnLedgerSQL && slices.Contains(state.relations, ownLedgerTable):
+			own = ownLedgerSQL
+		default:
+			return state, nil
+		}
+	}
+}
+
+func readState(ctx context.Context, db querier, schema, ledger, own string) (*schemaState, error) {
+	sql := "select f.*, l.*, o.highest\nfrom (" + factsSQL + "\n) as f\ncross join (" + ledger +
+		"\n) as l\ncross join (" + own + "\n) as o"
+	var (
+		state schemaState
+		age   float64
+	)
+	// QueryExecModeExec prepares nothing that would stay behind on the caller's connection.
+	err := db.QueryRow(ctx, migrations.Render(sql, schema), pgx.QueryExecModeExec,
+		schema,
+		slices.Concat([]string{ledgerTable, ownLedgerTable}, wireRelations, ownRelations),
+		wireFunctions,
+		migrations.QueueIndex,
+	).Scan(&state.version, &state.exists, &state.relations, &state.functions, &state.index,
+		&state.ledger.Highest, &state.ledger.Breaking, &age, &state.own)
+	if err != nil {
+		return nil, err
+	}
+	// A row from the future, of a clock that was set back, is as new as can be.
+	state.age = time.Duration(max(0, min(age, maxAge.Seconds())) * float64(time.Second))
+	return &state, nil
+}
+
+// maxAge stands for "long ago" in a type that has no infinity.
+const maxAge = 1000 * time.Hour
+
+// missing returns what of the wire's objects is not there, and found what is.
+func (s *schemaState) missing() []string {
+	return append(absent(wireRelations, s.relations), absent(wireFunctions, s.functions)...)
+}
+
+func (s *schemaState) found() []string {
+	var names []string
+	for _, name := range slices.Concat(s.relations, s.functions) {
+		if name != ledgerTable && !strings.HasPrefix(name, "backfill_") {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+func absent(expected, present []string) []string {
+	var names []string
+	for _, name := range expected {
+		if !slices.Contains(present, name) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// minServerVersion is the first with generated columns.
+const minServerVersion = 120000
+
+// SQLSTATEs that the runner reacts to.
+const (
+	codeUniqueViolation    = "23505"
+	codeInsufficientRights = "42501"
+	codeDuplicateObject    = "42710"
+	codeUndefinedColumn    = "42703"
+	codeDuplicateFunction  = "42723"
+	codeDatatypeMismatch   = "42804"
+	codeUndefinedFunction  = "42883"
+	codeUndefinedTable     = "42P01"
+	codeDuplicateSchema    = "42P06"
+	codeDuplicateTable     = "42P07"
+	codeLockNotAvailable   = "55P03"
+)
+
+// code returns the SQLSTATE of an error that the server reported, or "".
+func code(err error) string {
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return pgErr.Code
+	}
+	return ""
+}

@@ -1,0 +1,244 @@
+package pgstore
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/backfillhq/go/internal/engine"
+	"github.com/backfillhq/go/internal/engine/pgstore/query"
+)
+
+// Store serves one worker; it implements engine.Store.
+type Store struct {
+	settings Settings
+	pool     *pgxpool.Pool
+	queries  *query.Queries
+	claims   claims
+}
+
+var _ engine.Store = (*Store)(nil)
+
+// Open returns a store with a pool of its own. It connects when it is first used.
+func Open(ctx context.Context, settings Settings) (*Store, error) {
+	pool, err := settings.openWorkerPool(ctx)
+	if err != nil {
+		return nil, err
+	}
+	texts := newTexts(settings.Schema)
+	return &Store{settings: settings, pool: pool, queries: texts.queries(pool), claims: claims{texts: texts}}, nil
+}
+
+// Close closes the connections.
+func (s *Store) Close() { s.pool.Close() }
+
+// Register implements engine.Store.
+func (s *Store) Register(ctx context.Context, workerID string, tasks []string) error {
+	names := slices.Clone(tasks)
+	if err := s.queries.AddTasks(ctx, names); err != nil {
+		return fmt.Errorf("add task names: %w", err)
+	}
+	rows, err := s.queries.TaskIDs(ctx, names)
+	if err != nil {
+		return fmt.Errorf("read task ids: %w", err)
+	}
+	taskIDs := make(map[int32]string, len(rows))
+	for _, row := range rows {
+		taskIDs[row.ID] = row.Identifier
+	}
+	if err := s.queries.DeleteOldWorkers(ctx); err != nil {
+		return fmt.Errorf("delete old workers: %w", err)
+	}
+	host, _ := os.Hostname()                                                                                       // only informs the operator
+	err = s.queries.InsertWorker(ctx, query.InsertWorkerParams{ID: workerID, Host: host, Pid: int32(os.Getpid())}) //nolint:gosec // a pid
+	if err != nil {
+		return fmt.Errorf("insert worker: %w", err)
+	}
+	s.claims.reset(taskIDs)
+	return nil
+}
+
+// Retire implements engine.Store.
+func (s *Store) Retire(ctx context.Context, workerID string) error {
+	return s.queries.RetireWorker(ctx, workerID)
+}
+
+// Claim implements engine.Store.
+func (s *Store) Claim(ctx context.Context, request engine.ClaimRequest) (engine.Claimed, error) {
+	return s.claims.claim(ctx, s.pool, request)
+}
+
+// Complete implements engine.Store.
+func (s *Store) Complete(ctx context.Context, leases []engine.Lease) (engine.Settled, error) {
+	ids, tokens := columns(leases)
+	done, err := s.queries.CompleteJobs(ctx, query.CompleteJobsParams{Ids: ids, Tokens: tokens})
+	if err != nil {
+		return engine.Settled{}, fmt.Errorf("complete jobs: %w", err)
+	}
+	return s.settle(ctx, engine.Settled{}, leases, done)
+}
+
+// Fail implements engine.Store.
+func (s *Store) Fail(ctx context.Context, failures []engine.Failure) (engine.Settled, error) {
+	leases := make([]engine.Lease, len(failures))
+	params := query.FailJobsParams{}
+	for i, f := range failures {
+		leases[i] = f.Lease
+		params.Errors = append(params.Errors, f.Error)
+		params.DelaysUs = append(params.DelaysUs, f.Delay.Microseconds())
+		params.Permanent = append(params.Permanent, f.Permanent)
+		params.Payloads = append(params.Payloads, string(f.Payload))
+	}
+	params.Ids, params.Tokens = columns(leases)
+	rows, err := s.queries.FailJobs(ctx, params)
+	if err != nil {
+		return engine.Settled{}, fmt.Errorf("record failures: %w", err)
+	}
+	done := make([]int64, len(rows))
+	var settled engine.Settled
+	for i, row := range rows {
+		done[i] = row.ID
+		note(&settled, row.ID, row.Retry, row.DueUs)
+	}
+	return s.settle(ctx, settled, leases, done)
+}
+
+// Release implements engine.Store.
+func (s *Store) Release(ctx context.Context, releases []engine.Release) (engine.Settled, error) {
+	leases := make([]engine.Lease, len(releases))
+	params := query.ReleaseJobsParams{}
+	for i, r := range releases {
+		leases[i] = r.Lease
+		delay := int64(-1)
+		if r.Snooze {
+			delay = max(0, r.Delay.Microseconds())
+		}
+		params.DelaysUs = append(params.DelaysUs, delay)
+	}
+	params.Ids, params.Tokens = columns(leases)
+	rows, err := s.queries.ReleaseJobs(ctx, params)
+	if err != nil {
+		return engine.Settled{}, fmt.Errorf("give back jobs: %w", err)
+	}
+	done := make([]int64, len(rows))
+	var settled engine.Settled
+	for i, row := range rows {
+		done[i] = row.ID
+		note(&settled, row.ID, row.Retry, row.DueUs)
+	}
+	return s.settle(ctx, settled, leases, done)
+}
+
+// note adds one recorded job to what a statement settled.
+func note(settled *engine.Settled, id int64, retry bool, dueMicroseconds int64) {
+	if !retry {
+		settled.Exhausted = append(settled.Exhausted, id)
+		return
+	}
+	due := max(time.Duration(dueMicroseconds)*time.Microsecond, time.Microsecond)
+	if settled.NextDue == 0 || due < settled.NextDue {
+		settled.NextDue = due
+	}
+}
+
+// settle asks once about the leases that a statement passed over. Those that are lost leave their queue locked, if it still
+// is, and nobody else would free it (R7).
+func (s *Store) settle(ctx context.Context, settled engine.Settled, leases []engine.Lease, done []int64) (engine.Settled, error) {
+	if len(done) == len(leases) {
+		return settled, nil
+	}
+	missing := without(leases, done)
+	ids, _ := columns(missing)
+	rows, err := s.queries.LeaseHolders(ctx, ids)
+	if err != nil {
+		return settled, fmt.Errorf("ask for leases: %w", err)
+	}
+	holders := make(map[int64]string, len(rows))
+	for _, row := range rows {
+		holders[row.ID] = row.LockedBy.String
+	}
+	var free query.FreeQueuesParams
+	for _, lease := range missing {
+		if holders[lease.ID] == lease.Token {
+			settled.Busy = append(settled.Busy, lease.ID)
+			continue
+		}
+		settled.Lost = append(settled.Lost, lease.ID)
+		if lease.QueueID != 0 {
+			free.Ids = append(free.Ids, lease.QueueID)
+			free.Claims = append(free.Claims, lease.Claim())
+		}
+	}
+	if len(free.Ids) == 0 {
+		return settled, nil
+	}
+	if err := s.queries.FreeQueues(ctx, free); err != nil {
+		return settled, fmt.Errorf("free queues of lost jobs: %w", err)
+	}
+	return settled, nil
+}
+
+// Renew implements engine.Store.
+func (s *Store) Renew(ctx context.Context, leases []engine.Lease) (lost []int64, err error) {
+	var params query.RenewJobsParams
+	params.Ids, params.Tokens = columns(leases)
+	for _, lease := range leases {
+		params.QueueIds = append(params.QueueIds, lease.QueueID)
+		params.Claims = append(params.Claims, lease.Claim())
+	}
+	renewed, err := s.queries.RenewJobs(ctx, params)
+	if err != nil {
+		return nil, fmt.Errorf("renew leases: %w", err)
+	}
+	settled, err := s.settle(ctx, engine.Settled{}, leases, renewed)
+	return settled.Lost, err
+}
+
+// Ping implements engine.Store.
+func (s *Store) Ping(ctx context.Context, payload string) error {
+	return s.queries.Notify(ctx, query.NotifyParams{Channel: channelPing, Payload: payload})
+}
+
+// CheckSchema implements engine.Store.
+func (s *Store) CheckSchema(ctx context.Context) error {
+	_, err := CheckLedger(ctx, s.pool, s.settings.Schema)
+	return err
+}
+
+func columns(leases []engine.Lease) (ids []int64, tokens []string) {
+	ids, tokens = make([]int64, len(leases)), make([]string, len(leases))
+	for i, lease := range leases {
+		ids[i], tokens[i] = lease.ID, lease.Token
+	}
+	return ids, tokens
+}
+
+func without(leases []engine.Lease, done []int64) []engine.Lease {
+	settled := make(map[int64]bool, len(done))
+	for _, id := range done {
+		settled[id] = true
+	}
+	return slices.DeleteFunc(slices.Clone(leases), func(l engine.Lease) bool { return settled[l.ID] })
+}
+
+// flagNames returns the names of the wire's flags, an object {"name": true}.
+func flagNames(flags []byte) []string {
+	if len(flags) == 0 {
+		return nil
+	}
+	var set map[string]any
+	if err := json.Unmarshal(flags, &set); err != nil {
+		return nil // not an object: no flags
+	}
+	names := make([]string, 0, len(set))
+	for name := range set {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}

@@ -1,0 +1,120 @@
+package pgstore_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/backfillhq/go/internal/engine"
+)
+
+// C7: rows that change between the claim's snapshot and its locks. The claim is made to stop in between, at an advisory lock in
+// the part that runs first; meanwhile the rows change.
+func TestRowsChangeBetweenSnapshotAndLock(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	later := r.add("'a', job_key := 'later'")
+	touched := r.add("'a', job_key := 'touched'")
+	r.add("'a', job_key := 'moved', queue_name := 'from'")
+	head := r.add("'a', job_key := 'head', queue_name := 'steady'")
+	r.add("'a', job_key := 'taken', queue_name := 'taken'")
+	gone := r.add("'a', job_key := 'gone'")
+	r.add("'a', job_key := 'running', queue_name := 'to'")
+	const takeByPeer = "update graphile_worker.%s set locked_at = now(), locked_by = 'pool-peer' where %s"
+	run(t, r.pool, fmt.Sprintf(takeByPeer, "_private_jobs", "key = 'running'"))
+	run(t, r.pool, fmt.Sprintf(takeByPeer, "_private_job_queues", "queue_name = 'to'"))
+
+	r.store.RewriteClaims(func(text string) string {
+		return strings.Replace(text, "where w.id = $1::text and w.dead_at is null",
+			"where w.id = $1::text and w.dead_at is null and pg_advisory_xact_lock_shared(1)::text = ''", 1)
+	})
+	gate, err := r.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	run(t, gate, "select pg_advisory_xact_lock(1)")
+	claimed := make(chan engine.Claimed)
+	go func() {
+		defer close(claimed)
+		answer, err := r.store.Claim(t.Context(), engine.ClaimRequest{WorkerID: r.id, Number: 1, Batch: 100, Serial: 100})
+		if err != nil {
+			t.Error(err)
+		}
+		claimed <- answer
+	}()
+	until(t, func() bool {
+		return get[bool](t, r.pool, "select exists (select from pg_locks where locktype = 'advisory' and not granted)")
+	})
+	run(t, r.pool, "select graphile_worker.reschedule_jobs(array[$1::bigint], run_at := now() + interval '1 day')", later)
+	run(t, r.pool, "update graphile_worker._private_jobs set payload = '{\"new\": true}' where id = any($1)", []int64{touched, head})
+	run(t, r.pool, "select graphile_worker.add_job('a', job_key := 'moved', queue_name := 'to')")
+	run(t, r.pool, fmt.Sprintf(takeByPeer, "_private_jobs", "key = 'taken'"))
+	run(t, r.pool, fmt.Sprintf(takeByPeer, "_private_job_queues", "queue_name = 'taken'"))
+	run(t, r.pool, "delete from graphile_worker._private_jobs where id = $1", gone)
+	if err := gate.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	answer := <-claimed
+
+	for _, job := range answer.Jobs {
+		if (job.ID == touched || job.ID == head) && string(job.Payload) != `{"new": true}` {
+			t.Errorf("job %d was claimed as it was before: %s", job.ID, job.Payload)
+		}
+	}
+	// The moved job waits: its new queue runs another one.
+	wantIDs(t, "claimed", idsOf(answer.Jobs), touched, head)
+	if n := get[int](t, r.pool, `select count(*)::int from graphile_worker._private_job_queues where locked_by = 'pool-peer'`); n != 2 {
+		t.Errorf("the peer holds %d queues, want its 2", n)
+	}
+	run(t, r.pool, "delete from graphile_worker._private_jobs where locked_by = 'pool-peer'")
+	run(t, r.pool, "update graphile_worker._private_job_queues set locked_at = null, locked_by = null where locked_by = 'pool-peer'")
+	r.wantConsistent()
+}
+
+// R4, R5: a worker is declared dead while its claim is in flight. The tombstone waits for the claim, so that whoever releases the
+// worker's jobs next sees them.
+func TestTombstoneWaitsForAClaimInFlight(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.add("'a'")
+	r.store.RewriteClaims(func(text string) string {
+		return strings.Replace(text, "select aux.alive,", "select pg_advisory_xact_lock_shared(2)::text = '' and aux.alive,", 1)
+	})
+	gate, err := r.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	run(t, gate, "select pg_advisory_xact_lock(2)")
+	claimed, retired := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(claimed)
+		if _, err := r.store.Claim(t.Context(), engine.ClaimRequest{WorkerID: r.id, Number: 1, Batch: 1}); err != nil {
+			t.Error(err)
+		}
+	}()
+	until(t, func() bool {
+		return get[bool](t, r.pool, "select exists (select from pg_locks where locktype = 'advisory' and not granted)")
+	})
+	go func() {
+		defer close(retired)
+		if err := r.store.Retire(t.Context(), r.id); err != nil {
+			t.Error(err)
+		}
+	}()
+	until(t, func() bool { // it waits for the row, not for nothing
+		select {
+		case <-retired:
+			t.Fatal("the tombstone did not wait for the claim")
+		default:
+		}
+		return get[bool](t, r.pool, "select exists (select from pg_locks where locktype in ('transactionid', 'tuple') and not granted)")
+	})
+	if err := gate.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	<-claimed
+	<-retired
+	if claimed := r.try(1, 0); claimed.Alive {
+		t.Error("a retired worker claims")
+	}
+}

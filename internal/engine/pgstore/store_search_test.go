@@ -1,0 +1,129 @@
+package pgstore_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/backfillhq/go/internal/engine"
+	"github.com/backfillhq/go/testutil/pgtest"
+)
+
+// R21: marks are a hint. What is committed below a mark is found by the next full claim, which comes soon also while there is
+// always more to claim above.
+func TestJobsBelowTheMarksAreFound(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	run(t, r.pool, "select graphile_worker.add_job('a', '{}', run_at := now() - interval '1 minute') from generate_series(1, 5000)")
+	if n := len(r.try(20, 20).Jobs); n != 20 {
+		t.Fatalf("claimed %d", n)
+	}
+	below := r.add("'a', run_at := now() - interval '1 hour'")
+	urgent := r.add("'a', priority := -9")
+	queued := r.add("'a', run_at := now() - interval '2 hours', queue_name := 'q'")
+	found := map[int64]bool{}
+	for range 200 {
+		jobs := r.try(20, 20).Jobs
+		for _, job := range jobs {
+			found[job.ID] = true
+		}
+		endings["complete"](r, jobs...)
+		if found[below] && found[urgent] && found[queued] {
+			return
+		}
+	}
+	t.Errorf("not found among 4000 jobs: below the mark %v, urgent %v, queued %v", found[below], found[urgent], found[queued])
+}
+
+// Marked claims start where the last one ended: they do not walk again what it had to skip.
+func TestMarksSkipWhatIsAhead(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	config, err := pgxpool.ParseConfig(db.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	trace := &claimTrace{}
+	config.ConnConfig.Tracer = trace
+	pool, err := pgxpool.NewWithConfig(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	r := rigOn(t, pool, "graphile_worker")
+	run(t, pool, "select graphile_worker.add_job('foreign', run_at := now() - interval '1 hour') from generate_series(1, 500)")
+	run(t, pool, "select graphile_worker.add_job('a', run_at := now() - i * interval '1 second') from generate_series(1, 200) as i")
+	first := r.try(20, 20).Jobs
+	second := r.try(20, 20).Jobs
+	want := []claimMarks{{Priorities: []int16{}, Lows: []time.Time{}}, {Priorities: []int16{0}, Lows: []time.Time{first[19].RunAt}}}
+	if diff := cmp.Diff(want, trace.marks); diff != "" {
+		t.Errorf("marks of the claims (-want +got):\n%s", diff)
+	}
+	if len(second) != 20 || engine.CompareJobs(first[19], second[0]) >= 0 {
+		t.Error("the second claim does not go on after the first")
+	}
+}
+
+// claimTrace records the marks that claims are sent with.
+type claimTrace struct{ marks []claimMarks }
+
+type claimMarks struct {
+	Priorities []int16
+	Lows       []time.Time
+}
+
+func (c *claimTrace) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
+	if strings.Contains(data.SQL, "ClaimFront") {
+		var m claimMarks
+		m.Priorities, _ = data.Args[3].([]int16)
+		m.Lows, _ = data.Args[4].([]time.Time)
+		c.marks = append(c.marks, m)
+	}
+	return ctx
+}
+
+func (*claimTrace) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+
+// Bounded work finds what is claimable behind anything: blocked queues, foreign tasks, jobs of the future.
+func TestClaimBehindAClog(t *testing.T) {
+	t.Parallel()
+	for name, clog := range map[string]string{
+		"blocked queues":          "select graphile_worker.add_job('a', queue_name := 'blocked' || i % 2) from generate_series(1, 3000) as i",
+		"foreign tasks":           "select graphile_worker.add_job('foreign') from generate_series(1, 3000)",
+		"foreign tasks in queues": `select graphile_worker.add_job('foreign', queue_name := 'foreign' || i % 900) from generate_series(1, 3000) as i`,
+		"the future":              "select graphile_worker.add_job('a', run_at := now() + interval '1 day', priority := -1) from generate_series(1, 3000)",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			run(t, r.pool, clog)
+			run(t, r.pool, `update graphile_worker._private_job_queues set locked_at = now(), locked_by = 'pool-other'
+				where queue_name like 'blocked%'`)
+			var want []int64
+			for i := range 50 {
+				want = append(want, r.add(fmt.Sprintf("'a', queue_name := 'open%d'", i)))
+				want = append(want, r.add("'a'"))
+			}
+			var got []int64
+			for claims := 0; ; claims++ {
+				claimed := r.try(20, 20)
+				got = append(got, idsOf(claimed.Jobs)...)
+				if !claimed.More {
+					break
+				}
+				if claims > 200 {
+					t.Fatal("the search does not end")
+				}
+			}
+			wantIDs(t, "claimed", got, want...)
+			run(t, r.pool, "update graphile_worker._private_job_queues set locked_at = null, locked_by = null where locked_by = 'pool-other'")
+			r.wantConsistent()
+		})
+	}
+}

@@ -1,0 +1,125 @@
+package engine
+
+import (
+	"context"
+	"time"
+)
+
+// Store is what the worker needs from a database. Every call carries a deadline in its context. A Store serves one worker and
+// is used by several goroutines at a time, but never has two calls of Claim in flight.
+type Store interface {
+	// Register inserts the worker's row, makes sure that every task has an id, and resets what the Store remembers of earlier
+	// claims. A worker id is registered once; after a fence the worker comes with a fresh one.
+	Register(ctx context.Context, workerID string, tasks []string) error
+	// Retire marks the worker's row as dead: it claims no more. It is called after everything was given back.
+	Retire(ctx context.Context, workerID string) error
+
+	// Claim locks due jobs for this worker and returns them in the order (priority, run_at, id).
+	Claim(ctx context.Context, request ClaimRequest) (Claimed, error)
+
+	// Complete deletes jobs that succeeded. Fail records failures. Release gives jobs back, with the attempt refunded. All
+	// three act only on leases that are still held, free the queue of each job, and never wait for a row lock (R1, R16).
+	Complete(ctx context.Context, leases []Lease) (Settled, error)
+	Fail(ctx context.Context, failures []Failure) (Settled, error)
+	Release(ctx context.Context, releases []Release) (Settled, error)
+	// Renew moves the lock time of long-running jobs and their queues, and returns the ids of the leases that are lost (R7).
+	Renew(ctx context.Context, leases []Lease) (lost []int64, err error)
+
+	// Listen connects, calls ready, and then on for each notification until ctx ends or the connection breaks.
+	Listen(ctx context.Context, ready func(), on func(Notification)) error
+	// Ping sends a notification of kind NotifyPing with this payload to every listener of the database, ourselves included.
+	Ping(ctx context.Context, payload string) error
+	// CheckSchema reports a schema that this build must not work on, after another process has migrated it.
+	CheckSchema(ctx context.Context) error
+}
+
+// Job is one claimed job.
+type Job struct {
+	Lease
+
+	Task                 string
+	Payload              []byte
+	Queue, Key           string
+	Priority             int16
+	Attempt, MaxAttempts int
+	Revision             int
+	RunAt, CreatedAt     time.Time
+	Flags                []string
+}
+
+// Lease is one claim of one job: the pair (job id, token) that every later statement is guarded by (R1, R2).
+type Lease struct {
+	ID      int64
+	QueueID int32 // 0: the job has no queue
+	Token   string
+}
+
+// ClaimRequest says what a worker can take.
+type ClaimRequest struct {
+	WorkerID string
+	Number   uint64 // of this claim; used once, also when the claim failed or its outcome is unknown (R2)
+	Batch    int    // at most this many jobs
+	Serial   int    // at most this many of them from queues (R23)
+}
+
+// Claimed is the answer to a claim.
+type Claimed struct {
+	Jobs []*Job
+	// Alive is false when the worker's row is gone or marked dead: nothing was claimed, and nothing will be (R5).
+	Alive bool
+	// More says that jobs may be waiting that this claim did not look at: ask again at once.
+	More bool
+	// MoreSerial says that queues wait which ClaimRequest.Serial kept out: ask again when there is room for jobs of queues.
+	MoreSerial bool
+	// Contended says that queued jobs wait whose queues somebody else holds for the length of a statement: ask again within
+	// milliseconds.
+	Contended bool
+	// NextDue is the time until the nearest job that is not due yet, as far as the claim met one; 0 if it did not.
+	NextDue time.Duration
+}
+
+// Failure is a job whose handler failed.
+type Failure struct {
+	Lease
+
+	Error     string
+	Delay     time.Duration // before the next attempt
+	Permanent bool          // no further attempt, whatever max_attempts says
+	Payload   []byte        // replaces the job's payload; nil: keep it
+}
+
+// Release is a job that is given back.
+type Release struct {
+	Lease
+
+	Snooze bool
+	Delay  time.Duration // with Snooze: run again after this; without, run_at stays, and with it the job's place
+}
+
+// Settled says what became of the leases that a statement was given.
+type Settled struct {
+	// Exhausted are the ids that were recorded and will not be retried.
+	Exhausted []int64
+	// Lost are the ids whose lease somebody else ended: the row is gone or carries another token.
+	Lost []int64
+	// Busy are the ids whose row somebody else has locked; they are still ours, and go into the next flush.
+	Busy []int64
+	// NextDue is the time until the first of the recorded jobs is due again; 0 if none will be.
+	NextDue time.Duration
+}
+
+// Notification is something that a listener heard.
+type Notification struct {
+	Kind    NotificationKind
+	Payload string // of a NotifyPing
+}
+
+// NotificationKind tells notifications apart.
+type NotificationKind int
+
+// The kinds of notification.
+const (
+	NotifyJobs    NotificationKind = iota + 1 // jobs were inserted
+	NotifyMigrate                             // a migration with breaking changes was installed
+	NotifyPing                                // a listener proves itself
+)

@@ -164,7 +164,7 @@ func TestBusyRowsWaitApart(t *testing.T) {
 		if jobs, _ := db.left(); jobs != 2 {
 			t.Errorf("%d jobs are left, want the busy one and the next of its queue", jobs)
 		}
-		if n := len(r.seen(engine.EventBusy)); n < 8 || n > 20 { // 10 ms, doubling, up to 500 ms, each halved at random
+		if n := len(r.seen(engine.EventBusy)); n < 8 || n > 20 { // 1 ms, doubling, up to 500 ms, each at random down to half
 			t.Errorf("the busy row was tried %d times", n)
 		}
 		db.update(busy, func(row *fakeJob) { row.Busy = false })

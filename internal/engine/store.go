@@ -29,7 +29,8 @@ type Store interface {
 	Listen(ctx context.Context, ready func(), on func(Notification)) error
 	// Ping sends a notification of kind NotifyPing with this payload to every listener of the database, ourselves included.
 	Ping(ctx context.Context, payload string) error
-	// CheckSchema reports a schema that this build must not work on, after another process has migrated it.
+	// CheckSchema reports a schema that this build must not work on, after another process has migrated it. That it could not
+	// look is not an error: claims will tell.
 	CheckSchema(ctx context.Context) error
 }
 
@@ -104,7 +105,7 @@ type Settled struct {
 	Lost []int64
 	// Busy are the ids whose row somebody else has locked; they are still ours, and go into the next flush.
 	Busy []int64
-	// NextDue is the time until the first of the recorded jobs is due again; 0 if none will be.
+	// NextDue is the time until the first of the recorded jobs is due again, more than 0 if it is due at once; 0 if none will be.
 	NextDue time.Duration
 }
 

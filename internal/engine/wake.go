@@ -54,7 +54,12 @@ func (w *Worker) listenOnce(ctx context.Context, stopped chan<- error) (proven b
 		case <-connection.Done():
 		}
 	}()
-	listenErr := w.store.Listen(connection, func() { close(listening); w.connected() }, func(n Notification) {
+	ready := func() {
+		close(listening)
+		w.connected()
+		go w.checkSchema(ctx, stopped) // its notification may have come while nobody listened
+	}
+	listenErr := w.store.Listen(connection, ready, func(n Notification) {
 		switch n.Kind {
 		case NotifyJobs:
 			w.wake()

@@ -39,6 +39,7 @@ type claims struct {
 	fullAt   time.Time
 	fullTook time.Duration
 
+	freeOnly bool  // no jobs of queues waited at the last claim: use the free text
 	deep     int   // claims left before the front is tried again; 0: use the front text
 	cursor   int32 // queue id where the deep scan goes on
 	deepIdle bool  // the present pass over the queues has claimed nothing so far
@@ -50,10 +51,10 @@ func (c *claims) reset(tasks map[int32]string) {
 
 // answer is one claim's answer.
 type answer struct {
-	jobs                       []*engine.Job
-	alive, contended, heldBack bool
-	found                      int32
-	nextDue                    time.Duration
+	jobs                               []*engine.Job
+	alive, queued, contended, heldBack bool
+	found                              int32
+	nextDue                            time.Duration
 }
 
 func (c *claims) claim(ctx context.Context, db query.DBTX, request engine.ClaimRequest) (engine.Claimed, error) {
@@ -71,11 +72,13 @@ func (c *claims) claim(ctx context.Context, db query.DBTX, request engine.ClaimR
 	short := len(answer.jobs) < size
 	c.mark(answer.jobs, short)
 	searching := c.search(size, answer, short)
+	blind := c.freeOnly && answer.queued
+	c.freeOnly = !answer.queued
 	slices.SortFunc(answer.jobs, engine.CompareJobs) // Returning gives no order (R14, R15)
 	return engine.Claimed{
 		Jobs:       answer.jobs,
 		Alive:      answer.alive,
-		More:       answer.alive && (!short || !full || searching),
+		More:       answer.alive && (!short || !full || searching || blind),
 		MoreSerial: answer.heldBack,
 		Contended:  answer.contended,
 		NextDue:    answer.nextDue,
@@ -135,35 +138,54 @@ func (c *claims) ask(ctx context.Context, db query.DBTX, request engine.ClaimReq
 		}
 	}
 	token := engine.ClaimToken(request.WorkerID, request.Number)
-	text := query.ClaimFront
-	args := []any{request.WorkerID, token, c.taskIDs, notNull(priorities), notNull(lows), int32(request.Serial)} //nolint:gosec // at most maxBatch
-	if c.deep > 0 {
-		text = query.ClaimDeep
-		args = append(args, c.cursor)
-	}
-	rows, err := db.Query(ctx, c.text(text, size), args...)
+	which := c.which()
+	args := []any{request.WorkerID, token, c.taskIDs, notNull(priorities), notNull(lows), int32(request.Serial), c.cursor} //nolint:gosec // at most maxBatch
+	rows, err := db.Query(ctx, c.text(which, size), args[:which.parameters]...)
 	if err != nil {
 		return answer{}, err
 	}
 	return c.read(rows, size)
 }
 
+// claimText is one of the claim's texts.
+type claimText struct {
+	sql        string
+	parameters int
+}
+
+var (
+	claimFree  = &claimText{query.ClaimFree, 5}
+	claimFront = &claimText{query.ClaimFront, 6}
+	claimDeep  = &claimText{query.ClaimDeep, 7}
+)
+
+func (c *claims) which() *claimText {
+	switch {
+	case c.deep > 0:
+		return claimDeep
+	case c.freeOnly:
+		return claimFree
+	default:
+		return claimFront
+	}
+}
+
 // text returns a claim's text for the schema, with the limits of a batch size.
-func (c *claims) text(text string, size int) string {
-	key := sized{text == query.ClaimDeep, size}
+func (c *claims) text(which *claimText, size int) string {
+	key := sized{which, size}
 	if c.sized == nil {
 		c.sized = make(map[sized]string)
 	}
 	if _, ok := c.sized[key]; !ok {
-		c.sized[key] = c.texts.render(withLimits(text, size))
+		c.sized[key] = c.texts.render(withLimits(which.sql, size))
 	}
 	return c.sized[key]
 }
 
 // sized names one text of the claim.
 type sized struct {
-	deep bool
-	size int
+	which *claimText
+	size  int
 }
 
 // notNull returns an empty slice for nil, which pgx would send as NULL.
@@ -186,7 +208,7 @@ func (c *claims) read(rows pgx.Rows, size int) (answer, error) {
 	var key, lockedBy, queue pgtype.Text
 	var payload, flags []byte
 	columns := []any{
-		&got.alive, &got.found, &contended, &heldBack, &nextDue, &id, &queueID, &taskID, &payload, &priority, &runAt, &attempts,
+		&got.alive, &got.queued, &got.found, &contended, &heldBack, &nextDue, &id, &queueID, &taskID, &payload, &priority, &runAt, &attempts,
 		&maxAttempts, &createdAt, &key, &lockedBy, &revision, &flags, &queue,
 	}
 	for rows.Next() {
@@ -196,7 +218,7 @@ func (c *claims) read(rows pgx.Rows, size int) (answer, error) {
 		if len(got.jobs) == 0 { // the first columns are the same in all rows
 			got.contended, got.heldBack = contended.Bool, heldBack.Bool
 			got.nextDue = time.Duration(nextDue.Int64) * time.Microsecond
-			clear(columns[:5])
+			clear(columns[:6])
 		}
 		if !id.Valid {
 			continue // one row without a job: nothing was claimed

@@ -3,6 +3,7 @@ package pgstore
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -207,7 +208,10 @@ func (s *Store) Ping(ctx context.Context, payload string) error {
 // CheckSchema implements engine.Store.
 func (s *Store) CheckSchema(ctx context.Context) error {
 	_, err := CheckLedger(ctx, s.pool, s.settings.Schema)
-	return err
+	if _, breaking := errors.AsType[*BreakingMigrationError](err); breaking {
+		return err
+	}
+	return nil
 }
 
 func columns(leases []engine.Lease) (ids []int64, tokens []string) {

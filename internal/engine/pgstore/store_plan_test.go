@@ -35,13 +35,9 @@ func TestPlansCachedOnAnEmptyTable(t *testing.T) {
 	for name, text := range pgstore.ClaimTexts() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			deep := ""
-			if name == "deep" {
-				deep = ", 0"
-			}
-			check := planChecker(t, text, "(text, text, int[], smallint[], timestamptz[], int, int)",
-				"('pool-x', 'pool-x.1', '{1}', '{}', '{}', 20"+deep+")")
-			check(20_000)
+			more := map[string][2]string{"front": {", int", ", 20"}, "deep": {", int, int", ", 20, 0"}}[name]
+			planChecker(t, text, "(text, text, int[], smallint[], timestamptz[]"+more[0]+")",
+				"('pool-x', 'pool-x.1', '{1}', '{}', '{}'"+more[1]+")")(20_000)
 		})
 	}
 	finishes := map[string]struct{ text, types, arguments string }{
@@ -73,9 +69,6 @@ func planChecker(t *testing.T, text, types, arguments string) func(most float64)
 	t.Cleanup(func() { _ = conn.Close(t.Context()) })
 	if _, err := conn.PgConn().Exec(t.Context(), pgstore.EngineSession).ReadAll(); err != nil {
 		t.Fatal(err)
-	}
-	if strings.Count(arguments, ",") < strings.Count(types, ",") && strings.HasSuffix(types, ", int, int)") {
-		types = strings.TrimSuffix(types, ", int)") + ")"
 	}
 	run(t, conn, "alter table graphile_worker._private_jobs set (autovacuum_enabled = off)")
 	run(t, conn, "insert into graphile_worker._private_tasks (identifier) values ('a')")

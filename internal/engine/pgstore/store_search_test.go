@@ -79,7 +79,7 @@ type claimMarks struct {
 }
 
 func (c *claimTrace) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
-	if strings.Contains(data.SQL, "ClaimFront") {
+	if strings.Contains(data.SQL, "-- name: Claim") {
 		var m claimMarks
 		m.Priorities, _ = data.Args[3].([]int16)
 		m.Lows, _ = data.Args[4].([]time.Time)

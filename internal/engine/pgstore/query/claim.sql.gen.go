@@ -73,9 +73,9 @@ with recursive prio(p) as (
   update graphile_worker._private_job_queues as s set locked_by = $2::text, locked_at = now()
    where s.id = any(array(select job_queue_id from upd where job_queue_id is not null))
 )
-select aux.alive, aux.found, aux.contended, aux.held_back, aux.next_due, upd.id, upd.job_queue_id, upd.task_id, upd.payload, upd.priority, upd.run_at, upd.attempts, upd.max_attempts, upd.created_at, upd.key, upd.locked_by, upd.revision, upd.flags,
+select aux.alive, aux.queued, aux.found, aux.contended, aux.held_back, aux.next_due, upd.id, upd.job_queue_id, upd.task_id, upd.payload, upd.priority, upd.run_at, upd.attempts, upd.max_attempts, upd.created_at, upd.key, upd.locked_by, upd.revision, upd.flags,
        (select s.queue_name from graphile_worker._private_job_queues as s where s.id = upd.job_queue_id) as queue_name
-  from (select exists (select from alive) as alive,
+  from (select exists (select from alive) as alive, true as queued,
                coalesce((select max(q) from qs having max(n) >= 9004), 0)::int as found,   -- where the scan goes on; 0: at the end
                not exists (select from lockq) and $6::int > 0 and exists (select from line) as contended,
                (select count(*) from line) > (select count(*) from lockq)
@@ -99,6 +99,7 @@ type ClaimDeepParams struct {
 
 type ClaimDeepRow struct {
 	Alive       bool
+	Queued      bool
 	Found       int32
 	Contended   pgtype.Bool
 	HeldBack    pgtype.Bool
@@ -139,6 +140,127 @@ func (q *Queries) ClaimDeep(ctx context.Context, arg ClaimDeepParams) ([]ClaimDe
 		var i ClaimDeepRow
 		if err := rows.Scan(
 			&i.Alive,
+			&i.Queued,
+			&i.Found,
+			&i.Contended,
+			&i.HeldBack,
+			&i.NextDue,
+			&i.ID,
+			&i.JobQueueID,
+			&i.TaskID,
+			&i.Payload,
+			&i.Priority,
+			&i.RunAt,
+			&i.Attempts,
+			&i.MaxAttempts,
+			&i.CreatedAt,
+			&i.Key,
+			&i.LockedBy,
+			&i.Revision,
+			&i.Flags,
+			&i.QueueName,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const ClaimFree = `-- name: ClaimFree :many
+with recursive prio(p) as (
+  (select priority from graphile_worker._private_jobs
+    where is_available and cardinality($4::smallint[]) = 0 order by priority limit 1)
+  union all
+  select (select j.priority from graphile_worker._private_jobs as j
+           where j.is_available and j.priority > prio.p order by j.priority limit 1)
+    from prio where prio.p is not null
+), mark as materialized (
+  select p, timestamptz '-infinity' as low from prio where p is not null
+  union all
+  select m.p, m.low from rows from (unnest($4::smallint[]), unnest($5::timestamptz[])) as m(p, low)
+), free as materialized (
+  select f.id from mark cross join lateral (
+    select id from graphile_worker._private_jobs
+     where is_available and job_queue_id is null and priority = mark.p
+       and run_at between mark.low and now() and task_id = any($3::int[])
+     order by run_at limit 9001 for update skip locked) f
+   limit 9001
+), alive as materialized (
+  select 1 from graphile_worker.backfill_workers as w where w.id = $1::text and w.dead_at is null for key share
+), upd as (
+  update graphile_worker._private_jobs as j
+     set attempts = j.attempts + 1, locked_at = now(),
+         locked_by = $2::text || '.' || (j.attempts + 1) || case when j.key is null then '' else 'k' end
+   where exists (select from alive) and j.id = any(array(select id from free))
+  returning j.id, j.job_queue_id, j.task_id, j.payload, j.priority, j.run_at, j.attempts, j.max_attempts,
+            j.created_at, j.key, j.locked_by, j.revision, j.flags
+)
+select aux.alive, aux.queued, aux.found, aux.contended, aux.held_back, aux.next_due, upd.id, upd.job_queue_id, upd.task_id, upd.payload, upd.priority, upd.run_at, upd.attempts, upd.max_attempts, upd.created_at, upd.key, upd.locked_by, upd.revision, upd.flags, null::text as queue_name
+  from (select exists (select from alive) as alive,
+               (select e.job_queue_id from graphile_worker._private_jobs as e
+                 where e.is_available and e.job_queue_id is not null order by e.job_queue_id limit 1) is not null as queued,
+               0 as found, false as contended, false as held_back,
+               (select (extract(epoch from min(n.run_at) - now()) * 1000000)::bigint from mark cross join lateral (
+                  select j.run_at from graphile_worker._private_jobs as j
+                   where j.is_available and j.priority = mark.p and j.run_at > now() order by j.run_at limit 1) n
+                 where cardinality($4::smallint[]) = 0)::bigint as next_due
+       ) aux left join upd on true
+`
+
+type ClaimFreeParams struct {
+	Column1 string
+	Column2 string
+	Column3 []int32
+	Column4 []int16
+	Column5 []pgtype.Timestamptz
+}
+
+type ClaimFreeRow struct {
+	Alive       bool
+	Queued      interface{}
+	Found       int32
+	Contended   bool
+	HeldBack    bool
+	NextDue     int64
+	ID          pgtype.Int8
+	JobQueueID  pgtype.Int4
+	TaskID      pgtype.Int4
+	Payload     []byte
+	Priority    pgtype.Int2
+	RunAt       pgtype.Timestamptz
+	Attempts    pgtype.Int2
+	MaxAttempts pgtype.Int2
+	CreatedAt   pgtype.Timestamptz
+	Key         pgtype.Text
+	LockedBy    pgtype.Text
+	Revision    pgtype.Int4
+	Flags       []byte
+	QueueName   pgtype.Text
+}
+
+// For as long as no jobs of queues wait: most of the front text is about them, and starting a plan costs for what it does not do.
+func (q *Queries) ClaimFree(ctx context.Context, arg ClaimFreeParams) ([]ClaimFreeRow, error) {
+	rows, err := q.db.Query(ctx, ClaimFree,
+		arg.Column1,
+		arg.Column2,
+		arg.Column3,
+		arg.Column4,
+		arg.Column5,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []ClaimFreeRow
+	for rows.Next() {
+		var i ClaimFreeRow
+		if err := rows.Scan(
+			&i.Alive,
+			&i.Queued,
 			&i.Found,
 			&i.Contended,
 			&i.HeldBack,
@@ -242,9 +364,11 @@ with recursive prio(p) as (                      -- full claim only: the distinc
   update graphile_worker._private_job_queues as s set locked_by = $2::text, locked_at = now()
    where s.id = any(array(select job_queue_id from upd where job_queue_id is not null))
 )
-select aux.alive, aux.found, aux.contended, aux.held_back, aux.next_due, upd.id, upd.job_queue_id, upd.task_id, upd.payload, upd.priority, upd.run_at, upd.attempts, upd.max_attempts, upd.created_at, upd.key, upd.locked_by, upd.revision, upd.flags,
+select aux.alive, aux.queued, aux.found, aux.contended, aux.held_back, aux.next_due, upd.id, upd.job_queue_id, upd.task_id, upd.payload, upd.priority, upd.run_at, upd.attempts, upd.max_attempts, upd.created_at, upd.key, upd.locked_by, upd.revision, upd.flags,
        (select s.queue_name from graphile_worker._private_job_queues as s where s.id = upd.job_queue_id) as queue_name
   from (select exists (select from alive) as alive,
+               (select e.job_queue_id from graphile_worker._private_jobs as e
+                 where e.is_available and e.job_queue_id is not null order by e.job_queue_id limit 1) is not null as queued,
                (select count(*) from win)::int as found,
                not exists (select from lockq) and $6::int > 0 and exists (     -- open queues wait, and others hold them for a moment
                  select from line join graphile_worker._private_job_queues as s on s.id = line.q and s.is_available
@@ -269,6 +393,7 @@ type ClaimFrontParams struct {
 
 type ClaimFrontRow struct {
 	Alive       bool
+	Queued      interface{}
 	Found       int32
 	Contended   pgtype.Bool
 	HeldBack    pgtype.Bool
@@ -289,7 +414,7 @@ type ClaimFrontRow struct {
 	QueueName   string
 }
 
-// The claim, in two texts. Both lock at most a batch of due jobs that this worker serves, free ones and the heads of open
+// The claim, in three texts. They lock at most a batch of due jobs that this worker serves, free ones and the heads of open
 // queues, and do a bounded amount of work whatever stands ahead: blocked queues, tasks that nobody here serves, jobs of the
 // future, dead index entries. docs/design.md has the rules (R2, R5, R14, R15, R21, R23) and the measurements.
 //
@@ -298,7 +423,7 @@ type ClaimFrontRow struct {
 //	$3 int[]         ids of the served tasks
 //	$4 smallint[]    marks: priorities, ascending; empty in a full claim
 //	$5 timestamptz[] marks: below this run_at the last full claim left no free job
-//	$6 int           at most this many jobs from queues
+//	$6 int           not in the free text: at most this many jobs from queues
 //	$7 int           deep text only: the queue id to go on from
 //
 // The limits are literals, because a parameter there spoils the plan; claim.go makes a text for each batch size out of these,
@@ -321,6 +446,7 @@ func (q *Queries) ClaimFront(ctx context.Context, arg ClaimFrontParams) ([]Claim
 		var i ClaimFrontRow
 		if err := rows.Scan(
 			&i.Alive,
+			&i.Queued,
 			&i.Found,
 			&i.Contended,
 			&i.HeldBack,

@@ -2,7 +2,7 @@
 -- order of their ids and skips the others (R16), and frees a queue only if it is held by the same claim (R2). What does not
 -- come back is looked up once (LeaseHolders): lost, or locked by somebody for the moment.
 
--- name: CompleteJobs :many
+-- name: CompleteJobs :one
 with held as materialized (
   select j.id
     from rows from (unnest(@ids::bigint[]), unnest(@tokens::text[])) as u(id, token)
@@ -15,7 +15,7 @@ with held as materialized (
   update graphile_worker._private_job_queues as s set locked_at = null, locked_by = null
     from ended where s.id = ended.job_queue_id and starts_with(ended.locked_by, s.locked_by || '.')
 )
-select id from ended;
+select coalesce(array_agg(id), '{}')::bigint[] as ids from ended;
 
 -- name: FailJobs :many
 -- The formula of run_at is the contract's (section 6.2); the delay is ours to choose. An empty payload keeps the job's.

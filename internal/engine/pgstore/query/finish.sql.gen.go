@@ -9,7 +9,7 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
-const CompleteJobs = `-- name: CompleteJobs :many
+const CompleteJobs = `-- name: CompleteJobs :one
 
 with held as materialized (
   select j.id
@@ -23,7 +23,7 @@ with held as materialized (
   update graphile_worker._private_job_queues as s set locked_at = null, locked_by = null
     from ended where s.id = ended.job_queue_id and starts_with(ended.locked_by, s.locked_by || '.')
 )
-select id from ended
+select coalesce(array_agg(id), '{}')::bigint[] as ids from ended
 `
 
 type CompleteJobsParams struct {
@@ -35,23 +35,10 @@ type CompleteJobsParams struct {
 // order of their ids and skips the others (R16), and frees a queue only if it is held by the same claim (R2). What does not
 // come back is looked up once (LeaseHolders): lost, or locked by somebody for the moment.
 func (q *Queries) CompleteJobs(ctx context.Context, arg CompleteJobsParams) ([]int64, error) {
-	rows, err := q.db.Query(ctx, CompleteJobs, arg.Ids, arg.Tokens)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var items []int64
-	for rows.Next() {
-		var id int64
-		if err := rows.Scan(&id); err != nil {
-			return nil, err
-		}
-		items = append(items, id)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	return items, nil
+	row := q.db.QueryRow(ctx, CompleteJobs, arg.Ids, arg.Tokens)
+	var ids []int64
+	err := row.Scan(&ids)
+	return ids, err
 }
 
 const FailJobs = `-- name: FailJobs :many

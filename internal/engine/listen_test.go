@@ -163,3 +163,27 @@ func TestBreakingMigrationStopsTheWorker(t *testing.T) {
 		})
 	}
 }
+
+// A migration whose notification came while nobody listened is found when the listener is back.
+func TestBreakingMigrationWhileDisconnected(t *testing.T) {
+	t.Parallel()
+	breaking := errors.New("this build is too old for the schema")
+	synctest.Test(t, func(t *testing.T) {
+		var tooOld atomic.Bool
+		r := newRig(t, newDB(t), takes(0), func(s *setup) {
+			s.before = func(op string) error {
+				if op == opSchema && tooOld.Load() {
+					return breaking
+				}
+				return nil
+			}
+		})
+		r.pass(time.Second)
+		tooOld.Store(true)
+		r.db.breakListeners(errors.New("connection reset"))
+		r.pass(time.Second)
+		if err := r.stop(); !errors.Is(err, breaking) {
+			t.Errorf("Run: %v", err)
+		}
+	})
+}

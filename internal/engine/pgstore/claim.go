@@ -19,9 +19,12 @@ import (
 // batchSizes are the limits that a claim can have; each is a text of its own (R26).
 var batchSizes = []int{1, 5, 20, 100, 500}
 
-// fullClaimEvery is the longest time that a job which was committed below a mark waits for a claim that looks there, if full
-// claims take less than a tenth of it (R21).
-const fullClaimEvery = 50 * time.Millisecond
+// A job that was committed below a mark waits for a claim that looks there: fullClaimEvery, or ten times as long as the last such
+// claim took, but never longer than fullClaimAtLeast, which is as long as an idle worker waits for its poll (R21).
+const (
+	fullClaimEvery   = 50 * time.Millisecond
+	fullClaimAtLeast = 2 * time.Second
+)
 
 // deepClaims is how many claims in a row look for queues by number before the front is tried again.
 const deepClaims = 32
@@ -60,7 +63,7 @@ type answer struct {
 func (c *claims) claim(ctx context.Context, db query.DBTX, request engine.ClaimRequest) (engine.Claimed, error) {
 	size := batchSize(request.Batch)
 	started := time.Now()
-	full := len(c.marks) == 0 || started.Sub(c.fullAt) >= max(fullClaimEvery, 10*c.fullTook)
+	full := len(c.marks) == 0 || started.Sub(c.fullAt) >= min(max(fullClaimEvery, 10*c.fullTook), fullClaimAtLeast)
 	answer, err := c.ask(ctx, db, request, size, full)
 	if err != nil {
 		return engine.Claimed{}, fmt.Errorf("claim jobs: %w", err)

@@ -351,8 +351,7 @@ func TestRejectedInserts(t *testing.T) {
 		{{Task: "a", Payload: []byte("{}"), MaxAttempts: 25, Queue: "q"}, {Task: "a", Payload: []byte("{}"), Key: "k", MaxAttempts: 0}},
 	} {
 		_, err := inserter.Insert(t.Context(), specs)
-		var rejected *engine.RejectedError
-		if !errors.As(err, &rejected) {
+		if _, rejected := errors.AsType[*engine.RejectedError](err); !rejected {
 			t.Errorf("%v is not a RejectedError", err)
 		}
 	}

@@ -1,0 +1,166 @@
+package backfill
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/backfillhq/go/internal/engine"
+	"github.com/backfillhq/go/internal/engine/pgstore"
+)
+
+// Client enqueues jobs and makes workers. It is an [Enqueuer], and safe for concurrent use.
+type Client struct {
+	pool     *pgxpool.Pool
+	owned    bool // the pool is closed with the client
+	schema   string
+	logger   *slog.Logger
+	inserter *pgstore.Inserter
+	intake   *engine.Intake
+	nudger   *engine.Nudger
+	nudges   *pgstore.Nudges
+}
+
+var _ Enqueuer = (*Client)(nil)
+
+// Open connects to a database with a pool of its own and installs the schema, unless [WithMigrations] says otherwise. The URL is
+// one that pgx takes, postgres://user:password@host:port/database?param=value or "host=… dbname=…"; empty, it comes from the
+// PG* environment variables. Errors name the host and the database, never the password.
+func Open(ctx context.Context, databaseURL string, opts ...ClientOption) (*Client, error) {
+	config := newClientConfig(opts)
+	poolConfig, err := parseURL(databaseURL)
+	if err != nil {
+		config.problems = append(config.problems, err)
+	}
+	if err := errors.Join(config.problems...); err != nil {
+		return nil, fmt.Errorf("open client: %w", err)
+	}
+	pool, err := pgxpool.NewWithConfig(ctx, poolConfig)
+	if err != nil {
+		return nil, fmt.Errorf("open client: %w", err)
+	}
+	client, err := newClient(ctx, pool, config)
+	if err != nil {
+		pool.Close()
+		return nil, fmt.Errorf("open client: %w", err)
+	}
+	client.owned = true
+	return client, nil
+}
+
+// NewClient returns a client that enqueues through an existing pool, which stays the caller's to close, after the client. Workers
+// and notifications connect on their own, with the pool's settings.
+func NewClient(ctx context.Context, pool *pgxpool.Pool, opts ...ClientOption) (*Client, error) {
+	config := newClientConfig(opts)
+	if pool == nil {
+		config.problems = append(config.problems, errors.New("the pool is nil: pass what pgxpool.New returns, or use Open"))
+	}
+	if err := errors.Join(config.problems...); err != nil {
+		return nil, fmt.Errorf("new client: %w", err)
+	}
+	client, err := newClient(ctx, pool, config)
+	if err != nil {
+		return nil, fmt.Errorf("new client: %w", err)
+	}
+	return client, nil
+}
+
+func newClient(ctx context.Context, pool *pgxpool.Pool, config clientConfig) (*Client, error) {
+	if err := migrate(ctx, pool, config); err != nil {
+		return nil, err
+	}
+	c := &Client{
+		pool: pool, schema: config.schema, logger: config.logger,
+		inserter: pgstore.NewInserter(pool, config.schema),
+		nudges:   pgstore.NewNudges(pgstore.SettingsOf(pool, config.schema)),
+	}
+	c.nudger = engine.NewNudger(c.nudges.Send, func(err error) {
+		c.logger.Warn("workers were not notified of new jobs, and will find them when they poll", slog.Any("error", err))
+	})
+	c.intake = engine.NewIntake(c.inserter, int(pool.Config().MaxConns), c.nudger.Nudge)
+	return c, nil
+}
+
+// migrate connects, which is where most set-ups that are wrong show it, and brings the schema up to date.
+func migrate(ctx context.Context, pool *pgxpool.Pool, config clientConfig) error {
+	connecting, cancel := context.WithTimeout(ctx, connectTimeout)
+	conn, err := pool.Acquire(connecting)
+	cancel()
+	if err != nil {
+		return explainConnect(ctx, pool, err)
+	}
+	defer conn.Release()
+	return explainSchema(pgstore.Migrate(ctx, conn.Conn(), pgstore.MigrateOptions{
+		Schema: config.schema, Mode: pgstore.MigrateMode(config.migrations), Logger: config.logger,
+	}))
+}
+
+// Close waits for the notification that is on its way, and closes the client's connections. Stop the client's workers first.
+func (c *Client) Close() {
+	c.nudger.Close()
+	c.nudges.Close(context.Background())
+	if c.owned {
+		c.pool.Close()
+	}
+}
+
+// Enqueue implements [Enqueuer]. Everything is checked before anything is sent. When it returns without an error, the jobs are
+// committed; when the context or the connection ends on the way, the error says so, and the jobs may or may not be there.
+// Calls of many goroutines are folded into batches when the connections are busy.
+func (c *Client) Enqueue(ctx context.Context, requests ...Request) ([]*Job, error) {
+	if c == nil {
+		return nil, ErrNoClient
+	}
+	return c.enqueue(requests, func(specs []engine.Spec) ([]*engine.Job, error) { return c.intake.Insert(ctx, specs) })
+}
+
+// enqueue checks requests, inserts them, and converts the result.
+func (c *Client) enqueue(requests []Request, insert func([]engine.Spec) ([]*engine.Job, error)) ([]*Job, error) {
+	if len(requests) == 0 {
+		return nil, nil
+	}
+	specs, err := newSpecs(requests)
+	if err != nil {
+		return nil, err
+	}
+	inserted, err := insert(specs)
+	if err != nil {
+		return nil, fmt.Errorf("enqueue: %w", err)
+	}
+	jobs := make([]*Job, len(inserted))
+	converted := make(map[*engine.Job]*Job) // equal keys share one job
+	for i, job := range inserted {
+		if job.Key == "" {
+			jobs[i] = newJob(job)
+			continue
+		}
+		if converted[job] == nil {
+			converted[job] = newJob(job)
+		}
+		jobs[i] = converted[job]
+	}
+	return jobs, nil
+}
+
+// UnlockWorker declares a worker dead and releases every job and queue that it has locked; attempts of jobs are refunded. It
+// returns how many jobs that were. The id is that of the worker ([Health]), the part of locked_by before the first dot; Node
+// workers' pool ids work too. A worker that is alive all the same loses its leases, and goes on under a new id.
+func (c *Client) UnlockWorker(ctx context.Context, workerID string) (jobs int, err error) {
+	if workerID == "" {
+		return 0, errors.New("unlock worker: the id is empty: pass the part of locked_by before the first dot")
+	}
+	jobs, err = pgstore.Unlock(ctx, c.pool, c.schema, workerID)
+	if err != nil {
+		return jobs, err
+	}
+	if jobs > 0 {
+		c.nudger.Nudge(jobs)
+	}
+	return jobs, nil
+}
+
+// settings are what a worker connects with.
+func (c *Client) settings() pgstore.Settings { return pgstore.SettingsOf(c.pool, c.schema) }

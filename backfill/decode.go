@@ -1,0 +1,183 @@
+package backfill
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"sort"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+)
+
+// decodeArgs decodes the args of a job. Unknown fields are ignored.
+func decodeArgs[T any](job *Job) (T, error) {
+	var args T
+	err := json.Unmarshal(job.Args, &args)
+	if err == nil {
+		return args, nil
+	}
+	var none T
+	return none, newDecodeError(job, err, func(document []byte) error {
+		var scratch T
+		return json.Unmarshal(document, &scratch)
+	})
+}
+
+// decodeError says where args do not decode and why. It never says what they contain: names of fields and types are all that
+// the log and the database see.
+type decodeError struct {
+	task, path, problem string
+	err                 error
+}
+
+func (e *decodeError) Error() string {
+	return "decode args of task " + e.task + ": " + e.path + ": " + e.problem
+}
+
+func (e *decodeError) Unwrap() error { return e.err }
+
+func newDecodeError(job *Job, err error, decode func([]byte) error) error {
+	e := &decodeError{task: job.Task, path: "$", err: err}
+	var syntax *json.SyntaxError
+	if errors.As(err, &syntax) && !json.Valid(job.Args) {
+		e.problem = fmt.Sprintf("not valid JSON at byte %d", syntax.Offset)
+		return e
+	}
+	if len(job.Args) <= maxLocated {
+		e.path, e.err = locate(job.Args, err, decode)
+	}
+	e.problem = describe(e.err)
+	return e
+}
+
+// describe says what is wrong with a value, without saying what it is: messages of decoders quote their input.
+func describe(err error) string {
+	var wrongType *json.UnmarshalTypeError
+	var notTime *time.ParseError
+	var notBase64 base64.CorruptInputError
+	switch {
+	case errors.As(err, &wrongType) && wrongType.Type != nil:
+		have, literal, _ := strings.Cut(wrongType.Value, " ")
+		if literal != "" {
+			return fmt.Sprintf("cannot use this %s as %v: it is out of range, or not of that kind", have, wrongType.Type)
+		}
+		return fmt.Sprintf("cannot use %s as %v", have, wrongType.Type)
+	case errors.As(err, &notTime):
+		return "cannot use string as time.Time: want a time as in RFC 3339"
+	case errors.As(err, &notBase64):
+		return "cannot use string as []byte: want base64"
+	}
+	return fmt.Sprintf("the value is refused by the type that it is for (%T)", err)
+}
+
+const (
+	maxLocated = 1 << 20 // bytes: a search decodes the document a few dozen times
+	maxDepth   = 64
+)
+
+// locate finds the value that does not decode, and returns its JSON path with the error of this value alone. Offsets would be
+// cheaper, but encoding/json gives none for errors of a type's own decoding (time.Time) and wrong ones where that calls it in
+// turn. So the value is searched: of each object or array the shortest prefix of members that fails ends with the culprit.
+func locate(document []byte, err error, decode func([]byte) error) (string, error) {
+	path := []byte("$")
+	var before, after []byte // what stands around value: only containers with one member
+	value := document
+	try := func(members []member, opening, closing byte) error {
+		return tryDecode(decode, slices.Concat(before, []byte{opening}, joinMembers(members), []byte{closing}, after))
+	}
+	for range maxDepth {
+		members, opening, closing := splitMembers(value)
+		if len(members) == 0 || try(nil, opening, closing) != nil {
+			break // a scalar, or a container that is wrong whatever it holds
+		}
+		n := sort.Search(len(members), func(i int) bool { return try(members[:i+1], opening, closing) != nil })
+		if n == len(members) {
+			break
+		}
+		culprit := members[n : n+1]
+		alone := try(culprit, opening, closing)
+		if alone == nil {
+			break // it fails only together with others
+		}
+		err = alone
+		path = append(path, culprit[0].step(n)...)
+		before = slices.Concat(before, []byte{opening}, culprit[0].key)
+		after = slices.Concat([]byte{closing}, after)
+		value = culprit[0].value
+	}
+	return string(path), err
+}
+
+// tryDecode makes an error of a panic in a type's own decoding, which may not expect documents with parts left out.
+func tryDecode(decode func([]byte) error, document []byte) (err error) {
+	defer func() {
+		if value := recover(); value != nil {
+			err = &PanicError{Value: value}
+		}
+	}()
+	return decode(document)
+}
+
+// member is an element of an array or of an object.
+type member struct {
+	name  string
+	key   []byte // with its colon; empty in an array
+	value []byte
+}
+
+// step is the member's part of a path: .name, ["odd name"] or [3].
+func (m member) step(index int) string {
+	if m.key == nil {
+		return "[" + strconv.Itoa(index) + "]"
+	}
+	odd := func(r rune) bool { return r != '_' && !unicode.IsLetter(r) && !unicode.IsDigit(r) }
+	if m.name == "" || len(m.name) > maxNameLength || strings.ContainsFunc(m.name, odd) || unicode.IsDigit([]rune(m.name)[0]) {
+		return "[" + shortQuote(m.name) + "]"
+	}
+	return "." + m.name
+}
+
+// splitMembers takes an object or array apart. Of anything else it returns nothing.
+func splitMembers(value []byte) (members []member, opening, closing byte) {
+	decoder := json.NewDecoder(bytes.NewReader(value))
+	start, err := decoder.Token()
+	delim, ok := start.(json.Delim)
+	if err != nil || !ok {
+		return nil, 0, 0
+	}
+	for decoder.More() {
+		var m member
+		if delim == '{' {
+			token, err := decoder.Token()
+			name, ok := token.(string)
+			if err != nil || !ok {
+				return nil, 0, 0
+			}
+			quoted, _ := json.Marshal(name) // cannot fail for a string
+			m.name, m.key = name, slices.Concat(quoted, []byte{':'})
+		}
+		var raw json.RawMessage
+		if decoder.Decode(&raw) != nil {
+			return nil, 0, 0
+		}
+		m.value = raw
+		members = append(members, m)
+	}
+	return members, byte(delim), byte(delim) + 2 // in ASCII: {} and []
+}
+
+func joinMembers(members []member) []byte {
+	var joined []byte
+	for i, m := range members {
+		if i > 0 {
+			joined = append(joined, ',')
+		}
+		joined = append(append(joined, m.key...), m.value...)
+	}
+	return joined
+}

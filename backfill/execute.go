@@ -1,0 +1,147 @@
+package backfill
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"time"
+
+	"github.com/backfillhq/go/internal/engine"
+)
+
+// executor runs the jobs of one worker: it finds the handler, calls it through the middleware, and says how the job ended.
+type executor struct {
+	routes   map[string]route // by every name that the worker takes jobs of
+	enqueuer Enqueuer         // for the contexts of jobs
+	logger   *slog.Logger
+}
+
+type route struct {
+	handler *handler
+	run     HandlerFunc // the middleware around the handler
+}
+
+// newExecutor returns the executor of a registry without problems.
+func (r *Registry) newExecutor(enqueuer Enqueuer, logger *slog.Logger, middleware ...Middleware) *executor {
+	x := &executor{routes: make(map[string]route, len(r.names)), enqueuer: enqueuer, logger: logger}
+	for _, h := range r.handlers {
+		run := x.guard(chain(x.guard(h.run), middleware))
+		for _, name := range append([]string{h.name}, h.aliases...) {
+			x.routes[name] = route{handler: h, run: run}
+		}
+	}
+	return x
+}
+
+var (
+	errNoHandler = errors.New("this worker has no handler for the task")
+	errGoexit    = errors.New("handler ended its goroutine (runtime.Goexit)")
+)
+
+// execute runs one job. It is engine.Config.Execute.
+func (x *executor) execute(ctx context.Context, claimed *engine.Job, outcome *engine.Outcome) {
+	route, ok := x.routes[claimed.Task]
+	if !ok {
+		*outcome = failure(errNoHandler, Backoff{}.delay(claimed.Attempt))
+		return
+	}
+	job := newJob(claimed)
+	ctx = jobContext{ctx, job, x.enqueuer}
+	if limit := route.handler.timeout; limit > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, limit, ErrTimeout)
+		defer cancel()
+	}
+	*outcome = failure(errGoexit, route.handler.backoff.delay(claimed.Attempt)) // stands if run never returns
+	err := route.run(ctx, job)
+	*outcome = x.outcome(ctx, route.handler, claimed, err)
+}
+
+// guard makes errors of panics.
+func (x *executor) guard(next HandlerFunc) HandlerFunc {
+	return func(ctx context.Context, job *Job) (err error) {
+		defer func() {
+			value := recover()
+			if value == nil {
+				return
+			}
+			problem := &PanicError{Value: value, Stack: debug.Stack()}
+			x.logger.LogAttrs(ctx, slog.LevelWarn, "handler panicked", slog.String("task", job.Task), slog.Int64("job_id", job.ID),
+				slog.Int("attempt", job.Attempt), slog.String("error", errorText(problem)), slog.String("stack", string(problem.Stack)))
+			err = problem
+		}()
+		return next(ctx, job)
+	}
+}
+
+// outcome says what becomes of a job whose handler returned err. It survives errors whose methods panic.
+func (x *executor) outcome(ctx context.Context, h *handler, job *engine.Job, err error) (outcome engine.Outcome) {
+	if err == nil {
+		return engine.Outcome{Kind: engine.OutcomeCompleted}
+	}
+	defer func() {
+		if value := recover(); value != nil {
+			err := fmt.Errorf("error of type %T, a method of which panicked: %w", err, &PanicError{Value: value, Stack: debug.Stack()})
+			outcome = failure(err, h.backoff.delay(job.Attempt))
+		}
+	}()
+	batch, isBatch := batchOf(err)
+	if isBatch && len(batch.failed()) == 0 {
+		return engine.Outcome{Kind: engine.OutcomeCompleted}
+	}
+	var said verdict
+	errors.As(err, &said)
+	if snooze, ok := said.(*snoozeError); ok {
+		return engine.Outcome{Kind: engine.OutcomeSnoozed, Delay: snooze.delay}
+	}
+	// A batch that was interrupted half-way is recorded as a failure, so that its finished elements do not run again; unless
+	// that would be its last attempt.
+	if interrupted(ctx, err) && (!isBatch || job.Attempt >= job.MaxAttempts) {
+		return engine.Outcome{Kind: engine.OutcomeReturned}
+	}
+	err = explainTimeout(ctx, h, err)
+	var payload []byte
+	if isBatch {
+		payload, err = shrink(job.Payload, batch, err)
+	}
+	switch said := said.(type) {
+	case *permanentError:
+		outcome = failure(err, 0)
+		outcome.Kind = engine.OutcomeExhausted
+	case *retryError:
+		outcome = failure(err, said.delay)
+	default:
+		outcome = failure(err, h.delay(ctx, x.logger, job, err))
+	}
+	outcome.Payload = payload
+	return outcome
+}
+
+// failure is the outcome of a job that failed with err and is tried again after delay.
+func failure(err error, delay time.Duration) engine.Outcome {
+	text := errorText(err)
+	if _, ok := message(err); !ok {
+		err = errors.New(text) // loggers and observers should not meet the panic
+	}
+	return engine.Outcome{Kind: engine.OutcomeFailed, Err: err, Text: text, Delay: delay}
+}
+
+// interrupted reports whether err is there because the worker shuts down. That is not the job's fault.
+func interrupted(ctx context.Context, err error) bool {
+	return errors.Is(context.Cause(ctx), ErrShutdown) && (errors.Is(err, ErrShutdown) || errors.Is(err, context.Canceled))
+}
+
+// explainTimeout names the task's timeout in an error that came of it.
+func explainTimeout(ctx context.Context, h *handler, err error) error {
+	if !errors.Is(context.Cause(ctx), ErrTimeout) {
+		return err
+	}
+	for _, sign := range []error{context.DeadlineExceeded, context.Canceled, ErrTimeout} {
+		if errors.Is(err, sign) {
+			return fmt.Errorf("%w after %v: %w", ErrTimeout, h.timeout, err)
+		}
+	}
+	return err
+}

@@ -1,0 +1,50 @@
+package backfill
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/backfillhq/go/internal/engine"
+)
+
+// What tests of package backfill_test reach inside for: the seams between this package and the engine.
+var (
+	NewSpecs       = newSpecs
+	NewEvent       = newEvent
+	ErrorText      = errorText
+	GraphileDelays = graphileDelays
+)
+
+const (
+	MaxArgsBytes = maxArgsBytes
+	MaxErrorText = maxErrorText
+)
+
+func Problems(r *Registry) error { return r.problems() }
+
+func Claimed(r *Registry) []string { return r.claimed() }
+
+func DelayAt(b Backoff, attempt int, random float64) time.Duration { return b.delayAt(attempt, random) }
+
+func DecodeArgs[T any](task string, args []byte) (T, error) {
+	return decodeArgs[T](&Job{Task: task, Args: args})
+}
+
+// DecodePath decodes args into a T and returns the path of the value that does not decode; "" if all do.
+func DecodePath[T any](args []byte) string {
+	_, err := DecodeArgs[T]("t", args)
+	if err == nil {
+		return ""
+	}
+	var decoding *decodeError
+	if !errors.As(err, &decoding) {
+		return "not a decodeError"
+	}
+	return decoding.path
+}
+
+func Executor(r *Registry, e Enqueuer, logger *slog.Logger, middleware ...Middleware) func(context.Context, *engine.Job, *engine.Outcome) {
+	return r.newExecutor(e, logger, middleware...).execute
+}

@@ -1,0 +1,144 @@
+package backfill
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/backfillhq/go/internal/engine"
+)
+
+// HandlerShape is the union of the shapes that a handler of a task with args of type T can have.
+type HandlerShape[T any] interface {
+	func(context.Context, T) error
+}
+
+// HandleOption binds something to a task beside its handler, such as [BackoffFunc].
+type HandleOption interface{ applyToHandler(h *handler) }
+
+// Handle binds a task to its handler, a function or a method value. The types have to fit, so code that was generated for an
+// older signature does not compile.
+func Handle[T any, F HandlerShape[T]](t *Task[T], fn F, opts ...HandleOption) Binding {
+	if t == nil {
+		return Binding{problem: errors.New("the *Task of a Handle is nil: use the descriptor that backfillgen wrote")}
+	}
+	h := &handler{name: t.Name, aliases: slices.Clone(t.Aliases), timeout: t.Timeout, backoff: t.Backoff}
+	h.faults = checkTask(t)
+	switch fn := any(fn).(type) {
+	case func(context.Context, T) error:
+		if fn == nil {
+			h.fault(errors.New("its handler is nil: pass a function to Handle"))
+		}
+		h.run = plainHandler(fn)
+	default:
+		h.fault(fmt.Errorf("its handler is a %T, which this version cannot run", fn))
+	}
+	for _, option := range opts {
+		if option != nil {
+			option.applyToHandler(h)
+		}
+	}
+	return Binding{handler: h}
+}
+
+func plainHandler[T any](fn func(context.Context, T) error) HandlerFunc {
+	var noArgs T
+	if _, ok := any(noArgs).(NoArgs); ok {
+		return func(ctx context.Context, _ *Job) error { return fn(ctx, noArgs) }
+	}
+	return func(ctx context.Context, job *Job) error {
+		args, err := decodeArgs[T](job)
+		if err != nil {
+			return err
+		}
+		return fn(ctx, args)
+	}
+}
+
+// BackoffFunc computes how long a job waits for its next attempt, in place of the task's [Backoff]. Attempt is the number of the
+// one that failed, from 1, and err what it returned. A function that panics or returns a negative time is replaced by the task's
+// Backoff for that attempt. Default: the task's Backoff.
+func BackoffFunc(fn func(attempt int, err error) time.Duration) HandleOption {
+	return backoffFuncOption(fn)
+}
+
+type backoffFuncOption func(attempt int, err error) time.Duration
+
+func (o backoffFuncOption) applyToHandler(h *handler) {
+	if o == nil {
+		h.fault(errors.New("its BackoffFunc is nil: pass a function, or leave the option out"))
+	}
+	h.backoffFunc = o
+}
+
+// handler is a task that is bound, with its type erased.
+type handler struct {
+	name        string
+	aliases     []string
+	timeout     time.Duration // 0: none
+	backoff     Backoff
+	backoffFunc func(attempt int, err error) time.Duration // nil: backoff
+	run         HandlerFunc                                // decodes the args and calls the handler
+	faults      []error
+}
+
+func (h *handler) fault(err error) {
+	h.faults = append(h.faults, fmt.Errorf("task %s: %w", shortQuote(h.name), err))
+}
+
+// delay is the time until the next attempt of a job whose attempt failed with err.
+func (h *handler) delay(ctx context.Context, logger *slog.Logger, job *engine.Job, err error) time.Duration {
+	if h.backoffFunc == nil {
+		return h.backoff.delay(job.Attempt)
+	}
+	delay, problem := h.callBackoffFunc(job.Attempt, err)
+	if problem == "" {
+		return delay
+	}
+	fallback := h.backoff.delay(job.Attempt)
+	logger.LogAttrs(ctx, slog.LevelWarn, "backoff function misbehaved, and the task's backoff is used", slog.String("task", h.name),
+		slog.Int64("job_id", job.ID), slog.Int("attempt", job.Attempt), slog.String("problem", problem), slog.Duration("retry_in", fallback))
+	return fallback
+}
+
+func (h *handler) callBackoffFunc(attempt int, err error) (delay time.Duration, problem string) {
+	defer func() {
+		if value := recover(); value != nil {
+			problem = fmt.Sprint("panic: ", value)
+		}
+	}()
+	if delay = h.backoffFunc(attempt, err); delay < 0 {
+		return 0, fmt.Sprintf("negative delay: %v", delay)
+	}
+	return delay, ""
+}
+
+// checkTask reports what is wrong with the values of a descriptor.
+func checkTask[T any](t *Task[T]) []error {
+	h := &handler{name: t.Name}
+	check := func(err error) {
+		if err != nil {
+			h.fault(err)
+		}
+	}
+	check(checkName("name", t.Name))
+	for _, alias := range t.Aliases {
+		check(checkName("alias", alias))
+	}
+	if !t.KeyMode.known() {
+		check(fmt.Errorf("unknown key mode %s: want %s, %s or %s", shortQuote(string(t.KeyMode)), Replace, PreserveRunAt, UnsafeDedupe))
+	}
+	check(checkMaxAttempts(t.MaxAttempts))
+	check(checkFlags(t.Flags))
+	if t.Delay < 0 {
+		check(fmt.Errorf("delay %v is negative: want 0 or more", t.Delay))
+	}
+	if t.Timeout < 0 {
+		check(fmt.Errorf("timeout %v is negative: want 0, for none, or more", t.Timeout))
+	}
+	check(t.Backoff.problem())
+	return h.faults
+}

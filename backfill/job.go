@@ -1,0 +1,87 @@
+package backfill
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"github.com/backfillhq/go/internal/engine"
+)
+
+// Job is one job, as its enqueuer and its handler see it: a copy of the row at that moment. Its slices are shared and must not be
+// changed.
+type Job struct {
+	ID   int64
+	Task string          // the name that it was enqueued under, which may be an alias of the task
+	Args json.RawMessage // as they are stored
+
+	Queue, Key string // "": none
+	Priority   Priority
+
+	Attempt     int // 1 when a handler runs for the first time; 0 for a job that was only enqueued
+	MaxAttempts int
+	Revision    int // how often the job was enqueued again by its key; 0: it is new
+
+	RunAt     time.Time // when it was due
+	CreatedAt time.Time // when it was enqueued for the first time
+	Flags     []string
+
+	// Cron is the tick that enqueued the job; nil for other jobs.
+	Cron *CronTick
+}
+
+// CronTick is the moment that a cron job was enqueued for.
+type CronTick struct {
+	TS         time.Time // the whole minute that the schedule matched, in UTC
+	Backfilled bool      // it was missed while no worker ran, and made up for later
+}
+
+// jobContext is the context of a handler: it carries the job and an Enqueuer. One value for both, as there is one for every job.
+type jobContext struct {
+	context.Context //nolint:containedctx // it is a context
+
+	job      *Job
+	enqueuer Enqueuer
+}
+
+type jobKey struct{}
+
+func (c jobContext) Value(key any) any {
+	switch key.(type) {
+	case jobKey:
+		return c.job
+	case enqueuerKey:
+		return c.enqueuer
+	default:
+		return c.Context.Value(key)
+	}
+}
+
+// JobInfo returns the job whose handler was called with ctx, and the zero Job outside a handler.
+func JobInfo(ctx context.Context) Job {
+	if job, ok := ctx.Value(jobKey{}).(*Job); ok {
+		return *job
+	}
+	return Job{}
+}
+
+// newJob converts a job of the engine. It is the one place where a job crosses that boundary.
+func newJob(job *engine.Job) *Job {
+	if job == nil {
+		return nil
+	}
+	return &Job{
+		ID:          job.ID,
+		Task:        job.Task,
+		Args:        job.Payload,
+		Queue:       job.Queue,
+		Key:         job.Key,
+		Priority:    Priority(job.Priority),
+		Attempt:     job.Attempt,
+		MaxAttempts: job.MaxAttempts,
+		Revision:    job.Revision,
+		RunAt:       job.RunAt,
+		CreatedAt:   job.CreatedAt,
+		Flags:       job.Flags,
+	}
+}

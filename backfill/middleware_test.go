@@ -1,0 +1,127 @@
+package backfill_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/backfillhq/go/backfill"
+	"github.com/backfillhq/go/internal/engine"
+)
+
+func TestMiddleware(t *testing.T) {
+	t.Parallel()
+	var trace []string
+	note := func(name string) backfill.Middleware {
+		return func(next backfill.HandlerFunc) backfill.HandlerFunc {
+			return func(ctx context.Context, job *backfill.Job) error {
+				trace = append(trace, name+" "+job.Task)
+				err := next(ctx, job)
+				trace = append(trace, name+" end")
+				return err
+			}
+		}
+	}
+	task := &backfill.Task[mailArgs]{Name: "send_email", Aliases: []string{"mail"}}
+	registry := backfill.NewRegistry(backfill.Handle(task, func(context.Context, mailArgs) error {
+		trace = append(trace, "handler")
+		return nil
+	}))
+	run := backfill.Executor(registry, nil, quiet, note("outer"), note("inner"))
+	if got := executeWith(t.Context(), run, engineJob("mail", `{}`)); got.Kind != engine.OutcomeCompleted {
+		t.Errorf("outcome %+v", got)
+	}
+	if diff := cmp.Diff([]string{"outer mail", "inner mail", "handler", "inner end", "outer end"}, trace); diff != "" {
+		t.Errorf("calls (-want +got):\n%s", diff)
+	}
+}
+
+func TestMiddlewareSeesAndChanges(t *testing.T) {
+	t.Parallel()
+	panics := func(context.Context, mailArgs) error { panic("handler") }
+	tests := map[string]struct {
+		handler    func(context.Context, mailArgs) error
+		middleware backfill.Middleware
+		want       string // text; "": completed
+	}{
+		"panic as an error": {panics, func(next backfill.HandlerFunc) backfill.HandlerFunc {
+			return func(ctx context.Context, job *backfill.Job) error {
+				var panicked *backfill.PanicError
+				if err := next(ctx, job); !errors.As(err, &panicked) {
+					return errors.New("no PanicError")
+				}
+				return nil
+			}
+		}, ""},
+		"its own panic": {ignore, func(backfill.HandlerFunc) backfill.HandlerFunc {
+			return func(context.Context, *backfill.Job) error { panic("middleware") }
+		}, "panic: middleware"},
+		"no function": {ignore, func(backfill.HandlerFunc) backfill.HandlerFunc { return nil }, "panic: runtime error: invalid memory address or nil pointer dereference"},
+		"decode error": {ignore, func(next backfill.HandlerFunc) backfill.HandlerFunc {
+			return func(ctx context.Context, job *backfill.Job) error {
+				job.Args = raw(`{"user_id":true}`)
+				return next(ctx, job)
+			}
+		}, "decode args of task t: $.user_id: cannot use bool as int64"},
+		"inside the timeout": {ignore, func(backfill.HandlerFunc) backfill.HandlerFunc {
+			return func(ctx context.Context, _ *backfill.Job) error {
+				if _, ok := ctx.Deadline(); !ok || backfill.JobInfo(ctx).ID != 42 {
+					return errors.New("not the context of the job")
+				}
+				return nil
+			}
+		}, ""},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			task := &backfill.Task[mailArgs]{Name: "t", Timeout: time.Hour}
+			run := backfill.Executor(backfill.NewRegistry(backfill.Handle(task, test.handler)), nil, quiet, test.middleware)
+			got := executeWith(t.Context(), run, engineJob("t", `{}`))
+			if got.Text != test.want || (test.want == "") != (got.Kind == engine.OutcomeCompleted) {
+				t.Errorf("outcome %+v, want %q", got, test.want)
+			}
+		})
+	}
+}
+
+func TestEvent(t *testing.T) {
+	t.Parallel()
+	got := backfill.NewEvent(engine.Event{
+		Kind: engine.EventFailed, WorkerID: "pool-1", Count: 3, Full: true, Job: engineJob("t", `{}`), Err: errBoom, Delay: 1, Duration: 2,
+	})
+	want := backfill.Event{
+		Kind: backfill.EventFailed, WorkerID: "pool-1", Count: 3, Full: true, Err: errBoom, Delay: 1, Duration: 2,
+		Job: &backfill.Job{ID: 42, Task: "t", Args: raw(`{}`), Attempt: 2, MaxAttempts: 25},
+	}
+	if diff := cmp.Diff(want, got, cmp.Comparer(errors.Is)); diff != "" {
+		t.Errorf("event (-want +got):\n%s", diff)
+	}
+	if got := backfill.NewEvent(engine.Event{Kind: engine.EventPolled}); got.Job != nil {
+		t.Errorf("job %+v", got.Job)
+	}
+}
+
+// Every kind that the engine has is public and has a name of its own.
+func TestEventKinds(t *testing.T) {
+	t.Parallel()
+	names := map[string]bool{}
+	for kind := engine.EventStarted; kind <= engine.EventStopped; kind++ {
+		names[backfill.EventKind(kind).String()] = true
+		if name := backfill.EventKind(kind).String(); name[len(name)-1] >= '0' && name[len(name)-1] <= '9' {
+			t.Errorf("kind %d has no name: %s", kind, name)
+		}
+	}
+	if len(names) != int(engine.EventStopped) {
+		t.Errorf("%d names of %d kinds", len(names), engine.EventStopped)
+	}
+	if got := backfill.EventKind(99).String(); got != "event_99" {
+		t.Errorf("unknown kind: %s", got)
+	}
+	if got := backfill.EventClaimError.String(); got != "claim_error" {
+		t.Errorf("got %s", got)
+	}
+}

@@ -1,0 +1,213 @@
+package backfill
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"time"
+
+	"github.com/backfillhq/go/internal/engine/pgstore"
+)
+
+// ClientOption configures a client, in [Open] and [NewClient]. Every ClientOption is a [RunOption] too.
+type ClientOption interface {
+	RunOption
+	applyToClient(c *clientConfig)
+}
+
+// WorkerOption configures a worker, in [Client.NewWorker]. Every WorkerOption is a [RunOption] too.
+type WorkerOption interface {
+	RunOption
+	applyToWorker(c *workerConfig)
+}
+
+// Option configures clients and workers alike.
+type Option interface {
+	ClientOption
+	WorkerOption
+}
+
+// RunOption configures [Run] and [RunOnce].
+type RunOption interface{ applyToRun(c *runConfig) }
+
+type clientConfig struct {
+	schema     string
+	migrations MigrateMode
+	logger     *slog.Logger
+	problems   []error
+}
+
+type workerConfig struct {
+	concurrency  int
+	drainTimeout time.Duration
+	middleware   []Middleware
+	observer     Observer
+	logger       *slog.Logger // nil: the client's
+	problems     []error
+}
+
+type runConfig struct {
+	client   *Client // nil: from the environment
+	existing bool    // WithClient was given
+	forOpen  []ClientOption
+	forWork  []WorkerOption
+}
+
+func newClientConfig(opts []ClientOption) clientConfig {
+	c := clientConfig{schema: pgstore.DefaultSchema, logger: slog.Default()}
+	for _, option := range opts {
+		if option != nil {
+			option.applyToClient(&c)
+		}
+	}
+	return c
+}
+
+func newWorkerConfig(opts []WorkerOption) workerConfig {
+	c := workerConfig{concurrency: 10 * runtime.GOMAXPROCS(0), drainTimeout: 25 * time.Second}
+	for _, option := range opts {
+		if option != nil {
+			option.applyToWorker(&c)
+		}
+	}
+	return c
+}
+
+func newRunConfig(opts []RunOption) runConfig {
+	var c runConfig
+	for _, option := range opts {
+		if option != nil {
+			option.applyToRun(&c)
+		}
+	}
+	return c
+}
+
+// clientOption makes a ClientOption of a function.
+type clientOption func(c *clientConfig)
+
+func (o clientOption) applyToClient(c *clientConfig) { o(c) }
+func (o clientOption) applyToRun(c *runConfig)       { c.forOpen = append(c.forOpen, o) }
+
+// workerOption makes a WorkerOption of a function.
+type workerOption func(c *workerConfig)
+
+func (o workerOption) applyToWorker(c *workerConfig) { o(c) }
+func (o workerOption) applyToRun(c *runConfig)       { c.forWork = append(c.forWork, o) }
+
+// WithSchema names the PostgreSQL schema that holds the jobs. Any legal name works: it is quoted. Processes that share jobs share
+// the schema. Default: graphile_worker, as in Graphile Worker.
+func WithSchema(name string) ClientOption {
+	return clientOption(func(c *clientConfig) {
+		if err := pgstore.CheckSchemaName(name); err != nil {
+			c.problems = append(c.problems, fmt.Errorf("WithSchema: %w", err))
+		}
+		c.schema = name
+	})
+}
+
+// MigrateMode says what [Open] and [NewClient] do about the schema.
+type MigrateMode int
+
+// The modes of [WithMigrations].
+const (
+	// MigrateAuto installs the schema where there is none and applies what is missing, except for migrations that would shut
+	// out older workers which may be running.
+	MigrateAuto = MigrateMode(pgstore.MigrateAuto)
+	// MigrateVerify changes nothing: a schema that is not current is an error that says what is missing.
+	MigrateVerify = MigrateMode(pgstore.MigrateVerify)
+	// MigrateBreaking also applies migrations that shut out older workers. Listening workers of other schemas in the same
+	// database may stop as well: notifications belong to the database.
+	MigrateBreaking = MigrateMode(pgstore.MigrateBreaking)
+)
+
+// WithMigrations says what to do about the schema. Default: [MigrateAuto].
+func WithMigrations(mode MigrateMode) ClientOption {
+	return clientOption(func(c *clientConfig) {
+		switch mode {
+		case MigrateAuto, MigrateVerify, MigrateBreaking:
+		default:
+			c.problems = append(c.problems, fmt.Errorf("WithMigrations: unknown mode %d: want MigrateAuto, MigrateVerify or MigrateBreaking", mode))
+		}
+		c.migrations = mode
+	})
+}
+
+// WithLogger sets the logger. Debug: every job. Info: start and stop. Warn: a job failed. Error: the engine cannot do its work.
+// Payloads are never logged. Default: slog.Default() for a client; the client's for a worker.
+func WithLogger(logger *slog.Logger) Option { return loggerOption{logger} }
+
+type loggerOption struct{ logger *slog.Logger }
+
+var errNilLogger = errors.New("WithLogger: the logger is nil: leave the option out, or pass slog.New(slog.DiscardHandler)")
+
+func (o loggerOption) applyToClient(c *clientConfig) {
+	if o.logger == nil {
+		c.problems = append(c.problems, errNilLogger)
+		return
+	}
+	c.logger = o.logger
+}
+
+func (o loggerOption) applyToWorker(c *workerConfig) {
+	if o.logger == nil {
+		c.problems = append(c.problems, errNilLogger)
+		return
+	}
+	c.logger = o.logger
+}
+
+func (o loggerOption) applyToRun(c *runConfig) {
+	c.forOpen = append(c.forOpen, o)
+	c.forWork = append(c.forWork, o)
+}
+
+// maxConcurrency is far above what one process can use; a number beyond it is a mistake.
+const maxConcurrency = 100_000
+
+// WithConcurrency sets how many jobs the worker runs at a time. Default: 10 × GOMAXPROCS.
+func WithConcurrency(n int) WorkerOption {
+	return workerOption(func(c *workerConfig) {
+		if n < 1 || n > maxConcurrency {
+			c.problems = append(c.problems, fmt.Errorf("WithConcurrency: %d is out of range: want 1 to %d", n, maxConcurrency))
+		}
+		c.concurrency = n
+	})
+}
+
+// WithDrainTimeout sets how long running jobs may go on after the worker is told to stop. Then their contexts are cancelled with
+// [ErrShutdown]; 5 seconds later jobs that still run are given back, their attempts refunded. Default: 25 seconds.
+func WithDrainTimeout(d time.Duration) WorkerOption {
+	return workerOption(func(c *workerConfig) {
+		if d < 0 {
+			c.problems = append(c.problems, fmt.Errorf("WithDrainTimeout: %v is negative: want 0 or more", d))
+		}
+		c.drainTimeout = d
+	})
+}
+
+// WithMiddleware wraps every job of the worker; the first middleware is the outermost. Several options add up. Default: none.
+func WithMiddleware(middleware ...Middleware) WorkerOption {
+	return workerOption(func(c *workerConfig) {
+		for i, m := range middleware {
+			if m == nil {
+				c.problems = append(c.problems, fmt.Errorf("WithMiddleware: argument %d is nil: leave it out", i+1))
+			}
+		}
+		c.middleware = append(c.middleware, middleware...)
+	})
+}
+
+// WithObserver tells a function what happens in the worker. Default: none.
+func WithObserver(observer Observer) WorkerOption {
+	return workerOption(func(c *workerConfig) { c.observer = observer })
+}
+
+// WithClient makes [Run] and [RunOnce] use a client that exists, which they leave open. Client options beside it are errors.
+// Default: a client of their own, for DATABASE_URL or the PG* variables.
+func WithClient(client *Client) RunOption { return existingClient{client} }
+
+type existingClient struct{ client *Client }
+
+func (o existingClient) applyToRun(c *runConfig) { c.client, c.existing = o.client, true }

@@ -1,0 +1,157 @@
+package backfill
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+)
+
+// Binding is what [NewRegistry] takes: a task with its handler, from [Handle], or a condition for starting, from [Require].
+type Binding struct {
+	handler *handler // nil: there is only a problem, or nothing
+	problem error
+}
+
+// Require makes a start-up error of ok being false. Generated code requires every receiver that a handler needs:
+// Require("Handlers.Mailer", h.Mailer != nil).
+func Require(field string, ok bool) Binding {
+	if ok {
+		return Binding{}
+	}
+	return Binding{problem: fmt.Errorf("%s is required: set it in what you pass to NewRegistry", field)}
+}
+
+// Registry is a set of tasks with their handlers. It never changes: [Merge] and [Registry.Only] return new ones.
+//
+// What is wrong with it is no error of the functions here. It is collected, and reported all at once when a worker is made.
+type Registry struct {
+	handlers []*handler
+	faults   []error
+	// names are the handlers by all names that they take jobs of: the tasks' own and their aliases.
+	names map[string]*handler
+}
+
+// NewRegistry returns a registry of these bindings. Generated code calls it.
+func NewRegistry(bindings ...Binding) *Registry {
+	r := &Registry{}
+	for _, b := range bindings {
+		if b.problem != nil {
+			r.faults = append(r.faults, b.problem)
+		}
+		if b.handler != nil {
+			r.handlers = append(r.handlers, b.handler)
+			r.faults = append(r.faults, b.handler.faults...)
+		}
+	}
+	r.claimNames()
+	return r
+}
+
+// Merge returns a registry of the tasks of all these. Two tasks with one name are a start-up error.
+func Merge(registries ...*Registry) *Registry {
+	merged := &Registry{}
+	for i, r := range registries {
+		if r == nil {
+			merged.faults = append(merged.faults, fmt.Errorf("argument %d of Merge is nil: pass what NewRegistry returns", i+1))
+			continue
+		}
+		merged.handlers = append(merged.handlers, r.handlers...)
+		merged.faults = append(merged.faults, r.faults...)
+	}
+	merged.claimNames()
+	return merged
+}
+
+// Only returns a registry of the tasks with these names, for fleets whose workers do not all run the same tasks. Jobs of the
+// other tasks wait for another worker. Names are those of the wire, not aliases; an unknown one is a start-up error.
+func (r *Registry) Only(names ...string) *Registry {
+	if r == nil {
+		return nil
+	}
+	only := &Registry{faults: slices.Clone(r.faults)}
+	if len(names) == 0 {
+		only.faults = append(only.faults, errors.New("Only has no names: name the tasks that this worker runs"))
+	}
+	for _, name := range names {
+		found := slices.IndexFunc(r.handlers, func(h *handler) bool { return h.name == name })
+		switch {
+		case found >= 0:
+			only.handlers = append(only.handlers, r.handlers[found])
+		case r.names[name] != nil:
+			only.faults = append(only.faults, fmt.Errorf("Only names %q, an alias: name the task %q", name, r.names[name].name))
+		default:
+			only.faults = append(only.faults, fmt.Errorf("Only names %q, which is not a task of the registry: it has %q", name, r.taskNames()))
+		}
+	}
+	only.claimNames()
+	return only
+}
+
+// claimNames gives every name to the handler that claims it first, and notes those that several claim.
+func (r *Registry) claimNames() {
+	r.names = make(map[string]*handler, len(r.handlers))
+	for _, h := range r.handlers { // names before aliases: a clash is reported as one of the alias
+		if _, taken := r.names[h.name]; !taken {
+			r.names[h.name] = h
+		}
+	}
+	for _, h := range r.handlers {
+		for _, alias := range h.aliases {
+			if _, taken := r.names[alias]; !taken {
+				r.names[alias] = h
+			}
+		}
+	}
+}
+
+// clashes reports names that several handlers claim.
+func (r *Registry) clashes() []error {
+	var clashes []error
+	for _, h := range r.handlers {
+		if owner := r.names[h.name]; owner != h {
+			clashes = append(clashes, fmt.Errorf("task %q is bound twice: bind it once, or give one of the two another name", h.name))
+		}
+		for i, alias := range h.aliases {
+			switch owner := r.names[alias]; {
+			case slices.Contains(h.aliases[:i], alias):
+				clashes = append(clashes, fmt.Errorf("task %q has the alias %q twice: leave one out", h.name, alias))
+			case owner == h && alias == h.name:
+				clashes = append(clashes, fmt.Errorf("task %q has its own name as an alias: leave it out", h.name))
+			case owner == h || owner.name == h.name: // the second is reported as a task that is bound twice
+			case alias == owner.name:
+				clashes = append(clashes, fmt.Errorf("alias %q of task %q is the name of another task: leave one out", alias, h.name))
+			default:
+				clashes = append(clashes, fmt.Errorf("alias %q belongs to the tasks %q and %q: leave it out of one", alias, owner.name, h.name))
+			}
+		}
+	}
+	return clashes
+}
+
+// problems reports everything that keeps a worker from running the registry, one problem a line.
+func (r *Registry) problems() error {
+	if r == nil {
+		return errors.New("registry is nil: pass what NewRegistry returns")
+	}
+	found := slices.Concat(r.faults, r.clashes())
+	if len(found) == 0 && len(r.handlers) == 0 {
+		found = []error{errors.New("registry has no tasks: pass the NewRegistry of a package with tasks, or bind some with Handle")}
+	}
+	return errors.Join(found...)
+}
+
+// claimed returns all names that the registry takes jobs of, aliases included, in alphabetical order.
+func (r *Registry) claimed() []string {
+	return slices.Sorted(maps.Keys(r.names))
+}
+
+// taskNames returns the names of the tasks, in alphabetical order.
+func (r *Registry) taskNames() []string {
+	names := make([]string, 0, len(r.handlers))
+	for _, h := range r.handlers {
+		names = append(names, h.name)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}

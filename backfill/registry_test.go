@@ -1,0 +1,189 @@
+package backfill_test
+
+import (
+	"context"
+	"math"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/backfillhq/go/backfill"
+)
+
+func ignore(context.Context, mailArgs) error { return nil }
+
+func bind(name string, aliases ...string) backfill.Binding {
+	return backfill.Handle(&backfill.Task[mailArgs]{Name: name, Aliases: aliases}, ignore)
+}
+
+func TestRegistry(t *testing.T) {
+	t.Parallel()
+	mail := backfill.NewRegistry(bind("send_email", "email", "mail"), backfill.Require("Handlers.Mailer", true))
+	report := backfill.NewRegistry(bind("report"), bind("nightly", "daily"))
+	both := backfill.Merge(mail, report)
+	tests := map[string]struct {
+		registry *backfill.Registry
+		want     []string
+	}{
+		"one":          {mail, []string{"email", "mail", "send_email"}},
+		"merged":       {both, []string{"daily", "email", "mail", "nightly", "report", "send_email"}},
+		"only":         {both.Only("nightly", "report"), []string{"daily", "nightly", "report"}},
+		"only, twice":  {both.Only("report", "report"), []string{"report"}},
+		"merged, only": {backfill.Merge(both.Only("report"), mail.Only("send_email")), []string{"email", "mail", "report", "send_email"}},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if err := backfill.Problems(test.registry); err != nil {
+				t.Error(err)
+			}
+			if diff := cmp.Diff(test.want, backfill.Claimed(test.registry)); diff != "" {
+				t.Errorf("names (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestRegistryProblems(t *testing.T) {
+	t.Parallel()
+	good := backfill.NewRegistry(bind("a", "a_old"), bind("b"))
+	tests := map[string]struct {
+		registry *backfill.Registry
+		want     []string
+	}{
+		"nil":   {nil, []string{`registry is nil: pass what NewRegistry returns`}},
+		"empty": {backfill.NewRegistry(), []string{`registry has no tasks: pass the NewRegistry of a package with tasks, or bind some with Handle`}},
+		"requirements": {
+			backfill.NewRegistry(backfill.Require("Handlers.A", false), bind("a"), backfill.Require("Handlers.B", false)),
+			[]string{
+				`Handlers.A is required: set it in what you pass to NewRegistry`,
+				`Handlers.B is required: set it in what you pass to NewRegistry`,
+			},
+		},
+		"only a requirement": {
+			backfill.NewRegistry(backfill.Require("Handlers.A", false)),
+			[]string{`Handlers.A is required: set it in what you pass to NewRegistry`},
+		},
+		"duplicate": {
+			backfill.Merge(good, backfill.NewRegistry(bind("a"))),
+			[]string{`task "a" is bound twice: bind it once, or give one of the two another name`},
+		},
+		"merged with itself": {
+			backfill.Merge(good, good.Only("a")),
+			nil, // the same handler, twice
+		},
+		"alias of a name": {
+			backfill.NewRegistry(bind("a", "b"), bind("b")),
+			[]string{`alias "b" of task "a" is the name of another task: leave one out`},
+		},
+		"alias of two": {
+			backfill.NewRegistry(bind("a", "old"), bind("b", "old")),
+			[]string{`alias "old" belongs to the tasks "a" and "b": leave it out of one`},
+		},
+		"alias twice": {
+			backfill.NewRegistry(bind("a", "old", "old")),
+			[]string{`task "a" has the alias "old" twice: leave one out`},
+		},
+		"alias of itself": {
+			backfill.NewRegistry(bind("a", "a")),
+			[]string{`task "a" has its own name as an alias: leave it out`},
+		},
+		"only": {
+			good.Only("a", "c", "a_old"),
+			[]string{
+				`Only names "c", which is not a task of the registry: it has ["a" "b"]`,
+				`Only names "a_old", an alias: name the task "a"`,
+			},
+		},
+		"only nothing":  {good.Only(), []string{`Only has no names: name the tasks that this worker runs`}},
+		"only of nil":   {(*backfill.Registry)(nil).Only("a"), []string{`registry is nil: pass what NewRegistry returns`}},
+		"merge of none": {backfill.Merge(), []string{`registry has no tasks: pass the NewRegistry of a package with tasks, or bind some with Handle`}},
+		"merge of nil":  {backfill.Merge(good, nil), []string{`argument 2 of Merge is nil: pass what NewRegistry returns`}},
+		"kept by Only and Merge": {
+			backfill.Merge(backfill.NewRegistry(bind("a"), backfill.Require("Handlers.A", false)).Only("a"), backfill.NewRegistry(bind("b"))),
+			[]string{`Handlers.A is required: set it in what you pass to NewRegistry`},
+		},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var got []string
+			if err := backfill.Problems(test.registry); err != nil {
+				got = strings.Split(err.Error(), "\n")
+			}
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Errorf("problems (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// Every bad value of a descriptor is reported, all at once.
+func TestHandleProblems(t *testing.T) {
+	t.Parallel()
+	bad := &backfill.Task[mailArgs]{
+		Name: strings.Repeat("x", 129), Aliases: []string{"", "a\x00"}, KeyMode: "merge", MaxAttempts: 40_000, Delay: -1, Timeout: -1,
+		Flags: []string{""}, Backoff: backfill.Exponential(0, 0, 0),
+	}
+	var none func(context.Context, mailArgs) error
+	err := backfill.Problems(backfill.NewRegistry(
+		backfill.Handle(bad, none, backfill.BackoffFunc(nil), nil),
+		backfill.Handle((*backfill.Task[mailArgs])(nil), ignore),
+	))
+	task := `task "` + strings.Repeat("x", 64) + `"…: `
+	want := []string{
+		"the *Task of a Handle is nil: use the descriptor that backfillgen wrote",
+		task + "name has 129 characters: at most 128 are allowed",
+		task + "alias is empty: want 1 to 128 characters",
+		task + `alias "a\x00" contains a NUL character, which PostgreSQL cannot store`,
+		task + `unknown key mode "merge": want replace, preserve_run_at or unsafe_dedupe`,
+		task + "max_attempts is 40000: want 1 to 32767",
+		task + "flag 0 is empty",
+		task + "delay -1ns is negative: want 0 or more",
+		task + "timeout -1ns is negative: want 0, for none, or more",
+		task + "backoff exp(0s,0s,0): want a base above 0, a maximum not below it, and a factor of 1 or more",
+		task + "its handler is nil: pass a function to Handle",
+		task + "its BackoffFunc is nil: pass a function, or leave the option out",
+	}
+	if err == nil {
+		t.Fatal("no problems")
+	}
+	got := strings.Split(err.Error(), "\n")
+	if diff := cmp.Diff(want[1:], got[:len(got)-1]); diff != "" {
+		t.Errorf("problems (-want +got):\n%s", diff)
+	}
+	if got[len(got)-1] != want[0] {
+		t.Errorf("last problem %q, want %q", got[len(got)-1], want[0])
+	}
+}
+
+func TestBackoffProblems(t *testing.T) {
+	t.Parallel()
+	tests := map[string]struct {
+		backoff backfill.Backoff
+		want    string
+	}{
+		"default":       {backfill.Backoff{}, ""},
+		"graphile":      {backfill.GraphileBackoff(), ""},
+		"fast":          {backfill.FastBackoff(), ""},
+		"aggressive":    {backfill.AggressiveBackoff(), ""},
+		"conservative":  {backfill.ConservativeBackoff(), ""},
+		"constant":      {backfill.Exponential(time.Second, time.Second, 1), ""},
+		"fixed 0":       {backfill.Fixed(0), ""},
+		"fixed":         {backfill.Fixed(-time.Second), "backoff fixed(-1s): want 0 or more"},
+		"base":          {backfill.Exponential(-1, time.Second, 2), "want a base above 0"},
+		"limit":         {backfill.Exponential(time.Minute, time.Second, 2), "backoff exp(1m0s,1s,2): want"},
+		"factor":        {backfill.Exponential(time.Second, time.Minute, 0.5), "want"},
+		"factor NaN":    {backfill.Exponential(time.Second, time.Minute, math.NaN()), "want"},
+		"factor no end": {backfill.Exponential(time.Second, time.Minute, math.Inf(1)), "want"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			task := &backfill.Task[mailArgs]{Name: "t", Backoff: test.backoff}
+			wantError(t, backfill.Problems(backfill.NewRegistry(backfill.Handle(task, ignore))), test.want)
+		})
+	}
+}

@@ -1,0 +1,74 @@
+package backfill
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+)
+
+// Run works the jobs of a registry until ctx ends: it opens a client for DATABASE_URL, or for the PG* variables if PGHOST,
+// PGSERVICE or PGDATABASE is set, makes a worker, and runs it. It never ends the process and handles no signals; a main function
+// passes the ctx of signal.NotifyContext. See [Worker.Run].
+func Run(ctx context.Context, r *Registry, opts ...RunOption) error {
+	return withWorker(ctx, r, opts, func(w *Worker) error { return w.Run(ctx) })
+}
+
+// RunOnce does the same until nothing is ready. See [Worker.RunOnce].
+func RunOnce(ctx context.Context, r *Registry, opts ...RunOption) (*Report, error) {
+	report := &Report{}
+	err := withWorker(ctx, r, opts, func(w *Worker) (err error) {
+		report, err = w.RunOnce(ctx)
+		return err
+	})
+	return report, err
+}
+
+func withWorker(ctx context.Context, r *Registry, opts []RunOption, run func(*Worker) error) error {
+	config := newRunConfig(opts)
+	if err := config.check(r); err != nil {
+		return fmt.Errorf("run:\n%w", err)
+	}
+	client := config.client
+	if client == nil {
+		opened, err := Open(ctx, os.Getenv("DATABASE_URL"), config.forOpen...)
+		if err != nil {
+			return err
+		}
+		defer opened.Close()
+		client = opened
+	}
+	worker, err := client.NewWorker(r, config.forWork...)
+	if err != nil {
+		return err
+	}
+	return run(worker)
+}
+
+// check reports everything that can be wrong before there is a connection.
+func (c runConfig) check(r *Registry) error {
+	problems := newWorkerConfig(c.forWork).problems
+	if c.existing {
+		if c.client == nil {
+			problems = append(problems, errors.New("WithClient: the client is nil: pass what Open or NewClient returns"))
+		}
+		for _, option := range c.forOpen {
+			if _, both := option.(loggerOption); !both {
+				problems = append(problems, errors.New("WithClient: options for a new client do not apply to one that exists: give them to Open or NewClient"))
+				break
+			}
+		}
+	} else {
+		for _, problem := range newClientConfig(c.forOpen).problems {
+			if !slices.Contains(problems, problem) { // that of an Option, which is the worker's too
+				problems = append(problems, problem)
+			}
+		}
+		if os.Getenv("DATABASE_URL") == "" && !environmentConfigured() {
+			problems = append(problems, errors.New("no database is configured: set DATABASE_URL=postgres://user:password@host:5432/database, "+
+				"or PGHOST and its like, or pass WithClient"))
+		}
+	}
+	return errors.Join(append(problems, r.problems())...)
+}

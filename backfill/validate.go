@@ -1,0 +1,202 @@
+package backfill
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/backfillhq/go/internal/engine"
+)
+
+// The limits of the wire. Lengths of text are in characters.
+const (
+	maxNameLength      = 128
+	maxQueueLength     = 128
+	maxKeyLength       = 512
+	maxArgsBytes       = 256 << 20 // of a jsonb value, which the args of keyed jobs pass through when arrays are merged
+	defaultMaxAttempts = 25
+	maxProblems        = 50 // reported in one error
+)
+
+// The range of PostgreSQL's timestamps.
+var (
+	minRunAt = time.Date(-4713, time.November, 24, 0, 0, 0, 0, time.UTC)
+	maxRunAt = time.Date(294277, time.January, 1, 0, 0, 0, 0, time.UTC) // the first that is too late
+)
+
+// Validate reports everything that is wrong with the request: args that could not be encoded, and limits of the wire. Every
+// Enqueuer of this module calls it before it sends anything. It is for writers of other Enqueuers.
+func (r Request) Validate() error {
+	if problems := r.validate(); len(problems) > 0 {
+		return fmt.Errorf("request of task %s: %w", shortQuote(r.Task), errors.Join(problems...))
+	}
+	return nil
+}
+
+// newSpecs converts requests to the terms of the engine. It is the one place where a Request crosses that boundary, and checks
+// all of them before anything is sent.
+func newSpecs(requests []Request) ([]engine.Spec, error) {
+	specs := make([]engine.Spec, len(requests))
+	var problems []error
+	count := 0
+	for i := range requests {
+		found := requests[i].validate()
+		count += len(found)
+		for _, problem := range found[:min(len(found), maxProblems-len(problems))] {
+			problems = append(problems, fmt.Errorf("request %d (task %s): %w", i, shortQuote(requests[i].Task), problem))
+		}
+		specs[i] = requests[i].spec()
+	}
+	if count > len(problems) {
+		problems = append(problems, fmt.Errorf("and %d more problems", count-len(problems)))
+	}
+	if len(problems) > 0 {
+		return nil, fmt.Errorf("enqueue: %w", errors.Join(problems...))
+	}
+	return specs, nil
+}
+
+// spec converts a request that is valid.
+func (r *Request) spec() engine.Spec {
+	spec := engine.Spec{
+		Task:        r.Task,
+		Payload:     r.Args,
+		Queue:       r.Queue,
+		Key:         r.Key,
+		Priority:    int16(r.Priority),
+		MaxAttempts: int16(cmp.Or(r.MaxAttempts, defaultMaxAttempts)),
+		RunAt:       r.RunAt,
+		Delay:       r.Delay,
+		Flags:       r.Flags,
+	}
+	if len(spec.Payload) == 0 {
+		spec.Payload = []byte("{}")
+	}
+	switch r.KeyMode {
+	case PreserveRunAt:
+		spec.KeyMode = engine.KeyPreserveRunAt
+	case UnsafeDedupe:
+		spec.KeyMode = engine.KeyUnsafeDedupe
+	case Replace:
+		spec.KeyMode = engine.KeyReplace
+	default:
+		spec.KeyMode = engine.KeyReplace
+	}
+	return spec
+}
+
+func (r *Request) validate() []error {
+	problems := slices.Clip(r.problems)
+	add := func(problem error) {
+		if problem != nil {
+			problems = append(problems, problem)
+		}
+	}
+	add(checkName("task name", r.Task))
+	add(checkText("queue", r.Queue, maxQueueLength))
+	add(checkText("key", r.Key, maxKeyLength))
+	switch {
+	case !r.KeyMode.known():
+		add(fmt.Errorf("unknown key mode %s: want %s, %s or %s", shortQuote(string(r.KeyMode)), Replace, PreserveRunAt, UnsafeDedupe))
+	case r.KeyMode != "" && r.Key == "":
+		add(fmt.Errorf("key mode %s without a key: give the job a key", r.KeyMode))
+	}
+	add(checkMaxAttempts(r.MaxAttempts))
+	add(checkFlags(r.Flags))
+	switch {
+	case r.Delay < 0:
+		add(fmt.Errorf("delay %v is negative: use RunAt for a time in the past", r.Delay))
+	case r.Delay > 0 && !r.RunAt.IsZero():
+		add(errors.New("both run_at and delay are set: leave one out"))
+	}
+	if !r.RunAt.IsZero() && (r.RunAt.Before(minRunAt) || !r.RunAt.Before(maxRunAt)) {
+		add(fmt.Errorf("run_at in the year %d: PostgreSQL has times from 4713 BC to 294276", r.RunAt.UTC().Year()))
+	}
+	add(checkArgs(r.Args, r.Key != ""))
+	return problems
+}
+
+func checkName(what, name string) error {
+	if name == "" {
+		return fmt.Errorf("%s is empty: want 1 to %d characters", what, maxNameLength)
+	}
+	return checkText(what, name, maxNameLength)
+}
+
+// checkText checks what PostgreSQL says about any text, and the length that the wire allows.
+func checkText(what, s string, limit int) error {
+	switch {
+	case !utf8.ValidString(s):
+		return fmt.Errorf("%s %s is not valid UTF-8", what, shortQuote(s))
+	case strings.IndexByte(s, 0) >= 0:
+		return fmt.Errorf("%s %s contains a NUL character, which PostgreSQL cannot store", what, shortQuote(s))
+	case len(s) > limit && utf8.RuneCountInString(s) > limit:
+		return fmt.Errorf("%s has %d characters: at most %d are allowed", what, utf8.RuneCountInString(s), limit)
+	}
+	return nil
+}
+
+func checkMaxAttempts(n int) error {
+	if n < 0 || n > math.MaxInt16 {
+		return fmt.Errorf("max_attempts is %d: want 1 to %d", n, math.MaxInt16)
+	}
+	return nil
+}
+
+func checkFlags(flags []string) error {
+	var problems []error
+	for i, flag := range flags {
+		if flag == "" {
+			problems = append(problems, fmt.Errorf("flag %d is empty", i))
+		} else if err := checkText("flag", flag, math.MaxInt); err != nil {
+			problems = append(problems, err)
+		}
+	}
+	return errors.Join(problems...)
+}
+
+func checkArgs(args json.RawMessage, keyed bool) error {
+	switch {
+	case len(args) == 0:
+		return nil
+	case len(args) > maxArgsBytes:
+		return fmt.Errorf("args have %d bytes: at most %d (256 MiB) are allowed", len(args), maxArgsBytes)
+	case !utf8.Valid(args):
+		return errors.New("args are not valid UTF-8")
+	case !json.Valid(args):
+		return errors.New("args are not valid JSON")
+	case keyed && bytes.TrimLeft(args, " \t\r\n")[0] == '[' && hasNUL(args):
+		return errors.New(`args contain \u0000, which PostgreSQL cannot merge into the array of a waiting job with the same key`)
+	}
+	return nil
+}
+
+// hasNUL reports whether a string of a valid JSON document has the escape of the NUL character.
+func hasNUL(document []byte) bool {
+	for {
+		i := bytes.IndexByte(document, '\\')
+		if i < 0 {
+			return false
+		}
+		if bytes.HasPrefix(document[i:], []byte(`\u0000`)) {
+			return true
+		}
+		document = document[i+2:] // valid JSON: something follows a backslash, which may be another one
+	}
+}
+
+// shortQuote quotes text of unknown quality for an error.
+func shortQuote(s string) string {
+	const limit = 64
+	if runes := []rune(s[:min(len(s), 4*limit)]); len(runes) > limit {
+		return fmt.Sprintf("%q…", string(runes[:limit]))
+	}
+	return fmt.Sprintf("%q", s)
+}

@@ -1,0 +1,152 @@
+package backfill
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/backfillhq/go/internal/engine"
+	"github.com/backfillhq/go/internal/engine/pgstore"
+)
+
+// cancelTimeout is how long jobs have between the cancellation of their contexts and being given back while they run.
+const cancelTimeout = 5 * time.Second
+
+// Worker runs the jobs of a registry. Every Worker has an id of its own. It runs once.
+type Worker struct {
+	client   *Client
+	registry *Registry
+	config   workerConfig
+
+	mu     sync.Mutex
+	engine *engine.Worker // nil: not started
+}
+
+// NewWorker returns a worker for the tasks of a registry. What is wrong with the registry and the options is reported here, all
+// at once. Nothing is sent to the database before Run.
+func (c *Client) NewWorker(r *Registry, opts ...WorkerOption) (*Worker, error) {
+	config := newWorkerConfig(opts)
+	if config.logger == nil {
+		config.logger = c.logger
+	}
+	if err := errors.Join(append(config.problems, r.problems())...); err != nil {
+		return nil, fmt.Errorf("new worker:\n%w", err)
+	}
+	return &Worker{client: c, registry: r, config: config}, nil
+}
+
+// Run works until ctx ends, and then drains: it claims no more, gives back what has not started, waits for what runs as long as
+// [WithDrainTimeout] says, then cancels it, and returns. It returns nil after a drain that recorded everything, and
+// [ErrBreakingMigration] if another process installed a schema that this version must not work on. A failing job never ends it.
+//
+// The contexts of jobs carry the values of ctx, but do not end with it; they are cancelled with one of [ErrShutdown],
+// [ErrTimeout] and [ErrLeaseLost] as their cause.
+func (w *Worker) Run(ctx context.Context) error {
+	return w.run(ctx, false)
+}
+
+// RunOnce works until nothing is ready and everything is recorded: for cron jobs of the system, and for tests. It does not wait
+// for retries or for jobs of the future. The report is not nil also when there is an error.
+func (w *Worker) RunOnce(ctx context.Context) (*Report, error) {
+	err := w.run(ctx, true)
+	stats := w.Health().stats
+	return &Report{
+		Completed: stats.Completed, Failed: stats.Failed, Exhausted: stats.Exhausted,
+		Snoozed: stats.Snoozed, Returned: stats.Returned, Lost: stats.Lost,
+	}, err
+}
+
+func (w *Worker) run(ctx context.Context, once bool) error {
+	store, err := pgstore.Open(ctx, w.client.settings())
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	running, err := w.start(store, once)
+	if err != nil {
+		return err
+	}
+	return explainSchema(running.Run(ctx))
+}
+
+func (w *Worker) start(store *pgstore.Store, once bool) (*engine.Worker, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.engine != nil {
+		return nil, errors.New("run worker: it has run already; make a new one")
+	}
+	w.engine = engine.New(store, engine.Config{
+		Tasks:         w.registry.claimed(),
+		Concurrency:   w.config.concurrency,
+		Once:          once,
+		DrainTimeout:  w.config.drainTimeout,
+		CancelTimeout: cancelTimeout,
+		Execute:       w.registry.newExecutor(w.client, w.config.logger, w.config.middleware...).execute,
+		Observe:       w.observe(),
+		Logger:        w.config.logger,
+	})
+	return w.engine, nil
+}
+
+// observe converts events, if somebody wants them.
+func (w *Worker) observe() func(engine.Event) {
+	if w.config.observer == nil {
+		return nil
+	}
+	return func(e engine.Event) { w.config.observer(newEvent(e)) }
+}
+
+// Health is a worker's state at one moment.
+type Health struct {
+	WorkerID   string    // "" before it has started; a new one after a fence
+	State      State     // where it is in its life
+	Running    int       // handlers that run
+	Buffered   int       // jobs that are claimed and have not started
+	Unrecorded int       // jobs that run, are buffered, or wait to be recorded
+	Listening  bool      // notifications arrive; without them the worker polls
+	LastClaim  time.Time // when the database last answered a claim; zero: never
+
+	stats engine.Stats
+}
+
+// State is where a worker is in its life.
+type State string
+
+// The states of a worker, in their order.
+const (
+	StateNew      State = "new"
+	StateRunning  State = "running"
+	StateDraining State = "draining"
+	StateStopped  State = "stopped"
+)
+
+// Health reports the worker's state. It asks nothing of the database.
+func (w *Worker) Health() Health {
+	w.mu.Lock()
+	running := w.engine
+	w.mu.Unlock()
+	if running == nil {
+		return Health{State: StateNew}
+	}
+	h := running.Health()
+	states := map[engine.State]State{
+		engine.StateNew: StateNew, engine.StateRunning: StateRunning,
+		engine.StateDraining: StateDraining, engine.StateStopped: StateStopped,
+	}
+	return Health{
+		WorkerID: h.WorkerID, State: states[h.State], Running: h.Running, Buffered: h.Buffered, Unrecorded: h.Unrecorded,
+		Listening: h.Listening, LastClaim: h.LastClaim, stats: h.Stats,
+	}
+}
+
+// Report says what a run has recorded, in numbers of jobs.
+type Report struct {
+	Completed int64 // succeeded
+	Failed    int64 // failed once, whether or not they will be retried
+	Exhausted int64 // of those: will not be retried
+	Snoozed   int64 // asked for a later time
+	Returned  int64 // were given back without having run to their end
+	Lost      int64 // ended with a lease that somebody else had taken
+}

@@ -1,0 +1,149 @@
+// Command bench measures backfill beside bare SQL, in one run on one server:
+//
+//	go run . [-shapes work,enqueue,bulk,latency,memory] [-runs 5] [-n 200000] [-json FILE]
+//	go run . -shapes fleet    # no measurement: counts that four worker processes lose nothing and run nothing twice
+//
+// It prints Markdown. What it compares with, and what that leaves out, is said beside each floor, in floor_*.go. The server is
+// a private one with normal durability on a real disk, gone afterwards; or the one that DATABASE_URL or PG* name, in a database
+// of its own that is dropped afterwards. Only ratios of one run mean something: machines differ, and a busy one lies.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// options are the flags.
+type options struct {
+	shapes     []string
+	runs       int
+	jobs       int           // to work off, to insert in bulk, and for the fleet
+	seconds    time.Duration // of each run that enqueues one by one
+	latency    int           // jobs of each run that measures latency
+	waiting    int           // jobs that wait while memory is measured
+	working    time.Duration // how long the worker works meanwhile
+	json       string
+	dir        string
+	cpu, mem   string // profiles of our worker
+	statements bool
+}
+
+// The shapes in the order in which they run. The fleet is a check, not a measurement, and runs when it is asked for.
+const (
+	shapeWork    = "work"
+	shapeEnqueue = "enqueue"
+	shapeBulk    = "bulk"
+	shapeLatency = "latency"
+	shapeMemory  = "memory"
+	shapeFleet   = "fleet"
+)
+
+var measured = []string{shapeWork, shapeEnqueue, shapeBulk, shapeLatency, shapeMemory}
+
+func main() {
+	// Defaults are measured, and the default logger with them; but not what it prints.
+	slog.SetLogLoggerLevel(slog.LevelWarn)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	err := run(ctx)
+	if errors.Is(err, flag.ErrHelp) {
+		return
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		stop()
+		os.Exit(1) //nolint:gocritic // nothing is left to be done by stop
+	}
+}
+
+func run(ctx context.Context) error {
+	if spec := os.Getenv(childVariable); spec != "" {
+		return runChild(ctx, spec)
+	}
+	opts, err := parseFlags(os.Args[1:])
+	if err != nil {
+		return err
+	}
+	return measure(ctx, opts, os.Stdout)
+}
+
+func parseFlags(args []string) (options, error) {
+	var o options
+	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	shapes := flags.String("shapes", strings.Join(measured, ","), "what to measure, of "+strings.Join(measured, ", ")+" and "+shapeFleet)
+	flags.IntVar(&o.runs, "runs", 5, "runs of each system and shape; medians are reported")
+	flags.IntVar(&o.jobs, "n", 200_000, "jobs to work off, to insert in bulk, and for the fleet")
+	flags.DurationVar(&o.seconds, "enqueue", 2500*time.Millisecond, "how long each run enqueues one by one")
+	flags.IntVar(&o.latency, "latency", 1000, "jobs of each run that measures latency")
+	flags.IntVar(&o.waiting, "waiting", 1_000_000, "jobs that wait while memory is measured")
+	flags.DurationVar(&o.working, "working", 5*time.Second, "how long the worker works while memory is measured")
+	flags.StringVar(&o.json, "json", "", "also write all numbers to this `file`")
+	flags.StringVar(&o.dir, "dir", "", "put the server's data into this `folder`, on a real disk (default /var/tmp, else the folder for temporary files)")
+	flags.StringVar(&o.cpu, "cpuprofile", "", "write a CPU profile of our worker, in its last run of the shape work, to this `file`")
+	flags.StringVar(&o.mem, "memprofile", "", "write a profile of its allocations to this `file`, which slows it down")
+	flags.BoolVar(&o.statements, "statements", false, "after each run, print what the server did, by pg_stat_statements")
+	if err := flags.Parse(args); err != nil {
+		return options{}, err
+	}
+	o.shapes = strings.Split(*shapes, ",")
+	for _, name := range o.shapes {
+		if name != shapeFleet && !slices.Contains(measured, name) {
+			return options{}, fmt.Errorf("unknown shape %q: want some of %s, %s", name, strings.Join(measured, ", "), shapeFleet)
+		}
+	}
+	if min(o.runs, o.jobs, o.latency, o.waiting) < 1 || min(o.seconds, o.working) <= 0 || flags.NArg() > 0 {
+		return options{}, errors.New("numbers have to be positive, and there are no arguments: see -help")
+	}
+	return o, nil
+}
+
+// measure starts a server, runs the shapes on it, and prints the results.
+func measure(ctx context.Context, opts options, out io.Writer) (err error) {
+	onlyFleet := !slices.ContainsFunc(opts.shapes, func(name string) bool { return name != shapeFleet })
+	server, err := startServer(ctx, opts, !onlyFleet)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, server.stop()) }()
+	l, err := newLab(ctx, opts, server)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, l.close()) }()
+
+	if slices.Contains(opts.shapes, shapeFleet) {
+		if err := l.fleet(ctx, out); err != nil {
+			return err
+		}
+	}
+	if onlyFleet {
+		return nil
+	}
+	report := &report{Facts: l.facts(ctx)}
+	for _, shape := range l.shapes() {
+		if !slices.Contains(opts.shapes, shape.group) {
+			continue
+		}
+		result, err := l.run(ctx, shape)
+		if err != nil {
+			return fmt.Errorf("%s: %w", shape.title, err)
+		}
+		report.Shapes = append(report.Shapes, result)
+	}
+	report.Facts.LoadAfter = loadAverage()
+	report.print(out)
+	if opts.json == "" {
+		return nil
+	}
+	return report.write(opts.json)
+}

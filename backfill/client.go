@@ -80,7 +80,7 @@ func newClient(ctx context.Context, pool *pgxpool.Pool, config clientConfig) (*C
 	c.nudger = engine.NewNudger(c.nudges.Send, func(err error) {
 		c.logger.Warn("workers were not notified of new jobs, and will find them when they poll", slog.Any("error", err))
 	})
-	c.intake = engine.NewIntake(c.inserter, int(pool.Config().MaxConns), c.nudger.Nudge)
+	c.intake = engine.NewIntake(c.inserter, int(pool.Config().MaxConns), c.nudger)
 	return c, nil
 }
 

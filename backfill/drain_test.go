@@ -133,26 +133,44 @@ func TestDrainGivesUp(t *testing.T) {
 	book.want(t, "job ignores its cancelled context")
 }
 
-// RunOnce stops like Run.
+// RunOnce stops like Run; what it has claimed ahead does not start, and is given back.
 func TestRunOnceDrains(t *testing.T) {
 	t.Parallel()
+	const jobs = 400
 	db := pgtest.New(t)
 	client := newClient(t, db)
 	ctx, cancel := context.WithCancel(t.Context())
-	task, registry := taskOf("send_email", func(context.Context, mailArgs) error { cancel(); return nil })
-	if _, err := backfill.EnqueueMany(t.Context(), client, task, make([]mailArgs, 10)); err != nil {
+	draining := make(chan bool)
+	var worker *backfill.Worker
+	ran, ahead := 0, 0
+	task, registry := taskOf("send_email", func(context.Context, mailArgs) error {
+		ran++
+		if ahead > 0 {
+			t.Error("a job started after the end of the context")
+		} else if ahead = worker.Health().Buffered; ahead > 0 {
+			cancel()
+			<-draining
+		}
+		return nil
+	})
+	if _, err := backfill.EnqueueMany(t.Context(), client, task, make([]mailArgs, jobs)); err != nil {
 		t.Fatal(err)
 	}
-	report, err := newWorker(t, client, registry, backfill.WithConcurrency(1)).RunOnce(ctx)
-	if err != nil || report.Completed < 1 {
-		t.Errorf("%+v, %v", report, err)
+	worker = newWorker(t, client, registry, backfill.WithConcurrency(1), backfill.WithObserver(func(e backfill.Event) {
+		if e.Kind == backfill.EventDraining {
+			close(draining)
+		}
+	}))
+	report, err := worker.RunOnce(ctx)
+	if err != nil || report.Completed != int64(ran) || report.Returned < int64(ahead) || ahead == 0 {
+		t.Errorf("%+v, %v; ran %d, %d were claimed ahead", report, err, ran, ahead)
 	}
 	for _, row := range jobRows(t, db) {
 		if row.Locked || row.Attempts != 0 {
-			t.Errorf("row %+v", row)
+			t.Fatalf("row %+v", row)
 		}
 	}
-	wantJobs(t, db, 10-int(report.Completed))
+	wantJobs(t, db, jobs-ran)
 }
 
 // A worker on a database that is gone says why, and is over.

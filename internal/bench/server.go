@@ -12,8 +12,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/backfillhq/go/internal/devpg"
 	"github.com/jackc/pgx/v5"
+
+	"github.com/backfillhq/go/internal/devpg"
 )
 
 // serverSettings are those of the private server; all else is PostgreSQL's default, durability above all. A benchmark of 200,000

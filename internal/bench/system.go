@@ -7,9 +7,10 @@ import (
 	"os"
 	"time"
 
-	"github.com/backfillhq/go/backfill"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/backfillhq/go/backfill"
 )
 
 // A system is a job queue, or the bare SQL below one, the floor. It takes part in the shapes whose interface it implements. To

@@ -28,15 +28,13 @@ func (e *RejectedError) Unwrap() error { return e.Err }
 // deadlock. After each commit it nudges the workers (R17).
 type Intake struct {
 	free, keyed *lane
-	nudge       func(jobs int)
 }
 
-// NewIntake returns an intake with up to connections inserts at a time. nudge is called after each commit and must not block.
-func NewIntake(inserter Inserter, connections int, nudge func(jobs int)) *Intake {
+// NewIntake returns an intake with up to connections inserts at a time.
+func NewIntake(inserter Inserter, connections int, nudger *Nudger) *Intake {
 	return &Intake{
-		free:  &lane{inserter: inserter, permits: max(1, min(connections, directInserts))},
-		keyed: &lane{inserter: inserter, permits: 1},
-		nudge: nudge,
+		free:  &lane{inserter: inserter, nudger: nudger, permits: max(1, min(connections, directInserts))},
+		keyed: &lane{inserter: inserter, nudger: nudger, permits: 1},
 	}
 }
 
@@ -48,17 +46,13 @@ func (i *Intake) Insert(ctx context.Context, specs []Spec) ([]*Job, error) {
 			lane = i.keyed
 		}
 	}
-	jobs, err := lane.insert(ctx, specs)
-	if err != nil {
-		return nil, err
-	}
-	i.nudge(len(jobs))
-	return jobs, nil
+	return lane.insert(ctx, specs)
 }
 
 // lane lets a number of inserts run at a time and folds the calls that come meanwhile.
 type lane struct {
 	inserter Inserter
+	nudger   *Nudger
 	permits  int
 
 	mu      sync.Mutex
@@ -81,7 +75,7 @@ func (l *lane) insert(ctx context.Context, specs []Spec) ([]*Job, error) {
 		l.busy++
 		l.mu.Unlock()
 		defer l.release()
-		return l.inserter.Insert(ctx, specs)
+		return l.insertDirectly(ctx, specs)
 	}
 	waiting := &call{specs: specs, done: make(chan struct{})}
 	l.waiting = append(l.waiting, waiting)
@@ -92,6 +86,30 @@ func (l *lane) insert(ctx context.Context, specs []Spec) ([]*Job, error) {
 	case <-ctx.Done():
 		return l.withdraw(ctx, waiting)
 	}
+}
+
+// insertDirectly inserts one caller's jobs. While no notification is under way, a single job takes its own along.
+func (l *lane) insertDirectly(ctx context.Context, specs []Spec) ([]*Job, error) {
+	if len(specs) == 1 && l.nudger.ride() {
+		job, ok, err := l.inserter.InsertAndNotify(ctx, specs[0], l.nudger.rode)
+		switch {
+		case err != nil:
+			return nil, err
+		case ok:
+			return []*Job{job}, nil
+		}
+		l.nudger.rode()
+	}
+	return l.insertAndNudge(ctx, specs)
+}
+
+func (l *lane) insertAndNudge(ctx context.Context, specs []Spec) ([]*Job, error) {
+	jobs, err := l.inserter.Insert(ctx, specs)
+	if err != nil {
+		return nil, err
+	}
+	l.nudger.Nudge(len(jobs))
+	return jobs, nil
 }
 
 // withdraw takes back a call whose context has ended, unless a batch has it already.
@@ -176,7 +194,7 @@ func (l *lane) flush(batch []*call) {
 func (l *lane) insertAlone(specs []Spec) ([]*Job, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), statementTimeout)
 	defer cancel()
-	return l.inserter.Insert(ctx, specs)
+	return l.insertAndNudge(ctx, specs)
 }
 
 // answer hands the result to the caller, under the lock that withdraw takes.

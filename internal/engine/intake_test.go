@@ -23,6 +23,7 @@ type slowInserter struct {
 	most    int
 	next    int64
 	fail    func(tasks string) error
+	ride    bool // single jobs take their notification along
 }
 
 func (s *slowInserter) Insert(ctx context.Context, specs []engine.Spec) ([]*engine.Job, error) {
@@ -61,10 +62,24 @@ func (s *slowInserter) Insert(ctx context.Context, specs []engine.Spec) ([]*engi
 	return jobs, nil
 }
 
+// InsertAndNotify notifies a tenth of a second after the insert.
+func (s *slowInserter) InsertAndNotify(ctx context.Context, spec engine.Spec, notified func()) (*engine.Job, bool, error) {
+	if !s.ride {
+		return nil, false, nil
+	}
+	jobs, err := s.Insert(ctx, []engine.Spec{spec})
+	time.AfterFunc(100*time.Millisecond, notified)
+	if err != nil {
+		return nil, true, err
+	}
+	return jobs[0], true, nil
+}
+
 // intakeRig is an intake on a slow inserter, with what callers got.
 type intakeRig struct {
 	slowInserter
 	intake  *engine.Intake
+	nudger  *engine.Nudger
 	callers sync.WaitGroup
 	nudged  int
 	results sync.Map // caller -> result
@@ -72,11 +87,13 @@ type intakeRig struct {
 
 func newIntakeRig() *intakeRig {
 	r := &intakeRig{}
-	r.intake = engine.NewIntake(&r.slowInserter, 10, func(jobs int) {
+	r.nudger = engine.NewNudger(func(_ context.Context, jobs int) error {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		r.nudged += jobs
-	})
+		return nil
+	}, func(error) {})
+	r.intake = engine.NewIntake(&r.slowInserter, 10, r.nudger)
 	return r
 }
 
@@ -104,7 +121,7 @@ func (r *intakeRig) call(ctx context.Context, key string, tasks ...string) {
 func (r *intakeRig) want(t *testing.T, batches []string, results map[string]string) {
 	t.Helper()
 	r.callers.Wait()
-	synctest.Wait()
+	r.nudger.Close()
 	if diff := cmp.Diff(batches, r.batches); diff != "" {
 		t.Errorf("batches (-want +got):\n%s", diff)
 	}
@@ -138,6 +155,33 @@ func TestIntakeFolds(t *testing.T) {
 		r.want(t, append(batches, "a b c d"), results)
 		if r.most != 4 || r.nudged != 8 {
 			t.Errorf("%d inserts at a time, want 4; nudged for %d jobs, want 8", r.most, r.nudged)
+		}
+	})
+}
+
+// R17: a single job takes its notification along, one at a time for the process; the others are notified for apart.
+func TestIntakeNotifiesBehindTheInsert(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newIntakeRig()
+		r.ride = true
+		r.call(t.Context(), "", "a") // rides
+		r.call(t.Context(), "", "b") // a is under way
+		r.call(t.Context(), "", "c", "d")
+		r.callers.Wait()
+		<-time.After(time.Second)
+		if r.nudged != 3 {
+			t.Errorf("nudged for %d jobs, want the 3 that did not ride", r.nudged)
+		}
+		r.fail = func(string) error { return errors.New("broken") }
+		r.call(t.Context(), "", "e") // rides, and fails
+		r.callers.Wait()
+		<-time.After(time.Second)
+		r.fail = nil
+		r.call(t.Context(), "", "f") // rides again
+		r.want(t, []string{"a", "b", "c d", "e", "f"}, map[string]string{"a": "a", "b": "b", "c d": "c d", "e": "broken", "f": "f"})
+		if r.nudged != 3 {
+			t.Errorf("nudged for %d jobs, want 3 as before", r.nudged)
 		}
 	})
 }

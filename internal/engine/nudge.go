@@ -20,7 +20,8 @@ type Nudger struct {
 
 	mu      sync.Mutex
 	pending int
-	sending bool
+	sending bool      // one is under way, or about to be
+	sent    time.Time // when the last one was
 	closed  bool
 	idle    sync.Cond
 	later   [len(transactionNudges)]struct {
@@ -90,15 +91,44 @@ func (n *Nudger) run() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for n.pending > 0 {
+		wait := time.Until(n.sent.Add(nudgeInterval))
+		if wait > 0 && !n.closed {
+			n.mu.Unlock()
+			sleep(context.Background(), wait)
+			n.mu.Lock()
+		}
 		jobs := n.pending
 		n.pending = 0
-		closed := n.closed
 		n.mu.Unlock()
 		n.sendOnce(jobs)
-		if !closed {
-			sleep(context.Background(), nudgeInterval)
-		}
 		n.mu.Lock()
+		n.sent = time.Now()
+	}
+	n.sending = false
+	n.idle.Broadcast()
+}
+
+// ride asks whether an insert may take its notification along, right behind its commit on its own connection. It may while no
+// other is under way: that saves the workers a round trip, and one at a time for the process is the rule all the same (R17). The
+// caller ends with rode.
+func (n *Nudger) ride() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.sending || n.closed || time.Since(n.sent) < nudgeInterval {
+		return false
+	}
+	n.sending = true
+	return true
+}
+
+// rode ends a ride, and sends what came meanwhile.
+func (n *Nudger) rode() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.sent = time.Now()
+	if n.pending > 0 {
+		go n.run()
+		return
 	}
 	n.sending = false
 	n.idle.Broadcast()

@@ -85,10 +85,10 @@ func TestNudgerClose(t *testing.T) {
 		r.NudgeAfterCommit(1)
 		begin := time.Now()
 		r.Close()
-		if waited := time.Since(begin); waited != 21*time.Millisecond {
+		if waited := time.Since(begin); waited != 20*time.Millisecond {
 			t.Errorf("Close waited %v, want until everything is sent", waited)
 		}
 		r.Nudge(1)
-		r.want(t, "1 at 0s", "1 at 11ms")
+		r.want(t, "1 at 0s", "1 at 10ms")
 	})
 }

@@ -31,4 +31,8 @@ const (
 // Inserter inserts jobs, all or none, and returns them in the order of specs. It returns after the commit.
 type Inserter interface {
 	Insert(ctx context.Context, specs []Spec) ([]*Job, error)
+	// InsertAndNotify inserts one job, if it can send the workers' notification right behind the insert, in a transaction of its
+	// own on the same connection. If it cannot, ok is false and nothing was done. Otherwise it returns when the job is
+	// committed or has failed, and calls notified, from another goroutine, when the notification is sent or lost.
+	InsertAndNotify(ctx context.Context, spec Spec, notified func()) (job *Job, ok bool, err error)
 }

@@ -30,15 +30,16 @@ const insertTries = 20
 
 // Inserter inserts jobs; it implements engine.Inserter.
 type Inserter struct {
-	pool  *pgxpool.Pool
-	texts *texts
+	pool      *pgxpool.Pool
+	texts     *texts
+	pipelines bool
 }
 
 var _ engine.Inserter = (*Inserter)(nil)
 
 // NewInserter returns an inserter on a client's pool.
 func NewInserter(pool *pgxpool.Pool, schema string) *Inserter {
-	return &Inserter{pool: pool, texts: newTexts(schema)}
+	return &Inserter{pool: pool, texts: newTexts(schema), pipelines: canPipeline(pool)}
 }
 
 // Insert implements engine.Inserter: one round trip and one transaction, with rare exceptions. It is atomic except that a key

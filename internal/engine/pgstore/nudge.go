@@ -23,7 +23,7 @@ func NewNudges(settings Settings) *Nudges {
 	return &Nudges{settings: settings}
 }
 
-// Send tells every worker of the database that jobs were inserted, in the words of the contract (section 3).
+// Send tells every worker of the database that jobs were inserted.
 func (n *Nudges) Send(ctx context.Context, jobs int) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -34,12 +34,16 @@ func (n *Nudges) Send(ctx context.Context, jobs int) error {
 		}
 		n.conn = conn
 	}
-	payload := `{"r":` + strconv.FormatFloat(rand.Float64(), 'f', -1, 64) + `,"count":` + strconv.Itoa(jobs) + `}`
 	// Control, not a query on our tables; the same statement as Notify, on a connection without a pool.
-	if _, err := n.conn.Exec(ctx, "select pg_notify($1, $2)", channelJobs, payload); err != nil {
+	if _, err := n.conn.Exec(ctx, "select pg_notify($1, $2)", channelJobs, notification(jobs)); err != nil {
 		return fmt.Errorf("notify workers: %w", err)
 	}
 	return nil
+}
+
+// notification is the payload that tells of jobs, in the words of the contract (section 3).
+func notification(jobs int) string {
+	return `{"r":` + strconv.FormatFloat(rand.Float64(), 'f', -1, 64) + `,"count":` + strconv.Itoa(jobs) + `}`
 }
 
 // Close closes the connection.

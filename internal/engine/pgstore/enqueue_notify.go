@@ -1,0 +1,132 @@
+package pgstore
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/backfillhq/go/internal/engine"
+	"github.com/backfillhq/go/internal/engine/pgstore/query"
+)
+
+// notifyAfter notifies in a transaction of its own, whose commit nobody waits for: while a notification's transaction commits,
+// no other one in the database can (R17). It is control, as in nudge.go.
+const notifyAfter = "select set_config('synchronous_commit', 'off', true), pg_notify($1, $2)"
+
+// notifyTimeout bounds the notification that follows an insert.
+const notifyTimeout = 10 * time.Second
+
+// canPipeline reports whether inserts on this pool may be pipelined by hand: not if the pool avoids prepared statements, as it
+// must behind some poolers, and not past the tracer of whoever wants to see every statement.
+func canPipeline(pool *pgxpool.Pool) bool {
+	config := pool.Config().ConnConfig
+	return config.Tracer == nil && config.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement
+}
+
+// InsertAndNotify implements engine.Inserter. Insert and notification are written together, with a Sync between them: two
+// transactions, of which the second begins when the first has committed.
+func (i *Inserter) InsertAndNotify(ctx context.Context, spec engine.Spec, notified func()) (*engine.Job, bool, error) {
+	if !i.pipelines || spec.Key != "" || spec.Queue != "" || !spec.RunAt.IsZero() {
+		return nil, false, nil
+	}
+	conn, err := i.pool.Acquire(ctx)
+	if err != nil {
+		return nil, false, nil //nolint:nilerr // the ordinary way will meet it, and report it
+	}
+	// The caller's context may end before the notification is sent.
+	own, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, cancel)
+	finish := func() {
+		cancel()
+		conn.Release()
+	}
+	text := i.texts.render(query.InsertJob)
+	insert, err := conn.Conn().Prepare(own, text, text)
+	notify, notifyErr := conn.Conn().Prepare(own, notifyAfter, notifyAfter)
+	if err != nil || notifyErr != nil {
+		stop()
+		finish()
+		return nil, false, nil //nolint:nilerr // as above
+	}
+	pipeline := conn.Conn().PgConn().StartPipeline(own)
+	pipeline.SendQueryPrepared(insert.Name, insertParameters(spec), nil, []int16{pgx.BinaryFormatCode, pgx.BinaryFormatCode, pgx.BinaryFormatCode})
+	pipeline.SendPipelineSync()
+	pipeline.SendQueryPrepared(notify.Name, [][]byte{[]byte(channelJobs), []byte(notification(1))}, nil, nil)
+	job := jobOf(spec)
+	if err = pipeline.Sync(); err == nil {
+		err = readInserted(pipeline, job)
+	}
+	stop()
+	if errors.Is(err, pgx.ErrNoRows) { // the task has no id yet; the notification was for nothing, which harms nobody
+		_ = pipeline.Close()
+		finish()
+		return nil, false, nil
+	}
+	go func() { // nobody waits for the rest
+		timer := time.AfterFunc(notifyTimeout, cancel)
+		_ = pipeline.Close() // a lost notification costs a poll; a broken connection leaves the pool
+		timer.Stop()
+		finish()
+		notified()
+	}()
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	return job, true, rejected(err)
+}
+
+// insertParameters are InsertJob's, as text. A nil one is NULL: run_at, which the database's clock gives.
+func insertParameters(spec engine.Spec) [][]byte {
+	return [][]byte{
+		[]byte(spec.Task), spec.Payload, nil, strconv.AppendInt(nil, spec.Delay.Microseconds(), 10),
+		strconv.AppendInt(nil, int64(spec.MaxAttempts), 10), strconv.AppendInt(nil, int64(spec.Priority), 10),
+		[]byte(flagsObject(spec.Flags)),
+	}
+}
+
+// readInserted reads the insert's result up to its Sync: then it is committed.
+func readInserted(pipeline *pgconn.Pipeline, job *engine.Job) error {
+	results, err := pipeline.GetResults()
+	if err != nil {
+		return err
+	}
+	reader, ok := results.(*pgconn.ResultReader)
+	if !ok {
+		return fmt.Errorf("the database answered an insert with %T", results)
+	}
+	err = pgx.ErrNoRows
+	for reader.NextRow() {
+		err = decodeInserted(reader.Values(), job)
+	}
+	if _, closeErr := reader.Close(); closeErr != nil {
+		return closeErr
+	}
+	if _, syncErr := pipeline.GetResults(); syncErr != nil {
+		return syncErr
+	}
+	return err
+}
+
+// postgresEpoch is what binary timestamps count microseconds from.
+var postgresEpoch = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
+
+func decodeInserted(values [][]byte, job *engine.Job) error {
+	var numbers [3]int64
+	for i, value := range values {
+		if i >= len(numbers) || len(value) != 8 {
+			return errors.New("the database answered an insert with other columns than id, run_at and created_at")
+		}
+		numbers[i] = int64(binary.BigEndian.Uint64(value)) //nolint:gosec // two's complement
+	}
+	job.ID = numbers[0]
+	job.RunAt = time.UnixMicro(postgresEpoch.UnixMicro() + numbers[1])
+	job.CreatedAt = time.UnixMicro(postgresEpoch.UnixMicro() + numbers[2])
+	return nil
+}

@@ -22,8 +22,8 @@ import (
 // connectTimeout is how long a client tries to make its first connection.
 const connectTimeout = 10 * time.Second
 
-// minPoolConnections lets several callers insert at a time also where there are few processors.
-const minPoolConnections = 4
+// minPoolConnections lets ten callers insert at a time also where there are few processors. Connections are made when needed.
+const minPoolConnections = 10
 
 // parseURL reads a connection string. Its errors never contain it, because it contains the password.
 func parseURL(databaseURL string) (*pgxpool.Config, error) {

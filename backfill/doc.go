@@ -3,29 +3,30 @@
 //
 // # Tasks
 //
-// A task is an ordinary function with a directive in its comment. Its args are an ordinary struct, encoded as JSON.
+// A task is an ordinary function, and its args are an ordinary struct, encoded as JSON. A descriptor says what its jobs are given:
 //
-//	// SendEmail renders a template and sends it to one user.
-//	//
-//	//backfill:task timeout=30s max_attempts=5 key="welcome:{UserID}"
+//	var TaskSendEmail = &backfill.Task[SendEmailArgs]{
+//		Name:        "send_email",
+//		Key:         func(a SendEmailArgs) string { return "welcome:" + strconv.FormatInt(a.UserID, 10) },
+//		MaxAttempts: 5,
+//		Timeout:     30 * time.Second,
+//	}
+//
 //	func SendEmail(ctx context.Context, args SendEmailArgs) error
 //
-// From it backfillgen writes a descriptor (a [Task] value), typed functions to enqueue, and NewRegistry, which binds every
-// descriptor to its handler. What it writes is thin: all behaviour is in this package, and everything can be written by hand.
+// Descriptors are written by hand today; the package is made so that they can be generated.
 //
 // # Enqueuing
 //
-// The generated client takes any [Enqueuer]: the Client of this package, one that is bound to a transaction, or the recorder of
-// package testutil.
+// [Enqueue] and [EnqueueMany] take any [Enqueuer]: the [Client], or one that is bound to a transaction.
 //
-//	mail := tasks.NewClient(client)
-//	job, err := mail.EnqueueSendEmail(ctx, tasks.SendEmailArgs{UserID: 7}, backfill.Delay(time.Hour))
-//	job, err := mail.WithTx(tx).EnqueueSendEmail(ctx, args) // joins the caller's transaction
+//	job, err := backfill.Enqueue(ctx, client, TaskSendEmail, SendEmailArgs{UserID: 7}, backfill.Delay(time.Hour))
+//	job, err := backfill.Enqueue(ctx, client.WithTx(tx), TaskSendEmail, args) // joins the caller's transaction
+//	job, err := backfill.Enqueue(ctx, backfill.FromContext(ctx), TaskSendEmail, args) // in a handler
 //
-// Inside a handler there is a shorter form, which uses the Enqueuer of the context: tasks.EnqueueSendEmail(ctx, args). Jobs of
-// several tasks go into one round trip, all or none, as a list of [Request]:
+// Jobs of several tasks go into one round trip, all or none, as a list of [Request]:
 //
-//	jobs, err := client.Enqueue(ctx, tasks.TaskSendEmail.Request(a), tasks.TaskResize.Request(b))
+//	jobs, err := client.Enqueue(ctx, TaskSendEmail.Request(a), TaskResize.Request(b))
 //
 // What a job is given beyond its args comes from the descriptor, and can be changed for one job by an [EnqueueOption]: [Delay],
 // [RunAt], [Queue], [Key], [MaxAttempts], [Flags], a [Priority], a [KeyMode].
@@ -34,7 +35,8 @@
 //
 // A worker runs the tasks of a [Registry], each job at least once: a handler may run again after a crash, and must bear it.
 //
-//	err := backfill.Run(ctx, tasks.NewRegistry(tasks.Handlers{Mailer: mailer}))
+//	registry := backfill.NewRegistry(backfill.Handle(TaskSendEmail, SendEmail), backfill.Handle(TaskNightly, reports.Nightly))
+//	err := backfill.Run(ctx, registry)
 //
 // What a handler returns decides how its job ends:
 //
@@ -46,7 +48,7 @@
 //   - a panic counts as an error, a *[PanicError].
 //
 // The context of a handler ends with a cause (context.Cause): [ErrTimeout] when the task's timeout is over, [ErrShutdown] when
-// the worker must stop, [ErrLeaseLost] when the job was taken away, [ErrCanceled] when somebody canceled it. A handler that
+// the worker must stop, [ErrLeaseLost] when the job was taken away. A handler that
 // returns because of a shutdown fails nothing: its job is given back and runs again elsewhere, and the attempt is not charged.
 //
 // # Extending

@@ -9,8 +9,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Enqueuer enqueues jobs. Clients are Enqueuers, and so are what their WithTx and WithSQLTx return, and the recorder of package
-// testutil. Code that only enqueues should ask for this interface, or for a generated client, which takes one.
+// Enqueuer enqueues jobs. Clients are Enqueuers, and so are what their WithTx and WithSQLTx return. Code that only
+// enqueues should ask for this interface.
 type Enqueuer interface {
 	// Enqueue enqueues one job for each request, in one round trip, all or none. It returns the jobs in the order of requests.
 	// Requests with the same key are taken one after the other: their results are the same job.

@@ -15,8 +15,7 @@ import (
 var (
 	// ErrNoClient is returned when something is to be enqueued without an Enqueuer.
 	ErrNoClient = errors.New("no client: put one into the context with backfill.NewContext, or enqueue through NewClient of the package with the tasks")
-	// ErrBreakingMigration is returned when the database has, or needs, a migration of its schema that this program, or another
-	// one that works on the schema, cannot work with.
+	// ErrBreakingMigration is returned when the database has a migration of its schema that this program cannot work with.
 	ErrBreakingMigration = errors.New("breaking migration of the job schema")
 )
 
@@ -28,7 +27,7 @@ var (
 	ErrTimeout = errors.New("task timed out")
 	// ErrLeaseLost is the cause when the job was released or taken by somebody else. What the handler returns is not recorded.
 	ErrLeaseLost = engine.ErrLeaseLost
-	// ErrCanceled is the cause when an operator canceled the job.
+	// ErrCanceled is for jobs that an operator cancels. Nothing does yet.
 	ErrCanceled = errors.New("job canceled")
 )
 

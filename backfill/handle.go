@@ -23,7 +23,7 @@ type HandleOption interface{ applyToHandler(h *handler) }
 // older signature does not compile.
 func Handle[T any, F HandlerShape[T]](t *Task[T], fn F, opts ...HandleOption) Binding {
 	if t == nil {
-		return Binding{problem: errors.New("the *Task of a Handle is nil: use the descriptor that backfillgen wrote")}
+		return Binding{problem: errors.New("the *Task of a Handle is nil: pass the task's descriptor")}
 	}
 	h := &handler{name: t.Name, aliases: slices.Clone(t.Aliases), timeout: t.Timeout, backoff: t.Backoff}
 	h.faults = checkTask(t)

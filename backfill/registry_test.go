@@ -134,7 +134,7 @@ func TestHandleProblems(t *testing.T) {
 	))
 	task := `task "` + strings.Repeat("x", 64) + `"…: `
 	want := []string{
-		"the *Task of a Handle is nil: use the descriptor that backfillgen wrote",
+		"the *Task of a Handle is nil: pass the task's descriptor",
 		task + "name has 129 characters: at most 128 are allowed",
 		task + "alias is empty: want 1 to 128 characters",
 		task + `alias "a\x00" contains a NUL character, which PostgreSQL cannot store`,

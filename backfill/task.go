@@ -14,7 +14,7 @@ import (
 // is newer than the backfill module, and one of them has to be upgraded.
 const GeneratedCodeVersion1 = true
 
-// Task describes a task: a named kind of work with args of type T. It is normally generated, as a package-level variable.
+// Task describes a task: a named kind of work with args of type T. It is a package-level variable.
 //
 // It holds static data only: constants, and templates that do nothing but format fields of the args. The handler, and every
 // other function that could mention the task, is bound to it in [NewRegistry], because here it would make an initialization
@@ -67,7 +67,7 @@ type NoArgs = struct{}
 // Args are encoded by encoding/json; a nil slice as [], and any other nil as {}.
 func (t *Task[T]) Request(args T, opts ...EnqueueOption) Request {
 	if t == nil {
-		return Request{problems: []error{errors.New("the *Task is nil: use the descriptor that backfillgen wrote")}}
+		return Request{problems: []error{errors.New("the *Task is nil: pass the task's descriptor")}}
 	}
 	r := Request{
 		Task:        t.Name,

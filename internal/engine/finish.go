@@ -186,6 +186,9 @@ func (w *Worker) settle(part []finish, settled Settled) (locked []finish, record
 			w.demand.opened()
 		}
 	}
+	if w.config.Once && recorded > 0 && w.unrecorded == 0 { // handlers may have enqueued jobs, and nobody listens
+		w.demand.hungry = true
+	}
 	if settled.NextDue > dueNow {
 		w.demand.due(time.Now().Add(settled.NextDue))
 	} else if settled.NextDue > 0 {

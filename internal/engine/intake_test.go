@@ -135,14 +135,14 @@ func (r *intakeRig) want(t *testing.T, batches []string, results map[string]stri
 	}
 }
 
-// R25: a caller that finds a free connection inserts directly; when all four are busy, callers fold into the next batch.
+// R25: a caller that finds a free connection inserts directly; when all ten are busy, callers fold into the next batch.
 func TestIntakeFolds(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := newIntakeRig()
 		results := map[string]string{}
 		var batches []string
-		for i := range 4 {
+		for i := range 10 {
 			task := fmt.Sprint("direct", i)
 			r.call(t.Context(), "", task)
 			results[task] = task
@@ -153,8 +153,8 @@ func TestIntakeFolds(t *testing.T) {
 			results[strings.Join(tasks, " ")] = strings.Join(tasks, " ")
 		}
 		r.want(t, append(batches, "a b c d"), results)
-		if r.most != 4 || r.nudged != 8 {
-			t.Errorf("%d inserts at a time, want 4; nudged for %d jobs, want 8", r.most, r.nudged)
+		if r.most != 10 || r.nudged != 14 {
+			t.Errorf("%d inserts at a time, want 10; nudged for %d jobs, want 14", r.most, r.nudged)
 		}
 	})
 }

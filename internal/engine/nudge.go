@@ -110,7 +110,7 @@ func (n *Nudger) run() {
 
 // ride asks whether an insert may take its notification along, right behind its commit on its own connection. It may while no
 // other is under way: that saves the workers a round trip, and one at a time for the process is the rule all the same (R17). The
-// caller ends with rode.
+// caller ends with rode or stayed.
 func (n *Nudger) ride() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -121,11 +121,19 @@ func (n *Nudger) ride() bool {
 	return true
 }
 
-// rode ends a ride, and sends what came meanwhile.
-func (n *Nudger) rode() {
+// rode ends a ride whose notification is sent.
+func (n *Nudger) rode() { n.endRide(time.Now()) }
+
+// stayed ends a ride that did not take place.
+func (n *Nudger) stayed() { n.endRide(time.Time{}) }
+
+// endRide sends what came meanwhile.
+func (n *Nudger) endRide(sent time.Time) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.sent = time.Now()
+	if !sent.IsZero() {
+		n.sent = sent
+	}
 	if n.pending > 0 {
 		go n.run()
 		return

@@ -1,6 +1,7 @@
 package pgstore
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"encoding/json"
@@ -83,7 +84,7 @@ func (i *Inserter) insertOne(ctx context.Context, spec engine.Spec) (*engine.Job
 	job := jobOf(spec)
 	err := i.pool.QueryRow(ctx, i.texts.render(query.InsertJob), spec.Task, json.RawMessage(spec.Payload), nullTime(spec.RunAt),
 		spec.Delay.Microseconds(), spec.MaxAttempts, spec.Priority, flagsObject(spec.Flags)).Scan(&job.ID, &job.RunAt, &job.CreatedAt)
-	return job, err
+	return &job, err
 }
 
 // insert sends statements until every spec has its job. own says that the transaction is ours to repeat.
@@ -225,23 +226,28 @@ func (n *insertion) insertKeyless(specs []int) statement {
 		text, args = query.InsertQueuedJobs, c.argsWithQueues()
 	}
 	return statement{text: n.texts.render(text), args: args, read: func(rows rows) error {
-		jobs := make([]*engine.Job, 0, len(specs))
+		type inserted struct {
+			id               int64
+			runAt, createdAt time.Time
+		}
+		got := make([]inserted, 0, len(specs))
 		for rows.Next() {
-			var job engine.Job
-			if err := rows.Scan(&job.ID, &job.RunAt, &job.CreatedAt); err != nil {
+			var row inserted
+			if err := rows.Scan(&row.id, &row.runAt, &row.createdAt); err != nil {
 				return err
 			}
-			jobs = append(jobs, &job)
+			got = append(got, row)
 		}
-		if len(jobs) != len(specs) {
+		if len(got) != len(specs) {
 			return nil // none: a name is missing
 		}
 		// Ids were assigned in the order of the specs.
-		slices.SortFunc(jobs, func(a, b *engine.Job) int { return int(a.ID - b.ID) })
+		slices.SortFunc(got, func(a, b inserted) int { return cmp.Compare(a.id, b.id) })
+		jobs := make([]engine.Job, len(specs)) // one allocation for all
 		for k, i := range specs {
-			full := jobOf(n.specs[i])
-			full.ID, full.RunAt, full.CreatedAt = jobs[k].ID, jobs[k].RunAt, jobs[k].CreatedAt
-			n.jobs[i] = full
+			jobs[k] = jobOf(n.specs[i])
+			jobs[k].ID, jobs[k].RunAt, jobs[k].CreatedAt = got[k].id, got[k].runAt, got[k].createdAt
+			n.jobs[i] = &jobs[k]
 		}
 		return nil
 	}}
@@ -311,8 +317,8 @@ func (c specColumns) argsWithQueues() []any {
 }
 
 // jobOf returns what is known of a keyless job before it is inserted.
-func jobOf(spec engine.Spec) *engine.Job {
-	return &engine.Job{
+func jobOf(spec engine.Spec) engine.Job {
+	return engine.Job{
 		Task: spec.Task, Payload: spec.Payload, Queue: spec.Queue, Priority: spec.Priority,
 		MaxAttempts: int(spec.MaxAttempts), Flags: distinct(spec.Flags),
 	}

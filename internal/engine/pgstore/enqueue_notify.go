@@ -61,7 +61,7 @@ func (i *Inserter) InsertAndNotify(ctx context.Context, spec engine.Spec, notifi
 	pipeline.SendQueryPrepared(notify.Name, [][]byte{[]byte(channelJobs), []byte(notification(1))}, nil, nil)
 	job := jobOf(spec)
 	if err = pipeline.Sync(); err == nil {
-		err = readInserted(pipeline, job)
+		err = readInserted(pipeline, &job)
 	}
 	stop()
 	if errors.Is(err, pgx.ErrNoRows) { // the task has no id yet; the notification was for nothing, which harms nobody
@@ -79,7 +79,7 @@ func (i *Inserter) InsertAndNotify(ctx context.Context, spec engine.Spec, notifi
 	if err != nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
-	return job, true, rejected(err)
+	return &job, true, rejected(err)
 }
 
 // insertParameters are InsertJob's, as text. A nil one is NULL: run_at, which the database's clock gives.

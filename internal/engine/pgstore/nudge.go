@@ -23,10 +23,19 @@ func NewNudges(settings Settings) *Nudges {
 	return &Nudges{settings: settings}
 }
 
-// Send tells every worker of the database that jobs were inserted.
+// Send tells every worker of the database that jobs were inserted. A connection that was lost since the last time is replaced.
 func (n *Nudges) Send(ctx context.Context, jobs int) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	used := n.conn != nil
+	err := n.send(ctx, jobs)
+	if err != nil && used && n.conn.IsClosed() {
+		err = n.send(ctx, jobs)
+	}
+	return err
+}
+
+func (n *Nudges) send(ctx context.Context, jobs int) error {
 	if n.conn == nil || n.conn.IsClosed() {
 		conn, err := n.settings.connect(ctx, nudgeSession)
 		if err != nil {

@@ -338,3 +338,23 @@ func TestLogsKeepSecrets(t *testing.T) {
 		wantSecret(t, password, book.String())
 	}
 }
+
+// RunOnce also works what its handlers enqueue, though nobody listens.
+func TestRunOnceWorksChains(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	client := newClient(t, db)
+	type link struct{ Left int }
+	task := &backfill.Task[link]{Name: "chain"}
+	registry := backfill.NewRegistry(backfill.Handle(task, func(ctx context.Context, args link) error {
+		if args.Left == 0 {
+			return nil
+		}
+		_, err := backfill.Enqueue(ctx, backfill.FromContext(ctx), task, link{args.Left - 1})
+		return err
+	}))
+	enqueue(t, client, task, link{5})
+	if report := runOnce(t, client, registry); report.Completed != 6 {
+		t.Errorf("completed %d jobs of the chain, want 6", report.Completed)
+	}
+}

@@ -97,6 +97,13 @@ func newIntakeRig() *intakeRig {
 	return r
 }
 
+// told returns how many jobs the workers were notified of.
+func (r *intakeRig) told() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.nudged
+}
+
 // call inserts jobs of these tasks in a goroutine, and returns when it is under way.
 func (r *intakeRig) call(ctx context.Context, key string, tasks ...string) {
 	specs := make([]engine.Spec, len(tasks))
@@ -153,8 +160,8 @@ func TestIntakeFolds(t *testing.T) {
 			results[strings.Join(tasks, " ")] = strings.Join(tasks, " ")
 		}
 		r.want(t, append(batches, "a b c d"), results)
-		if r.most != 10 || r.nudged != 14 {
-			t.Errorf("%d inserts at a time, want 10; nudged for %d jobs, want 14", r.most, r.nudged)
+		if r.most != 10 || r.told() != 14 {
+			t.Errorf("%d inserts at a time, want 10; nudged for %d jobs, want 14", r.most, r.told())
 		}
 	})
 }
@@ -170,8 +177,8 @@ func TestIntakeNotifiesBehindTheInsert(t *testing.T) {
 		r.call(t.Context(), "", "c", "d")
 		r.callers.Wait()
 		<-time.After(time.Second)
-		if r.nudged != 3 {
-			t.Errorf("nudged for %d jobs, want the 3 that did not ride", r.nudged)
+		if r.told() != 3 {
+			t.Errorf("nudged for %d jobs, want the 3 that did not ride", r.told())
 		}
 		r.fail = func(string) error { return errors.New("broken") }
 		r.call(t.Context(), "", "e") // rides, and fails
@@ -180,8 +187,8 @@ func TestIntakeNotifiesBehindTheInsert(t *testing.T) {
 		r.fail = nil
 		r.call(t.Context(), "", "f") // rides again
 		r.want(t, []string{"a", "b", "c d", "e", "f"}, map[string]string{"a": "a", "b": "b", "c d": "c d", "e": "broken", "f": "f"})
-		if r.nudged != 3 {
-			t.Errorf("nudged for %d jobs, want 3 as before", r.nudged)
+		if r.told() != 3 {
+			t.Errorf("nudged for %d jobs, want 3 as before", r.told())
 		}
 	})
 }
@@ -219,8 +226,8 @@ func TestIntakeRejectedBatch(t *testing.T) {
 		r.call(t.Context(), "k", "fine")
 		r.want(t, []string{"first", "good bad fine", "good", "bad", "fine"},
 			map[string]string{"first": "first", "good": "good", "bad": "refused", "fine": "fine"})
-		if r.nudged != 3 {
-			t.Errorf("nudged for %d jobs, want 3", r.nudged)
+		if r.told() != 3 {
+			t.Errorf("nudged for %d jobs, want 3", r.told())
 		}
 	})
 }

@@ -1,0 +1,40 @@
+package pgstore_test
+
+import (
+	"regexp"
+	"testing"
+
+	"github.com/backfillhq/go/internal/engine/pgstore"
+	"github.com/backfillhq/go/testutil/pgtest"
+)
+
+// Notifications have the contract's form, and survive the loss of the connection that sends them.
+func TestNudges(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	l := listen(t, db.URL)
+	nudges := pgstore.NewNudges(pgstore.SettingsOf(db.Pool(), schemaName))
+	t.Cleanup(func() { nudges.Close(t.Context()) })
+	send := func(jobs int) {
+		t.Helper()
+		if err := nudges.Send(t.Context(), jobs); err != nil {
+			t.Error(err)
+		}
+	}
+	send(3)
+	if got := l.take(t); len(got) != 1 || !notificationForm.MatchString(got[0]) {
+		t.Errorf("notifications %q, want one for 3 jobs", got)
+	}
+	const notifiers = "from pg_stat_activity where datname = current_database() and query like 'select pg_notify%'"
+	if n := get[int](t, db.Pool(), "select count(pg_terminate_backend(pid))::int "+notifiers); n != 1 {
+		t.Fatalf("terminated %d connections, want the one that notifies", n)
+	}
+	until(t, func() bool { return get[int](t, db.Pool(), "select count(*)::int "+notifiers) == 0 })
+	send(1)
+	if got := l.take(t); len(got) != 1 {
+		t.Errorf("after the loss of the connection: notifications %q, want one", got)
+	}
+}
+
+// notificationForm is how a notification for three jobs looks, channel first (contract section 3).
+var notificationForm = regexp.MustCompile(`jobs:insert.*\{"r":0\.[0-9e-]+,"count":3\}`)

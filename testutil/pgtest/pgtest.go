@@ -9,7 +9,7 @@
 //
 // A database, not a schema, since notifications are database-wide: two tests in
 // one database would wake each other's workers. It is a copy of a template that
-// is made once, which takes some 20 ms.
+// is made once, and each test clones it.
 //
 // # Which server
 //

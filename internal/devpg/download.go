@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 )
 
 // platform is what npm calls the system that we run on.
@@ -69,10 +70,10 @@ func fetch(ctx context.Context, npm, name, digest, target string) error {
 	}
 	defer os.RemoveAll(temp)
 
-	cmd := exec.CommandContext(ctx, npm, "pack", "--silent", "--ignore-scripts", "--pack-destination", temp, name)
+	cmd := exec.CommandContext(ctx, npm, "pack", "--loglevel=error", "--ignore-scripts", "--pack-destination", temp, name)
 	cmd.Dir = temp
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("run npm pack: %w: %s", err, firstLine(string(out)))
+		return fmt.Errorf("run npm pack: %w: %s", err, npmReason(string(out)))
 	}
 	archives, err := filepath.Glob(filepath.Join(temp, "*.tgz"))
 	if err != nil || len(archives) != 1 {
@@ -96,4 +97,22 @@ func fetch(ctx context.Context, npm, name, digest, target string) error {
 		return err
 	}
 	return nil
+}
+
+// npmReason is what npm said of a failure, in one line. npm writes a line for
+// the code, one for the number, one for the reason, and where its log is; which
+// of them tells most depends on the failure.
+func npmReason(out string) string {
+	var parts []string
+	for line := range strings.Lines(out) {
+		line = strings.TrimSpace(line)
+		line = strings.TrimSpace(strings.TrimPrefix(strings.TrimPrefix(line, "npm error"), "npm ERR!"))
+		if line != "" && !strings.HasPrefix(line, "A complete log of this run") {
+			parts = append(parts, line)
+		}
+	}
+	if len(parts) == 0 {
+		return "npm gave no reason"
+	}
+	return strings.Join(parts, "; ")
 }

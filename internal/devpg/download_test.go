@@ -97,6 +97,20 @@ func TestFetchRefusesAnotherArchive(t *testing.T) {
 	}
 }
 
+// What npm says of its failure is what a user can act on.
+//
+//nolint:paralleltest // It sets npm's environment.
+func TestFetchSaysWhyNpmFailed(t *testing.T) {
+	client, err := exec.LookPath("npm")
+	needs(t, err == nil, "npm")
+	t.Setenv("npm_config_registry", "http://127.0.0.1:1/")
+	t.Setenv("npm_config_fetch_retries", "0")
+	err = devpg.Fetch(t.Context(), client, "name", "digest", filepath.Join(t.TempDir(), "postgres"))
+	if err == nil || !strings.Contains(err.Error(), "ECONNREFUSED") || !strings.Contains(err.Error(), "127.0.0.1:1/name") || strings.Contains(err.Error(), "\n") {
+		t.Errorf("the error is %v", err)
+	}
+}
+
 // The ends of the version matrix, installed or from npm.
 func TestMajors(t *testing.T) {
 	t.Parallel()

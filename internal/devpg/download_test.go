@@ -98,8 +98,6 @@ func TestFetchRefusesAnotherArchive(t *testing.T) {
 }
 
 // What npm says of its failure is what a user can act on.
-//
-//nolint:paralleltest // It sets npm's environment.
 func TestFetchSaysWhyNpmFailed(t *testing.T) {
 	client, err := exec.LookPath("npm")
 	needs(t, err == nil, "npm")

@@ -1,0 +1,354 @@
+package generate
+
+import (
+	"bytes"
+	"fmt"
+	"go/doc"
+	"go/format"
+	"go/types"
+	"maps"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/dave/jennifer/jen"
+)
+
+// The packages that generated code may import, by path.
+const (
+	contextPath = "context"
+	sqlPath     = "database/sql"
+	strconvPath = "strconv"
+	timePath    = "time"
+	pgxPath     = "github.com/jackc/pgx/v5"
+)
+
+// emit writes the generated file of a package.
+func emit(p *pkg, tasks []*task) ([]byte, error) {
+	e := &emitter{pkg: p, File: jen.NewFilePathName(p.path(), p.name())}
+	e.HeaderComment(header)
+	e.importNames(tasks)
+	e.handshake()
+	for _, t := range tasks {
+		e.descriptor(t)
+	}
+	e.client(tasks)
+	for _, t := range tasks {
+		e.packageFunction(t)
+	}
+	e.registry(tasks)
+	var out bytes.Buffer
+	if err := e.Render(&out); err != nil {
+		return nil, err
+	}
+	return format.Source(groupImports(out.Bytes()))
+}
+
+// groupImports puts the standard library before the others, as goimports and gofumpt do; jennifer writes one block.
+func groupImports(source []byte) []byte {
+	const start, end = "import (\n", ")\n"
+	before, rest, found := strings.Cut(string(source), start)
+	imports, after, closed := strings.Cut(rest, end)
+	if !found || !closed {
+		return source
+	}
+	var standard, others strings.Builder
+	for line := range strings.Lines(imports) {
+		_, path, _ := strings.Cut(line, `"`)
+		if first, _, _ := strings.Cut(path, "/"); strings.Contains(first, ".") {
+			others.WriteString(line)
+		} else {
+			standard.WriteString(line)
+		}
+	}
+	return []byte(before + start + standard.String() + "\n" + others.String() + end + after)
+}
+
+type emitter struct {
+	*pkg
+	*jen.File
+}
+
+// importNames tells jennifer the names of packages, so that it renames none without need, and renames those that the user's
+// package has declared for something else.
+func (e *emitter) importNames(tasks []*task) {
+	names := map[string]string{
+		contextPath: "context", sqlPath: "sql", strconvPath: "strconv", timePath: "time", pgxPath: "pgx", runtimePath: "backfill",
+	}
+	for _, t := range tasks {
+		if t.args.object != nil && t.args.object.Pkg() != e.types {
+			names[t.args.object.Pkg().Path()] = t.args.object.Pkg().Name()
+		}
+	}
+	taken := map[string]bool{}
+	for _, importPath := range slices.SortedFunc(maps.Keys(names), fixedFirst) {
+		name := names[importPath]
+		alias := name
+		for i := 2; taken[alias] || e.declared[alias] != nil; i++ {
+			alias = fmt.Sprint(name, i)
+		}
+		taken[alias] = true
+		if alias == name {
+			e.ImportName(importPath, name)
+		} else {
+			e.ImportAlias(importPath, alias)
+		}
+	}
+}
+
+// fixedFirst gives the packages that every file imports the first choice of names.
+func fixedFirst(a, b string) int {
+	fixed := []string{runtimePath, contextPath, sqlPath, strconvPath, timePath, pgxPath}
+	rank := func(importPath string) int {
+		if i := slices.Index(fixed, importPath); i >= 0 {
+			return i
+		}
+		return len(fixed)
+	}
+	if byRank := rank(a) - rank(b); byRank != 0 {
+		return byRank
+	}
+	return strings.Compare(a, b)
+}
+
+func (e *emitter) handshake() {
+	e.Comment("If this does not compile, backfillgen is newer than the backfill module: run")
+	e.Comment("\"go get github.com/backfillhq/go@latest\", or generate again with the module's own backfillgen.")
+	e.Const().Id("_").Op("=").Qual(runtimePath, "GeneratedCodeVersion1")
+}
+
+// descriptor emits the variable that describes a task.
+func (e *emitter) descriptor(t *task) {
+	e.Line()
+	e.Commentf("Task%s describes the task %q, handled by [%s].", t.goName, t.name, t.describe())
+	fields := []jen.Code{jen.Id("Name").Op(":").Lit(t.name)}
+	add := func(name string, value jen.Code) { fields = append(fields, jen.Id(name).Op(":").Add(value)) }
+	if t.queue != nil {
+		add("Queue", e.template(t, t.queue))
+	}
+	if t.key != nil {
+		add("Key", e.template(t, t.key))
+	}
+	if t.keyMode != "" {
+		add("KeyMode", jen.Qual(runtimePath, t.keyMode))
+	}
+	if t.priority != 0 {
+		add("Priority", jen.Lit(t.priority))
+	}
+	if t.maxAttempts != 0 {
+		add("MaxAttempts", jen.Lit(t.maxAttempts))
+	}
+	if t.delay != 0 {
+		add("Delay", duration(t.delay))
+	}
+	if t.timeout != 0 {
+		add("Timeout", duration(t.timeout))
+	}
+	if t.flags != nil {
+		add("Flags", stringList(t.flags))
+	}
+	if t.aliases != nil {
+		add("Aliases", stringList(t.aliases))
+	}
+	if value := t.backoff.value(); value != nil {
+		add("Backoff", value)
+	}
+	e.Var().Id("Task"+t.goName).Op("=").Op("&").Qual(runtimePath, "Task").Index(e.argsType(t)).
+		Custom(jen.Options{Open: "{", Close: "}", Separator: ",", Multi: true}, fields...)
+}
+
+// argsType is T.
+func (e *emitter) argsType(t *task) *jen.Statement {
+	switch {
+	case t.args.object == nil:
+		return jen.Qual(runtimePath, "NoArgs")
+	case t.args.batch:
+		return jen.Index().Qual(t.args.object.Pkg().Path(), t.args.object.Name())
+	}
+	return jen.Qual(t.args.object.Pkg().Path(), t.args.object.Name())
+}
+
+// template emits the function of a queue or a key.
+func (e *emitter) template(t *task, text *template) jen.Code {
+	parameter := e.argsType(t)
+	var sum *jen.Statement
+	for _, part := range text.parts {
+		operand := jen.Lit(part.text)
+		if part.field != nil {
+			parameter = jen.Id("a").Add(e.argsType(t))
+			operand = fieldText(part.field)
+		}
+		if sum == nil {
+			sum = operand
+		} else {
+			sum = sum.Op("+").Add(operand)
+		}
+	}
+	return jen.Func().Params(parameter).String().Block(jen.Return(sum))
+}
+
+// fieldText formats a field of the args a as text.
+func fieldText(field []*types.Var) *jen.Statement {
+	value := jen.Id("a")
+	for _, step := range field {
+		value = value.Dot(step.Name())
+	}
+	typ := field[len(field)-1].Type()
+	_, plain := types.Unalias(typ).(*types.Basic)
+	basic := typ.Underlying().(*types.Basic)
+	// to converts the value, unless it is of this type already.
+	to := func(kind types.BasicKind) *jen.Statement {
+		if plain && basic.Kind() == kind {
+			return value
+		}
+		return jen.Id(types.Typ[kind].Name()).Call(value)
+	}
+	switch info := basic.Info(); {
+	case info&types.IsString != 0:
+		return to(types.String)
+	case info&types.IsBoolean != 0:
+		return jen.Qual(strconvPath, "FormatBool").Call(to(types.Bool))
+	case info&types.IsUnsigned != 0:
+		return jen.Qual(strconvPath, "FormatUint").Call(to(types.Uint64), jen.Lit(10))
+	case basic.Kind() == types.Int:
+		return jen.Qual(strconvPath, "Itoa").Call(to(types.Int))
+	default:
+		return jen.Qual(strconvPath, "FormatInt").Call(to(types.Int64), jen.Lit(10))
+	}
+}
+
+// value is what the descriptor says about retries; a function is bound in the registry.
+func (b backoff) value() jen.Code {
+	switch {
+	case b.preset != "":
+		return jen.Qual(runtimePath, b.preset).Call()
+	case b.factor != 0:
+		return jen.Qual(runtimePath, "Exponential").Call(duration(b.base), duration(b.limit), number(b.factor))
+	case b.base != 0:
+		return jen.Qual(runtimePath, "Fixed").Call(duration(b.base))
+	}
+	return nil
+}
+
+// number writes 2 for 2.0.
+func number(f float64) jen.Code {
+	if f == math.Trunc(f) && f < math.MaxInt32 {
+		return jen.Lit(int(f))
+	}
+	return jen.Lit(f)
+}
+
+// duration writes 90 * time.Second.
+func duration(d time.Duration) *jen.Statement {
+	units := []struct {
+		name string
+		unit time.Duration
+	}{{"Hour", time.Hour}, {"Minute", time.Minute}, {"Second", time.Second}, {"Millisecond", time.Millisecond}, {"Microsecond", time.Microsecond}, {"Nanosecond", 1}}
+	for _, u := range units {
+		if d%u.unit != 0 {
+			continue
+		}
+		if d == u.unit {
+			return jen.Qual(timePath, u.name)
+		}
+		return jen.Lit(int(d/u.unit)).Op("*").Qual(timePath, u.name)
+	}
+	return nil // a duration is a number of nanoseconds
+}
+
+func stringList(items []string) jen.Code {
+	return jen.Index().String().ValuesFunc(func(g *jen.Group) {
+		for _, item := range items {
+			g.Lit(item)
+		}
+	})
+}
+
+// client emits the type that enqueues.
+func (e *emitter) client(tasks []*task) {
+	e.Line()
+	e.Comment("Client enqueues the tasks of this package.")
+	e.Type().Id("Client").Struct(jen.Id("enqueuer").Qual(runtimePath, "Enqueuer"))
+	e.Line()
+	e.Comment("NewClient returns a Client that enqueues with enqueuer: a [*backfill.Client], or testutil's Recorder.")
+	e.Func().Id("NewClient").Params(jen.Id("enqueuer").Qual(runtimePath, "Enqueuer")).Id("Client").
+		Block(jen.Return(jen.Id("Client").Values(jen.Dict{jen.Id("enqueuer"): jen.Id("enqueuer")})))
+	e.bound("WithTx", "BindTx", jen.Qual(pgxPath, "Tx"))
+	e.bound("WithSQLTx", "BindSQLTx", jen.Op("*").Qual(sqlPath, "Tx"))
+	for _, t := range tasks {
+		e.enqueue(t)
+		if t.many() {
+			e.enqueueMany(t)
+		}
+	}
+}
+
+func (e *emitter) bound(method, bind string, transaction jen.Code) {
+	e.Line()
+	e.Commentf("%s returns a Client whose jobs come to be when tx commits.", method)
+	e.Func().Params(jen.Id("c").Id("Client")).Id(method).Params(jen.Id("tx").Add(transaction)).Id("Client").
+		Block(jen.Return(jen.Id("NewClient").Call(jen.Qual(runtimePath, bind).Call(jen.Id("c").Dot("enqueuer"), jen.Id("tx")))))
+}
+
+// parameters are (ctx context.Context, args T, opts ...backfill.EnqueueOption); without args where there are none.
+func (e *emitter) parameters(args jen.Code) []jen.Code {
+	list := []jen.Code{jen.Id("ctx").Qual(contextPath, "Context")}
+	if args != nil {
+		list = append(list, jen.Id("args").Add(args))
+	}
+	return append(list, jen.Id("opts").Op("...").Qual(runtimePath, "EnqueueOption"))
+}
+
+// enqueue emits Client.EnqueueX.
+func (e *emitter) enqueue(t *task) {
+	e.Line()
+	e.Comment(t.summary())
+	parameter, value := jen.Code(nil), jen.Qual(runtimePath, "NoArgs").Values()
+	if t.args.object != nil {
+		parameter, value = e.argsType(t), jen.Id("args")
+	}
+	e.Func().Params(jen.Id("c").Id("Client")).Id("Enqueue"+t.goName).Params(e.parameters(parameter)...).
+		Params(jen.Op("*").Qual(runtimePath, "Job"), jen.Error()).
+		Block(jen.Return(jen.Qual(runtimePath, "Enqueue").Call(jen.Id("ctx"), jen.Id("c").Dot("enqueuer"), jen.Id("Task"+t.goName), value, jen.Id("opts").Op("..."))))
+}
+
+// summary is the comment of EnqueueX: the first sentence of the task's own.
+func (t *task) summary() string {
+	lead := fmt.Sprintf("Enqueue%s enqueues [%s]", t.goName, t.describe())
+	if t.args.batch {
+		lead = fmt.Sprintf("Enqueue%s enqueues one job of many elements for [%s]", t.goName, t.describe())
+	}
+	if synopsis := new(doc.Package).Synopsis(t.decl.Doc.Text()); synopsis != "" {
+		lead += ": " + synopsis
+	}
+	if !strings.HasSuffix(lead, ".") {
+		lead += "."
+	}
+	return lead
+}
+
+// enqueueMany emits Client.EnqueueXMany.
+func (e *emitter) enqueueMany(t *task) {
+	e.Line()
+	e.Commentf("Enqueue%sMany enqueues a job of [%s] for each of args, all or none, and returns them in this order.", t.goName, t.describe())
+	e.Func().Params(jen.Id("c").Id("Client")).Id("Enqueue"+t.goName+"Many").Params(e.parameters(jen.Index().Add(e.argsType(t)))...).
+		Params(jen.Index().Op("*").Qual(runtimePath, "Job"), jen.Error()).
+		Block(jen.Return(jen.Qual(runtimePath, "EnqueueMany").Call(jen.Id("ctx"), jen.Id("c").Dot("enqueuer"), jen.Id("Task"+t.goName), jen.Id("args"), jen.Id("opts").Op("..."))))
+}
+
+// packageFunction emits the EnqueueX that handlers call.
+func (e *emitter) packageFunction(t *task) {
+	e.Line()
+	e.Commentf("Enqueue%s is for handlers: it enqueues [%s] with the Enqueuer that ctx carries, see [backfill.NewContext].", t.goName, t.describe())
+	e.Comment("Elsewhere use [Client].")
+	var parameter jen.Code
+	arguments := []jen.Code{jen.Id("ctx")}
+	if t.args.object != nil {
+		parameter = e.argsType(t)
+		arguments = append(arguments, jen.Id("args"))
+	}
+	arguments = append(arguments, jen.Id("opts").Op("..."))
+	e.Func().Id("Enqueue"+t.goName).Params(e.parameters(parameter)...).Params(jen.Op("*").Qual(runtimePath, "Job"), jen.Error()).
+		Block(jen.Return(jen.Id("NewClient").Call(jen.Qual(runtimePath, "FromContext").Call(jen.Id("ctx"))).Dot("Enqueue" + t.goName).Call(arguments...)))
+}

@@ -1,0 +1,118 @@
+package generate
+
+import (
+	"cmp"
+	"go/types"
+	"slices"
+
+	"github.com/dave/jennifer/jen"
+)
+
+// receiver is a field of Handlers.
+type receiver struct {
+	named   *types.Named
+	pointer bool // a task method has a pointer receiver
+}
+
+func (r receiver) name() string { return r.named.Obj().Name() }
+
+// receivers are the types that have task methods, in the order of their names.
+func receivers(tasks []*task) []receiver {
+	var found []receiver
+	for _, t := range tasks {
+		if t.receiver == nil {
+			continue
+		}
+		i := slices.IndexFunc(found, func(r receiver) bool { return r.named == t.receiver })
+		if i < 0 {
+			i = len(found)
+			found = append(found, receiver{named: t.receiver})
+		}
+		found[i].pointer = found[i].pointer || t.pointer
+	}
+	slices.SortFunc(found, func(a, b receiver) int { return cmp.Compare(a.name(), b.name()) })
+	return found
+}
+
+// nilable reports whether the field can be nil, and thus be missing.
+func (r receiver) nilable() bool {
+	if r.pointer {
+		return true
+	}
+	switch r.named.Underlying().(type) {
+	case *types.Pointer, *types.Map, *types.Slice, *types.Chan, *types.Signature, *types.Interface:
+		return true
+	}
+	return false
+}
+
+// registry emits Handlers and NewRegistry.
+func (e *emitter) registry(tasks []*task) {
+	fields := receivers(tasks)
+	var parameters, bindings []jen.Code
+	if len(fields) > 0 {
+		e.Line()
+		e.Comment("Handlers holds the receivers of task methods. Every field is required.")
+		e.Type().Id("Handlers").StructFunc(func(g *jen.Group) {
+			for _, r := range fields {
+				if r.pointer {
+					g.Id(r.name()).Op("*").Id(r.name())
+				} else {
+					g.Id(r.name()).Id(r.name())
+				}
+			}
+		})
+		parameters = []jen.Code{jen.Id(e.handlers(tasks)).Id("Handlers")}
+		for _, r := range fields {
+			if r.nilable() {
+				bindings = append(bindings, jen.Qual(runtimePath, "Require").Call(jen.Lit("Handlers."+r.name()), jen.Id(e.handlers(tasks)).Dot(r.name()).Op("!=").Nil()))
+			}
+		}
+	}
+	for _, t := range tasks {
+		arguments := []jen.Code{jen.Id("Task" + t.goName), e.handler(t, tasks, fields)}
+		if t.backoff.function != "" {
+			arguments = append(arguments, jen.Qual(runtimePath, "BackoffFunc").Call(jen.Id(t.backoff.function)))
+		}
+		bindings = append(bindings, jen.Qual(runtimePath, "Handle").Call(arguments...))
+	}
+	e.Line()
+	e.Comment("NewRegistry binds every task of this package to its handler.")
+	e.Func().Id("NewRegistry").Params(parameters...).Op("*").Qual(runtimePath, "Registry").
+		Block(jen.Return(jen.Qual(runtimePath, "NewRegistry").
+			Custom(jen.Options{Open: "(", Close: ")", Separator: ",", Multi: true}, bindings...)))
+}
+
+// handlers is the parameter of NewRegistry. It must not hide a function that NewRegistry names.
+func (e *emitter) handlers(tasks []*task) string {
+	return unlike("h", tasks)
+}
+
+// unlike makes a name for a parameter that no function named in NewRegistry has.
+func unlike(name string, tasks []*task) string {
+	for slices.ContainsFunc(tasks, func(t *task) bool { return t.receiver == nil && t.decl.Name.Name == name || t.backoff.function == name }) {
+		name += "2"
+	}
+	return name
+}
+
+// handler is the function that is bound to a task.
+func (e *emitter) handler(t *task, tasks []*task, fields []receiver) jen.Code {
+	function := jen.Id(t.decl.Name.Name)
+	if t.receiver != nil {
+		function = jen.Id(e.handlers(tasks)).Dot(t.receiver.Obj().Name()).Dot(t.decl.Name.Name)
+	}
+	ctx, args := unlike("ctx", tasks), unlike("args", tasks)
+	switch {
+	case t.args.object == nil:
+		return closure(ctx, "_", jen.Qual(runtimePath, "NoArgs"), function.Call(jen.Id(ctx)))
+	case t.receiver != nil && !t.pointer && slices.ContainsFunc(fields, func(r receiver) bool { return r.named == t.receiver && r.pointer }):
+		// The method value of a nil pointer would panic here, before Require can report it.
+		return closure(ctx, args, e.argsType(t), function.Call(jen.Id(ctx), jen.Id(args)))
+	}
+	return function
+}
+
+func closure(ctx, args string, argsType, call jen.Code) jen.Code {
+	return jen.Func().Params(jen.Id(ctx).Qual(contextPath, "Context"), jen.Id(args).Add(argsType)).Error().Block(jen.Return(call))
+}

@@ -1,0 +1,242 @@
+package generate
+
+import (
+	"fmt"
+	"go/ast"
+	"go/types"
+	"maps"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/backfillhq/go/cmd/backfillgen/internal/diag"
+	"github.com/backfillhq/go/cmd/backfillgen/internal/directive"
+)
+
+// The limits of the wire, in characters.
+const (
+	maxNameLength = 128 // of a task, and of a queue
+	maxKeyLength  = 512
+)
+
+// options are the options of a task line. Each reads its value into the task, or says what is wrong with it; nil and "" mean that
+// what is wrong was reported.
+var options = map[string]func(p *pkg, t *task, o directive.Option, problems *diag.List) error{
+	"name": func(_ *pkg, t *task, o directive.Option, _ *diag.List) error {
+		t.name = o.Value
+		return checkText(o.Value, maxNameLength)
+	},
+	"queue": func(p *pkg, t *task, o directive.Option, problems *diag.List) (err error) {
+		t.queue, err = p.readText(t, o, maxNameLength, problems)
+		return err
+	},
+	"key": func(p *pkg, t *task, o directive.Option, problems *diag.List) (err error) {
+		t.key, err = p.readText(t, o, maxKeyLength, problems)
+		return err
+	},
+	"key_mode": func(_ *pkg, t *task, o directive.Option, _ *diag.List) error {
+		modes := map[string]string{"replace": "Replace", "preserve_run_at": "PreserveRunAt", "unsafe_dedupe": "UnsafeDedupe"}
+		if t.keyMode = modes[o.Value]; t.keyMode == "" {
+			return fmt.Errorf("unknown key mode %q%s", o.Value, orElse(diag.DidYouMean(o.Value, slices.Sorted(maps.Keys(modes))), ": want replace, preserve_run_at or unsafe_dedupe"))
+		}
+		return nil
+	},
+	"priority": func(_ *pkg, t *task, o directive.Option, _ *diag.List) (err error) {
+		t.priority, err = readInteger(o.Value, math.MinInt16, math.MaxInt16)
+		return err
+	},
+	"max_attempts": func(_ *pkg, t *task, o directive.Option, _ *diag.List) (err error) {
+		t.maxAttempts, err = readInteger(o.Value, 1, math.MaxInt16)
+		return err
+	},
+	"delay": func(_ *pkg, t *task, o directive.Option, _ *diag.List) (err error) {
+		t.delay, err = readDuration(o.Value)
+		return err
+	},
+	"timeout": func(_ *pkg, t *task, o directive.Option, _ *diag.List) (err error) {
+		t.timeout, err = readDuration(o.Value)
+		return err
+	},
+	"backoff": func(p *pkg, t *task, o directive.Option, problems *diag.List) (err error) {
+		t.backoff, err = p.readBackoff(o, problems)
+		return err
+	},
+	"flags": func(_ *pkg, t *task, o directive.Option, _ *diag.List) (err error) {
+		t.flags, err = readList(o.Value, math.MaxInt)
+		return err
+	},
+	"alias": func(_ *pkg, t *task, o directive.Option, _ *diag.List) (err error) {
+		t.aliases, err = readList(o.Value, maxNameLength)
+		return err
+	},
+}
+
+// readOptions reads the options of a task line. The name comes first, since others refer to it.
+func (p *pkg) readOptions(t *task, problems *diag.List) {
+	ordered := slices.Clone(t.line.Options)
+	slices.SortStableFunc(ordered, func(a, b directive.Option) int {
+		return strings.Compare(strconv.FormatBool(b.Name == "name"), strconv.FormatBool(a.Name == "name"))
+	})
+	for _, option := range ordered {
+		read := options[option.Name]
+		if read == nil {
+			names := slices.Sorted(maps.Keys(options))
+			problems.Errorf(option.Pos, "unknown option %q%s", option.Name, orElse(diag.DidYouMean(option.Name, names), "; there are "+strings.Join(names, ", ")))
+			continue
+		}
+		if err := read(p, t, option, problems); err != nil {
+			problems.Errorf(option.ValuePos, "%s: %v", option.Name, err)
+		}
+	}
+	if _, named := t.line.Option("name"); !named {
+		if err := checkText(t.name, maxNameLength); err != nil {
+			problems.Errorf(t.pos, "task name %q, from the function's: %v: give it another with name=", t.name, err)
+		}
+	}
+}
+
+// readText reads the template of a queue or a key.
+func (p *pkg) readText(t *task, option directive.Option, limit int, problems *diag.List) (*template, error) {
+	parsed := p.readTemplate(t, option, problems)
+	if parsed == nil {
+		return nil, nil
+	}
+	if constant, ok := parsed.constant(); ok {
+		return parsed, checkText(constant, limit)
+	}
+	return parsed, nil
+}
+
+func checkText(text string, limit int) error {
+	switch n := utf8.RuneCountInString(text); {
+	case n == 0:
+		return fmt.Errorf("is empty: want 1 to %d characters", limit)
+	case n > limit:
+		return fmt.Errorf("has %d characters: at most %d are allowed", n, limit)
+	case strings.ContainsRune(text, 0):
+		return fmt.Errorf("%q contains a NUL character, which PostgreSQL cannot store", text)
+	case !utf8.ValidString(text):
+		return fmt.Errorf("%q is not valid UTF-8", text)
+	}
+	return nil
+}
+
+func readInteger(text string, least, most int) (int, error) {
+	n, err := strconv.Atoi(text)
+	if err != nil || n < least || n > most {
+		return 0, fmt.Errorf("%q is not a number from %d to %d", text, least, most)
+	}
+	return n, nil
+}
+
+func readDuration(text string) (time.Duration, error) {
+	d, err := time.ParseDuration(text)
+	if err != nil || d <= 0 {
+		return 0, fmt.Errorf("%q is not a duration above 0: write it like 1.5s, 10m or 36h", text)
+	}
+	return d, nil
+}
+
+// readList reads a,b,c.
+func readList(text string, limit int) ([]string, error) {
+	items := strings.Split(text, ",")
+	for i, item := range items {
+		if item == "" {
+			return nil, fmt.Errorf("%q has an empty element: write a,b", text)
+		}
+		if err := checkText(item, limit); err != nil {
+			return nil, fmt.Errorf("%q %w", item, err)
+		}
+		if slices.Contains(items[:i], item) {
+			return nil, fmt.Errorf("%q is there twice", item)
+		}
+	}
+	return items, nil
+}
+
+// backoff is what a task says about its retries. The zero backoff says nothing.
+type backoff struct {
+	preset      string        // the name of a function of package backfill without parameters
+	base, limit time.Duration // of exp; base alone: fixed
+	factor      float64
+	function    string // of the user's package
+}
+
+var presets = map[string]string{
+	"graphile": "GraphileBackoff", "fast": "FastBackoff", "aggressive": "AggressiveBackoff", "conservative": "ConservativeBackoff",
+}
+
+const defaultFactor = 2
+
+// readBackoff reads graphile, fast, aggressive, conservative, exp(base,max[,factor]), fixed(d), or the name of a function.
+func (p *pkg) readBackoff(option directive.Option, problems *diag.List) (backoff, error) {
+	if preset := presets[option.Value]; preset != "" {
+		return backoff{preset: preset}, nil
+	}
+	call, list, isCall := strings.Cut(option.Value, "(")
+	if !isCall {
+		return backoff{function: option.Value}, p.checkBackoffFunction(option, problems)
+	}
+	list, closed := strings.CutSuffix(list, ")")
+	arguments := strings.Split(list, ",")
+	for i := range arguments {
+		arguments[i] = strings.TrimSpace(arguments[i])
+	}
+	switch {
+	case call == "fixed" && closed && len(arguments) == 1:
+		d, err := readDuration(arguments[0])
+		return backoff{base: d}, err
+	case call == "exp" && closed && (len(arguments) == 2 || len(arguments) == 3):
+		return readExponential(arguments)
+	}
+	return backoff{}, fmt.Errorf("cannot read %q: want exp(base,max), exp(base,max,factor) or fixed(duration)%s", option.Value, diag.DidYouMean(call, []string{"exp", "fixed"}))
+}
+
+func readExponential(arguments []string) (b backoff, err error) {
+	if b.base, err = readDuration(arguments[0]); err != nil {
+		return b, err
+	}
+	if b.limit, err = readDuration(arguments[1]); err != nil {
+		return b, err
+	}
+	if b.limit < b.base {
+		return b, fmt.Errorf("the maximum %v is below the base %v", b.limit, b.base)
+	}
+	b.factor = defaultFactor
+	if len(arguments) == 3 {
+		if b.factor, err = strconv.ParseFloat(arguments[2], 64); err != nil || !(b.factor >= 1) || math.IsInf(b.factor, 0) {
+			return b, fmt.Errorf("the factor %q is not a number from 1 up", arguments[2])
+		}
+	}
+	return b, nil
+}
+
+const backoffShape = "func(attempt int, err error) time.Duration"
+
+func (p *pkg) checkBackoffFunction(option directive.Option, problems *diag.List) error {
+	object := p.types.Scope().Lookup(option.Value)
+	function, ok := object.(*types.Func)
+	if !ok {
+		known := append(slices.Sorted(maps.Keys(presets)), "exp", "fixed")
+		for name, d := range p.declared {
+			if function, ok := d.decl.(*ast.FuncDecl); ok && function.Recv == nil {
+				known = append(known, name)
+			}
+		}
+		slices.Sort(known)
+		return fmt.Errorf("%q is neither a preset (graphile, fast, aggressive, conservative), exp(base,max), fixed(duration), nor a function of this package%s",
+			option.Value, diag.DidYouMean(option.Value, known))
+	}
+	signature := function.Signature()
+	parameters, results := signature.Params(), signature.Results()
+	if signature.TypeParams() != nil || signature.Variadic() || parameters.Len() != 2 || results.Len() != 1 ||
+		!types.Identical(parameters.At(0).Type(), types.Typ[types.Int]) ||
+		!types.Identical(parameters.At(1).Type(), types.Universe.Lookup("error").Type()) ||
+		types.TypeString(types.Unalias(results.At(0).Type()), nil) != "time.Duration" {
+		problems.Errorf(p.position(function.Pos()), "backoff function %s: want %s, have %s", option.Value, backoffShape, types.TypeString(signature, p.qualifier))
+	}
+	return nil
+}

@@ -1,0 +1,274 @@
+package generate
+
+import (
+	"go/ast"
+	"go/token"
+	"go/types"
+	"strings"
+
+	"github.com/backfillhq/go/cmd/backfillgen/internal/diag"
+)
+
+const transactionType = "github.com/jackc/pgx/v5.Tx"
+
+// readSignature checks that the function has the shape of a task, and finds its args and its receiver.
+func (p *pkg) readSignature(t *task, problems *diag.List) bool {
+	before := problems.Errors()
+	object := p.function(t)
+	if object == nil {
+		problems.Errorf(t.pos, "task %s: the compiler does not see this function: is it declared twice?", t.decl.Name.Name)
+		return false
+	}
+	signature := object.Signature()
+	if t.decl.Recv != nil {
+		p.readReceiver(t, signature, problems)
+	}
+	if t.decl.Type.TypeParams != nil {
+		problems.Errorf(t.pos, "task %s: a task cannot have type parameters: write a function for each type", t.describe())
+		return false
+	}
+	p.readResults(t, signature, problems)
+	p.readParameters(t, signature, problems)
+	return problems.Errors() == before
+}
+
+// function finds what the type checker made of the task's function. It is nil if the name stands for something else.
+func (p *pkg) function(t *task) *types.Func {
+	if t.decl.Recv == nil {
+		function, _ := p.types.Scope().Lookup(t.decl.Name.Name).(*types.Func)
+		if function == nil || function.Pos() != t.decl.Name.Pos() {
+			return nil
+		}
+		return function
+	}
+	base := receiverName(t.decl.Recv.List[0].Type)
+	typeName, _ := p.types.Scope().Lookup(base).(*types.TypeName)
+	if typeName == nil {
+		return nil
+	}
+	named, _ := types.Unalias(typeName.Type()).(*types.Named)
+	if named == nil {
+		return nil
+	}
+	for method := range named.Methods() {
+		if method.Pos() == t.decl.Name.Pos() {
+			return method
+		}
+	}
+	return nil
+}
+
+// receiverName is T in T, *T, T[P] and *T[P].
+func receiverName(expression ast.Expr) string {
+	for {
+		switch e := expression.(type) {
+		case *ast.Ident:
+			return e.Name
+		case *ast.StarExpr:
+			expression = e.X
+		case *ast.ParenExpr:
+			expression = e.X
+		case *ast.IndexExpr:
+			expression = e.X
+		case *ast.IndexListExpr:
+			expression = e.X
+		default:
+			return ""
+		}
+	}
+}
+
+func (p *pkg) readReceiver(t *task, signature *types.Signature, problems *diag.List) {
+	receiver := types.Unalias(signature.Recv().Type())
+	if pointer, ok := receiver.(*types.Pointer); ok {
+		t.pointer = true
+		receiver = types.Unalias(pointer.Elem())
+	}
+	named, ok := receiver.(*types.Named)
+	if !ok {
+		return // the type checker has complained, and will to the user
+	}
+	t.receiver = named
+	pos := p.position(t.decl.Recv.List[0].Type.Pos())
+	name := named.Obj().Name()
+	switch {
+	case named.TypeParams().Len() > 0:
+		problems.Errorf(pos, "task %s: its receiver %s cannot have type parameters", t.decl.Name.Name, name)
+	case !named.Obj().Exported() && p.name() != "main":
+		problems.Errorf(pos, "task %s: its receiver %s is not exported, so nobody could set Handlers.%s: export it", t.decl.Name.Name, name, name)
+	}
+}
+
+func (p *pkg) readResults(t *task, signature *types.Signature, problems *diag.List) {
+	results := signature.Results()
+	isError := func(i int) bool { return types.Identical(results.At(i).Type(), types.Universe.Lookup("error").Type()) }
+	switch {
+	case results.Len() == 1 && isError(0):
+	case results.Len() == 2 && isError(1):
+		problems.Errorf(t.pos, "task %s: results of tasks are reserved for a later version: return an error only", t.describe())
+	default:
+		p.shapeProblem(t, problems)
+	}
+}
+
+func (p *pkg) readParameters(t *task, signature *types.Signature, problems *diag.List) {
+	parameters := signature.Params()
+	count := parameters.Len()
+	switch {
+	case count == 0 || count > 3 || signature.Variadic():
+		p.shapeProblem(t, problems)
+		return
+	case types.TypeString(types.Unalias(parameters.At(0).Type()), nil) != "context.Context":
+		if !p.reportInvalid(t.decl.Type.Params.List[0].Type, parameters.At(0).Type(), problems) {
+			p.shapeProblem(t, problems)
+		}
+		return
+	}
+	if count > 1 && types.TypeString(types.Unalias(parameters.At(1).Type()), nil) == transactionType {
+		problems.Errorf(p.position(parameterType(t.decl, 1).Pos()), "task %s: transactional tasks come with a later version: leave pgx.Tx out", t.describe())
+		return
+	}
+	switch count {
+	case 2:
+		p.readArgs(t, parameterType(t.decl, 1), parameters.At(1).Type(), problems)
+	case 3:
+		p.shapeProblem(t, problems)
+	}
+}
+
+// parameterType is the expression of the i-th parameter's type.
+func parameterType(decl *ast.FuncDecl, i int) ast.Expr {
+	for _, field := range decl.Type.Params.List {
+		names := max(1, len(field.Names))
+		if i < names {
+			return field.Type
+		}
+		i -= names
+	}
+	return decl.Type
+}
+
+// readArgs checks that the parameter is an exported named struct, or a slice of one, which encoding/json can store.
+func (p *pkg) readArgs(t *task, expression ast.Expr, typ types.Type, problems *diag.List) {
+	pos := p.position(expression.Pos())
+	fail := func(format string, args ...any) {
+		problems.Errorf(pos, "task "+t.describe()+": "+format, args...)
+	}
+	element := typ
+	if slice, ok := types.Unalias(typ).(*types.Slice); ok {
+		t.args.batch, element = true, slice.Elem()
+	}
+	if p.reportInvalid(expression, element, problems) {
+		return
+	}
+	have := types.ExprString(expression)
+	switch named := types.Unalias(element).(type) {
+	case *types.Pointer:
+		fail("args are values: take %s instead of %s", strings.ReplaceAll(have, "*", ""), have)
+		return
+	case *types.Struct:
+		fail("give this struct a name, so that those who enqueue can name it: type %sArgs struct", t.goName)
+		return
+	case *types.Named:
+		if _, ok := named.Underlying().(*types.Struct); !ok {
+			hint := "wrap it in a struct"
+			if _, ok := named.Underlying().(*types.Slice); ok {
+				hint = "for a batch of many elements, take a slice of a struct"
+			}
+			fail("args are an exported struct or a slice of one, so that they can grow; %s is neither: %s", have, hint)
+			return
+		}
+		if named.TypeArgs().Len() > 0 {
+			fail("args cannot have type parameters: declare a type without them")
+			return
+		}
+	default:
+		fail("args are an exported struct or a slice of one, so that they can grow; %s is neither: wrap it in a struct", have)
+		return
+	}
+	object := element.(interface{ Obj() *types.TypeName }).Obj()
+	switch {
+	case !object.Exported():
+		fail("its args type %s is not exported, so nobody else could enqueue it: export it", object.Name())
+	case object.Parent() != object.Pkg().Scope():
+		fail("its args type %s is declared inside a function: declare it at the package's level", object.Name())
+	default:
+		t.args.object = object
+		p.checkPayload(t, pos, element, problems)
+	}
+}
+
+// shapeProblem says which shapes a task may have.
+func (p *pkg) shapeProblem(t *task, problems *diag.List) {
+	var have []string
+	for _, field := range t.decl.Type.Params.List {
+		for range max(1, len(field.Names)) {
+			have = append(have, types.ExprString(field.Type))
+		}
+	}
+	var results []string
+	if t.decl.Type.Results != nil {
+		for _, field := range t.decl.Type.Results.List {
+			for range max(1, len(field.Names)) {
+				results = append(results, types.ExprString(field.Type))
+			}
+		}
+	}
+	result := strings.Join(results, ", ")
+	switch len(results) {
+	case 0:
+	case 1:
+		result = " " + result
+	default:
+		result = " (" + result + ")"
+	}
+	problems.Errorf(t.pos, "task %s: want func(context.Context, T) error or func(context.Context) error, have func(%s)%s",
+		t.describe(), strings.Join(have, ", "), result)
+}
+
+// reportInvalid reports a type that could not be found out, with what the type checker said about it.
+func (p *pkg) reportInvalid(expression ast.Expr, typ types.Type, problems *diag.List) bool {
+	if !invalid(typ) {
+		return false
+	}
+	pos := p.position(expression.Pos())
+	for _, problem := range p.typeErrors {
+		at := problem.Fset.PositionFor(problem.Pos, false)
+		if at.Filename == pos.Filename && at.Offset >= pos.Offset && at.Offset < p.position(expression.End()).Offset {
+			problems.Add(diag.Diagnostic{Pos: at, Message: problem.Msg, Hint: p.importHint(pos)})
+			return true
+		}
+	}
+	problems.Add(diag.Diagnostic{Pos: pos, Message: "cannot find out what type " + types.ExprString(expression) + " is", Hint: p.importHint(pos)})
+	return true
+}
+
+// invalid reports whether a type, or what it points to or consists of, is unknown.
+func invalid(typ types.Type) bool {
+	switch t := types.Unalias(typ).(type) {
+	case *types.Basic:
+		return t.Kind() == types.Invalid
+	case *types.Pointer:
+		return invalid(t.Elem())
+	case *types.Slice:
+		return invalid(t.Elem())
+	case *types.Array:
+		return invalid(t.Elem())
+	case *types.Map:
+		return invalid(t.Key()) || invalid(t.Elem())
+	case *types.Named:
+		basic, ok := t.Underlying().(*types.Basic)
+		return ok && basic.Kind() == types.Invalid
+	}
+	return false
+}
+
+// importHint is what the type checker said of an import of the file in which pos is.
+func (p *pkg) importHint(pos token.Position) string {
+	for _, problem := range p.typeErrors {
+		if problem.Fset.PositionFor(problem.Pos, false).Filename == pos.Filename && strings.HasPrefix(problem.Msg, "could not import ") {
+			return problem.Msg
+		}
+	}
+	return ""
+}

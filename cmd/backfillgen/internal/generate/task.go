@@ -1,0 +1,154 @@
+package generate
+
+import (
+	"cmp"
+	"go/ast"
+	"go/token"
+	"go/types"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/backfillhq/go/cmd/backfillgen/internal/diag"
+	"github.com/backfillhq/go/cmd/backfillgen/internal/directive"
+)
+
+// task is a function with a task line, as far as it makes sense.
+type task struct {
+	line taskLine
+	decl *ast.FuncDecl
+	pos  token.Position // of the function's name
+
+	name     string // on the wire
+	goName   string // as in EnqueueSendEmail
+	receiver *types.Named
+	pointer  bool // the receiver is a pointer
+	args     args
+
+	queue, key  *template
+	keyMode     string // the name of a constant of package backfill
+	priority    int
+	maxAttempts int
+	delay       time.Duration
+	timeout     time.Duration
+	flags       []string
+	aliases     []string
+	backoff     backoff
+}
+
+// args is the type of what a task is given.
+type args struct {
+	object *types.TypeName // nil: the task has no args
+	batch  bool            // a slice of it
+}
+
+// taskLine is a task line and the function that it stands above.
+type taskLine struct {
+	directive.Line
+	function *ast.FuncDecl
+}
+
+// collect finds the task lines of a package, reports directives that are none, and marks what the tasks need.
+func (p *pkg) collect(problems *diag.List) {
+	for _, file := range p.files {
+		above := map[*ast.Comment]*ast.FuncDecl{}
+		for _, declaration := range file.Decls {
+			if function, ok := declaration.(*ast.FuncDecl); ok && function.Doc != nil {
+				for _, comment := range function.Doc.List {
+					above[comment] = function
+					p.reportSpaced(comment, problems)
+				}
+			}
+		}
+		seen := map[*ast.FuncDecl]bool{}
+		for _, group := range file.Comments {
+			for _, comment := range group.List {
+				function, pos := above[comment], p.position(comment.Pos())
+				switch {
+				case !directive.Is(comment.Text) || !reportVerb(comment.Text, pos, function, problems):
+				case seen[function]:
+					problems.Errorf(pos, "function %s has two task lines: put all options on one", function.Name.Name)
+				default:
+					seen[function] = true
+					p.lines = append(p.lines, taskLine{directive.Parse(comment.Text, pos, problems), function})
+				}
+			}
+		}
+	}
+	for _, line := range p.lines {
+		name := line.function.Name.Name
+		if recv := line.function.Recv; recv != nil && len(recv.List) > 0 {
+			name = receiverName(recv.List[0].Type) + "." + name
+		}
+		p.need(name)
+		if backoff, ok := line.Option("backoff"); ok {
+			p.need(backoff.Value)
+		}
+	}
+}
+
+// tasks returns the tasks of a package in the order of their names, and reports everything that is wrong with them.
+func (p *pkg) tasks(problems *diag.List) []*task {
+	p.check()
+	var tasks []*task
+	for _, line := range p.lines {
+		if t := p.task(line, problems); t != nil {
+			tasks = append(tasks, t)
+		}
+	}
+	slices.SortFunc(tasks, func(a, b *task) int {
+		return cmp.Or(cmp.Compare(a.name, b.name), cmp.Compare(a.pos.Filename, b.pos.Filename), cmp.Compare(a.pos.Offset, b.pos.Offset))
+	})
+	p.checkNames(tasks, problems)
+	return tasks
+}
+
+// task reads one task. It is nil if the function cannot be a task at all.
+func (p *pkg) task(line taskLine, problems *diag.List) *task {
+	t := &task{line: line, decl: line.function, pos: p.position(line.function.Name.Pos()), name: snakeCase(line.function.Name.Name)}
+	named := t.nameGo(problems)
+	signed := p.readSignature(t, problems)
+	p.readOptions(t, problems)
+	if !named || !signed {
+		return nil
+	}
+	return t
+}
+
+// The verbs of directives.
+const verbTask = "task"
+
+// laterVerbs are verbs that are decided and not built yet: a message that says so is better than one that says they are unknown.
+var laterVerbs = []string{"client", "cron", "emit", "upcast"}
+
+// reportVerb reports a directive that is not a task line above a function.
+func reportVerb(comment string, pos token.Position, function *ast.FuncDecl, problems *diag.List) bool {
+	verb, _ := directive.Verb(comment)
+	switch {
+	case slices.Contains(laterVerbs, verb):
+		problems.Errorf(pos, "%s%s is not supported by this version of backfillgen", directive.Prefix, verb)
+	case verb != verbTask:
+		pos.Column += len(directive.Prefix)
+		problems.Errorf(pos, "unknown directive %q%s", verb, orElse(diag.DidYouMean(verb, []string{verbTask}), ": want "+directive.Prefix+verbTask))
+	case function == nil:
+		problems.Errorf(pos, "this line stands above no function: put it into the doc comment of a function or method, without an empty line between")
+	default:
+		return true
+	}
+	return false
+}
+
+// reportSpaced reports a comment above a function that would be a directive without its space.
+func (p *pkg) reportSpaced(comment *ast.Comment, problems *diag.List) {
+	text, ok := strings.CutPrefix(comment.Text, "//")
+	if trimmed := strings.TrimLeft(text, " \t"); ok && trimmed != text && strings.HasPrefix(trimmed, "backfill:"+verbTask) {
+		problems.Errorf(p.position(comment.Pos()), "a directive has no space after the slashes: write %s%s", directive.Prefix, verbTask)
+	}
+}
+
+func orElse(text, otherwise string) string {
+	if text == "" {
+		return otherwise
+	}
+	return text
+}

@@ -1,0 +1,123 @@
+// Backfillgen writes the typed code for the tasks of Go packages: functions that carry a //backfill:task line. It writes one file,
+// backfill_gen.go, into each package.
+//
+// Usage:
+//
+//	backfillgen [flags] [packages]
+//
+// Packages are patterns as for go build. Default: the package in the current folder, so that this line is enough:
+//
+//	//go:generate go tool backfillgen
+//
+// Exit codes: 0, all is well; 1, something is wrong with the source, or -check found a file that is not current; 2, a usage that
+// cannot be understood.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+
+	"github.com/aymanbagabas/go-udiff"
+
+	"github.com/backfillhq/go/cmd/backfillgen/internal/diag"
+	"github.com/backfillhq/go/cmd/backfillgen/internal/generate"
+)
+
+const (
+	exitProblems = 1
+	exitUsage    = 2
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// run is main with its surroundings as parameters.
+func run(ctx context.Context, arguments []string, stdout, stderr io.Writer) int {
+	flags := flag.NewFlagSet("backfillgen", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	flags.Usage = func() {
+		fmt.Fprint(stderr, "usage: backfillgen [flags] [packages]\n\nWrites backfill_gen.go for the //backfill:task functions of each package. Default: the package in this folder.\n\n")
+		flags.PrintDefaults()
+	}
+	check := flags.Bool("check", false, "write nothing; print what would change, and exit with 1 if anything would")
+	format := flags.String("format", "text", "`how` to print problems: text, or github for annotations in GitHub Actions")
+	tags := flags.String("tags", "", "build `tags`, separated by commas")
+	dir := flags.String("C", ".", "the `folder` to run in")
+	if err := flags.Parse(arguments); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return 0
+		}
+		return exitUsage
+	}
+	if *format != "text" && *format != "github" {
+		fmt.Fprintf(stderr, "backfillgen: unknown -format %q: want text or github\n", *format)
+		return exitUsage
+	}
+	absolute, err := filepath.Abs(*dir)
+	if err != nil {
+		fmt.Fprintln(stderr, "backfillgen:", err)
+		return exitUsage
+	}
+	patterns := flags.Args()
+	if len(patterns) == 0 {
+		patterns = []string{"."}
+	}
+
+	var problems diag.List
+	files, err := generate.Run(ctx, generate.Config{Dir: absolute, Patterns: patterns, Tags: *tags}, &problems)
+	if err != nil {
+		fmt.Fprintln(stderr, "backfillgen:", err)
+		return exitProblems
+	}
+	if *format == "github" {
+		problems.WriteGitHub(stdout, absolute)
+	} else {
+		problems.WriteText(stderr, absolute)
+	}
+	switch {
+	case problems.Errors() > 0:
+		return exitProblems
+	case *check:
+		return printChanges(files, absolute, stdout)
+	}
+	if _, err := generate.Write(files); err != nil {
+		fmt.Fprintln(stderr, "backfillgen:", err)
+		return exitProblems
+	}
+	return 0
+}
+
+// printChanges prints how the files would change, as a diff.
+func printChanges(files []generate.File, dir string, stdout io.Writer) int {
+	code := 0
+	for _, file := range files {
+		if !file.Stale() {
+			continue
+		}
+		code = exitProblems
+		name, err := filepath.Rel(dir, file.Path)
+		if err != nil {
+			name = file.Path
+		}
+		name = filepath.ToSlash(name)
+		from, to := "a/"+name, "b/"+name
+		if file.Have == nil {
+			from = "/dev/null"
+		}
+		if file.Want == nil {
+			to = "/dev/null"
+		}
+		fmt.Fprint(stdout, udiff.Unified(from, to, string(file.Have), string(file.Want)))
+	}
+	return code
+}

@@ -1,0 +1,58 @@
+package testutil
+
+import (
+	"cmp"
+	"encoding/json"
+	"testing"
+
+	"github.com/backfillhq/go/backfill"
+)
+
+// Recorded is one job of a task that a [Recorder] was asked to enqueue.
+//
+// Queue, Key, KeyMode, Priority, MaxAttempts, RunAt, Delay and Flags are those
+// of the Request: what the task says, changed by the options of the call. A zero
+// field was left to the default. A job that is due at once has neither RunAt nor
+// Delay.
+//
+// To compare it with go-cmp, pass cmpopts.IgnoreUnexported(backfill.Request{}).
+type Recorded[T any] struct {
+	backfill.Request
+
+	// Args are the args as the task's handler would get them. They hide those of the Request, the JSON that was enqueued.
+	Args T
+
+	// InTx says that the job was enqueued through WithTx or WithSQLTx.
+	InTx bool
+}
+
+// Enqueued returns the jobs of the task that rec was asked to enqueue, under the
+// task's name and not its aliases, in order. There is one for each request, also
+// where a key makes several requests one job.
+//
+// The args are decoded from their JSON, as a worker does it: what did not
+// survive the encoding is missing here too. Args that do not decode, as requests
+// that were written by hand may have, end the test.
+func Enqueued[T any](tb testing.TB, rec *Recorder, task *backfill.Task[T]) []Recorded[T] {
+	tb.Helper()
+	var jobs []Recorded[T]
+	for i, recorded := range rec.recordings() {
+		if recorded.request.Task != task.Name {
+			continue
+		}
+		job := Recorded[T]{Request: recorded.request, InTx: recorded.inTx}
+		if err := decode(job.Request.Args, &job.Args); err != nil {
+			tb.Fatalf("testutil: request %d: args of task %q do not decode into %T: %v: %.1000s", i, task.Name, job.Args, err, job.Request.Args)
+		}
+		jobs = append(jobs, job)
+	}
+	return jobs
+}
+
+// decode does what a worker does with the payload of a job.
+func decode[T any](payload json.RawMessage, args *T) error {
+	if _, ok := any(*args).(backfill.NoArgs); ok {
+		return nil // nobody looks at it
+	}
+	return json.Unmarshal([]byte(cmp.Or(string(payload), "{}")), args)
+}

@@ -1,0 +1,216 @@
+// Package testutil has what a test of code that enqueues needs: a [Recorder]
+// in place of a client, and [Enqueued], which says what was enqueued.
+//
+//	func TestSignUp(t *testing.T) {
+//		t.Parallel()
+//		rec := testutil.NewRecorder()
+//		service := signup.Service{Tasks: tasks.NewClient(rec)}
+//		…
+//		for _, job := range testutil.Enqueued(t, rec, tasks.TaskSendEmail) {
+//			// job.Args.UserID, job.Queue, job.Delay, job.InTx …
+//		}
+//	}
+//
+// A Recorder has no database and calls no handlers. A handler is tested by
+// calling it, with backfill.NewContext(ctx, rec) if it enqueues. Code that takes
+// a *backfill.Client, such as [backfill.InTx], and jobs that are to run need a
+// database: see package pgtest and [backfill.RunOnce].
+package testutil
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"database/sql"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/backfillhq/go/backfill"
+)
+
+// Recorder is a [backfill.Enqueuer] that records what it is asked to enqueue.
+// Its results and errors are those of a client on a database that was empty and
+// that no worker serves. It is safe for concurrent use, and its zero value works.
+type Recorder struct {
+	mu       sync.Mutex
+	recorded []recording
+	lastID   int64
+	waiting  map[string]*backfill.Job // by key
+	failure  error
+}
+
+type recording struct {
+	request backfill.Request
+	inTx    bool
+}
+
+// NewRecorder returns a Recorder that has recorded nothing.
+func NewRecorder() *Recorder { return &Recorder{} }
+
+// Enqueue implements [backfill.Enqueuer]. It checks requests as a client does,
+// and records all of them or, with an error, none. Jobs are numbered from 1, and
+// the clock is time.Now. A job with a key waits for the next request with that
+// key, which gets the same job, changed as the key mode says.
+func (r *Recorder) Enqueue(ctx context.Context, requests ...backfill.Request) ([]*backfill.Job, error) {
+	if needNoDatabase(requests) {
+		return new(backfill.Client).Enqueue(ctx, requests...)
+	}
+	return r.record(ctx, requests, "enqueue: insert jobs", false)
+}
+
+// WithTx implements [backfill.Enqueuer]. What is enqueued through the result is
+// recorded at once, with [Recorded].InTx, whatever becomes of tx. The Recorder
+// does not use tx, but a nil one is an error, as with a client: where there is
+// no database, pass struct{ pgx.Tx }{}.
+func (r *Recorder) WithTx(tx pgx.Tx) backfill.Enqueuer {
+	return txRecorder{r, new(backfill.Client).WithTx(tx), tx == nil}
+}
+
+// WithSQLTx implements [backfill.Enqueuer]: the same for database/sql. Where
+// there is no database, pass new(sql.Tx).
+func (r *Recorder) WithSQLTx(tx *sql.Tx) backfill.Enqueuer {
+	return txRecorder{r, new(backfill.Client).WithSQLTx(tx), tx == nil}
+}
+
+// Requests returns a copy of everything that was recorded, of all tasks, in
+// order. To compare it with go-cmp, pass
+// cmpopts.IgnoreUnexported(backfill.Request{}).
+func (r *Recorder) Requests() []backfill.Request {
+	var requests []backfill.Request
+	for _, recorded := range r.recordings() {
+		requests = append(requests, recorded.request)
+	}
+	return requests
+}
+
+// FailWith makes Enqueue fail from now on, in transactions too, as if the
+// database did: it returns an error that wraps err, and records nothing. A nil
+// err ends it. Requests that are wrong are refused for that, as before.
+func (r *Recorder) FailWith(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.failure = err
+}
+
+// Reset forgets everything that was recorded: keys are free, and jobs are
+// numbered from 1 again. An error of FailWith stays.
+func (r *Recorder) Reset() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.recorded, r.lastID, r.waiting = nil, 0, nil
+}
+
+// txRecorder is a Recorder in a transaction.
+type txRecorder struct {
+	*Recorder
+	client backfill.Enqueuer // in the same transaction, for what needs no database
+	isNil  bool              // the transaction: nothing gets as far as the database
+}
+
+func (t txRecorder) Enqueue(ctx context.Context, requests ...backfill.Request) ([]*backfill.Job, error) {
+	if t.isNil || needNoDatabase(requests) {
+		return t.client.Enqueue(ctx, requests...)
+	}
+	return t.record(ctx, requests, "in transaction: enqueue", true)
+}
+
+// needNoDatabase reports whether a client answers requests by itself: there are
+// none, or one is wrong. A zero Client can do that. So these errors are not
+// copies that could go stale.
+func needNoDatabase(requests []backfill.Request) bool {
+	return len(requests) == 0 || slices.ContainsFunc(requests, func(r backfill.Request) bool { return r.Validate() != nil })
+}
+
+// record does what the database does for a client.
+func (r *Recorder) record(ctx context.Context, requests []backfill.Request, operation string, inTx bool) ([]*backfill.Job, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := cmp.Or(ctx.Err(), r.failure); err != nil {
+		return nil, fmt.Errorf("%s: %w", operation, err)
+	}
+	now := stored(time.Now())
+	jobs := make([]*backfill.Job, len(requests))
+	for i := range requests {
+		request := clone(requests[i])
+		r.recorded = append(r.recorded, recording{request, inTx})
+		jobs[i] = r.insert(request, now)
+	}
+	for i, job := range jobs {
+		if job.Key != "" { // equal keys share the job that the last of them left
+			jobs[i] = r.waiting[job.Key]
+		}
+	}
+	return jobs, nil
+}
+
+// insert returns the job of a request, which may be one that waits, changed. Jobs that were returned before stay as they are.
+func (r *Recorder) insert(request backfill.Request, now time.Time) *backfill.Job {
+	job := &backfill.Job{
+		Task: request.Task, Args: request.Args, Queue: request.Queue, Key: request.Key, Priority: request.Priority,
+		MaxAttempts: cmp.Or(request.MaxAttempts, 25), RunAt: stored(request.RunAt), CreatedAt: now,
+		Flags: slices.Compact(slices.Sorted(slices.Values(request.Flags))),
+	}
+	if len(job.Args) == 0 {
+		job.Args = json.RawMessage("{}")
+	}
+	if request.RunAt.IsZero() {
+		job.RunAt = stored(now.Add(request.Delay))
+	}
+	old := r.waiting[request.Key] // without a key: none
+	switch {
+	case old == nil:
+		r.lastID++
+		job.ID = r.lastID
+	case request.KeyMode == backfill.UnsafeDedupe:
+		*job = *old
+		job.Revision++
+	default:
+		job.ID, job.CreatedAt, job.Revision = old.ID, old.CreatedAt, old.Revision+1
+		job.Args = merge(old.Args, job.Args)
+		if request.KeyMode == backfill.PreserveRunAt {
+			job.RunAt = old.RunAt
+		}
+	}
+	if request.Key != "" {
+		if r.waiting == nil {
+			r.waiting = map[string]*backfill.Job{}
+		}
+		r.waiting[request.Key] = job
+	}
+	return job
+}
+
+// stored returns t as PostgreSQL gives it back.
+func stored(t time.Time) time.Time { return t.Truncate(time.Microsecond).Local() }
+
+// merge returns the args of a job that waited with old ones: the elements of both, if both are arrays.
+func merge(old, args json.RawMessage) json.RawMessage {
+	var elements, added []json.RawMessage
+	if json.Unmarshal(old, &elements) != nil || json.Unmarshal(args, &added) != nil || added == nil { // nil: null
+		return args
+	}
+	merged, _ := json.Marshal(append(elements, added...)) // valid JSON: cannot fail
+	return merged
+}
+
+// clone returns a request that shares no slice: callers may use theirs again.
+func clone(r backfill.Request) backfill.Request {
+	r.Args, r.Flags = bytes.Clone(r.Args), slices.Clone(r.Flags)
+	return r
+}
+
+// recordings returns a copy of what was recorded.
+func (r *Recorder) recordings() []recording {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	recorded := slices.Clone(r.recorded)
+	for i := range recorded {
+		recorded[i].request = clone(recorded[i].request)
+	}
+	return recorded
+}

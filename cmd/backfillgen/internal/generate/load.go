@@ -3,7 +3,6 @@ package generate
 import (
 	"context"
 	"errors"
-	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/scanner"
@@ -57,9 +56,7 @@ func load(ctx context.Context, config Config, dirs []string, problems *diag.List
 	var found []*pkg
 	for _, root := range roots {
 		if root.PkgPath == runtimePath {
-			if err := complete(root); err != nil {
-				return nil, err
-			}
+			reportIncomplete(root, problems)
 			continue
 		}
 		p, err := l.read(root, parser.ParseComments)
@@ -76,14 +73,14 @@ func load(ctx context.Context, config Config, dirs []string, problems *diag.List
 	return found, nil
 }
 
-// complete reports whether the package that generated code stands on has all that it imports.
-func complete(runtime *packages.Package) (err error) {
-	packages.Visit([]*packages.Package{runtime}, nil, func(p *packages.Package) {
-		if len(p.Errors) > 0 && err == nil {
-			err = fmt.Errorf("go.mod is out of date: run go mod tidy (%s)", oneLine(p.Errors[0].Msg))
-		}
-	})
-	return err
+// reportIncomplete warns of what go.mod lacks for the package that generated code stands on. It is no error: before the first run
+// nothing imports that package, so that go mod tidy, the remedy, would not add it.
+func reportIncomplete(runtime *packages.Package, problems *diag.List) {
+	incomplete := false
+	packages.Visit([]*packages.Package{runtime}, nil, func(p *packages.Package) { incomplete = incomplete || len(p.Errors) > 0 })
+	if incomplete {
+		problems.Add(diag.Diagnostic{Warning: true, Message: "go.mod is out of date: run go mod tidy, which finds what the generated code imports"})
+	}
 }
 
 // read parses the files of a package, once, and notes what they declare. Files that cannot be read whole are read as far as

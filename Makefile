@@ -30,6 +30,7 @@ check: $(SQLC) ## Check that generated code and go.mod are current, and every qu
 	go mod tidy -diff
 	cd internal/bench && go mod tidy -diff
 	$(SQLC) diff -f $(QUERIES)
+	go run ./cmd/backfillgen -check ./...
 	before=$$($(TREE)); go generate ./... && [ "$$before" = "$$($(TREE))" ] || { git status; exit 1; }
 	$(PRIVATE) sh -c 'go run ./internal/engine/pgstore/internal/migrate && $(SQLC) vet -f $(QUERIES)'
 

@@ -3,7 +3,16 @@
 //
 // # Tasks
 //
-// A task is an ordinary function, and its args are an ordinary struct, encoded as JSON. A descriptor says what its jobs are given:
+// A task is an ordinary function or method, and its args are an ordinary struct, encoded as JSON. A line above it says what its
+// jobs are given, and backfillgen (see cmd/backfillgen) writes the typed code for its package: a descriptor, a Client with
+// EnqueueSendEmail and EnqueueSendEmailMany, and NewRegistry.
+//
+//	// SendEmail renders a template and sends it to one user.
+//	//
+//	//backfill:task key="welcome:{UserID}" max_attempts=5 timeout=30s
+//	func SendEmail(ctx context.Context, args SendEmailArgs) error
+//
+// This page shows what stands behind that. A descriptor can be written by hand, too:
 //
 //	var TaskSendEmail = &backfill.Task[SendEmailArgs]{
 //		Name:        "send_email",
@@ -11,10 +20,6 @@
 //		MaxAttempts: 5,
 //		Timeout:     30 * time.Second,
 //	}
-//
-//	func SendEmail(ctx context.Context, args SendEmailArgs) error
-//
-// Descriptors are written by hand today; the package is made so that they can be generated.
 //
 // # Enqueuing
 //

@@ -159,6 +159,28 @@ func TestEnqueueManyInOrder(t *testing.T) {
 	}
 }
 
+// Keyed jobs of a queue run in the order in which they were given, whatever their keys (R14, R25).
+func TestKeyedManyKeepsTheOrderOfItsQueue(t *testing.T) {
+	t.Parallel()
+	for _, mode := range []backfill.KeyMode{backfill.Replace, backfill.UnsafeDedupe} {
+		t.Run(string(mode), func(t *testing.T) {
+			t.Parallel()
+			client := newClient(t, pgtest.New(t))
+			var ran []int64
+			task, registry := taskOf("send_email", func(_ context.Context, args mailArgs) error { ran = append(ran, args.UserID); return nil })
+			task.Key = func(a mailArgs) string { return strconv.FormatInt(a.UserID, 10) }
+			args := []mailArgs{{UserID: 9}, {UserID: 10}, {UserID: 8}, {UserID: 1}, {UserID: 7}}
+			if _, err := backfill.EnqueueMany(t.Context(), client, task, args, backfill.Queue("q"), mode); err != nil {
+				t.Fatal(err)
+			}
+			runOnce(t, client, registry)
+			if diff := cmp.Diff([]int64{9, 10, 8, 1, 7}, ran); diff != "" {
+				t.Errorf("order (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
 func TestKeyModes(t *testing.T) {
 	t.Parallel()
 	first, second := time.Date(2040, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(2050, 1, 1, 0, 0, 0, 0, time.UTC)

@@ -40,17 +40,9 @@ func (s *Store) Close() { s.pool.Close() }
 
 // Register implements engine.Store.
 func (s *Store) Register(ctx context.Context, workerID string, tasks []string) error {
-	names := slices.Clone(tasks)
-	if err := s.queries.AddTasks(ctx, names); err != nil {
-		return fmt.Errorf("add task names: %w", err)
-	}
-	rows, err := s.queries.TaskIDs(ctx, names)
+	taskIDs, err := s.addTasks(ctx, tasks)
 	if err != nil {
-		return fmt.Errorf("read task ids: %w", err)
-	}
-	taskIDs := make(map[int32]string, len(rows))
-	for _, row := range rows {
-		taskIDs[row.ID] = row.Identifier
+		return err
 	}
 	if err := s.queries.DeleteOldWorkers(ctx); err != nil {
 		return fmt.Errorf("delete old workers: %w", err)
@@ -62,6 +54,31 @@ func (s *Store) Register(ctx context.Context, workerID string, tasks []string) e
 	}
 	s.claims.reset(taskIDs)
 	return nil
+}
+
+// addTasks makes sure that every task has an id. Names are added one by one: somebody's open transaction may have added some of
+// them, and to wait for it while holding another could be a deadlock.
+func (s *Store) addTasks(ctx context.Context, tasks []string) (map[int32]string, error) {
+	ids := make(map[int32]string, len(tasks))
+	missing := slices.Clone(tasks)
+	for {
+		rows, err := s.queries.TaskIDs(ctx, missing)
+		if err != nil {
+			return nil, fmt.Errorf("read task ids: %w", err)
+		}
+		for _, row := range rows {
+			ids[row.ID] = row.Identifier
+			missing = slices.DeleteFunc(missing, func(name string) bool { return name == row.Identifier })
+		}
+		if len(missing) == 0 {
+			return ids, nil
+		}
+		for _, name := range missing {
+			if err := s.queries.AddTasks(ctx, []string{name}); err != nil {
+				return nil, fmt.Errorf("add task name %q, which an open transaction may be adding: %w", name, err)
+			}
+		}
+	}
 }
 
 // Retire implements engine.Store.

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/backfillhq/go/internal/engine"
+	"github.com/backfillhq/go/testutil/pgtest"
 )
 
 // C7: rows that change between the claim's snapshot and its locks. The claim is made to stop in between, at an advisory lock in
@@ -116,5 +117,36 @@ func TestTombstoneWaitsForAClaimInFlight(t *testing.T) {
 	<-retired
 	if claimed := r.try(1, 0); claimed.Alive {
 		t.Error("a retired worker claims")
+	}
+}
+
+// A transaction that adds the names of tasks in another order than a worker that starts is no deadlock: the worker waits for it
+// with empty hands.
+func TestWorkerStartsBesideATransactionThatAddsItsTasks(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.New(t).Pool()
+	tx, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	run(t, tx, "select graphile_worker.add_job('b')")
+	started := make(chan *rig)
+	go func() {
+		defer close(started)
+		started <- rigOn(t, pool, "graphile_worker") // its tasks are a and b
+	}()
+	until(t, func() bool {
+		return get[bool](t, pool, "select exists (select from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database())")
+	})
+	run(t, tx, "select graphile_worker.add_job('a')")
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r, ok := <-started
+	if !ok {
+		return // it has said why
+	}
+	if jobs := r.claim(2); len(jobs) != 2 {
+		t.Errorf("claimed %d jobs, want those of both tasks", len(jobs))
 	}
 }

@@ -30,10 +30,10 @@ with upserted as (
     from rows from (unnest($1::text[]), unnest($2::text[]), unnest($3::text[]), unnest($4::timestamptz[]),
                     unnest($5::bigint[]), unnest($6::smallint[]), unnest($7::smallint[]),
                     unnest($8::text[]), unnest($9::text[]))
-      as u(task, queue, payload, run_at, delay_us, max_attempts, priority, flags, key)
+         with ordinality as u(task, queue, payload, run_at, delay_us, max_attempts, priority, flags, key, ord)
     join graphile_worker._private_tasks as t on t.identifier = u.task
     left join graphile_worker._private_job_queues as s on s.queue_name = u.queue and u.queue <> ''
-   order by u.key
+   order by case when u.queue = '' then 0 else u.ord end, u.key
   on conflict (key) do update set revision = j.revision + 1, updated_at = now()
   returning j.key, j.id, j.task_id, j.job_queue_id, j.payload, j.run_at, j.created_at, j.attempts, j.max_attempts, j.priority,
             j.revision, j.flags
@@ -336,10 +336,10 @@ with upserted as (
     from rows from (unnest($1::text[]), unnest($2::text[]), unnest($3::text[]), unnest($4::timestamptz[]),
                     unnest($5::bigint[]), unnest($6::smallint[]), unnest($7::smallint[]),
                     unnest($8::text[]), unnest($9::text[]))
-      as u(task, queue, payload, run_at, delay_us, max_attempts, priority, flags, key)
+         with ordinality as u(task, queue, payload, run_at, delay_us, max_attempts, priority, flags, key, ord)
     join graphile_worker._private_tasks as t on t.identifier = u.task
     left join graphile_worker._private_job_queues as s on s.queue_name = u.queue and u.queue <> ''
-   order by u.key
+   order by case when u.queue = '' then 0 else u.ord end, u.key
   on conflict (key) do update
      set job_queue_id = excluded.job_queue_id, task_id = excluded.task_id, max_attempts = excluded.max_attempts,
          priority = excluded.priority, flags = excluded.flags, revision = j.revision + 1, attempts = 0, last_error = null,
@@ -387,7 +387,8 @@ type UpsertJobsRow struct {
 }
 
 // Key modes replace and preserve_run_at (contract section 1.5, add_jobs step 5). Each key once. No row for a key: a worker took
-// the job after all; send the statements again.
+// the job after all; send the statements again. Keys are inserted in their order, so that two transactions do not wait for each
+// other; but jobs of queues in the order in which they were given, because it is the order in which they will run (R14, R25).
 func (q *Queries) UpsertJobs(ctx context.Context, arg UpsertJobsParams) ([]UpsertJobsRow, error) {
 	rows, err := q.db.Query(ctx, UpsertJobs,
 		arg.Tasks,

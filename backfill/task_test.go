@@ -2,6 +2,7 @@ package backfill_test
 
 import (
 	"encoding/json"
+	"math/big"
 	"strings"
 	"testing"
 	"time"
@@ -135,6 +136,7 @@ func TestRequestEncodesArgs(t *testing.T) {
 	check("slice", requestOf([]pair{{1}, {2}}), `[{"a":1},{"a":2}]`)
 	check("empty slice", requestOf([]pair{}), `[]`)
 	check("nil slice", requestOf([]pair(nil)), `[]`)
+	check("methods of pointers", requestOf(struct{ N big.Int }{*big.NewInt(1 << 60)}), `{"N":1152921504606846976}`)
 	check("nil map", requestOf(map[string]int(nil)), `{}`)
 	check("nil pointer", requestOf((*pair)(nil)), `{}`)
 	check("nil interface", requestOf[any](nil), `{}`)

@@ -18,6 +18,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"go/token"
 	"io"
 	"os"
 	"os/signal"
@@ -64,8 +65,11 @@ func run(ctx context.Context, arguments []string, stdout, stderr io.Writer) int 
 		return exitUsage
 	}
 	absolute, err := filepath.Abs(*dir)
+	if err == nil {
+		_, err = os.ReadDir(*dir)
+	}
 	if err != nil {
-		fmt.Fprintln(stderr, "backfillgen:", err)
+		fmt.Fprintln(stderr, "backfillgen: -C:", err)
 		return exitUsage
 	}
 	patterns := flags.Args()
@@ -75,22 +79,21 @@ func run(ctx context.Context, arguments []string, stdout, stderr io.Writer) int 
 
 	var problems diag.List
 	files, err := generate.Run(ctx, generate.Config{Dir: absolute, Patterns: patterns, Tags: *tags}, &problems)
-	if err != nil {
-		fmt.Fprintln(stderr, "backfillgen:", err)
-		return exitProblems
+	switch {
+	case err != nil:
+		problems.Add(diag.Diagnostic{Message: err.Error()})
+	case *check:
+		printChanges(files, absolute, stdout, &problems)
 	}
 	if *format == "github" {
 		problems.WriteGitHub(stdout, absolute)
 	} else {
 		problems.WriteText(stderr, absolute)
 	}
-	switch {
-	case problems.Errors() > 0:
+	if problems.Errors() > 0 {
 		return exitProblems
-	case *check:
-		return printChanges(files, absolute, stdout)
 	}
-	if _, err := generate.Write(files); err != nil {
+	if err := generate.Write(files); err != nil {
 		fmt.Fprintln(stderr, "backfillgen:", err)
 		return exitProblems
 	}
@@ -98,13 +101,12 @@ func run(ctx context.Context, arguments []string, stdout, stderr io.Writer) int 
 }
 
 // printChanges prints how the files would change, as a diff.
-func printChanges(files []generate.File, dir string, stdout io.Writer) int {
-	code := 0
+func printChanges(files []generate.File, dir string, stdout io.Writer, problems *diag.List) {
 	for _, file := range files {
 		if !file.Stale() {
 			continue
 		}
-		code = exitProblems
+		problems.Add(diag.Diagnostic{Pos: token.Position{Filename: file.Path}, Message: "is out of date: run go generate ./..."})
 		name, err := filepath.Rel(dir, file.Path)
 		if err != nil {
 			name = file.Path
@@ -119,5 +121,4 @@ func printChanges(files []generate.File, dir string, stdout io.Writer) int {
 		}
 		fmt.Fprint(stdout, udiff.Unified(from, to, string(file.Have), string(file.Want)))
 	}
-	return code
 }

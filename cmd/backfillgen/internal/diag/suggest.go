@@ -18,7 +18,7 @@ func DidYouMean(written string, candidates []string) string {
 
 // fold makes the spellings of one word equal: maxAttempts, max-attempts and max_attempts.
 func fold(name string) string {
-	return strings.NewReplacer("_", "", "-", "").Replace(strings.ToLower(name))
+	return strings.NewReplacer("_", "", "-", "", " ", "").Replace(strings.ToLower(name))
 }
 
 // editDistance counts the insertions, deletions, replacements and swaps of neighbours that make b of a.

@@ -105,6 +105,10 @@ func (s *scanner) option() (Option, bool) {
 	option := Option{Pos: s.pos()}
 	option.Name = s.take(func(r rune) bool { return r != '=' && r != '"' && r != '`' && !unicode.IsSpace(r) })
 	switch {
+	case strings.HasPrefix(option.Name, "//"):
+		s.problems.Errorf(option.Pos, "a directive ends with its line, so no comment can follow: put it on a line of its own")
+		s.offset = len(s.text)
+		return option, false
 	case s.peek() == '"' || s.peek() == '`':
 		s.problems.Errorf(s.pos(), "unexpected quote: options are name=value or name=\"a value\"")
 		s.skipWord()

@@ -76,16 +76,20 @@ func (e *emitter) importNames(tasks []*task) {
 	names := map[string]string{
 		contextPath: "context", sqlPath: "sql", strconvPath: "strconv", timePath: "time", pgxPath: "pgx", runtimePath: "backfill",
 	}
+	paths := slices.Sorted(maps.Keys(names)) // they have the first choice
+	var others []string
 	for _, t := range tasks {
-		if t.args.object != nil && t.args.object.Pkg() != e.types {
+		if t.args.object != nil && t.args.object.Pkg() != e.types && names[t.args.object.Pkg().Path()] == "" {
 			names[t.args.object.Pkg().Path()] = t.args.object.Pkg().Name()
+			others = append(others, t.args.object.Pkg().Path())
 		}
 	}
-	taken := map[string]bool{}
-	for _, importPath := range slices.SortedFunc(maps.Keys(names), fixedFirst) {
+	slices.Sort(others)
+	taken := map[string]bool{e.handlers(tasks): true}
+	for _, importPath := range append(paths, others...) {
 		name := names[importPath]
 		alias := name
-		for i := 2; taken[alias] || e.declared[alias] != nil; i++ {
+		for i := 2; taken[alias] || e.declared[alias] != nil || types.Universe.Lookup(alias) != nil; i++ {
 			alias = fmt.Sprint(name, i)
 		}
 		taken[alias] = true
@@ -95,21 +99,6 @@ func (e *emitter) importNames(tasks []*task) {
 			e.ImportAlias(importPath, alias)
 		}
 	}
-}
-
-// fixedFirst gives the packages that every file imports the first choice of names.
-func fixedFirst(a, b string) int {
-	fixed := []string{runtimePath, contextPath, sqlPath, strconvPath, timePath, pgxPath}
-	rank := func(importPath string) int {
-		if i := slices.Index(fixed, importPath); i >= 0 {
-			return i
-		}
-		return len(fixed)
-	}
-	if byRank := rank(a) - rank(b); byRank != 0 {
-		return byRank
-	}
-	return strings.Compare(a, b)
 }
 
 func (e *emitter) handshake() {
@@ -123,37 +112,22 @@ func (e *emitter) descriptor(t *task) {
 	e.Line()
 	e.Commentf("Task%s describes the task %q, handled by [%s].", t.goName, t.name, t.describe())
 	fields := []jen.Code{jen.Id("Name").Op(":").Lit(t.name)}
-	add := func(name string, value jen.Code) { fields = append(fields, jen.Id(name).Op(":").Add(value)) }
-	if t.queue != nil {
-		add("Queue", e.template(t, t.queue))
+	add := func(given bool, name string, value jen.Code) {
+		if given {
+			fields = append(fields, jen.Id(name).Op(":").Add(value))
+		}
 	}
-	if t.key != nil {
-		add("Key", e.template(t, t.key))
-	}
-	if t.keyMode != "" {
-		add("KeyMode", jen.Qual(runtimePath, t.keyMode))
-	}
-	if t.priority != 0 {
-		add("Priority", jen.Lit(t.priority))
-	}
-	if t.maxAttempts != 0 {
-		add("MaxAttempts", jen.Lit(t.maxAttempts))
-	}
-	if t.delay != 0 {
-		add("Delay", duration(t.delay))
-	}
-	if t.timeout != 0 {
-		add("Timeout", duration(t.timeout))
-	}
-	if t.flags != nil {
-		add("Flags", stringList(t.flags))
-	}
-	if t.aliases != nil {
-		add("Aliases", stringList(t.aliases))
-	}
-	if value := t.backoff.value(); value != nil {
-		add("Backoff", value)
-	}
+	add(t.queue != nil, "Queue", e.template(t, t.queue))
+	add(t.key != nil, "Key", e.template(t, t.key))
+	add(t.keyMode != "", "KeyMode", jen.Qual(runtimePath, t.keyMode))
+	add(t.priority != 0, "Priority", jen.Lit(t.priority))
+	add(t.maxAttempts != 0, "MaxAttempts", jen.Lit(t.maxAttempts))
+	add(t.delay != 0, "Delay", duration(t.delay))
+	add(t.timeout != 0, "Timeout", duration(t.timeout))
+	add(t.flags != nil, "Flags", stringList(t.flags))
+	add(t.aliases != nil, "Aliases", stringList(t.aliases))
+	backoff := t.backoff.value()
+	add(backoff != nil, "Backoff", backoff)
 	e.Var().Id("Task"+t.goName).Op("=").Op("&").Qual(runtimePath, "Task").Index(e.argsType(t)).
 		Custom(jen.Options{Open: "{", Close: "}", Separator: ",", Multi: true}, fields...)
 }
@@ -171,6 +145,9 @@ func (e *emitter) argsType(t *task) *jen.Statement {
 
 // template emits the function of a queue or a key.
 func (e *emitter) template(t *task, text *template) jen.Code {
+	if text == nil {
+		return nil
+	}
 	parameter := e.argsType(t)
 	var sum *jen.Statement
 	for _, part := range text.parts {

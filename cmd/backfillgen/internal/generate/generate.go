@@ -41,8 +41,10 @@ type File struct {
 	Have []byte // nil: there is none
 }
 
-// Stale reports whether the file on disk is not what it should be.
-func (f File) Stale() bool { return (f.Want == nil) != (f.Have == nil) || !bytes.Equal(f.Want, f.Have) }
+// Stale reports whether the file on disk is not what it should be. Git may have given it the line endings of Windows.
+func (f File) Stale() bool {
+	return (f.Want == nil) != (f.Have == nil) || !bytes.Equal(f.Want, bytes.ReplaceAll(f.Have, []byte("\r\n"), []byte("\n")))
+}
 
 // Run generates in memory. What is wrong with the source goes into problems; if that holds errors, there are no files. The error
 // is for what keeps it from looking at the source at all.
@@ -81,28 +83,29 @@ func Run(ctx context.Context, config Config, problems *diag.List) ([]File, error
 	return files, nil
 }
 
-// Write brings the files up to date, each at once as a whole, and returns the paths of those that changed. A file that is right
-// is not touched, so that tools which look at times have nothing to do.
-func Write(files []File) (changed []string, err error) {
+// Write brings the files up to date, each at once as a whole. A file that is right is not touched, so that tools which look at
+// times have nothing to do.
+func Write(files []File) (err error) {
 	for _, file := range files {
-		if !file.Stale() {
-			continue
-		}
-		if file.Want == nil {
+		switch {
+		case !file.Stale():
+		case file.Want == nil:
 			err = os.Remove(file.Path)
-		} else {
+		default:
 			err = replace(file.Path, file.Want)
 		}
 		if err != nil {
-			return changed, fmt.Errorf("write the generated file: %w", err)
+			return fmt.Errorf("write the generated file: %w", err)
 		}
-		changed = append(changed, file.Path)
 	}
-	return changed, nil
+	return nil
 }
 
-// replace writes a file beside path and moves it there.
+// replace writes a file beside path, or what path is a link to, and moves it there.
 func replace(path string, content []byte) error {
+	if target, err := filepath.EvalSymlinks(path); err == nil {
+		path = target
+	}
 	mode := fs.FileMode(0o644)
 	if info, err := os.Stat(path); err == nil {
 		mode = info.Mode().Perm()

@@ -6,12 +6,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"go/ast"
 	"go/parser"
 	"go/token"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
 	"golang.org/x/tools/go/packages"
@@ -37,7 +37,7 @@ func find(ctx context.Context, config Config, problems *diag.List) ([]string, er
 			runtimeMissing = len(p.Errors) > 0
 			continue
 		case p.Dir == "" && len(p.Errors) > 0:
-			problems.Add(diag.Diagnostic{Message: strings.TrimSpace(p.Errors[0].Msg)})
+			problems.Add(diag.Diagnostic{Message: config.message(p.Errors[0])})
 			continue
 		case !own:
 			problems.Add(diag.Diagnostic{Message: fmt.Sprintf("package %s is not in the main module, so there is nowhere to write", p.PkgPath)})
@@ -86,6 +86,7 @@ func hasDirectives(p *packages.Package, problems *diag.List) (bool, error) {
 		}
 		pos := token.Position{Filename: path, Line: line, Column: 1}
 		switch {
+		case strings.HasSuffix(path, "_test.go") && inString(path, content, line):
 		case strings.HasSuffix(path, "_test.go"):
 			problems.Errorf(pos, "%s lines have no effect in a test file: move the task into another file", directive.Prefix)
 		case slices.Contains(p.IgnoredFiles, path):
@@ -113,6 +114,15 @@ func firstDirective(content []byte) (int, bool) {
 	return 0, false
 }
 
+// inString reports whether no comment of a file begins in this line.
+func inString(path string, content []byte, line int) bool {
+	fset := token.NewFileSet()
+	file, _ := parser.ParseFile(fset, path, content, parser.ParseComments|parser.SkipObjectResolution) // as far as it can be read
+	return file != nil && !slices.ContainsFunc(file.Comments, func(group *ast.CommentGroup) bool {
+		return slices.ContainsFunc(group.List, func(comment *ast.Comment) bool { return fset.PositionFor(comment.Pos(), false).Line == line })
+	})
+}
+
 // list runs go list for packages.
 func list(ctx context.Context, config Config, mode packages.LoadMode, patterns []string, overlay map[string][]byte) ([]*packages.Package, error) {
 	var flags []string
@@ -121,13 +131,16 @@ func list(ctx context.Context, config Config, mode packages.LoadMode, patterns [
 	}
 	found, err := packages.Load(&packages.Config{Context: ctx, Mode: mode, Dir: config.Dir, BuildFlags: flags, Overlay: overlay}, patterns...)
 	if err != nil {
-		if text := err.Error(); strings.Contains(text, "updates to go.mod needed") || strings.Contains(text, "missing go.sum entry") {
+		text := err.Error()
+		if strings.Contains(text, "updates to go.mod needed") || strings.Contains(text, "missing go.sum entry") {
 			return nil, errors.New("go.mod is out of date: run go mod tidy")
 		}
-		if _, stderr, found := strings.Cut(err.Error(), "stderr: "); found {
-			return nil, fmt.Errorf("list packages: %s", strings.TrimSpace(stderr))
+		if before, stderr, _ := strings.Cut(text, ": stderr: "); strings.TrimSpace(stderr) == "" {
+			text = strings.TrimPrefix(before, "err: ") // go list did not even run
+		} else {
+			text = strings.TrimSpace(stderr)
 		}
-		return nil, fmt.Errorf("list packages: %w", err)
+		return nil, fmt.Errorf("list packages: %s", text)
 	}
 	slices.SortFunc(found, func(a, b *packages.Package) int { return cmp.Compare(a.PkgPath, b.PkgPath) })
 	return found, nil
@@ -172,23 +185,9 @@ func packageName(dir string) (string, error) {
 	return "gone", nil
 }
 
-// parsePosition reads file:line:col of an error of go list.
-func parsePosition(text string) token.Position {
-	var pos token.Position
-	parts := strings.Split(text, ":")
-	for _, number := range []*int{&pos.Column, &pos.Line} {
-		last := len(parts) - 1
-		if n, err := strconv.Atoi(parts[last]); err == nil && last > 0 {
-			*number, parts = n, parts[:last]
-		}
-	}
-	if pos.Line == 0 {
-		pos.Line, pos.Column = pos.Column, 1
-	}
-	if pos.Filename = strings.Join(parts, ":"); pos.Filename == "-" {
-		return token.Position{}
-	}
-	return pos
+// message is what go list says is wrong, without the folder that all paths are relative to.
+func (c Config) message(problem packages.Error) string {
+	return strings.ReplaceAll(strings.TrimSpace(problem.Msg), c.Dir+string(filepath.Separator), "")
 }
 
 // oneLine makes one line of a message of go list, which may go on with what to run.

@@ -27,6 +27,7 @@ type pkg struct {
 	lines    []taskLine
 	types    *types.Package // after check
 	checking bool
+	broken   bool // a file cannot be parsed as a whole
 }
 
 // loader reads packages as far as tasks need them: the types of their args and what these consist of. The rest of the source is
@@ -60,12 +61,12 @@ func load(ctx context.Context, config Config, dirs []string, problems *diag.List
 			continue
 		}
 		p, err := l.read(root, parser.ParseComments)
-		if err != nil && !p.reportSyntax(err, problems) {
+		if p.broken = err != nil; p.broken && !p.reportSyntax(err, problems) {
 			return nil, err
 		}
 		for _, problem := range root.Errors {
 			if strings.HasPrefix(problem.Msg, "found packages ") {
-				problems.Errorf(parsePosition(problem.Pos), "%s", problem.Msg)
+				problems.Add(diag.Diagnostic{Message: config.message(problem)})
 			}
 		}
 		found = append(found, p)
@@ -193,6 +194,9 @@ func (p *pkg) imported(path string) *pkg {
 
 // importProblem says why p cannot import a package.
 func (p *pkg) importProblem(path string) string {
+	if path == "C" {
+		return "args cannot have types of C: use one of Go"
+	}
 	if listed := p.listed.Imports[path]; listed != nil && len(listed.Errors) > 0 {
 		return oneLine(listed.Errors[0].Msg)
 	}

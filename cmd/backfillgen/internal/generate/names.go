@@ -39,13 +39,20 @@ func (t *task) nameGo(problems *diag.List) bool {
 	return true
 }
 
-// generatedNames are the package-level names that the generated file declares for t, or without a task for the package.
+// generatedNames are the names that the generated file declares for t, or without a task for the package.
 func (t *task) generatedNames() []string {
 	if t == nil {
-		return []string{"Client", "NewClient", "Handlers", "NewRegistry"}
+		return []string{"Client", "NewClient", "Client.WithTx", "Client.WithSQLTx", "Client.enqueuer", "Handlers", "NewRegistry"}
 	}
-	return []string{"Task" + t.goName, "Enqueue" + t.goName}
+	names := []string{"Task" + t.goName, "Enqueue" + t.goName, "Client.Enqueue" + t.goName}
+	if t.many() {
+		names = append(names, "Client.Enqueue"+t.goName+"Many")
+	}
+	return names
 }
+
+// usedNames are predeclared names that generated code uses.
+var usedNames = []string{"bool", "error", "int", "int64", "nil", "string", "uint64"}
 
 // checkNames reports names that two tasks claim, or that a task claims and the user has declared.
 func (p *pkg) checkNames(tasks []*task, problems *diag.List) {
@@ -85,6 +92,11 @@ func (p *pkg) checkNames(tasks []*task, problems *diag.List) {
 			if d := p.declared[name]; d != nil && len(tasks) > 0 {
 				problems.Errorf(p.position(d.pos), "%s is also declared by the generated code: rename this one", name)
 			}
+		}
+	}
+	for _, name := range usedNames {
+		if d := p.declared[name]; d != nil && len(p.lines) > 0 {
+			problems.Errorf(p.position(d.pos), "the generated code uses Go's own %s: rename this one", name)
 		}
 	}
 }

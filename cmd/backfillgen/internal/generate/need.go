@@ -43,11 +43,10 @@ func (p *pkg) declare(file *ast.File) {
 			}
 		case *ast.FuncDecl:
 			decl.Body = nil
-			if decl.Recv == nil {
+			if receiver := receiverName(decl); receiver != "" {
+				p.declared[receiver+"."+decl.Name.Name] = &declaration{file: file, decl: decl, pos: decl.Name.Pos()}
+			} else {
 				add(decl.Name, &declaration{decl: decl})
-			} else if len(decl.Recv.List) > 0 {
-				name := receiverName(decl.Recv.List[0].Type) + "." + decl.Name.Name
-				p.declared[name] = &declaration{file: file, decl: decl, pos: decl.Name.Pos()}
 			}
 		}
 	}
@@ -74,9 +73,7 @@ func (p *pkg) need(name string) {
 		}
 	case *ast.FuncDecl:
 		p.needMentioned(d.file, decl.Type)
-		if decl.Recv != nil {
-			p.needBare(receiverName(decl.Recv.List[0].Type))
-		}
+		p.needBare(receiverName(decl))
 	}
 }
 
@@ -142,6 +139,32 @@ func (p *pkg) importNamed(file *ast.File, name string) *ast.ImportSpec {
 		}
 	}
 	return nil
+}
+
+// fileOf returns the file of p in which pos is, or nil.
+func (p *pkg) fileOf(pos token.Pos) *ast.File {
+	for _, file := range p.files {
+		if file.FileStart <= pos && pos <= file.FileEnd {
+			return file
+		}
+	}
+	return nil
+}
+
+// fieldType returns the type of a field as it is written, and the package in which it is.
+func (l *loader) fieldType(pos token.Pos) (owner *pkg, expression ast.Expr) {
+	for _, p := range l.packages {
+		if file := p.fileOf(pos); file != nil {
+			owner = p
+			ast.Inspect(file, func(n ast.Node) bool {
+				if field, ok := n.(*ast.Field); ok && field.Pos() <= pos && pos < field.End() {
+					expression = field.Type
+				}
+				return true
+			})
+		}
+	}
+	return owner, expression
 }
 
 func importPath(spec *ast.ImportSpec) string {

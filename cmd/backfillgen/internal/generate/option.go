@@ -91,6 +91,10 @@ func (p *pkg) readOptions(t *task, problems *diag.List) {
 			problems.Errorf(option.ValuePos, "%s: %v", option.Name, err)
 		}
 	}
+	mode, moded := t.line.Option("key_mode")
+	if _, keyed := t.line.Option("key"); moded && !keyed {
+		problems.Errorf(mode.Pos, "key_mode without a key has no meaning: add key=")
+	}
 	if _, named := t.line.Option("name"); !named {
 		if err := checkText(t.name, maxNameLength); err != nil {
 			problems.Errorf(t.pos, "task name %q, from the function's: %v: give it another with name=", t.name, err)
@@ -104,8 +108,8 @@ func (p *pkg) readText(t *task, option directive.Option, limit int, problems *di
 	if parsed == nil {
 		return nil, nil
 	}
-	if constant, ok := parsed.constant(); ok {
-		return parsed, checkText(constant, limit)
+	if text, constant := parsed.constant(); constant || text != "" {
+		return parsed, checkText(text, limit)
 	}
 	return parsed, nil
 }

@@ -4,23 +4,29 @@ import (
 	"fmt"
 	"go/token"
 	"go/types"
-	"reflect"
-	"strings"
+	"slices"
 
 	"github.com/backfillhq/go/cmd/backfillgen/internal/diag"
 )
 
 // checkPayload reports what encoding/json could not store in args of this type and read again.
 func (p *pkg) checkPayload(t *task, pos token.Position, typ types.Type, problems *diag.List) {
-	w := &walker{pkg: p, problems: problems, seen: map[types.Type]bool{}}
-	w.walk(typ, site{pos: pos, what: "args of task " + t.describe()})
+	w := &walker{pkg: p, problems: problems, seen: map[walked]bool{}}
+	w.walk(walked{typ, true}, site{pos: pos, what: "args of task " + t.describe()})
 }
 
 // walker visits every type that a payload holds, as encoding/json does.
 type walker struct {
 	*pkg
 	problems *diag.List
-	seen     map[types.Type]bool
+	seen     map[walked]bool
+}
+
+// walked is a type, and whether encoding/json can take the address of a value there, which it needs to call methods of the
+// pointer. It can except in a map.
+type walked struct {
+	typ         types.Type
+	addressable bool
 }
 
 // site is the place where a type is used: a field that the user can change.
@@ -33,22 +39,15 @@ func (w *walker) fail(at site, format string, args ...any) {
 	w.problems.Errorf(at.pos, "%s: %s", at.what, fmt.Sprintf(format, args...))
 }
 
-func (w *walker) walk(typ types.Type, at site) {
-	if w.seen[typ] {
+func (w *walker) walk(value walked, at site) {
+	if w.seen[value] {
 		return
 	}
-	w.seen[typ] = true
-	switch w.codec(typ) {
-	case codecBoth:
+	w.seen[value] = true
+	if w.walkMethods(value, at) {
 		return
-	case codecEncodes:
-		w.fail(at, "%s has a Marshal method and no Unmarshal method, so that a worker could not read it", w.name(typ))
-		return
-	case codecDecodes:
-		w.fail(at, "%s has an Unmarshal method and no Marshal method, so that it would not be stored as it is read", w.name(typ))
-		return
-	case codecNone:
 	}
+	typ := value.typ
 	switch u := typ.Underlying().(type) {
 	case *types.Basic:
 		if u.Info()&types.IsComplex != 0 || u.Kind() == types.UnsafePointer {
@@ -61,151 +60,124 @@ func (w *walker) walk(typ types.Type, at site) {
 			w.fail(at, "encoding/json cannot decode into the interface %s: use a concrete type, any, or json.RawMessage", w.name(typ))
 		}
 	case *types.Pointer:
-		w.walk(u.Elem(), at)
+		w.walk(walked{u.Elem(), true}, at)
 	case *types.Slice:
-		w.walk(u.Elem(), at)
+		w.walk(walked{u.Elem(), true}, at)
 	case *types.Array:
-		w.walk(u.Elem(), at)
+		w.walk(walked{u.Elem(), value.addressable}, at)
 	case *types.Map:
-		if !w.keyable(u.Key()) {
-			w.fail(at, "encoding/json cannot encode the keys of %s: want strings, integers, or a type with MarshalText and UnmarshalText", w.name(typ))
+		if !keyable(u.Key()) {
+			w.fail(at, "encoding/json cannot store the keys of %s: want strings, integers, or a type with MarshalText and UnmarshalText", w.name(typ))
 		}
-		w.walk(u.Elem(), at)
+		w.walk(walked{u.Elem(), false}, at)
 	case *types.Struct:
-		w.walkStruct(typ, u, at)
+		w.walkStruct(value, u, at)
 	}
 }
 
-func (w *walker) walkStruct(typ types.Type, structure *types.Struct, at site) {
-	names := map[string]*types.Var{} // of the fields that are not embedded
+// walkMethods checks the methods with which a type stores itself, and reports whether it has any. What they do is its own affair.
+func (w *walker) walkMethods(value walked, at site) bool {
+	typ := value.typ
+	switch typ.Underlying().(type) {
+	case *types.Interface, *types.Pointer:
+		return false
+	}
+	encodes := hasMethod(typ, true, "MarshalJSON", "MarshalText")
+	decodes := hasMethod(typ, true, "UnmarshalJSON", "UnmarshalText")
+	switch embedded := promoting(typ); {
+	case !encodes && !decodes:
+		return false
+	case embedded != nil:
+		w.fail(at, "%s is stored by the methods of its embedded %s, so its other fields would be lost: give the embedded one a name", w.name(typ), embedded.Name())
+	case !decodes:
+		w.fail(at, "%s has a Marshal method and no Unmarshal method, so that a worker could not read it", w.name(typ))
+	case !encodes:
+		w.fail(at, "%s has an Unmarshal method and no Marshal method, so that it would not be stored as it is read", w.name(typ))
+	case !value.addressable && !hasMethod(typ, false, "MarshalJSON", "MarshalText"):
+		w.fail(at, "the Marshal method of %s is its pointer's, which encoding/json does not call here: use *%s", w.name(typ), w.name(typ))
+	}
+	return true
+}
+
+// promoting returns the embedded field of a struct whose methods store the struct as a whole, if there is something to lose.
+func promoting(typ types.Type) *types.Var {
+	structure, ok := typ.Underlying().(*types.Struct)
+	if !ok {
+		return nil
+	}
+	for _, name := range []string{"MarshalJSON", "MarshalText", "UnmarshalJSON", "UnmarshalText"} {
+		object, path, _ := types.LookupFieldOrMethod(typ, true, nil, name)
+		if _, ok := object.(*types.Func); !ok || len(path) == 1 {
+			continue
+		}
+		for i := range structure.NumFields() {
+			if i != path[0] && readField(structure, i).stored {
+				return structure.Field(path[0])
+			}
+		}
+	}
+	return nil
+}
+
+func (w *walker) walkStruct(value walked, structure *types.Struct, at site) {
+	typ := value.typ
+	var names []jsonName
 	stored := 0
 	for i := range structure.NumFields() {
-		field := structure.Field(i)
+		field := readField(structure, i)
 		fieldAt := at
 		if w.inModule(field.Pkg()) {
 			fieldAt = site{pos: w.position(field.Pos()), what: "field " + w.name(typ) + "." + field.Name()}
+			if problem := field.tagProblem(); problem != "" {
+				w.fail(fieldAt, "%s", problem)
+			}
 		}
-		tag, ok := w.jsonTag(structure.Tag(i), fieldAt)
-		if !ok || tag.skip {
-			continue
-		}
-		embedded := field.Embedded() && tag.name == ""
-		if embedded && !w.embeddable(field, fieldAt) {
-			continue
-		}
-		if !field.Exported() && !embedded {
+		if !field.stored {
 			continue
 		}
 		stored++
-		if invalid(field.Type()) {
-			w.reportUnknown(fieldAt)
-			continue
+		names = appendNames(names, jsonName{jsonField: field, at: fieldAt, path: field.Name()}, nil)
+		pointer, isPointer := types.Unalias(field.Type()).(*types.Pointer)
+		switch {
+		case invalid(field.Type()):
+			owner, expression := w.fieldType(field.Pos())
+			owner.reportInvalid(fieldAt.what+": ", expression, w.problems)
+		case isPointer && field.Embedded() && !field.Exported():
+			w.fail(fieldAt, "encoding/json cannot decode into an embedded pointer to the unexported %s: embed the value", w.name(pointer.Elem()))
+		default:
+			w.walk(walked{field.Type(), value.addressable}, fieldAt)
 		}
-		if !embedded {
-			name := tag.name
-			if name == "" {
-				name = field.Name()
-			}
-			if first := names[name]; first != nil {
-				w.fail(fieldAt, "its JSON name %q is that of %s, too, so encoding/json would leave out both", name, first.Name())
-			}
-			names[name] = field
-		}
-		w.walk(field.Type(), fieldAt)
 	}
 	if stored == 0 && structure.NumFields() > 0 {
 		w.fail(at, "%s has no exported fields, so nothing of it would be stored", w.name(typ))
 	}
+	for _, clash := range clashes(names) {
+		at := site{clash[1].at.pos, "field " + w.name(typ) + "." + clash[1].path}
+		w.fail(at, "its JSON name %q is that of %s, too, so encoding/json would leave out both", clash[1].name, clash[0].path)
+	}
 }
 
-type jsonTag struct {
-	name string
-	skip bool
-}
-
-func (w *walker) jsonTag(tag string, at site) (jsonTag, bool) {
-	value, ok := reflect.StructTag(tag).Lookup("json")
-	if !ok {
-		if strings.Contains(tag, "json") && strings.Contains(tag, ":") && !strings.Contains(tag, `:"`) || strings.Contains(tag, `json: "`) {
-			w.fail(at, "its tag is malformed, so encoding/json would not see it: write `json:\"name\"`, without a space")
-			return jsonTag{}, false
-		}
-		return jsonTag{}, true
-	}
-	if value == "-" {
-		return jsonTag{skip: true}, true
-	}
-	name, _, _ := strings.Cut(value, ",")
-	return jsonTag{name: name}, true
-}
-
-// embeddable reports whether encoding/json finds the fields of an embedded field.
-func (w *walker) embeddable(field *types.Var, at site) bool {
-	typ := types.Unalias(field.Type())
-	pointer, isPointer := typ.(*types.Pointer)
-	if isPointer {
-		typ = types.Unalias(pointer.Elem())
-	}
-	_, isStruct := typ.Underlying().(*types.Struct)
-	if field.Exported() {
-		return true
-	}
-	if isPointer && isStruct {
-		w.fail(at, "encoding/json cannot decode into an embedded pointer to the unexported %s: embed the value", w.name(typ))
-	}
-	return isStruct && !isPointer
-}
-
-// reportUnknown reports a field whose type the compiler does not know.
-func (w *walker) reportUnknown(at site) {
-	for _, problem := range w.typeErrors {
-		if pos := problem.Fset.PositionFor(problem.Pos, false); pos.Filename == at.pos.Filename && pos.Line == at.pos.Line {
-			w.problems.Add(diag.Diagnostic{Pos: pos, Message: at.what + ": " + problem.Msg})
-			return
-		}
-	}
-	w.problems.Add(diag.Diagnostic{Pos: at.pos, Message: at.what + ": cannot find out its type", Hint: w.importHint(at.pos)})
-}
-
-type codec int
-
-const (
-	codecNone codec = iota
-	codecEncodes
-	codecDecodes
-	codecBoth
-)
-
-// codec reports which methods a type has to store itself. What they do is the type's own affair.
-func (w *walker) codec(typ types.Type) codec {
-	if _, ok := typ.Underlying().(*types.Interface); ok {
-		return codecNone
-	}
-	encodes := hasMethod(typ, "MarshalJSON") || hasMethod(typ, "MarshalText")
-	decodes := hasMethod(typ, "UnmarshalJSON") || hasMethod(typ, "UnmarshalText")
+// keyable reports whether encoding/json can store the keys of a map and read them again.
+func keyable(key types.Type) bool {
+	encodes, decodes := hasMethod(key, false, "MarshalText"), hasMethod(key, true, "UnmarshalText")
+	basic, ok := key.Underlying().(*types.Basic)
 	switch {
-	case encodes && decodes:
-		return codecBoth
-	case encodes:
-		return codecEncodes
-	case decodes:
-		return codecDecodes
-	}
-	return codecNone
-}
-
-func (w *walker) keyable(key types.Type) bool {
-	if basic, ok := key.Underlying().(*types.Basic); ok && basic.Info()&(types.IsString|types.IsInteger) != 0 {
+	case ok && basic.Info()&types.IsString != 0:
 		return true
+	case ok && basic.Info()&types.IsInteger != 0:
+		return encodes == decodes
 	}
-	return hasMethod(key, "MarshalText") && hasMethod(key, "UnmarshalText")
+	return encodes && decodes
 }
 
-// hasMethod reports whether a type or a pointer to it has an exported method of this name.
-func hasMethod(typ types.Type, name string) bool {
-	object, _, _ := types.LookupFieldOrMethod(typ, true, nil, name)
-	_, ok := object.(*types.Func)
-	return ok
+// hasMethod reports whether a type has an exported method of one of these names; if its values are addressable, one of the
+// pointer counts.
+func hasMethod(typ types.Type, addressable bool, names ...string) bool {
+	return slices.ContainsFunc(names, func(name string) bool {
+		object, _, _ := types.LookupFieldOrMethod(typ, addressable, nil, name)
+		_, ok := object.(*types.Func)
+		return ok
+	})
 }
 
 // name writes a type as the user's package would.

@@ -2,9 +2,7 @@ package generate
 
 import (
 	"go/ast"
-	"go/token"
 	"go/types"
-	"strings"
 
 	"github.com/backfillhq/go/cmd/backfillgen/internal/diag"
 )
@@ -15,7 +13,13 @@ const transactionType = "github.com/jackc/pgx/v5.Tx"
 func (p *pkg) readSignature(t *task, problems *diag.List) bool {
 	before := problems.Errors()
 	object := p.function(t)
-	if object == nil {
+	switch {
+	case t.decl.Type.TypeParams != nil:
+		problems.Errorf(t.pos, "task %s: a task cannot have type parameters: write a function for each type", t.decl.Name.Name)
+		return false
+	case p.reportReceiver(t, problems) || t.decl.Name.Name == "_":
+		return false
+	case object == nil:
 		problems.Errorf(t.pos, "task %s: the compiler does not see this function: is it declared twice?", t.decl.Name.Name)
 		return false
 	}
@@ -23,13 +27,20 @@ func (p *pkg) readSignature(t *task, problems *diag.List) bool {
 	if t.decl.Recv != nil {
 		p.readReceiver(t, signature, problems)
 	}
-	if t.decl.Type.TypeParams != nil {
-		problems.Errorf(t.pos, "task %s: a task cannot have type parameters: write a function for each type", t.describe())
-		return false
-	}
 	p.readResults(t, signature, problems)
 	p.readParameters(t, signature, problems)
 	return problems.Errors() == before
+}
+
+// reportReceiver reports what the type checker said about the function's receiver and name.
+func (p *pkg) reportReceiver(t *task, problems *diag.List) bool {
+	for _, problem := range p.typeErrors {
+		if t.decl.Pos() <= problem.Pos && problem.Pos < t.decl.Type.Params.Pos() {
+			problems.Errorf(p.position(problem.Pos), "task %s: %s", t.decl.Name.Name, problem.Msg)
+			return true
+		}
+	}
+	return false
 }
 
 // function finds what the type checker made of the task's function. It is nil if the name stands for something else.
@@ -41,8 +52,7 @@ func (p *pkg) function(t *task) *types.Func {
 		}
 		return function
 	}
-	base := receiverName(t.decl.Recv.List[0].Type)
-	typeName, _ := p.types.Scope().Lookup(base).(*types.TypeName)
+	typeName, _ := p.types.Scope().Lookup(receiverName(t.decl)).(*types.TypeName)
 	if typeName == nil {
 		return nil
 	}
@@ -58,9 +68,12 @@ func (p *pkg) function(t *task) *types.Func {
 	return nil
 }
 
-// receiverName is T in T, *T, T[P] and *T[P].
-func receiverName(expression ast.Expr) string {
-	for {
+// receiverName is T in methods of T, *T, T[P] and *T[P]; else it is empty.
+func receiverName(decl *ast.FuncDecl) string {
+	if decl.Recv == nil || len(decl.Recv.List) == 0 {
+		return ""
+	}
+	for expression := decl.Recv.List[0].Type; ; {
 		switch e := expression.(type) {
 		case *ast.Ident:
 			return e.Name
@@ -119,7 +132,9 @@ func (p *pkg) readParameters(t *task, signature *types.Signature, problems *diag
 		p.shapeProblem(t, problems)
 		return
 	case types.TypeString(types.Unalias(parameters.At(0).Type()), nil) != "context.Context":
-		if !p.reportInvalid(t.decl.Type.Params.List[0].Type, parameters.At(0).Type(), problems) {
+		if invalid(parameters.At(0).Type()) {
+			p.reportInvalid("", t.decl.Type.Params.List[0].Type, problems)
+		} else {
 			p.shapeProblem(t, problems)
 		}
 		return
@@ -158,13 +173,18 @@ func (p *pkg) readArgs(t *task, expression ast.Expr, typ types.Type, problems *d
 	if slice, ok := types.Unalias(typ).(*types.Slice); ok {
 		t.args.batch, element = true, slice.Elem()
 	}
-	if p.reportInvalid(expression, element, problems) {
+	if invalid(element) {
+		p.reportInvalid("", expression, problems)
 		return
 	}
 	have := types.ExprString(expression)
 	switch named := types.Unalias(element).(type) {
 	case *types.Pointer:
-		fail("args are values: take %s instead of %s", strings.ReplaceAll(have, "*", ""), have)
+		value := types.TypeString(named.Elem(), p.qualifier)
+		if t.args.batch {
+			value = "[]" + value
+		}
+		fail("args are values: take %s instead of %s", value, have)
 		return
 	case *types.Struct:
 		fail("give this struct a name, so that those who enqueue can name it: type %sArgs struct", t.goName)
@@ -187,6 +207,9 @@ func (p *pkg) readArgs(t *task, expression ast.Expr, typ types.Type, problems *d
 		return
 	}
 	object := element.(interface{ Obj() *types.TypeName }).Obj()
+	if alias, ok := element.(*types.Alias); ok && alias.TypeArgs().Len() > 0 {
+		object = types.Unalias(alias).(*types.Named).Obj() // which is shorter
+	}
 	switch {
 	case !object.Exported():
 		fail("its args type %s is not exported, so nobody else could enqueue it: export it", object.Name())
@@ -200,47 +223,20 @@ func (p *pkg) readArgs(t *task, expression ast.Expr, typ types.Type, problems *d
 
 // shapeProblem says which shapes a task may have.
 func (p *pkg) shapeProblem(t *task, problems *diag.List) {
-	var have []string
-	for _, field := range t.decl.Type.Params.List {
-		for range max(1, len(field.Names)) {
-			have = append(have, types.ExprString(field.Type))
-		}
-	}
-	var results []string
-	if t.decl.Type.Results != nil {
-		for _, field := range t.decl.Type.Results.List {
-			for range max(1, len(field.Names)) {
-				results = append(results, types.ExprString(field.Type))
-			}
-		}
-	}
-	result := strings.Join(results, ", ")
-	switch len(results) {
-	case 0:
-	case 1:
-		result = " " + result
-	default:
-		result = " (" + result + ")"
-	}
-	problems.Errorf(t.pos, "task %s: want func(context.Context, T) error or func(context.Context) error, have func(%s)%s",
-		t.describe(), strings.Join(have, ", "), result)
+	problems.Errorf(t.pos, "task %s: want func(context.Context, T) error or func(context.Context) error, have %s", t.describe(), types.ExprString(t.decl.Type))
 }
 
 // reportInvalid reports a type that could not be found out, with what the type checker said about it.
-func (p *pkg) reportInvalid(expression ast.Expr, typ types.Type, problems *diag.List) bool {
-	if !invalid(typ) {
-		return false
-	}
-	pos := p.position(expression.Pos())
+func (p *pkg) reportInvalid(what string, expression ast.Expr, problems *diag.List) {
 	for _, problem := range p.typeErrors {
-		at := problem.Fset.PositionFor(problem.Pos, false)
-		if at.Filename == pos.Filename && at.Offset >= pos.Offset && at.Offset < p.position(expression.End()).Offset {
-			problems.Add(diag.Diagnostic{Pos: at, Message: problem.Msg, Hint: p.importHint(pos)})
-			return true
+		if expression.Pos() <= problem.Pos && problem.Pos < expression.End() {
+			problems.Add(diag.Diagnostic{Pos: p.position(problem.Pos), Message: what + problem.Msg, Hint: p.importHint(expression)})
+			return
 		}
 	}
-	problems.Add(diag.Diagnostic{Pos: pos, Message: "cannot find out what type " + types.ExprString(expression) + " is", Hint: p.importHint(pos)})
-	return true
+	problems.Add(diag.Diagnostic{
+		Pos: p.position(expression.Pos()), Message: what + "cannot find out what type " + types.ExprString(expression) + " is", Hint: p.importHint(expression),
+	})
 }
 
 // invalid reports whether a type, or what it points to or consists of, is unknown.
@@ -263,12 +259,16 @@ func invalid(typ types.Type) bool {
 	return false
 }
 
-// importHint is what the type checker said of an import of the file in which pos is.
-func (p *pkg) importHint(pos token.Position) string {
-	for _, problem := range p.typeErrors {
-		if problem.Fset.PositionFor(problem.Pos, false).Filename == pos.Filename && strings.HasPrefix(problem.Msg, "could not import ") {
-			return problem.Msg
+// importHint says which import of those that an expression mentions is missing.
+func (p *pkg) importHint(expression ast.Expr) (hint string) {
+	file := p.fileOf(expression.Pos())
+	ast.Inspect(expression, func(n ast.Node) bool {
+		if name, ok := n.(*ast.Ident); ok {
+			if spec := p.importNamed(file, name.Name); spec != nil && p.imported(importPath(spec)) == nil {
+				hint = p.importProblem(importPath(spec))
+			}
 		}
-	}
-	return ""
+		return true
+	})
+	return hint
 }

@@ -65,7 +65,7 @@ func (p *pkg) collect(problems *diag.List) {
 			for _, comment := range group.List {
 				function, pos := above[comment], p.position(comment.Pos())
 				switch {
-				case !directive.Is(comment.Text) || !reportVerb(comment.Text, pos, function, problems):
+				case !directive.Is(comment.Text) || p.broken && function == nil || !reportVerb(comment.Text, pos, function, problems):
 				case seen[function]:
 					problems.Errorf(pos, "function %s has two task lines: put all options on one", function.Name.Name)
 				default:
@@ -77,8 +77,8 @@ func (p *pkg) collect(problems *diag.List) {
 	}
 	for _, line := range p.lines {
 		name := line.function.Name.Name
-		if recv := line.function.Recv; recv != nil && len(recv.List) > 0 {
-			name = receiverName(recv.List[0].Type) + "." + name
+		if receiver := receiverName(line.function); receiver != "" {
+			name = receiver + "." + name
 		}
 		p.need(name)
 		if backoff, ok := line.Option("backoff"); ok {

@@ -2,8 +2,6 @@ package generate
 
 import (
 	"go/types"
-	"reflect"
-	"slices"
 	"strings"
 
 	"github.com/backfillhq/go/cmd/backfillgen/internal/diag"
@@ -29,7 +27,7 @@ func (p *pkg) readTemplate(t *task, option directive.Option, problems *diag.List
 			text.Reset()
 		}
 	}
-	value := option.Value
+	value, ok := option.Value, true
 	for i := 0; i < len(value); i++ {
 		c := value[i]
 		switch {
@@ -46,9 +44,7 @@ func (p *pkg) readTemplate(t *task, option directive.Option, problems *diag.List
 				return nil
 			}
 			fields := p.templateField(t, option, i+1, value[i+1:i+length], problems)
-			if fields == nil {
-				return nil
-			}
+			ok = ok && fields != nil
 			flush()
 			parsed.parts = append(parsed.parts, part{field: fields})
 			i += length
@@ -57,6 +53,9 @@ func (p *pkg) readTemplate(t *task, option directive.Option, problems *diag.List
 		}
 	}
 	flush()
+	if !ok {
+		return nil
+	}
 	return &parsed
 }
 
@@ -80,21 +79,18 @@ func (p *pkg) templateField(t *task, option directive.Option, i int, name string
 	for depth, part := range names {
 		structure, ok := typ.Underlying().(*types.Struct)
 		if !ok {
-			return fail("%s has no fields, because its type is %s", strings.Join(names[:depth], "."), types.TypeString(typ, p.qualifier))
+			return fail("%s has no fields, because its type is %s: choose a field of the args, or of a struct in them", strings.Join(names[:depth], "."), types.TypeString(typ, p.qualifier))
 		}
-		index := -1
-		var fields []string
-		for j := range structure.NumFields() {
-			fields = append(fields, structure.Field(j).Name())
-			if structure.Field(j).Name() == part {
-				index = j
-			}
-		}
-		if index < 0 {
-			return fail("%s has no field %s%s", owner, part, diag.DidYouMean(part, fields))
-		}
-		field := structure.Field(index)
-		if tag := reflect.StructTag(structure.Tag(index)).Get("json"); !field.Exported() || tag == "-" {
+		object, steps, pointer := types.LookupFieldOrMethod(typ, false, p.types, part)
+		field, ok := object.(*types.Var)
+		switch {
+		case object == nil && steps != nil:
+			return fail("several fields of what %s embeds are called %s: write whose, as in {%s.%s}", owner, part, structure.Field(steps[0]).Name(), part)
+		case !ok:
+			return fail("%s has no field %s%s", owner, part, diag.DidYouMean(part, fieldNames(structure)))
+		case pointer:
+			return fail("%s.%s is a field of an embedded pointer, which may be nil: choose another", owner, part)
+		case !isStored(structure, steps):
 			return fail("field %s.%s is not part of the JSON, so only Go could fill it in: choose one that is stored", owner, part)
 		}
 		path = append(path, field)
@@ -106,20 +102,37 @@ func (p *pkg) templateField(t *task, option directive.Option, i int, name string
 		return nil // reported with the payload
 	case !ok || basic.Info()&(types.IsString|types.IsInteger|types.IsBoolean) == 0 || basic.Kind() == types.UnsafePointer:
 		return fail("field %s is of type %s: want a string, an integer or a bool", name, types.TypeString(typ, p.qualifier))
-	case slices.ContainsFunc([]string{"String", "MarshalText", "MarshalJSON"}, func(method string) bool { return hasMethod(typ, method) }):
+	case hasMethod(typ, true, "String", "MarshalText", "MarshalJSON"):
 		return fail("field %s is of type %s, whose methods write it in another way: add a field of a plain type", name, types.TypeString(typ, p.qualifier))
 	}
 	return path
 }
 
-// constant returns the text of a template without fields.
+func fieldNames(structure *types.Struct) (names []string) {
+	for field := range structure.Fields() {
+		names = append(names, field.Name())
+	}
+	return names
+}
+
+// isStored reports whether the field that these steps lead to, through embedded structs, is part of the JSON.
+func isStored(structure *types.Struct, steps []int) bool {
+	for _, i := range steps {
+		if structure == nil || !readField(structure, i).stored {
+			return false
+		}
+		structure, _ = structure.Field(i).Type().Underlying().(*types.Struct)
+	}
+	return true
+}
+
+// constant returns what a template has beside its fields, and whether that is all of it.
 func (t *template) constant() (string, bool) {
 	var text strings.Builder
+	constant := true
 	for _, part := range t.parts {
-		if part.field != nil {
-			return "", false
-		}
 		text.WriteString(part.text)
+		constant = constant && part.field == nil
 	}
-	return text.String(), true
+	return text.String(), constant
 }

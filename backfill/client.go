@@ -19,6 +19,7 @@ type Client struct {
 	schema   string
 	logger   *slog.Logger
 	inserter *pgstore.Inserter
+	admin    *pgstore.Admin
 	intake   *engine.Intake
 	nudger   *engine.Nudger
 	nudges   *pgstore.Nudges
@@ -31,7 +32,7 @@ var _ Enqueuer = (*Client)(nil)
 // PG* environment variables. Errors name the host and the database, never the password.
 func Open(ctx context.Context, databaseURL string, opts ...ClientOption) (*Client, error) {
 	config := newClientConfig(opts)
-	poolConfig, err := parseURL(databaseURL)
+	poolConfig, err := pgstore.ParseURL(databaseURL)
 	if err != nil {
 		config.problems = append(config.problems, err)
 	}
@@ -69,12 +70,14 @@ func NewClient(ctx context.Context, pool *pgxpool.Pool, opts ...ClientOption) (*
 }
 
 func newClient(ctx context.Context, pool *pgxpool.Pool, config clientConfig) (*Client, error) {
-	if err := migrate(ctx, pool, config); err != nil {
+	access, err := migrate(ctx, pool, config)
+	if err != nil {
 		return nil, err
 	}
 	c := &Client{
 		pool: pool, schema: config.schema, logger: config.logger,
-		inserter: pgstore.NewInserter(pool, config.schema),
+		inserter: pgstore.NewInserter(pool, config.schema).Through(access),
+		admin:    pgstore.NewAdmin(pool, config.schema),
 		nudges:   pgstore.NewNudges(pgstore.SettingsOf(pool, config.schema)),
 	}
 	c.nudger = engine.NewNudger(c.nudges.Send, func(err error) {
@@ -84,18 +87,21 @@ func newClient(ctx context.Context, pool *pgxpool.Pool, config clientConfig) (*C
 	return c, nil
 }
 
-// migrate connects, which is where most set-ups that are wrong show it, and brings the schema up to date.
-func migrate(ctx context.Context, pool *pgxpool.Pool, config clientConfig) error {
-	connecting, cancel := context.WithTimeout(ctx, connectTimeout)
+// migrate connects, which is where most set-ups that are wrong show it, and brings the schema up to date. It returns the way on
+// which the client's role enqueues.
+func migrate(ctx context.Context, pool *pgxpool.Pool, config clientConfig) (pgstore.EnqueueAccess, error) {
+	connecting, cancel := context.WithTimeout(ctx, pgstore.ConnectTimeout)
 	conn, err := pool.Acquire(connecting)
 	cancel()
 	if err != nil {
-		return explainConnect(ctx, pool, err)
+		return 0, explainConnect(ctx, pool, err)
 	}
 	defer conn.Release()
-	return explainSchema(pgstore.Migrate(ctx, conn.Conn(), pgstore.MigrateOptions{
-		Schema: config.schema, Mode: pgstore.MigrateMode(config.migrations), Logger: config.logger,
-	}))
+	var report pgstore.MigrateReport
+	err = pgstore.Migrate(ctx, conn.Conn(), pgstore.MigrateOptions{
+		Schema: config.schema, Mode: pgstore.MigrateMode(config.migrations), Logger: config.logger, Report: &report,
+	})
+	return report.Access, explainSchema(err)
 }
 
 // Close waits for the notification that is on its way, and closes the client's connections. Stop the client's workers first.
@@ -141,23 +147,6 @@ func (c *Client) enqueue(requests []Request, insert func([]engine.Spec) ([]*engi
 			converted[job] = newJob(job)
 		}
 		jobs[i] = converted[job]
-	}
-	return jobs, nil
-}
-
-// UnlockWorker declares a worker dead and releases every job and queue that it has locked; attempts of jobs are refunded. It
-// returns how many jobs that were. The id is that of the worker ([Health]), the part of locked_by before the first dot; Node
-// workers' pool ids work too. A worker that is alive all the same loses its leases, and goes on under a new id.
-func (c *Client) UnlockWorker(ctx context.Context, workerID string) (jobs int, err error) {
-	if workerID == "" {
-		return 0, errors.New("unlock worker: the id is empty: pass the part of locked_by before the first dot")
-	}
-	jobs, err = pgstore.Unlock(ctx, c.pool, c.schema, workerID)
-	if err != nil {
-		return jobs, err
-	}
-	if jobs > 0 {
-		c.nudger.Nudge(jobs)
 	}
 	return jobs, nil
 }

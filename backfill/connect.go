@@ -4,176 +4,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"os"
-	"slices"
-	"strconv"
-	"strings"
-	"time"
-	"unicode"
 
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/backfillhq/go/internal/engine/pgstore"
 )
 
-// connectTimeout is how long a client tries to make its first connection.
-const connectTimeout = 10 * time.Second
-
-// minPoolConnections lets ten callers insert at a time also where there are few processors. Connections are made when needed.
-const minPoolConnections = 10
-
-// parseURL reads a connection string. Its errors never contain it, because it contains the password.
-func parseURL(databaseURL string) (*pgxpool.Config, error) {
-	config, err := pgxpool.ParseConfig(databaseURL)
-	var problem string
-	if err != nil {
-		problem = withoutURL(err)
-	} else {
-		problem = misread(databaseURL, config)
-	}
-	if problem != "" {
-		return nil, fmt.Errorf("the database URL cannot be read (%s): want postgres://user:password@host:5432/database, "+
-			"with special characters of the password percent-encoded", problem)
-	}
-	if !strings.Contains(databaseURL, "pool_max_conns") {
-		config.MaxConns = max(config.MaxConns, minPoolConnections)
-	}
-	if config.ConnConfig.RuntimeParams["application_name"] == "" {
-		config.ConnConfig.RuntimeParams["application_name"] = "backfill"
-	}
-	return config, nil
-}
-
-// withoutURL says what kind of thing is wrong with a connection string, in words that cannot quote it.
-func withoutURL(err error) string {
-	text := err.Error()
-	text = text[strings.LastIndexByte(text, '`')+1:] // behind the connection string
-	for _, known := range []string{
-		"invalid port", "port numbers", "IPv6 host address", "invalid percent-encoded token", "unexpected spaces", "sslmode is invalid", "sslcertmode",
-		"unable to read CA file", "sslkey", "unable to read cert", "pool_max_conns", "pool_min_conns", "pool_", "connect_timeout",
-		"target_session_attrs", "default_query_exec_mode", "channel_binding", "protocol version", "service",
-		"separator \"=\" in URI query parameter", "unterminated quoted string",
-	} {
-		if strings.Contains(text, known) {
-			return known
-		}
-	}
-	return notConnectionString
-}
-
-const notConnectionString = "it is not a PostgreSQL connection string"
-
-// misread recognises strings that pgx can read, but not as they were meant, so that parts of the password are taken for names,
-// which errors of ours and of the server show.
-func misread(databaseURL string, config *pgxpool.Config) string {
-	for name := range config.ConnConfig.RuntimeParams { // user:password@host/db?sslmode=disable is one, named up to the =
-		if strings.ContainsFunc(name, notInParameter) {
-			return notConnectionString
-		}
-	}
-	_, rest, isURL := strings.Cut(databaseURL, "://")
-	if !isURL || !strings.HasPrefix(databaseURL, "postgres") {
-		return ""
-	}
-	if i := strings.IndexAny(rest, "@/"); i >= 0 && rest[i] == '@' {
-		rest = rest[i+1:]
-	}
-	if rest, _, _ = strings.Cut(rest, "?"); strings.Contains(rest, "@") {
-		return "there is an @ behind the host: is it, or a / before it, part of the password?"
-	}
-	return ""
-}
-
-func notInParameter(r rune) bool {
-	return r != '_' && r != '.' && r != '$' && !unicode.IsLetter(r) && !unicode.IsDigit(r)
-}
-
-// environmentConfigured reports whether the environment says where the database is.
-func environmentConfigured() bool {
-	for _, name := range []string{"PGHOST", "PGSERVICE", "PGDATABASE"} {
-		if os.Getenv(name) != "" {
-			return true
-		}
-	}
-	return false
-}
-
-// explainConnect says why there is no connection, where to, and what to check. The caller's ctx tells its end from ours.
+// explainConnect says why a pool gives no connection.
 func explainConnect(ctx context.Context, pool *pgxpool.Pool, err error) error {
-	config := pool.Config().ConnConfig
-	where := fmt.Sprintf("%s, database %q, user %q", addresses(config), config.Database, config.User)
-	var pgErr *pgconn.PgError
-	var dns *net.DNSError
-	var hint string
-	switch busy := pool.Stat(); {
-	case ctx.Err() != nil:
-		return fmt.Errorf("connect to PostgreSQL at %s: %w", where, context.Cause(ctx))
-	case errors.As(err, &pgErr):
-		hint = connectHint(config, pgErr.Code)
-	case errors.As(err, &dns):
-		hint = "check the host name"
-	case errors.Is(err, context.DeadlineExceeded) && busy.AcquiredConns() >= busy.MaxConns():
-		hint = fmt.Sprintf("all %d connections of the pool were in use for %v", busy.MaxConns(), connectTimeout)
-	case errors.Is(err, context.DeadlineExceeded):
-		hint = "nothing answered: check host, port and firewall"
-	default:
-		hint = fmt.Sprintf("check that PostgreSQL runs there: pg_isready -h %s -p %d", config.Host, config.Port)
+	var busy int32
+	if stat := pool.Stat(); stat.AcquiredConns() >= stat.MaxConns() {
+		busy = stat.MaxConns()
 	}
-	return fmt.Errorf("connect to PostgreSQL at %s: %w (%s)", where, rootCause(config, err), hint)
-}
-
-func connectHint(config *pgx.ConnConfig, code string) string {
-	switch code {
-	case "28P01", "28000":
-		return "check user and password, and pg_hba.conf on the server"
-	case "3D000":
-		return fmt.Sprintf("create it, as in: createdb -h %s -p %d %s", config.Host, config.Port, config.Database)
-	case "53300":
-		return "the server has no connection left: raise max_connections, or use a pooler"
-	case "57P03":
-		return "the server is starting up or shutting down: try again"
-	default:
-		return "the server refused the connection"
-	}
-}
-
-// addresses names every host that is tried, each once.
-func addresses(config *pgx.ConnConfig) string {
-	list := []string{address(config.Host, config.Port)}
-	for _, fallback := range config.Fallbacks {
-		list = append(list, address(fallback.Host, fallback.Port))
-	}
-	return strings.Join(slices.Compact(list), ", ")
-}
-
-func address(host string, port uint16) string {
-	if strings.HasPrefix(host, "/") {
-		return host
-	}
-	return net.JoinHostPort(host, strconv.Itoa(int(port)))
-}
-
-// rootCause returns the innermost error: those around it repeat the address. With several addresses, they tell them apart.
-func rootCause(config *pgx.ConnConfig, err error) error {
-	var pgErr *pgconn.PgError
-	var dns *net.DNSError
-	var op *net.OpError
-	switch {
-	case strings.Contains(addresses(config), ", "):
-		return err
-	case errors.As(err, &pgErr):
-		return pgErr
-	case errors.As(err, &dns):
-		return dns
-	case errors.As(err, &op):
-		return op.Err
-	case errors.Is(err, context.DeadlineExceeded):
-		return context.DeadlineExceeded
-	}
-	return err
+	return pgstore.ExplainConnect(ctx, pool.Config().ConnConfig, busy, err)
 }
 
 // explainSchema makes an error about the schema one that callers can branch on.

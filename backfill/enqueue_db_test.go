@@ -181,6 +181,26 @@ func TestKeyedManyKeepsTheOrderOfItsQueue(t *testing.T) {
 	}
 }
 
+// So do jobs with and without keys in one call.
+func TestMixedJobsKeepTheOrderOfTheirQueue(t *testing.T) {
+	t.Parallel()
+	client := newClient(t, pgtest.New(t))
+	q := backfill.Queue("q")
+	jobs, err := client.Enqueue(t.Context(), mailTask.Request(mailArgs{}, q, backfill.Key("b")), mailTask.Request(mailArgs{}, q),
+		mailTask.Request(mailArgs{}, q, backfill.Key("a"), backfill.UnsafeDedupe), mailTask.Request(mailArgs{}, q), mailTask.Request(mailArgs{}, q, backfill.Key("a")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, job := range jobs[1:4] {
+		if job.ID <= jobs[i].ID {
+			t.Errorf("job %d has the id %d, after %d", i+1, job.ID, jobs[i].ID)
+		}
+	}
+	if jobs[4] != jobs[2] || jobs[2].Revision != 1 {
+		t.Errorf("equal keys have the jobs %+v and %+v", jobs[2], jobs[4])
+	}
+}
+
 func TestKeyModes(t *testing.T) {
 	t.Parallel()
 	first, second := time.Date(2040, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(2050, 1, 1, 0, 0, 0, 0, time.UTC)

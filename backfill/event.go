@@ -46,6 +46,8 @@ const (
 	EventBusy       = EventKind(engine.EventBusy)       // Count outcomes wait for a row that somebody else has locked
 	EventLeaseLost  = EventKind(engine.EventLeaseLost)  // a job's lease was ended by somebody else
 	EventFenced     = EventKind(engine.EventFenced)     // the worker's row is dead; it goes on under a new id
+	EventSwept      = EventKind(engine.EventSwept)      // stale locks were looked for: Count jobs were released; or Err says why not
+	EventScheduled  = EventKind(engine.EventScheduled)  // Count cron jobs were enqueued
 	EventDraining   = EventKind(engine.EventDraining)   // the worker stops; Count jobs are running
 	EventStopped    = EventKind(engine.EventStopped)    // the worker has stopped
 )
@@ -77,6 +79,8 @@ var eventNames = map[EventKind]string{
 	EventBusy:       "busy",
 	EventLeaseLost:  "lease_lost",
 	EventFenced:     "fenced",
+	EventSwept:      "swept",
+	EventScheduled:  "scheduled",
 	EventDraining:   "draining",
 	EventStopped:    "stopped",
 }

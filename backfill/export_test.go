@@ -14,6 +14,7 @@ var (
 	NewSpecs       = newSpecs
 	NewEvent       = newEvent
 	ErrorText      = errorText
+	CronTickOf     = cronTick
 	GraphileDelays = graphileDelays
 )
 

@@ -41,6 +41,7 @@ func Handle[T any, F HandlerShape[T]](t *Task[T], fn F, opts ...HandleOption) Bi
 			option.applyToHandler(h)
 		}
 	}
+	applyTask(h, t)
 	return Binding{handler: h}
 }
 
@@ -82,6 +83,7 @@ type handler struct {
 	backoff     Backoff
 	backoffFunc func(attempt int, err error) time.Duration // nil: backoff
 	run         HandlerFunc                                // decodes the args and calls the handler
+	crontab     []engine.CronEntry
 	faults      []error
 }
 

@@ -83,5 +83,6 @@ func newJob(job *engine.Job) *Job {
 		RunAt:       job.RunAt,
 		CreatedAt:   job.CreatedAt,
 		Flags:       job.Flags,
+		Cron:        cronTick(job.Payload),
 	}
 }

@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
+	"slices"
 	"time"
 
+	"github.com/backfillhq/go/internal/engine"
 	"github.com/backfillhq/go/internal/engine/pgstore"
 )
 
@@ -43,7 +45,9 @@ type workerConfig struct {
 	drainTimeout time.Duration
 	middleware   []Middleware
 	observer     Observer
-	logger       *slog.Logger // nil: the client's
+	crontab      []engine.CronEntry
+	forbidden    func() []string // nil: none
+	logger       *slog.Logger    // nil: the client's
 	problems     []error
 }
 
@@ -202,6 +206,29 @@ func WithMiddleware(middleware ...Middleware) WorkerOption {
 // WithObserver tells a function what happens in the worker. Default: none.
 func WithObserver(observer Observer) WorkerOption {
 	return workerOption(func(c *workerConfig) { c.observer = observer })
+}
+
+// WithForbiddenFlags makes the worker pass over jobs that have one of these flags; they wait for another worker. A job without
+// flags is never passed over. Default: none.
+func WithForbiddenFlags(flags ...string) WorkerOption {
+	flags = slices.Clone(flags)
+	return workerOption(func(c *workerConfig) {
+		if err := checkFlags(flags); err != nil {
+			c.problems = append(c.problems, fmt.Errorf("WithForbiddenFlags: %w", err))
+		}
+		c.forbidden = func() []string { return flags }
+	})
+}
+
+// WithForbiddenFlagsFunc does the same with flags that change: the function is called before each claim, by one goroutine, and
+// must return quickly. Jobs whose flag is not forbidden any more are found within 2 seconds. Default: none.
+func WithForbiddenFlagsFunc(flags func() []string) WorkerOption {
+	return workerOption(func(c *workerConfig) {
+		if flags == nil {
+			c.problems = append(c.problems, errors.New("WithForbiddenFlagsFunc: the function is nil: leave the option out"))
+		}
+		c.forbidden = flags
+	})
 }
 
 // WithClient makes [Run] and [RunOnce] use a client that exists, which they leave open. Client options beside it are errors.

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"slices"
+
+	"github.com/backfillhq/go/internal/engine/pgstore"
 )
 
 // Run works the jobs of a registry until ctx ends: it opens a client for DATABASE_URL, or for the PG* variables if PGHOST,
@@ -65,7 +67,7 @@ func (c runConfig) check(r *Registry) error {
 				problems = append(problems, problem)
 			}
 		}
-		if os.Getenv("DATABASE_URL") == "" && !environmentConfigured() {
+		if os.Getenv("DATABASE_URL") == "" && !pgstore.EnvironmentConfigured() {
 			problems = append(problems, errors.New("no database is configured: set DATABASE_URL=postgres://user:password@host:5432/database, "+
 				"or PGHOST and its like, or pass WithClient"))
 		}

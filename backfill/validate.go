@@ -116,8 +116,8 @@ func (r *Request) validate() []error {
 	case r.Delay > 0 && !r.RunAt.IsZero():
 		add(errors.New("both run_at and delay are set: leave one out"))
 	}
-	if !r.RunAt.IsZero() && (r.RunAt.Before(minRunAt) || !r.RunAt.Before(maxRunAt)) {
-		add(fmt.Errorf("run_at in the year %d: PostgreSQL has times from 4713 BC to 294276", r.RunAt.UTC().Year()))
+	if !r.RunAt.IsZero() {
+		add(checkRunAt(r.RunAt))
 	}
 	add(checkArgs(r.Args, r.Key != ""))
 	return problems
@@ -146,6 +146,13 @@ func checkText(what, s string, limit int) error {
 func checkMaxAttempts(n int) error {
 	if n < 0 || n > math.MaxInt16 {
 		return fmt.Errorf("max_attempts is %d: want 1 to %d", n, math.MaxInt16)
+	}
+	return nil
+}
+
+func checkRunAt(t time.Time) error {
+	if t.Before(minRunAt) || !t.Before(maxRunAt) {
+		return fmt.Errorf("run_at in the year %d: PostgreSQL has times from 4713 BC to 294276", t.UTC().Year())
 	}
 	return nil
 }

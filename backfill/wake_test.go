@@ -187,3 +187,20 @@ func TestQueuesRunSideBySide(t *testing.T) {
 	close(release)
 	w.awaitRecorded(2 * queues)
 }
+
+// Contract section 11 C: a queue whose next job is for others is no longer left to their polls.
+func TestTheNextJobOfAQueueWakesOthers(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	client := newClient(t, db)
+	_, registry := taskOf("ours", ignore)
+	addJob(t, db, "select id from graphile_worker.add_job('ours', queue_name := 'q')")
+	addJob(t, db, "select id from graphile_worker.add_job('theirs', queue_name := 'q')")
+	next := listenForJobs(t, db)
+	if report := runOnce(t, client, registry); report.Completed != 1 {
+		t.Fatalf("report %+v", report)
+	}
+	if count := next(); count != "1" {
+		t.Errorf("notified with count %s", count)
+	}
+}

@@ -19,6 +19,7 @@ type Worker struct {
 	client   *Client
 	registry *Registry
 	config   workerConfig
+	schedule []engine.CronEntry
 
 	mu     sync.Mutex
 	engine *engine.Worker // nil: not started
@@ -31,10 +32,12 @@ func (c *Client) NewWorker(r *Registry, opts ...WorkerOption) (*Worker, error) {
 	if config.logger == nil {
 		config.logger = c.logger
 	}
-	if err := errors.Join(append(config.problems, r.problems())...); err != nil {
+	config.problems = append(config.problems, r.problems())
+	schedule, err := config.schedule(r)
+	if err := errors.Join(append(config.problems, err)...); err != nil {
 		return nil, fmt.Errorf("new worker:\n%w", err)
 	}
-	return &Worker{client: c, registry: r, config: config}, nil
+	return &Worker{client: c, registry: r, config: config, schedule: schedule}, nil
 }
 
 // Run works until ctx ends, and then drains: it claims no more, gives back what has not started, waits for what runs as long as
@@ -84,6 +87,10 @@ func (w *Worker) start(store *pgstore.Store, once bool) (*engine.Worker, error) 
 		DrainTimeout:  w.config.drainTimeout,
 		CancelTimeout: cancelTimeout,
 		Execute:       w.registry.newExecutor(w.client, w.config.logger, w.config.middleware...).execute,
+		Forbidden:     w.config.forbidden,
+		Nudge:         w.client.nudger.Nudge,
+		Crontab:       w.schedule,
+		Cron:          store,
 		Observe:       w.observe(),
 		Logger:        w.config.logger,
 	})

@@ -52,6 +52,8 @@ var (
 	own0001 string
 	//go:embed own/0002_queue_index.sql
 	own0002 string
+	//go:embed own/0003_enqueue.sql
+	own0003 string
 )
 
 // Wire returns the files for Graphile Worker's tables and functions, in order.
@@ -64,11 +66,12 @@ func Wire() []Migration {
 	}
 }
 
-// Own returns the files for our own tables and indexes, in order. They come after [Wire].
+// Own returns the files for our own tables, indexes and functions, in order. They come after [Wire].
 func Own() []Migration {
 	return []Migration{
 		{ID: 1, Path: "own/0001_workers.sql", SQL: own0001},
 		{ID: 2, Path: "own/0002_queue_index.sql", SQL: own0002},
+		{ID: 3, Path: "own/0003_enqueue.sql", SQL: own0003},
 	}
 }
 

@@ -171,6 +171,9 @@ func (w *Worker) waitLocked(now time.Time) time.Duration {
 // claim makes one claim, and waits for its answer also when ctx ends.
 func (w *Worker) claim(ctx context.Context, next step) {
 	base := context.WithoutCancel(ctx)
+	if w.config.Forbidden != nil {
+		next.request.Forbidden = w.config.Forbidden()
+	}
 	statement, cancel := context.WithTimeout(base, statementTimeout)
 	claimed, err := w.store.Claim(statement, next.request)
 	cancel()

@@ -37,6 +37,8 @@ const (
 	EventBusy                            // Count outcomes wait for a row that somebody else has locked
 	EventLeaseLost                       // a job's lease was ended by somebody else
 	EventFenced                          // the worker's row is dead; it goes on under a new id
+	EventSwept                           // stale locks were looked for: those of Count jobs were released; or it failed with Err
+	EventScheduled                       // Count cron jobs were enqueued
 	EventDraining                        // the worker stops
 	EventStopped                         // the worker has stopped
 )

@@ -303,7 +303,7 @@ func (db *fakeDB) claim(request engine.ClaimRequest, tasks []string) engine.Clai
 }
 
 // end ends leases by change, which returns the time until the job is due again.
-func (db *fakeDB) end(leases []engine.Lease, change func(i int, job *fakeJob) time.Duration) engine.Settled {
+func (db *fakeDB) end(tasks []string, leases []engine.Lease, change func(i int, job *fakeJob) time.Duration) engine.Settled {
 	db.mu.Lock()
 	defer db.mu.Unlock()
 	if len(leases) == 0 || len(leases) > 500 {
@@ -326,6 +326,11 @@ func (db *fakeDB) end(leases []engine.Lease, change func(i int, job *fakeJob) ti
 			continue
 		}
 		due := change(i, job)
+		if next := db.next(job); next != nil && slices.Contains(tasks, next.Task) {
+			settled.NextOwn++
+		} else if next != nil {
+			settled.NextForeign++
+		}
 		job.LockedBy = ""
 		db.free(job.Queue, lease.Claim())
 		switch {
@@ -340,6 +345,19 @@ func (db *fakeDB) end(leases []engine.Lease, change func(i int, job *fakeJob) ti
 		}
 	}
 	return settled
+}
+
+// next returns the job that is first in line in the queue of one that ends, if it is due; db.mu is held.
+func (db *fakeDB) next(ends *fakeJob) (first *fakeJob) {
+	for _, job := range db.jobs {
+		if job.QueueID == 0 || job.QueueID != ends.QueueID || job.LockedBy != "" || job.Attempt >= job.MaxAttempts || job.RunAt.After(time.Now()) {
+			continue
+		}
+		if first == nil || engine.CompareJobs(&job.Job, &first.Job) < 0 {
+			first = job
+		}
+	}
+	return first
 }
 
 func wait(ctx context.Context, d time.Duration) error {

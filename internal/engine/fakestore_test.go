@@ -22,6 +22,7 @@ const (
 	opListen   = "listen"
 	opPing     = "ping"
 	opSchema   = "schema"
+	opSweep    = "sweep"
 )
 
 // fakeStore is one worker's connection to a fakeDB. The fields before mu are set before the worker runs.
@@ -129,7 +130,9 @@ func (s *fakeStore) Register(ctx context.Context, workerID string, tasks []strin
 			s.db.violated("worker id %s was registered twice", workerID)
 		}
 		s.db.workers[workerID] = true
-		s.tasks = tasks
+		if s.tasks == nil { // they never change, and the flusher reads them
+			s.tasks = tasks
+		}
 		return nil
 	})
 }
@@ -168,7 +171,7 @@ func (s *fakeStore) Claim(ctx context.Context, request engine.ClaimRequest) (eng
 
 func (s *fakeStore) Complete(ctx context.Context, leases []engine.Lease) (settled engine.Settled, err error) {
 	err = s.do(ctx, call{Op: opComplete, Jobs: ids(leases)}, func() []int64 {
-		settled = s.db.end(leases, func(_ int, job *fakeJob) time.Duration {
+		settled = s.db.end(s.tasks, leases, func(_ int, job *fakeJob) time.Duration {
 			delete(s.db.jobs, job.ID)
 			s.db.completed[job.ID]++
 			return 0
@@ -184,7 +187,7 @@ func (s *fakeStore) Fail(ctx context.Context, failures []engine.Failure) (settle
 		leases[i] = f.Lease
 	}
 	err = s.do(ctx, call{Op: opFail, Jobs: ids(leases)}, func() []int64 {
-		settled = s.db.end(leases, func(i int, job *fakeJob) time.Duration {
+		settled = s.db.end(s.tasks, leases, func(i int, job *fakeJob) time.Duration {
 			f := failures[i]
 			job.LastError = f.Error
 			job.RunAt = time.Now().Add(f.Delay)
@@ -207,7 +210,7 @@ func (s *fakeStore) Release(ctx context.Context, releases []engine.Release) (set
 		leases[i] = r.Lease
 	}
 	err = s.do(ctx, call{Op: opRelease, Jobs: ids(leases)}, func() []int64 {
-		settled = s.db.end(leases, func(i int, job *fakeJob) time.Duration {
+		settled = s.db.end(s.tasks, leases, func(i int, job *fakeJob) time.Duration {
 			job.Attempt--
 			if releases[i].Snooze {
 				job.RunAt = time.Now().Add(releases[i].Delay)
@@ -237,6 +240,28 @@ func (s *fakeStore) Renew(ctx context.Context, leases []engine.Lease) (lost []in
 		return nil
 	})
 	return lost, err
+}
+
+func (s *fakeStore) Sweep(ctx context.Context) (jobs, queues int, err error) {
+	err = s.do(ctx, call{Op: opSweep}, func() []int64 {
+		s.db.mu.Lock()
+		defer s.db.mu.Unlock()
+		stale := time.Now().Add(-4 * time.Hour)
+		for _, job := range s.db.jobs {
+			if job.LockedBy != "" && job.LockedAt.Before(stale) {
+				job.LockedBy = ""
+				jobs++
+			}
+		}
+		for _, queue := range s.db.queues {
+			if queue.LockedBy != "" && queue.LockedAt.Before(stale) {
+				queue.LockedBy = ""
+				queues++
+			}
+		}
+		return nil
+	})
+	return jobs, queues, err
 }
 
 func (s *fakeStore) Listen(ctx context.Context, ready func(), on func(engine.Notification)) error {

@@ -197,13 +197,36 @@ func (w *Worker) settle(part []finish, settled Settled) (locked []finish, record
 	if w.demand.hungry || settled.NextDue > 0 || w.unrecorded == 0 {
 		signal(w.kick)
 	}
+	others := w.forOthersLocked(settled)
 	w.mu.Unlock()
+	if others > 0 {
+		w.config.Nudge(others)
+	}
 	for _, job := range lost {
 		w.config.Logger.WarnContext(context.Background(), "lease lost: the outcome of this job was not recorded",
 			slog.String("task", job.Task), slog.Int64("job_id", job.ID), slog.Int("attempt", job.Attempt))
 		w.observe(Event{Kind: EventLeaseLost, Job: job})
 	}
 	return locked, recorded
+}
+
+// forOthersLocked returns how many of the jobs that became claimable this worker will not claim at once: first in line in a queue
+// that was freed, or given back. Others would find them only when they poll.
+func (w *Worker) forOthersLocked(settled Settled) int {
+	again := 0
+	if settled.NextDue > 0 && settled.NextDue <= dueNow {
+		again = 1
+	}
+	if again+settled.NextOwn > 0 && w.state == StateRunning {
+		w.pace.measure(time.Now(), w.config.Concurrency, w.running)
+		if w.roomLocked() > 0 {
+			again = 0
+		}
+		if w.config.Forbidden == nil { // else it may be a job that we pass over
+			settled.NextOwn = max(0, settled.NextOwn-w.serialRoomLocked())
+		}
+	}
+	return again + settled.NextOwn + settled.NextForeign
 }
 
 type fate int

@@ -25,6 +25,7 @@ type rig struct {
 	stopped bool
 	events  []event
 	runs    []started
+	nudges  []int
 }
 
 // event is an observed event and when it happened.
@@ -67,7 +68,7 @@ func newRig(t *testing.T, db *fakeDB, handle handler, changes ...func(*setup)) *
 	r := &rig{t: t, db: db, store: db.newStore(), start: time.Now(), result: make(chan error, 1)}
 	s := setup{fakeStore: r.store, Context: t.Context(), Config: engine.Config{
 		Tasks: []string{"task"}, Concurrency: 2, DrainTimeout: 10 * time.Second, CancelTimeout: time.Second,
-		Observe: r.observe, Logger: slog.New(slog.DiscardHandler),
+		Observe: r.observe, Nudge: r.nudge, Logger: slog.New(slog.DiscardHandler),
 		Execute: func(ctx context.Context, job *engine.Job, outcome *engine.Outcome) {
 			r.mu.Lock()
 			r.runs = append(r.runs, started{job.ID, time.Since(r.start)})
@@ -129,6 +130,19 @@ func (r *rig) observe(e engine.Event) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.events = append(r.events, event{e, time.Since(r.start)})
+}
+
+func (r *rig) nudge(jobs int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.nudges = append(r.nudges, jobs)
+}
+
+// nudged returns the notifications to other workers so far.
+func (r *rig) nudged() []int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return append([]int(nil), r.nudges...)
 }
 
 // seen returns the events of one kind.

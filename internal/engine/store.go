@@ -25,6 +25,10 @@ type Store interface {
 	// Renew moves the lock time of long-running jobs and their queues, and returns the ids of the leases that are lost (R7).
 	Renew(ctx context.Context, leases []Lease) (lost []int64, err error)
 
+	// Sweep releases jobs and queues that have been locked for 4 hours, whoever did it (contract section 5.6). It never waits for
+	// a row lock.
+	Sweep(ctx context.Context) (jobs, queues int, err error)
+
 	// Listen connects, calls ready, and then on for each notification until ctx ends or the connection breaks.
 	Listen(ctx context.Context, ready func(), on func(Notification)) error
 	// Ping sends a notification of kind NotifyPing with this payload to every listener of the database, ourselves included.
@@ -57,10 +61,11 @@ type Lease struct {
 
 // ClaimRequest says what a worker can take.
 type ClaimRequest struct {
-	WorkerID string
-	Number   uint64 // of this claim; used once, also when the claim failed or its outcome is unknown (R2)
-	Batch    int    // at most this many jobs
-	Serial   int    // at most this many of them from queues (R23)
+	WorkerID  string
+	Number    uint64   // of this claim; used once, also when the claim failed or its outcome is unknown (R2)
+	Batch     int      // at most this many jobs
+	Serial    int      // at most this many of them from queues (R23)
+	Forbidden []string // no job that has one of these flags
 }
 
 // Claimed is the answer to a claim.
@@ -105,6 +110,9 @@ type Settled struct {
 	Lost []int64
 	// Busy are the ids whose row somebody else has locked; they are still ours, and go into the next flush.
 	Busy []int64
+	// NextOwn and NextForeign count the queues that have a job due, now that one of theirs is recorded: first in line is one of a
+	// task that this worker serves, or of another.
+	NextOwn, NextForeign int
 	// NextDue is the time until the first of the recorded jobs is due again, more than 0 if it is due at once; 0 if none will be.
 	NextDue time.Duration
 }

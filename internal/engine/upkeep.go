@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"log/slog"
+	"math/rand/v2"
 )
 
 // renew moves the lock times of what runs long, so that no peer's sweep takes it for stale (R7), until ctx ends. It goes by the
@@ -21,6 +22,26 @@ func (w *Worker) renew(ctx context.Context) {
 			continue
 		}
 		w.cancelLost(lost)
+	}
+}
+
+// sweep releases what has been locked for 4 hours, as every worker of the database does (contract section 5.6), until ctx ends.
+func (w *Worker) sweep(ctx context.Context) {
+	for wait := rand.N(sweepFirst); sleep(ctx, wait); wait = sweepMin + rand.N(sweepMax-sweepMin) {
+		statements, cancel := context.WithTimeout(ctx, sweepTimeout)
+		jobs, queues, err := w.store.Sweep(statements)
+		cancel()
+		if ctx.Err() != nil {
+			return
+		}
+		if err != nil {
+			w.config.Logger.ErrorContext(ctx, "releasing stale locks failed", slog.Any("error", err))
+		}
+		if jobs+queues > 0 { // also when it failed half-way
+			w.config.Logger.WarnContext(ctx, "released locks that were 4 hours old", slog.Int("jobs", jobs), slog.Int("queues", queues))
+			w.announce(jobs + queues)
+		}
+		w.observe(Event{Kind: EventSwept, Count: jobs, Err: err})
 	}
 }
 

@@ -126,6 +126,15 @@ func (w *Worker) wake() {
 	w.observe(Event{Kind: EventWoken})
 }
 
+// announce tells this worker and the others of jobs that no enqueue has told of.
+func (w *Worker) announce(jobs int) {
+	w.mu.Lock()
+	w.demand.hungry = true
+	w.mu.Unlock()
+	signal(w.kick)
+	w.config.Nudge(jobs)
+}
+
 // checkSchema reads the ledger again after somebody has migrated the database, which may have been another schema in it.
 func (w *Worker) checkSchema(base context.Context, stopped chan<- error) {
 	ctx, cancel := context.WithTimeout(base, statementTimeout)

@@ -15,7 +15,11 @@ const (
 	pollInterval     = 2 * time.Second        // the safety net below notifications, as Graphile Worker's default
 	startWithin      = 250 * time.Millisecond // a claimed job that has not started by then is given back (R23)
 	renewInterval    = 30 * time.Minute       // far below the 4 hours after which a peer sweeps a lock (R7)
-	maxUnrecorded    = 4 * maxBatch           // outcomes waiting to be recorded, above which nothing is claimed
+	sweepFirst       = 60 * time.Second       // contract section 5.6: the first sweep within this,
+	sweepMin         = 480 * time.Second      // and then one after sweepMin to sweepMax
+	sweepMax         = 600 * time.Second
+	sweepTimeout     = time.Minute  // of all its statements; the database ends each after statementTimeout
+	maxUnrecorded    = 4 * maxBatch // outcomes waiting to be recorded, above which nothing is claimed
 )
 
 // Causes of a job context's end.
@@ -36,9 +40,17 @@ type Config struct {
 	// CancelTimeout is how long they have after that; then they are given back while they still run.
 	DrainTimeout, CancelTimeout time.Duration
 
+	// Crontab is what the worker schedules, through Cron, unless it runs with Once.
+	Crontab []CronEntry
+	Cron    CronStore
+
 	// Execute runs one job and writes how it ended to outcome, also when the handler ends its goroutine (runtime.Goexit). It
 	// must not panic.
 	Execute func(ctx context.Context, job *Job, outcome *Outcome)
+	// Forbidden returns flags before each claim: jobs that have one of them are passed over. It must return quickly. nil: none.
+	Forbidden func() []string
+	// Nudge notifies every worker of the database, soon and without waiting, that this many jobs became claimable.
+	Nudge func(jobs int)
 	// Observe is called for every event, from many goroutines. It must return quickly.
 	Observe func(Event)
 	Logger  *slog.Logger
@@ -137,6 +149,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	var background sync.WaitGroup
 	if !w.config.Once {
 		background.Go(func() { w.listen(upkeep, stopped) })
+		background.Go(func() { w.sweep(upkeep) })
 	}
 	background.Go(func() { w.renew(upkeep) })
 	recorded := make(chan struct{})
@@ -147,7 +160,14 @@ func (w *Worker) Run(ctx context.Context) error {
 		go w.slot(jobs) // not waited for: a handler that ignores its context may outlive Run
 	}
 
+	scheduling, stopScheduling := context.WithCancel(ctx)
+	defer stopScheduling()
+	if !w.config.Once && len(w.config.Crontab) > 0 {
+		background.Go(func() { w.schedule(scheduling) })
+	}
+
 	err := w.dispatch(ctx, stopped)
+	stopScheduling()
 	w.drain(cancelJobs)
 	err = errors.Join(err, w.finishRecording(stopFlusher, recorded))
 	stopUpkeep(nil)

@@ -59,7 +59,7 @@ var catalogSections = []struct{ title, sql string }{
 			p.provolatile, p.proisstrict::text::char, p.prosecdef::text::char, p.proparallel, p.procost, p.prorows)
 		from pg_proc p
 		join pg_language l on l.oid = p.prolang
-		where p.pronamespace = to_regnamespace(quote_ident($1))
+		where p.pronamespace = to_regnamespace(quote_ident($1)) and p.proname not like 'backfill\_%'
 		order by p.proname collate "C"`},
 	{"relations (name | kind | RLS enabled | RLS forced)", `
 		select concat_ws(' | ', c.relname, c.relkind, c.relrowsecurity::text::char, c.relforcerowsecurity::text::char)
@@ -74,7 +74,8 @@ var catalogSections = []struct{ title, sql string }{
 				where c.relnamespace = to_regnamespace(quote_ident($1)))),
 			(3, 'explicit ACLs: ' || (
 				(select count(*) from pg_class where relnamespace = to_regnamespace(quote_ident($1)) and relacl is not null)
-				+ (select count(*) from pg_proc where pronamespace = to_regnamespace(quote_ident($1)) and proacl is not null)
+				+ (select count(*) from pg_proc where pronamespace = to_regnamespace(quote_ident($1)) and proacl is not null
+					and proname not like 'backfill\_%')
 				+ (select count(*) from pg_namespace where oid = to_regnamespace(quote_ident($1)) and nspacl is not null))),
 			(4, 'extensions: ' || (select string_agg(extname, ', ' order by extname) from pg_extension))
 		) as v (n, line) order by n`},

@@ -49,7 +49,15 @@ type claims struct {
 }
 
 func (c *claims) reset(tasks map[int32]string) {
-	*c = claims{texts: c.texts, sized: c.sized, tasks: tasks, taskIDs: slices.Sorted(maps.Keys(tasks))}
+	*c = claims{texts: c.texts, sized: c.sized}
+	c.serve(tasks)
+}
+
+// serve says which tasks to claim.
+func (c *claims) serve(tasks map[int32]string) {
+	if !maps.Equal(c.tasks, tasks) {
+		c.tasks, c.taskIDs, c.marks = tasks, slices.Sorted(maps.Keys(tasks)), nil
+	}
 }
 
 // answer is one claim's answer.
@@ -143,11 +151,28 @@ func (c *claims) ask(ctx context.Context, db query.DBTX, request engine.ClaimReq
 	token := engine.ClaimToken(request.WorkerID, request.Number)
 	which := c.which()
 	args := []any{request.WorkerID, token, c.taskIDs, notNull(priorities), notNull(lows), int32(request.Serial), c.cursor} //nolint:gosec // at most maxBatch
-	rows, err := db.Query(ctx, c.text(which, size), args[:which.parameters]...)
+	args = args[:which.parameters]
+	if len(request.Forbidden) > 0 {
+		which = passing[which]
+		args = append(args, request.Forbidden)
+	}
+	rows, err := db.Query(ctx, c.text(which, size), args...)
 	if err != nil {
 		return answer{}, err
 	}
 	return c.read(rows, size)
+}
+
+// passOver makes the text that passes over jobs with one of the flags of a further parameter, as it does over those of tasks that
+// this worker does not serve. Jobs without flags have null there, and always pass (contract section 5.2).
+func (t *claimText) passOver() *claimText {
+	flags := " ?| $" + strconv.Itoa(t.parameters+1) + "::text[]"
+	return &claimText{parameters: t.parameters + 1, sql: strings.NewReplacer(
+		"q is not null and task_id = any($3::int[])", "q is not null and task_id = any($3::int[])", // of the window, which has no flags
+		"job_queue_id as q, task_id,", "job_queue_id as q, case when (flags"+flags+") is not true then task_id end as task_id,",
+		"j.task_id = any($3::int[])", "j.task_id = any($3::int[]) and (j.flags"+flags+") is not true",
+		"task_id = any($3::int[])", "task_id = any($3::int[]) and (flags"+flags+") is not true",
+	).Replace(t.sql)}
 }
 
 // claimText is one of the claim's texts.
@@ -160,6 +185,9 @@ var (
 	claimFree  = &claimText{query.ClaimFree, 5}
 	claimFront = &claimText{query.ClaimFront, 6}
 	claimDeep  = &claimText{query.ClaimDeep, 7}
+
+	// passing are the texts for workers with forbidden flags.
+	passing = map[*claimText]*claimText{claimFree: claimFree.passOver(), claimFront: claimFront.passOver(), claimDeep: claimDeep.passOver()}
 )
 
 func (c *claims) which() *claimText {

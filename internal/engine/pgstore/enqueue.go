@@ -34,6 +34,7 @@ type Inserter struct {
 	pool      *pgxpool.Pool
 	texts     *texts
 	pipelines bool
+	access    EnqueueAccess
 }
 
 var _ engine.Inserter = (*Inserter)(nil)
@@ -46,10 +47,10 @@ func NewInserter(pool *pgxpool.Pool, schema string) *Inserter {
 // Insert implements engine.Inserter: one round trip and one transaction, with rare exceptions. It is atomic except that a key
 // which a worker took at the last moment is inserted by another transaction right after.
 func (i *Inserter) Insert(ctx context.Context, specs []engine.Spec) ([]*engine.Job, error) {
-	if len(specs) == 1 && specs[0].Key == "" && specs[0].Queue == "" {
+	if len(specs) == 1 && specs[0].Key == "" && specs[0].Queue == "" && i.access == EnqueueDirectly {
 		job, err := i.insertOne(ctx, specs[0])
 		if !errors.Is(err, pgx.ErrNoRows) {
-			return []*engine.Job{job}, rejected(err)
+			return []*engine.Job{job}, rejected(i.explain(err))
 		}
 	}
 	jobs, err := i.insert(ctx, pgxSession{i.pool}, specs, true)
@@ -90,6 +91,7 @@ func (i *Inserter) insertOne(ctx context.Context, spec engine.Spec) (*engine.Job
 // insert sends statements until every spec has its job. own says that the transaction is ours to repeat.
 func (i *Inserter) insert(ctx context.Context, session session, specs []engine.Spec, own bool) ([]*engine.Job, error) {
 	batch := newInsertion(i.texts, specs)
+	batch.byFunction = i.access == EnqueueByFunction
 	var err error
 	for try := range insertTries {
 		if try > 0 && !wait(ctx, time.Duration(try)*time.Millisecond) {
@@ -97,7 +99,7 @@ func (i *Inserter) insert(ctx context.Context, session session, specs []engine.S
 		}
 		err = session.run(ctx, batch.statements(try > 0))
 		if err != nil && !(own && (code(err) == codeSerialization || code(err) == codeDeadlock)) {
-			return nil, err
+			return nil, i.explain(err)
 		}
 		if err == nil && batch.done() {
 			return batch.jobs, nil
@@ -112,15 +114,18 @@ func (i *Inserter) insert(ctx context.Context, session session, specs []engine.S
 
 // insertion is a list of specs on their way to becoming jobs.
 type insertion struct {
-	texts   *texts
-	specs   []engine.Spec
-	jobs    []*engine.Job // by index of specs; nil: not inserted yet
-	keyless []int
-	rounds  []round
+	texts  *texts
+	specs  []engine.Spec
+	jobs   []*engine.Job // by index of specs; nil: not inserted yet
+	rounds []round
+
+	byFunction bool // all in one call, see insertByFunction
 }
 
-// round is a set of keyed specs that one statement can insert: each key once, and one mode.
+// round is a list of specs that one statement can insert: without keys, or each key once and one mode. Rounds keep the order of the
+// specs, for it is the order of a queue.
 type round struct {
+	keyed bool
 	mode  engine.KeyMode
 	specs []int
 }
@@ -129,13 +134,9 @@ func newInsertion(texts *texts, specs []engine.Spec) *insertion {
 	n := &insertion{texts: texts, specs: specs, jobs: make([]*engine.Job, len(specs))}
 	keys := map[string]bool{}
 	for i, spec := range specs {
-		if spec.Key == "" {
-			n.keyless = append(n.keyless, i)
-			continue
-		}
-		last := len(n.rounds) - 1
-		if last < 0 || n.rounds[last].mode != spec.KeyMode || keys[spec.Key] {
-			n.rounds = append(n.rounds, round{mode: spec.KeyMode})
+		keyed, last := spec.Key != "", len(n.rounds)-1
+		if last < 0 || n.rounds[last].keyed != keyed || keyed && (n.rounds[last].mode != spec.KeyMode || keys[spec.Key]) {
+			n.rounds = append(n.rounds, round{keyed: keyed, mode: spec.KeyMode})
 			last++
 			clear(keys)
 		}
@@ -180,28 +181,25 @@ func (n *insertion) done() bool {
 // statements returns what to send for the specs that have no job yet. Names are inserted before keyed jobs, and before keyless
 // ones if an earlier try found some missing.
 func (n *insertion) statements(names bool) []statement {
+	if n.byFunction {
+		return []statement{n.insertByFunction()}
+	}
 	var list []statement
-	keyless := n.without(n.keyless)
-	rounds := make([]round, 0, len(n.rounds))
 	for _, r := range n.rounds {
-		if left := n.without(r.specs); len(left) > 0 {
-			rounds = append(rounds, round{r.mode, left})
+		left := slices.DeleteFunc(slices.Clone(r.specs), func(i int) bool { return n.jobs[i] != nil })
+		switch {
+		case len(left) == 0:
+		case r.keyed:
+			names = true
+			list = append(list, n.insertKeyed(r.mode, left)...)
+		default:
+			list = append(list, n.insertKeyless(left))
 		}
 	}
-	if names || len(rounds) > 0 {
-		list = append(list, n.names()...)
-	}
-	if len(keyless) > 0 {
-		list = append(list, n.insertKeyless(keyless))
-	}
-	for _, r := range rounds {
-		list = append(list, n.insertKeyed(r)...)
+	if names {
+		list = append(n.names(), list...)
 	}
 	return list
-}
-
-func (n *insertion) without(specs []int) []int {
-	return slices.DeleteFunc(slices.Clone(specs), func(i int) bool { return n.jobs[i] != nil })
 }
 
 func (n *insertion) names() []statement {
@@ -253,35 +251,48 @@ func (n *insertion) insertKeyless(specs []int) statement {
 	}}
 }
 
-func (n *insertion) insertKeyed(r round) []statement {
-	byKey := make(map[string]int, len(r.specs))
-	keys := make([]string, 0, len(r.specs))
-	for _, i := range r.specs {
+func (n *insertion) insertKeyed(mode engine.KeyMode, specs []int) []statement {
+	byKey := make(map[string]int, len(specs))
+	keys := make([]string, 0, len(specs))
+	for _, i := range specs {
 		byKey[n.specs[i].Key] = i
 		keys = append(keys, n.specs[i].Key)
 	}
-	args := append(n.columns(r.specs).argsWithQueues(), keys)
+	args := append(n.columns(specs).argsWithQueues(), keys)
 	read := func(rows rows) error {
 		for rows.Next() {
-			var job engine.Job
-			var flags []byte
-			if err := rows.Scan(&job.Key, &job.ID, &job.Task, &job.Queue, &job.Payload, &job.RunAt, &job.CreatedAt, &job.Attempt,
-				&job.MaxAttempts, &job.Priority, &job.Revision, &flags); err != nil {
+			job, err := scanJob(rows)
+			if err != nil {
 				return err
 			}
-			job.Flags = flagNames(flags)
-			n.jobs[byKey[job.Key]] = &job
+			n.jobs[byKey[job.Key]] = job
 		}
 		return nil
 	}
-	if r.mode == engine.KeyUnsafeDedupe {
+	if mode == engine.KeyUnsafeDedupe {
 		return []statement{{text: n.texts.render(query.DedupeJobs), args: args, read: read}}
 	}
 	return []statement{ // the first two sort the keys; here they are in the order of the other columns
 		{text: n.texts.render(query.LockKeys), args: []any{keys}},
 		{text: n.texts.render(query.SupersedeKeys), args: []any{keys}},
-		{text: n.texts.render(query.UpsertJobs), args: append(args, r.mode == engine.KeyPreserveRunAt), read: read},
+		{text: n.texts.render(query.UpsertJobs), args: append(args, mode == engine.KeyPreserveRunAt), read: read},
 	}
+}
+
+// scanJob reads a job from the columns of UpsertJobs.
+func scanJob(row interface{ Scan(dest ...any) error }) (*engine.Job, error) {
+	var job engine.Job
+	var key *string
+	var flags []byte
+	if err := row.Scan(&key, &job.ID, &job.Task, &job.Queue, &job.Payload, &job.RunAt, &job.CreatedAt, &job.Attempt,
+		&job.MaxAttempts, &job.Priority, &job.Revision, &flags); err != nil {
+		return nil, err
+	}
+	if key != nil {
+		job.Key = *key
+	}
+	job.Flags = flagNames(flags)
+	return &job, nil
 }
 
 // specColumns are the columns of several specs, as array parameters.

@@ -79,7 +79,7 @@ func (i *Inserter) InsertAndNotify(ctx context.Context, spec engine.Spec, notifi
 	if err != nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
-	return &job, true, rejected(err)
+	return &job, true, rejected(i.explain(err))
 }
 
 // insertParameters are InsertJob's, as text. A nil one is NULL: run_at, which the database's clock gives.

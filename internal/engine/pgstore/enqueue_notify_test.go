@@ -51,7 +51,7 @@ func TestInsertAndNotify(t *testing.T) {
 	if diff := cmp.Diff(storedRows(t, theirs), storedRows(t, db.Pool())); diff != "" {
 		t.Errorf("rows (-add_job +ours):\n%s", diff)
 	}
-	wantReturned(t, db.Pool(), job)
+	wantReturned(t, db.Pool(), job, false, `{"x":  1}`)
 	if got := l.take(t); len(got) != 1 {
 		t.Errorf("notifications %q, want one", got)
 	}

@@ -32,6 +32,8 @@ type MigrateOptions struct {
 	Mode MigrateMode
 	// Logger is told what was done. Default: slog.Default().
 	Logger *slog.Logger
+	// Report is filled in with what was found and done. Default: nobody wants to know.
+	Report *MigrateReport
 
 	// standstill is how long another installer may make no progress. Tests shorten it.
 	standstill time.Duration
@@ -55,7 +57,10 @@ const (
 // [*BreakingMigrationError] if it is too new.
 func Migrate(ctx context.Context, conn *pgx.Conn, opts MigrateOptions) error {
 	m := migrator{
-		conn: conn, schema: opts.Schema, mode: opts.Mode, logger: opts.Logger, standstill: opts.standstill,
+		conn: conn, schema: opts.Schema, mode: opts.Mode, logger: opts.Logger, standstill: opts.standstill, report: opts.Report,
+	}
+	if m.report == nil {
+		m.report = &MigrateReport{}
 	}
 	if m.schema == "" {
 		m.schema = migrations.DefaultSchema
@@ -87,6 +92,7 @@ type migrator struct {
 	mode       MigrateMode
 	logger     *slog.Logger
 	standstill time.Duration
+	report     *MigrateReport
 }
 
 // run repeats look and act until there is nothing left to do, because others may act as well.
@@ -101,6 +107,7 @@ func (m *migrator) run(ctx context.Context) error {
 			return m.explain(ctx, opInspect, err)
 		}
 		watch.observe(state)
+		m.report.observe(state)
 		p, err := m.plan(state)
 		switch {
 		case err == nil && p.empty():
@@ -271,6 +278,8 @@ func (m *migrator) checkOwn(state *schemaState) error {
 		return errOwnObjects(m.schema, 0, "backfill_workers is there")
 	case state.own > 0 && len(missing) > 0:
 		return errOwnObjects(m.schema, state.own, are(missing)+" missing")
+	case (state.own >= enqueueMigration) != slices.Contains(state.functions, enqueueFunction):
+		return errOwnFunction(m.schema, state.own)
 	default:
 		return nil
 	}
@@ -291,7 +300,7 @@ func (m *migrator) finish(ctx context.Context, state *schemaState) error {
 		return nil
 	}
 	if m.mode == MigrateVerify {
-		m.logger.WarnContext(ctx, "index for queues is missing or invalid, queued jobs are claimed more slowly: start once with WithMigrations(MigrateAuto)",
+		m.logger.WarnContext(ctx, "index for queues is missing or invalid, queued jobs are claimed more slowly: start once with WithMigrations(MigrateAuto), or run backfill migrate",
 			slog.String("schema", m.schema), slog.String("index", migrations.QueueIndex))
 		return nil
 	}

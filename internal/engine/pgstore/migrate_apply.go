@@ -40,6 +40,7 @@ func (m *migrator) apply(ctx context.Context) error {
 	if err := tx.Commit(ctx); err != nil {
 		return fmt.Errorf("commit: %w", err)
 	}
+	m.report.Files = append(m.report.Files, p.paths()...)
 	m.logger.InfoContext(ctx, "schema migrated",
 		slog.String("schema", m.schema), slog.String("files", strings.Join(p.paths(), " ")))
 	return nil
@@ -81,9 +82,13 @@ func (m *migrator) applyFile(ctx context.Context, tx pgx.Tx, file migrations.Mig
 	if fresh || !file.Wire() {
 		return nil
 	}
-	payload := fmt.Sprintf(`{"migrationNumber":%d,"breaking":%t}`, file.ID, migrations.Breaking(file.ID))
-	_, err := tx.Exec(ctx, "select pg_notify('worker:migrate', $1)", pgx.QueryExecModeExec, payload)
+	_, err := tx.Exec(ctx, "select pg_notify('worker:migrate', $1)", pgx.QueryExecModeExec, migrateNotification(file.ID))
 	return err
+}
+
+// migrateNotification is the payload that tells of a revision, in the words of the contract (section 3).
+func migrateNotification(revision int) string {
+	return fmt.Sprintf(`{"migrationNumber":%d,"breaking":%t}`, revision, migrations.Breaking(revision))
 }
 
 // indexEmptyTable builds our index at once if there are no jobs, which disturbs nobody.
@@ -93,8 +98,7 @@ func (m *migrator) indexEmptyTable(ctx context.Context, tx pgx.Tx) error {
 	if err := tx.QueryRow(ctx, migrations.Render(sql, m.schema), pgx.QueryExecModeExec).Scan(&empty); err != nil || !empty {
 		return err
 	}
-	for _, statement := range indexStatements() {
-		statement = strings.Replace(statement, " concurrently ", " ", 1)
+	for _, statement := range indexStatements(false) {
 		if _, err := tx.Exec(ctx, migrations.Render(statement, m.schema)); err != nil {
 			return err
 		}
@@ -102,12 +106,17 @@ func (m *migrator) indexEmptyTable(ctx context.Context, tx pgx.Tx) error {
 	return nil
 }
 
-// indexStatements returns the statements of the file that builds our index.
-func indexStatements() []string {
+// indexStatements returns the statements of the file that builds our index, concurrently or at once.
+func indexStatements(concurrently bool) []string {
 	var statements []string
 	for _, file := range migrations.Own() {
 		if !file.Transactional() {
 			statements = append(statements, file.Statements()...)
+		}
+	}
+	if !concurrently {
+		for i, statement := range statements {
+			statements[i] = strings.Replace(statement, " concurrently ", " ", 1)
 		}
 	}
 	return statements

@@ -144,20 +144,23 @@ func (m *migrator) explainRights(ctx context.Context, operation string, refusal 
 	}
 	// A role that only works needs less than one that installs.
 	writes := operation == opMigrate || !r.installed && m.mode != MigrateVerify
-	var remedies []string
-	if grants := r.grants(m.schema, writes); len(grants) > 0 {
-		remedies = append(remedies, "as an administrator, run: "+strings.Join(grants, " "))
-	}
-	if r.owner != "" && writes {
-		remedies = append(remedies, fmt.Sprintf("migrate once as role %q, which owns the tables", r.owner))
-	}
-	if len(remedies) == 0 {
+	var remedy string
+	grants := r.grants(m.schema, writes)
+	switch {
+	case r.owner != "" && writes: // rights are of no use: only an owner can alter
+		remedy = fmt.Sprintf("migrate once as role %q, which owns the tables; run: %s", r.owner, command(m.schema))
+	case r.owner != "" && r.installed:
+		remedy = fmt.Sprintf("as role %q, which owns the tables, run: %s to let it enqueue, or: %s to let it work",
+			r.owner, command(m.schema, EnqueueRole.flag(), r.role), command(m.schema, WorkerRole.flag(), r.role))
+	case len(grants) > 0:
+		remedy = "as an administrator, run: " + strings.Join(grants, " ")
+	default:
 		return wrapSchema(m.schema, operation, refusal)
 	}
 	return &SchemaError{
 		Schema: m.schema,
 		Found:  fmt.Sprintf("role %q lacks the rights to %s it", r.role, operation),
-		Remedy: strings.Join(remedies, "; "),
+		Remedy: remedy,
 		Err:    refusal,
 	}
 }

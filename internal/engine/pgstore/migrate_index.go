@@ -23,10 +23,13 @@ func (m *migrator) buildIndex(ctx context.Context) error {
 	case err != nil:
 		return wrapSchema(m.schema, "build index "+migrations.QueueIndex, err)
 	case done:
+		m.report.Index = true
 		m.logger.InfoContext(ctx, "index for queues built", slog.String("schema", m.schema), slog.String("index", migrations.QueueIndex))
 	}
 	return nil
 }
+
+const dropIndex = "drop index concurrently if exists graphile_worker." + migrations.QueueIndex
 
 // buildIndexAlone reports false if another process builds it: waiting for that one would be of no
 // use, and in a statement that waits for a lock it would be waited for by the build: a deadlock.
@@ -54,12 +57,11 @@ func (m *migrator) buildIndexAlone(ctx context.Context) (done bool, err error) {
 	}
 	if state.index == indexInvalid {
 		// An interrupted build leaves it: kept up to date by every write, used by no query.
-		drop := "drop index concurrently if exists graphile_worker." + migrations.QueueIndex
-		if _, err := m.conn.Exec(ctx, migrations.Render(drop, m.schema)); err != nil {
+		if _, err := m.conn.Exec(ctx, migrations.Render(dropIndex, m.schema)); err != nil {
 			return false, fmt.Errorf("drop the invalid one: %w", err)
 		}
 	}
-	for _, statement := range indexStatements() {
+	for _, statement := range indexStatements(true) {
 		if _, err := m.conn.Exec(ctx, migrations.Render(statement, m.schema)); err != nil {
 			return false, err
 		}

@@ -91,7 +91,7 @@ func TestQueueIndex(t *testing.T) {
 			if sent := trace.take(); len(sent) != 2 { // Ours to look at the index, and one.
 				t.Errorf("second migration sent %q, want one query", sent[1:])
 			}
-			if got := get[string](t, conn, "select string_agg(name, ' ' order by id) from graphile_worker.backfill_migrations"); got != "workers queue_index" {
+			if got := get[string](t, conn, "select string_agg(name, ' ' order by id) from graphile_worker.backfill_migrations"); got != "workers queue_index enqueue" {
 				t.Errorf("our ledger = %s", got)
 			}
 		})

@@ -2,6 +2,7 @@ package pgstore
 
 import (
 	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -52,11 +53,32 @@ func wrapSchema(schema, operation string, err error) error {
 }
 
 // How to get a schema made; Go options and command say the same.
-const (
-	runAuto     = "start with WithMigrations(MigrateAuto)"
-	runBreaking = "start once with WithMigrations(MigrateBreaking)"
-	runPeer     = "run Graphile Worker 0.18's \"graphile-worker --schema-only\" on it"
-)
+const runPeer = "run Graphile Worker 0.18's \"graphile-worker --schema-only\" on it"
+
+func runAuto(schema string) string {
+	return "start with WithMigrations(MigrateAuto), or run: " + command(schema)
+}
+
+func runBreaking(schema string) string {
+	return "start once with WithMigrations(MigrateBreaking), or run: " + command(schema, "--breaking")
+}
+
+// command is the command line that migrates a schema, for a POSIX shell.
+func command(schema string, flags ...string) string {
+	words := []string{"backfill", "migrate"}
+	if schema != migrations.DefaultSchema {
+		words = append(words, "--schema", schema)
+	}
+	words = append(words, flags...)
+	for i, word := range words {
+		if !plainWord.MatchString(word) {
+			words[i] = "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
+		}
+	}
+	return strings.Join(words, " ")
+}
+
+var plainWord = regexp.MustCompile(`^[A-Za-z0-9_.-]+$`)
 
 // dropSchema is the remedy of last resort.
 func dropSchema(schema string) string {
@@ -92,7 +114,7 @@ func errCrossesBreaking(schema string, ledger Ledger) *SchemaError {
 		Schema: schema,
 		Found: fmt.Sprintf("found revision %d of Graphile Worker's tables; the way to revision %d leads over the breaking revision 19, "+
 			"which shuts out Graphile Worker 0.16", ledger.Highest, migrations.Newest),
-		Remedy: "stop those workers, then " + runBreaking,
+		Remedy: "stop those workers, then " + runBreaking(schema),
 	}
 }
 
@@ -120,6 +142,19 @@ func errOwnObjects(schema string, own int, found string) *SchemaError {
 	}
 }
 
+func errOwnFunction(schema string, own int) *SchemaError {
+	there, remedy := "is there", "drop it and start again"
+	if own >= enqueueMigration {
+		there, remedy = "is missing", "restore it from own/0003_enqueue.sql, or from a backup"
+	}
+	return &SchemaError{
+		Schema: schema,
+		Found: fmt.Sprintf("partial: %s says migration %d, but the function %s %s",
+			rendered("graphile_worker.backfill_migrations", schema), own, enqueueFunction, there),
+		Remedy: remedy,
+	}
+}
+
 func errLedgerShape(schema string, err error) *SchemaError {
 	return &SchemaError{
 		Schema: schema,
@@ -136,7 +171,7 @@ func errVerify(schema string, p plan) *SchemaError {
 	if p.fresh {
 		found = "Graphile Worker's tables are not installed"
 	}
-	return &SchemaError{Schema: schema, Found: found, Remedy: runAuto}
+	return &SchemaError{Schema: schema, Found: found, Remedy: runAuto(schema)}
 }
 
 // are makes a subject and verb of a list of names.

@@ -71,6 +71,16 @@ type schemaState struct {
 	ledger    Ledger
 	age       time.Duration // Since the newest row of the ledger; very long if it has none.
 	own       int           // The greatest ID in backfill_migrations.
+	writable  bool          // Whether the role may enqueue directly,
+	callable  bool          // and by backfill_enqueue.
+}
+
+// access is the way on which the role enqueues. One that may not at all is refused by the tables.
+func (s *schemaState) access() EnqueueAccess {
+	if !s.writable && s.callable {
+		return EnqueueByFunction
+	}
+	return EnqueueDirectly
 }
 
 type indexState int
@@ -99,6 +109,12 @@ var (
 	ownRelations = []string{"backfill_workers"}
 )
 
+// enqueueFunction is made by own/0003_enqueue.sql.
+const enqueueFunction = "backfill_enqueue"
+
+// enqueueMigration is that file's number.
+const enqueueMigration = 3
+
 // factsSQL looks at the catalogs only, so it works on any database. One statement sees one snapshot:
 // whatever is compared with each other is read by one statement.
 const factsSQL = `
@@ -118,7 +134,25 @@ const factsSQL = `
       from pg_catalog.pg_class as c
       join pg_catalog.pg_index as i on i.indexrelid = c.oid
       where c.relnamespace = n.oid and c.relname = $4
-    ), 0) as index
+    ), 0) as index,
+    coalesce((
+      select bool_and(
+        has_table_privilege(c.oid, 'select') and has_table_privilege(c.oid, 'insert')
+        and (c.relname <> '_private_jobs' or has_table_privilege(c.oid, 'update'))
+        and (not row_security_active(c.oid) or exists (
+          select from pg_catalog.pg_policy as p
+          cross join unnest(p.polroles) as r (oid)
+          where p.polrelid = c.oid and p.polpermissive and case when r.oid = 0 then true else pg_has_role(r.oid, 'usage') end
+        ))
+      )
+      from pg_catalog.pg_class as c
+      where c.relnamespace = n.oid and c.relname in ('_private_jobs', '_private_job_queues', '_private_tasks')
+    ), false) as writable,
+    coalesce((
+      select bool_or(has_function_privilege(p.oid, 'execute'))
+      from pg_catalog.pg_proc as p
+      where p.pronamespace = n.oid and p.proname = 'backfill_enqueue'
+    ), false) as callable
   from (values (1)) as one
   left join pg_catalog.pg_namespace as n on n.nspname = $1`
 
@@ -174,9 +208,9 @@ func readState(ctx context.Context, db querier, schema, ledger, own string) (*sc
 	err := db.QueryRow(ctx, migrations.Render(sql, schema), pgx.QueryExecModeExec,
 		schema,
 		slices.Concat([]string{ledgerTable, ownLedgerTable}, wireRelations, ownRelations),
-		wireFunctions,
+		append(slices.Clone(wireFunctions), enqueueFunction),
 		migrations.QueueIndex,
-	).Scan(&state.version, &state.exists, &state.relations, &state.functions, &state.index,
+	).Scan(&state.version, &state.exists, &state.relations, &state.functions, &state.index, &state.writable, &state.callable,
 		&state.ledger.Highest, &state.ledger.Breaking, &age, &state.own)
 	if err != nil {
 		return nil, err
@@ -224,6 +258,7 @@ const (
 	codeInsufficientRights = "42501"
 	codeDuplicateObject    = "42710"
 	codeUndefinedColumn    = "42703"
+	codeUndefinedObject    = "42704"
 	codeDuplicateFunction  = "42723"
 	codeDatatypeMismatch   = "42804"
 	codeUndefinedFunction  = "42883"

@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -20,10 +22,17 @@ type Store struct {
 	settings Settings
 	pool     *pgxpool.Pool
 	queries  *query.Queries
+	tasks    []string
+	resolved time.Time // when the ids of tasks were looked up
+	served   atomic.Pointer[map[int32]string]
 	claims   claims
 }
 
 var _ engine.Store = (*Store)(nil)
+
+// resolveEvery is how often a claim looks up the ids of tasks again. They change when an operator deletes the names that no job
+// has (Admin.DeleteTasks), and the next enqueue adds them again.
+const resolveEvery = 5 * time.Second
 
 // Open returns a store with a pool of its own. It connects when it is first used.
 func Open(ctx context.Context, settings Settings) (*Store, error) {
@@ -39,8 +48,10 @@ func Open(ctx context.Context, settings Settings) (*Store, error) {
 func (s *Store) Close() { s.pool.Close() }
 
 // Register implements engine.Store.
-func (s *Store) Register(ctx context.Context, workerID string, tasks []string) error {
-	taskIDs, err := s.addTasks(ctx, tasks)
+func (s *Store) Register(ctx context.Context, workerID string, tasks []string) (err error) {
+	defer func() { err = s.settings.explainWork(err) }()
+	s.tasks = distinct(tasks)
+	taskIDs, err := s.addTasks(ctx)
 	if err != nil {
 		return err
 	}
@@ -58,27 +69,37 @@ func (s *Store) Register(ctx context.Context, workerID string, tasks []string) e
 
 // addTasks makes sure that every task has an id. Names are added one by one: somebody's open transaction may have added some of
 // them, and to wait for it while holding another could be a deadlock.
-func (s *Store) addTasks(ctx context.Context, tasks []string) (map[int32]string, error) {
-	ids := make(map[int32]string, len(tasks))
-	missing := slices.Clone(tasks)
+func (s *Store) addTasks(ctx context.Context) (map[int32]string, error) {
 	for {
-		rows, err := s.queries.TaskIDs(ctx, missing)
-		if err != nil {
-			return nil, fmt.Errorf("read task ids: %w", err)
+		ids, err := s.taskIDs(ctx)
+		if err != nil || len(ids) == len(s.tasks) {
+			return ids, err
 		}
-		for _, row := range rows {
-			ids[row.ID] = row.Identifier
-			missing = slices.DeleteFunc(missing, func(name string) bool { return name == row.Identifier })
-		}
-		if len(missing) == 0 {
-			return ids, nil
-		}
-		for _, name := range missing {
+		known := slices.Collect(maps.Values(ids))
+		for _, name := range s.tasks {
+			if slices.Contains(known, name) {
+				continue
+			}
 			if err := s.queries.AddTasks(ctx, []string{name}); err != nil {
 				return nil, fmt.Errorf("add task name %q, which an open transaction may be adding: %w", name, err)
 			}
 		}
 	}
+}
+
+// taskIDs looks up the ids of tasks.
+func (s *Store) taskIDs(ctx context.Context) (map[int32]string, error) {
+	rows, err := s.queries.TaskIDs(ctx, s.tasks)
+	if err != nil {
+		return nil, fmt.Errorf("read task ids: %w", err)
+	}
+	s.resolved = time.Now()
+	ids := make(map[int32]string, len(rows))
+	for _, row := range rows {
+		ids[row.ID] = row.Identifier
+	}
+	s.served.Store(&ids)
+	return ids, nil
 }
 
 // Retire implements engine.Store.
@@ -88,6 +109,13 @@ func (s *Store) Retire(ctx context.Context, workerID string) error {
 
 // Claim implements engine.Store.
 func (s *Store) Claim(ctx context.Context, request engine.ClaimRequest) (engine.Claimed, error) {
+	if time.Since(s.resolved) >= resolveEvery {
+		taskIDs, err := s.taskIDs(ctx)
+		if err != nil {
+			return engine.Claimed{}, err
+		}
+		s.claims.serve(taskIDs)
+	}
 	return s.claims.claim(ctx, s.pool, request)
 }
 
@@ -98,7 +126,9 @@ func (s *Store) Complete(ctx context.Context, leases []engine.Lease) (engine.Set
 	if err != nil {
 		return engine.Settled{}, fmt.Errorf("complete jobs: %w", err)
 	}
-	return s.settle(ctx, engine.Settled{}, leases, done)
+	var settled engine.Settled
+	s.noteNext(&settled, done.NextTasks...)
+	return s.settle(ctx, settled, leases, done.Ids)
 }
 
 // Fail implements engine.Store.
@@ -122,6 +152,7 @@ func (s *Store) Fail(ctx context.Context, failures []engine.Failure) (engine.Set
 	for i, row := range rows {
 		done[i] = row.ID
 		note(&settled, row.ID, row.Retry, row.DueUs)
+		s.noteNext(&settled, row.NextTask)
 	}
 	return s.settle(ctx, settled, leases, done)
 }
@@ -148,6 +179,7 @@ func (s *Store) Release(ctx context.Context, releases []engine.Release) (engine.
 	for i, row := range rows {
 		done[i] = row.ID
 		note(&settled, row.ID, row.Retry, row.DueUs)
+		s.noteNext(&settled, row.NextTask)
 	}
 	return s.settle(ctx, settled, leases, done)
 }
@@ -161,6 +193,17 @@ func note(settled *engine.Settled, id int64, retry bool, dueMicroseconds int64) 
 	due := max(time.Duration(dueMicroseconds)*time.Microsecond, time.Microsecond)
 	if settled.NextDue == 0 || due < settled.NextDue {
 		settled.NextDue = due
+	}
+}
+
+// noteNext adds the tasks of the jobs that are first in line in queues; 0: none is due.
+func (s *Store) noteNext(settled *engine.Settled, tasks ...int32) {
+	for _, task := range tasks {
+		if _, own := (*s.served.Load())[task]; own {
+			settled.NextOwn++
+		} else if task != 0 {
+			settled.NextForeign++
+		}
 	}
 }
 
@@ -215,6 +258,11 @@ func (s *Store) Renew(ctx context.Context, leases []engine.Lease) (lost []int64,
 	}
 	settled, err := s.settle(ctx, engine.Settled{}, leases, renewed)
 	return settled.Lost, err
+}
+
+// Sweep implements engine.Store.
+func (s *Store) Sweep(ctx context.Context) (jobs, queues int, err error) {
+	return sweep(ctx, s.queries)
 }
 
 // Ping implements engine.Store.

@@ -1,6 +1,10 @@
 package pgstore
 
-import "github.com/backfillhq/go/internal/engine/pgstore/query"
+import (
+	"time"
+
+	"github.com/backfillhq/go/internal/engine/pgstore/query"
+)
 
 // RewriteClaims changes the texts of the store's later claims.
 func (s *Store) RewriteClaims(rewrite func(string) string) {
@@ -17,8 +21,21 @@ func ClaimTexts() map[string]string {
 		"free":  withLimits(query.ClaimFree, batchSizes[len(batchSizes)-1]),
 		"front": withLimits(query.ClaimFront, batchSizes[len(batchSizes)-1]),
 		"deep":  withLimits(query.ClaimDeep, batchSizes[len(batchSizes)-1]),
+
+		"free without flags":  withLimits(passing[claimFree].sql, batchSizes[len(batchSizes)-1]),
+		"front without flags": withLimits(passing[claimFront].sql, batchSizes[len(batchSizes)-1]),
+		"deep without flags":  withLimits(passing[claimDeep].sql, batchSizes[len(batchSizes)-1]),
 	}
 }
+
+// WithTries limits how often the locks for deleting names are tried.
+func (a *Admin) WithTries(n int) *Admin {
+	a.lockTries = n
+	return a
+}
+
+// ForgetTasks makes the next claim look up the ids of the store's tasks.
+func (s *Store) ForgetTasks() { s.resolved = time.Time{} }
 
 // EngineSession is what a worker's connections run with.
 const EngineSession = engineSession

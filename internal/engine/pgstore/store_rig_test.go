@@ -21,6 +21,8 @@ type rig struct {
 	store  *pgstore.Store
 	id     string
 	claims uint64
+
+	forbidden []string // flags
 }
 
 func newRig(t *testing.T) *rig {
@@ -58,7 +60,9 @@ func (r *rig) add(arguments string) int64 {
 func (r *rig) try(batch, serial int) engine.Claimed {
 	r.t.Helper()
 	r.claims++
-	claimed, err := r.store.Claim(r.t.Context(), engine.ClaimRequest{WorkerID: r.id, Number: r.claims, Batch: batch, Serial: serial})
+	claimed, err := r.store.Claim(r.t.Context(), engine.ClaimRequest{
+		WorkerID: r.id, Number: r.claims, Batch: batch, Serial: serial, Forbidden: r.forbidden,
+	})
 	if err != nil {
 		r.t.Fatal(err)
 	}

@@ -99,11 +99,15 @@ func TestClaimBehindAClog(t *testing.T) {
 		"blocked queues":          "select graphile_worker.add_job('a', queue_name := 'blocked' || i % 2) from generate_series(1, 3000) as i",
 		"foreign tasks":           "select graphile_worker.add_job('foreign') from generate_series(1, 3000)",
 		"foreign tasks in queues": `select graphile_worker.add_job('foreign', queue_name := 'foreign' || i % 900) from generate_series(1, 3000) as i`,
+		"forbidden":               "select graphile_worker.add_job('a', flags := array['f', 'x']) from generate_series(1, 3000)",
+		"forbidden in queues":     "select graphile_worker.add_job('a', flags := array['f'], queue_name := 'f' || i % 900) from generate_series(1, 3000) as i",
+		"forbidden, a few queues": "select graphile_worker.add_job('a', flags := array['f'], queue_name := 'f' || i) from generate_series(1, 60) as i",
 		"the future":              "select graphile_worker.add_job('a', run_at := now() + interval '1 day', priority := -1) from generate_series(1, 3000)",
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			r := newRig(t)
+			r.forbidden = map[bool][]string{true: {"e", "f"}}[strings.HasPrefix(name, "forbidden")]
 			run(t, r.pool, clog)
 			run(t, r.pool, `update graphile_worker._private_job_queues set locked_at = now(), locked_by = 'pool-other'
 				where queue_name like 'blocked%'`)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"go/types"
 	"slices"
+	"strings"
 
 	"github.com/dave/jennifer/jen"
 )
@@ -73,6 +74,9 @@ func (e *emitter) registry(tasks []*task) {
 		arguments := []jen.Code{jen.Id("Task" + t.goName), e.handler(t, tasks, fields)}
 		if t.backoff.function != "" {
 			arguments = append(arguments, jen.Qual(runtimePath, "BackoffFunc").Call(jen.Id(t.backoff.function)))
+		}
+		for _, line := range t.line.cron {
+			arguments = append(arguments, jen.Qual(runtimePath, "Cron").Call(jen.Lit(strings.TrimSpace(line.text))))
 		}
 		bindings = append(bindings, jen.Qual(runtimePath, "Handle").Call(arguments...))
 	}

@@ -23,11 +23,12 @@ type pkg struct {
 	listed *packages.Package
 	files  []*ast.File
 	// declared are the package-level declarations by name, methods by Type.Method.
-	declared map[string]*declaration
-	lines    []taskLine
-	types    *types.Package // after check
-	checking bool
-	broken   bool // a file cannot be parsed as a whole
+	declared  map[string]*declaration
+	lines     []taskLine
+	scheduled map[string]bool // identifiers of cron lines
+	types     *types.Package  // after check
+	checking  bool
+	broken    bool // a file cannot be parsed as a whole
 }
 
 // loader reads packages as far as tasks need them: the types of their args and what these consist of. The rest of the source is
@@ -90,7 +91,7 @@ func (l *loader) read(listed *packages.Package, mode parser.Mode) (*pkg, error) 
 	if p := l.packages[listed]; p != nil {
 		return p, nil
 	}
-	p := &pkg{loader: l, listed: listed, declared: map[string]*declaration{}}
+	p := &pkg{loader: l, listed: listed, declared: map[string]*declaration{}, scheduled: map[string]bool{}}
 	l.packages[listed] = p
 	var problems []error
 	for _, path := range listed.GoFiles {

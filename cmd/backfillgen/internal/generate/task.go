@@ -42,10 +42,11 @@ type args struct {
 	batch  bool            // a slice of it
 }
 
-// taskLine is a task line and the function that it stands above.
+// taskLine is a task line, the function that it stands above, and the cron lines of that.
 type taskLine struct {
 	directive.Line
 	function *ast.FuncDecl
+	cron     []cronLine
 }
 
 // collect finds the task lines of a package, reports directives that are none, and marks what the tasks need.
@@ -60,17 +61,10 @@ func (p *pkg) collect(problems *diag.List) {
 				}
 			}
 		}
-		seen := map[*ast.FuncDecl]bool{}
 		for _, group := range file.Comments {
 			for _, comment := range group.List {
-				function, pos := above[comment], p.position(comment.Pos())
-				switch {
-				case !directive.Is(comment.Text) || p.broken && function == nil || !reportVerb(comment.Text, pos, function, problems):
-				case seen[function]:
-					problems.Errorf(pos, "function %s has two task lines: put all options on one", function.Name.Name)
-				default:
-					seen[function] = true
-					p.lines = append(p.lines, taskLine{directive.Parse(comment.Text, pos, problems), function})
+				if directive.Is(comment.Text) && !(p.broken && above[comment] == nil) {
+					p.collectLine(comment, above[comment], problems)
 				}
 			}
 		}
@@ -87,11 +81,39 @@ func (p *pkg) collect(problems *diag.List) {
 	}
 }
 
+// collectLine notes a directive above a function. All of a function's lines come before those of the next.
+func (p *pkg) collectLine(comment *ast.Comment, function *ast.FuncDecl, problems *diag.List) {
+	pos := p.position(comment.Pos())
+	verb, rest := directive.Verb(comment.Text)
+	if !reportVerb(verb, pos, function, problems) {
+		return
+	}
+	last := len(p.lines) - 1
+	if last < 0 || p.lines[last].function != function {
+		p.lines = append(p.lines, taskLine{function: function})
+		last++
+	}
+	line := &p.lines[last]
+	switch {
+	case verb == verbCron:
+		pos.Column += len(comment.Text) - len(rest)
+		line.cron = append(line.cron, cronLine{rest, pos})
+	case line.Verb != "":
+		problems.Errorf(pos, "function %s has two task lines: put all options on one", function.Name.Name)
+	default:
+		line.Line = directive.Parse(comment.Text, pos, problems)
+	}
+}
+
 // tasks returns the tasks of a package in the order of their names, and reports everything that is wrong with them.
 func (p *pkg) tasks(problems *diag.List) []*task {
 	p.check()
 	var tasks []*task
 	for _, line := range p.lines {
+		if line.Verb == "" {
+			problems.Errorf(line.cron[0].pos, "function %s has a cron line and no task line: add %s%s", line.function.Name.Name, directive.Prefix, verbTask)
+			continue
+		}
 		if t := p.task(line, problems); t != nil {
 			tasks = append(tasks, t)
 		}
@@ -112,24 +134,28 @@ func (p *pkg) task(line taskLine, problems *diag.List) *task {
 	if !named || !signed {
 		return nil
 	}
+	p.readCron(t, problems)
 	return t
 }
 
 // The verbs of directives.
-const verbTask = "task"
+const (
+	verbTask = "task"
+	verbCron = "cron"
+)
 
 // laterVerbs are verbs that are decided and not built yet: a message that says so is better than one that says they are unknown.
-var laterVerbs = []string{"client", "cron", "emit", "upcast"}
+var laterVerbs = []string{"client", "emit", "upcast"}
 
-// reportVerb reports a directive that is not a task line above a function.
-func reportVerb(comment string, pos token.Position, function *ast.FuncDecl, problems *diag.List) bool {
-	verb, _ := directive.Verb(comment)
+// reportVerb reports a directive that is no line above a function.
+func reportVerb(verb string, pos token.Position, function *ast.FuncDecl, problems *diag.List) bool {
 	switch {
 	case slices.Contains(laterVerbs, verb):
 		problems.Errorf(pos, "%s%s is not supported by this version of backfillgen", directive.Prefix, verb)
-	case verb != verbTask:
+	case verb != verbTask && verb != verbCron:
 		pos.Column += len(directive.Prefix)
-		problems.Errorf(pos, "unknown directive %q%s", verb, orElse(diag.DidYouMean(verb, []string{verbTask}), ": want "+directive.Prefix+verbTask))
+		want := ": want " + directive.Prefix + verbTask + " or " + directive.Prefix + verbCron
+		problems.Errorf(pos, "unknown directive %q%s", verb, orElse(diag.DidYouMean(verb, []string{verbTask, verbCron}), want))
 	case function == nil:
 		problems.Errorf(pos, "this line stands above no function: put it into the doc comment of a function or method, without an empty line between")
 	default:
@@ -141,8 +167,8 @@ func reportVerb(comment string, pos token.Position, function *ast.FuncDecl, prob
 // reportSpaced reports a comment above a function that would be a directive without its space.
 func (p *pkg) reportSpaced(comment *ast.Comment, problems *diag.List) {
 	text, ok := strings.CutPrefix(comment.Text, "//")
-	if trimmed := strings.TrimLeft(text, " \t"); ok && trimmed != text && strings.HasPrefix(trimmed, "backfill:"+verbTask) {
-		problems.Errorf(p.position(comment.Pos()), "a directive has no space after the slashes: write %s%s", directive.Prefix, verbTask)
+	if trimmed := strings.TrimLeft(text, " \t"); ok && trimmed != text && (strings.HasPrefix(trimmed, "backfill:"+verbTask) || strings.HasPrefix(trimmed, "backfill:"+verbCron)) {
+		problems.Errorf(p.position(comment.Pos()), "a directive has no space after the slashes: write //%s", strings.SplitN(trimmed, " ", 2)[0])
 	}
 }
 

@@ -1,6 +1,7 @@
 -- Ending leases. Every statement is guarded by (id, token) and by nothing else (R1), locks the rows that it can get in the
 -- order of their ids and skips the others (R16), and frees a queue only if it is held by the same claim (R2). What does not
--- come back is looked up once (LeaseHolders): lost, or locked by somebody for the moment.
+-- come back is looked up once (LeaseHolders): lost, or locked by somebody for the moment. They also say of which task the job is
+-- that is now first in line in the queue, if one is due: somebody has to take it. The job that ends is not, in their snapshot.
 
 -- name: CompleteJobs :one
 with held as materialized (
@@ -14,8 +15,15 @@ with held as materialized (
 ), freed as (
   update graphile_worker._private_job_queues as s set locked_at = null, locked_by = null
     from ended where s.id = ended.job_queue_id and starts_with(ended.locked_by, s.locked_by || '.')
+  returning s.id
 )
-select coalesce(array_agg(id), '{}')::bigint[] as ids from ended;
+select coalesce(array_agg(id), '{}')::bigint[] as ids, array(
+         select n.task_id from freed cross join lateral (
+           select j.task_id from graphile_worker._private_jobs as j
+            where j.job_queue_id = freed.id and j.is_available and j.run_at <= now()
+            order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) n
+       )::int[] as next_tasks
+  from ended;
 
 -- name: FailJobs :many
 -- The formula of run_at is the contract's (section 6.2); the delay is ours to choose. An empty payload keeps the job's.
@@ -43,7 +51,12 @@ with failure as materialized (
   update graphile_worker._private_job_queues as s set locked_at = null, locked_by = null
     from ended where s.id = ended.job_queue_id and starts_with(ended.token, s.locked_by || '.')
 )
-select id, retry, due_us from ended;
+select ended.id, ended.retry, ended.due_us,
+       case when ended.job_queue_id is null then 0 else coalesce((
+         select j.task_id from graphile_worker._private_jobs as j
+          where j.job_queue_id = ended.job_queue_id and j.is_available and j.run_at <= now()
+          order by j.job_queue_id, j.priority, j.run_at, j.id limit 1), 0) end::int as next_task
+  from ended;
 
 -- name: ReleaseJobs :many
 -- Gives jobs back. The attempt is refunded only if nobody removed or superseded the job while it was locked (R3): attempts is
@@ -71,7 +84,12 @@ with release as materialized (
   update graphile_worker._private_job_queues as s set locked_at = null, locked_by = null
     from ended where s.id = ended.job_queue_id and starts_with(ended.token, s.locked_by || '.')
 )
-select id, retry, due_us from ended;
+select ended.id, ended.retry, ended.due_us,
+       case when ended.job_queue_id is null then 0 else coalesce((
+         select j.task_id from graphile_worker._private_jobs as j
+          where j.job_queue_id = ended.job_queue_id and j.is_available and j.run_at <= now()
+          order by j.job_queue_id, j.priority, j.run_at, j.id limit 1), 0) end::int as next_task
+  from ended;
 
 -- name: RenewJobs :many
 -- Moves the lock times of jobs and, separately, of their queues: a peer's sweep looks at each on its own (R7).

@@ -2,6 +2,16 @@
 
 package query
 
+import (
+	"github.com/jackc/pgx/v5/pgtype"
+)
+
+type GraphileWorkerPrivateKnownCrontab struct {
+	Identifier    string
+	KnownSince    pgtype.Timestamptz
+	LastExecution pgtype.Timestamptz
+}
+
 type GraphileWorkerPrivateTask struct {
 	ID         int32
 	Identifier string

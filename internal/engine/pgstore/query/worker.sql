@@ -28,7 +28,7 @@ select id, identifier from graphile_worker._private_tasks where identifier = any
 -- name: Notify :exec
 select pg_notify(@channel::text, @payload::text);
 
--- name: UnlockJobs :many
+-- name: UnlockJobs :execrows
 -- Releases what a worker has locked: by its tokens, with the attempt refunded as in ReleaseJobs; or, if it is a Node worker, by
 -- its pool id, as force_unlock_workers does. In batches, with a new snapshot each, until none is left (R4).
 with held as materialized (
@@ -42,10 +42,9 @@ update graphile_worker._private_jobs as j
                         and not (j.locked_by like '%k' and j.key is null)
                        then greatest(0, j.attempts - 1) else j.attempts end,
        locked_at = null, locked_by = null
- where j.id = any(array(select id from held))
-returning j.id;
+ where j.id = any(array(select id from held));
 
--- name: UnlockQueues :many
+-- name: UnlockQueues :execrows
 -- The queues, after no job is left.
 with held as materialized (
   select s.id from graphile_worker._private_job_queues as s
@@ -53,5 +52,4 @@ with held as materialized (
    order by s.id limit 1000 for update skip locked
 )
 update graphile_worker._private_job_queues as s set locked_at = null, locked_by = null
- where s.id = any(array(select id from held))
-returning s.id;
+ where s.id = any(array(select id from held));

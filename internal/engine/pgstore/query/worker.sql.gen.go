@@ -99,7 +99,7 @@ func (q *Queries) TaskIDs(ctx context.Context, names []string) ([]GraphileWorker
 	return items, nil
 }
 
-const UnlockJobs = `-- name: UnlockJobs :many
+const UnlockJobs = `-- name: UnlockJobs :execrows
 with held as materialized (
   select j.id from graphile_worker._private_jobs as j
    where starts_with(j.locked_by, $1::text || '.') or j.locked_by = $1::text
@@ -112,32 +112,19 @@ update graphile_worker._private_jobs as j
                        then greatest(0, j.attempts - 1) else j.attempts end,
        locked_at = null, locked_by = null
  where j.id = any(array(select id from held))
-returning j.id
 `
 
 // Releases what a worker has locked: by its tokens, with the attempt refunded as in ReleaseJobs; or, if it is a Node worker, by
 // its pool id, as force_unlock_workers does. In batches, with a new snapshot each, until none is left (R4).
-func (q *Queries) UnlockJobs(ctx context.Context, workerID string) ([]int64, error) {
-	rows, err := q.db.Query(ctx, UnlockJobs, workerID)
+func (q *Queries) UnlockJobs(ctx context.Context, workerID string) (int64, error) {
+	result, err := q.db.Exec(ctx, UnlockJobs, workerID)
 	if err != nil {
-		return nil, err
+		return 0, err
 	}
-	defer rows.Close()
-	var items []int64
-	for rows.Next() {
-		var id int64
-		if err := rows.Scan(&id); err != nil {
-			return nil, err
-		}
-		items = append(items, id)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	return items, nil
+	return result.RowsAffected(), nil
 }
 
-const UnlockQueues = `-- name: UnlockQueues :many
+const UnlockQueues = `-- name: UnlockQueues :execrows
 with held as materialized (
   select s.id from graphile_worker._private_job_queues as s
    where starts_with(s.locked_by, $1::text || '.') or s.locked_by = $1::text
@@ -145,26 +132,13 @@ with held as materialized (
 )
 update graphile_worker._private_job_queues as s set locked_at = null, locked_by = null
  where s.id = any(array(select id from held))
-returning s.id
 `
 
 // The queues, after no job is left.
-func (q *Queries) UnlockQueues(ctx context.Context, workerID string) ([]int32, error) {
-	rows, err := q.db.Query(ctx, UnlockQueues, workerID)
+func (q *Queries) UnlockQueues(ctx context.Context, workerID string) (int64, error) {
+	result, err := q.db.Exec(ctx, UnlockQueues, workerID)
 	if err != nil {
-		return nil, err
+		return 0, err
 	}
-	defer rows.Close()
-	var items []int32
-	for rows.Next() {
-		var id int32
-		if err := rows.Scan(&id); err != nil {
-			return nil, err
-		}
-		items = append(items, id)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	return items, nil
+	return result.RowsAffected(), nil
 }

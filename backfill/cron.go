@@ -1,0 +1,141 @@
+package backfill
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/backfillhq/go/internal/crontab"
+	"github.com/backfillhq/go/internal/engine"
+)
+
+// Cron schedules the task that it is given to in [Handle]. Line is a crontab line of Graphile Worker without the task's name: five
+// time fields, in UTC, then perhaps ?options and a {payload}, which has to fit the task's args:
+//
+//	0 4 * * *
+//	*/15 9-17 * * 1-5 ?fill=1d&queue=reports&priority=5 {"format": "pdf"}
+//	0 8 * * * ?tz=Europe/Berlin
+//
+// Every worker that has the task schedules it, and each tick is enqueued once by all of them together. The options are id (under
+// which ticks are recorded; default: the task's name, so a second line for a task needs one), fill (how far back ticks are made up
+// that were missed while no worker ran; default: not at all), max, queue, jobKey, jobKeyMode, priority, and tz. What the task's
+// descriptor says applies to its cron jobs where the line does not.
+//
+// With tz the line goes by the wall clock of a zone: each local minute runs once, one that is skipped in spring runs at the end of
+// the gap, one that is repeated in autumn runs the first time. Node workers do not know the option.
+//
+// Generated code passes the lines of //backfill:cron. A line that is wrong is a start-up error.
+func Cron(line string) HandleOption { return cronOption(line) }
+
+type cronOption string
+
+func (o cronOption) applyToHandler(h *handler) {
+	entry, problems := crontab.ParseSchedule(string(o), h.name, crontab.Position{Line: 1, Column: 1})
+	for _, problem := range problems {
+		h.fault(fmt.Errorf("crontab line %q, column %d: %s", string(o), problem.Pos.Column, problem.Message))
+	}
+	if len(problems) == 0 {
+		h.crontab = append(h.crontab, engine.CronEntry{Entry: entry})
+	}
+}
+
+// applyTask gives the cron jobs of a task what its descriptor says and their lines do not.
+func applyTask[T any](h *handler, t *Task[T]) {
+	for i := range h.crontab {
+		entry := &h.crontab[i]
+		payload := entry.Payload
+		if payload == nil {
+			payload = []byte("{}")
+		}
+		args, err := decodeArgs[T](&Job{Task: t.Name, Args: payload})
+		if err != nil {
+			h.fault(fmt.Errorf("crontab line of %q: its payload does not fit the task: %w", entry.Identifier, err))
+			continue
+		}
+		r := t.Request(args)
+		entry.Queue, entry.MaxAttempts, entry.Flags = cmp.Or(entry.Queue, r.Queue), cmp.Or(entry.MaxAttempts, int16(r.MaxAttempts)), r.Flags //nolint:gosec // checked with the task
+		if entry.Priority == nil {
+			priority := int16(r.Priority)
+			entry.Priority = &priority
+		}
+		if entry.Key == "" && r.Key != "" {
+			entry.Key, entry.KeyMode = r.Key, string(r.KeyMode)
+		}
+	}
+}
+
+// WithCrontab schedules jobs by a crontab of Graphile Worker, for tasks in any language: lines of five time fields in UTC, a task,
+// and perhaps ?options and a {payload}. Node workers may run the same crontab, so the option tz is refused here: see [Cron].
+// Workers of [Worker.RunOnce] schedule nothing. Default: what the registry's tasks say.
+func WithCrontab(text string) WorkerOption {
+	return workerOption(func(c *workerConfig) { c.addCrontab("WithCrontab: ", text) })
+}
+
+// WithCrontabFile is [WithCrontab] for a file, which is read once. Default: no file.
+func WithCrontabFile(path string) WorkerOption {
+	return workerOption(func(c *workerConfig) {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			c.problems = append(c.problems, fmt.Errorf("WithCrontabFile: %w", err))
+			return
+		}
+		c.addCrontab(path+":", string(text))
+	})
+}
+
+func (c *workerConfig) addCrontab(where, text string) {
+	entries, problems := crontab.Parse(text)
+	for _, problem := range problems {
+		c.problems = append(c.problems, fmt.Errorf("%s%w", where, problem))
+	}
+	for _, entry := range entries {
+		if entry.UsesTimeZone() {
+			c.problems = append(c.problems, fmt.Errorf("%s%v: option tz is not for crontabs that Node workers could run, and refuse: "+
+				"use //backfill:cron or backfill.Cron", where, entry.Pos))
+		}
+		c.crontab = append(c.crontab, engine.CronEntry{Entry: entry})
+	}
+}
+
+// schedule returns the crontab of a worker: what its registry's tasks say, and what its options say.
+func (c *workerConfig) schedule(r *Registry) ([]engine.CronEntry, error) {
+	var entries []engine.CronEntry
+	if r == nil {
+		return nil, nil // reported with the registry
+	}
+	for _, h := range r.handlers {
+		entries = append(entries, h.crontab...)
+	}
+	entries = append(entries, c.crontab...)
+	var problems []error
+	for i, entry := range entries {
+		first := slices.IndexFunc(entries[:i], func(e engine.CronEntry) bool { return e.Identifier == entry.Identifier })
+		if first >= 0 {
+			problems = append(problems, fmt.Errorf("two crontab lines have the identifier %q, for the tasks %q and %q: give one of them another with ?id=",
+				entry.Identifier, entries[first].Task, entry.Task))
+		}
+	}
+	return entries, errors.Join(problems...)
+}
+
+// cronTick returns the tick that enqueued a job with this payload, or nil.
+func cronTick(payload json.RawMessage) *CronTick {
+	if !bytes.Contains(payload, []byte(`"_cron"`)) {
+		return nil
+	}
+	var cron struct {
+		Tick *struct {
+			TS         time.Time `json:"ts"`
+			Backfilled bool      `json:"backfilled"`
+		} `json:"_cron"`
+	}
+	if json.Unmarshal(payload, &cron) != nil || cron.Tick == nil {
+		return nil
+	}
+	return &CronTick{TS: cron.Tick.TS, Backfilled: cron.Tick.Backfilled}
+}

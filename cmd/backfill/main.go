@@ -1,0 +1,101 @@
+// Backfill is the operator's command for the job queue of package backfill.
+//
+//	backfill migrate    install or upgrade the tables, show their SQL, verify them, give rights to roles
+//
+// The database is that of --database-url, else of DATABASE_URL, else of the PG* variables. Exit codes: 0, all is well; 1, it did
+// not work, or something is missing; 2, a usage that cannot be understood.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/urfave/cli/v3"
+
+	"github.com/backfillhq/go/internal/engine/pgstore"
+)
+
+const (
+	exitProblem = 1
+	exitUsage   = 2
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// run is main with its surroundings as parameters.
+func run(ctx context.Context, arguments []string, stdout, stderr io.Writer) int {
+	root := &cli.Command{
+		Name:           "backfill",
+		Usage:          "operate a backfill job queue",
+		Writer:         stdout,
+		ErrWriter:      stderr,
+		Commands:       []*cli.Command{migrateCommand()},
+		OnUsageError:   onUsageError,
+		ExitErrHandler: func(context.Context, *cli.Command, error) {}, // below
+		Action: func(_ context.Context, cmd *cli.Command) error {
+			if cmd.Args().Present() {
+				return usageError{errors.New("unknown command: want migrate")} // it may be a URL with a password: do not repeat it
+			}
+			return cli.ShowRootCommandHelp(cmd)
+		},
+	}
+	err := root.Run(ctx, arguments)
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintln(stderr, "backfill:", err)
+	if _, usage := errors.AsType[usageError](err); usage {
+		fmt.Fprintln(stderr, `Run "backfill help", or "backfill help" and a command.`)
+		return exitUsage
+	}
+	return exitProblem
+}
+
+// usageError is a usage that cannot be understood.
+type usageError struct{ error }
+
+// onUsageError leaves out what a flag was given: it may be a URL with a password.
+func onUsageError(_ context.Context, _ *cli.Command, err error, _ bool) error {
+	if text := err.Error(); strings.HasPrefix(text, "invalid value") {
+		err = errors.New("invalid value" + text[strings.LastIndex(text, " for flag"):])
+	}
+	return usageError{err}
+}
+
+const (
+	flagDatabase = "database-url"
+	flagSchema   = "schema"
+)
+
+// databaseFlags say where the jobs are. The flag does not read its environment variable, because help would show what is in it.
+func databaseFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: flagDatabase, Usage: "the database, as in postgres://user:password@host:5432/database. Default: DATABASE_URL, else the PG* variables"},
+		&cli.StringFlag{Name: flagSchema, Usage: "the `NAME` of the schema that holds the jobs", Value: pgstore.DefaultSchema},
+	}
+}
+
+// connect makes the connection that the flags ask for.
+func connect(ctx context.Context, cmd *cli.Command) (*pgx.Conn, error) {
+	databaseURL := cmd.String(flagDatabase)
+	if databaseURL == "" {
+		databaseURL = os.Getenv("DATABASE_URL")
+	}
+	if databaseURL == "" && !pgstore.EnvironmentConfigured() {
+		return nil, usageError{errors.New("no database is configured: pass --database-url postgres://user:password@host:5432/database, " +
+			"or set DATABASE_URL, or PGHOST and its like")}
+	}
+	return pgstore.Connect(ctx, databaseURL)
+}

@@ -1,0 +1,194 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/urfave/cli/v3"
+
+	"github.com/backfillhq/go/internal/engine/pgstore"
+)
+
+const (
+	flagVerify   = "verify"
+	flagPrint    = "print"
+	flagBreaking = "breaking"
+	flagEnqueue  = "enqueue-role"
+	flagWorker   = "worker-role"
+)
+
+const migrateDescription = `Without flags it does what backfill.Open does: it installs the tables where there are none, and applies what is missing.
+Run it as the role that is to own the tables. It can be run again at any time, and beside running workers.
+
+Row level security hides all jobs from roles that do not own the tables. --enqueue-role lets such a role enqueue, by a function
+and without any right on a table of jobs; --worker-role lets it work, and enqueue from its handlers, by rights and by policies
+that are for it alone. Both can be given several times, for roles that exist. Give them again after an upgrade: it may need more rights.
+
+With --print it changes nothing, and writes SQL for psql, or for any driver's simple query protocol. Without --database-url
+that is a new schema, in one transaction: on a schema that is there already it fails at its first insert, and changes nothing.
+It then connects to nothing, and DATABASE_URL does not count. With --database-url it is what this database lacks. What gives
+roles their rights stands behind it, and can be run again.
+
+   backfill migrate --print | psql -X -v ON_ERROR_STOP=1 -f - DATABASE`
+
+func migrateCommand() *cli.Command {
+	return &cli.Command{
+		Name:        "migrate",
+		Usage:       "install or upgrade the tables of a job queue",
+		Description: migrateDescription,
+		Flags: append(databaseFlags(),
+			&cli.BoolFlag{Name: flagVerify, Usage: "change nothing; exit with 1 and say what to run if anything is missing"},
+			&cli.BoolFlag{Name: flagPrint, Usage: "change nothing; write the SQL"},
+			&cli.BoolFlag{Name: flagBreaking, Usage: "also apply migrations that stop workers of older versions, Graphile Worker 0.16 among them"},
+			&cli.StringSliceFlag{Name: flagEnqueue, Usage: "let the role `NAME` enqueue, and nothing else"},
+			&cli.StringSliceFlag{Name: flagWorker, Usage: "let the role `NAME` work and enqueue, and nothing else"},
+		),
+		DisableSliceFlagSeparator: true, // a name may have commas
+		OnUsageError:              onUsageError,
+		Action:                    migrate,
+	}
+}
+
+func migrate(ctx context.Context, cmd *cli.Command) error {
+	// An argument may be a URL with a password: do not repeat it.
+	if cmd.Args().Present() {
+		return usageError{errors.New("migrate takes flags only: pass the database as --database-url")}
+	}
+	verify, show := cmd.Bool(flagVerify), cmd.Bool(flagPrint)
+	switch {
+	case verify && show:
+		return usageError{errors.New("--verify and --print: choose one")}
+	case verify && cmd.Bool(flagBreaking):
+		return usageError{errors.New("--verify changes nothing: leave --breaking out")}
+	case show:
+		return printSQL(ctx, cmd)
+	}
+	conn, err := connect(ctx, cmd)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	var report pgstore.MigrateReport
+	opts := migrateOptions(cmd)
+	opts.Report = &report
+	if err := pgstore.Migrate(ctx, conn, opts); err != nil {
+		return err
+	}
+	if !report.Index && verify {
+		return fmt.Errorf("schema %q lacks its index for queues, or it is invalid: run this command as the owner of the tables, without --verify", opts.Schema)
+	}
+	writeReport(cmd.Root().Writer, opts.Schema, report)
+	for _, r := range roles(cmd) {
+		if err := grantRole(ctx, cmd, conn, r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// role is a role that the flags name.
+type role struct {
+	name string
+	kind pgstore.RoleKind
+}
+
+func roles(cmd *cli.Command) []role {
+	var list []role
+	for _, name := range cmd.StringSlice(flagEnqueue) {
+		list = append(list, role{name, pgstore.EnqueueRole})
+	}
+	for _, name := range cmd.StringSlice(flagWorker) {
+		list = append(list, role{name, pgstore.WorkerRole})
+	}
+	return list
+}
+
+// grantRole gives a role what it lacks, or says what that is.
+func grantRole(ctx context.Context, cmd *cli.Command, conn *pgx.Conn, r role) error {
+	schema, verify := cmd.String(flagSchema), cmd.Bool(flagVerify)
+	lacked, err := pgstore.GrantRole(ctx, conn, schema, r.name, r.kind, verify)
+	switch {
+	case err != nil:
+		return err
+	case verify && len(lacked) > 0:
+		return fmt.Errorf("schema %q: role %q lacks rights: run this command as the owner of the tables, without --verify; what is missing is:\n%s",
+			schema, r.name, strings.Join(lacked, "\n"))
+	case len(lacked) == 0:
+		fmt.Fprintf(cmd.Root().Writer, "role %q has its rights\n", r.name)
+		return nil
+	}
+	fmt.Fprintf(cmd.Root().Writer, "role %q was given its rights\n", r.name)
+	for _, statement := range lacked {
+		fmt.Fprintln(cmd.Root().Writer, "  ran", statement)
+	}
+	return nil
+}
+
+func migrateOptions(cmd *cli.Command) pgstore.MigrateOptions {
+	mode := pgstore.MigrateAuto
+	switch {
+	case cmd.Bool(flagVerify):
+		mode = pgstore.MigrateVerify
+	case cmd.Bool(flagBreaking):
+		mode = pgstore.MigrateBreaking
+	}
+	return pgstore.MigrateOptions{
+		Schema: cmd.String(flagSchema), Mode: mode,
+		Logger: slog.New(slog.NewTextHandler(cmd.Root().ErrWriter, &slog.HandlerOptions{Level: slog.LevelWarn})),
+	}
+}
+
+// writeReport says what was done.
+func writeReport(w io.Writer, schema string, report pgstore.MigrateReport) {
+	from, to := report.From, report.To
+	switch {
+	case from == to:
+		fmt.Fprintf(w, "schema %q is up to date: Graphile Worker's revision %d, backfill's %d\n", schema, to.Revision, to.Own)
+	case from == (pgstore.SchemaVersion{}):
+		fmt.Fprintf(w, "schema %q is installed: Graphile Worker's revision %d, backfill's %d\n", schema, to.Revision, to.Own)
+	default:
+		fmt.Fprintf(w, "schema %q is migrated: Graphile Worker's revision %d → %d, backfill's %d → %d\n",
+			schema, from.Revision, to.Revision, from.Own, to.Own)
+	}
+	for _, file := range report.Files {
+		fmt.Fprintln(w, "  ran", file)
+	}
+	if !report.Index {
+		fmt.Fprintln(w, "  without the index for queues, see the warning: workers run, only slower")
+	}
+}
+
+// printSQL writes what a migration would run.
+func printSQL(ctx context.Context, cmd *cli.Command) error {
+	opts := migrateOptions(cmd)
+	script, err := pgstore.FreshScript(opts.Schema)
+	if cmd.IsSet(flagDatabase) {
+		conn, connectErr := connect(ctx, cmd)
+		if connectErr != nil {
+			return connectErr
+		}
+		defer conn.Close(context.WithoutCancel(ctx))
+		script, err = pgstore.MissingScript(ctx, conn, opts)
+	}
+	if err != nil {
+		return err
+	}
+	if script == "" {
+		script = fmt.Sprintf("-- schema %q is up to date: there is nothing to run\n", opts.Schema)
+	}
+	scripts := []string{script}
+	for _, r := range roles(cmd) {
+		rights, err := pgstore.RoleScript(opts.Schema, r.name, r.kind)
+		if err != nil {
+			return err
+		}
+		scripts = append(scripts, rights)
+	}
+	_, err = io.WriteString(cmd.Root().Writer, strings.Join(scripts, "\n"))
+	return err
+}

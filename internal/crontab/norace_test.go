@@ -1,0 +1,5 @@
+//go:build !race
+
+package crontab_test
+
+const raceDetector = false

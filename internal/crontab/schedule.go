@@ -1,0 +1,147 @@
+package crontab
+
+import (
+	"iter"
+	"math/bits"
+	"sort"
+	"time"
+)
+
+// Times are counted here in minutes since 1970: ticks are UTC minutes, and local minutes are what the zone's clock shows, read as if
+// it were UTC. At a tick, those local minutes are due that match and that the clock has reached with this tick: one, or none where it
+// repeats itself, or several where it jumps ahead. That is all there is to time zones, and to UTC.
+
+// Matches reports whether the entry is due at the minute in which t is.
+func (e *Entry) Matches(t time.Time) bool {
+	tick := floorDiv(t.Unix(), 60)
+	_, ok := e.nextLocal(e.reached(tick), e.local(tick))
+	return ok
+}
+
+// Next returns the first minute after a time at which the entry is due, in UTC. There is none if the entry is never due, as on
+// February 30.
+func (e *Entry) Next(after time.Time) (time.Time, bool) {
+	tick := floorDiv(after.Unix(), 60) + 1
+	reached := e.reached(tick)
+	due, ok := e.nextLocal(reached, reached+maxWait)
+	if !ok {
+		return time.Time{}, false
+	}
+	tick = max(tick, due-maxAhead)
+	for now := e.local(tick); now < due; now = e.local(tick) {
+		tick = e.steady(tick, tick+due-now)
+	}
+	return time.Unix(tick*60, 0).UTC(), true
+}
+
+// Missed returns the ticks that are made up at startup (contract section 7.4), in order: those before start and not further back
+// than Fill, from since on, which is when the entry was last executed, or else when it became known. An entry that was not known
+// has missed nothing, and is not to be asked.
+func (e *Entry) Missed(since, start time.Time) iter.Seq[time.Time] {
+	return func(yield func(time.Time) bool) {
+		from := start.Add(-e.Fill)
+		if from.Before(since) {
+			from = since
+		}
+		tick, ok := e.Next(from.Add(-1))
+		for ok && tick.Before(start) && yield(tick) {
+			tick, ok = e.Next(tick)
+		}
+	}
+}
+
+// In minutes.
+const (
+	day = 24 * 60
+	// maxWait is how long it takes at most until an entry is due that ever is. What matches at all matches in every year, or on
+	// February 29 only, and at most seven years in a row have none (1897 to 1903, 2097 to 2103).
+	maxWait = 8 * 366 * day
+	// maxAhead is more than any zone's clock was ever ahead of UTC: the record is 15:13, Metlakatla's until 1867.
+	maxAhead = 16 * 60
+	// maxBack is more than any zone's clock was ever put back: the record is a day, where the date line was moved.
+	maxBack = 25 * 60
+	// maxSteady is how long no zone has changed its offset twice: the record is 95 hours, Freetown's in 1939.
+	maxSteady = 2 * day
+)
+
+// reached returns the latest local minute that the clock has shown before a tick.
+func (e *Entry) reached(tick int64) int64 {
+	from, last := tick-maxBack, tick-1
+	if e.offset(from) > e.offset(last) { // it was put back
+		return max(e.local(last), e.local(e.steady(from, last)-1))
+	}
+	return e.local(last)
+}
+
+// steady returns the first tick, after one and not after another one, at which the offset is not that of the first, or else one for
+// which it still is. It asks for offsets only: the bounds of time.Time.ZoneBounds are too wide after the last transition of a zone's
+// table, and wrong on the last day of leap years (Go 1.26).
+func (e *Entry) steady(from, to int64) int64 {
+	to = min(to, from+maxSteady)
+	offset := e.offset(from)
+	if e.offset(to) == offset {
+		return to
+	}
+	return from + 1 + int64(sort.Search(int(to-from-1), func(i int) bool { return e.offset(from+1+int64(i)) != offset }))
+}
+
+// local returns the local minute at a tick.
+func (e *Entry) local(tick int64) int64 { return floorDiv(tick*60+e.offset(tick), 60) }
+
+// offset returns how many seconds the zone's clock is ahead of UTC at a tick.
+func (e *Entry) offset(tick int64) int64 {
+	if e.Zone == nil {
+		return 0
+	}
+	_, offset := time.Unix(tick*60, 0).In(e.Zone).Zone()
+	return int64(offset)
+}
+
+// nextLocal returns the first local minute that matches, after one and not after another one.
+func (e *Entry) nextLocal(after, last int64) (int64, bool) {
+	minute := after + 1
+	date := time.Unix(floorDiv(minute, day)*day*60, 0).UTC()
+	minute -= date.Unix() / 60 // of that date
+	for ; date.Unix()/60 <= last; minute = 0 {
+		if !e.Months.Has(int(date.Month())) {
+			date = time.Date(date.Year(), date.Month()+1, 1, 0, 0, 0, 0, time.UTC)
+			continue
+		}
+		if found, ok := e.nextInDay(int(minute)); ok && e.matchesDay(date) {
+			due := date.Unix()/60 + int64(found)
+			return due, due <= last
+		}
+		date = date.AddDate(0, 0, 1)
+	}
+	return 0, false
+}
+
+// matchesDay reports whether the entry is due on some day, its month aside. What restricts is judged by the set and not by how it
+// was written (contract section 7.1): */1 does not.
+func (e *Entry) matchesDay(date time.Time) bool {
+	inDates, inWeek := e.Dates.Has(date.Day()), e.Weekdays.Has(int(date.Weekday()))
+	if e.Dates.Len() < 31 && e.Weekdays.Len() < 7 {
+		return inDates || inWeek
+	}
+	return inDates && inWeek
+}
+
+// nextInDay returns the first minute of a day that matches and is not before another one.
+func (e *Entry) nextInDay(from int) (int, bool) {
+	for hour := from / 60; hour < 24; hour++ {
+		minutes := uint64(e.Minutes) >> max(0, from-hour*60) << max(0, from-hour*60)
+		if e.Hours.Has(hour) && minutes != 0 {
+			return hour*60 + bits.TrailingZeros64(minutes), true
+		}
+	}
+	return 0, false
+}
+
+// floorDiv divides and rounds down, where Go rounds towards zero.
+func floorDiv(a, b int64) int64 {
+	q := a / b
+	if a%b < 0 {
+		q--
+	}
+	return q
+}

@@ -1,0 +1,235 @@
+package engine_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/backfillhq/go/internal/crontab"
+	"github.com/backfillhq/go/internal/engine"
+)
+
+// fakeCron is a CronStore in memory, which several workers can share.
+type fakeCron struct {
+	fail  func() error
+	takes time.Duration // each tick
+
+	mu        sync.Mutex
+	known     map[string]engine.KnownCrontab
+	scheduled []string // identifier, tick, and payload
+	tried     int
+}
+
+func (f *fakeCron) KnownCrontabs(_ context.Context, identifiers []string, start time.Time) (map[string]engine.KnownCrontab, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.fail != nil {
+		if err := f.fail(); err != nil {
+			return nil, err
+		}
+	}
+	known := map[string]engine.KnownCrontab{}
+	for _, id := range identifiers {
+		if k, ok := f.known[id]; ok {
+			known[id] = k
+		} else {
+			f.known[id] = engine.KnownCrontab{KnownSince: start}
+		}
+	}
+	return known, nil
+}
+
+func (f *fakeCron) Tick(_ context.Context, tick time.Time, identifiers []string, jobs []engine.Spec) (int, error) {
+	if f.takes > 0 {
+		<-time.After(f.takes)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.tried++
+	if f.fail != nil {
+		if err := f.fail(); err != nil {
+			return 0, err
+		}
+	}
+	won := 0
+	for i, id := range identifiers {
+		k := f.known[id]
+		if !k.LastExecution.Before(tick) {
+			continue
+		}
+		k.LastExecution = tick
+		f.known[id] = k
+		won++
+		f.scheduled = append(f.scheduled, fmt.Sprintf("%s %s %s", id, jobs[i].RunAt.Format("15:04"), jobs[i].Payload))
+	}
+	return won, nil
+}
+
+func (f *fakeCron) take() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	taken := f.scheduled
+	f.scheduled = nil
+	return taken
+}
+
+// newCron returns a change that gives a worker a crontab, on a shared store.
+func newCron(t *testing.T, cron *fakeCron, text string) func(*setup) {
+	t.Helper()
+	entries, problems := crontab.Parse(text)
+	if len(problems) > 0 {
+		t.Fatal(problems)
+	}
+	if cron.known == nil {
+		cron.known = map[string]engine.KnownCrontab{}
+	}
+	return func(s *setup) {
+		s.Cron = cron
+		for _, entry := range entries {
+			s.Crontab = append(s.Crontab, engine.CronEntry{Entry: entry})
+		}
+	}
+}
+
+func ticked(id, at string, backfilled bool) string {
+	return fmt.Sprintf(`%s %s {"_cron":{"ts":"2000-01-01T%s:00.000Z","backfilled":%t}}`, id, at, at, backfilled)
+}
+
+// The bubble's clock begins at midnight of 2000-01-01. Every minute is scheduled once, however many workers there are.
+func TestCronTicksOnceForAllWorkers(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		cron := &fakeCron{}
+		db := newDB(t)
+		for range 3 {
+			newRig(t, db, takes(0), newCron(t, cron, "* * * * * every\n*/2 * * * * even ?queue=q&max=3 {a: 1}"))
+		}
+		<-time.After(3*time.Minute + time.Second)
+		want := []string{
+			ticked("every", "00:00", false), `even 00:00 {"a":1,"_cron":{"ts":"2000-01-01T00:00:00.000Z","backfilled":false}}`,
+			ticked("every", "00:01", false),
+			ticked("every", "00:02", false), `even 00:02 {"a":1,"_cron":{"ts":"2000-01-01T00:02:00.000Z","backfilled":false}}`,
+			ticked("every", "00:03", false),
+		}
+		if diff := cmp.Diff(want, cron.take()); diff != "" {
+			t.Errorf("scheduled (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// What was missed while nobody ran is made up for as far as an entry's fill says, in order, and marked; what became known just now
+// was not missed.
+func TestCronMakesUpWhatWasMissed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		<-time.After(10*time.Minute + 30*time.Second)
+		start := time.Now().UTC()
+		cron := &fakeCron{known: map[string]engine.KnownCrontab{
+			"filled":  {KnownSince: start.Add(-time.Hour), LastExecution: start.Add(-150 * time.Second).Truncate(time.Minute)}, // 00:08
+			"never":   {KnownSince: start.Add(-90 * time.Second)},                                                              // 00:09:00
+			"short":   {KnownSince: start.Add(-time.Hour)},
+			"without": {KnownSince: start.Add(-time.Hour)},
+		}}
+		newRig(t, newDB(t), takes(0), newCron(t, cron, "* * * * * task ?id=filled&fill=1h\n* * * * * task ?id=never&fill=1h\n"+
+			"* * * * * task ?id=short&fill=1m\n* * * * * task ?id=without\n* * * * * task ?id=unknown&fill=1h"))
+		synctest.Wait()
+		want := []string{
+			ticked("filled", "00:09", true), ticked("never", "00:09", true),
+			ticked("filled", "00:10", true), ticked("never", "00:10", true), ticked("short", "00:10", true),
+		}
+		if diff := cmp.Diff(want, cron.take()); diff != "" {
+			t.Errorf("made up (-want +got):\n%s", diff)
+		}
+		<-time.After(time.Minute)
+		var got []string
+		for _, id := range []string{"filled", "never", "short", "without", "unknown"} {
+			got = append(got, ticked(id, "00:11", false))
+		}
+		if diff := cmp.Diff(got, cron.take()); diff != "" {
+			t.Errorf("then (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// Minutes that pass while ticks are late are caught up, each as an ordinary tick.
+func TestCronCatchesUp(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		cron := &fakeCron{takes: 150 * time.Second}
+		newRig(t, newDB(t), takes(0), newCron(t, cron, "* * * * * every"))
+		<-time.After(11 * time.Minute)
+		got := cron.take()
+		want := []string{ticked("every", "00:00", false), ticked("every", "00:01", false), ticked("every", "00:02", false), ticked("every", "00:03", false)}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("scheduled (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// A database that is away costs no tick.
+func TestCronTriesAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var away bool
+		cron := &fakeCron{}
+		cron.fail = func() error {
+			if away {
+				return errors.New("away")
+			}
+			return nil
+		}
+		away = true
+		newRig(t, newDB(t), takes(0), newCron(t, cron, "* * * * * every"))
+		<-time.After(20 * time.Second)
+		cron.mu.Lock()
+		away = false
+		cron.mu.Unlock()
+		<-time.After(70 * time.Second)
+		cron.mu.Lock()
+		away = true
+		cron.mu.Unlock()
+		<-time.After(2 * time.Minute)
+		cron.mu.Lock()
+		away = false
+		cron.mu.Unlock()
+		<-time.After(time.Minute)
+		want := []string{ticked("every", "00:00", false), ticked("every", "00:01", false), ticked("every", "00:02", false), ticked("every", "00:03", false), ticked("every", "00:04", false)}
+		if diff := cmp.Diff(want, cron.take()); diff != "" {
+			t.Errorf("scheduled (-want +got):\n%s", diff)
+		}
+		cron.mu.Lock()
+		defer cron.mu.Unlock()
+		if cron.tried < 10 {
+			t.Errorf("it tried %d times", cron.tried)
+		}
+	})
+}
+
+// A worker that is told to stop schedules nothing more, while its jobs may still run.
+func TestCronEndsWithTheDrain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		cron := &fakeCron{}
+		db := newDB(t)
+		db.add(1, engine.Job{})
+		r := newRig(t, db, takes(3*time.Minute), newCron(t, cron, "* * * * * every"), func(s *setup) { s.DrainTimeout = time.Hour })
+		<-time.After(70 * time.Second)
+		r.cancel()
+		<-time.After(5 * time.Minute)
+		if got := cron.take(); len(got) != 2 {
+			t.Errorf("scheduled %q", got)
+		}
+		if n := r.sum(engine.EventScheduled); n != 2 {
+			t.Errorf("the observer was told of %d jobs", n)
+		}
+		if diff := cmp.Diff([]int{1, 1}, r.nudged()); diff != "" {
+			t.Errorf("other workers were told of (-want +got):\n%s", diff)
+		}
+	})
+}

@@ -1,0 +1,43 @@
+package pgstore_test
+
+import (
+	"testing"
+
+	"github.com/backfillhq/go/internal/engine/pgstore"
+)
+
+// Contract section 5.6, by the database's clock: older than 4 hours, and no younger; more than one batch; and R16.
+func TestSweep(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	const stale, fresh = "now() - interval '4 hours 1 second'", "now() - interval '3 hours 59 minutes'"
+	run(t, r.pool, `select graphile_worker.add_job('a', queue_name := 'stale' || i, run_at := now() - interval '5 hours') from generate_series(1, 2100) as i`)
+	run(t, r.pool, "update graphile_worker._private_jobs set attempts = 1, locked_by = 'pool-node', locked_at = "+stale)
+	run(t, r.pool, "update graphile_worker._private_job_queues set locked_by = 'pool-node', locked_at = "+stale)
+	held := get[int64](t, r.pool, "select max(id) from graphile_worker._private_jobs")
+	young := r.add("'a', queue_name := 'young'")
+	run(t, r.pool, "update graphile_worker._private_jobs set attempts = 1, locked_by = 'pool-x', locked_at = "+fresh+" where id = $1", young)
+	run(t, r.pool, "update graphile_worker._private_job_queues set locked_by = 'pool-x', locked_at = "+fresh+" where queue_name = 'young'")
+
+	tx, err := r.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	run(t, tx, "select from graphile_worker._private_jobs where id = $1 for update", held)
+	jobs, queues, err := r.store.Sweep(r.quick())
+	if err != nil || jobs != 2099 || queues != 2100 {
+		t.Errorf("swept %d jobs and %d queues (%v), want all but the job that is held", jobs, queues, err)
+	}
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	jobs, queues, err = pgstore.NewAdmin(r.pool, schemaName).Sweep(r.quick())
+	if err != nil || jobs != 1 || queues != 0 {
+		t.Errorf("then swept %d jobs and %d queues (%v), want the one", jobs, queues, err)
+	}
+	if n := r.lockedQueues(); n != 1 {
+		t.Errorf("%d queues are locked, want the young one", n)
+	}
+	r.wantRow(young, &row{Attempts: 1, MaxAttempts: 25, Locked: true})
+	r.wantRow(held, &row{Attempts: 1, MaxAttempts: 25})
+}

@@ -1,0 +1,84 @@
+package pgstore
+
+import (
+	"fmt"
+
+	"github.com/backfillhq/go/internal/engine"
+	"github.com/backfillhq/go/internal/engine/pgstore/query"
+)
+
+// EnqueueAccess is the way on which a client's role may enqueue.
+type EnqueueAccess int
+
+const (
+	// EnqueueDirectly writes the tables, or gets the server's refusal.
+	EnqueueDirectly EnqueueAccess = iota
+	// EnqueueByFunction calls backfill_enqueue, which is all that the role may do.
+	EnqueueByFunction
+)
+
+// Through makes an inserter take another way than writing the tables. Call it before the first insert.
+func (i *Inserter) Through(access EnqueueAccess) *Inserter {
+	i.access = access
+	i.pipelines = i.pipelines && access == EnqueueDirectly
+	return i
+}
+
+// explain adds to a refusal what gives the role the right.
+func (i *Inserter) explain(err error) error {
+	if code(err) != codeInsufficientRights {
+		return err
+	}
+	role := i.pool.Config().ConnConfig.User
+	return fmt.Errorf("%w; to let role %q enqueue, run as the owner of the tables: %s; then open the client again",
+		err, role, command(i.texts.schema, EnqueueRole.flag(), role))
+}
+
+// keyModes are the key modes in the contract's words.
+var keyModes = map[engine.KeyMode]string{
+	engine.KeyReplace: "replace", engine.KeyPreserveRunAt: "preserve_run_at", engine.KeyUnsafeDedupe: "unsafe_dedupe",
+}
+
+// insertByFunction inserts everything by one call. The function gives out no payloads: a job that is not as it was sent, because
+// its key found another one, has none.
+func (n *insertion) insertByFunction() statement {
+	all := make([]int, len(n.specs))
+	keys, modes := make([]string, len(n.specs)), make([]string, len(n.specs))
+	for i, spec := range n.specs {
+		all[i], keys[i], modes[i] = i, spec.Key, keyModes[spec.KeyMode]
+	}
+	args := append(n.columns(all).argsWithQueues(), keys, modes)
+	return statement{text: n.texts.render(query.EnqueueJobs), args: args, read: func(rows rows) error {
+		for rows.Next() {
+			var ordinal int
+			var asSent bool
+			job, err := scanJob(restrictedRow{rows, &ordinal, &asSent})
+			if err != nil {
+				return err
+			}
+			if ordinal < 1 || ordinal > len(n.specs) {
+				return fmt.Errorf("backfill_enqueue returned job %d of %d", ordinal, len(n.specs))
+			}
+			if asSent {
+				job.Payload = n.specs[ordinal-1].Payload
+			}
+			n.jobs[ordinal-1] = job
+		}
+		return nil
+	}}
+}
+
+// restrictedRow reads a row of EnqueueJobs: the columns of UpsertJobs without the payload, behind two of its own.
+type restrictedRow struct {
+	row     rows
+	ordinal *int
+	asSent  *bool
+}
+
+func (r restrictedRow) Scan(dest ...any) error {
+	columns := append([]any{r.ordinal, r.asSent}, dest[:payloadColumn]...)
+	return r.row.Scan(append(columns, dest[payloadColumn+1:]...)...)
+}
+
+// payloadColumn is the payload's place among the columns of UpsertJobs.
+const payloadColumn = 4

@@ -1,0 +1,107 @@
+-- What operators ask for: stale locks, the contract's admin functions, and cleaning up.
+
+-- name: SweepJobs :execrows
+-- The contract's sweep (section 5.6), a batch at a time: the attempt stays charged, and updated_at where it is.
+with held as materialized (
+  select j.id from graphile_worker._private_jobs as j
+   where j.locked_at < now() - interval '4 hours'
+   order by j.id limit 1000 for update skip locked
+)
+update graphile_worker._private_jobs as j
+   set locked_at = null, locked_by = null, run_at = greatest(j.run_at, now())
+ where j.id = any(array(select id from held));
+
+-- name: SweepQueues :execrows
+with held as materialized (
+  select s.id from graphile_worker._private_job_queues as s
+   where s.locked_at < now() - interval '4 hours'
+   order by s.id limit 1000 for update skip locked
+)
+update graphile_worker._private_job_queues as s set locked_at = null, locked_by = null
+ where s.id = any(array(select id from held));
+
+-- name: AdminComplete :many
+-- This and the next four return the columns of UpsertJobs. A job whose task's name is gone has none.
+select j.key, j.id, coalesce(t.identifier, '') as task, coalesce(s.queue_name, '') as queue, j.payload, j.run_at, j.created_at,
+       j.attempts, j.max_attempts, j.priority, j.revision, j.flags
+  from graphile_worker.complete_jobs($1::bigint[]) as j
+  left join graphile_worker._private_tasks as t on t.id = j.task_id
+  left join graphile_worker._private_job_queues as s on s.id = j.job_queue_id
+ order by j.id;
+
+-- name: AdminFail :many
+select j.key, j.id, coalesce(t.identifier, '') as task, coalesce(s.queue_name, '') as queue, j.payload, j.run_at, j.created_at,
+       j.attempts, j.max_attempts, j.priority, j.revision, j.flags
+  from graphile_worker.permanently_fail_jobs($1::bigint[], nullif($2::text, '')) as j
+  left join graphile_worker._private_tasks as t on t.id = j.task_id
+  left join graphile_worker._private_job_queues as s on s.id = j.job_queue_id
+ order by j.id;
+
+-- name: AdminReschedule :many
+select j.key, j.id, coalesce(t.identifier, '') as task, coalesce(s.queue_name, '') as queue, j.payload, j.run_at, j.created_at,
+       j.attempts, j.max_attempts, j.priority, j.revision, j.flags
+  from graphile_worker.reschedule_jobs($1::bigint[], $2::timestamptz, $3::int, $4::int, $5::int) as j
+  left join graphile_worker._private_tasks as t on t.id = j.task_id
+  left join graphile_worker._private_job_queues as s on s.id = j.job_queue_id
+ order by j.id;
+
+-- name: AdminRemove :many
+-- A row of nulls says that there was no such job.
+select j.key, j.id, coalesce(t.identifier, '') as task, coalesce(s.queue_name, '') as queue, j.payload, j.run_at, j.created_at,
+       j.attempts, j.max_attempts, j.priority, j.revision, j.flags
+  from graphile_worker.remove_job($1::text) as j
+  left join graphile_worker._private_tasks as t on t.id = j.task_id
+  left join graphile_worker._private_job_queues as s on s.id = j.job_queue_id
+ where j.id is not null;
+
+-- name: LockedJobs :many
+select j.key, j.id, coalesce(t.identifier, '') as task, coalesce(s.queue_name, '') as queue, j.payload, j.run_at, j.created_at,
+       j.attempts, j.max_attempts, j.priority, j.revision, j.flags
+  from graphile_worker._private_jobs as j
+  left join graphile_worker._private_tasks as t on t.id = j.task_id
+  left join graphile_worker._private_job_queues as s on s.id = j.job_queue_id
+ where j.locked_by = any($1::text[])
+ order by j.id for update of j;
+
+-- name: ForceUnlock :exec
+select graphile_worker.force_unlock_workers($1::text[]);
+
+-- name: DeleteFailedJobs :one
+-- A batch of the permanently failed jobs (contract section 8) behind an id.
+with held as materialized (
+  select j.id from graphile_worker._private_jobs as j
+   where j.attempts = j.max_attempts and j.locked_at is null and j.id > @after::bigint
+   order by j.id limit 1000 for update skip locked
+), deleted as (
+  delete from graphile_worker._private_jobs as j where j.id = any(array(select id from held)) returning j.id
+)
+select count(*)::int as jobs, coalesce(max(id), 0)::bigint as last from deleted;
+
+-- name: LockTasks :exec
+-- Names are deleted under this lock (cleanup.go).
+lock table graphile_worker._private_tasks, graphile_worker._private_jobs in share row exclusive mode;
+
+-- name: LockQueues :exec
+lock table graphile_worker._private_job_queues, graphile_worker._private_jobs in share row exclusive mode;
+
+-- name: UnusedTasks :many
+select t.id from graphile_worker._private_tasks as t
+ where t.identifier <> all(@keep::text[])
+   and not exists (select from graphile_worker._private_jobs as j where j.task_id = t.id)
+ order by t.id limit 10000;
+
+-- name: DeleteTasks :execrows
+delete from graphile_worker._private_tasks as t
+ where t.id = any(@ids::int[])
+   and not exists (select from graphile_worker._private_jobs as j where j.task_id = t.id);
+
+-- name: UnusedQueues :many
+select s.id from graphile_worker._private_job_queues as s
+ where s.locked_at is null
+   and not exists (select from graphile_worker._private_jobs as j where j.job_queue_id = s.id)
+ order by s.id limit 10000;
+
+-- name: DeleteQueues :execrows
+delete from graphile_worker._private_job_queues as s
+ where s.id = any(@ids::int[]) and s.locked_at is null
+   and not exists (select from graphile_worker._private_jobs as j where j.job_queue_id = s.id);

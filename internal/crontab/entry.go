@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// Entry is one line of a crontab: when which job is enqueued.
+// Entry is one line of a crontab: when which job is enqueued (contract sections 7.1 and 7.2).
 type Entry struct {
 	Pos        Position // of the first time field
 	Task       string

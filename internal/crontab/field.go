@@ -100,11 +100,8 @@ func number(digits string) int {
 	if digits == "" || strings.Trim(digits, "0123456789") != "" {
 		return -1
 	}
-	n, err := strconv.Atoi(digits)
-	if err != nil || n > tooLarge {
-		return tooLarge
-	}
-	return n
+	n, _ := strconv.Atoi(digits) // the greatest number, if it is greater
+	return min(n, tooLarge)
 }
 
 // tooLarge is more than any number that an entry may have, and small enough to calculate with.

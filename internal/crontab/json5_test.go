@@ -12,9 +12,10 @@ import (
 func TestPayload(t *testing.T) {
 	t.Parallel()
 	tests := map[string]string{
-		`{}`:          `{}`,
-		`{ /* { */ }`: `{}`,
-		`{a:1,}`:      `{"a":1}`,
+		`{}`:                  `{}`,
+		`{ /* { */ }`:         `{}`,
+		`{/* } */a:1/* { */}`: `{"a":1}`,
+		`{a:1,}`:              `{"a":1}`,
 		`{"b": 1, 'a' : [ ], c:{d:[true,false,null,],}}`:                    `{"b":1,"a":[],"c":{"d":[true,false,null]}}`,
 		`{a:1,b:2,a:{c:3},"\u0061":4}`:                                      `{"a":4,"b":2}`,
 		`{$:1,_:2,a1:3,if:4,NaN:5,é:6,ℹ\u0061:7}`:                           `{"$":1,"_":2,"a1":3,"if":4,"NaN":5,"é":6,"ℹa":7}`,
@@ -73,6 +74,7 @@ func TestPayloadProblems(t *testing.T) {
 		`{a:1e999}`:     "4: the number is too large for a double: use a string",
 		`{a:-0x1` + strings.Repeat("0", 256) + `}`: "4: the number is too large for a double: use a string",
 		`{a:"b}`:                       `4: the string does not end: write "`,
+		"{a:'b\n'}":                    `4: the string does not end: write '`,
 		`{a:'b"}`:                      `4: the string does not end: write '`,
 		`{a:"\1"}`:                     `6: unexpected "1\"}"` + escape,
 		`{a:"\01"}`:                    `6: unexpected "01\"}"` + escape,

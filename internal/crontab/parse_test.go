@@ -281,9 +281,9 @@ func TestProblems(t *testing.T) {
 			"5:21: payload: it ends where a key, in quotes unless it is an identifier, or } is missing",
 			`5:18: lines 1 and 5 have the same identifier "a": give one of them another, such as ?id=nightly`,
 		},
-		"* * * * * a\n * * * * * a\r\n* * * * * b ?id=a": {
-			`2:12: lines 1 and 2 have the same identifier "a": give one of them another, such as ?id=nightly`,
-			`3:17: lines 1 and 3 have the same identifier "a": give one of them another, such as ?id=nightly`,
+		"\n* * * * * a\n * * * * * a\r\n* * * * * b ?id=a": {
+			`3:12: lines 2 and 3 have the same identifier "a": give one of them another, such as ?id=nightly`,
+			`4:17: lines 2 and 4 have the same identifier "a": give one of them another, such as ?id=nightly`,
 		},
 	}
 	for text, want := range tests {

@@ -60,8 +60,6 @@ const (
 	maxAhead = 16 * 60
 	// maxBack is more than any zone's clock was ever put back: the record is a day, where the date line was moved.
 	maxBack = 25 * 60
-	// maxSteady is how long no zone has changed its offset twice: the record is 95 hours, Freetown's in 1939.
-	maxSteady = 2 * day
 )
 
 // reached returns the latest local minute that the clock has shown before a tick.
@@ -73,11 +71,11 @@ func (e *Entry) reached(tick int64) int64 {
 	return e.local(last)
 }
 
-// steady returns the first tick, after one and not after another one, at which the offset is not that of the first, or else one for
-// which it still is. It asks for offsets only: the bounds of time.Time.ZoneBounds are too wide after the last transition of a zone's
-// table, and wrong on the last day of leap years (Go 1.26).
+// steady returns the first tick, after one and not after another one, at which the offset is not that of the first, or else the
+// other one. Not more than two days are between them, in which there is one change at most: the shortest time between two was 95
+// hours, in Freetown in 1939. It does not ask time.Time.ZoneBounds, which goes too far back after the last change of a zone's
+// table, and ends too early on the last day of leap years (Go 1.26).
 func (e *Entry) steady(from, to int64) int64 {
-	to = min(to, from+maxSteady)
 	offset := e.offset(from)
 	if e.offset(to) == offset {
 		return to

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -83,6 +84,23 @@ func (f *fixture) lines(sql string) []string {
 		f.Fatal(err)
 	}
 	return list
+}
+
+// awaitListener waits for a connection whose last statement was a LISTEN.
+func (f *fixture) awaitListener() {
+	f.Helper()
+	ctx, cancel := context.WithTimeout(f.Context(), hang)
+	defer cancel()
+	for look := time.Tick(10 * time.Millisecond); ; {
+		if len(f.lines("select query from pg_stat_activity where datname = current_database() and state = 'idle' and query like 'LISTEN%'")) > 0 {
+			return
+		}
+		select {
+		case <-look:
+		case <-ctx.Done():
+			f.Fatal("nobody listens")
+		}
+	}
 }
 
 // wantNothingLeft checks that no job and no lock is in the database.

@@ -129,6 +129,7 @@ func TestGoWakesNode(t *testing.T) {
 		node.work(task.Name, map[string]any{"pollInterval": 600_000})
 		node.record.await(f.T, "Node to listen", 0, event("pool:listen:success"))
 		node.record.await(f.T, "Node to find nothing", 0, event("worker:getJob:empty"))
+		f.awaitListener() // Node says that it listens before it does
 		from := node.record.len()
 		enqueued := f.enqueue(full)
 		worked, before := node.record.await(f.T, "the job", from, is("job"))

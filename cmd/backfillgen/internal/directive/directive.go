@@ -3,7 +3,6 @@
 package directive
 
 import (
-	"fmt"
 	"go/token"
 	"strconv"
 	"strings"
@@ -209,6 +208,3 @@ func (s *scanner) take(while func(rune) bool) string {
 
 func (s *scanner) skipSpace() { s.take(unicode.IsSpace) }
 func (s *scanner) skipWord()  { s.take(func(r rune) bool { return !unicode.IsSpace(r) }) }
-
-// String returns the option as it may be written.
-func (o Option) String() string { return fmt.Sprintf("%s=%s", o.Name, strconv.Quote(o.Value)) }

@@ -79,6 +79,12 @@ func (f *fakeCron) take() []string {
 	return taken
 }
 
+func (f *fakeCron) tries() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.tried
+}
+
 // newCron returns a change that gives a worker a crontab, on a shared store.
 func newCron(t *testing.T, cron *fakeCron, text string) func(*setup) {
 	t.Helper()
@@ -131,7 +137,7 @@ func TestCronMakesUpWhatWasMissed(t *testing.T) {
 		<-time.After(10*time.Minute + 30*time.Second)
 		start := time.Now().UTC()
 		cron := &fakeCron{known: map[string]engine.KnownCrontab{
-			"filled":  {KnownSince: start.Add(-time.Hour), LastExecution: start.Add(-150 * time.Second).Truncate(time.Minute)}, // 00:08
+			"filled":  {KnownSince: start.Add(-time.Hour), LastExecution: start.Add(-390 * time.Second).Truncate(time.Minute)}, // 00:04
 			"never":   {KnownSince: start.Add(-90 * time.Second)},                                                              // 00:09:00
 			"short":   {KnownSince: start.Add(-time.Hour)},
 			"without": {KnownSince: start.Add(-time.Hour)},
@@ -140,11 +146,15 @@ func TestCronMakesUpWhatWasMissed(t *testing.T) {
 			"* * * * * task ?id=short&fill=1m\n* * * * * task ?id=without\n* * * * * task ?id=unknown&fill=1h"))
 		synctest.Wait()
 		want := []string{
+			ticked("filled", "00:05", true), ticked("filled", "00:06", true), ticked("filled", "00:07", true), ticked("filled", "00:08", true),
 			ticked("filled", "00:09", true), ticked("never", "00:09", true),
 			ticked("filled", "00:10", true), ticked("never", "00:10", true), ticked("short", "00:10", true),
 		}
 		if diff := cmp.Diff(want, cron.take()); diff != "" {
 			t.Errorf("made up (-want +got):\n%s", diff)
+		}
+		if n := cron.tries(); n != 7 { // from the last execution on, which is asked for once more (contract section 7.4)
+			t.Errorf("it tried %d ticks", n)
 		}
 		<-time.After(time.Minute)
 		var got []string
@@ -203,10 +213,8 @@ func TestCronTriesAgain(t *testing.T) {
 		if diff := cmp.Diff(want, cron.take()); diff != "" {
 			t.Errorf("scheduled (-want +got):\n%s", diff)
 		}
-		cron.mu.Lock()
-		defer cron.mu.Unlock()
-		if cron.tried < 10 {
-			t.Errorf("it tried %d times", cron.tried)
+		if n := cron.tries(); n < 10 {
+			t.Errorf("it tried %d times", n)
 		}
 	})
 }

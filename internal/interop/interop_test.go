@@ -39,7 +39,7 @@ func TestNodeStartsOnOurSchema(t *testing.T) {
 	inSchemas(t, func(f *fixture) {
 		before := f.schemaState()
 		node := startPeer(f)
-		node.work(task.Name, nil)
+		node.work(bodies{task.Name: ""}, nil)
 		added := node.add(task.Name, full, nil)
 		worked, _ := node.record.await(f.T, "the job", 0, is("job"))
 		if worked.Job.ID != added.ID {
@@ -99,7 +99,7 @@ func TestGoEnqueuesNodeWorks(t *testing.T) {
 		enqueued := f.enqueue(full, backfill.Queue("user:7 ü"), backfill.Key("letter:7 ü"), backfill.Priority(-3), backfill.MaxAttempts(7),
 			backfill.RunAt(due), backfill.Flags("post", "slow"))
 		node := startPeer(f)
-		node.work(task.Name, nil)
+		node.work(bodies{task.Name: ""}, nil)
 		worked, _ := node.record.await(f.T, "the job", 0, is("job"))
 		var args letter
 		if err := json.Unmarshal(worked.Job.Payload, &args); err != nil {
@@ -126,7 +126,7 @@ func TestGoWakesNode(t *testing.T) {
 	t.Parallel()
 	inSchemas(t, func(f *fixture) {
 		node := startPeer(f)
-		node.work(task.Name, map[string]any{"pollInterval": 600_000})
+		node.work(bodies{task.Name: ""}, map[string]any{"pollInterval": 600_000})
 		node.record.await(f.T, "Node to listen", 0, event("pool:listen:success"))
 		node.record.await(f.T, "Node to find nothing", 0, event("worker:getJob:empty"))
 		f.awaitListener() // Node says that it listens before it does

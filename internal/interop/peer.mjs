@@ -3,7 +3,10 @@
 
 import { EventEmitter } from "node:events";
 import { createInterface } from "node:readline";
-import { Logger, makeWorkerUtils, run } from "graphile-worker";
+
+// The package to test, of those in package.json.
+const worker = await import(process.env.PEER_PACKAGE);
+const { Logger, makeWorkerUtils, run, runOnce } = worker.default ?? worker;
 
 const say = (message) => process.stdout.write(`${JSON.stringify(message)}\n`);
 
@@ -12,27 +15,54 @@ const logger = new Logger(() => (level, text) => say({ type: "log", level, text 
 // Events says what a worker emits.
 class Events extends EventEmitter {
   emit(name, details) {
-    say({ type: "event", name, channel: details?.message?.channel });
+    say({ type: "event", name, channel: details?.message?.channel, job: details?.job && { ...details.job } });
     return super.emit(name, details);
   }
 }
 
-// task says what its job is.
-async function task(_, { job, getQueueName }) {
+// tell says that a job runs. It is what a task does, unless its test writes another.
+async function tell({ job, getQueueName }) {
   say({ type: "job", job: { ...job, queue_name: await getQueueName() } });
 }
 
+// What a test can write as a task: the body of an async function of these.
+const Body = (async () => {}).constructor;
+const task = (body) => {
+  const f = new Body("payload", "helpers", "tell", "say", "sleep", "released", body || "await tell(helpers)");
+  return (payload, helpers) => f(payload, helpers, tell, say, sleep, released);
+};
+const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+// What waits for released goes on when the test asks for it.
+let release;
+const released = new Promise((resolve) => (release = resolve));
+
 let runner, utils;
+const withUtils = async (options) => (utils ??= await makeWorkerUtils({ ...options, logger }));
+const withDate = (spec) => ({ ...spec, runAt: spec?.runAt && new Date(spec.runAt) });
+const taskList = (tasks) => Object.fromEntries(Object.entries(tasks).map(([name, body]) => [name, task(body)]));
 
 const requests = {
+  // Tasks have a body for each name, or "".
   async work({ options, tasks }) {
-    const taskList = Object.fromEntries(tasks.map((name) => [name, task]));
-    runner = await run({ ...options, taskList, logger, events: new Events(), noHandleSignals: true });
+    runner = await run({ ...options, taskList: taskList(tasks), logger, events: new Events(), noHandleSignals: true });
+    runner.promise.then(() => say({ type: "stopped" }), (error) => say({ type: "stopped", error: error.stack }));
+  },
+  async workOnce({ options, tasks }) {
+    await runOnce({ ...options, taskList: taskList(tasks), logger, events: new Events(), noHandleSignals: true });
   },
   async add({ options, task, payload, spec }) {
-    utils ??= await makeWorkerUtils({ ...options, logger });
-    const runAt = spec?.runAt && new Date(spec.runAt);
-    return await utils.addJob(task, payload, { ...spec, runAt });
+    return await (await withUtils(options)).addJob(task, payload, withDate(spec));
+  },
+  async addJobs({ options, specs, preserveRunAt }) {
+    await (await withUtils(options)).addJobs(specs.map(withDate), preserveRunAt);
+  },
+  // Call a method of WorkerUtils.
+  async call({ options, method, args }) {
+    await (await withUtils(options))[method](...args);
+  },
+  async release() {
+    release();
   },
 };
 
@@ -44,5 +74,5 @@ for await (const line of createInterface({ input: process.stdin })) {
     say({ type: "reply", error: error.stack });
   }
 }
-await runner?.stop();
+await runner?.stop().catch(() => {}); // unless it has stopped already
 await utils?.release();

@@ -24,9 +24,9 @@ type peer struct {
 
 // A message is one line of what a peer says.
 type message struct {
-	Type    string   // reply, log, event or job
-	Job     *nodeJob // reply and job
-	Error   string   // reply
+	Type    string   // reply, log, event, job, stopped, or what a task's body says
+	Job     *nodeJob // reply, job, and event if it is about a job
+	Error   string   // reply, stopped
 	Level   string   // log
 	Text    string   // log
 	Name    string   // event
@@ -59,8 +59,18 @@ type nodeJob struct {
 	Flags       map[string]bool `json:"flags"`
 }
 
-// startPeer starts a Node process for the schema of a test. It is killed at the end of the test, unless it was stopped.
-func startPeer(f *fixture) *peer {
+// The packages of package.json.
+const (
+	newest = "graphile-worker"
+	older  = "graphile-worker-0.17"
+	oldest = "graphile-worker-0.16"
+)
+
+// startPeer starts a Node process with the newest package for the schema of a test. It is killed at the end of the test, unless it
+// was stopped.
+func startPeer(f *fixture) *peer { return startPackage(f, newest) }
+
+func startPackage(f *fixture, name string) *peer {
 	f.Helper()
 	t := f.T
 	npm, err := installed()
@@ -72,6 +82,7 @@ func startPeer(f *fixture) *peer {
 		record:  newRecord[message](),
 	}
 	p.cmd.Dir = npm.dir // where the imports of an --eval are looked for
+	p.cmd.Env = append(os.Environ(), "PEER_PACKAGE="+name)
 	p.cmd.Stderr = t.Output()
 	if p.input, err = p.cmd.StdinPipe(); err != nil {
 		t.Fatal(err)
@@ -111,12 +122,20 @@ func (p *peer) listen(output io.Reader) error {
 	}
 }
 
-// work starts a worker for a task, with more options than those of every peer.
-func (p *peer) work(task string, more map[string]any) {
+// bodies are the tasks of a peer: by name, the body of a JavaScript function, or "" for one that tells which job it has. What a body
+// can use stands in peer.mjs.
+type bodies map[string]string
+
+// work starts a worker, with more options than those of every peer.
+func (p *peer) work(tasks bodies, more map[string]any) {
 	p.t.Helper()
+	p.do(map[string]any{"request": "work", "tasks": tasks, "options": p.with(more)})
+}
+
+func (p *peer) with(more map[string]any) map[string]any {
 	options := maps.Clone(p.options)
 	maps.Copy(options, more)
-	p.do(map[string]any{"request": "work", "tasks": []string{task}, "options": options})
+	return options
 }
 
 // add adds a job. Spec is Graphile Worker's TaskSpec.

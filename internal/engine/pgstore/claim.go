@@ -115,7 +115,8 @@ func (c *claims) mark(jobs []*engine.Job, short bool) {
 // search decides where the next claim looks for queues. It reports whether one should follow at once.
 func (c *claims) search(size int, answer answer, short bool) bool {
 	if c.deep == 0 {
-		if !short || int(answer.found) < window(size) {
+		// A claim that held queues back has seen open ones, which the next one with room takes: that is no clog.
+		if !short || answer.heldBack || int(answer.found) < window(size) {
 			return false
 		}
 		// The front is clogged: only jobs of blocked queues, or of tasks that nobody here serves.

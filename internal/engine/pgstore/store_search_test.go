@@ -133,3 +133,14 @@ func TestClaimBehindAClog(t *testing.T) {
 		})
 	}
 }
+
+// A front of open queues is not clogged, however few of them a claim has room for: the next one, when there is room, looks there.
+func TestNoSearchForWantOfRoom(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	run(t, r.pool, "select graphile_worker.add_job('a', queue_name := 'open' || i) from generate_series(1, 500) as i")
+	claimed := r.try(20, 5)
+	if len(claimed.Jobs) != 5 || !claimed.MoreSerial || claimed.More {
+		t.Errorf("%d jobs, held back: %v, search: %v; want 5, and no search", len(claimed.Jobs), claimed.MoreSerial, claimed.More)
+	}
+}

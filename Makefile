@@ -4,18 +4,41 @@ TOOLS    := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/backfill-ci/$(shell go env GO
 SQLC     := $(TOOLS)/sqlc@v1.31.1/sqlc
 GOLANGCI := $(TOOLS)/golangci-lint@v2.15.0/golangci-lint
 QUERIES  := internal/engine/pgstore/sqlc.yaml
+SAMPLE   := docs/sqlc/sqlc.yaml
 PRIVATE  := env -u DATABASE_URL -u PGHOST -u PGSERVICE -u PGDATABASE go run ./internal/devpg/with --
+
+# What make test-matrix runs, for example: make test-matrix VERSIONS="13 14" PACKAGES=./backfill
+VERSIONS ?= 12 13 14 15 16 17 18
+PACKAGES ?= ./...
+
+# What make fuzz runs: the crontab parser, and the contract's error cases.
+FUZZTIME ?= 30s
+FUZZ     ?= internal/crontab.FuzzParse backfill.FuzzEnqueue backfill.FuzzAdmin internal/engine/pgstore.FuzzLedger
 
 # The state of the working tree, as one hash.
 TREE = { git status --porcelain -uall; git diff; } | git hash-object --stdin
 
-.PHONY: help test lint generate check bench ci tools
+.PHONY: help test test-matrix fuzz lint generate check bench ci tools
 
 help: ## List these targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 test: ## Run all tests with the race detector
 	go test -race ./...
+
+test-matrix: ## Run all tests on each PostgreSQL of VERSIONS, 12 to 18
+	@status=0; table=; \
+	for version in $(VERSIONS); do \
+	  echo "== PostgreSQL $$version"; start=$$(date +%s); result=ok; \
+	  BACKFILL_TEST_PG_MAJOR=$$version go test -count=1 $(PACKAGES) || { result=FAIL; status=1; }; \
+	  table="$$table$$(printf '%-12s%-6s%4d s' "$$version" "$$result" $$(($$(date +%s) - start)))\n"; \
+	done; \
+	printf '\nPostgreSQL  tests   time\n%b' "$$table"; exit $$status
+
+fuzz: ## Fuzz each target of FUZZ for FUZZTIME, all at once
+	@printf '%s\n' $(FUZZ) | xargs -P 0 -I TARGET sh -c 'target=TARGET; \
+	  out=$$(go test -run="^$$" -fuzz="^$${target##*.}\$$" -fuzztime=$(FUZZTIME) -fuzzminimizetime=10x -parallel=1 ./$${target%.*} 2>&1); \
+	  status=$$?; printf "== %s\n%s\n" "$$target" "$$out"; exit $$status'
 
 lint: $(GOLANGCI) ## Check formatting (gofumpt, gci) and run the linters
 	$(GOLANGCI) fmt --diff
@@ -25,11 +48,13 @@ lint: $(GOLANGCI) ## Check formatting (gofumpt, gci) and run the linters
 generate: $(SQLC) ## Write all generated code
 	go generate ./...
 	$(SQLC) generate -f $(QUERIES)
+	$(SQLC) generate -f $(SAMPLE)
 
 check: $(SQLC) ## Check that generated code and go.mod are current, and every query against a migrated database
 	go mod tidy -diff
 	cd internal/bench && go mod tidy -diff
 	$(SQLC) diff -f $(QUERIES)
+	$(SQLC) diff -f $(SAMPLE)
 	go run ./cmd/backfillgen -check ./...
 	before=$$($(TREE)); go generate ./... && [ "$$before" = "$$($(TREE))" ] || { git status; exit 1; }
 	$(PRIVATE) sh -c 'go run ./internal/engine/pgstore/internal/migrate && $(SQLC) vet -f $(QUERIES)'

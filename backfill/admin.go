@@ -123,6 +123,9 @@ func (c *Client) UnlockWorker(ctx context.Context, workerID string) (jobs int, e
 	if workerID == "" {
 		return 0, errors.New("unlock worker: the id is empty: pass the part of locked_by before the first dot")
 	}
+	if err := checkText("id", workerID, math.MaxInt); err != nil {
+		return 0, fmt.Errorf("unlock worker: %w", err)
+	}
 	jobs, err = c.admin.Unlock(ctx, workerID)
 	if err != nil {
 		return jobs, err

@@ -57,7 +57,19 @@ func applyTask[T any](h *handler, t *Task[T]) {
 			h.fault(fmt.Errorf("crontab line of %q: its payload does not fit the task: %w", entry.Identifier, err))
 			continue
 		}
-		r := t.Request(args)
+		var line []EnqueueOption
+		if entry.Key != "" {
+			line = append(line, Key(entry.Key))
+		}
+		if entry.Queue != "" {
+			line = append(line, Queue(entry.Queue))
+		}
+		r := t.Request(args, line...)
+		r.Args = payload
+		if err := r.Validate(); err != nil && len(checkTask(t)) == 0 { // a tick that the database refuses would be tried for ever
+			h.fault(fmt.Errorf("crontab line of %q: %w", entry.Identifier, err))
+			continue
+		}
 		entry.Queue, entry.MaxAttempts, entry.Flags = cmp.Or(entry.Queue, r.Queue), cmp.Or(entry.MaxAttempts, int16(r.MaxAttempts)), r.Flags //nolint:gosec // checked with the task
 		if entry.Priority == nil {
 			priority := int16(r.Priority)

@@ -179,24 +179,10 @@ func checkArgs(args json.RawMessage, keyed bool) error {
 		return errors.New("args are not valid UTF-8")
 	case !json.Valid(args):
 		return errors.New("args are not valid JSON")
-	case keyed && bytes.TrimLeft(args, " \t\r\n")[0] == '[' && hasNUL(args):
-		return errors.New(`args contain \u0000, which PostgreSQL cannot merge into the array of a waiting job with the same key`)
+	case keyed && bytes.TrimLeft(args, " \t\r\n")[0] == '[':
+		return checkMerge(args)
 	}
 	return nil
-}
-
-// hasNUL reports whether a string of a valid JSON document has the escape of the NUL character.
-func hasNUL(document []byte) bool {
-	for {
-		i := bytes.IndexByte(document, '\\')
-		if i < 0 {
-			return false
-		}
-		if bytes.HasPrefix(document[i:], []byte(`\u0000`)) {
-			return true
-		}
-		document = document[i+2:] // valid JSON: something follows a backslash, which may be another one
-	}
 }
 
 // shortQuote quotes text of unknown quality for an error.

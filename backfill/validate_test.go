@@ -62,6 +62,9 @@ func TestValidate(t *testing.T) {
 		"args NUL":            {request{Task: "t", Args: raw(`["\u0000"]`)}, ""},
 		"args NUL keyed":      {request{Task: "t", Key: "k", Args: raw(` ["\\\u0000"]`)}, `args contain \u0000`},
 		"args backslash":      {request{Task: "t", Key: "k", Args: raw(`["\\u0000"]`)}, ""},
+		"args half a pair":    {request{Task: "t", Key: "k", Args: raw(`["\ud83d"]`)}, "half a surrogate pair"},
+		"args pair":           {request{Task: "t", Key: "k", Args: raw(`["\ud83d\ude00"]`)}, ""},
+		"args number":         {request{Task: "t", Key: "k", Args: raw(`[1e131072]`)}, "too many digits"},
 		"args NUL keyed once": {request{Task: "t", Key: "k", Args: raw(`{"a":"\u0000"}`)}, ""},
 	}
 	for name, test := range tests {

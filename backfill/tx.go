@@ -15,6 +15,9 @@ import (
 // WithTx implements [Enqueuer]: the jobs commit with tx, in the same database. The workers are notified shortly afterwards; the
 // client does not see the commit, so it does so about 2, 20 and 200 ms after the enqueue, and a job that is committed later waits
 // for their poll, 2 seconds at most. [InTx] notifies exactly.
+//
+// A task or queue that nobody has enqueued to before is added in the transaction: others that enqueue to it wait for its end, and two
+// transactions that add names in opposite order can deadlock (SQLSTATE 40P01). Repeat such a transaction.
 func (c *Client) WithTx(tx pgx.Tx) Enqueuer {
 	return &txEnqueuer{client: c, nudge: c.nudger.NudgeAfterCommit, insert: func(ctx context.Context, specs []engine.Spec) ([]*engine.Job, error) {
 		if tx == nil {
@@ -24,7 +27,8 @@ func (c *Client) WithTx(tx pgx.Tx) Enqueuer {
 	}}
 }
 
-// WithSQLTx implements [Enqueuer]: the same for database/sql. Drivers other than pgx's stdlib are not tested yet.
+// WithSQLTx implements [Enqueuer]: the same for database/sql, whatever the driver. Tested are pgx's stdlib and lib/pq, each in two of
+// its modes.
 func (c *Client) WithSQLTx(tx *sql.Tx) Enqueuer {
 	return &txEnqueuer{client: c, nudge: c.nudger.NudgeAfterCommit, insert: func(ctx context.Context, specs []engine.Spec) ([]*engine.Job, error) {
 		if tx == nil {

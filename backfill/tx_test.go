@@ -2,14 +2,12 @@ package backfill_test
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
-	_ "github.com/jackc/pgx/v5/stdlib" // the driver "pgx"
 
 	"github.com/backfillhq/go/backfill"
 	"github.com/backfillhq/go/testutil/pgtest"
@@ -21,31 +19,24 @@ type transaction struct {
 	commit, rollback func() error
 }
 
-// transactions begin one on a connection of its own.
-var transactions = map[string]func(*testing.T, *pgtest.Database, *backfill.Client) transaction{
-	"pgx": func(t *testing.T, db *pgtest.Database, client *backfill.Client) transaction {
-		t.Helper()
-		tx, err := connect(t, db).Begin(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		return transaction{
-			client.WithTx(tx), func() error { return tx.Commit(context.Background()) }, func() error { return tx.Rollback(context.Background()) },
-		}
-	},
-	"sql": func(t *testing.T, db *pgtest.Database, client *backfill.Client) transaction {
-		t.Helper()
-		conns, err := sql.Open("pgx", db.URL)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { conns.Close() })
-		tx, err := conns.BeginTx(context.Background(), nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return transaction{client.WithSQLTx(tx), tx.Commit, tx.Rollback}
-	},
+// transactions begin one on a connection of its own: of pgx, and of each driver for database/sql.
+func transactions() map[string]func(*testing.T, *pgtest.Database, *backfill.Client) transaction {
+	all := map[string]func(*testing.T, *pgtest.Database, *backfill.Client) transaction{
+		"pgx": func(t *testing.T, db *pgtest.Database, client *backfill.Client) transaction {
+			t.Helper()
+			tx, err := connect(t, db).Begin(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			return transaction{
+				client.WithTx(tx), func() error { return tx.Commit(context.Background()) }, func() error { return tx.Rollback(context.Background()) },
+			}
+		},
+	}
+	for name, driver := range sqlDrivers {
+		all["sql "+name] = driver.begin
+	}
+	return all
 }
 
 // manyKinds are requests of every kind.
@@ -64,7 +55,7 @@ func manyKinds() []backfill.Request {
 // Jobs of a transaction are there, and run, once it has committed; the results are those of a client without one.
 func TestTransactionCommits(t *testing.T) {
 	t.Parallel()
-	for kind, begin := range transactions {
+	for kind, begin := range transactions() {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
 			plain := pgtest.New(t)
@@ -98,7 +89,7 @@ func TestTransactionCommits(t *testing.T) {
 
 func TestTransactionRollsBack(t *testing.T) {
 	t.Parallel()
-	for kind, begin := range transactions {
+	for kind, begin := range transactions() {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
 			db := pgtest.New(t)
@@ -119,7 +110,7 @@ func TestTransactionRollsBack(t *testing.T) {
 // While the transaction is open the job does not run, whatever else does; after the commit it does.
 func TestTransactionRunsAfterCommit(t *testing.T) {
 	t.Parallel()
-	for kind, begin := range transactions {
+	for kind, begin := range transactions() {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
 			db := pgtest.New(t)

@@ -138,7 +138,7 @@ func errOwnObjects(schema string, own int, found string) *SchemaError {
 	return &SchemaError{
 		Schema: schema,
 		Found:  fmt.Sprintf("partial: %s says migration %d, but %s", rendered("graphile_worker.backfill_migrations", schema), own, found),
-		Remedy: "restore what is missing from a backup, or drop the tables backfill_* and start again",
+		Remedy: "restore what is missing from a backup, or drop the tables backfill_* and the function backfill_enqueue, and start again",
 	}
 }
 

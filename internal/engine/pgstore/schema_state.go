@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/backfillhq/go/migrations"
 )
@@ -270,8 +269,11 @@ const (
 
 // code returns the SQLSTATE of an error that the server reported, or "".
 func code(err error) string {
-	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
-		return pgErr.Code
+	if state, ok := errors.AsType[interface {
+		error
+		SQLState() string // pgx's errors have it, and those of other drivers of database/sql
+	}](err); ok {
+		return state.SQLState()
 	}
 	return ""
 }

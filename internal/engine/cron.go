@@ -48,10 +48,18 @@ func (k KnownCrontab) since() time.Time {
 	return k.LastExecution
 }
 
+// Clock is the time that a crontab goes by.
+type Clock interface {
+	Now() time.Time
+	// Sleep lets d pass on this clock. It reports false when ctx ended first.
+	Sleep(ctx context.Context, d time.Duration) bool
+}
+
 // schedule enqueues cron jobs until ctx ends: those that were missed, as far back as their entries say, and then each minute's. It
 // goes by the clock of this process.
 func (w *Worker) schedule(ctx context.Context) {
-	start := wallClock()
+	clock := w.config.Clock
+	start := clock.Now()
 	var known map[string]KnownCrontab
 	ok := w.insist(ctx, func(ctx context.Context) (err error) {
 		known, err = w.config.Cron.KnownCrontabs(ctx, w.cronIdentifiers(), start)
@@ -62,10 +70,10 @@ func (w *Worker) schedule(ctx context.Context) {
 	}
 	// Minutes that passed meanwhile are made up for as ordinary ticks, whatever the entries say (contract section 7.5).
 	for next := roundUp(start); ; {
-		if !sleep(ctx, next.Add(tickDelay).Sub(wallClock())) {
+		if !clock.Sleep(ctx, next.Add(tickDelay).Sub(clock.Now())) {
 			return
 		}
-		for now := wallClock(); !next.After(now); next = next.Add(time.Minute) { // none if the clock was set back
+		for now := clock.Now(); !next.After(now); next = next.Add(time.Minute) { // none if the clock was set back
 			if !w.tick(ctx, next, w.due(next), false) {
 				return
 			}
@@ -181,8 +189,12 @@ func cronPayload(payload []byte, tick time.Time, backfilled bool) json.RawMessag
 	return fmt.Appendf(nil, `%s"_cron":{"ts":"%s","backfilled":%t}}`, fields, tick.UTC().Format("2006-01-02T15:04:05.000Z"), backfilled)
 }
 
-// wallClock is the time without the monotonic clock, which does not notice that somebody sets the clock.
-func wallClock() time.Time { return time.Now().Round(0).UTC() }
+// wallClock is the time of this process, without the monotonic clock, which does not notice that somebody sets the clock.
+type wallClock struct{}
+
+func (wallClock) Now() time.Time { return time.Now().Round(0).UTC() }
+
+func (wallClock) Sleep(ctx context.Context, d time.Duration) bool { return sleep(ctx, d) }
 
 func roundUp(t time.Time) time.Time {
 	if minute := t.Truncate(time.Minute); minute.Before(t) {

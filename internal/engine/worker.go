@@ -43,6 +43,8 @@ type Config struct {
 	// Crontab is what the worker schedules, through Cron, unless it runs with Once.
 	Crontab []CronEntry
 	Cron    CronStore
+	// Clock is what the crontab goes by. nil: the clock of this process.
+	Clock Clock
 
 	// Execute runs one job and writes how it ended to outcome, also when the handler ends its goroutine (runtime.Goexit). It
 	// must not panic.
@@ -112,6 +114,9 @@ type Health struct {
 
 // New returns a worker that has not started.
 func New(store Store, config Config) *Worker {
+	if config.Clock == nil {
+		config.Clock = wallClock{}
+	}
 	w := &Worker{
 		config:  config,
 		store:   store,

@@ -1,7 +1,5 @@
-// Package interop tests backfill beside the real Graphile Worker, the npm package of package.json. It has nothing but tests.
+// Package interop tests backfill beside the real Graphile Worker, which package npm installs. It has nothing but tests.
 //
-// A test drives Node processes, which run peer.mjs, through their input and output. The packages are installed once into the
-// user's cache folder, for each content of package.json and its lockfile. To change a version, change package.json, and run here
-//
-//	npm install --package-lock-only --omit-lockfile-registry-resolved
+// A test drives Node processes, which run peer.mjs, through their input and output. The points of the contract's section 11 B are
+// TestB1… to TestB10…; a table of their results is printed at the end.
 package interop

@@ -12,6 +12,25 @@ import (
 	"github.com/backfillhq/go/testutil/pgtest"
 )
 
+// A letter is the payload of the tests.
+type letter struct {
+	Text   string    `json:"text"`
+	Number int64     `json:"number"`
+	Lines  []string  `json:"lines"`
+	Sender *struct{} `json:"sender"`
+}
+
+var (
+	task = &backfill.Task[letter]{Name: "send_letter"}
+
+	full = letter{
+		Text:   "Grüße, 世界 🎉 \u2028 <b> & \"quoted\" \\ \t\n",
+		Number: 1<<53 - 1, // the largest that JavaScript takes
+		Lines:  []string{"", "é", "e\u0301"},
+	}
+	due = time.Date(2024, 2, 29, 23, 59, 59, 987_000_000, time.UTC) // JavaScript's clock has milliseconds
+)
+
 // inSchemas runs a test in the default schema, and in one whose name must be quoted. Each time the database is new, and its schema
 // is what our client installed.
 func inSchemas(t *testing.T, test func(*fixture)) {
@@ -52,21 +71,29 @@ func (f *fixture) enqueue(args letter, opts ...backfill.EnqueueOption) *backfill
 // work runs a worker until the end of the test, and returns what it observes.
 func (f *fixture) work() *record[backfill.Event] {
 	f.Helper()
-	events := newRecord[backfill.Event]()
+	events, stop := f.startWorker()
+	f.Cleanup(func() {
+		stop()
+		if err := events.awaitEnd(f.T); err != nil {
+			f.Errorf("run: %v", err)
+		}
+	})
+	return events
+}
+
+// startWorker runs a worker until it is told to stop.
+func (f *fixture) startWorker() (events *record[backfill.Event], stop func()) {
+	f.Helper()
+	events = newRecord[backfill.Event]()
 	registry := backfill.NewRegistry(backfill.Handle(task, func(context.Context, letter) error { return nil }))
 	worker, err := f.client.NewWorker(registry, backfill.WithObserver(events.add))
 	if err != nil {
 		f.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
+	f.Cleanup(cancel)
 	go func() { events.end(worker.Run(ctx)) }()
-	f.Cleanup(func() {
-		cancel()
-		if err := events.awaitEnd(f.T); err != nil {
-			f.Errorf("run: %v", err)
-		}
-	})
-	return events
+	return events, cancel
 }
 
 // table names a table of the schema.

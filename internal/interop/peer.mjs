@@ -4,6 +4,22 @@
 import { EventEmitter } from "node:events";
 import { createInterface } from "node:readline";
 
+// With PEER_CLOCK, this process has a clock of its own, which showed begin when it was at, in milliseconds, and runs faster.
+if (process.env.PEER_CLOCK) {
+  const { begin, at, rate } = JSON.parse(process.env.PEER_CLOCK);
+  const { Date: RealDate, setTimeout: timer } = globalThis;
+  const now = () => begin + Math.floor((RealDate.now() - at) * rate);
+  globalThis.Date = class Date extends RealDate {
+    constructor(...args) {
+      super(...(args.length > 0 ? args : [now()]));
+    }
+    static now() {
+      return now();
+    }
+  };
+  globalThis.setTimeout = (f, ms, ...args) => timer(f, Math.ceil(ms / rate), ...args);
+}
+
 // The package to test, of those in package.json.
 const worker = await import(process.env.PEER_PACKAGE);
 const { Logger, makeWorkerUtils, run, runOnce } = worker.default ?? worker;
@@ -15,7 +31,9 @@ const logger = new Logger(() => (level, text) => say({ type: "log", level, text 
 // Events says what a worker emits.
 class Events extends EventEmitter {
   emit(name, details) {
-    say({ type: "event", name, channel: details?.message?.channel, job: details?.job && { ...details.job } });
+    const { message, timestamp, job } = details ?? {};
+    const tick = timestamp && new Date(timestamp);
+    say({ type: "event", name, channel: message?.channel, tick, job: job && { ...job } });
     return super.emit(name, details);
   }
 }

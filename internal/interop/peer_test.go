@@ -1,6 +1,8 @@
 package interop_test
 
 import (
+	"context"
+	_ "embed"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,8 +11,11 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"github.com/backfillhq/go/internal/interop/npm"
 )
 
 // A peer is a Node process that runs peer.mjs.
@@ -24,13 +29,14 @@ type peer struct {
 
 // A message is one line of what a peer says.
 type message struct {
-	Type    string   // reply, log, event, job, stopped, or what a task's body says
-	Job     *nodeJob // reply, job, and event if it is about a job
-	Error   string   // reply, stopped
-	Level   string   // log
-	Text    string   // log
-	Name    string   // event
-	Channel string   // event, if it is about a notification
+	Type    string    // reply, log, event, job, stopped, or what a task's body says
+	Job     *nodeJob  // reply, job, and event if it is about a job
+	Error   string    // reply, stopped
+	Level   string    // log
+	Text    string    // log
+	Name    string    // event
+	Channel string    // event, if it is about a notification
+	Tick    time.Time // event, if it is about a minute of cron
 }
 
 func (m message) String() string {
@@ -59,7 +65,13 @@ type nodeJob struct {
 	Flags       map[string]bool `json:"flags"`
 }
 
-// The packages of package.json.
+//go:embed peer.mjs
+var peerScript string
+
+// installed is the one installation of the process. Its context is not a test's: all tests use it.
+var installed = sync.OnceValues(func() (npm.Installation, error) { return npm.Install(context.Background()) })
+
+// The packages that are installed.
 const (
 	newest = "graphile-worker"
 	older  = "graphile-worker-0.17"
@@ -70,19 +82,18 @@ const (
 // was stopped.
 func startPeer(f *fixture) *peer { return startPackage(f, newest) }
 
-func startPackage(f *fixture, name string) *peer {
+func startPackage(f *fixture, name string, env ...string) *peer {
 	f.Helper()
 	t := f.T
-	npm, err := installed()
+	packages, err := installed()
 	needs(t, err == nil, fmt.Sprintf("Graphile Worker: %v", err))
 	p := &peer{
 		t:       t,
 		options: map[string]any{"connectionString": f.db.URL, "schema": f.schema},
-		cmd:     exec.Command(npm.node, "--input-type=module", "--eval", peerScript),
+		cmd:     packages.Command(context.Background(), peerScript),
 		record:  newRecord[message](),
 	}
-	p.cmd.Dir = npm.dir // where the imports of an --eval are looked for
-	p.cmd.Env = append(os.Environ(), "PEER_PACKAGE="+name)
+	p.cmd.Env = append(append(os.Environ(), "PEER_PACKAGE="+name), env...)
 	p.cmd.Stderr = t.Output()
 	if p.input, err = p.cmd.StdinPipe(); err != nil {
 		t.Fatal(err)
@@ -147,6 +158,22 @@ func (p *peer) add(task string, payload any, spec map[string]any) *nodeJob {
 // do sends a request and waits for its reply.
 func (p *peer) do(request map[string]any) *nodeJob {
 	p.t.Helper()
+	reply := p.try(request)
+	if reply.Error != "" {
+		p.t.Fatalf("Node failed to %s: %s", request["request"], reply.Error)
+	}
+	return reply.Job
+}
+
+// try is do for a request that may fail.
+func (p *peer) try(request map[string]any) message {
+	p.t.Helper()
+	return p.send(request)()
+}
+
+// send sends a request, and returns what waits for its reply. No other request may be sent before.
+func (p *peer) send(request map[string]any) (reply func() message) {
+	p.t.Helper()
 	line, err := json.Marshal(request)
 	if err != nil {
 		p.t.Fatal(err)
@@ -155,11 +182,11 @@ func (p *peer) do(request map[string]any) *nodeJob {
 	if _, err := p.input.Write(append(line, '\n')); err != nil {
 		p.t.Fatal(err)
 	}
-	reply, _ := p.record.await(p.t, fmt.Sprint("the reply to ", request["request"]), from, is("reply"))
-	if reply.Error != "" {
-		p.t.Fatalf("Node failed to %s: %s", request["request"], reply.Error)
+	return func() message {
+		p.t.Helper()
+		m, _ := p.record.await(p.t, fmt.Sprint("the reply to ", request["request"]), from, is("reply"))
+		return m
 	}
-	return reply.Job
 }
 
 // stop ends the input, and waits until the process has ended for want of things to do: then what it did is in the database.
@@ -200,6 +227,7 @@ func needs(t *testing.T, there bool, what string) {
 	case os.Getenv("BACKFILL_TEST_ALL") == "1":
 		t.Fatalf("BACKFILL_TEST_ALL=1, but there is no %s", what)
 	default:
+		skipped(t)
 		t.Skipf("there is no %s", what)
 	}
 }

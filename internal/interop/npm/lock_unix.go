@@ -1,6 +1,6 @@
 //go:build unix
 
-package interop_test
+package npm
 
 import (
 	"os"

@@ -1,8 +1,8 @@
 //go:build !unix
 
-package interop_test
+package npm
 
 import "errors"
 
-// lock does not lock here: several test binaries would all install.
+// lock does not lock here: several processes would all install.
 func lock(string) (unlock func(), err error) { return nil, errors.ErrUnsupported }

@@ -1,11 +1,10 @@
-package interop_test
+package npm
 
 import (
 	"context"
 	"crypto/sha256"
 	_ "embed"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -13,8 +12,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
-	"sync"
-	"testing"
 	"time"
 )
 
@@ -23,28 +20,32 @@ var (
 	packageJSON []byte
 	//go:embed package-lock.json
 	packageLock []byte
-	//go:embed peer.mjs
-	peerScript string
 )
 
 // installTimeout is for a cold installation, which loads about 70 MB.
 const installTimeout = 5 * time.Minute
 
-// An installation is where the npm packages are, and the Node that is new enough for them.
-type installation struct{ dir, node string }
+// Installation is where the npm packages are, and the Node that is new enough for them.
+type Installation struct{ Dir, Node string }
 
-// installed is the one installation of the process.
-var installed = sync.OnceValues(func() (installation, error) {
-	// Not a test's context: all tests use it.
-	ctx, cancel := context.WithTimeout(context.Background(), installTimeout)
+// Install installs the packages unless they are there.
+func Install(ctx context.Context) (Installation, error) {
+	ctx, cancel := context.WithTimeout(ctx, installTimeout)
 	defer cancel()
 	dir, err := install(ctx)
 	if err != nil {
-		return installation{}, fmt.Errorf("install the npm packages: %w", err)
+		return Installation{}, fmt.Errorf("install the npm packages: %w", err)
 	}
 	node, err := findNode(ctx, dir)
-	return installation{dir, node}, err
-})
+	return Installation{dir, node}, err
+}
+
+// Command makes the process that runs a script, an ES module, with the packages. It is killed when ctx ends.
+func (i Installation) Command(ctx context.Context, script string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, i.Node, "--input-type=module", "--eval", script)
+	cmd.Dir = i.Dir // where the imports of an --eval are looked for
+	return cmd
+}
 
 // install returns the folder with the packages, in the user's cache. It is safe to call from many processes at once: what appears
 // in the cache is whole.
@@ -141,24 +142,4 @@ func findNode(ctx context.Context, dir string) (string, error) {
 		return "", errors.New("node is " + strings.TrimSpace(string(out)) + ", and Graphile Worker needs 22.18 or newer")
 	}
 	return node, nil
-}
-
-// A lockfile from an npm with other settings has the addresses of its registry.
-func TestLockfileHasNoAddresses(t *testing.T) {
-	t.Parallel()
-	var lockfile struct {
-		Packages map[string]struct{ Integrity, Resolved string }
-	}
-	if err := json.Unmarshal(packageLock, &lockfile); err != nil {
-		t.Fatal(err)
-	}
-	delete(lockfile.Packages, "") // the folder itself
-	if len(lockfile.Packages) == 0 {
-		t.Error("there are no packages")
-	}
-	for name, p := range lockfile.Packages {
-		if p.Integrity == "" || p.Resolved != "" {
-			t.Errorf("%s: %+v", name, p)
-		}
-	}
 }

@@ -34,6 +34,7 @@ type childSpec struct {
 	Consumers  int    // of the floor
 	Jobs       int    // their args are 0 to Jobs-1
 	Log        string // roleServe: append what ran to this file
+	Tell       bool   // roleServe: say when it listens
 	CPUProfile string
 	MemProfile string
 }
@@ -63,6 +64,11 @@ func (l *lab) spawn(ctx context.Context, spec childSpec) (*child, error) {
 	}
 	cmd := exec.CommandContext(ctx, l.executable)
 	cmd.Env = append(os.Environ(), "DATABASE_URL="+l.url, childVariable+"="+string(encoded))
+	return startChild(cmd)
+}
+
+// startChild starts a program that does as children do, and waits until it is ready.
+func startChild(cmd *exec.Cmd) (*child, error) {
 	cmd.Stderr = os.Stderr
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = 10 * time.Second
@@ -99,6 +105,25 @@ func (c *child) stop() error {
 		return fmt.Errorf("stop a child: %w", err)
 	}
 	return nil
+}
+
+// serve has a child with Tell work while do runs, which begins when it listens.
+func (c *child) serve(do func() error) (childReport, error) {
+	if err := c.begin(); err != nil {
+		return childReport{}, err
+	}
+	var listening bool
+	err := c.out.Decode(&listening)
+	if err == nil {
+		err = do()
+	}
+	if err == nil {
+		err = c.stop()
+	}
+	if err != nil {
+		return childReport{}, errors.Join(err, c.wait())
+	}
+	return c.report()
 }
 
 // report waits for the child's report, and for its end.

@@ -24,7 +24,7 @@ const (
 // before they start and half come while they run, and what they wrote down has to be every job, once.
 func (l *lab) fleet(ctx context.Context, out io.Writer) (err error) {
 	jobs := l.opts.jobs
-	if err := (tables{l}).reset(ctx, 0); err != nil {
+	if err := l.tables().reset(ctx, 0); err != nil {
 		return err
 	}
 	folder, err := os.MkdirTemp("", "backfill-fleet-")
@@ -116,7 +116,7 @@ func enqueueRange(ctx context.Context, client *backfill.Client, from, to, batch 
 func (l *lab) drained(ctx context.Context) error {
 	least, since := -1, time.Now()
 	for {
-		jobs, err := (tables{l}).waiting(ctx)
+		jobs, err := l.tables().waiting(ctx)
 		if err != nil || jobs == 0 {
 			return err
 		}

@@ -1,7 +1,10 @@
 // Command bench measures backfill beside bare SQL, in one run on one server:
 //
-//	go run . [-shapes work,enqueue,bulk,latency,memory] [-runs 5] [-n 200000] [-json FILE]
+//	go run . [-shapes work,enqueue,bulk,latency,memory,serial] [-runs 5] [-n 200000] [-json FILE]
 //	go run . -shapes fleet    # no measurement: counts that four worker processes lose nothing and run nothing twice
+//
+// The serial shapes are measured beside Graphile Worker, if npm can install it: it need not finish them (-patience), and has one run
+// where it is slow. -serial 10000 makes them smaller.
 //
 // It prints Markdown. What it compares with, and what that leaves out, is said beside each floor, in floor_*.go. The server is
 // a private one with normal durability on a real disk, gone afterwards; or the one that DATABASE_URL or PG* name, in a database
@@ -32,6 +35,8 @@ type options struct {
 	latency    int           // jobs of each run that measures latency
 	waiting    int           // jobs that wait while memory is measured
 	working    time.Duration // how long the worker works meanwhile
+	serial     int           // jobs of the serial shapes; what stands in their way is in proportion
+	patience   time.Duration // with a peer
 	json       string
 	dir        string
 	cpu, mem   string // profiles of our worker
@@ -45,10 +50,11 @@ const (
 	shapeBulk    = "bulk"
 	shapeLatency = "latency"
 	shapeMemory  = "memory"
+	shapeSerial  = "serial"
 	shapeFleet   = "fleet"
 )
 
-var measured = []string{shapeWork, shapeEnqueue, shapeBulk, shapeLatency, shapeMemory}
+var measured = []string{shapeWork, shapeEnqueue, shapeBulk, shapeLatency, shapeMemory, shapeSerial}
 
 func main() {
 	// Defaults are measured, and the default logger with them; but not what it prints.
@@ -87,6 +93,8 @@ func parseFlags(args []string) (options, error) {
 	flags.IntVar(&o.latency, "latency", 1000, "jobs of each run that measures latency")
 	flags.IntVar(&o.waiting, "waiting", 1_000_000, "jobs that wait while memory is measured")
 	flags.DurationVar(&o.working, "working", 5*time.Second, "how long the worker works while memory is measured")
+	flags.IntVar(&o.serial, "serial", 100_000, "jobs of the serial shapes; what stands in their way is in proportion")
+	flags.DurationVar(&o.patience, "patience", 15*time.Second, "how long a peer may work in a run of a serial shape")
 	flags.StringVar(&o.json, "json", "", "also write all numbers to this `file`")
 	flags.StringVar(&o.dir, "dir", "", "put the server's data into this `folder`, on a real disk (default /var/tmp, else the folder for temporary files)")
 	flags.StringVar(&o.cpu, "cpuprofile", "", "write a CPU profile of our worker, in its last run of the shape work, to this `file`")
@@ -101,7 +109,7 @@ func parseFlags(args []string) (options, error) {
 			return options{}, fmt.Errorf("unknown shape %q: want some of %s, %s", name, strings.Join(measured, ", "), shapeFleet)
 		}
 	}
-	if min(o.runs, o.jobs, o.latency, o.waiting) < 1 || min(o.seconds, o.working) <= 0 || flags.NArg() > 0 {
+	if min(o.runs, o.jobs, o.latency, o.waiting, o.serial/10) < 1 || min(o.seconds, o.working, o.patience) <= 0 || flags.NArg() > 0 {
 		return options{}, errors.New("numbers have to be positive, and there are no arguments: see -help")
 	}
 	return o, nil
@@ -121,6 +129,11 @@ func measure(ctx context.Context, opts options, out io.Writer) (err error) {
 	}
 	defer func() { err = errors.Join(err, l.close()) }()
 
+	if slices.Contains(opts.shapes, shapeSerial) {
+		if l.peers, err = l.graphiles(ctx); err != nil {
+			fmt.Fprintln(os.Stderr, "Graphile Worker takes no part:", err)
+		}
+	}
 	if slices.Contains(opts.shapes, shapeFleet) {
 		if err := l.fleet(ctx, out); err != nil {
 			return err

@@ -24,6 +24,10 @@ type Args struct {
 // task is what backfillgen would write for func Bench(context.Context, Args) error.
 var task = &backfill.Task[Args]{Name: taskName}
 
+func (o ours) startServing(ctx context.Context, jobs int) (*child, error) {
+	return o.spawn(ctx, childSpec{Role: roleServe, Jobs: jobs, Tell: true})
+}
+
 func (o ours) work(ctx context.Context, jobs int) (sample, error) {
 	return o.workIn(ctx, childSpec{Role: roleOnce, Jobs: jobs, CPUProfile: o.opts.cpu, MemProfile: o.opts.mem})
 }

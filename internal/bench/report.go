@@ -96,11 +96,21 @@ func (r *report) print(out io.Writer) {
 	}
 	fmt.Fprint(out, "\nFloor and ours: median [least–most]. Ratio: of the medians [of the pairs that ran one after the other].\n\n")
 	r.printAll(out)
+	r.printUnfinished(out)
 }
 
-// printAll prints the medians of every system, and so of peers, which have no goals.
+// allMetrics in the order of columns.
+var allMetrics = []metric{
+	rate, p50, p99, allDone, slowest, share, unhindered, leftOver, cpu, serverCPU, wal, allocs, allocated, peakRSS, rss,
+}
+
+// printAll prints the medians of every system, and so of peers, which have no goals: of what was measured at all.
 func (r *report) printAll(out io.Writer) {
-	metrics := []metric{rate, p50, p99, cpu, serverCPU, wal, allocs, allocated, peakRSS, rss}
+	metrics := slices.DeleteFunc(slices.Clone(allMetrics), func(m metric) bool {
+		return !slices.ContainsFunc(r.Shapes, func(shape result) bool {
+			return slices.ContainsFunc(shape.Systems, func(name string) bool { return len(shape.Samples[name].values(m)) > 0 })
+		})
+	})
 	fmt.Fprint(out, "| shape | system |")
 	for _, m := range metrics {
 		fmt.Fprintf(out, " %s |", m)
@@ -117,6 +127,18 @@ func (r *report) printAll(out io.Writer) {
 				fmt.Fprintf(out, " %s |", number(median(shape.Samples[name].values(m))))
 			}
 			fmt.Fprintln(out)
+		}
+	}
+}
+
+// printUnfinished says what a peer did not finish.
+func (r *report) printUnfinished(out io.Writer) {
+	for _, shape := range r.Shapes {
+		for _, name := range shape.Systems {
+			if left := shape.Samples[name].values(leftOver); len(left) > 0 {
+				fmt.Fprintf(out, "\n%s did not finish in %s s: %s; %s jobs were left.\n",
+					name, number(median(shape.Samples[name].values(gaveUp))), shape.Title, number(median(left)))
+			}
 		}
 	}
 }

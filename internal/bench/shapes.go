@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"time"
 )
 
 // bulkBatch is how many jobs a bulk insert inserts at a time.
@@ -46,7 +47,8 @@ func (l *lab) shapes() []shape {
 	for _, callers := range []int{1, 10, 100} {
 		shapes = append(shapes, l.enqueueShape(callers))
 	}
-	return append(shapes, l.bulkShape(), l.latencyShape(), l.memoryShape())
+	shapes = append(shapes, l.bulkShape(), l.latencyShape(), l.memoryShape())
+	return append(shapes, l.serialShapes()...)
 }
 
 func (l *lab) workShape() shape {
@@ -186,6 +188,9 @@ type result struct {
 // runs are the samples of one system in one shape, in their order.
 type runs []sample
 
+// slow is how long a peer may take for a run, and have others.
+const slow = 20 * time.Second
+
 // run makes all runs of a shape: the systems in turns, so that whatever changes on the machine meanwhile meets all of them.
 func (l *lab) run(ctx context.Context, shape shape) (result, error) {
 	r := result{Title: shape.title, Samples: map[string]runs{}, Medians: map[string]sample{}, goals: shape.goals}
@@ -196,8 +201,13 @@ func (l *lab) run(ctx context.Context, shape shape) (result, error) {
 			r.Systems = append(r.Systems, s.name())
 		}
 	}
+	tooSlow := map[string]bool{}
 	for i := range l.opts.runs {
 		for _, s := range systems {
+			if tooSlow[s.name()] {
+				continue
+			}
+			started := time.Now()
 			got, err := shape.once(ctx, s)
 			if err != nil {
 				return r, fmt.Errorf("%s: %w", s.name(), err)
@@ -206,7 +216,11 @@ func (l *lab) run(ctx context.Context, shape shape) (result, error) {
 				return r, err
 			}
 			r.Samples[s.name()] = append(r.Samples[s.name()], got)
+			tooSlow[s.name()] = isPeer(s) && time.Since(started) > slow
 			fmt.Fprintf(os.Stderr, "%s: %d/%d %s: %s %s\n", shape.title, i+1, l.opts.runs, s.name(), number(got[shape.main]), shape.main)
+			if n, ok := got[leftOver]; ok {
+				fmt.Fprintf(os.Stderr, "  it did not finish: %s jobs left\n", number(n))
+			}
 		}
 	}
 	for name, samples := range r.Samples {

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/backfillhq/go/backfill"
 )
@@ -57,16 +56,22 @@ type holdsMemory interface {
 type metric string
 
 const (
-	rate      metric = "jobs_per_second"
-	p50       metric = "p50_ms"
-	p99       metric = "p99_ms"
-	cpu       metric = "cpu_us_per_job"        // of the process, user and system
-	serverCPU metric = "server_cpu_us_per_job" // of all of PostgreSQL's processes
-	wal       metric = "wal_bytes_per_job"
-	allocs    metric = "allocations_per_job"
-	allocated metric = "allocated_bytes_per_job"
-	peakRSS   metric = "peak_rss_mb" // VmHWM
-	rss       metric = "rss_mb"      // the largest VmRSS that was seen
+	rate       metric = "jobs_per_second"
+	p50        metric = "p50_ms"
+	p99        metric = "p99_ms"
+	cpu        metric = "cpu_us_per_job"        // of the process, user and system
+	serverCPU  metric = "server_cpu_us_per_job" // of all of PostgreSQL's processes
+	wal        metric = "wal_bytes_per_job"
+	allocs     metric = "allocations_per_job"
+	allocated  metric = "allocated_bytes_per_job"
+	peakRSS    metric = "peak_rss_mb" // VmHWM
+	rss        metric = "rss_mb"      // the largest VmRSS that was seen
+	allDone    metric = "all_done_ms" // from the commit of some jobs until none is left
+	slowest    metric = "all_done_max_ms"
+	share      metric = "share_of_unhindered" // of the rate without what is in the way
+	unhindered metric = "unhindered_jobs_per_second"
+	leftOver   metric = "unfinished_jobs" // when a peer's time was up
+	gaveUp     metric = "gave_up_after_s" // then
 )
 
 // sample is what one run measured.
@@ -80,6 +85,7 @@ type lab struct {
 	executable string
 	folder     string // of the private server's data; ""
 	postmaster int    // process id; 0: not on this machine, or cannot be seen
+	peers      []system
 }
 
 func newLab(ctx context.Context, opts options, s *server) (*lab, error) {
@@ -109,56 +115,10 @@ func newLab(ctx context.Context, opts options, s *server) (*lab, error) {
 
 func (l *lab) close() error { return l.admin.Close(context.Background()) }
 
-// taskName is the task of all jobs here.
-const taskName = "bench"
-
-const pgInsufficientPrivilege = "42501"
-
-// tables are Graphile Worker's, with our additive indexes: of the floor as well as of ours.
-type tables struct{ *lab }
-
-func (t tables) reset(ctx context.Context, jobs int) error {
-	for _, statement := range []string{
-		"truncate graphile_worker._private_jobs, graphile_worker._private_job_queues, graphile_worker.backfill_workers",
-		"insert into graphile_worker._private_tasks (identifier) values ('" + taskName + "') on conflict do nothing",
-		fmt.Sprintf(`insert into graphile_worker._private_jobs (task_id, payload)
-		             select t.id, json_build_object('n', i)
-		               from generate_series(0, %d) as i, graphile_worker._private_tasks as t
-		              where t.identifier = '%s' order by i`, jobs-1, taskName),
-		"vacuum analyze graphile_worker._private_jobs, graphile_worker._private_job_queues, graphile_worker._private_tasks, graphile_worker.backfill_workers",
-		"checkpoint",
-	} {
-		_, err := t.admin.Exec(ctx, statement)
-		if refused, ok := errors.AsType[*pgconn.PgError](err); ok && refused.Code == pgInsufficientPrivilege && statement == "checkpoint" {
-			continue // on a server of somebody else's; then a checkpoint may fall into a run
-		}
-		if err != nil {
-			return fmt.Errorf("prepare tables: %w", err)
-		}
-	}
-	return t.forgetStatements(ctx)
-}
-
-func (t tables) waiting(ctx context.Context) (int, error) {
-	var jobs int
-	if err := t.admin.QueryRow(ctx, "select count(*) from graphile_worker._private_jobs").Scan(&jobs); err != nil {
-		return 0, fmt.Errorf("count jobs: %w", err)
-	}
-	return jobs, nil
-}
-
-func taskID(ctx context.Context, conn *pgx.Conn) (id int32, err error) {
-	err = conn.QueryRow(ctx, "select id from graphile_worker._private_tasks where identifier = $1", taskName).Scan(&id)
-	if err != nil {
-		return 0, fmt.Errorf("ask for the task: %w", err)
-	}
-	return id, nil
-}
-
 // systems are all that take part in something. The first floor that takes part in a shape is the one that its goals are about.
 func (l *lab) systems() []system {
-	t := tables{l}
-	return []system{
+	t := l.tables()
+	systems := []system{
 		floorWork{t, 1},
 		floorWork{t, 4},
 		floorInsert{t, true},
@@ -170,4 +130,5 @@ func (l *lab) systems() []system {
 		floorNotify{t},
 		ours{t},
 	}
+	return append(systems, l.peers...)
 }

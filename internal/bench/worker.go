@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/backfillhq/go/backfill"
 )
@@ -99,12 +101,29 @@ func prepareServe(ctx context.Context, spec childSpec) (func(context.Context) (c
 	}
 	return func(ctx context.Context) (childReport, error) {
 		defer client.Close()
-		err := worker.Run(ctx)
+		told := make(chan error, 1)
+		go func() { told <- tellListening(ctx, worker, spec.Tell) }()
+		err := errors.Join(worker.Run(ctx), <-told)
 		if file != nil {
 			err = errors.Join(err, done.log.Flush(), file.Close())
 		}
 		return done.report(), err
 	}, nil
+}
+
+// tellListening tells the parent when the worker listens, if it wants to know.
+func tellListening(ctx context.Context, worker *backfill.Worker, wanted bool) error {
+	if !wanted {
+		return nil
+	}
+	for !worker.Health().Listening {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(time.Millisecond):
+		}
+	}
+	return json.NewEncoder(os.Stdout).Encode(true)
 }
 
 // profile writes the profiles that were asked for. One run overwrites the last.

@@ -108,12 +108,22 @@ func (s *server) createDatabase(ctx context.Context, name, template string) erro
 		template = "template0" // Nobody can have put something in it.
 	}
 	return s.do(ctx, func(conn *pgx.Conn) error {
-		_, err := conn.Exec(ctx, "create database "+quoted(name)+" template "+quoted(template))
+		_, err := conn.Exec(ctx, "create database "+quoted(name)+" template "+quoted(template)+s.strategy(conn))
 		if err != nil {
 			return fmt.Errorf("create database: %w", err)
 		}
 		return nil
 	})
+}
+
+// strategy is how to copy a template. Since PostgreSQL 15 that goes through the log unless told otherwise, which takes twice the CPU
+// time of copying files; what makes it the better way, no checkpoint, matters where checkpoints write to a disk.
+func (s *server) strategy(conn *pgx.Conn) string {
+	var major int
+	if _, err := fmt.Sscan(conn.PgConn().ParameterStatus("server_version"), &major); err != nil || major < 15 || !s.disposable {
+		return ""
+	}
+	return " strategy file_copy"
 }
 
 func quoted(name string) string { return pgx.Identifier{name}.Sanitize() }

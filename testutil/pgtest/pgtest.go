@@ -16,7 +16,8 @@
 // In this order, one for each test binary:
 //
 //   - BACKFILL_TEST_PG=container: a container of BACKFILL_TEST_PG_IMAGE
-//     (default postgres:17-alpine), through testcontainers-go.
+//     (default postgres:17-alpine), through testcontainers-go, which is compiled
+//     in by go test -tags testcontainers.
 //   - BACKFILL_TEST_PG_MAJOR=12: a private server of that major version.
 //   - DATABASE_URL, or PGHOST, PGSERVICE or PGDATABASE: that server. The role
 //     needs CREATEDB. The databases are named backfill_test_… and are dropped

@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"net/url"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -14,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/backfillhq/go/internal/needs"
 	"github.com/backfillhq/go/testutil/pgtest"
 )
 
@@ -34,18 +34,6 @@ func says(t *testing.T, text string, parts ...string) {
 		if !strings.Contains(text, part) {
 			t.Errorf("%q is not in:\n%s", part, text)
 		}
-	}
-}
-
-// needs skips a test on a machine that lacks something, but not in CI.
-func needs(t *testing.T, there bool, what string) {
-	t.Helper()
-	switch {
-	case there:
-	case os.Getenv("BACKFILL_TEST_ALL") == "1":
-		t.Fatalf("BACKFILL_TEST_ALL=1, but there is no %s", what)
-	default:
-		t.Skipf("there is no %s", what)
 	}
 }
 
@@ -107,9 +95,9 @@ func newLogin(t *testing.T, db *pgtest.Database) login {
 	if err := admin.QueryRow(t.Context(), "select rolsuper or rolcreaterole from pg_roles where rolname = current_user").Scan(&may); err != nil {
 		t.Fatal(err)
 	}
-	needs(t, may, "role that may create roles: ALTER ROLE … CREATEROLE")
+	needs.That(t, may, "role that may create roles: ALTER ROLE … CREATEROLE")
 	u, err := url.Parse(db.URL)
-	needs(t, err == nil && u.Scheme != "", "URL of the test's server")
+	needs.That(t, err == nil && u.Scheme != "", "URL of the test's server")
 	role := login{name: `b, "é" ` + rand.Text()}
 	password := "p@/" + rand.Text()
 	quoted := pgx.Identifier{role.name}.Sanitize()

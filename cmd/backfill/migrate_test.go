@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/backfillhq/go/internal/needs"
 	"github.com/backfillhq/go/migrations"
 	"github.com/backfillhq/go/testutil/pgtest"
 )
@@ -58,7 +59,7 @@ var runners = map[string]func(t *testing.T, databaseURL, sql string){
 	"psql": func(t *testing.T, databaseURL, sql string) {
 		t.Helper()
 		program, err := exec.LookPath("psql")
-		needs(t, err == nil, "psql")
+		needs.That(t, err == nil, "psql")
 		cmd := exec.CommandContext(t.Context(), program, "-X", "-q", "-v", "ON_ERROR_STOP=1", "-f", "-", databaseURL)
 		cmd.Stdin = strings.NewReader(sql)
 		if output, err := cmd.CombinedOutput(); err != nil {

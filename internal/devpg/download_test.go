@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/backfillhq/go/internal/devpg"
+	"github.com/backfillhq/go/internal/needs"
 )
 
 // archive is a package as npm makes it: without its symbolic links.
@@ -100,7 +101,7 @@ func TestFetchRefusesAnotherArchive(t *testing.T) {
 // What npm says of its failure is what a user can act on.
 func TestFetchSaysWhyNpmFailed(t *testing.T) {
 	client, err := exec.LookPath("npm")
-	needs(t, err == nil, "npm")
+	needs.That(t, err == nil, "npm")
 	t.Setenv("npm_config_registry", "http://127.0.0.1:1/")
 	t.Setenv("npm_config_fetch_retries", "0")
 	err = devpg.Fetch(t.Context(), client, "name", "digest", filepath.Join(t.TempDir(), "postgres"))
@@ -113,13 +114,13 @@ func TestFetchSaysWhyNpmFailed(t *testing.T) {
 func TestMajors(t *testing.T) {
 	t.Parallel()
 	_, err := exec.LookPath("npm")
-	needs(t, err == nil, "npm")
+	needs.That(t, err == nil, "npm")
 	for _, major := range []string{"12", "18"} {
 		t.Run(major, func(t *testing.T) {
 			t.Parallel()
 			number := map[string]int{"12": 12, "18": 18}[major]
 			server, err := devpg.Start(t.Context(), devpg.WithMajor(number))
-			needs(t, err == nil, "PostgreSQL "+major+", also not from npm: "+text(err))
+			needs.That(t, err == nil, "PostgreSQL "+major+", also not from npm: "+text(err))
 			t.Cleanup(func() {
 				if err := server.Stop(); err != nil {
 					t.Error(err)

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/backfillhq/go/internal/devpg"
+	"github.com/backfillhq/go/internal/needs"
 )
 
 var errOffline = errors.New("offline")
@@ -63,7 +64,7 @@ func version(text string) string { return "echo 'postgres (PostgreSQL) " + text 
 
 func TestFindByEachRule(t *testing.T) {
 	t.Parallel()
-	needs(t, runtime.GOOS != "windows", "shell")
+	needs.That(t, runtime.GOOS != "windows", "shell")
 	real := realBin(t)
 	places := t.TempDir()
 	fake(t, filepath.Join(places, "9", "bin"), version("9.6.24"))

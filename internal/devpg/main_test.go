@@ -194,18 +194,6 @@ func processesOf(t *testing.T, folder string) string {
 	return strings.Join(found, "")
 }
 
-// needs skips a test on a machine that lacks something, but not in CI.
-func needs(t *testing.T, there bool, what string) {
-	t.Helper()
-	switch {
-	case there:
-	case os.Getenv("BACKFILL_TEST_ALL") == "1":
-		t.Fatalf("BACKFILL_TEST_ALL=1, but there is no %s", what)
-	default:
-		t.Skipf("there is no %s", what)
-	}
-}
-
 // writeProgram writes a program in a process of its own: a child that another
 // test starts meanwhile would inherit our descriptor, and what is open for
 // writing cannot be run.

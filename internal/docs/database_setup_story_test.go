@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/backfillhq/go/internal/needs"
 	"github.com/backfillhq/go/migrations"
 )
 
@@ -133,7 +134,7 @@ func connectionIssues(s *scene, b block) {
 	if err == nil {
 		conn.Close(s.t.Context())
 	}
-	needs(s.t, err != nil, "password on the test's server")
+	needs.That(s.t, err != nil, "password on the test's server")
 	s.console(s.module, s.url("myapp"), b)
 }
 

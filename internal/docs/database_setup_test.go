@@ -16,6 +16,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/backfillhq/go/internal/needs"
 	"github.com/backfillhq/go/testutil/pgtest"
 )
 
@@ -78,7 +79,7 @@ func newScene(t *testing.T, page string, snippets []string) *scene {
 	t.Helper()
 	db := pgtest.Empty(t)
 	server, err := url.Parse(db.URL)
-	needs(t, err == nil && server.Hostname() != "", "URL of the test's server")
+	needs.That(t, err == nil && server.Hostname() != "", "URL of the test's server")
 	admin, err := pgx.Connect(t.Context(), db.URL)
 	if err != nil {
 		t.Fatal(err)
@@ -92,7 +93,7 @@ func newScene(t *testing.T, page string, snippets []string) *scene {
 	if err := admin.QueryRow(t.Context(), "show is_superuser").Scan(&super); err != nil {
 		t.Fatal(err)
 	}
-	needs(t, super == "on", "superuser on the test's server")
+	needs.That(t, super == "on", "superuser on the test's server")
 	t.Cleanup(s.cleanUp)
 	s.writeModule(snippets)
 	s.useTool()
@@ -207,7 +208,7 @@ func (s *scene) console(dir, databaseURL string, b block) {
 	for _, c := range commands(s.t, b) {
 		program := strings.Fields(regexp.MustCompile(`^(\w+=\S* )+`).ReplaceAllString(c.line, ""))[0]
 		_, err := exec.LookPath(program)
-		needs(s.t, err == nil || program == "backfill" || program == "sqlc", program)
+		needs.That(s.t, err == nil || program == "backfill" || program == "sqlc", program)
 		cmd := exec.CommandContext(s.t.Context(), "sh", "-c", strings.ReplaceAll(s.named(c.line), "localhost:5432", s.server.Host))
 		cmd.Dir = dir
 		cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "PG") }) // their database
@@ -229,18 +230,6 @@ func (s *scene) asOnPage(output string) string {
 		"-h "+s.server.Hostname()+" -p "+s.server.Port(), "-h localhost -p 5432").Replace(output)
 }
 
-// needs skips a test on a machine that lacks something, but not in CI.
-func needs(t *testing.T, there bool, what string) {
-	t.Helper()
-	switch {
-	case there:
-	case os.Getenv("BACKFILL_TEST_ALL") == "1":
-		t.Fatalf("BACKFILL_TEST_ALL=1, but there is no %s", what)
-	default:
-		t.Skipf("there is no %s", what)
-	}
-}
-
 // sqlc puts the sqlc of make tools into the PATH of consoles.
 func (s *scene) sqlc() {
 	s.t.Helper()
@@ -253,7 +242,7 @@ func (s *scene) sqlc() {
 		cache = filepath.Join(os.Getenv("HOME"), ".cache")
 	}
 	built, err := filepath.Glob(filepath.Join(cache, "backfill-ci", "*", sqlcVersion(string(makefile)), "sqlc"))
-	needs(s.t, err == nil && len(built) > 0, "sqlc: run make tools")
+	needs.That(s.t, err == nil && len(built) > 0, "sqlc: run make tools")
 	if err := os.Symlink(built[0], filepath.Join(s.bin, "sqlc")); err != nil && !errors.Is(err, fs.ErrExist) {
 		s.t.Fatal(err)
 	}

@@ -49,7 +49,7 @@ func testGoIsKilled(t *testing.T) {
 	}
 
 	f.setLocksBack("swept")
-	f.exec("select "+f.table("force_unlock_workers")+"($1)", f.lockedBy("forced"))
+	f.execute("select "+f.table("force_unlock_workers")+"($1)", f.lockedBy("forced"))
 	f.unlockWorker("declared dead", 2)
 	got := map[string]outcome{}
 	for from := 0; len(got) < 3*len(tasks); {
@@ -217,8 +217,8 @@ func TestWorkerProcess(t *testing.T) {
 // setLocksBack makes the locks of a task's jobs and of its queue stale.
 func (f *fixture) setLocksBack(name string) {
 	f.Helper()
-	f.exec("update "+f.table("_private_job_queues")+" set locked_at = locked_at - interval '5 hours' where queue_name = $1", name)
-	f.exec(`update `+f.table("_private_jobs")+` set locked_at = locked_at - interval '5 hours'
+	f.execute("update "+f.table("_private_job_queues")+" set locked_at = locked_at - interval '5 hours' where queue_name = $1", name)
+	f.execute(`update `+f.table("_private_jobs")+` set locked_at = locked_at - interval '5 hours'
 		where task_id = (select id from `+f.table("_private_tasks")+` where identifier = $1)`, name)
 }
 
@@ -266,11 +266,4 @@ func (f *fixture) runOnce(tasks []string) map[string]outcome {
 		f.Fatal(err)
 	}
 	return outcomes
-}
-
-func (f *fixture) exec(sql string, args ...any) {
-	f.Helper()
-	if _, err := f.db.Pool().Exec(f.Context(), sql, args...); err != nil {
-		f.Fatal(err)
-	}
 }

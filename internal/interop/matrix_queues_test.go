@@ -65,7 +65,7 @@ const (
 func newCrew(t *testing.T) *crew {
 	t.Helper()
 	f := newFixture(t)
-	f.exec(executionsTable)
+	f.execute(executionsTable)
 	return &crew{fixture: f}
 }
 

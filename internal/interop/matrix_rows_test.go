@@ -214,10 +214,11 @@ func (f *fixture) reset(setup string) {
 		update graphile_worker._private_jobs set created_at = '2000-01-01', updated_at = '2000-01-01'`)
 }
 
-// execute runs statements.
-func (f *fixture) execute(sql string) {
+// execute runs a statement; or several, if they have no args.
+func (f *fixture) execute(sql string, args ...any) {
 	f.Helper()
-	if _, err := f.db.Pool().Exec(f.Context(), sql, pgx.QueryExecModeSimpleProtocol); err != nil {
+	args = append([]any{pgx.QueryExecModeSimpleProtocol}, args...)
+	if _, err := f.db.Pool().Exec(f.Context(), sql, args...); err != nil {
 		f.Fatal(err)
 	}
 }

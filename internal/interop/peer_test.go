@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/backfillhq/go/internal/interop/npm"
+	"github.com/backfillhq/go/internal/needs"
 )
 
 // A peer is a Node process that runs peer.mjs.
@@ -86,7 +87,10 @@ func startPackage(f *fixture, name string, env ...string) *peer {
 	f.Helper()
 	t := f.T
 	packages, err := installed()
-	needs(t, err == nil, fmt.Sprintf("Graphile Worker: %v", err))
+	if err != nil {
+		skipped(t)
+	}
+	needs.That(t, err == nil, fmt.Sprintf("Graphile Worker: %v", err))
 	p := &peer{
 		t:       t,
 		options: map[string]any{"connectionString": f.db.URL, "schema": f.schema},
@@ -217,17 +221,4 @@ func is(kind string) func(message) bool {
 // event matches an event of a worker.
 func event(name string) func(message) bool {
 	return func(m message) bool { return m.Type == "event" && m.Name == name }
-}
-
-// needs skips a test on a machine that lacks something, but not in CI.
-func needs(t *testing.T, there bool, what string) {
-	t.Helper()
-	switch {
-	case there:
-	case os.Getenv("BACKFILL_TEST_ALL") == "1":
-		t.Fatalf("BACKFILL_TEST_ALL=1, but there is no %s", what)
-	default:
-		skipped(t)
-		t.Skipf("there is no %s", what)
-	}
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/backfillhq/go/internal/devpg"
+	"github.com/backfillhq/go/internal/needs"
 )
 
 // foreignMajor is the version of the servers that pgtest is told to use.
@@ -72,25 +73,13 @@ func helper(t *testing.T, name, url string, env ...string) *exec.Cmd {
 func foreign(t *testing.T) *pgx.Conn {
 	t.Helper()
 	server, err := devpg.Start(t.Context(), devpg.WithMajor(foreignMajor))
-	needs(t, err == nil, fmt.Sprintf("PostgreSQL %d: %v", foreignMajor, err))
+	needs.That(t, err == nil, fmt.Sprintf("PostgreSQL %d: %v", foreignMajor, err))
 	t.Cleanup(func() {
 		if err := server.Stop(); err != nil {
 			t.Error(err)
 		}
 	})
 	return connect(t, server.URL)
-}
-
-// needs skips a test on a machine that lacks something, but not in CI.
-func needs(t *testing.T, there bool, what string) {
-	t.Helper()
-	switch {
-	case there:
-	case os.Getenv("BACKFILL_TEST_ALL") == "1":
-		t.Fatalf("BACKFILL_TEST_ALL=1, but there is no %s", what)
-	default:
-		t.Skipf("there is no %s", what)
-	}
 }
 
 func connect(t *testing.T, url string) *pgx.Conn {

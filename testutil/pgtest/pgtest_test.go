@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/backfillhq/go/internal/devpg"
+	"github.com/backfillhq/go/internal/needs"
 	"github.com/backfillhq/go/testutil/pgtest"
 )
 
@@ -153,7 +154,7 @@ func TestForeignServer(t *testing.T) {
 func TestForeignServerOfOldestMajor(t *testing.T) {
 	t.Parallel()
 	server, err := devpg.Start(t.Context(), devpg.WithMajor(12))
-	needs(t, err == nil, "PostgreSQL 12")
+	needs.That(t, err == nil, "PostgreSQL 12")
 	t.Cleanup(func() {
 		if err := server.Stop(); err != nil {
 			t.Error(err)
@@ -189,7 +190,7 @@ func TestForeignServerWithoutCreateDB(t *testing.T) {
 func TestMajorKnob(t *testing.T) {
 	t.Parallel()
 	_, err := exec.LookPath("npm")
-	needs(t, err == nil, "npm")
+	needs.That(t, err == nil, "npm")
 	out, err := runHelper(t, "TestHelperMajor", "postgres://nobody@127.0.0.1:1/none", "BACKFILL_TEST_PG_MAJOR=16")
 	if err != nil {
 		t.Errorf("%v: %s", err, out)

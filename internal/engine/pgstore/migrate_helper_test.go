@@ -3,7 +3,6 @@ package pgstore_test
 import (
 	"context"
 	"log/slog"
-	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -13,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/backfillhq/go/internal/engine/pgstore"
+	"github.com/backfillhq/go/internal/needs"
 	"github.com/backfillhq/go/migrations"
 	"github.com/backfillhq/go/testutil/pgtest"
 )
@@ -32,13 +32,7 @@ func installed(t *testing.T) *pgx.Conn {
 // needSuperuser skips a test that changes more than its own database.
 func needSuperuser(t *testing.T, conn *pgx.Conn) {
 	t.Helper()
-	if get[string](t, conn, "select current_setting('is_superuser')") == "on" {
-		return
-	}
-	if os.Getenv("BACKFILL_TEST_ALL") == "1" {
-		t.Fatal("the test needs a superuser")
-	}
-	t.Skip("the test needs a superuser")
+	needs.That(t, get[string](t, conn, "select current_setting('is_superuser')") == "on", "superuser on the test's server")
 }
 
 // statements records what a connection sends.

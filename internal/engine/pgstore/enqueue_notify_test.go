@@ -113,9 +113,7 @@ func TestInsertAndNotifyCanceled(t *testing.T) {
 		}
 		inserted <- err
 	}()
-	until(t, func() bool {
-		return get[bool](t, db.Pool(), "select exists (select from pg_locks where not granted)")
-	})
+	until(t, func() bool { return someoneWaits(t, db.Pool(), "relation") })
 	cancel()
 	if err := <-inserted; !errors.Is(err, context.Canceled) {
 		t.Errorf("insert: %v", err)

@@ -217,6 +217,14 @@ func until(t *testing.T, condition func() bool) {
 	}
 }
 
+// someoneWaits reports whether a statement in the test's own database waits for a lock of these kinds. pg_locks cannot tell: it has
+// the locks of all databases, those of the tests beside this one among them.
+func someoneWaits(t *testing.T, db execer, kinds ...string) bool {
+	t.Helper()
+	return get[bool](t, db, `select exists (select from pg_stat_activity
+		where datname = current_database() and wait_event_type = 'Lock' and wait_event = any($1))`, kinds)
+}
+
 // mentions fails the test unless the error says all of this.
 func mentions(t *testing.T, err error, parts ...string) {
 	t.Helper()

@@ -43,9 +43,7 @@ func TestRowsChangeBetweenSnapshotAndLock(t *testing.T) {
 		}
 		claimed <- answer
 	}()
-	until(t, func() bool {
-		return get[bool](t, r.pool, "select exists (select from pg_locks where locktype = 'advisory' and not granted)")
-	})
+	until(t, func() bool { return someoneWaits(t, r.pool, "advisory") })
 	run(t, r.pool, "select graphile_worker.reschedule_jobs(array[$1::bigint], run_at := now() + interval '1 day')", later)
 	run(t, r.pool, "update graphile_worker._private_jobs set payload = '{\"new\": true}' where id = any($1)", []int64{touched, head})
 	run(t, r.pool, "select graphile_worker.add_job('a', job_key := 'moved', queue_name := 'to')")
@@ -93,9 +91,7 @@ func TestTombstoneWaitsForAClaimInFlight(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	until(t, func() bool {
-		return get[bool](t, r.pool, "select exists (select from pg_locks where locktype = 'advisory' and not granted)")
-	})
+	until(t, func() bool { return someoneWaits(t, r.pool, "advisory") })
 	go func() {
 		defer close(retired)
 		if err := r.store.Retire(t.Context(), r.id); err != nil {
@@ -108,7 +104,7 @@ func TestTombstoneWaitsForAClaimInFlight(t *testing.T) {
 			t.Fatal("the tombstone did not wait for the claim")
 		default:
 		}
-		return get[bool](t, r.pool, "select exists (select from pg_locks where locktype in ('transactionid', 'tuple') and not granted)")
+		return someoneWaits(t, r.pool, "transactionid", "tuple")
 	})
 	if err := gate.Commit(t.Context()); err != nil {
 		t.Fatal(err)
@@ -135,9 +131,7 @@ func TestWorkerStartsBesideATransactionThatAddsItsTasks(t *testing.T) {
 		defer close(started)
 		started <- rigOn(t, pool, "graphile_worker") // its tasks are a and b
 	}()
-	until(t, func() bool {
-		return get[bool](t, pool, "select exists (select from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database())")
-	})
+	until(t, func() bool { return someoneWaits(t, pool, "transactionid", "tuple") })
 	run(t, tx, "select graphile_worker.add_job('a')")
 	if err := tx.Commit(t.Context()); err != nil {
 		t.Fatal(err)

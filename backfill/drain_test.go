@@ -16,7 +16,8 @@ import (
 func TestDrainLetsJobsFinish(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
-	client := newClient(t, db)
+	var book logBook
+	client := newClient(t, db, backfill.WithLogger(book.logger()))
 	inside, release, alive := make(chan bool), make(chan bool), make(chan error, 1)
 	task, registry := taskOf("send_email", func(ctx context.Context, _ mailArgs) error {
 		inside <- true
@@ -41,6 +42,7 @@ func TestDrainLetsJobsFinish(t *testing.T) {
 	if err := receive(t, "the context", alive); err != nil {
 		t.Errorf("the job's context has ended: %v", err)
 	}
+	book.want(t, "worker drains", "jobs=1", "timeout=25s") // who presses Ctrl-C reads why nothing happens
 	want := []jobRow{
 		{Task: "send_email", Payload: `{"user_id":0}`, MaxAttempts: 25},
 		{Task: "send_email", Payload: `{"user_id":0}`, MaxAttempts: 25},

@@ -18,6 +18,10 @@ func (w *Worker) drain(cancelJobs context.CancelCauseFunc) {
 	running := len(w.running)
 	w.mu.Unlock()
 	w.observe(Event{Kind: EventDraining, Count: running})
+	if running > 0 { // else it stops at once
+		w.config.Logger.InfoContext(context.Background(), "worker drains: running jobs may finish, and are cancelled after the timeout",
+			slog.Int("jobs", running), slog.Duration("timeout", w.config.DrainTimeout))
+	}
 
 	if !w.waitForRunning(w.config.DrainTimeout) {
 		cancelJobs(ErrShutdown)

@@ -187,7 +187,7 @@ func (d *decoder) number() string {
 	fraction = strings.TrimSuffix(fraction, ".") // 5. is 5
 	if whole+fraction == "" {
 		d.offset = start
-		d.unexpected("a value, without Infinity and NaN, which JSON cannot hold")
+		d.unexpected("a value (but not Infinity or NaN, which JSON cannot hold)")
 		return ""
 	}
 	if whole == "" {

@@ -39,7 +39,7 @@ func TestPayload(t *testing.T) {
 func TestPayloadProblems(t *testing.T) {
 	t.Parallel()
 	const (
-		value     = ": want a value, without Infinity and NaN, which JSON cannot hold"
+		value     = ": want a value (but not Infinity or NaN, which JSON cannot hold)"
 		key       = ": want a key, in quotes unless it is an identifier, or }"
 		escape    = `: want an escape that JSON5 has; octal ones it does not have, but \x41 and \u0041`
 		character = "the string has a character 0 or half a surrogate pair, which the database cannot take"
@@ -47,7 +47,7 @@ func TestPayloadProblems(t *testing.T) {
 	tests := map[string]string{ // columns count from the brace
 		`{`:             "2: it ends where a key, in quotes unless it is an identifier, or } is missing",
 		`{a`:            "3: it ends where a colon is missing",
-		`{a:`:           "4: it ends where a value, without Infinity and NaN, which JSON cannot hold is missing",
+		`{a:`:           "4: it ends where a value (but not Infinity or NaN, which JSON cannot hold) is missing",
 		`{a:1`:          "5: it ends where a comma or } is missing",
 		`{a:[1`:         "6: it ends where a comma or ] is missing",
 		`{a 1}`:         `4: unexpected "1}": want a colon`,

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 )
@@ -38,12 +39,20 @@ func Parse(text string) ([]*Entry, []ParseError) {
 }
 
 // ParseSchedule reads a crontab line without its task, such as 0 4 * * * ?fill=1d, which stands somewhere else: at is the position
-// of its first byte there. The task may have any name that fits into the database. The entry is of use only if nothing is wrong.
+// of its first byte there. The task may have any name that fits into the database. A schedule that never comes, as on February 30,
+// is wrong here, where Graphile Worker does not read it. The entry is of use only if nothing is wrong.
 func ParseSchedule(text, task string, at Position) (*Entry, []ParseError) {
 	p := &parser{text: strings.TrimRightFunc(text, isSpace), at: at}
 	p.skipSpace()
 	p.entry.Task = task
-	return p.line(false), p.problems
+	begin := p.offset
+	e := p.line(false)
+	if p.problems == nil {
+		if _, ok := e.Next(time.Unix(0, 0)); !ok {
+			p.errorf(begin, "it is never due: none of its months has any of its days (fields three and four)")
+		}
+	}
+	return e, p.problems
 }
 
 // A parser reads one line. It goes on after a problem where it can know what follows.
@@ -114,6 +123,8 @@ func (p *parser) line(withTask bool) *Entry {
 
 var taskPattern = regexp.MustCompile(`^[_a-zA-Z][_a-zA-Z0-9:/-]*$`)
 
+const sixFields = "%q is a sixth time field: use five, for minute, hour, day of month, month and day of week, and no seconds"
+
 func (p *parser) task() bool {
 	offset, task := p.word()
 	p.identifier = offset
@@ -125,7 +136,7 @@ func (p *parser) task() bool {
 		p.entry.Task = task
 		return true
 	case strings.Trim(task, timeCharacters) == "":
-		p.errorf(offset, "%q is a sixth time field: use five, for minute, hour, day of month, month and day of week, and no seconds", task)
+		p.errorf(offset, sixFields, task)
 	default:
 		for i := range len(task) { // the first byte that the name cannot have
 			if !taskPattern.MatchString(task[:i+1]) {
@@ -145,6 +156,9 @@ func (p *parser) payload() {
 		return
 	case rest[0] == '#':
 		p.errorf(p.offset, "unexpected %s: a comment stands on a line of its own", quote(rest))
+		return
+	case strings.IndexAny(rest, timeCharacters) == 0:
+		p.errorf(p.offset, sixFields, strings.Fields(rest)[0])
 		return
 	case rest[0] != '{':
 		p.errorf(p.offset, "unexpected %s: only ?options without spaces and then a {payload} can stand here", quote(rest))

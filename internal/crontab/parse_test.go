@@ -146,11 +146,16 @@ func TestParseSchedule(t *testing.T) {
 		t.Errorf("problems %v, entry (-want +got):\n%s", problems, diff)
 	}
 	tests := map[string][]string{
-		"":                 {"7:16: the line ends before its minute: " + five},
-		"* * * *":          {"7:23: the line ends before its day of week: " + five},
-		"* * * * * a":      {`7:26: unexpected "a": only ?options without spaces and then a {payload} can stand here`},
-		"* * * * * # a":    {`7:26: unexpected "# a": a comment stands on a line of its own`},
-		" * 24 * * * {a:}": {"7:19: hour 24 is out of range: use 0 to 23", `7:31: payload: unexpected "}": want a value, without Infinity and NaN, which JSON cannot hold`},
+		"":                                  {"7:16: the line ends before its minute: " + five},
+		"* * * *":                           {"7:23: the line ends before its day of week: " + five},
+		"* * * * * a":                       {`7:26: unexpected "a": only ?options without spaces and then a {payload} can stand here`},
+		"* * * * * # a":                     {`7:26: unexpected "# a": a comment stands on a line of its own`},
+		" 0 4 30 2,2 *":                     {"7:17: it is never due: none of its months has any of its days (fields three and four)"},
+		"0 4 31 2,4,11 * ?tz=Europe/Berlin": {"7:16: it is never due: none of its months has any of its days (fields three and four)"},
+		"* * * * * */2 {}":                  {`7:26: "*/2" is a sixth time field: use five, for minute, hour, day of month, month and day of week, and no seconds`},
+		"0 4 29 2 *":                        nil, // in leap years
+		"0 4 30 2 1":                        nil, // on Mondays too
+		" * 24 * * * {a:}":                  {"7:19: hour 24 is out of range: use 0 to 23", `7:31: payload: unexpected "}": want a value (but not Infinity or NaN, which JSON cannot hold)`},
 	}
 	for text, want := range tests {
 		_, problems := crontab.ParseSchedule(text, "a", at)

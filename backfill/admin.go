@@ -118,7 +118,8 @@ func adminJobs(operation string, jobs []*engine.Job, err error) ([]*Job, error) 
 
 // UnlockWorker declares a worker dead and releases every job and queue that it has locked; attempts of jobs are refunded. It
 // returns how many jobs that were. The id is that of the worker ([Health]), the part of locked_by before the first dot; Node
-// workers' pool ids work too. A worker that is alive all the same loses its leases, and goes on under a new id.
+// workers' pool ids work too. Left out are rows that a transaction of somebody else has locked at this moment, and the queues of such
+// jobs: call it again. A worker that is alive all the same loses its leases, and goes on under a new id.
 func (c *Client) UnlockWorker(ctx context.Context, workerID string) (jobs int, err error) {
 	if workerID == "" {
 		return 0, errors.New("unlock worker: the id is empty: pass the part of locked_by before the first dot")
@@ -126,14 +127,11 @@ func (c *Client) UnlockWorker(ctx context.Context, workerID string) (jobs int, e
 	if err := checkText("id", workerID, math.MaxInt); err != nil {
 		return 0, fmt.Errorf("unlock worker: %w", err)
 	}
-	jobs, err = c.admin.Unlock(ctx, workerID)
-	if err != nil {
-		return jobs, err
+	jobs, queues, err := c.admin.Unlock(ctx, workerID)
+	if jobs+queues > 0 {
+		c.nudger.Nudge(jobs + queues)
 	}
-	if jobs > 0 {
-		c.nudger.Nudge(jobs)
-	}
-	return jobs, nil
+	return jobs, err
 }
 
 // ReleaseStaleLocks releases every job and queue that has been locked for 4 hours or longer, and returns how many jobs that were;

@@ -174,6 +174,14 @@ func TestAdminWakesWorkers(t *testing.T) {
 			_, err := client.ForceUnlock(t.Context(), "pool-node")
 			return err
 		},
+		"unlock, of a queue only": func() error {
+			exec(t, db.Pool(), `insert into graphile_worker._private_job_queues (queue_name, locked_at, locked_by) values ('left', now(), 'pool-gone')`)
+			jobs, err := client.UnlockWorker(t.Context(), "pool-gone")
+			if jobs != 0 {
+				t.Errorf("unlocked %d jobs", jobs)
+			}
+			return err
+		},
 		"stale locks": func() error {
 			exec(t, db.Pool(), `update graphile_worker._private_jobs set locked_at = now() - interval '5 hours', locked_by = 'x' where id = $1`, locked)
 			jobs, err := client.ReleaseStaleLocks(t.Context())

@@ -22,7 +22,7 @@ type Job struct {
 	MaxAttempts int
 	Revision    int // how often the job was enqueued again by its key; 0: it is new
 
-	RunAt     time.Time // when it was due
+	RunAt     time.Time // when it was due; zero for infinity and -infinity, which other clients can write
 	CreatedAt time.Time // when it was enqueued for the first time
 	Flags     []string
 

@@ -134,6 +134,7 @@ func TestSQLTxMany(t *testing.T) {
 // keyedStates are jobs in the way of a key, by what has been done to them.
 var keyedStates = map[string]string{
 	"waiting": "", "tried": "attempts = 3, last_error = 'e'", "running": "attempts = 1, locked_at = now(), locked_by = 'w'", "failed": "attempts = max_attempts",
+	"parked": "run_at = 'infinity'",
 }
 
 // enqueueOverKeys enqueues with each key mode over a job in each state, and returns the results.
@@ -177,7 +178,7 @@ func TestSQLTxKeyModes(t *testing.T) {
 		return strings.Join(sorted, "\n")
 	}
 	wantRows := lines(plain)
-	if strings.Count(wantRows, "\n") != 15 { // two modes insert a second job for two of four states
+	if strings.Count(wantRows, "\n") != 18 { // two modes insert a second job for two of five states
 		t.Fatalf("without a transaction the rows are\n%s", wantRows)
 	}
 	for name, driver := range sqlDrivers {

@@ -26,21 +26,21 @@ func NewAdmin(pool *pgxpool.Pool, schema string) *Admin {
 	return &Admin{pool: pool, texts: texts, queries: texts.queries(pool), lockTries: maxTries}
 }
 
-// Unlock declares a worker dead and releases everything that it has locked. It returns how many jobs that were. Rows that
-// somebody else has locked at this moment are left out.
-func (a *Admin) Unlock(ctx context.Context, workerID string) (jobs int, err error) {
+// Unlock declares a worker dead and releases everything that it has locked. It returns how many jobs and queues that were. Rows that
+// somebody else has locked at this moment are left out, and so are the queues of such jobs.
+func (a *Admin) Unlock(ctx context.Context, workerID string) (jobs, queues int, err error) {
 	// First the tombstone: a claim that is in flight commits before it or finds it, and is seen by what follows (R4).
 	if err := a.queries.RetireWorker(ctx, workerID); err != nil {
-		return 0, fmt.Errorf("declare worker %s dead: %w", workerID, err)
+		return 0, 0, fmt.Errorf("declare worker %s dead: %w", workerID, err)
 	}
 	jobs, err = inBatches(func() (int64, error) { return a.queries.UnlockJobs(ctx, workerID) })
 	if err != nil {
-		return jobs, fmt.Errorf("release jobs of worker %s: %w", workerID, err)
+		return jobs, 0, fmt.Errorf("release jobs of worker %s: %w", workerID, err)
 	}
-	if _, err = inBatches(func() (int64, error) { return a.queries.UnlockQueues(ctx, workerID) }); err != nil {
-		return jobs, fmt.Errorf("release queues of worker %s: %w", workerID, err)
+	if queues, err = inBatches(func() (int64, error) { return a.queries.UnlockQueues(ctx, workerID) }); err != nil {
+		return jobs, queues, fmt.Errorf("release queues of worker %s: %w", workerID, err)
 	}
-	return jobs, nil
+	return jobs, queues, nil
 }
 
 // Sweep is engine.Store's.

@@ -283,16 +283,28 @@ func (n *insertion) insertKeyed(mode engine.KeyMode, specs []int) []statement {
 func scanJob(row interface{ Scan(dest ...any) error }) (*engine.Job, error) {
 	var job engine.Job
 	var key *string
+	var runAt timestamp
 	var flags []byte
-	if err := row.Scan(&key, &job.ID, &job.Task, &job.Queue, &job.Payload, &job.RunAt, &job.CreatedAt, &job.Attempt,
+	if err := row.Scan(&key, &job.ID, &job.Task, &job.Queue, &job.Payload, &runAt, &job.CreatedAt, &job.Attempt,
 		&job.MaxAttempts, &job.Priority, &job.Revision, &flags); err != nil {
 		return nil, err
 	}
 	if key != nil {
 		job.Key = *key
 	}
-	job.Flags = flagNames(flags)
+	job.RunAt, job.Flags = runAt.Time, flagNames(flags)
 	return &job, nil
+}
+
+// timestamp is scanned from any driver. Infinity, which other clients can write, leaves the zero Time.
+type timestamp struct{ pgtype.Timestamptz }
+
+// Scan is database/sql's: lib/pq has bytes for infinity.
+func (t *timestamp) Scan(src any) error {
+	if text, ok := src.([]byte); ok {
+		src = string(text)
+	}
+	return t.Timestamptz.Scan(src)
 }
 
 // specColumns are the columns of several specs, as array parameters.

@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/backfillhq/go/internal/engine"
+	"github.com/backfillhq/go/internal/engine/pgstore"
 	"github.com/backfillhq/go/testutil/pgtest"
 )
 
@@ -142,5 +144,92 @@ func TestWorkerStartsBesideATransactionThatAddsItsTasks(t *testing.T) {
 	}
 	if jobs := r.claim(2); len(jobs) != 2 {
 		t.Errorf("claimed %d jobs, want those of both tasks", len(jobs))
+	}
+}
+
+// R4: a transaction of an application has the row of a dead worker's job, because it enqueues its key again. The job stays locked, and
+// so does its queue: two leases of one queue would follow, because the worker may live.
+func TestUnlockLeavesTheQueueOfAJobThatItCannotHave(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	first := r.add("'a', queue_name := 'q', job_key := 'k'")
+	r.add("'a', queue_name := 'q'")
+	job := r.claimOne()
+	tx, err := r.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec := engine.Spec{Task: "a", Payload: []byte("{}"), MaxAttempts: 25, Key: "k", RunAt: time.Now().Add(time.Hour)}
+	if _, err := pgstore.NewInserter(r.pool, schemaName).InsertTx(t.Context(), tx, []engine.Spec{spec}); err != nil {
+		t.Fatal(err)
+	}
+	admin, other := pgstore.NewAdmin(r.pool, schemaName), rigOn(t, r.pool, schemaName)
+	for range 2 {
+		jobs, queues, err := admin.Unlock(t.Context(), r.id)
+		if err != nil || jobs+queues != 0 {
+			t.Errorf("unlocked %d jobs and %d queues, %v; want none", jobs, queues, err)
+		}
+		wantIDs(t, "claimed from the queue", idsOf(other.claim(2)))
+	}
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if settled := endings["complete"](r, job); len(settled.Lost) > 0 {
+		t.Errorf("the worker that lives has lost job %d", first)
+	}
+	if len(other.claim(2)) != 1 {
+		t.Error("the queue's next job was not claimed")
+	}
+}
+
+// Any text can be a Node worker's id. It is no token of ours, and its jobs have no attempt to refund.
+func TestUnlockIDsOfAnyShape(t *testing.T) {
+	t.Parallel()
+	for _, lockedBy := range []string{"host", "host.example", "host.example.7", "host.1f.7x", "host.1f.12345678901", "host."} {
+		r := newRig(t)
+		id := r.add("'a'")
+		run(t, r.pool, "update graphile_worker._private_jobs set attempts = 7, locked_at = now(), locked_by = $1", lockedBy)
+		if jobs, _, err := pgstore.NewAdmin(r.pool, schemaName).Unlock(t.Context(), "host"); jobs != 1 || err != nil {
+			t.Errorf("%s: unlocked %d jobs, %v", lockedBy, jobs, err)
+		}
+		if attempts := get[int](t, r.pool, "select attempts::int from graphile_worker._private_jobs where id = $1", id); attempts != 7 {
+			t.Errorf("%s: %d attempts, want 7", lockedBy, attempts)
+		}
+	}
+}
+
+// Node's GC_JOB_QUEUES takes no lock of ours: the name of a queue goes while a keyed enqueue waits for the row of its key. The job
+// must not be without its queue then, beside the others of it.
+func TestKeyedJobKeepsItsQueue(t *testing.T) {
+	t.Parallel()
+	for name, access := range map[string]pgstore.EnqueueAccess{"statements": pgstore.EnqueueDirectly, "function": pgstore.EnqueueByFunction} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			r.add("'a', job_key := 'k'")
+			run(t, r.pool, "insert into graphile_worker._private_job_queues (queue_name) values ('q')")
+			tx, err := r.pool.Begin(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			run(t, tx, "select from graphile_worker._private_jobs for update")
+			inserted := make(chan error, 1)
+			go func() {
+				spec := engine.Spec{Task: "a", Payload: []byte("{}"), MaxAttempts: 25, Key: "k", Queue: "q"}
+				_, err := pgstore.NewInserter(r.pool, schemaName).Through(access).Insert(t.Context(), []engine.Spec{spec})
+				inserted <- err
+			}()
+			until(t, func() bool { return someoneWaits(t, r.pool, "transactionid", "tuple") })
+			run(t, r.pool, "delete from graphile_worker._private_job_queues")
+			if err := tx.Commit(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if err := <-inserted; err != nil {
+				t.Fatal(err)
+			}
+			if queue := get[string](t, r.pool, "select coalesce(queue_name, '') from graphile_worker.jobs where key = 'k'"); queue != "q" {
+				t.Errorf("the job has the queue %q, want q", queue)
+			}
+		})
 	}
 }

@@ -10,6 +10,8 @@
 --   $6 int           not in the free text: at most this many jobs from queues
 --   $7 int           deep text only: the queue id to go on from
 --
+-- A job's run_at can be infinity, or far away: it is never due, and arithmetic with it fails or overflows.
+--
 -- The limits are literals, because a parameter there spoils the plan; claim.go makes a text for each batch size out of these,
 -- and replaces 9001 by the batch, 9000 by one less, 9002 by twice the batch, 9003 by the window and 9004 by the depth.
 
@@ -99,7 +101,8 @@ select aux.alive, aux.queued, aux.found, aux.contended, aux.held_back, aux.next_
                  and (select count(*) from lockq) = least(9001, $6::int) as held_back,   -- queues wait that $6 kept out
                (select (extract(epoch from min(n.run_at) - now()) * 1000000)::bigint from mark cross join lateral (
                   select j.run_at from graphile_worker._private_jobs as j
-                   where j.is_available and j.priority = mark.p and j.run_at > now() order by j.run_at limit 1) n
+                   where j.is_available and j.priority = mark.p and j.run_at > now()
+                     and j.run_at < now() + interval '100 years' order by j.run_at limit 1) n
                  where cardinality($4::smallint[]) = 0)::bigint as next_due    -- microseconds; full claim only
        ) aux left join upd on true;
 
@@ -140,7 +143,8 @@ select aux.alive, aux.queued, aux.found, aux.contended, aux.held_back, aux.next_
                0 as found, false as contended, false as held_back,
                (select (extract(epoch from min(n.run_at) - now()) * 1000000)::bigint from mark cross join lateral (
                   select j.run_at from graphile_worker._private_jobs as j
-                   where j.is_available and j.priority = mark.p and j.run_at > now() order by j.run_at limit 1) n
+                   where j.is_available and j.priority = mark.p and j.run_at > now()
+                     and j.run_at < now() + interval '100 years' order by j.run_at limit 1) n
                  where cardinality($4::smallint[]) = 0)::bigint as next_due
        ) aux left join upd on true;
 
@@ -218,6 +222,7 @@ select aux.alive, aux.queued, aux.found, aux.contended, aux.held_back, aux.next_
                  and (select count(*) from lockq) = least(9001, $6::int) as held_back,
                (select (extract(epoch from min(n.run_at) - now()) * 1000000)::bigint from mark cross join lateral (
                   select j.run_at from graphile_worker._private_jobs as j
-                   where j.is_available and j.priority = mark.p and j.run_at > now() order by j.run_at limit 1) n
+                   where j.is_available and j.priority = mark.p and j.run_at > now()
+                     and j.run_at < now() + interval '100 years' order by j.run_at limit 1) n
                  where cardinality($4::smallint[]) = 0)::bigint as next_due
        ) aux left join upd on true;

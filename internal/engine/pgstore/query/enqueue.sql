@@ -83,7 +83,7 @@ update graphile_worker._private_jobs as j
 
 -- name: UpsertJobs :many
 -- Key modes replace and preserve_run_at (contract section 1.5, add_jobs step 5). Each key once. No row for a key: a worker took
--- the job after all; send the statements again. Keys are inserted in their order, so that two transactions do not wait for each
+-- the job after all, or somebody deleted the name of its task or queue; send the statements again. Keys are inserted in their order, so that two transactions do not wait for each
 -- other; but jobs of queues in the order in which they were given, because it is the order in which they will run (R14, R25).
 with upserted as (
   insert into graphile_worker._private_jobs as j (job_queue_id, task_id, payload, run_at, max_attempts, key, priority, flags)
@@ -95,6 +95,7 @@ with upserted as (
          with ordinality as u(task, queue, payload, run_at, delay_us, max_attempts, priority, flags, key, ord)
     join graphile_worker._private_tasks as t on t.identifier = u.task
     left join graphile_worker._private_job_queues as s on s.queue_name = u.queue and u.queue <> ''
+   where u.queue = '' or s.id is not null
    order by case when u.queue = '' then 0 else u.ord end, u.key
   on conflict (key) do update
      set job_queue_id = excluded.job_queue_id, task_id = excluded.task_id, max_attempts = excluded.max_attempts,
@@ -125,6 +126,7 @@ with upserted as (
          with ordinality as u(task, queue, payload, run_at, delay_us, max_attempts, priority, flags, key, ord)
     join graphile_worker._private_tasks as t on t.identifier = u.task
     left join graphile_worker._private_job_queues as s on s.queue_name = u.queue and u.queue <> ''
+   where u.queue = '' or s.id is not null
    order by case when u.queue = '' then 0 else u.ord end, u.key
   on conflict (key) do update set revision = j.revision + 1, updated_at = now()
   returning j.key, j.id, j.task_id, j.job_queue_id, j.payload, j.run_at, j.created_at, j.attempts, j.max_attempts, j.priority,

@@ -47,6 +47,7 @@ type CompleteJobsRow struct {
 // order of their ids and skips the others (R16), and frees a queue only if it is held by the same claim (R2). What does not
 // come back is looked up once (LeaseHolders): lost, or locked by somebody for the moment. They also say of which task the job is
 // that is now first in line in the queue, if one is due: somebody has to take it. The job that ends is not, in their snapshot.
+// A run_at can be infinite, with which nobody can calculate.
 func (q *Queries) CompleteJobs(ctx context.Context, arg CompleteJobsParams) (CompleteJobsRow, error) {
 	row := q.db.QueryRow(ctx, CompleteJobs, arg.Ids, arg.Tokens)
 	var i CompleteJobsRow
@@ -74,7 +75,7 @@ with failure as materialized (
     from failure
    where j.id = failure.id and j.id = any(array(select id from held))
   returning j.id, j.job_queue_id, failure.token, j.attempts < j.max_attempts as retry,
-            (extract(epoch from j.run_at - now()) * 1000000)::bigint as due_us
+            (extract(epoch from least(greatest(j.run_at, now()), now() + interval '100 years') - now()) * 1000000)::bigint as due_us
 ), freed as (
   update graphile_worker._private_job_queues as s set locked_at = null, locked_by = null
     from ended where s.id = ended.job_queue_id and starts_with(ended.token, s.locked_by || '.')
@@ -206,7 +207,7 @@ with release as materialized (
     from release
    where j.id = release.id and j.id = any(array(select id from held))
   returning j.id, j.job_queue_id, release.token, j.attempts < j.max_attempts as retry,
-            (extract(epoch from j.run_at - now()) * 1000000)::bigint as due_us
+            (extract(epoch from least(greatest(j.run_at, now()), now() + interval '100 years') - now()) * 1000000)::bigint as due_us
 ), freed as (
   update graphile_worker._private_job_queues as s set locked_at = null, locked_by = null
     from ended where s.id = ended.job_queue_id and starts_with(ended.token, s.locked_by || '.')

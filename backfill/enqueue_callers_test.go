@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -120,4 +121,48 @@ func TestCallersThatLeave(t *testing.T) {
 	if _, err := backfill.Enqueue(gone, client, mailTask, mailArgs{UserID: 2}); !errors.Is(err, context.Canceled) {
 		t.Errorf("with a context that has ended: %v", err)
 	}
+}
+
+// A keyed enqueue that waits, for a transaction of the application's own, keeps up no others: not the one that the transaction's owner
+// makes before it commits.
+func TestKeyedEnqueueBesideOneThatWaits(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	client := newClient(t, db)
+	request := func(key string) backfill.Request { return backfill.Request{Task: "t", Key: key} }
+	if _, err := client.Enqueue(t.Context(), request("a")); err != nil {
+		t.Fatal(err)
+	}
+	tx, err := connect(t, db).Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.WithTx(tx).Enqueue(t.Context(), request("a")); err != nil {
+		t.Fatal(err)
+	}
+	waited := make(chan error)
+	for range 2 { // the second waits for the first
+		go func() {
+			_, err := client.Enqueue(context.Background(), request("a"))
+			waited <- err
+		}()
+	}
+	until(t, "a caller waits for the row", func() bool {
+		return get[bool](t, db.Pool(), `select exists (select from pg_stat_activity
+			where datname = current_database() and wait_event_type = 'Lock' and wait_event in ('transactionid', 'tuple'))`)
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	if _, err := client.Enqueue(ctx, request("b"), request("c")); err != nil {
+		t.Errorf("enqueue other keys: %v", err)
+	}
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := <-waited; err != nil {
+			t.Error(err)
+		}
+	}
+	wantJobs(t, db, 3)
 }

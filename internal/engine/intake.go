@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 )
 
@@ -25,18 +26,17 @@ func (e *RejectedError) Error() string { return e.Err.Error() }
 func (e *RejectedError) Unwrap() error { return e.Err }
 
 // Intake takes enqueues of many callers to the database: each caller on its own while few insert, folded into batches when
-// all connections are busy (R25). Keyed jobs have a lane of their own with one batch at a time, so that no two of them can
-// deadlock. After each commit it nudges the workers (R17).
+// all connections are busy (R25). Keyed jobs have a lane of their own. After each commit it nudges the workers (R17).
 type Intake struct {
 	free, keyed *lane
 }
 
 // NewIntake returns an intake with up to connections inserts at a time.
 func NewIntake(inserter Inserter, connections int, nudger *Nudger) *Intake {
-	return &Intake{
-		free:  &lane{inserter: inserter, nudger: nudger, permits: max(1, min(connections, directInserts))},
-		keyed: &lane{inserter: inserter, nudger: nudger, permits: 1},
+	lane := func() *lane {
+		return &lane{inserter: inserter, nudger: nudger, permits: max(1, min(connections, directInserts)), keys: map[string]bool{}}
 	}
+	return &Intake{free: lane(), keyed: lane()}
 }
 
 // Insert inserts jobs, all or none, and returns them in the order of specs, after the commit.
@@ -50,7 +50,8 @@ func (i *Intake) Insert(ctx context.Context, specs []Spec) ([]*Job, error) {
 	return lane.insert(ctx, specs)
 }
 
-// lane lets a number of inserts run at a time and folds the calls that come meanwhile.
+// lane lets a number of inserts run at a time and folds the calls that come meanwhile. A key is in one of these inserts at most: no
+// two of them can deadlock, and who waits for a key, because a transaction of somebody else's has its row, keeps up nobody else.
 type lane struct {
 	inserter Inserter
 	nudger   *Nudger
@@ -58,6 +59,7 @@ type lane struct {
 
 	mu      sync.Mutex
 	busy    int
+	keys    map[string]bool // of the inserts that run
 	waiting []*call
 }
 
@@ -72,10 +74,11 @@ type call struct {
 
 func (l *lane) insert(ctx context.Context, specs []Spec) ([]*Job, error) {
 	l.mu.Lock()
-	if l.busy < l.permits {
+	if l.busy < l.permits && !l.collidesLocked(specs) {
 		l.busy++
+		l.beginLocked(specs)
 		l.mu.Unlock()
-		defer l.release()
+		defer l.release(specs)
 		return l.insertDirectly(ctx, specs)
 	}
 	waiting := &call{specs: specs, done: make(chan struct{})}
@@ -134,45 +137,65 @@ func (l *lane) withdraw(ctx context.Context, gone *call) ([]*Job, error) {
 	return nil, fmt.Errorf("the jobs were not enqueued: %w", context.Cause(ctx))
 }
 
-// release passes the caller's turn on to those who wait, or gives it up.
-func (l *lane) release() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if batch := l.takeLocked(); len(batch) > 0 {
-		go func() {
-			defer l.release()
-			l.flush(batch)
-		}()
-		return
-	}
-	l.busy--
+func (l *lane) collidesLocked(specs []Spec) bool {
+	return slices.ContainsFunc(specs, func(spec Spec) bool { return l.keys[spec.Key] })
 }
 
-func (l *lane) takeLocked() []*call {
-	jobs, bytes, n := 0, 0, 0
-	for _, waiting := range l.waiting {
+func (l *lane) beginLocked(specs []Spec) {
+	for _, spec := range specs {
+		if spec.Key != "" {
+			l.keys[spec.Key] = true
+		}
+	}
+}
+
+// release passes the turn of an insert on to those who wait, or gives it up.
+func (l *lane) release(ended []Spec) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, spec := range ended {
+		delete(l.keys, spec.Key)
+	}
+	batch := l.takeLocked()
+	if len(batch) == 0 {
+		l.busy--
+		return
+	}
+	var specs []Spec
+	for _, c := range batch {
+		specs = append(specs, c.specs...)
+	}
+	l.beginLocked(specs)
+	go func() {
+		defer l.release(specs)
+		l.flush(batch, specs)
+	}()
+}
+
+// takeLocked takes the first calls that fit into a batch, but not those that wait for a key.
+func (l *lane) takeLocked() (batch []*call) {
+	jobs, bytes, full := 0, 0, false
+	l.waiting = slices.DeleteFunc(l.waiting, func(waiting *call) bool {
+		if full || l.collidesLocked(waiting.specs) {
+			return false
+		}
 		for _, spec := range waiting.specs {
 			bytes += len(spec.Payload)
 		}
 		jobs += len(waiting.specs)
-		if n > 0 && (jobs > foldJobs || bytes > foldBytes) {
-			break
+		full = jobs > foldJobs || bytes > foldBytes
+		waiting.taken = !full || len(batch) == 0
+		if waiting.taken {
+			batch = append(batch, waiting)
 		}
-		waiting.taken = true
-		n++
-	}
-	batch := l.waiting[:n:n]
-	l.waiting = l.waiting[n:]
+		return waiting.taken
+	})
 	return batch
 }
 
 // flush inserts a batch under its own deadline, not under any caller's. If the database refuses it, each call is tried on its
 // own, so that one bad request fails one caller; after any other error the outcome is unknown, and nothing is tried again.
-func (l *lane) flush(batch []*call) {
-	var specs []Spec
-	for _, c := range batch {
-		specs = append(specs, c.specs...)
-	}
+func (l *lane) flush(batch []*call, specs []Spec) {
 	jobs, err := l.insertAlone(specs)
 	var rejected *RejectedError
 	if len(batch) > 1 && errors.As(err, &rejected) {

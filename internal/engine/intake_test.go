@@ -193,19 +193,45 @@ func TestIntakeNotifiesBehindTheInsert(t *testing.T) {
 	})
 }
 
-// Keyed calls go one at a time, in a lane of their own.
+// Keyed calls have a lane of their own, and a key goes once at a time: what waits for it folds, and what has other keys goes on.
 func TestIntakeKeyedLane(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := newIntakeRig()
 		r.call(t.Context(), "k1", "a")
-		r.call(t.Context(), "k2", "b")
-		r.call(t.Context(), "k3", "c")
-		r.call(t.Context(), "", "free")
-		r.want(t, []string{"a", "free", "b c"}, map[string]string{"a": "a", "b": "b", "c": "c", "free": "free"})
-		if r.most != 2 {
-			t.Errorf("%d inserts at a time, want 2", r.most)
+		for _, task := range []string{"b", "c"} {
+			r.call(t.Context(), "k1", task)
 		}
+		r.call(t.Context(), "k2", "d")
+		r.call(t.Context(), "", "free")
+		results := map[string]string{"a": "a", "b": "b", "c": "c", "d": "d", "free": "free"}
+		r.want(t, []string{"a", "d", "free", "b c"}, results)
+		if r.most != 3 {
+			t.Errorf("%d inserts at a time, want 3", r.most)
+		}
+	})
+}
+
+// While all permits are taken and a key is waited for, the next batch leaves its calls out, and the one after has them.
+func TestIntakeBatchPassesOverAKey(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newIntakeRig()
+		results := map[string]string{}
+		var batches []string
+		for i := range 9 {
+			task := fmt.Sprint("direct", i)
+			r.call(t.Context(), task, task)
+			results[task], batches = task, append(batches, task)
+		}
+		<-time.After(time.Second / 2)
+		r.call(t.Context(), "k", "slow")
+		for key, task := range map[string]string{"k": "same", "other": "folded"} {
+			r.call(t.Context(), key, task)
+			results[task] = task
+		}
+		results["slow"] = "slow"
+		r.want(t, append(batches, "slow", "folded", "same"), results)
 	})
 }
 

@@ -39,6 +39,11 @@ var story = []struct {
 	{"Connection issues, console 1", connectionIssues},
 	{"Partial or foreign schema, console 1", emptied(everything() + "drop view graphile_worker.jobs")},
 	{"Partial or foreign schema, console 2", emptied("create schema crm; create table crm.migrations (id integer, name text)")},
+	{"Partial or foreign schema, console 3", func(s *scene, b block) {
+		s.exec("", "create table public.jobs ()")
+		s.console(s.module, s.url("myapp"), b)
+		s.exec("", "drop table public.jobs")
+	}},
 	{"Versions, console 1", emptied(upTo(18) + aged)},
 	{"Versions, console 2", emptied(everything() + "insert into graphile_worker.migrations (id, breaking) values (21, true)")},
 	{"Offline, console 1", func(s *scene, b block) {

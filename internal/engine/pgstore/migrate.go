@@ -122,6 +122,9 @@ func (m *migrator) run(ctx context.Context) error {
 			if !m.mayChange(err) {
 				return m.explain(ctx, opMigrate, err)
 			}
+			if isDuplicate(err) && isDuplicate(contended) && !watch.moved {
+				return errInTheWay(m.schema, err)
+			}
 			contended = err
 			watch.contend()
 		}
@@ -147,12 +150,13 @@ func (m *migrator) mayChange(err error) bool {
 
 // isContention recognises what an installer sees when another one was faster.
 func isContention(err error) bool {
-	switch code(err) {
-	case codeUniqueViolation, codeDuplicateSchema, codeDuplicateTable, codeDuplicateObject, codeDuplicateFunction:
-		return true
-	default:
-		return false
-	}
+	return isDuplicate(err) || code(err) == codeUniqueViolation || code(err) == codeDuplicateSchema
+}
+
+// isDuplicate recognises an object in the way. An installer commits its objects with a row of the ledger: where the ledger does not
+// move, they are somebody else's.
+func isDuplicate(err error) bool {
+	return slices.Contains([]string{codeDuplicateTable, codeDuplicateObject, codeDuplicateFunction}, code(err))
 }
 
 // pause waits between two looks at the ledger.
@@ -172,6 +176,7 @@ type ledgerWatch struct {
 	highest   int
 	changed   time.Time
 	seen      bool
+	moved     bool
 	contended bool
 	waited    bool
 }
@@ -182,7 +187,7 @@ func (w *ledgerWatch) observe(state *schemaState) {
 		// The newest row may be the last one, or the one before the next.
 		w.changed = time.Now().Add(-state.age)
 	case w.highest != state.ledger.Highest:
-		w.changed = time.Now()
+		w.changed, w.moved = time.Now(), true
 	}
 	w.seen, w.highest = true, state.ledger.Highest
 }
@@ -243,14 +248,18 @@ func (m *migrator) plan(state *schemaState) (plan, error) {
 	}
 	var p plan
 	switch highest := state.ledger.Highest; {
+	case slices.Contains(state.relations, noTable):
+		return plan{}, errTaken(m.schema, []string{noTable})
+	case highest == 0 && slices.Contains(state.relations, jobsTable):
+		return plan{}, errNoLedger(m.schema, state)
 	case highest == 0 && len(state.found()) > 0:
-		return plan{}, errNoLedger(m.schema, state.found())
+		return plan{}, errTaken(m.schema, state.found())
 	case highest == 0:
 		p.fresh = true
 	case highest < migrations.Squashed:
 		return plan{}, &unfinishedError{errOlder(m.schema, state.ledger)}
 	case len(state.missing()) > 0:
-		return plan{}, errNoObjects(m.schema, state.ledger, state.missing())
+		return plan{}, errNoObjects(m.schema, state)
 	case highest < 19 && m.mode != MigrateBreaking:
 		return plan{}, &unfinishedError{errCrossesBreaking(m.schema, state.ledger)}
 	}

@@ -16,7 +16,7 @@ func (m *migrator) explain(ctx context.Context, operation string, err error) err
 	switch code(err) {
 	case codeInsufficientRights:
 		return m.explainRights(ctx, operation, err)
-	case codeUndefinedColumn, codeUndefinedFunction, codeDatatypeMismatch:
+	case codeUndefinedColumn, codeUndefinedFunction, codeDatatypeMismatch, codeOutOfRange:
 		if operation == opInspect {
 			return errLedgerShape(m.schema, err)
 		}
@@ -38,16 +38,19 @@ func (m *migrator) explain(ctx context.Context, operation string, err error) err
 }
 
 // explainStandstill returns the error of a schema that is as it is, or, if somebody else's
-// installation has stopped half-way, says so and who holds what.
+// installation may have stopped half-way, says so and who holds what.
 func (m *migrator) explainStandstill(ctx context.Context, watch ledgerWatch, err, contended error) error {
 	if unfinished, ok := errors.AsType[*unfinishedError](err); ok && (!watch.waited || watch.highest >= migrations.Squashed) {
 		return unfinished.SchemaError
 	}
+	holders, remedy := m.holders(ctx), runPeer+notPeers
+	if holders != nobody {
+		remedy = "let that session finish, or end it; then " + remedy
+	}
 	return &SchemaError{
 		Schema: m.schema,
-		Found: fmt.Sprintf("partial: another process was installing it, but the ledger has stood at revision %d for %v; %s",
-			watch.highest, m.standstill, m.holders(ctx)),
-		Remedy: "let that process finish, or end it; then " + runPeer + "; " + dropSchema(m.schema),
+		Found:  fmt.Sprintf("partial: its ledger has stood at revision %d for %v; %s", watch.highest, m.standstill, holders),
+		Remedy: remedy,
 		Err:    contended,
 	}
 }
@@ -78,6 +81,8 @@ const holdersSQL = `
     group by a.pid, a.usename, a.application_name, a.state
   ) as holders`
 
+const nobody = "nobody holds a lock on it"
+
 // holders says who holds what at this moment.
 func (m *migrator) holders(ctx context.Context) string {
 	var text string
@@ -86,7 +91,7 @@ func (m *migrator) holders(ctx context.Context) string {
 	case err != nil:
 		return "who holds it is not known: " + err.Error()
 	case text == "":
-		return "nobody holds a lock on it any more"
+		return nobody
 	default:
 		return text
 	}

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -314,6 +315,12 @@ func TestMigrateUnusable(t *testing.T) {
 			false,
 			[]string{"not Graphile Worker's", "choose another schema"},
 		},
+		{
+			"ledger of great numbers", "create schema graphile_worker; create table graphile_worker.migrations (id bigint, ts timestamptz, breaking boolean);" +
+				"insert into graphile_worker.migrations values (20260101120000, now(), false)",
+			false,
+			[]string{"not Graphile Worker's", "choose another schema", "out of range"},
+		},
 		{"a table missing", "drop table graphile_worker._private_known_crontabs", true, []string{"revision 20", "_private_known_crontabs is missing", drop}},
 		{
 			"tables missing", "drop table graphile_worker._private_jobs, graphile_worker._private_tasks cascade", true,
@@ -329,11 +336,10 @@ func TestMigrateUnusable(t *testing.T) {
 		},
 		{
 			"ledger missing", "drop table graphile_worker.migrations", true,
-			[]string{"_private_jobs", "no migration is recorded", `"graphile_worker".migrations`, drop},
+			[]string{"_private_jobs", "there is no table", `"graphile_worker".migrations`, "restore that table", drop},
 		},
-		{"ledger empty", "delete from graphile_worker.migrations", true, []string{"_private_jobs", "no migration is recorded", drop}},
-		{"both ledgers missing", "drop table graphile_worker.migrations, graphile_worker.backfill_migrations", true, []string{"no migration is recorded"}},
-		{"stranger's table", "create schema graphile_worker; create table graphile_worker.jobs (id int)", false, []string{"jobs is there", "choose another schema"}},
+		{"ledger empty", "delete from graphile_worker.migrations", true, []string{"_private_jobs", "no migration is recorded", "restore the rows", drop}},
+		{"both ledgers missing", "drop table graphile_worker.migrations, graphile_worker.backfill_migrations", true, []string{"there is no table"}},
 		{"our table missing", "drop table graphile_worker.backfill_workers", true, []string{"backfill_workers is missing", "backfill_*"}},
 		{"our ledger missing", "drop table graphile_worker.backfill_migrations", true, []string{"backfill_workers is there", "backfill_*"}},
 	} {
@@ -353,6 +359,66 @@ func TestMigrateUnusable(t *testing.T) {
 					if !strings.HasPrefix(sql, "select") {
 						t.Errorf("mode %d sent %q", mode, sql)
 					}
+				}
+			}
+		})
+	}
+}
+
+// TestMigrateFunctionMissing runs what the error says.
+func TestMigrateFunctionMissing(t *testing.T) {
+	t.Parallel()
+	conn := installed(t)
+	run(t, conn, "drop function graphile_worker.backfill_enqueue")
+	err := pgstore.Migrate(t.Context(), conn, quiet())
+	isSchemaError(t, err, "backfill_enqueue is missing", "and then: backfill migrate")
+	run(t, conn, regexp.MustCompile("DELETE [^;]*;").FindString(err.Error()))
+	migrate(t, conn, pgstore.MigrateOptions{})
+}
+
+// TestMigrateTaken is a schema of somebody else's: nothing tells its owner to drop it.
+func TestMigrateTaken(t *testing.T) {
+	t.Parallel()
+	const create = "create schema if not exists graphile_worker; "
+	for _, test := range []struct {
+		name, schema, sql string
+		complete          bool // Whether the schema is installed before.
+		want              string
+	}{
+		{"table in public", "public", "create table public.jobs (id int)", false, "taken by something else: jobs is there"},
+		{"table", migrations.DefaultSchema, create + "create table graphile_worker.jobs (id int)", false, "taken by something else: jobs is there"},
+		{"type", migrations.DefaultSchema, create + "create type graphile_worker.job_spec as enum ()", false, "taken by something else: job_spec is there"},
+		{"sequence", migrations.DefaultSchema, create + "create sequence graphile_worker.jobs_id_seq1", false, "taken by something else: jobs_id_seq1 is there"},
+		{
+			"view of migrations", migrations.DefaultSchema, create + "create view graphile_worker.migrations as select 1 as id, now() as ts, false as breaking", false,
+			"taken by something else: migrations (not a table) is there",
+		},
+		{
+			"migrations", migrations.DefaultSchema, create + "create table graphile_worker.migrations as select i as id, now() - interval '1 day' as ts, false as breaking from generate_series(1, 2) as i",
+			false, "if it is not Graphile Worker's, choose another schema",
+		},
+		{"tables beside ours", migrations.DefaultSchema, "drop view graphile_worker.jobs; create table graphile_worker.theirs ()", true, "jobs is missing"},
+		{"tables beside ours without a ledger", migrations.DefaultSchema, "drop table graphile_worker.migrations; create table graphile_worker.theirs ()", true, "restore that table"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			conn := connect(t, emptyDatabase(t))
+			if test.complete {
+				migrate(t, conn, pgstore.MigrateOptions{})
+			}
+			run(t, conn, test.sql)
+			opts := quiet()
+			opts.Schema = test.schema
+			_, err := pgstore.MissingScript(t.Context(), conn, opts)
+			errs := []error{err}
+			for _, mode := range []pgstore.MigrateMode{pgstore.MigrateAuto, pgstore.MigrateVerify} {
+				opts.Mode = mode
+				errs = append(errs, pgstore.Migrate(t.Context(), conn, opts))
+			}
+			for _, err := range errs {
+				isSchemaError(t, err, test.want)
+				if strings.Contains(err.Error(), "DROP") {
+					t.Errorf("the error drops what is not ours: %v", err)
 				}
 			}
 		})

@@ -3,6 +3,7 @@ package pgstore
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -53,7 +54,10 @@ func wrapSchema(schema, operation string, err error) error {
 }
 
 // How to get a schema made; Go options and command say the same.
-const runPeer = "run Graphile Worker 0.18's \"graphile-worker --schema-only\" on it"
+const (
+	runPeer  = "run Graphile Worker 0.18's \"graphile-worker --schema-only\" on it"
+	notPeers = "; if it is not Graphile Worker's, choose another schema"
+)
 
 func runAuto(schema string) string {
 	return "start with WithMigrations(MigrateAuto), or run: " + command(schema)
@@ -80,9 +84,12 @@ func command(schema string, flags ...string) string {
 
 var plainWord = regexp.MustCompile(`^[A-Za-z0-9_.-]+$`)
 
-// dropSchema is the remedy of last resort.
-func dropSchema(schema string) string {
-	return "if it holds nothing worth keeping, run: DROP SCHEMA " + migrations.QuoteIdentifier(schema) + " CASCADE; and start again"
+// orDrop is the remedy of last resort, for a schema that holds nothing but what is ours and Graphile Worker's.
+func (s *schemaState) orDrop(schema string) string {
+	if s.strangers || schema == "public" {
+		return ""
+	}
+	return "; if it holds nothing worth keeping, run: DROP SCHEMA " + migrations.QuoteIdentifier(schema) + " CASCADE; and start again"
 }
 
 func errServerVersion(schema string, version int) error {
@@ -105,7 +112,7 @@ func errOlder(schema string, ledger Ledger) *SchemaError {
 	return &SchemaError{
 		Schema: schema,
 		Found:  fmt.Sprintf("found revision %d of Graphile Worker's tables; backfill can go on from revision %d", ledger.Highest, migrations.Squashed),
-		Remedy: "stop the workers and " + runPeer,
+		Remedy: "stop the workers and " + runPeer + notPeers,
 	}
 }
 
@@ -118,19 +125,33 @@ func errCrossesBreaking(schema string, ledger Ledger) *SchemaError {
 	}
 }
 
-func errNoObjects(schema string, ledger Ledger, missing []string) *SchemaError {
+func errNoObjects(schema string, state *schemaState) *SchemaError {
 	return &SchemaError{
 		Schema: schema,
-		Found:  fmt.Sprintf("partial: its ledger says revision %d, but %s missing", ledger.Highest, are(missing)),
-		Remedy: "restore what is missing from a backup; " + dropSchema(schema),
+		Found:  fmt.Sprintf("partial: its ledger says revision %d, but %s missing", state.ledger.Highest, are(state.missing())),
+		Remedy: "restore what is missing from a backup" + state.orDrop(schema),
 	}
 }
 
-func errNoLedger(schema string, found []string) *SchemaError {
+// errTaken is a schema with something in it that cannot be Graphile Worker's.
+func errTaken(schema string, found []string) *SchemaError {
 	return &SchemaError{
 		Schema: schema,
-		Found:  fmt.Sprintf("partial: %s there, but no migration is recorded in %s", are(found), rendered("graphile_worker.migrations", schema)),
-		Remedy: "restore the rows of that table from a backup, or choose another schema; " + dropSchema(schema),
+		Found:  "taken by something else: " + are(found) + " there, and not Graphile Worker's",
+		Remedy: "choose another schema",
+	}
+}
+
+func errNoLedger(schema string, state *schemaState) *SchemaError {
+	ledger := rendered("graphile_worker.migrations", schema)
+	missing, restore := "there is no table "+ledger, "restore that table"
+	if slices.Contains(state.relations, ledgerTable) {
+		missing, restore = "no migration is recorded in "+ledger, "restore the rows of that table"
+	}
+	return &SchemaError{
+		Schema: schema,
+		Found:  fmt.Sprintf("partial: %s there, but %s", are(state.found()), missing),
+		Remedy: restore + " from a backup, or choose another schema" + state.orDrop(schema),
 	}
 }
 
@@ -145,7 +166,8 @@ func errOwnObjects(schema string, own int, found string) *SchemaError {
 func errOwnFunction(schema string, own int) *SchemaError {
 	there, remedy := "is there", "drop it and start again"
 	if own >= enqueueMigration {
-		there, remedy = "is missing", "restore it from own/0003_enqueue.sql, or from a backup"
+		there, remedy = "is missing", fmt.Sprintf("as the owner of the tables, run: %s and then: %s",
+			rendered("DELETE FROM graphile_worker.backfill_migrations WHERE id >= 3;", schema), command(schema))
 	}
 	return &SchemaError{
 		Schema: schema,
@@ -155,13 +177,21 @@ func errOwnFunction(schema string, own int) *SchemaError {
 	}
 }
 
+// errInTheWay is about an object that the state does not show, as an index is.
+func errInTheWay(schema string, err error) *SchemaError {
+	return &SchemaError{
+		Schema: schema, Found: "something that is not Graphile Worker's is in the way",
+		Remedy: "choose another schema, or rename what is in the way", Err: err,
+	}
+}
+
 func errLedgerShape(schema string, err error) *SchemaError {
 	return &SchemaError{
 		Schema: schema,
 		Found:  "its table migrations lacks a column, or is not Graphile Worker's",
 		Remedy: "if an old Graphile Worker made it, " + runPeer +
 			"; if it is empty, give it the columns (id integer primary key, ts timestamptz not null default now(), " +
-			"breaking boolean not null default false); if it is not Graphile Worker's, choose another schema",
+			"breaking boolean not null default false)" + notPeers,
 		Err: err,
 	}
 }

@@ -64,7 +64,8 @@ func (l Ledger) check(schema string) error {
 type schemaState struct {
 	version   int      // server_version_num
 	exists    bool     // The schema itself.
-	relations []string // Those of wireRelations and ownRelations that exist.
+	relations []string // Those of relationNames that exist.
+	strangers bool     // Whether it has tables or views besides.
 	functions []string // Those of wireFunctions that exist.
 	index     indexState
 	ledger    Ledger
@@ -108,6 +109,14 @@ var (
 	ownRelations = []string{"backfill_workers"}
 )
 
+// relationNames are the names that are ours and Graphile Worker's. A complete schema may lack the sequences.
+var relationNames = slices.Concat(
+	[]string{ledgerTable, ownLedgerTable, "jobs_id_seq1", "job_queues_id_seq", "tasks_id_seq"}, wireRelations, ownRelations,
+)
+
+// noTable is what factsSQL says of a ledger that is a view, or the like.
+const noTable = ledgerTable + " (not a table)"
+
 // enqueueFunction is made by own/0003_enqueue.sql.
 const enqueueFunction = "backfill_enqueue"
 
@@ -121,9 +130,17 @@ const factsSQL = `
     current_setting('server_version_num')::int as version,
     n.oid is not null as present,
     array(
-      select c.relname::text from pg_catalog.pg_class as c
+      select case when c.relname <> 'migrations' or c.relkind in ('r', 'p') then c.relname::text else 'migrations (not a table)' end
+      from pg_catalog.pg_class as c
       where c.relnamespace = n.oid and c.relname = any($2::text[])
+      union
+      select t.typname::text from pg_catalog.pg_type as t
+      where t.typnamespace = n.oid and t.typname = any($2::text[]) and t.typrelid = 0 and t.typelem = 0
     ) as relations,
+    exists (
+      select from pg_catalog.pg_class as c
+      where c.relnamespace = n.oid and c.relkind in ('r', 'p', 'v', 'm', 'f') and c.relname <> all($2::text[])
+    ) as strangers,
     array(
       select distinct p.proname::text from pg_catalog.pg_proc as p
       where p.pronamespace = n.oid and p.proname = any($3::text[])
@@ -206,10 +223,10 @@ func readState(ctx context.Context, db querier, schema, ledger, own string) (*sc
 	// QueryExecModeExec prepares nothing that would stay behind on the caller's connection.
 	err := db.QueryRow(ctx, migrations.Render(sql, schema), pgx.QueryExecModeExec,
 		schema,
-		slices.Concat([]string{ledgerTable, ownLedgerTable}, wireRelations, ownRelations),
+		relationNames,
 		append(slices.Clone(wireFunctions), enqueueFunction),
 		migrations.QueueIndex,
-	).Scan(&state.version, &state.exists, &state.relations, &state.functions, &state.index, &state.writable, &state.callable,
+	).Scan(&state.version, &state.exists, &state.relations, &state.strangers, &state.functions, &state.index, &state.writable, &state.callable,
 		&state.ledger.Highest, &state.ledger.Breaking, &age, &state.own)
 	if err != nil {
 		return nil, err
@@ -253,6 +270,7 @@ const minServerVersion = 120000
 
 // SQLSTATEs that the runner reacts to.
 const (
+	codeOutOfRange         = "22003"
 	codeUniqueViolation    = "23505"
 	codeInsufficientRights = "42501"
 	codeDuplicateObject    = "42710"

@@ -147,6 +147,8 @@ func migrateOptions(cmd *cli.Command) pgstore.MigrateOptions {
 func writeReport(w io.Writer, schema string, report pgstore.MigrateReport) {
 	from, to := report.From, report.To
 	switch {
+	case from == to && len(report.Files) > 0:
+		fmt.Fprintf(w, "schema %q is repaired: Graphile Worker's revision %d, backfill's %d\n", schema, to.Revision, to.Own)
 	case from == to:
 		fmt.Fprintf(w, "schema %q is up to date: Graphile Worker's revision %d, backfill's %d\n", schema, to.Revision, to.Own)
 	case from == (pgstore.SchemaVersion{}):

@@ -73,7 +73,7 @@ func TestPrintIsMigrate(t *testing.T) {
 	for _, schema := range []string{"graphile_worker", "it's \"1\";\n\\q :x $fn$ é --", "/*graphile_worker.jobs"} {
 		theirs := pgtest.Empty(t)
 		stdout, _ := command(t, 0, "migrate", "--database-url", theirs.URL, "--schema", schema)
-		says(t, stdout, "is installed", "revision 20", "ran wire/0018.sql", "ran own/0001_workers.sql")
+		says(t, stdout, "is installed", "revision 20", "ran wire/0018.sql", "ran own/0001_workers.sql", "ran own/0002_queue_index.sql")
 		want := catalog(t, connectTo(t, theirs.URL), schema)
 		if len(want) < 100 {
 			t.Fatalf("the catalog has %d lines only", len(want))
@@ -150,7 +150,8 @@ func TestVerify(t *testing.T) {
 	execute(t, conn, "drop index graphile_worker.backfill_jobs_queue_idx")
 	_, stderr = command(t, 1, "migrate", "--verify", "--database-url", db.URL)
 	says(t, stderr, "lacks its index", "without --verify")
-	command(t, 0, "migrate", "--database-url", db.URL)
+	stdout, _ = command(t, 0, "migrate", "--database-url", db.URL)
+	says(t, stdout, "is repaired", "ran own/0002_queue_index.sql")
 	command(t, 0, "migrate", "--verify", "--database-url", db.URL)
 }
 

@@ -208,6 +208,7 @@ type plan struct {
 	files []migrations.Migration
 	// fresh means that nobody can be using the tables yet.
 	fresh bool
+	index indexState
 }
 
 func (p plan) empty() bool { return len(p.files) == 0 }
@@ -218,11 +219,6 @@ func (p plan) paths() []string {
 		paths = append(paths, m.Path)
 	}
 	return paths
-}
-
-// own reports whether the plan makes tables of ours.
-func (p plan) own() bool {
-	return slices.ContainsFunc(p.files, func(m migrations.Migration) bool { return !m.Wire() })
 }
 
 // unfinishedError wraps an error for a state that an installer in progress passes through.
@@ -246,7 +242,7 @@ func (m *migrator) plan(state *schemaState) (plan, error) {
 	if err := state.ledger.check(m.schema); err != nil {
 		return plan{}, err
 	}
-	var p plan
+	p := plan{index: state.index}
 	switch highest := state.ledger.Highest; {
 	case slices.Contains(state.relations, noTable):
 		return plan{}, errTaken(m.schema, []string{noTable})

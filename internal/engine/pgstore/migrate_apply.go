@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"log/slog"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -32,17 +33,20 @@ func (m *migrator) apply(ctx context.Context) error {
 			return fmt.Errorf("%s: %w", file.Path, err)
 		}
 	}
-	if p.own() {
-		if err := m.indexEmptyTable(ctx, tx); err != nil {
+	ran := p.paths()
+	if p.index == indexMissing {
+		built, err := m.indexEmptyTable(ctx, tx)
+		if err != nil {
 			return fmt.Errorf("create index %s: %w", migrations.QueueIndex, err)
 		}
+		ran = append(ran, built...)
 	}
 	if err := tx.Commit(ctx); err != nil {
 		return fmt.Errorf("commit: %w", err)
 	}
-	m.report.Files = append(m.report.Files, p.paths()...)
+	m.report.Files = append(m.report.Files, ran...)
 	m.logger.InfoContext(ctx, "schema migrated",
-		slog.String("schema", m.schema), slog.String("files", strings.Join(p.paths(), " ")))
+		slog.String("schema", m.schema), slog.String("files", strings.Join(ran, " ")))
 	return nil
 }
 
@@ -91,29 +95,30 @@ func migrateNotification(revision int) string {
 	return fmt.Sprintf(`{"migrationNumber":%d,"breaking":%t}`, revision, migrations.Breaking(revision))
 }
 
-// indexEmptyTable builds our index at once if there are no jobs, which disturbs nobody.
-func (m *migrator) indexEmptyTable(ctx context.Context, tx pgx.Tx) error {
+// indexEmptyTable builds our index at once if there are no jobs, which disturbs nobody. It returns the files that it has run.
+func (m *migrator) indexEmptyTable(ctx context.Context, tx pgx.Tx) ([]string, error) {
 	var empty bool
 	const sql = "select not exists (select from graphile_worker._private_jobs)"
 	if err := tx.QueryRow(ctx, migrations.Render(sql, m.schema), pgx.QueryExecModeExec).Scan(&empty); err != nil || !empty {
-		return err
+		return nil, err
 	}
 	for _, statement := range indexStatements(false) {
 		if _, err := tx.Exec(ctx, migrations.Render(statement, m.schema)); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return nil
+	return []string{indexFile().Path}, nil
 }
 
-// indexStatements returns the statements of the file that builds our index, concurrently or at once.
+// indexFile is the file that builds our index.
+func indexFile() migrations.Migration {
+	own := migrations.Own()
+	return own[slices.IndexFunc(own, func(m migrations.Migration) bool { return !m.Transactional() })]
+}
+
+// indexStatements returns that file's statements, which build the index concurrently or at once.
 func indexStatements(concurrently bool) []string {
-	var statements []string
-	for _, file := range migrations.Own() {
-		if !file.Transactional() {
-			statements = append(statements, file.Statements()...)
-		}
-	}
+	statements := indexFile().Statements()
 	if !concurrently {
 		for i, statement := range statements {
 			statements[i] = strings.Replace(statement, " concurrently ", " ", 1)

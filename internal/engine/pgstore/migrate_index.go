@@ -23,7 +23,7 @@ func (m *migrator) buildIndex(ctx context.Context) error {
 	case err != nil:
 		return wrapSchema(m.schema, "build index "+migrations.QueueIndex, err)
 	case done:
-		m.report.Index = true
+		m.report.Index, m.report.Files = true, append(m.report.Files, indexFile().Path)
 		m.logger.InfoContext(ctx, "index for queues built", slog.String("schema", m.schema), slog.String("index", migrations.QueueIndex))
 	}
 	return nil

@@ -22,7 +22,7 @@ func FreshScript(schema string) (string, error) {
 			p.files = append(p.files, file)
 		}
 	}
-	return p.script(schema, indexMissing), nil
+	return p.script(schema), nil
 }
 
 // MissingScript returns the SQL that [Migrate] would run on a database with these options; "" if there is nothing to do. An index
@@ -40,11 +40,11 @@ func MissingScript(ctx context.Context, conn *pgx.Conn, opts MigrateOptions) (st
 	if err != nil {
 		return "", settled(err)
 	}
-	return p.script(m.schema, state.index), nil
+	return p.script(m.schema), nil
 }
 
 // script returns a plan as SQL text.
-func (p plan) script(schema string, index indexState) string {
+func (p plan) script(schema string) string {
 	var b strings.Builder
 	if !p.empty() {
 		b.WriteString("begin;\n")
@@ -59,8 +59,8 @@ func (p plan) script(schema string, index indexState) string {
 		}
 		b.WriteString("\ncommit;\n")
 	}
-	if !p.fresh && index != indexValid {
-		if index == indexInvalid {
+	if !p.fresh && p.index != indexValid {
+		if p.index == indexInvalid {
 			b.WriteString(migrations.Render("\n"+dropIndex+";\n", schema))
 		}
 		writeIndex(&b, schema, true)

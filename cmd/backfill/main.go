@@ -41,7 +41,7 @@ func run(ctx context.Context, arguments []string, stdout, stderr io.Writer) int 
 		Usage:          "operate a backfill job queue",
 		Writer:         stdout,
 		ErrWriter:      stderr,
-		Commands:       []*cli.Command{migrateCommand()},
+		Commands:       []*cli.Command{migrateCommand(), helpCommand()},
 		OnUsageError:   onUsageError,
 		ExitErrHandler: func(context.Context, *cli.Command, error) {}, // below
 		Action: func(_ context.Context, cmd *cli.Command) error {
@@ -63,16 +63,40 @@ func run(ctx context.Context, arguments []string, stdout, stderr io.Writer) int 
 	return exitProblem
 }
 
+// helpCommand stands in for the library's, which repeats what it does not know.
+func helpCommand() *cli.Command {
+	return &cli.Command{
+		Name: "help", Aliases: []string{"h"}, Usage: "show the help of backfill, or of a command", ArgsUsage: "[command]",
+		HideHelpCommand: true, OnUsageError: onUsageError,
+		Action: func(ctx context.Context, cmd *cli.Command) error {
+			switch name := cmd.Args().First(); {
+			case name == "":
+				return cli.ShowRootCommandHelp(cmd)
+			case cmd.Root().Command(name) == nil:
+				return usageError{errors.New("unknown command: want migrate")}
+			default:
+				return cli.ShowCommandHelp(ctx, cmd.Root(), name)
+			}
+		},
+	}
+}
+
 // usageError is a usage that cannot be understood.
 type usageError struct{ error }
 
-// onUsageError leaves out what a flag was given: it may be a URL with a password.
+// onUsageError leaves out what a flag was given, and what is not the name of a flag: it may be a URL with a password.
 func onUsageError(_ context.Context, _ *cli.Command, err error, _ bool) error {
-	if text := err.Error(); strings.HasPrefix(text, "invalid value") {
+	text := err.Error()
+	switch _, flag, undefined := strings.Cut(text, "not defined: "); {
+	case strings.HasPrefix(text, "invalid value"):
 		err = errors.New("invalid value" + text[strings.LastIndex(text, " for flag"):])
+	case undefined && strings.ContainsFunc(flag, notInFlag):
+		err = errors.New("flag provided but not defined")
 	}
 	return usageError{err}
 }
+
+func notInFlag(r rune) bool { return r != '-' && (r < 'a' || r > 'z') }
 
 const (
 	flagDatabase = "database-url"

@@ -49,6 +49,7 @@ func migrateCommand() *cli.Command {
 			&cli.StringSliceFlag{Name: flagWorker, Usage: "let the role `NAME` work and enqueue, and nothing else"},
 		),
 		DisableSliceFlagSeparator: true, // a name may have commas
+		HideHelpCommand:           true,
 		OnUsageError:              onUsageError,
 		Action:                    migrate,
 	}

@@ -167,6 +167,13 @@ func TestPasswordIsNotShown(t *testing.T) {
 			{u.String()},
 			{"migrate", "--database=" + u.String()},
 			{"migrate", "--verify=" + u.String()},
+			{"migrate", "--" + u.String()},
+			{"--" + u.String()},
+			{"help", u.String()},
+			{"help", "--" + u.String()},
+			{"help", "migrate", "--" + u.String()},
+			{"migrate", "help", u.String()},
+			{"migrate", "help", "--" + u.String()},
 		},
 	} {
 		for _, some := range arguments {

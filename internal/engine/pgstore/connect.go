@@ -1,11 +1,13 @@
 package pgstore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"os"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -28,7 +30,12 @@ func ParseURL(databaseURL string) (*pgxpool.Config, error) {
 	config, err := pgxpool.ParseConfig(databaseURL)
 	var problem string
 	if err != nil {
-		problem = withoutURL(err)
+		text := err.Error()
+		text = text[strings.LastIndexByte(text, '`')+1:] // behind the connection string
+		if parameter := parameterProblem.FindString(text); parameter != "" {
+			return nil, fmt.Errorf("the database URL cannot be used: %s", parameter)
+		}
+		problem = cmp.Or(syntaxProblem.FindString(text), notConnectionString)
 	} else {
 		problem = misread(databaseURL, config)
 	}
@@ -45,22 +52,16 @@ func ParseURL(databaseURL string) (*pgxpool.Config, error) {
 	return config, nil
 }
 
-// withoutURL says what kind of thing is wrong with a connection string, in words that cannot quote it.
-func withoutURL(err error) string {
-	text := err.Error()
-	text = text[strings.LastIndexByte(text, '`')+1:] // behind the connection string
-	for _, known := range []string{
-		"invalid port", "port numbers", "IPv6 host address", "invalid percent-encoded token", "unexpected spaces", "sslmode is invalid", "sslcertmode",
-		"unable to read CA file", "sslkey", "unable to read cert", "pool_max_conns", "pool_min_conns", "pool_", "connect_timeout",
-		"target_session_attrs", "default_query_exec_mode", "channel_binding", "protocol version", "service",
-		"separator \"=\" in URI query parameter", "unterminated quoted string",
-	} {
-		if strings.Contains(text, known) {
-			return known
-		}
-	}
-	return notConnectionString
-}
+// What pgx has against a connection string, in words that cannot quote it.
+var (
+	syntaxProblem = regexp.MustCompile(`invalid port|port numbers|IPv6 host address|invalid percent-encoded token|unexpected spaces|` +
+		`separator "=" in URI query parameter|unterminated quoted string`)
+	parameterProblem = regexp.MustCompile(`sslmode is invalid|invalid sslcertmode|unable to read CA file|unable to add CA to cert pool|` +
+		`(unable to read|failed to decode) sslkey|unable to (read|load) cert|both "sslcert" and "sslkey" are required|` +
+		`cannot parse (pool_[a-z_]+|(statement|description)_cache_capacity)|pool_max_conns too small|invalid connect_timeout|` +
+		`unknown target_session_attrs|invalid default_query_exec_mode|unknown channel_binding|` +
+		`invalid (min|max)_protocol_version|min_protocol_version cannot be greater|invalid require_auth|failed to read service`)
+)
 
 const notConnectionString = "it is not a PostgreSQL connection string"
 
@@ -76,14 +77,22 @@ func misread(databaseURL string, config *pgxpool.Config) string {
 	if !isURL || !strings.HasPrefix(databaseURL, "postgres") {
 		return ""
 	}
+	misplaced := false
 	if i := strings.IndexAny(rest, "@/"); i >= 0 && rest[i] == '@' {
 		rest = rest[i+1:]
+	} else { // a ? of the password begins a parameter that nobody knows
+		for name, value := range config.ConnConfig.RuntimeParams {
+			misplaced = misplaced || strings.Contains(value, "@") && !strings.Contains(name, ".") && !slices.Contains(mayHaveAt, name)
+		}
 	}
-	if rest, _, _ = strings.Cut(rest, "?"); strings.Contains(rest, "@") {
+	if rest, _, _ = strings.Cut(rest, "?"); misplaced || strings.Contains(rest, "@") {
 		return "there is an @ behind the host: is it, or a / before it, part of the password?"
 	}
 	return ""
 }
+
+// mayHaveAt are the server's own parameters in whose values an @ makes sense; so it does in those of extensions, which have a dot.
+var mayHaveAt = []string{"application_name", "options", "role", "search_path"}
 
 func notInParameter(r rune) bool {
 	return r != '_' && r != '.' && r != '$' && !unicode.IsLetter(r) && !unicode.IsDigit(r)
@@ -128,6 +137,8 @@ func ExplainConnect(ctx context.Context, config *pgx.ConnConfig, busy int32, err
 		hint = connectHint(config, pgErr.Code)
 	case errors.As(err, &dns):
 		hint = "check the host name"
+	case isTLS(err):
+		hint = "set sslmode and sslrootcert in the connection string to what the server has, or set up TLS there"
 	case errors.Is(err, context.DeadlineExceeded) && busy > 0:
 		hint = fmt.Sprintf("all %d connections of the pool were in use for %v", busy, ConnectTimeout)
 	case errors.Is(err, context.DeadlineExceeded):
@@ -136,6 +147,11 @@ func ExplainConnect(ctx context.Context, config *pgx.ConnConfig, busy int32, err
 		hint = fmt.Sprintf("check that PostgreSQL runs there: pg_isready -h %s -p %d", config.Host, config.Port)
 	}
 	return fmt.Errorf("connect to PostgreSQL at %s: %w (%s)", where, rootCause(config, err), hint)
+}
+
+// isTLS recognises a server that does not do TLS, or shows a certificate that is not accepted.
+func isTLS(err error) bool {
+	return strings.Contains(err.Error(), "server refused TLS") || strings.Contains(err.Error(), "x509: ")
 }
 
 func connectHint(config *pgx.ConnConfig, code string) string {
@@ -185,6 +201,16 @@ func rootCause(config *pgx.ConnConfig, err error) error {
 		return op.Err
 	case errors.Is(err, context.DeadlineExceeded):
 		return context.DeadlineExceeded
+	case isTLS(err):
+		if tries, ok := errors.AsType[interface {
+			error
+			Unwrap() []error
+		}](err); ok {
+			err = tries.Unwrap()[0]
+		}
+		for inner := err; inner != nil; inner = errors.Unwrap(inner) {
+			err = inner
+		}
 	}
 	return err
 }

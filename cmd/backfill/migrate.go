@@ -34,7 +34,10 @@ that is a new schema, in one transaction: on a schema that is there already it f
 It then connects to nothing, and DATABASE_URL does not count. With --database-url it is what this database lacks. What gives
 roles their rights stands behind it, and can be run again.
 
-   backfill migrate --print | psql -X -v ON_ERROR_STOP=1 -f - DATABASE`
+   backfill migrate --print | psql -X -v ON_ERROR_STOP=1 -f - DATABASE
+
+--verify goes with neither --print nor --breaking. Exit codes: 0, all is well; 1, it did not work, or --verify misses something;
+2, a usage that cannot be understood, which includes names that no schema or role can have.`
 
 func migrateCommand() *cli.Command {
 	return &cli.Command{
@@ -60,6 +63,9 @@ func migrate(ctx context.Context, cmd *cli.Command) error {
 	if cmd.Args().Present() {
 		return usageError{errors.New("migrate takes flags only: pass the database as --database-url")}
 	}
+	if err := checkNames(cmd); err != nil {
+		return usageError{err}
+	}
 	verify, show := cmd.Bool(flagVerify), cmd.Bool(flagPrint)
 	switch {
 	case verify && show:
@@ -77,19 +83,41 @@ func migrate(ctx context.Context, cmd *cli.Command) error {
 	var report pgstore.MigrateReport
 	opts := migrateOptions(cmd)
 	opts.Report = &report
+	if err := checkRoles(ctx, cmd, conn); err != nil { // before anything is changed
+		return err
+	}
 	if err := pgstore.Migrate(ctx, conn, opts); err != nil {
 		return err
 	}
+	var problems []error
 	if !report.Index && verify {
-		return fmt.Errorf("schema %q lacks its index for queues, or it is invalid: run this command as the owner of the tables, without --verify", opts.Schema)
+		problems = append(problems, fmt.Errorf("schema %q lacks its index for queues, or it is invalid: "+
+			"run this command as the owner of the tables, without --verify", opts.Schema))
+	} else {
+		writeReport(cmd.Root().Writer, opts.Schema, report)
 	}
-	writeReport(cmd.Root().Writer, opts.Schema, report)
 	for _, r := range roles(cmd) {
-		if err := grantRole(ctx, cmd, conn, r); err != nil {
-			return err
-		}
+		problems = append(problems, grantRole(ctx, cmd, conn, r))
 	}
-	return nil
+	return errors.Join(problems...)
+}
+
+// checkNames refuses what cannot be the name of a schema or a role.
+func checkNames(cmd *cli.Command) error {
+	problems := []error{pgstore.CheckSchemaName(cmd.String(flagSchema))}
+	for _, r := range roles(cmd) {
+		problems = append(problems, pgstore.CheckRoleName(r.name))
+	}
+	return errors.Join(problems...)
+}
+
+// checkRoles says which roles there are not.
+func checkRoles(ctx context.Context, cmd *cli.Command, conn *pgx.Conn) error {
+	var problems []error
+	for _, r := range roles(cmd) {
+		problems = append(problems, pgstore.CheckRole(ctx, conn, r.name))
+	}
+	return errors.Join(problems...)
 }
 
 // role is a role that the flags name.
@@ -176,7 +204,9 @@ func printSQL(ctx context.Context, cmd *cli.Command) error {
 			return connectErr
 		}
 		defer conn.Close(context.WithoutCancel(ctx))
-		script, err = pgstore.MissingScript(ctx, conn, opts)
+		if script, err = pgstore.MissingScript(ctx, conn, opts); err == nil {
+			err = checkRoles(ctx, cmd, conn)
+		}
 	}
 	if err != nil {
 		return err
@@ -186,11 +216,7 @@ func printSQL(ctx context.Context, cmd *cli.Command) error {
 	}
 	scripts := []string{script}
 	for _, r := range roles(cmd) {
-		rights, err := pgstore.RoleScript(opts.Schema, r.name, r.kind)
-		if err != nil {
-			return err
-		}
-		scripts = append(scripts, rights)
+		scripts = append(scripts, pgstore.RoleScript(opts.Schema, r.name, r.kind))
 	}
 	_, err = io.WriteString(cmd.Root().Writer, strings.Join(scripts, "\n"))
 	return err

@@ -192,12 +192,12 @@ func TestUsage(t *testing.T) {
 		"choose one":         {"migrate", "--verify", "--print"},
 		"leave --breaking":   {"migrate", "--verify", "--breaking"},
 		"not defined: -nope": {"migrate", "--nope"},
+		"name is empty":      {"migrate", "--database-url", "postgres://127.0.0.1:1/nowhere", "--schema", ""},
+		"pg_":                {"migrate", "--print", "--schema", "pg_x"},
 	} {
 		_, stderr := command(t, 2, arguments...)
 		says(t, stderr, want)
 	}
-	_, stderr := command(t, 1, "migrate", "--print", "--schema", "pg_x")
-	says(t, stderr, "pg_")
 	stdout, _ := command(t, 0, "help", "migrate")
-	says(t, stdout, "--print", "DATABASE_URL")
+	says(t, stdout, "--print", "DATABASE_URL", "Exit codes", "neither --print nor --breaking")
 }

@@ -201,6 +201,27 @@ func TestPrintedRights(t *testing.T) {
 	}
 }
 
+// All that is wrong with roles is said at once, and before anything is installed.
+func TestRolesAreChecked(t *testing.T) {
+	t.Parallel()
+	db := pgtest.Empty(t)
+	role, other := newLogin(t, db), newLogin(t, db)
+	_, stderr := command(t, 2, "migrate", "--database-url", "postgres://127.0.0.1:1/nowhere", "--schema", "pg_x", "--enqueue-role", "none", "--worker-role", "public")
+	says(t, stderr, `"pg_x"`, `"none"`, `"public"`)
+	for _, mode := range []string{"--breaking", "--verify"} {
+		_, stderr = command(t, 1, "migrate", mode, "--database-url", db.URL, "--enqueue-role", "nope", "--worker-role", "nor this")
+		says(t, stderr, `there is no role "nope"`, `there is no role "nor this"`)
+	}
+	if got := list(t, connectTo(t, db.URL), "select nspname::text from pg_namespace where nspname = 'graphile_worker'"); len(got) > 0 {
+		t.Error("the schema was installed")
+	}
+	command(t, 0, "migrate", "--database-url", db.URL)
+	_, stderr = command(t, 1, "migrate", "--print", "--database-url", db.URL, "--worker-role", "nope")
+	says(t, stderr, `there is no role "nope"`)
+	_, stderr = command(t, 1, "migrate", "--verify", "--database-url", db.URL, "--enqueue-role", role.name, "--worker-role", other.name)
+	says(t, stderr, fmt.Sprintf("%q lacks rights", role.name), fmt.Sprintf("%q lacks rights", other.name))
+}
+
 func TestRightsRefused(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
@@ -208,10 +229,10 @@ func TestRightsRefused(t *testing.T) {
 	for _, flag := range []string{"--enqueue-role", "--worker-role"} {
 		_, stderr := command(t, 1, "migrate", "--database-url", db.URL, flag, "no, such")
 		says(t, stderr, `there is no role "no, such"`, `CREATE ROLE "no, such"`)
-		for _, everybody := range []string{"public", "none", ""} {
-			_, stderr = command(t, 1, "migrate", "--database-url", db.URL, flag, everybody)
+		for _, everybody := range []string{"public", "none", "", strings.Repeat("x", 64)} {
+			_, stderr = command(t, 2, "migrate", "--database-url", db.URL, flag, everybody)
 			says(t, stderr, "role name")
-			_, stderr = command(t, 1, "migrate", "--print", flag, everybody)
+			_, stderr = command(t, 2, "migrate", "--print", flag, everybody)
 			says(t, stderr, "role name")
 		}
 		_, stderr = command(t, 1, "migrate", "--verify", "--database-url", db.URL, flag, role.name)

@@ -94,8 +94,8 @@ func policyName(role string) string {
 
 const maxNameBytes = 63
 
-// checkRoleName refuses names that cannot be a role's, or stand for everybody.
-func checkRoleName(role string) error {
+// CheckRoleName refuses names that cannot be a role's, or stand for everybody.
+func CheckRoleName(role string) error {
 	switch {
 	case role == "" || len(role) > maxNameBytes || strings.ContainsRune(role, 0) || !utf8.ValidString(role):
 		return fmt.Errorf("role name %q: want 1 to %d bytes of UTF-8", role, maxNameBytes)
@@ -106,12 +106,22 @@ func checkRoleName(role string) error {
 	}
 }
 
+// CheckRole returns an error if there is no such role.
+func CheckRole(ctx context.Context, conn *pgx.Conn, role string) error {
+	var there bool
+	const sql = "select exists (select from pg_catalog.pg_roles where rolname = $1)"
+	if err := conn.QueryRow(ctx, sql, pgx.QueryExecModeExec, role).Scan(&there); err != nil {
+		return fmt.Errorf("look for role %q: %w", role, err)
+	}
+	if !there {
+		return fmt.Errorf("there is no role %q: create it, as in: CREATE ROLE %s LOGIN PASSWORD '…';", role, migrations.QuoteIdentifier(role))
+	}
+	return nil
+}
+
 // RoleScript returns the SQL that gives a role its rights. It can be run again. A policy locks its table for a moment: one at a
 // time, because workers and enqueuers, who lock the same tables in their own order, could be waiting for another.
-func RoleScript(schema, role string, kind RoleKind) (string, error) {
-	if err := checkRoleName(role); err != nil {
-		return "", err
-	}
+func RoleScript(schema, role string, kind RoleKind) string {
 	var b strings.Builder
 	for _, r := range kind.rights() {
 		statement := r.statement(schema, role)
@@ -120,14 +130,11 @@ func RoleScript(schema, role string, kind RoleKind) (string, error) {
 		}
 		b.WriteString(statement + "\n")
 	}
-	return b.String(), nil
+	return b.String()
 }
 
 // GrantRole gives a role the rights that it lacks, and returns the statements that it ran. With verify it only returns them.
 func GrantRole(ctx context.Context, conn *pgx.Conn, schema, role string, kind RoleKind, verify bool) ([]string, error) {
-	if err := checkRoleName(role); err != nil {
-		return nil, err
-	}
 	lacks, err := roleLacks(ctx, conn, schema, role, kind)
 	if err != nil || len(lacks) == 0 || verify {
 		return lacks, err
@@ -213,15 +220,7 @@ func roleLacks(ctx context.Context, conn *pgx.Conn, schema, role string, kind Ro
 		return nil, wrapSchema(schema, "look at the rights of a role", err)
 	}
 	lacking, err := pgx.CollectRows(rows, pgx.RowTo[int])
-	switch {
-	case code(err) == codeUndefinedObject:
-		return nil, &SchemaError{
-			Schema: schema,
-			Found:  fmt.Sprintf("there is no role %q", role),
-			Remedy: "create it, as in: CREATE ROLE " + migrations.QuoteIdentifier(role) + " LOGIN PASSWORD '…';",
-			Err:    err,
-		}
-	case err != nil:
+	if err != nil {
 		return nil, wrapSchema(schema, "look at the rights of a role", err)
 	}
 	statements := make([]string, len(lacking))

@@ -275,7 +275,6 @@ const (
 	codeInsufficientRights = "42501"
 	codeDuplicateObject    = "42710"
 	codeUndefinedColumn    = "42703"
-	codeUndefinedObject    = "42704"
 	codeDuplicateFunction  = "42723"
 	codeDatatypeMismatch   = "42804"
 	codeUndefinedFunction  = "42883"

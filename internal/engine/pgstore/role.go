@@ -126,7 +126,7 @@ func RoleScript(schema, role string, kind RoleKind) string {
 	for _, r := range kind.rights() {
 		statement := r.statement(schema, role)
 		if r.kind == "policy" {
-			statement = "begin; " + statement + " commit;"
+			statement = "begin; set local client_min_messages = warning; " + statement + " commit;"
 		}
 		b.WriteString(statement + "\n")
 	}

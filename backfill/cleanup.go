@@ -29,7 +29,8 @@ type CleanupReport struct{ FailedJobs, TaskNames, QueueNames int }
 //
 // Names are deleted under a lock that keeps everybody from enqueuing and claiming, for the time that it takes to look at all
 // jobs, 2 seconds at most. It is tried for 50 ms once a second, so that nobody waits long, and given up after a minute in which
-// there always was an open transaction that had enqueued. The report is not nil also when there is an error.
+// there always was an open transaction that had enqueued. Only the owner of the tables may delete them. The report is not nil
+// also when there is an error.
 func (c *Client) Cleanup(ctx context.Context, cleanup Cleanup) (*CleanupReport, error) {
 	report := &CleanupReport{}
 	if !cleanup.FailedJobs && !cleanup.TaskNames && !cleanup.QueueNames {

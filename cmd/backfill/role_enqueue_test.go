@@ -102,6 +102,29 @@ func TestEnqueueRole(t *testing.T) {
 
 	_, err = backfill.RunOnce(t.Context(), registry, backfill.WithClient(client))
 	says(t, fmt.Sprint(err), "may not work", "backfill migrate --worker-role "+shellWord(role.name))
+	for what, err := range administer(t, client) {
+		says(t, what+": "+fmt.Sprint(err), "42501", "may not ")
+		if !strings.HasPrefix(what, "names") {
+			says(t, what+": "+fmt.Sprint(err), "backfill migrate --worker-role "+shellWord(role.name))
+		}
+	}
+}
+
+// administer calls what operators call.
+func administer(t *testing.T, client *backfill.Client) map[string]error {
+	t.Helper()
+	ctx, errs := t.Context(), map[string]error{}
+	_, errs["complete"] = client.CompleteJobs(ctx, 999)
+	_, errs["fail"] = client.FailJobs(ctx, "", 999)
+	_, errs["reschedule"] = client.RescheduleJobs(ctx, backfill.Reschedule{Attempts: new(0)}, 999)
+	_, errs["remove"] = client.RemoveJob(ctx, "no such key")
+	_, errs["force unlock"] = client.ForceUnlock(ctx, "nobody")
+	_, errs["unlock worker"] = client.UnlockWorker(ctx, "nobody")
+	_, errs["release"] = client.ReleaseStaleLocks(ctx)
+	_, errs["failed jobs"] = client.Cleanup(ctx, backfill.Cleanup{FailedJobs: true})
+	_, errs["names of tasks"] = client.Cleanup(ctx, backfill.Cleanup{TaskNames: true})
+	_, errs["names of queues"] = client.Cleanup(ctx, backfill.Cleanup{QueueNames: true})
+	return errs
 }
 
 // enqueueKeyed replaces, preserves and deduplicates a job; what others enqueued is not shown.

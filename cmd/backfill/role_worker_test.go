@@ -67,6 +67,14 @@ func TestWorkerRole(t *testing.T) {
 	if want := []string{`{"n":2} 1 broken`, `{"n":3} 25 broken`, `{"n":4} 0 -`}; !slices.Equal(left, want) {
 		t.Errorf("rows that are left = %q, want %q", left, want)
 	}
+	execute(t, connectTo(t, db.URL), "select graphile_worker.add_job('unused', queue_name := 'unused', job_key := 'k'), graphile_worker.remove_job('k')")
+	for what, err := range administer(t, client) {
+		if strings.HasPrefix(what, "names") {
+			says(t, what+": "+fmt.Sprint(err), "may not delete ", "only the owner", "42501")
+		} else if err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
 	cannotAdminister(t, db, role)
 }
 

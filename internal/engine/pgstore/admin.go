@@ -15,6 +15,7 @@ import (
 // Admin does what operators ask for, on a client's pool.
 type Admin struct {
 	pool      *pgxpool.Pool
+	settings  Settings
 	texts     *texts
 	queries   *query.Queries
 	lockTries int // maxTries, except in tests
@@ -23,12 +24,13 @@ type Admin struct {
 // NewAdmin returns an Admin on a client's pool.
 func NewAdmin(pool *pgxpool.Pool, schema string) *Admin {
 	texts := newTexts(schema)
-	return &Admin{pool: pool, texts: texts, queries: texts.queries(pool), lockTries: maxTries}
+	return &Admin{pool: pool, settings: SettingsOf(pool, schema), texts: texts, queries: texts.queries(pool), lockTries: maxTries}
 }
 
 // Unlock declares a worker dead and releases everything that it has locked. It returns how many jobs and queues that were. Rows that
 // somebody else has locked at this moment are left out, and so are the queues of such jobs.
 func (a *Admin) Unlock(ctx context.Context, workerID string) (jobs, queues int, err error) {
+	defer func() { err = a.settings.explainWork(err) }()
 	// First the tombstone: a claim that is in flight commits before it or finds it, and is seen by what follows (R4).
 	if err := a.queries.RetireWorker(ctx, workerID); err != nil {
 		return 0, 0, fmt.Errorf("declare worker %s dead: %w", workerID, err)
@@ -45,7 +47,8 @@ func (a *Admin) Unlock(ctx context.Context, workerID string) (jobs, queues int, 
 
 // Sweep is engine.Store's.
 func (a *Admin) Sweep(ctx context.Context) (jobs, queues int, err error) {
-	return sweep(ctx, a.queries)
+	jobs, queues, err = sweep(ctx, a.queries)
+	return jobs, queues, a.settings.explainWork(err)
 }
 
 // sweep releases jobs and queues whose locks are stale, except for rows that somebody else has locked at this moment.
@@ -108,7 +111,8 @@ func (a *Admin) ForceUnlock(ctx context.Context, lockedBy []string) (jobs []*eng
 func (a *Admin) jobs(ctx context.Context, db query.DBTX, text string, args ...any) ([]*engine.Job, error) {
 	rows, err := db.Query(ctx, a.texts.render(text), args...)
 	if err != nil {
-		return nil, err
+		return nil, a.settings.explainWork(err)
 	}
-	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (*engine.Job, error) { return scanJob(row) })
+	jobs, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*engine.Job, error) { return scanJob(row) })
+	return jobs, a.settings.explainWork(err)
 }

@@ -32,7 +32,7 @@ func (a *Admin) DeleteFailed(ctx context.Context) (jobs int, err error) {
 	for {
 		deleted, err := a.queries.DeleteFailedJobs(ctx, last)
 		if err != nil {
-			return jobs, fmt.Errorf("delete failed jobs: %w", err)
+			return jobs, a.settings.explainWork(fmt.Errorf("delete failed jobs: %w", err))
 		}
 		if deleted.Jobs == 0 {
 			return jobs, nil
@@ -58,6 +58,9 @@ func (a *Admin) deleteNames(
 	ctx context.Context, what string, lock func(*query.Queries, context.Context) error, unused func() ([]int32, error),
 	remove func(*query.Queries, context.Context, []int32) (int64, error),
 ) (names int, err error) {
+	defer func() {
+		err = a.settings.explain(err, "delete "+what, "only the owner of its tables may: do it on a connection of that role")
+	}()
 	for tries := 0; ; {
 		ids, err := unused()
 		if err != nil {

@@ -168,17 +168,16 @@ func GrantRole(ctx context.Context, conn *pgx.Conn, schema, role string, kind Ro
 
 var errNotGranted = errors.New("no privileges were granted")
 
-// explainWork adds to a refusal what lets a role work.
+// explainWork adds to a refusal what lets a role work, or do what an operator does.
 func (s Settings) explainWork(err error) error {
+	return s.explain(err, "work or change its jobs", "as the owner of its tables, run: "+command(s.Schema, WorkerRole.flag(), s.config.User))
+}
+
+func (s Settings) explain(err error, what, remedy string) error {
 	if code(err) != codeInsufficientRights {
 		return err
 	}
-	return &SchemaError{
-		Schema: s.Schema,
-		Found:  fmt.Sprintf("role %q may not work its jobs", s.config.User),
-		Remedy: "as the owner of its tables, run: " + command(s.Schema, WorkerRole.flag(), s.config.User),
-		Err:    err,
-	}
+	return &SchemaError{Schema: s.Schema, Found: fmt.Sprintf("role %q may not %s", s.config.User, what), Remedy: remedy, Err: err}
 }
 
 // lacksSQL asks which of a list of rights a role lacks.

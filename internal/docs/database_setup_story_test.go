@@ -32,6 +32,13 @@ var story = []struct {
 	{"Development and production, sql 1", func(s *scene, b block) { s.exec("", b.text) }},
 	{"Permission errors, console 2", func(s *scene, b block) { s.console(s.module, s.url("myapp_web"), b) }},
 	{"Development and production, console 3", func(s *scene, b block) { s.console(s.module, s.url("myapp"), b) }},
+	{"Development and production, sql 2", readsTheView},
+	{"Development and production, sql 3", func(s *scene, b block) {
+		s.exec("", b.text)
+		if left := s.value("select count(*)::text from pg_policy"); left != "0" {
+			s.t.Errorf("%s policies are left", left)
+		}
+	}},
 	{"Permission errors, console 1", func(s *scene, b block) {
 		s.exec("", dropSchema)
 		s.console(s.module, s.url("myapp_web"), b)
@@ -100,6 +107,18 @@ func everything() string {
 		}
 	}
 	return text
+}
+
+// readsTheView sees in the view the jobs of others.
+func readsTheView(s *scene, b block) {
+	s.exec("", b.text)
+	s.exec("myapp", "select graphile_worker.add_job('seen')")
+	s.within("myapp_stats", func(conn *pgx.Conn) {
+		var task string
+		if err := conn.QueryRow(s.t.Context(), "select task_identifier from graphile_worker.jobs").Scan(&task); err != nil || task != "seen" {
+			s.t.Errorf("the role sees a job of task %q, %v", task, err)
+		}
+	})
 }
 
 // structure runs the query, and compares the columns that the page lists with those that there are.

@@ -101,34 +101,45 @@ func newScene(t *testing.T, page string, snippets []string) *scene {
 	return s
 }
 
-// writeModule writes a module that requires this one, with the versions of its dependencies.
+// writeModule writes a module that requires this one, as users do who have no tool of it.
 func (s *scene) writeModule(snippets []string) {
 	s.t.Helper()
 	clone, err := filepath.Abs(root)
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	for _, name := range []string{"go.mod", "go.sum"} {
-		content, err := os.ReadFile(filepath.Join(clone, name))
-		if err != nil {
-			s.t.Fatal(err)
-		}
-		text := strings.Replace(string(content), "module github.com/backfillhq/go\n", "module example.com/myapp\n\n"+
-			"require github.com/backfillhq/go v0.0.0\n\nreplace github.com/backfillhq/go => "+clone+"\n", 1)
-		write(s.t, filepath.Join(s.module, name), text)
+	write(s.t, filepath.Join(s.module, "snippets/snippets.go"), asPackage(snippets)+s.methods())
+	for _, command := range []string{
+		"go mod init example.com/myapp", "go mod edit -require=github.com/backfillhq/go@v0.0.0 -replace=github.com/backfillhq/go=" + clone,
+		"go mod tidy", "go build ./...",
+	} {
+		run(s.t, s.module, command)
 	}
-	write(s.t, filepath.Join(s.module, "snippets/snippets.go"), asPackage(snippets))
-	run(s.t, s.module, "go build ./...")
+}
+
+// methods is Go that compiles if a client has the methods that the page names.
+func (s *scene) methods() (text string) {
+	s.t.Helper()
+	_, list, _ := strings.Cut(s.page, "by the client's methods only (")
+	list, _, _ = strings.Cut(list, "…)")
+	names := regexp.MustCompile("`(.+?)`").FindAllStringSubmatch(list, -1)
+	if len(names) < 5 {
+		s.t.Fatalf("the page names the methods %q", names)
+	}
+	for _, name := range names {
+		text += "\nvar _ = (*backfill.Client)." + name[1] + "\n"
+	}
+	return text
 }
 
 // useTool makes the command of consoles the one that the module has as a tool, in the way that the page has.
 func (s *scene) useTool() {
 	s.t.Helper()
-	const way = "go mod edit -tool=github.com/backfillhq/go/cmd/backfill"
-	if !strings.Contains(s.page, way) {
-		s.t.Fatalf("the page does not say: %s", way)
+	_, way, _ := strings.Cut(s.page, "`go tool backfill …`, after")
+	way, _, _ = strings.Cut(way, ". ")
+	for _, command := range regexp.MustCompile("`(.+?)`").FindAllStringSubmatch(way, -1) {
+		run(s.t, s.module, command[1])
 	}
-	run(s.t, s.module, way)
 	tool := exec.CommandContext(s.t.Context(), "go", "tool", "-n", "backfill")
 	tool.Dir = s.module
 	path, err := tool.Output()
@@ -149,7 +160,7 @@ func copyFolder(t *testing.T, from, to string) {
 
 // cleanUp removes what does not end with a server that is not ours.
 func (s *scene) cleanUp() {
-	for _, statement := range []string{"drop database if exists myapp", "drop role if exists myapp_web, myapp_jobs, myapp"} {
+	for _, statement := range []string{"drop database if exists myapp", "drop role if exists myapp_web, myapp_jobs, myapp_stats, myapp"} {
 		if _, err := s.admin.Exec(context.Background(), s.named(statement)); err != nil {
 			s.t.Error(err)
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -23,6 +24,7 @@ type Client struct {
 	intake   *engine.Intake
 	nudger   *engine.Nudger
 	nudges   *pgstore.Nudges
+	closed   atomic.Bool
 }
 
 var _ Enqueuer = (*Client)(nil)
@@ -46,6 +48,9 @@ func Open(ctx context.Context, databaseURL string, opts ...ClientOption) (*Clien
 	client, err := newClient(ctx, pool, config)
 	if err != nil {
 		pool.Close()
+		if databaseURL == "" && !pgstore.EnvironmentConfigured() {
+			err = fmt.Errorf("%w; the database URL was empty: %s", err, howToConfigure)
+		}
 		return nil, fmt.Errorf("open client: %w", err)
 	}
 	client.owned = true
@@ -106,6 +111,7 @@ func migrate(ctx context.Context, pool *pgxpool.Pool, config clientConfig) (pgst
 
 // Close waits for the notification that is on its way, and closes the client's connections. Stop the client's workers first.
 func (c *Client) Close() {
+	c.closed.Store(true)
 	c.nudger.Close()
 	c.nudges.Close(context.Background())
 	if c.owned {

@@ -79,6 +79,24 @@ func TestOpenClosesItsPool(t *testing.T) {
 	}
 }
 
+func TestClosedClientRunsNoWorker(t *testing.T) {
+	t.Parallel()
+	client, err := backfill.NewClient(t.Context(), pgtest.New(t).Pool())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, registry := taskOf("send_email", func(context.Context, mailArgs) error { return nil })
+	worker, err := client.NewWorker(registry)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client.Close()
+	_, err = worker.RunOnce(t.Context())
+	wantError(t, err, "the client was closed")
+	_, err = backfill.RunOnce(t.Context(), registry, backfill.WithClient(client))
+	wantError(t, err, "the client was closed")
+}
+
 func TestNewClientLeavesThePoolOpen(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)

@@ -292,7 +292,10 @@ func TestRunByTheEnvironment(t *testing.T) {
 	ran := 0
 	task, registry := taskOf("send_email", func(context.Context, mailArgs) error { ran++; return nil })
 	_, err := backfill.RunOnce(t.Context(), registry)
-	wantError(t, err, "no database is configured: set DATABASE_URL=postgres://user:password@host:5432/database, or PGHOST")
+	wantError(t, err, "run: no database is configured: set DATABASE_URL=postgres://user:password@host:5432/database, or PGHOST")
+	t.Setenv("PGPORT", "1") // where nobody is
+	_, err = backfill.Open(t.Context(), "")
+	wantError(t, err, "; the database URL was empty: set DATABASE_URL=postgres://user:password@host:5432/database, or PGHOST")
 	err = backfill.Run(t.Context(), backfill.NewRegistry(backfill.Require("Handlers.Mailer", false)), backfill.WithConcurrency(0),
 		backfill.WithSchema(""), backfill.WithLogger(nil))
 	for _, want := range []string{

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/backfillhq/go/internal/engine/pgstore"
 )
@@ -29,8 +30,8 @@ func RunOnce(ctx context.Context, r *Registry, opts ...RunOption) (*Report, erro
 
 func withWorker(ctx context.Context, r *Registry, opts []RunOption, run func(*Worker) error) error {
 	config := newRunConfig(opts)
-	if err := config.check(r); err != nil {
-		return fmt.Errorf("run:\n%w", err)
+	if err := joinProblems("run", config.check(r)); err != nil {
+		return err
 	}
 	client := config.client
 	if client == nil {
@@ -49,7 +50,7 @@ func withWorker(ctx context.Context, r *Registry, opts []RunOption, run func(*Wo
 }
 
 // check reports everything that can be wrong before there is a connection.
-func (c runConfig) check(r *Registry) error {
+func (c runConfig) check(r *Registry) []error {
 	problems := newWorkerConfig(c.forWork).problems
 	if c.existing {
 		if c.client == nil {
@@ -68,9 +69,23 @@ func (c runConfig) check(r *Registry) error {
 			}
 		}
 		if os.Getenv("DATABASE_URL") == "" && !pgstore.EnvironmentConfigured() {
-			problems = append(problems, errors.New("no database is configured: set DATABASE_URL=postgres://user:password@host:5432/database, "+
-				"or PGHOST and its like, or pass WithClient"))
+			problems = append(problems, errors.New("no database is configured: "+howToConfigure+", or pass WithClient"))
 		}
 	}
-	return errors.Join(append(problems, r.problems())...)
+	return append(problems, r.problems())
+}
+
+const howToConfigure = "set DATABASE_URL=postgres://user:password@host:5432/database, or PGHOST and its like"
+
+// joinProblems makes one error of those that are not nil: in one line if it is one, each on its own behind the operation if not.
+func joinProblems(operation string, problems []error) error {
+	err := errors.Join(problems...)
+	switch {
+	case err == nil:
+		return nil
+	case strings.Contains(err.Error(), "\n"):
+		return fmt.Errorf("%s:\n%w", operation, err)
+	default:
+		return fmt.Errorf("%s: %w", operation, err)
+	}
 }

@@ -3,7 +3,6 @@ package backfill
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 	"time"
 
@@ -34,8 +33,8 @@ func (c *Client) NewWorker(r *Registry, opts ...WorkerOption) (*Worker, error) {
 	}
 	config.problems = append(config.problems, r.problems())
 	schedule, err := config.schedule(r)
-	if err := errors.Join(append(config.problems, err)...); err != nil {
-		return nil, fmt.Errorf("new worker:\n%w", err)
+	if err := joinProblems("new worker", append(config.problems, err)); err != nil {
+		return nil, err
 	}
 	return &Worker{client: c, registry: r, config: config, schedule: schedule}, nil
 }
@@ -62,6 +61,9 @@ func (w *Worker) RunOnce(ctx context.Context) (*Report, error) {
 }
 
 func (w *Worker) run(ctx context.Context, once bool) error {
+	if w.client.closed.Load() {
+		return errors.New("run worker: the client was closed: close it when its workers have stopped")
+	}
 	store, err := pgstore.Open(ctx, w.client.settings())
 	if err != nil {
 		return err

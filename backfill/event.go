@@ -1,7 +1,6 @@
 package backfill
 
 import (
-	"fmt"
 	"time"
 
 	"github.com/backfillhq/go/internal/engine"
@@ -23,8 +22,8 @@ type Event struct {
 	Duration time.Duration // EventFinished, EventFailed and EventSnoozed: how long the handler ran
 }
 
-// EventKind tells events apart.
-type EventKind int
+// EventKind tells events apart. It is the name of its constant: "claim_error" for EventClaimError.
+type EventKind string
 
 // The kinds of event.
 const (
@@ -51,39 +50,6 @@ const (
 	EventDraining   = EventKind(engine.EventDraining)   // the worker stops; Count jobs are running
 	EventStopped    = EventKind(engine.EventStopped)    // the worker has stopped
 )
-
-// String returns the kind as in the name of its constant: "claim_error" for EventClaimError.
-func (k EventKind) String() string {
-	if name, ok := eventNames[k]; ok {
-		return name
-	}
-	return fmt.Sprintf("event_%d", int(k))
-}
-
-var eventNames = map[EventKind]string{
-	EventStarted:    "started",
-	EventListening:  "listening",
-	EventDisrupted:  "disrupted",
-	EventPolled:     "polled",
-	EventWoken:      "woken",
-	EventClaimed:    "claimed",
-	EventClaimError: "claim_error",
-	EventStart:      "start",
-	EventFinished:   "finished",
-	EventFailed:     "failed",
-	EventSnoozed:    "snoozed",
-	EventCompleted:  "completed",
-	EventRecorded:   "recorded",
-	EventReturned:   "returned",
-	EventFlushError: "flush_error",
-	EventBusy:       "busy",
-	EventLeaseLost:  "lease_lost",
-	EventFenced:     "fenced",
-	EventSwept:      "swept",
-	EventScheduled:  "scheduled",
-	EventDraining:   "draining",
-	EventStopped:    "stopped",
-}
 
 // newEvent converts an event of the engine.
 func newEvent(e engine.Event) Event {

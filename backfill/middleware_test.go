@@ -3,6 +3,9 @@ package backfill_test
 import (
 	"context"
 	"errors"
+	"os"
+	"regexp"
+	"strings"
 	"testing"
 	"time"
 
@@ -105,23 +108,30 @@ func TestEvent(t *testing.T) {
 	}
 }
 
-// Every kind that the engine has is public and has a name of its own.
+// Every kind that the engine has is public, and its value is the name of its constant.
 func TestEventKinds(t *testing.T) {
 	t.Parallel()
-	names := map[string]bool{}
-	for kind := engine.EventStarted; kind <= engine.EventStopped; kind++ {
-		names[backfill.EventKind(kind).String()] = true
-		if name := backfill.EventKind(kind).String(); name[len(name)-1] >= '0' && name[len(name)-1] <= '9' {
-			t.Errorf("kind %d has no name: %s", kind, name)
+	constants := func(file, pattern string) [][]string {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return regexp.MustCompile(pattern).FindAllStringSubmatch(string(text), -1)
+	}
+	var want, got []string
+	for _, kind := range constants("../internal/engine/event.go", `(?m)^\tEvent(\w+) +EventKind = "(\w+)"`) {
+		want = append(want, kind[1])
+		if name := regexp.MustCompile(`\B[A-Z]`).ReplaceAllString(kind[1], "_$0"); strings.ToLower(name) != kind[2] {
+			t.Errorf("Event%s is %q", kind[1], kind[2])
 		}
 	}
-	if len(names) != int(engine.EventStopped) {
-		t.Errorf("%d names of %d kinds", len(names), engine.EventStopped)
+	for _, kind := range constants("event.go", `(?m)^\tEvent(\w+) += EventKind\(engine\.Event(\w+)\)`) {
+		got = append(got, kind[2])
+		if kind[1] != kind[2] {
+			t.Errorf("Event%s is the engine's Event%s", kind[1], kind[2])
+		}
 	}
-	if got := backfill.EventKind(99).String(); got != "event_99" {
-		t.Errorf("unknown kind: %s", got)
-	}
-	if got := backfill.EventClaimError.String(); got != "claim_error" {
-		t.Errorf("got %s", got)
+	if diff := cmp.Diff(want, got); diff != "" || len(want) == 0 {
+		t.Errorf("kinds (-engine's +public):\n%s", diff)
 	}
 }

@@ -292,7 +292,7 @@ func count(events []backfill.Event, kind backfill.EventKind) int {
 func kinds(events []backfill.Event) string {
 	var names []string
 	for _, e := range events {
-		names = append(names, e.Kind.String())
+		names = append(names, string(e.Kind))
 	}
 	return strings.Join(names, " ")
 }

@@ -53,11 +53,8 @@ func (w *Worker) Run(ctx context.Context) error {
 // for retries or for jobs of the future. The report is not nil also when there is an error.
 func (w *Worker) RunOnce(ctx context.Context) (*Report, error) {
 	err := w.run(ctx, true)
-	stats := w.Health().stats
-	return &Report{
-		Completed: stats.Completed, Failed: stats.Failed, Exhausted: stats.Exhausted,
-		Snoozed: stats.Snoozed, Returned: stats.Returned, Lost: stats.Lost,
-	}, err
+	report := Report(w.Health().stats)
+	return &report, err
 }
 
 func (w *Worker) run(ctx context.Context, once bool) error {
@@ -125,10 +122,10 @@ type State string
 
 // The states of a worker, in their order.
 const (
-	StateNew      State = "new"
-	StateRunning  State = "running"
-	StateDraining State = "draining"
-	StateStopped  State = "stopped"
+	StateNew      = State(engine.StateNew)
+	StateRunning  = State(engine.StateRunning)
+	StateDraining = State(engine.StateDraining)
+	StateStopped  = State(engine.StateStopped)
 )
 
 // Health reports the worker's state. It asks nothing of the database.
@@ -140,12 +137,8 @@ func (w *Worker) Health() Health {
 		return Health{State: StateNew}
 	}
 	h := running.Health()
-	states := map[engine.State]State{
-		engine.StateNew: StateNew, engine.StateRunning: StateRunning,
-		engine.StateDraining: StateDraining, engine.StateStopped: StateStopped,
-	}
 	return Health{
-		WorkerID: h.WorkerID, State: states[h.State], Running: h.Running, Buffered: h.Buffered, Unrecorded: h.Unrecorded,
+		WorkerID: h.WorkerID, State: State(h.State), Running: h.Running, Buffered: h.Buffered, Unrecorded: h.Unrecorded,
 		Listening: h.Listening, LastClaim: h.LastClaim, stats: h.Stats,
 	}
 }

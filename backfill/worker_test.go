@@ -152,7 +152,7 @@ func TestEvents(t *testing.T) {
 		t.Errorf("snoozed: %+v", e)
 	}
 	for _, kind := range []backfill.EventKind{backfill.EventCompleted, backfill.EventRecorded, backfill.EventReturned} {
-		if e := w.await(kind.String(), 1, is(kind)); e.Count != 1 {
+		if e := w.await(string(kind), 1, is(kind)); e.Count != 1 {
 			t.Errorf("%v: %+v", kind, e)
 		}
 	}

@@ -319,7 +319,7 @@ func TestRegisterErrorEndsRun(t *testing.T) {
 			t.Errorf("Run: %v", err)
 		}
 		if h := r.worker.Health(); h.State != engine.StateStopped {
-			t.Errorf("state %d", h.State)
+			t.Errorf("state %q", h.State)
 		}
 	})
 }

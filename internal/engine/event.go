@@ -14,31 +14,31 @@ type Event struct {
 	Duration time.Duration // EventFinished and EventFailed: how long the handler ran
 }
 
-// EventKind tells events apart.
-type EventKind int
+// EventKind tells events apart. It is the name of its constant.
+type EventKind string
 
 // The kinds of event.
 const (
-	EventStarted    EventKind = iota + 1 // the worker is registered and looks for jobs
-	EventListening                       // the listener is connected
-	EventDisrupted                       // the listener lost its connection, and will reconnect
-	EventPolled                          // the poll timer ran out: a claim follows that nothing else asked for
-	EventWoken                           // a notification arrived
-	EventClaimed                         // a claim returned Count jobs
-	EventClaimError                      // a claim failed
-	EventStart                           // a handler starts
-	EventFinished                        // a handler succeeded
-	EventFailed                          // a handler failed
-	EventSnoozed                         // a handler asked for a later time
-	EventCompleted                       // Count successes were recorded
-	EventRecorded                        // Count failures were recorded
-	EventReturned                        // Count jobs were given back
-	EventFlushError                      // recording outcomes failed, and will be tried again
-	EventBusy                            // Count outcomes wait for a row that somebody else has locked
-	EventLeaseLost                       // a job's lease was ended by somebody else
-	EventFenced                          // the worker's row is dead; it goes on under a new id
-	EventSwept                           // stale locks were looked for: those of Count jobs were released; or it failed with Err
-	EventScheduled                       // Count cron jobs were enqueued
-	EventDraining                        // the worker stops
-	EventStopped                         // the worker has stopped
+	EventStarted    EventKind = "started"     // the worker is registered and looks for jobs
+	EventListening  EventKind = "listening"   // the listener is connected
+	EventDisrupted  EventKind = "disrupted"   // the listener lost its connection, and will reconnect
+	EventPolled     EventKind = "polled"      // the poll timer ran out: a claim follows that nothing else asked for
+	EventWoken      EventKind = "woken"       // a notification arrived
+	EventClaimed    EventKind = "claimed"     // a claim returned Count jobs
+	EventClaimError EventKind = "claim_error" // a claim failed
+	EventStart      EventKind = "start"       // a handler starts
+	EventFinished   EventKind = "finished"    // a handler succeeded
+	EventFailed     EventKind = "failed"      // a handler failed
+	EventSnoozed    EventKind = "snoozed"     // a handler asked for a later time
+	EventCompleted  EventKind = "completed"   // Count successes were recorded
+	EventRecorded   EventKind = "recorded"    // Count failures were recorded
+	EventReturned   EventKind = "returned"    // Count jobs were given back
+	EventFlushError EventKind = "flush_error" // recording outcomes failed, and will be tried again
+	EventBusy       EventKind = "busy"        // Count outcomes wait for a row that somebody else has locked
+	EventLeaseLost  EventKind = "lease_lost"  // a job's lease was ended by somebody else
+	EventFenced     EventKind = "fenced"      // the worker's row is dead; it goes on under a new id
+	EventSwept      EventKind = "swept"       // stale locks were looked for: those of Count jobs were released; or it failed with Err
+	EventScheduled  EventKind = "scheduled"   // Count cron jobs were enqueued
+	EventDraining   EventKind = "draining"    // the worker stops
+	EventStopped    EventKind = "stopped"     // the worker has stopped
 )

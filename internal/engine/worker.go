@@ -59,14 +59,14 @@ type Config struct {
 }
 
 // State is where a worker stands in its life.
-type State int
+type State string
 
 // The states, in the order in which a worker passes through them.
 const (
-	StateNew State = iota
-	StateRunning
-	StateDraining
-	StateStopped
+	StateNew      State = "new"
+	StateRunning  State = "running"
+	StateDraining State = "draining"
+	StateStopped  State = "stopped"
 )
 
 // Worker claims and runs jobs.
@@ -122,6 +122,7 @@ func New(store Store, config Config) *Worker {
 		store:   store,
 		kick:    make(chan struct{}, 1),
 		flush:   make(chan struct{}, 1),
+		state:   StateNew,
 		running: make(map[*run]struct{}, config.Concurrency),
 		id:      NewWorkerID(),
 	}

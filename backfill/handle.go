@@ -130,9 +130,7 @@ func checkTask[T any](t *Task[T]) []error {
 	for _, alias := range t.Aliases {
 		check(checkName("alias", alias))
 	}
-	if !t.KeyMode.known() {
-		check(fmt.Errorf("unknown key mode %s: want %s, %s or %s", shortQuote(string(t.KeyMode)), Replace, PreserveRunAt, UnsafeDedupe))
-	}
+	check(t.KeyMode.problem())
 	check(checkMaxAttempts(t.MaxAttempts))
 	check(checkFlags(t.Flags))
 	if t.Delay < 0 {

@@ -168,10 +168,11 @@ const (
 
 func (m KeyMode) applyToRequest(r *Request) { r.KeyMode = m }
 
-func (m KeyMode) known() bool {
+// problem reports a mode that there is not.
+func (m KeyMode) problem() error {
 	switch m {
 	case "", Replace, PreserveRunAt, UnsafeDedupe:
-		return true
+		return nil
 	}
-	return false
+	return fmt.Errorf("unknown key mode %s: want %s, %s or %s", shortQuote(string(m)), Replace, PreserveRunAt, UnsafeDedupe)
 }

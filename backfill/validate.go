@@ -70,6 +70,7 @@ func (r *Request) spec() engine.Spec {
 		Payload:     r.Args,
 		Queue:       r.Queue,
 		Key:         r.Key,
+		KeyMode:     engine.KeyMode(r.KeyMode),
 		Priority:    int16(r.Priority),
 		MaxAttempts: int16(cmp.Or(r.MaxAttempts, defaultMaxAttempts)),
 		RunAt:       r.RunAt,
@@ -78,16 +79,6 @@ func (r *Request) spec() engine.Spec {
 	}
 	if len(spec.Payload) == 0 {
 		spec.Payload = []byte("{}")
-	}
-	switch r.KeyMode {
-	case PreserveRunAt:
-		spec.KeyMode = engine.KeyPreserveRunAt
-	case UnsafeDedupe:
-		spec.KeyMode = engine.KeyUnsafeDedupe
-	case Replace:
-		spec.KeyMode = engine.KeyReplace
-	default:
-		spec.KeyMode = engine.KeyReplace
 	}
 	return spec
 }
@@ -102,10 +93,9 @@ func (r *Request) validate() []error {
 	add(checkName("task name", r.Task))
 	add(checkText("queue", r.Queue, maxQueueLength))
 	add(checkText("key", r.Key, maxKeyLength))
-	switch {
-	case !r.KeyMode.known():
-		add(fmt.Errorf("unknown key mode %s: want %s, %s or %s", shortQuote(string(r.KeyMode)), Replace, PreserveRunAt, UnsafeDedupe))
-	case r.KeyMode != "" && r.Key == "":
+	if problem := r.KeyMode.problem(); problem != nil {
+		add(problem)
+	} else if r.KeyMode != "" && r.Key == "" {
 		add(fmt.Errorf("key mode %s without a key: give the job a key", r.KeyMode))
 	}
 	add(checkMaxAttempts(r.MaxAttempts))

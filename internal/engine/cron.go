@@ -163,16 +163,10 @@ func (w *Worker) cronIdentifiers() []string {
 func cronJob(entry CronEntry, tick time.Time, backfilled bool) Spec {
 	spec := Spec{
 		Task: entry.Task, Payload: cronPayload(entry.Payload, tick, backfilled), Queue: entry.Queue, Key: entry.Key,
-		MaxAttempts: entry.MaxAttempts, RunAt: tick, Flags: entry.Flags,
+		KeyMode: KeyMode(entry.KeyMode), MaxAttempts: entry.MaxAttempts, RunAt: tick, Flags: entry.Flags,
 	}
 	if entry.Priority != nil {
 		spec.Priority = *entry.Priority
-	}
-	switch entry.KeyMode {
-	case "preserve_run_at":
-		spec.KeyMode = KeyPreserveRunAt
-	case "unsafe_dedupe": // of a descriptor; crontabs have no such mode
-		spec.KeyMode = KeyUnsafeDedupe
 	}
 	if spec.MaxAttempts == 0 {
 		spec.MaxAttempts = defaultMaxAttempts

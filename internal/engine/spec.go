@@ -8,9 +8,9 @@ import (
 // Spec is one request to enqueue a job, validated and in the terms of the wire.
 type Spec struct {
 	Task        string
-	Payload     []byte // JSON
-	Queue, Key  string // "": none
-	KeyMode     KeyMode
+	Payload     []byte  // JSON
+	Queue, Key  string  // "": none
+	KeyMode     KeyMode // "": KeyReplace
 	Priority    int16
 	MaxAttempts int16
 	RunAt       time.Time     // zero: the database's now, plus Delay
@@ -18,14 +18,14 @@ type Spec struct {
 	Flags       []string
 }
 
-// KeyMode says what a request does to an existing job with its key (contract section 4.2).
-type KeyMode int
+// KeyMode says what a request does to an existing job with its key, in the contract's words (section 4.2).
+type KeyMode string
 
 // The key modes.
 const (
-	KeyReplace KeyMode = iota
-	KeyPreserveRunAt
-	KeyUnsafeDedupe
+	KeyReplace       KeyMode = "replace"
+	KeyPreserveRunAt KeyMode = "preserve_run_at"
+	KeyUnsafeDedupe  KeyMode = "unsafe_dedupe"
 )
 
 // Inserter inserts jobs, all or none, and returns them in the order of specs. It returns after the commit.

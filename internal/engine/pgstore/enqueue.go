@@ -134,9 +134,9 @@ func newInsertion(texts *texts, specs []engine.Spec) *insertion {
 	n := &insertion{texts: texts, specs: specs, jobs: make([]*engine.Job, len(specs))}
 	keys := map[string]bool{}
 	for i, spec := range specs {
-		keyed, last := spec.Key != "", len(n.rounds)-1
-		if last < 0 || n.rounds[last].keyed != keyed || keyed && (n.rounds[last].mode != spec.KeyMode || keys[spec.Key]) {
-			n.rounds = append(n.rounds, round{keyed: keyed, mode: spec.KeyMode})
+		keyed, mode, last := spec.Key != "", cmp.Or(spec.KeyMode, engine.KeyReplace), len(n.rounds)-1
+		if last < 0 || n.rounds[last].keyed != keyed || keyed && (n.rounds[last].mode != mode || keys[spec.Key]) {
+			n.rounds = append(n.rounds, round{keyed: keyed, mode: mode})
 			last++
 			clear(keys)
 		}

@@ -1,6 +1,7 @@
 package pgstore
 
 import (
+	"cmp"
 	"fmt"
 
 	"github.com/backfillhq/go/internal/engine"
@@ -34,18 +35,13 @@ func (i *Inserter) explain(err error) error {
 		err, role, command(i.texts.schema, EnqueueRole.flag(), role))
 }
 
-// keyModes are the key modes in the contract's words.
-var keyModes = map[engine.KeyMode]string{
-	engine.KeyReplace: "replace", engine.KeyPreserveRunAt: "preserve_run_at", engine.KeyUnsafeDedupe: "unsafe_dedupe",
-}
-
 // insertByFunction inserts everything by one call. The function gives out no payloads: a job that is not as it was sent, because
 // its key found another one, has none.
 func (n *insertion) insertByFunction() statement {
 	all := make([]int, len(n.specs))
 	keys, modes := make([]string, len(n.specs)), make([]string, len(n.specs))
 	for i, spec := range n.specs {
-		all[i], keys[i], modes[i] = i, spec.Key, keyModes[spec.KeyMode]
+		all[i], keys[i], modes[i] = i, spec.Key, string(cmp.Or(spec.KeyMode, engine.KeyReplace))
 	}
 	args := append(n.columns(all).argsWithQueues(), keys, modes)
 	return statement{text: n.texts.render(query.EnqueueJobs), args: args, read: func(rows rows) error {

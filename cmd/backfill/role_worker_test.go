@@ -149,14 +149,14 @@ func TestWorkerRoleStore(t *testing.T) {
 	if len(settled.Lost)+len(settled.Busy) > 0 {
 		t.Errorf("complete: %+v", settled)
 	}
-	_, err = store.Fail(ctx, []engine.Failure{{Lease: claim(), Error: "broken", Delay: time.Hour}})
+	_, err = store.Fail(ctx, []engine.Ended{{Lease: claim(), Outcome: engine.Outcome{Kind: engine.OutcomeFailed, Text: "broken", Delay: time.Hour}}})
 	check("fail", err)
 	lost, err := store.Renew(ctx, []engine.Lease{claim()})
 	check("renew", err)
 	if len(lost) > 0 {
 		t.Errorf("renewed leases are lost: %v", lost)
 	}
-	_, err = store.Release(ctx, []engine.Release{{Lease: claim()}})
+	_, err = store.Release(ctx, []engine.Ended{{Lease: claim(), Outcome: engine.Outcome{Kind: engine.OutcomeReturned}}})
 	check("release", err)
 	settled, err = store.Complete(ctx, []engine.Lease{{ID: 99, QueueID: 1, Token: "pool-x.1.1"}})
 	check("complete what is lost", err)

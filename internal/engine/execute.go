@@ -23,7 +23,7 @@ type OutcomeKind int
 const (
 	OutcomeCompleted OutcomeKind = iota + 1 // the job is deleted
 	OutcomeFailed                           // it is tried again, if attempts are left
-	OutcomeExhausted                        // it failed for good
+	OutcomeExhausted                        // it failed for good, whatever max_attempts says
 	OutcomeSnoozed                          // it runs again later; the attempt is not charged
 	OutcomeReturned                         // it was interrupted or never started; the attempt is not charged
 )

@@ -181,7 +181,7 @@ func (s *fakeStore) Complete(ctx context.Context, leases []engine.Lease) (settle
 	return settled, err
 }
 
-func (s *fakeStore) Fail(ctx context.Context, failures []engine.Failure) (settled engine.Settled, err error) {
+func (s *fakeStore) Fail(ctx context.Context, failures []engine.Ended) (settled engine.Settled, err error) {
 	leases := make([]engine.Lease, len(failures))
 	for i, f := range failures {
 		leases[i] = f.Lease
@@ -189,9 +189,9 @@ func (s *fakeStore) Fail(ctx context.Context, failures []engine.Failure) (settle
 	err = s.do(ctx, call{Op: opFail, Jobs: ids(leases)}, func() []int64 {
 		settled = s.db.end(s.tasks, leases, func(i int, job *fakeJob) time.Duration {
 			f := failures[i]
-			job.LastError = f.Error
+			job.LastError = f.Text
 			job.RunAt = time.Now().Add(f.Delay)
-			if f.Permanent {
+			if f.Kind == engine.OutcomeExhausted {
 				job.Attempt = job.MaxAttempts
 			}
 			if f.Payload != nil {
@@ -204,7 +204,7 @@ func (s *fakeStore) Fail(ctx context.Context, failures []engine.Failure) (settle
 	return settled, err
 }
 
-func (s *fakeStore) Release(ctx context.Context, releases []engine.Release) (settled engine.Settled, err error) {
+func (s *fakeStore) Release(ctx context.Context, releases []engine.Ended) (settled engine.Settled, err error) {
 	leases := make([]engine.Lease, len(releases))
 	for i, r := range releases {
 		leases[i] = r.Lease
@@ -212,7 +212,7 @@ func (s *fakeStore) Release(ctx context.Context, releases []engine.Release) (set
 	err = s.do(ctx, call{Op: opRelease, Jobs: ids(leases)}, func() []int64 {
 		settled = s.db.end(s.tasks, leases, func(i int, job *fakeJob) time.Duration {
 			job.Attempt--
-			if releases[i].Snooze {
+			if releases[i].Kind == engine.OutcomeSnoozed {
 				job.RunAt = time.Now().Add(releases[i].Delay)
 			}
 			return time.Until(job.RunAt)

@@ -125,9 +125,9 @@ func (w *Worker) flushPart(base context.Context, part []finish) (locked []finish
 	case EventCompleted:
 		settled, err = w.store.Complete(ctx, leases(part))
 	case EventRecorded:
-		settled, err = w.store.Fail(ctx, failures(part))
+		settled, err = w.store.Fail(ctx, ended(part))
 	default:
-		settled, err = w.store.Release(ctx, releases(part))
+		settled, err = w.store.Release(ctx, ended(part))
 	}
 	if err != nil {
 		return nil, err
@@ -268,21 +268,10 @@ func leases(part []finish) []Lease {
 	return out
 }
 
-func failures(part []finish) []Failure {
-	out := make([]Failure, len(part))
+func ended(part []finish) []Ended {
+	out := make([]Ended, len(part))
 	for i, f := range part {
-		out[i] = Failure{
-			Lease: f.job.Lease, Error: f.outcome.Text, Delay: f.outcome.Delay,
-			Permanent: f.outcome.Kind == OutcomeExhausted, Payload: f.outcome.Payload,
-		}
-	}
-	return out
-}
-
-func releases(part []finish) []Release {
-	out := make([]Release, len(part))
-	for i, f := range part {
-		out[i] = Release{Lease: f.job.Lease, Snooze: f.outcome.Kind == OutcomeSnoozed, Delay: f.outcome.Delay}
+		out[i] = Ended{f.job.Lease, f.outcome}
 	}
 	return out
 }

@@ -17,11 +17,12 @@ type Store interface {
 	// Claim locks due jobs for this worker and returns them in the order (priority, run_at, id).
 	Claim(ctx context.Context, request ClaimRequest) (Claimed, error)
 
-	// Complete deletes jobs that succeeded. Fail records failures. Release gives jobs back, with the attempt refunded. All
-	// three act only on leases that are still held, free the queue of each job, and never wait for a row lock (R1, R16).
+	// Complete deletes jobs that succeeded. Fail records those that failed or are exhausted. Release gives back those that were
+	// returned, whose run_at and with it their place stays, or snoozed, with the attempt refunded. All three act only on leases
+	// that are still held, free the queue of each job, and never wait for a row lock (R1, R16).
 	Complete(ctx context.Context, leases []Lease) (Settled, error)
-	Fail(ctx context.Context, failures []Failure) (Settled, error)
-	Release(ctx context.Context, releases []Release) (Settled, error)
+	Fail(ctx context.Context, failed []Ended) (Settled, error)
+	Release(ctx context.Context, released []Ended) (Settled, error)
 	// Renew moves the lock time of long-running jobs and their queues, and returns the ids of the leases that are lost (R7).
 	Renew(ctx context.Context, leases []Lease) (lost []int64, err error)
 
@@ -84,22 +85,10 @@ type Claimed struct {
 	NextDue time.Duration
 }
 
-// Failure is a job whose handler failed.
-type Failure struct {
+// Ended is a job and how it ended.
+type Ended struct {
 	Lease
-
-	Error     string
-	Delay     time.Duration // before the next attempt
-	Permanent bool          // no further attempt, whatever max_attempts says
-	Payload   []byte        // replaces the job's payload; nil: keep it
-}
-
-// Release is a job that is given back.
-type Release struct {
-	Lease
-
-	Snooze bool
-	Delay  time.Duration // with Snooze: run again after this; without, run_at stays, and with it the job's place
+	Outcome
 }
 
 // Settled says what became of the leases that a statement was given.

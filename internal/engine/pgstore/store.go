@@ -132,14 +132,14 @@ func (s *Store) Complete(ctx context.Context, leases []engine.Lease) (engine.Set
 }
 
 // Fail implements engine.Store.
-func (s *Store) Fail(ctx context.Context, failures []engine.Failure) (engine.Settled, error) {
-	leases := make([]engine.Lease, len(failures))
+func (s *Store) Fail(ctx context.Context, failed []engine.Ended) (engine.Settled, error) {
+	leases := make([]engine.Lease, len(failed))
 	params := query.FailJobsParams{}
-	for i, f := range failures {
+	for i, f := range failed {
 		leases[i] = f.Lease
-		params.Errors = append(params.Errors, f.Error)
+		params.Errors = append(params.Errors, f.Text)
 		params.DelaysUs = append(params.DelaysUs, f.Delay.Microseconds())
-		params.Permanent = append(params.Permanent, f.Permanent)
+		params.Permanent = append(params.Permanent, f.Kind == engine.OutcomeExhausted)
 		params.Payloads = append(params.Payloads, string(f.Payload))
 	}
 	params.Ids, params.Tokens = columns(leases)
@@ -147,24 +147,17 @@ func (s *Store) Fail(ctx context.Context, failures []engine.Failure) (engine.Set
 	if err != nil {
 		return engine.Settled{}, fmt.Errorf("record failures: %w", err)
 	}
-	done := make([]int64, len(rows))
-	var settled engine.Settled
-	for i, row := range rows {
-		done[i] = row.ID
-		note(&settled, row.ID, row.Retry, row.DueUs)
-		s.noteNext(&settled, row.NextTask)
-	}
-	return s.settle(ctx, settled, leases, done)
+	return settleRows(ctx, s, leases, rows)
 }
 
 // Release implements engine.Store.
-func (s *Store) Release(ctx context.Context, releases []engine.Release) (engine.Settled, error) {
-	leases := make([]engine.Lease, len(releases))
+func (s *Store) Release(ctx context.Context, released []engine.Ended) (engine.Settled, error) {
+	leases := make([]engine.Lease, len(released))
 	params := query.ReleaseJobsParams{}
-	for i, r := range releases {
+	for i, r := range released {
 		leases[i] = r.Lease
 		delay := int64(-1)
-		if r.Snooze {
+		if r.Kind == engine.OutcomeSnoozed {
 			delay = max(0, r.Delay.Microseconds())
 		}
 		params.DelaysUs = append(params.DelaysUs, delay)
@@ -174,9 +167,17 @@ func (s *Store) Release(ctx context.Context, releases []engine.Release) (engine.
 	if err != nil {
 		return engine.Settled{}, fmt.Errorf("give back jobs: %w", err)
 	}
+	return settleRows(ctx, s, leases, rows)
+}
+
+// settleRows counts the jobs that a statement recorded, and settles the others.
+func settleRows[R query.FailJobsRow | query.ReleaseJobsRow](
+	ctx context.Context, s *Store, leases []engine.Lease, rows []R,
+) (engine.Settled, error) {
 	done := make([]int64, len(rows))
 	var settled engine.Settled
-	for i, row := range rows {
+	for i := range rows {
+		row := query.FailJobsRow(rows[i]) // the same columns
 		done[i] = row.ID
 		note(&settled, row.ID, row.Retry, row.DueUs)
 		s.noteNext(&settled, row.NextTask)

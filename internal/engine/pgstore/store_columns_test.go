@@ -71,10 +71,10 @@ func TestWhoWritesWhichColumn(t *testing.T) {
 			return nil
 		}
 	}
-	fail := func(f engine.Failure) func(*rig, *engine.Job) error {
+	fail := func(o engine.Outcome) func(*rig, *engine.Job) error {
 		return func(r *rig, job *engine.Job) error {
-			f.Lease, f.Error = job.Lease, "new"
-			_, err := r.store.Fail(r.t.Context(), []engine.Failure{f})
+			o.Text = "new"
+			_, err := r.store.Fail(r.t.Context(), []engine.Ended{{Lease: job.Lease, Outcome: o}})
 			return err
 		}
 	}
@@ -89,9 +89,9 @@ func TestWhoWritesWhichColumn(t *testing.T) {
 			"attempts=4 is_available=false locked_at locked_by", "is_available=false locked_at locked_by",
 		},
 		"complete":         {true, ending("complete"), "deleted", freed},
-		"fail":             {true, fail(engine.Failure{Delay: time.Hour}), "is_available=true last_error=new locked_at=null locked_by=null run_at", freed},
-		"fail in part":     {true, fail(engine.Failure{Payload: []byte("[2]")}), "is_available=true last_error=new locked_at=null locked_by=null payload=[2] run_at", freed},
-		"fail permanently": {true, fail(engine.Failure{Permanent: true}), "attempts=25 last_error=new locked_at=null locked_by=null run_at", freed},
+		"fail":             {true, fail(engine.Outcome{Kind: engine.OutcomeFailed, Delay: time.Hour}), "is_available=true last_error=new locked_at=null locked_by=null run_at", freed},
+		"fail in part":     {true, fail(engine.Outcome{Kind: engine.OutcomeFailed, Payload: []byte("[2]")}), "is_available=true last_error=new locked_at=null locked_by=null payload=[2] run_at", freed},
+		"fail permanently": {true, fail(engine.Outcome{Kind: engine.OutcomeExhausted}), "attempts=25 last_error=new locked_at=null locked_by=null run_at", freed},
 		"return":           {true, ending("return"), "attempts=3 " + freed, freed},
 		"snooze":           {true, ending("snooze"), "attempts=3 " + freed + " run_at", freed},
 		"renew": {true, func(r *rig, job *engine.Job) error {

@@ -222,7 +222,7 @@ func TestFail(t *testing.T) {
 	r := newRig(t)
 	id := r.add("'a', '{\"keep\": 1}', queue_name := 'q', run_at := now() + interval '1 second' - interval '1 second'")
 	job := r.claimOne()
-	settled := r.settled(r.store.Fail(t.Context(), []engine.Failure{{Lease: job.Lease, Error: "it broke", Delay: time.Hour}}))
+	settled := r.settled(r.store.Fail(t.Context(), []engine.Ended{{Lease: job.Lease, Outcome: engine.Outcome{Kind: engine.OutcomeFailed, Text: "it broke", Delay: time.Hour}}}))
 	r.wantRow(id, &row{Attempts: 1, MaxAttempts: 25, LastError: "it broke"})
 	if settled.NextDue < 59*time.Minute || settled.NextDue > time.Hour {
 		t.Errorf("due in %v, want an hour", settled.NextDue)
@@ -242,10 +242,13 @@ func TestFailPermanentlyAndPartially(t *testing.T) {
 	partial := r.add("'b', '[1,2,3]'")
 	last := r.add("'b', max_attempts := 1")
 	jobs := r.claim(3)
-	var failures []engine.Failure
+	var failures []engine.Ended
 	for _, job := range jobs {
-		f := engine.Failure{Lease: job.Lease, Error: "x", Delay: time.Minute, Permanent: job.ID == dead}
-		if job.ID == partial {
+		f := engine.Ended{Lease: job.Lease, Outcome: engine.Outcome{Kind: engine.OutcomeFailed, Text: "x", Delay: time.Minute}}
+		switch job.ID {
+		case dead:
+			f.Kind = engine.OutcomeExhausted
+		case partial:
 			f.Payload = []byte("[2]")
 		}
 		failures = append(failures, f)

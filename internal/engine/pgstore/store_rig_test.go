@@ -113,26 +113,22 @@ var endings = map[string]func(*rig, ...*engine.Job) engine.Settled{
 		return r.settled(r.store.Complete(r.quick(), leasesOf(jobs)))
 	},
 	"fail": func(r *rig, jobs ...*engine.Job) engine.Settled {
-		var failures []engine.Failure
-		for _, job := range jobs {
-			failures = append(failures, engine.Failure{Lease: job.Lease, Error: "broken", Delay: time.Hour})
-		}
-		return r.settled(r.store.Fail(r.quick(), failures))
+		return r.settled(r.store.Fail(r.quick(), ended(jobs, engine.Outcome{Kind: engine.OutcomeFailed, Text: "broken", Delay: time.Hour})))
 	},
 	"return": func(r *rig, jobs ...*engine.Job) engine.Settled {
-		var releases []engine.Release
-		for _, job := range jobs {
-			releases = append(releases, engine.Release{Lease: job.Lease})
-		}
-		return r.settled(r.store.Release(r.quick(), releases))
+		return r.settled(r.store.Release(r.quick(), ended(jobs, engine.Outcome{Kind: engine.OutcomeReturned})))
 	},
 	"snooze": func(r *rig, jobs ...*engine.Job) engine.Settled {
-		var releases []engine.Release
-		for _, job := range jobs {
-			releases = append(releases, engine.Release{Lease: job.Lease, Snooze: true, Delay: time.Hour})
-		}
-		return r.settled(r.store.Release(r.quick(), releases))
+		return r.settled(r.store.Release(r.quick(), ended(jobs, engine.Outcome{Kind: engine.OutcomeSnoozed, Delay: time.Hour})))
 	},
+}
+
+func ended(jobs []*engine.Job, outcome engine.Outcome) []engine.Ended {
+	var list []engine.Ended
+	for _, job := range jobs {
+		list = append(list, engine.Ended{Lease: job.Lease, Outcome: outcome})
+	}
+	return list
 }
 
 func (r *rig) settled(settled engine.Settled, err error) engine.Settled {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"time"
 
@@ -91,12 +92,7 @@ func (w *Worker) makeUp(ctx context.Context, known map[string]KnownCrontab, star
 			}
 		}
 	}
-	ticks := make([]time.Time, 0, len(missed))
-	for tick := range missed {
-		ticks = append(ticks, tick)
-	}
-	slices.SortFunc(ticks, time.Time.Compare)
-	for _, tick := range ticks {
+	for _, tick := range slices.SortedFunc(maps.Keys(missed), time.Time.Compare) {
 		if !w.tick(ctx, tick, missed[tick], true) {
 			return false
 		}

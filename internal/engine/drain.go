@@ -23,9 +23,10 @@ func (w *Worker) drain(cancelJobs context.CancelCauseFunc) {
 			slog.Int("jobs", running), slog.Duration("timeout", w.config.DrainTimeout))
 	}
 
-	if !w.waitForRunning(w.config.DrainTimeout) {
+	handlers := func() int { return len(w.running) }
+	if !w.await(w.config.DrainTimeout, handlers) {
 		cancelJobs(ErrShutdown)
-		if !w.waitForRunning(w.config.CancelTimeout) {
+		if !w.await(w.config.CancelTimeout, handlers) {
 			w.giveBackRunning()
 		}
 	}
@@ -35,15 +36,15 @@ func (w *Worker) drain(cancelJobs context.CancelCauseFunc) {
 	w.mu.Unlock()
 }
 
-// waitForRunning reports whether every handler has returned within d.
-func (w *Worker) waitForRunning(d time.Duration) bool {
+// await reports whether nothing is left within d. It asks whenever the dispatcher would be told.
+func (w *Worker) await(d time.Duration, leftLocked func() int) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	for {
 		w.mu.Lock()
-		running := len(w.running)
+		left := leftLocked()
 		w.mu.Unlock()
-		if running == 0 {
+		if left == 0 {
 			return true
 		}
 		select {
@@ -68,9 +69,9 @@ func (w *Worker) giveBackRunning() {
 	}
 }
 
-// finishRecording waits until the flusher has recorded what it can.
+// finishRecording waits until the flusher has recorded what it can, but not longer than one statement may take.
 func (w *Worker) finishRecording(stopFlusher context.CancelFunc, recorded <-chan struct{}) error {
-	w.awaitRecorded()
+	w.await(statementTimeout, func() int { return w.unrecorded })
 	stopFlusher()
 	<-recorded
 	w.mu.Lock()
@@ -84,23 +85,4 @@ func (w *Worker) finishRecording(stopFlusher context.CancelFunc, recorded <-chan
 	}
 	return fmt.Errorf("stop worker %s: the outcome of %d jobs could not be recorded; they stay locked: job ids %v",
 		w.id, w.unrecorded, ids)
-}
-
-// awaitRecorded waits for the flusher, but not longer than one statement may take.
-func (w *Worker) awaitRecorded() {
-	timer := time.NewTimer(statementTimeout)
-	defer timer.Stop()
-	for {
-		w.mu.Lock()
-		left := w.unrecorded
-		w.mu.Unlock()
-		if left == 0 {
-			return
-		}
-		select {
-		case <-w.kick:
-		case <-timer.C:
-			return
-		}
-	}
 }

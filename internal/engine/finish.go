@@ -158,28 +158,20 @@ func (k OutcomeKind) statement() EventKind {
 
 // settle counts what was recorded and wakes the dispatcher if that made jobs claimable.
 func (w *Worker) settle(part []finish, settled Settled) (locked []finish, recorded int) {
-	fates := make(map[int64]fate, len(settled.Lost)+len(settled.Busy)+len(settled.Exhausted))
-	mark(fates, settled.Exhausted, fateExhausted)
-	mark(fates, settled.Lost, fateLost)
-	mark(fates, settled.Busy, fateBusy)
 	var lost []*Job
 	w.mu.Lock()
 	for _, f := range part {
-		fate := fateRecorded
-		if len(fates) > 0 {
-			fate = fates[f.job.ID]
-		}
-		switch {
-		case fate == fateBusy:
+		switch id := f.job.ID; { // the lists are short, and most are empty
+		case slices.Contains(settled.Busy, id):
 			f.busy++
 			locked = append(locked, f)
 			continue
-		case fate == fateLost && f.errors == 0:
+		case f.errors == 0 && slices.Contains(settled.Lost, id):
 			w.stats.Lost++
 			lost = append(lost, f.job)
 		default:
 			recorded++
-			w.stats.count(f.outcome.Kind, fate == fateExhausted)
+			w.stats.count(f.outcome.Kind, slices.Contains(settled.Exhausted, id))
 		}
 		w.unrecorded--
 		if f.job.QueueID != 0 {
@@ -227,21 +219,6 @@ func (w *Worker) forOthersLocked(settled Settled) int {
 		}
 	}
 	return again + settled.NextOwn + settled.NextForeign
-}
-
-type fate int
-
-const (
-	fateRecorded fate = iota
-	fateExhausted
-	fateLost
-	fateBusy
-)
-
-func mark(fates map[int64]fate, ids []int64, f fate) {
-	for _, id := range ids {
-		fates[id] = f
-	}
 }
 
 func (s *Stats) count(kind OutcomeKind, exhausted bool) {

@@ -128,12 +128,7 @@ func (l *lane) withdraw(ctx context.Context, gone *call) ([]*Job, error) {
 	if gone.taken {
 		return nil, fmt.Errorf("the jobs may or may not have been enqueued: %w", context.Cause(ctx))
 	}
-	for i, waiting := range l.waiting {
-		if waiting == gone {
-			l.waiting = append(l.waiting[:i], l.waiting[i+1:]...)
-			break
-		}
-	}
+	l.waiting = slices.DeleteFunc(l.waiting, func(c *call) bool { return c == gone })
 	return nil, fmt.Errorf("the jobs were not enqueued: %w", context.Cause(ctx))
 }
 

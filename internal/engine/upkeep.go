@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 )
 
 // renew moves the lock times of what runs long, so that no peer's sweep takes it for stale (R7), until ctx ends. It goes by the
@@ -57,17 +58,10 @@ func (w *Worker) heldLeases() []Lease {
 
 // cancelLost cancels jobs whose lease somebody else ended. Their outcome will not be recorded: its statement finds no lease.
 func (w *Worker) cancelLost(ids []int64) {
-	if len(ids) == 0 {
-		return
-	}
-	lost := make(map[int64]bool, len(ids))
-	for _, id := range ids {
-		lost[id] = true
-	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for run := range w.running {
-		if lost[run.job.ID] {
+		if slices.Contains(ids, run.job.ID) {
 			run.cancel(ErrLeaseLost)
 		}
 	}

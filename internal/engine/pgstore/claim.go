@@ -141,17 +141,16 @@ func (c *claims) search(size int, answer answer, short bool) bool {
 
 // ask sends one claim.
 func (c *claims) ask(ctx context.Context, db query.DBTX, request engine.ClaimRequest, size int, full bool) (answer, error) {
-	var priorities []int16
-	var lows []time.Time
+	priorities, lows := []int16{}, []time.Time{} // not nil, which pgx would send as NULL
 	if !full {
-		priorities = slices.Sorted(maps.Keys(c.marks))
-		for _, priority := range priorities {
+		for _, priority := range slices.Sorted(maps.Keys(c.marks)) {
+			priorities = append(priorities, priority)
 			lows = append(lows, c.marks[priority])
 		}
 	}
 	token := engine.ClaimToken(request.WorkerID, request.Number)
 	which := c.which()
-	args := []any{request.WorkerID, token, c.taskIDs, notNull(priorities), notNull(lows), int32(request.Serial), c.cursor} //nolint:gosec // at most maxBatch
+	args := []any{request.WorkerID, token, c.taskIDs, priorities, lows, int32(request.Serial), c.cursor} //nolint:gosec // at most maxBatch
 	args = args[:which.parameters]
 	if len(request.Forbidden) > 0 {
 		which = passing[which]
@@ -220,14 +219,6 @@ type sized struct {
 	size  int
 }
 
-// notNull returns an empty slice for nil, which pgx would send as NULL.
-func notNull[T any](s []T) []T {
-	if s == nil {
-		return []T{}
-	}
-	return s
-}
-
 func (c *claims) read(rows pgx.Rows, size int) (answer, error) {
 	defer rows.Close()
 	got := answer{jobs: make([]*engine.Job, 0, size)}
@@ -273,13 +264,12 @@ func (c *claims) read(rows pgx.Rows, size int) (answer, error) {
 
 // batchSize returns the largest size that does not exceed wanted.
 func batchSize(wanted int) int {
-	size := batchSizes[0]
-	for _, s := range batchSizes {
-		if s <= wanted {
-			size = s
+	for _, size := range slices.Backward(batchSizes) {
+		if size <= wanted {
+			return size
 		}
 	}
-	return size
+	return batchSizes[0]
 }
 
 func window(size int) int { return max(4*size, 400) }

@@ -90,22 +90,15 @@ func (s sqlSession) runOne(ctx context.Context, st statement) (err error) {
 
 // textParameter returns a parameter in PostgreSQL's text format.
 func textParameter(value any) (any, error) {
-	var oid uint32
-	switch value.(type) {
-	case bool:
+	if _, ok := value.(bool); ok {
 		return value, nil
-	case []string:
-		oid = pgtype.TextArrayOID
-	case []int16:
-		oid = pgtype.Int2ArrayOID
-	case []int64:
-		oid = pgtype.Int8ArrayOID
-	case []pgtype.Timestamptz:
-		oid = pgtype.TimestamptzArrayOID
-	default:
+	}
+	types := pgtype.NewMap()
+	parameter, ok := types.TypeForValue(value)
+	if !ok {
 		return nil, fmt.Errorf("no text format for a parameter of type %T", value)
 	}
-	text, err := pgtype.NewMap().Encode(oid, pgtype.TextFormatCode, value, nil)
+	text, err := types.Encode(parameter.OID, pgtype.TextFormatCode, value, nil)
 	if err != nil {
 		return nil, fmt.Errorf("encode a parameter: %w", err)
 	}

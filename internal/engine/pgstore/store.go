@@ -305,10 +305,5 @@ func flagNames(flags []byte) []string {
 	if err := json.Unmarshal(flags, &set); err != nil {
 		return nil // not an object: no flags
 	}
-	names := make([]string, 0, len(set))
-	for name := range set {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names
+	return slices.Sorted(maps.Keys(set))
 }

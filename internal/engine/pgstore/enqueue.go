@@ -80,12 +80,18 @@ func rejected(err error) error {
 	return err
 }
 
-// insertOne passes the payload as a json.RawMessage: as bytes it would be a bytea in the query modes that poolers need.
 func (i *Inserter) insertOne(ctx context.Context, spec engine.Spec) (*engine.Job, error) {
 	job := jobOf(spec)
-	err := i.pool.QueryRow(ctx, i.texts.render(query.InsertJob), spec.Task, json.RawMessage(spec.Payload), nullTime(spec.RunAt),
-		spec.Delay.Microseconds(), spec.MaxAttempts, spec.Priority, flagsObject(spec.Flags)).Scan(&job.ID, &job.RunAt, &job.CreatedAt)
+	err := i.pool.QueryRow(ctx, i.texts.render(query.InsertJob), insertArgs(spec)...).Scan(&job.ID, &job.RunAt, &job.CreatedAt)
 	return &job, err
+}
+
+// insertArgs are InsertJob's. The payload is a json.RawMessage: as bytes it would be a bytea in the query modes that poolers need.
+func insertArgs(spec engine.Spec) []any {
+	return []any{
+		spec.Task, json.RawMessage(spec.Payload), nullTime(spec.RunAt), spec.Delay.Microseconds(), spec.MaxAttempts, spec.Priority,
+		flagsObject(spec.Flags),
+	}
 }
 
 // insert sends statements until every spec has its job. own says that the transaction is ours to repeat.

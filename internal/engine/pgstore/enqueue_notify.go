@@ -2,14 +2,13 @@ package pgstore
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/backfillhq/go/internal/engine"
@@ -50,18 +49,22 @@ func (i *Inserter) InsertAndNotify(ctx context.Context, spec engine.Spec, notifi
 	text := i.texts.render(query.InsertJob)
 	insert, err := conn.Conn().Prepare(own, text, text)
 	notify, notifyErr := conn.Conn().Prepare(own, notifyAfter, notifyAfter)
+	var parameters pgx.ExtendedQueryBuilder
+	if err == nil {
+		err = parameters.Build(conn.Conn().TypeMap(), insert, insertArgs(spec))
+	}
 	if err != nil || notifyErr != nil {
 		stop()
 		finish()
 		return nil, false, nil //nolint:nilerr // as above
 	}
 	pipeline := conn.Conn().PgConn().StartPipeline(own)
-	pipeline.SendQueryPrepared(insert.Name, insertParameters(spec), nil, []int16{pgx.BinaryFormatCode, pgx.BinaryFormatCode, pgx.BinaryFormatCode})
+	pipeline.SendQueryPrepared(insert.Name, parameters.ParamValues, parameters.ParamFormats, parameters.ResultFormats)
 	pipeline.SendPipelineSync()
 	pipeline.SendQueryPrepared(notify.Name, [][]byte{[]byte(channelJobs), []byte(notification(1))}, nil, nil)
 	job := jobOf(spec)
 	if err = pipeline.Sync(); err == nil {
-		err = readInserted(pipeline, &job)
+		err = readInserted(pipeline, conn.Conn().TypeMap(), &job)
 	}
 	stop()
 	if errors.Is(err, pgx.ErrNoRows) { // the task has no id yet; the notification was for nothing, which harms nobody
@@ -82,17 +85,8 @@ func (i *Inserter) InsertAndNotify(ctx context.Context, spec engine.Spec, notifi
 	return &job, true, rejected(i.explain(err))
 }
 
-// insertParameters are InsertJob's, as text. A nil one is NULL: run_at, which the database's clock gives.
-func insertParameters(spec engine.Spec) [][]byte {
-	return [][]byte{
-		[]byte(spec.Task), spec.Payload, nil, strconv.AppendInt(nil, spec.Delay.Microseconds(), 10),
-		strconv.AppendInt(nil, int64(spec.MaxAttempts), 10), strconv.AppendInt(nil, int64(spec.Priority), 10),
-		[]byte(flagsObject(spec.Flags)),
-	}
-}
-
 // readInserted reads the insert's result up to its Sync: then it is committed.
-func readInserted(pipeline *pgconn.Pipeline, job *engine.Job) error {
+func readInserted(pipeline *pgconn.Pipeline, types *pgtype.Map, job *engine.Job) error {
 	results, err := pipeline.GetResults()
 	if err != nil {
 		return err
@@ -102,31 +96,15 @@ func readInserted(pipeline *pgconn.Pipeline, job *engine.Job) error {
 		return fmt.Errorf("the database answered an insert with %T", results)
 	}
 	err = pgx.ErrNoRows
-	for reader.NextRow() {
-		err = decodeInserted(reader.Values(), job)
+	rows := pgx.RowsFromResultReader(types, reader)
+	for rows.Next() {
+		err = rows.Scan(&job.ID, &job.RunAt, &job.CreatedAt)
 	}
-	if _, closeErr := reader.Close(); closeErr != nil {
-		return closeErr
+	if rows.Close(); rows.Err() != nil {
+		return rows.Err()
 	}
 	if _, syncErr := pipeline.GetResults(); syncErr != nil {
 		return syncErr
 	}
 	return err
-}
-
-// postgresEpoch is what binary timestamps count microseconds from.
-var postgresEpoch = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
-
-func decodeInserted(values [][]byte, job *engine.Job) error {
-	var numbers [3]int64
-	for i, value := range values {
-		if i >= len(numbers) || len(value) != 8 {
-			return errors.New("the database answered an insert with other columns than id, run_at and created_at")
-		}
-		numbers[i] = int64(binary.BigEndian.Uint64(value)) //nolint:gosec // two's complement
-	}
-	job.ID = numbers[0]
-	job.RunAt = time.UnixMicro(postgresEpoch.UnixMicro() + numbers[1])
-	job.CreatedAt = time.UnixMicro(postgresEpoch.UnixMicro() + numbers[2])
-	return nil
 }

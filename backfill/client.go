@@ -126,11 +126,14 @@ func (c *Client) Enqueue(ctx context.Context, requests ...Request) ([]*Job, erro
 	if c == nil {
 		return nil, ErrNoClient
 	}
-	return c.enqueue(requests, func(specs []engine.Spec) ([]*engine.Job, error) { return c.intake.Insert(ctx, specs) })
+	return enqueue(ctx, requests, c.intake.Insert)
 }
 
+// insertFunc inserts jobs on one way or another.
+type insertFunc func(context.Context, []engine.Spec) ([]*engine.Job, error)
+
 // enqueue checks requests, inserts them, and converts the result.
-func (c *Client) enqueue(requests []Request, insert func([]engine.Spec) ([]*engine.Job, error)) ([]*Job, error) {
+func enqueue(ctx context.Context, requests []Request, insert insertFunc) ([]*Job, error) {
 	if len(requests) == 0 {
 		return nil, nil
 	}
@@ -138,7 +141,7 @@ func (c *Client) enqueue(requests []Request, insert func([]engine.Spec) ([]*engi
 	if err != nil {
 		return nil, err
 	}
-	inserted, err := insert(specs)
+	inserted, err := insert(ctx, specs)
 	if err != nil {
 		return nil, fmt.Errorf("enqueue: %w", err)
 	}

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"time"
 
 	"github.com/backfillhq/go/internal/crontab"
 	"github.com/backfillhq/go/internal/engine"
@@ -141,13 +140,10 @@ func cronTick(payload json.RawMessage) *CronTick {
 		return nil
 	}
 	var cron struct {
-		Tick *struct {
-			TS         time.Time `json:"ts"`
-			Backfilled bool      `json:"backfilled"`
-		} `json:"_cron"`
+		Tick *CronTick `json:"_cron"`
 	}
-	if json.Unmarshal(payload, &cron) != nil || cron.Tick == nil {
+	if json.Unmarshal(payload, &cron) != nil {
 		return nil
 	}
-	return &CronTick{TS: cron.Tick.TS, Backfilled: cron.Tick.Backfilled}
+	return cron.Tick
 }

@@ -130,11 +130,5 @@ func (e *BatchError) failed() []int {
 	if e == nil {
 		return nil
 	}
-	return slices.Sorted(func(yield func(int) bool) {
-		for i := range maps.Keys(e.Errs) {
-			if e.Errs[i] != nil && !yield(i) {
-				return
-			}
-		}
-	})
+	return slices.DeleteFunc(slices.Sorted(maps.Keys(e.Errs)), func(i int) bool { return e.Errs[i] == nil })
 }

@@ -32,8 +32,8 @@ type Job struct {
 
 // CronTick is the moment that a cron job was enqueued for.
 type CronTick struct {
-	TS         time.Time // the whole minute that the schedule matched, in UTC
-	Backfilled bool      // it was missed while no worker ran, and made up for later
+	TS         time.Time `json:"ts"`         // the whole minute that the schedule matched, in UTC
+	Backfilled bool      `json:"backfilled"` // it was missed while no worker ran, and made up for later
 }
 
 // jobContext is the context of a handler: it carries the job and an Enqueuer. One value for both, as there is one for every job.

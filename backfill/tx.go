@@ -19,12 +19,7 @@ import (
 // A task or queue that nobody has enqueued to before is added in the transaction: others that enqueue to it wait for its end, and two
 // transactions that add names in opposite order can deadlock (SQLSTATE 40P01). Repeat such a transaction.
 func (c *Client) WithTx(tx pgx.Tx) Enqueuer {
-	return &txEnqueuer{client: c, nudge: c.nudger.NudgeAfterCommit, insert: func(ctx context.Context, specs []engine.Spec) ([]*engine.Job, error) {
-		if tx == nil {
-			return nil, errors.New("WithTx: the transaction is nil")
-		}
-		return c.inserter.InsertTx(ctx, tx, specs)
-	}}
+	return c.bindTx(tx, c.nudger.NudgeAfterCommit)
 }
 
 // WithSQLTx implements [Enqueuer]: the same for database/sql, whatever the driver. Tested are pgx's stdlib and lib/pq, each in two of
@@ -47,12 +42,7 @@ func InTx(ctx context.Context, c *Client, fn func(ctx context.Context, tx pgx.Tx
 	}
 	var enqueued atomic.Int64
 	err := pgx.BeginFunc(ctx, c.pool, func(tx pgx.Tx) error {
-		bound := &txEnqueuer{
-			client: c, nudge: func(jobs int) { enqueued.Add(int64(jobs)) },
-			insert: func(ctx context.Context, specs []engine.Spec) ([]*engine.Job, error) {
-				return c.inserter.InsertTx(ctx, tx, specs)
-			},
-		}
+		bound := c.bindTx(tx, func(jobs int) { enqueued.Add(int64(jobs)) })
 		return fn(NewContext(ctx, bound), tx)
 	})
 	if err != nil {
@@ -65,12 +55,21 @@ func InTx(ctx context.Context, c *Client, fn func(ctx context.Context, tx pgx.Tx
 // txEnqueuer enqueues in a transaction of the caller's. It never folds calls: what is enqueued must be in this transaction.
 type txEnqueuer struct {
 	client *Client
-	insert func(ctx context.Context, specs []engine.Spec) ([]*engine.Job, error)
+	insert insertFunc
 	nudge  func(jobs int)
 }
 
+func (c *Client) bindTx(tx pgx.Tx, nudge func(jobs int)) *txEnqueuer {
+	return &txEnqueuer{client: c, nudge: nudge, insert: func(ctx context.Context, specs []engine.Spec) ([]*engine.Job, error) {
+		if tx == nil {
+			return nil, errors.New("WithTx: the transaction is nil")
+		}
+		return c.inserter.InsertTx(ctx, tx, specs)
+	}}
+}
+
 func (e *txEnqueuer) Enqueue(ctx context.Context, requests ...Request) ([]*Job, error) {
-	jobs, err := e.client.enqueue(requests, func(specs []engine.Spec) ([]*engine.Job, error) { return e.insert(ctx, specs) })
+	jobs, err := enqueue(ctx, requests, e.insert)
 	if err != nil {
 		return nil, fmt.Errorf("in transaction: %w", err)
 	}

@@ -285,14 +285,17 @@ func (n *insertion) insertKeyed(mode engine.KeyMode, specs []int) []statement {
 	}
 }
 
-// scanJob reads a job from the columns of UpsertJobs.
-func scanJob(row interface{ Scan(dest ...any) error }) (*engine.Job, error) {
+// scanJob reads a job from the columns of UpsertJobs, and those that follow them.
+func scanJob(row interface{ Scan(dest ...any) error }, more ...any) (*engine.Job, error) {
 	var job engine.Job
 	var key *string
 	var runAt timestamp
 	var flags []byte
-	if err := row.Scan(&key, &job.ID, &job.Task, &job.Queue, &job.Payload, &runAt, &job.CreatedAt, &job.Attempt,
-		&job.MaxAttempts, &job.Priority, &job.Revision, &flags); err != nil {
+	columns := []any{
+		&key, &job.ID, &job.Task, &job.Queue, &job.Payload, &runAt, &job.CreatedAt, &job.Attempt, &job.MaxAttempts,
+		&job.Priority, &job.Revision, &flags,
+	}
+	if err := row.Scan(append(columns, more...)...); err != nil {
 		return nil, err
 	}
 	if key != nil {

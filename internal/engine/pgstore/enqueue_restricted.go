@@ -48,7 +48,7 @@ func (n *insertion) insertByFunction() statement {
 		for rows.Next() {
 			var ordinal int
 			var asSent bool
-			job, err := scanJob(restrictedRow{rows, &ordinal, &asSent})
+			job, err := scanJob(rows, &ordinal, &asSent)
 			if err != nil {
 				return err
 			}
@@ -63,18 +63,3 @@ func (n *insertion) insertByFunction() statement {
 		return nil
 	}}
 }
-
-// restrictedRow reads a row of EnqueueJobs: the columns of UpsertJobs without the payload, behind two of its own.
-type restrictedRow struct {
-	row     rows
-	ordinal *int
-	asSent  *bool
-}
-
-func (r restrictedRow) Scan(dest ...any) error {
-	columns := append([]any{r.ordinal, r.asSent}, dest[:payloadColumn]...)
-	return r.row.Scan(append(columns, dest[payloadColumn+1:]...)...)
-}
-
-// payloadColumn is the payload's place among the columns of UpsertJobs.
-const payloadColumn = 4

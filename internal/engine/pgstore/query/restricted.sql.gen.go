@@ -11,8 +11,8 @@ import (
 
 const EnqueueJobs = `-- name: EnqueueJobs :many
 
-select r.ordinal, r.as_sent, r.key, r.id, r.task, r.queue, r.run_at, r.created_at, r.attempts, r.max_attempts, r.priority,
-       r.revision, r.flags
+select r.key, r.id, r.task, r.queue, null::json as payload, r.run_at, r.created_at, r.attempts, r.max_attempts, r.priority,
+       r.revision, r.flags, r.ordinal, r.as_sent
   from graphile_worker.backfill_enqueue($1::text[], $2::text[], $3::text[], $4::timestamptz[],
          $5::bigint[], $6::smallint[], $7::smallint[], $8::text[], $9::text[],
          $10::text[])
@@ -33,12 +33,11 @@ type EnqueueJobsParams struct {
 }
 
 type EnqueueJobsRow struct {
-	Ordinal     interface{}
-	AsSent      interface{}
 	Key         interface{}
 	ID          interface{}
 	Task        interface{}
 	Queue       interface{}
+	Payload     []byte
 	RunAt       interface{}
 	CreatedAt   interface{}
 	Attempts    interface{}
@@ -46,9 +45,12 @@ type EnqueueJobsRow struct {
 	Priority    interface{}
 	Revision    interface{}
 	Flags       interface{}
+	Ordinal     interface{}
+	AsSent      interface{}
 }
 
 // For a role that may only enqueue: migrations/own/0003_enqueue.sql says what the function does.
+// The columns of UpsertJobs, but payloads stay where they are, and two of its own.
 func (q *Queries) EnqueueJobs(ctx context.Context, arg EnqueueJobsParams) ([]EnqueueJobsRow, error) {
 	rows, err := q.db.Query(ctx, EnqueueJobs,
 		arg.Tasks,
@@ -70,12 +72,11 @@ func (q *Queries) EnqueueJobs(ctx context.Context, arg EnqueueJobsParams) ([]Enq
 	for rows.Next() {
 		var i EnqueueJobsRow
 		if err := rows.Scan(
-			&i.Ordinal,
-			&i.AsSent,
 			&i.Key,
 			&i.ID,
 			&i.Task,
 			&i.Queue,
+			&i.Payload,
 			&i.RunAt,
 			&i.CreatedAt,
 			&i.Attempts,
@@ -83,6 +84,8 @@ func (q *Queries) EnqueueJobs(ctx context.Context, arg EnqueueJobsParams) ([]Enq
 			&i.Priority,
 			&i.Revision,
 			&i.Flags,
+			&i.Ordinal,
+			&i.AsSent,
 		); err != nil {
 			return nil, err
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 )
 
 const (
@@ -14,6 +15,8 @@ const (
 	directInserts = 10
 	// foldJobs and foldBytes bound a batch.
 	foldJobs, foldBytes = 1000, 8 << 20
+	// longInsert is after what time keyed inserts go on beside others: longer than one takes that waits for nobody.
+	longInsert = 50 * time.Millisecond
 )
 
 // RejectedError is an error with which the database refused an insert: nothing was inserted. After any other error the
@@ -26,17 +29,19 @@ func (e *RejectedError) Error() string { return e.Err.Error() }
 func (e *RejectedError) Unwrap() error { return e.Err }
 
 // Intake takes enqueues of many callers to the database: each caller on its own while few insert, folded into batches when
-// all connections are busy (R25). Keyed jobs have a lane of their own. After each commit it nudges the workers (R17).
+// all connections are busy (R25). Keyed jobs have a lane of their own, with one insert at a time: their statements are several, and cost
+// less in one transaction than beside each other. After each commit it nudges the workers (R17).
 type Intake struct {
 	free, keyed *lane
 }
 
-// NewIntake returns an intake with up to connections inserts at a time.
+// NewIntake returns an intake with up to connections inserts of a kind at a time.
 func NewIntake(inserter Inserter, connections int, nudger *Nudger) *Intake {
-	lane := func() *lane {
-		return &lane{inserter: inserter, nudger: nudger, permits: max(1, min(connections, directInserts)), keys: map[string]bool{}}
+	most := max(1, min(connections, directInserts))
+	return &Intake{
+		free:  &lane{inserter: inserter, nudger: nudger, permits: most, most: most},
+		keyed: &lane{inserter: inserter, nudger: nudger, permits: 1, most: most, keys: map[string]bool{}},
 	}
-	return &Intake{free: lane(), keyed: lane()}
 }
 
 // Insert inserts jobs, all or none, and returns them in the order of specs, after the commit.
@@ -50,17 +55,26 @@ func (i *Intake) Insert(ctx context.Context, specs []Spec) ([]*Job, error) {
 	return lane.insert(ctx, specs)
 }
 
-// lane lets a number of inserts run at a time and folds the calls that come meanwhile. A key is in one of these inserts at most: no
-// two of them can deadlock, and who waits for a key, because a transaction of somebody else's has its row, keeps up nobody else.
+// lane lets a number of inserts run at a time and folds the calls that come meanwhile. A key is in one of these inserts at most, so no
+// two of them can deadlock. One that takes long, as it does while a transaction of somebody else's has the row of its key, goes on
+// beside its successor: it must not keep up the calls with other keys, of which one may be made by that transaction's owner.
 type lane struct {
 	inserter Inserter
 	nudger   *Nudger
-	permits  int
+	permits  int // for inserts that do not take long
+	most     int // inserts in all
 
 	mu      sync.Mutex
-	busy    int
+	busy    int // of the permits
+	running int
 	keys    map[string]bool // of the inserts that run
 	waiting []*call
+}
+
+// turn is an insert that runs.
+type turn struct {
+	specs []Spec
+	long  *time.Timer // until it counts as one that takes long; nil in a lane where that makes no difference
 }
 
 // call is one caller that waits for a batch.
@@ -74,11 +88,10 @@ type call struct {
 
 func (l *lane) insert(ctx context.Context, specs []Spec) ([]*Job, error) {
 	l.mu.Lock()
-	if l.busy < l.permits && !l.collidesLocked(specs) {
-		l.busy++
-		l.beginLocked(specs)
+	if l.freeLocked() && !l.collidesLocked(specs) {
+		turn := l.beginLocked(specs)
 		l.mu.Unlock()
-		defer l.release(specs)
+		defer l.end(turn)
 		return l.insertDirectly(ctx, specs)
 	}
 	waiting := &call{specs: specs, done: make(chan struct{})}
@@ -132,37 +145,64 @@ func (l *lane) withdraw(ctx context.Context, gone *call) ([]*Job, error) {
 	return nil, fmt.Errorf("the jobs were not enqueued: %w", context.Cause(ctx))
 }
 
+func (l *lane) freeLocked() bool { return l.busy < l.permits && l.running < l.most }
+
 func (l *lane) collidesLocked(specs []Spec) bool {
 	return slices.ContainsFunc(specs, func(spec Spec) bool { return l.keys[spec.Key] })
 }
 
-func (l *lane) beginLocked(specs []Spec) {
+func (l *lane) beginLocked(specs []Spec) *turn {
 	for _, spec := range specs {
 		if spec.Key != "" {
 			l.keys[spec.Key] = true
 		}
 	}
+	l.busy++
+	l.running++
+	turn := &turn{specs: specs}
+	if l.permits < l.most {
+		turn.long = time.AfterFunc(longInsert, l.passOn)
+	}
+	return turn
 }
 
-// release passes the turn of an insert on to those who wait, or gives it up.
-func (l *lane) release(ended []Spec) {
+// passOn gives the permit of an insert that takes long to those who wait.
+func (l *lane) passOn() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, spec := range ended {
+	l.busy--
+	l.foldLocked()
+}
+
+func (l *lane) end(ended *turn) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, spec := range ended.specs {
 		delete(l.keys, spec.Key)
+	}
+	l.running--
+	if ended.long == nil || ended.long.Stop() {
+		l.busy--
+	}
+	l.foldLocked()
+}
+
+// foldLocked begins a batch of those who wait.
+func (l *lane) foldLocked() {
+	if !l.freeLocked() {
+		return
 	}
 	batch := l.takeLocked()
 	if len(batch) == 0 {
-		l.busy--
 		return
 	}
 	var specs []Spec
 	for _, c := range batch {
 		specs = append(specs, c.specs...)
 	}
-	l.beginLocked(specs)
+	turn := l.beginLocked(specs)
 	go func() {
-		defer l.release(specs)
+		defer l.end(turn)
 		l.flush(batch, specs)
 	}()
 }

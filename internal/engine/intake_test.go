@@ -15,7 +15,7 @@ import (
 	"github.com/backfillhq/go/internal/engine"
 )
 
-// slowInserter takes a second for each insert, and remembers them.
+// slowInserter takes its time for each insert, and remembers them.
 type slowInserter struct {
 	mu      sync.Mutex
 	batches []string // the tasks of each insert, in the order in which they began
@@ -24,6 +24,7 @@ type slowInserter struct {
 	next    int64
 	fail    func(tasks string) error
 	ride    bool // single jobs take their notification along
+	takes   time.Duration
 }
 
 func (s *slowInserter) Insert(ctx context.Context, specs []engine.Spec) ([]*engine.Job, error) {
@@ -37,7 +38,7 @@ func (s *slowInserter) Insert(ctx context.Context, specs []engine.Spec) ([]*engi
 	s.active++
 	s.most = max(s.most, s.active)
 	s.mu.Unlock()
-	timer := time.NewTimer(time.Second)
+	timer := time.NewTimer(s.takes)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
@@ -86,7 +87,7 @@ type intakeRig struct {
 }
 
 func newIntakeRig() *intakeRig {
-	r := &intakeRig{}
+	r := &intakeRig{slowInserter: slowInserter{takes: time.Second}}
 	r.nudger = engine.NewNudger(func(_ context.Context, jobs int) error {
 		r.mu.Lock()
 		defer r.mu.Unlock()
@@ -193,45 +194,64 @@ func TestIntakeNotifiesBehindTheInsert(t *testing.T) {
 	})
 }
 
-// Keyed calls have a lane of their own, and a key goes once at a time: what waits for it folds, and what has other keys goes on.
+// Keyed calls go one at a time, in a lane of their own.
 func TestIntakeKeyedLane(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := newIntakeRig()
+		r.takes = 40 * time.Millisecond
 		r.call(t.Context(), "k1", "a")
-		for _, task := range []string{"b", "c"} {
-			r.call(t.Context(), "k1", task)
-		}
-		r.call(t.Context(), "k2", "d")
+		r.call(t.Context(), "k2", "b")
+		r.call(t.Context(), "k3", "c")
 		r.call(t.Context(), "", "free")
-		results := map[string]string{"a": "a", "b": "b", "c": "c", "d": "d", "free": "free"}
-		r.want(t, []string{"a", "d", "free", "b c"}, results)
+		r.want(t, []string{"a", "free", "b c"}, map[string]string{"a": "a", "b": "b", "c": "c", "free": "free"})
+		if r.most != 2 {
+			t.Errorf("%d inserts at a time, want 2", r.most)
+		}
+	})
+}
+
+// A keyed insert that takes long keeps up the calls with its key, which fold, and no others.
+func TestIntakePassesOnWhatTakesLong(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newIntakeRig()
+		for caller, key := range []string{"k", "k", "x", "k", "y"} {
+			r.call(t.Context(), key, fmt.Sprint(key, caller))
+		}
+		<-time.After(60 * time.Millisecond)
+		r.call(t.Context(), "x", "x5")
+		<-time.After(60 * time.Millisecond)
+		r.call(t.Context(), "z", "z6")
+		r.want(t, []string{"k0", "x2 y4", "z6", "k1 k3", "x5"}, map[string]string{
+			"k0": "k0", "k1": "k1", "x2": "x2", "k3": "k3", "y4": "y4", "x5": "x5", "z6": "z6",
+		})
 		if r.most != 3 {
 			t.Errorf("%d inserts at a time, want 3", r.most)
 		}
 	})
 }
 
-// While all permits are taken and a key is waited for, the next batch leaves its calls out, and the one after has them.
-func TestIntakeBatchPassesOverAKey(t *testing.T) {
+// However many take long, there is a limit to the connections that they take.
+func TestIntakeBoundsWhatTakesLong(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := newIntakeRig()
 		results := map[string]string{}
 		var batches []string
-		for i := range 9 {
-			task := fmt.Sprint("direct", i)
+		for i := range 12 {
+			task := fmt.Sprint("t", i)
 			r.call(t.Context(), task, task)
-			results[task], batches = task, append(batches, task)
-		}
-		<-time.After(time.Second / 2)
-		r.call(t.Context(), "k", "slow")
-		for key, task := range map[string]string{"k": "same", "other": "folded"} {
-			r.call(t.Context(), key, task)
 			results[task] = task
+			if i < 10 {
+				batches = append(batches, task)
+				<-time.After(51 * time.Millisecond)
+			}
 		}
-		results["slow"] = "slow"
-		r.want(t, append(batches, "slow", "folded", "same"), results)
+		r.want(t, append(batches, "t10 t11"), results)
+		if r.most != 10 {
+			t.Errorf("%d inserts at a time, want 10", r.most)
+		}
 	})
 }
 

@@ -22,7 +22,6 @@ const (
 	limitLock   = "set local lock_timeout = '50ms'; set local statement_timeout = '2s'"
 	lockPause   = time.Second
 	maxTries    = 60
-	codeLocked  = "55P03"
 	codeTimeout = "57014" // of a statement
 )
 
@@ -89,7 +88,7 @@ func (a *Admin) deleteNames(
 			return names, nil
 		case code(err) == codeTimeout:
 			err = fmt.Errorf("workers would have to wait while all jobs are looked at, which takes longer than 2 seconds: %w", err)
-		case code(err) == codeLocked:
+		case code(err) == codeLockNotAvailable:
 			if tries++; tries < a.lockTries && wait(ctx, lockPause) {
 				continue
 			}

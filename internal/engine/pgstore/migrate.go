@@ -1,6 +1,7 @@
 package pgstore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -57,19 +58,8 @@ const (
 // [*BreakingMigrationError] if it is too new.
 func Migrate(ctx context.Context, conn *pgx.Conn, opts MigrateOptions) error {
 	m := migrator{
-		conn: conn, schema: opts.Schema, mode: opts.Mode, logger: opts.Logger, standstill: opts.standstill, report: opts.Report,
-	}
-	if m.report == nil {
-		m.report = &MigrateReport{}
-	}
-	if m.schema == "" {
-		m.schema = migrations.DefaultSchema
-	}
-	if m.logger == nil {
-		m.logger = slog.Default()
-	}
-	if m.standstill == 0 {
-		m.standstill = defaultStandstill
+		conn: conn, mode: opts.Mode, report: cmp.Or(opts.Report, &MigrateReport{}), logger: cmp.Or(opts.Logger, slog.Default()),
+		schema: cmp.Or(opts.Schema, migrations.DefaultSchema), standstill: cmp.Or(opts.standstill, defaultStandstill),
 	}
 	if err := migrations.CheckSchemaName(m.schema); err != nil {
 		return err
@@ -136,8 +126,8 @@ func (m *migrator) run(ctx context.Context) error {
 			return m.explainStandstill(ctx, watch, err, contended)
 		}
 		watch.waited = true
-		if err := m.pause(ctx); err != nil {
-			return wrapSchema(m.schema, "wait for another installer", err)
+		if !wait(ctx, m.standstill/40) {
+			return wrapSchema(m.schema, "wait for another installer", context.Cause(ctx))
 		}
 	}
 }
@@ -157,18 +147,6 @@ func isContention(err error) bool {
 // move, they are somebody else's.
 func isDuplicate(err error) bool {
 	return slices.Contains([]string{codeDuplicateTable, codeDuplicateObject, codeDuplicateFunction}, code(err))
-}
-
-// pause waits between two looks at the ledger.
-func (m *migrator) pause(ctx context.Context) error {
-	timer := time.NewTimer(m.standstill / 40)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }
 
 // ledgerWatch tells whether the ledger moves.

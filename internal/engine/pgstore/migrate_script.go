@@ -16,11 +16,10 @@ func FreshScript(schema string) (string, error) {
 	if err := migrations.CheckSchemaName(schema); err != nil {
 		return "", err
 	}
-	p := plan{fresh: true, files: migrations.Wire()}
-	for _, file := range migrations.Own() {
-		if file.Transactional() {
-			p.files = append(p.files, file)
-		}
+	m := migrator{schema: schema}
+	p, err := m.plan(&schemaState{version: minServerVersion}) // of a database without it
+	if err != nil {
+		return "", err
 	}
 	return p.script(schema), nil
 }

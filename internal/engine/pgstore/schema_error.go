@@ -143,7 +143,7 @@ func errTaken(schema string, found []string) *SchemaError {
 }
 
 func errNoLedger(schema string, state *schemaState) *SchemaError {
-	ledger := rendered("graphile_worker.migrations", schema)
+	ledger := migrations.Render("graphile_worker.migrations", schema)
 	missing, restore := "there is no table "+ledger, "restore that table"
 	if slices.Contains(state.relations, ledgerTable) {
 		missing, restore = "no migration is recorded in "+ledger, "restore the rows of that table"
@@ -158,7 +158,7 @@ func errNoLedger(schema string, state *schemaState) *SchemaError {
 func errOwnObjects(schema string, own int, found string) *SchemaError {
 	return &SchemaError{
 		Schema: schema,
-		Found:  fmt.Sprintf("partial: %s says migration %d, but %s", rendered("graphile_worker.backfill_migrations", schema), own, found),
+		Found:  fmt.Sprintf("partial: %s says migration %d, but %s", migrations.Render("graphile_worker.backfill_migrations", schema), own, found),
 		Remedy: "restore what is missing from a backup, or drop the tables backfill_* and the function backfill_enqueue, and start again",
 	}
 }
@@ -167,12 +167,12 @@ func errOwnFunction(schema string, own int) *SchemaError {
 	there, remedy := "is there", "drop it and start again"
 	if own >= enqueueMigration {
 		there, remedy = "is missing", fmt.Sprintf("as the owner of the tables, run: %s and then: %s",
-			rendered("DELETE FROM graphile_worker.backfill_migrations WHERE id >= 3;", schema), command(schema))
+			migrations.Render("DELETE FROM graphile_worker.backfill_migrations WHERE id >= 3;", schema), command(schema))
 	}
 	return &SchemaError{
 		Schema: schema,
 		Found: fmt.Sprintf("partial: %s says migration %d, but the function %s %s",
-			rendered("graphile_worker.backfill_migrations", schema), own, enqueueFunction, there),
+			migrations.Render("graphile_worker.backfill_migrations", schema), own, enqueueFunction, there),
 		Remedy: remedy,
 	}
 }
@@ -211,5 +211,3 @@ func are(names []string) string {
 	}
 	return strings.Join(names, ", ") + " are"
 }
-
-func rendered(sql, schema string) string { return migrations.Render(sql, schema) }

@@ -71,7 +71,8 @@ func (w *Worker) schedule(ctx context.Context) {
 	}
 	// Minutes that passed meanwhile are made up for as ordinary ticks, whatever the entries say (contract section 7.5).
 	for next := roundUp(start); ; {
-		if !clock.Sleep(ctx, next.Add(tickDelay).Sub(clock.Now())) {
+		wait := next.Add(tickDelay).Sub(clock.Now())
+		if !clock.Sleep(ctx, min(wait, time.Minute)) { // a clock that is wrong now may be set again
 			return
 		}
 		for now := clock.Now(); !next.After(now); next = next.Add(time.Minute) { // none if the clock was set back

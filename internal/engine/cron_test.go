@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -179,6 +180,48 @@ func TestCronCatchesUp(t *testing.T) {
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("scheduled (-want +got):\n%s", diff)
 		}
+	})
+}
+
+// setClock is a clock that somebody sets. It sleeps by another one, as the clock of a process does.
+type setClock struct{ offset *atomic.Int64 }
+
+func (c setClock) Now() time.Time { return time.Now().UTC().Add(time.Duration(c.offset.Load())) }
+
+func (setClock) Sleep(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
+	}
+}
+
+// A clock that is set back is early: nothing is due until it has caught up, or is set again (contract section 7.5).
+func TestCronClockSetBack(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		cron, clock := &fakeCron{}, setClock{new(atomic.Int64)}
+		newRig(t, newDB(t), takes(0), newCron(t, cron, "* * * * * every"), func(s *setup) { s.Clock = clock })
+		check := func(after time.Duration, minutes ...string) {
+			t.Helper()
+			<-time.After(after)
+			var want []string
+			for _, minute := range minutes {
+				want = append(want, ticked("every", minute, false))
+			}
+			if diff := cmp.Diff(want, cron.take()); diff != "" {
+				t.Errorf("scheduled (-want +got):\n%s", diff)
+			}
+		}
+		check(90*time.Second, "00:00", "00:01")
+		clock.offset.Store(-int64(5 * time.Minute))
+		check(5 * time.Minute)
+		check(2*time.Minute, "00:02", "00:03")
+		clock.offset.Add(-int64(24 * time.Hour)) // for a minute
+		check(time.Minute)
+		clock.offset.Add(int64(24 * time.Hour))
+		check(2*time.Minute, "00:04", "00:05", "00:06")
 	})
 }
 

@@ -65,7 +65,7 @@ func applyTask[T any](h *handler, t *Task[T]) {
 		}
 		r := t.Request(args, line...)
 		r.Args = payload
-		if err := r.Validate(); err != nil && len(checkTask(t)) == 0 { // a tick that the database refuses would be tried for ever
+		if err := r.Validate(); err != nil && len(checkTask(t)) == 0 { // the database would refuse every tick
 			h.fault(fmt.Errorf("crontab line of %q: %w", entry.Identifier, err))
 			continue
 		}

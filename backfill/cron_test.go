@@ -55,6 +55,43 @@ func TestCronJob(t *testing.T) {
 	}
 }
 
+// A task whose jobs the database refuses holds up no other's, and loses only the ticks before the last.
+func TestCronJobRefused(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	ran := make(chan string, 100)
+	handle := func(ctx context.Context, _ reportArgs) error {
+		ran <- backfill.JobInfo(ctx).Task
+		return nil
+	}
+	registry := backfill.NewRegistry(
+		backfill.Handle(&backfill.Task[reportArgs]{Name: "bad", MaxAttempts: 3}, handle, backfill.Cron("* * * * * ?fill=1h")),
+		backfill.Handle(&backfill.Task[reportArgs]{Name: "good"}, handle, backfill.Cron("* * * * * ?fill=1h")))
+	exec(t, db.Pool(), "insert into graphile_worker._private_known_crontabs select id, $1, null from unnest(array['bad', 'good']) id", time.Now().Add(-3*time.Minute))
+	run := func(sql string) {
+		if _, err := db.Pool().Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run(`create function refuse() returns trigger language plpgsql as $$begin raise 'refused'; end$$;
+		create trigger refuse before insert on graphile_worker._private_jobs for each row when (new.max_attempts = 3) execute function refuse()`)
+	w := start(t, newClient(t, db), registry)
+	for range 3 {
+		if task := <-ran; task != "good" {
+			t.Errorf("a job of %s ran", task)
+		}
+	}
+	run("drop trigger refuse on graphile_worker._private_jobs")
+	for task := range ran {
+		if task == "bad" {
+			break
+		}
+	}
+	if err := w.stop(); err != nil {
+		t.Error(err)
+	}
+}
+
 // A job that no schedule has enqueued has no tick, whatever its payload says in other places.
 func TestJobsWithoutATick(t *testing.T) {
 	t.Parallel()

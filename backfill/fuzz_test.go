@@ -14,7 +14,7 @@ import (
 	"github.com/backfillhq/go/internal/engine"
 )
 
-// Whatever a line of a crontab and the task say: a worker starts only if the database takes the jobs. It would try them for ever.
+// Whatever a line of a crontab and the task say: a worker starts only if the database takes the jobs.
 func FuzzCron(f *testing.F) {
 	for _, line := range []string{
 		`* * * * *`, `0 4 * * * ?id=a&fill=1d&max=3&queue=q&jobKey=k&jobKeyMode=replace&priority=-1 {key: "k", queue: "q"}`,

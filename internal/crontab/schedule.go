@@ -1,7 +1,6 @@
 package crontab
 
 import (
-	"iter"
 	"math/bits"
 	"sort"
 	"time"
@@ -34,20 +33,17 @@ func (e *Entry) Next(after time.Time) (time.Time, bool) {
 	return time.Unix(tick*60, 0).UTC(), true
 }
 
-// Missed returns the ticks that are made up at startup (contract section 7.4), in order: those before start and not further back
-// than Fill, from since on, which is when the entry was last executed, or else when it became known. An entry that was not known
-// has missed nothing, and is not to be asked.
-func (e *Entry) Missed(since, start time.Time) iter.Seq[time.Time] {
-	return func(yield func(time.Time) bool) {
-		from := start.Add(-e.Fill)
-		if from.Before(since) {
-			from = since
-		}
-		tick, ok := e.Next(from.Add(-1))
-		for ok && tick.Before(start) && yield(tick) {
-			tick, ok = e.Next(tick)
-		}
+// First returns the first tick to schedule at startup (contract section 7.4), which was missed if it is before start: not further back
+// than Fill, and from since on, which is when the entry was last executed, or else when it became known.
+func (e *Entry) First(since, start time.Time) (time.Time, bool) {
+	from := start.Add(-e.Fill)
+	if from.Before(since) {
+		from = since
 	}
+	if from.After(start) { // by somebody's clock
+		from = start
+	}
+	return e.Next(from.Add(-1))
 }
 
 // In minutes.

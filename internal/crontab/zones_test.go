@@ -152,7 +152,7 @@ func checkTransition(t *testing.T, change transition, zone *time.Location) {
 			}
 		}
 		e.Fill = time.Duration(len(due)) * time.Minute
-		for tick := range e.Missed(m.from, m.at(len(due))) {
+		for _, tick := range missed(e, m.from, m.at(len(due))) {
 			if i := int(tick.Sub(m.from) / time.Minute); !due[i] {
 				t.Errorf("%s in %v: Missed has %v", line, zone, tick)
 			}

@@ -3,10 +3,12 @@ package engine
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
-	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/backfillhq/go/internal/crontab"
@@ -14,6 +16,9 @@ import (
 
 // tickDelay is how long after the beginning of a minute its tick comes, as with Graphile Worker (contract section 7.5).
 const tickDelay = time.Millisecond
+
+// aloneMax is the longest wait before a tick that failed by itself is tried again.
+const aloneMax = time.Minute
 
 // defaultMaxAttempts is the wire's (contract section 1.1).
 const defaultMaxAttempts = 25
@@ -24,7 +29,7 @@ type CronStore interface {
 	// KnownCrontabs returns what the database knew of these identifiers, and makes the others known since start.
 	KnownCrontabs(ctx context.Context, identifiers []string, start time.Time) (map[string]KnownCrontab, error)
 	// Tick enqueues the jobs of those identifiers that have not executed this tick or a later one, all or none. It returns how
-	// many that were.
+	// many that were. A RejectedError is for what a job holds.
 	Tick(ctx context.Context, tick time.Time, identifiers []string, jobs []Spec) (scheduled int, err error)
 }
 
@@ -56,104 +61,142 @@ type Clock interface {
 	Sleep(ctx context.Context, d time.Duration) bool
 }
 
-// schedule enqueues cron jobs until ctx ends: those that were missed, as far back as their entries say, and then each minute's. It
-// goes by the clock of this process.
+// cronLine is an entry on its way through its ticks.
+type cronLine struct {
+	CronEntry
+
+	next  time.Time   // its first tick that is not recorded
+	alone atomic.Bool // it has a goroutine of its own, whose next is
+}
+
+// schedule is a worker's crontab.
+type schedule struct {
+	*Worker
+
+	start time.Time // ticks before it were missed
+	lines []*cronLine
+	alone chan struct{} // holds one: they get one connection at a time
+}
+
+// schedule enqueues cron jobs until ctx ends: those that were missed, as far back as their entries say, and then each minute's, all
+// in their order. It goes by the clock of this process.
 func (w *Worker) schedule(ctx context.Context) {
-	clock := w.config.Clock
-	start := clock.Now()
-	var known map[string]KnownCrontab
-	ok := w.insist(ctx, func(ctx context.Context) (err error) {
-		known, err = w.config.Cron.KnownCrontabs(ctx, w.cronIdentifiers(), start)
-		return err
-	})
-	if !ok || !w.makeUp(ctx, known, start) {
-		return
-	}
-	// Minutes that passed meanwhile are made up for as ordinary ticks, whatever the entries say (contract section 7.5).
-	for next := roundUp(start); ; {
-		wait := next.Add(tickDelay).Sub(clock.Now())
-		if !clock.Sleep(ctx, min(wait, time.Minute)) { // a clock that is wrong now may be set again
-			return
-		}
-		for now := clock.Now(); !next.After(now); next = next.Add(time.Minute) { // none if the clock was set back
-			if !w.tick(ctx, next, w.due(next), false) {
-				return
-			}
-		}
-	}
-}
-
-// makeUp schedules the ticks that were missed while nobody ran, in their order (contract section 7.4).
-func (w *Worker) makeUp(ctx context.Context, known map[string]KnownCrontab, start time.Time) bool {
-	missed := map[time.Time][]CronEntry{}
+	s := &schedule{Worker: w, start: w.config.Clock.Now(), alone: make(chan struct{}, 1)}
+	known := s.known(ctx)
 	for _, entry := range w.config.Crontab {
+		since := s.start
 		if k, ok := known[entry.Identifier]; ok {
-			for tick := range entry.Missed(k.since(), start) {
-				missed[tick] = append(missed[tick], entry)
+			since = k.since()
+		}
+		if first, ok := entry.First(since, s.start); ok {
+			s.lines = append(s.lines, &cronLine{CronEntry: entry, next: first})
+		}
+	}
+	var alone sync.WaitGroup
+	defer alone.Wait()
+	for ctx.Err() == nil {
+		now := w.config.Clock.Now()
+		due := s.due(now)
+		if len(due) == 0 { // look again each minute: the clock may have been set
+			w.config.Clock.Sleep(ctx, now.Truncate(time.Minute).Add(time.Minute+tickDelay).Sub(now))
+			continue
+		}
+		if err := s.tick(ctx, due...); err != nil { // perhaps because of one of them
+			s.failed(ctx, err, 0)
+			s.known(ctx) // waits for the database, if that is what failed
+			for _, line := range due {
+				line.alone.Store(true)
+				alone.Go(func() { s.catchUp(ctx, line) })
 			}
 		}
 	}
-	for _, tick := range slices.SortedFunc(maps.Keys(missed), time.Time.Compare) {
-		if !w.tick(ctx, tick, missed[tick], true) {
-			return false
-		}
-	}
-	return true
 }
 
-// due returns the entries of a minute.
-func (w *Worker) due(tick time.Time) []CronEntry {
-	var due []CronEntry
-	for _, entry := range w.config.Crontab {
-		if entry.Matches(tick) {
-			due = append(due, entry)
+// known returns what the database knew of the entries. It asks until there is an answer, or ctx ends.
+func (s *schedule) known(ctx context.Context) map[string]KnownCrontab {
+	identifiers := make([]string, len(s.config.Crontab))
+	for i, entry := range s.config.Crontab {
+		identifiers[i] = entry.Identifier
+	}
+	for failures := 1; ctx.Err() == nil; failures++ {
+		statement, cancel := context.WithTimeout(ctx, statementTimeout)
+		known, err := s.config.Cron.KnownCrontabs(statement, identifiers, s.start)
+		cancel()
+		if err == nil {
+			return known
+		}
+		s.failed(ctx, err, backoff(failures, errorMin, errorMax))
+	}
+	return nil
+}
+
+// due returns the lines of the earliest tick that is due.
+func (s *schedule) due(now time.Time) []*cronLine {
+	var due []*cronLine
+	for _, line := range s.lines {
+		switch {
+		case line.alone.Load() || line.next.After(now):
+		case len(due) > 0 && line.next.After(due[0].next):
+		case len(due) > 0 && line.next.Equal(due[0].next):
+			due = append(due, line)
+		default:
+			due = []*cronLine{line}
 		}
 	}
 	return due
 }
 
-// tick enqueues the jobs of one tick. A tick that fails is tried again until it succeeds: to skip it would lose it, and to repeat
-// it does no harm.
-func (w *Worker) tick(ctx context.Context, tick time.Time, entries []CronEntry, backfilled bool) bool {
-	if len(entries) == 0 {
-		return ctx.Err() == nil
+// tick enqueues the jobs of lines that are at the same tick, all or none. To repeat it does no harm.
+func (s *schedule) tick(ctx context.Context, lines ...*cronLine) error {
+	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
+	defer cancel()
+	tick := lines[0].next
+	identifiers, jobs := make([]string, len(lines)), make([]Spec, len(lines))
+	for i, line := range lines {
+		identifiers[i], jobs[i] = line.Identifier, cronJob(line.CronEntry, tick, tick.Before(s.start))
 	}
-	identifiers, jobs := make([]string, len(entries)), make([]Spec, len(entries))
-	for i, entry := range entries {
-		identifiers[i], jobs[i] = entry.Identifier, cronJob(entry, tick, backfilled)
+	scheduled, err := s.config.Cron.Tick(ctx, tick, identifiers, jobs)
+	if err != nil {
+		return fmt.Errorf("tick %s of %s: %w", tick.Format(time.RFC3339), strings.Join(identifiers, ", "), err)
 	}
-	return w.insist(ctx, func(ctx context.Context) error {
-		scheduled, err := w.config.Cron.Tick(ctx, tick, identifiers, jobs)
-		if err == nil && scheduled > 0 {
-			w.observe(Event{Kind: EventScheduled, Count: scheduled})
-			w.announce(scheduled)
-		}
-		return err
-	})
+	if scheduled > 0 {
+		s.observe(Event{Kind: EventScheduled, Count: scheduled})
+		s.announce(scheduled)
+	}
+	for _, line := range lines {
+		line.next, _ = line.Next(tick)
+	}
+	return nil
 }
 
-// insist calls try until it succeeds. It reports false when ctx ended first.
-func (w *Worker) insist(ctx context.Context, try func(context.Context) error) bool {
-	for failures := 1; ctx.Err() == nil; failures++ {
-		statement, cancel := context.WithTimeout(ctx, statementTimeout)
-		err := try(statement)
-		cancel()
-		if err == nil {
-			return true
+// catchUp repeats a line's tick that failed, apart from the other lines, which are not to wait for it, and then those that became
+// due meanwhile. A tick whose job the database refuses is given up when the next is due.
+func (s *schedule) catchUp(ctx context.Context, line *cronLine) {
+	defer line.alone.Store(false)
+	for failures := 0; ctx.Err() == nil && !line.next.After(s.config.Clock.Now()); {
+		s.alone <- struct{}{}
+		err := s.tick(ctx, line)
+		<-s.alone
+		_, refused := errors.AsType[*RejectedError](err)
+		switch later, _ := line.Next(line.next); {
+		case err == nil:
+			failures = 0
+		case refused && !later.After(s.config.Clock.Now()):
+			s.config.Logger.ErrorContext(ctx, "cron job was refused and is given up, because the next is due", slog.Any("error", err))
+			line.next = later
+		default:
+			failures++
+			s.failed(ctx, err, backoff(failures, errorMin, aloneMax))
 		}
-		wait := backoff(failures, errorMin, errorMax)
-		w.config.Logger.ErrorContext(ctx, "scheduling cron jobs failed", slog.Any("error", err), slog.Duration("retry_in", wait))
+	}
+}
+
+// failed logs an error and waits.
+func (s *schedule) failed(ctx context.Context, err error, wait time.Duration) {
+	if ctx.Err() == nil {
+		s.config.Logger.ErrorContext(ctx, "scheduling cron jobs failed", slog.Any("error", err), slog.Duration("retry_in", wait))
 		sleep(ctx, wait)
 	}
-	return false
-}
-
-func (w *Worker) cronIdentifiers() []string {
-	var identifiers []string
-	for _, entry := range w.config.Crontab {
-		identifiers = append(identifiers, entry.Identifier)
-	}
-	return identifiers
 }
 
 // cronJob is the job of an entry at a tick (contract section 7.2).
@@ -186,10 +229,3 @@ type wallClock struct{}
 func (wallClock) Now() time.Time { return time.Now().Round(0).UTC() }
 
 func (wallClock) Sleep(ctx context.Context, d time.Duration) bool { return sleep(ctx, d) }
-
-func roundUp(t time.Time) time.Time {
-	if minute := t.Truncate(time.Minute); minute.Before(t) {
-		return minute.Add(time.Minute)
-	}
-	return t
-}

@@ -1,9 +1,14 @@
 package engine_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"regexp"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -19,7 +24,8 @@ import (
 // fakeCron is a CronStore in memory, which several workers can share.
 type fakeCron struct {
 	fail  func() error
-	takes time.Duration // each tick
+	job   func(ctx context.Context, id string, tick time.Time) error // of each that is enqueued
+	takes time.Duration                                              // each tick
 
 	mu        sync.Mutex
 	known     map[string]engine.KnownCrontab
@@ -46,9 +52,17 @@ func (f *fakeCron) KnownCrontabs(_ context.Context, identifiers []string, start 
 	return known, nil
 }
 
-func (f *fakeCron) Tick(_ context.Context, tick time.Time, identifiers []string, jobs []engine.Spec) (int, error) {
+func (f *fakeCron) Tick(ctx context.Context, tick time.Time, identifiers []string, jobs []engine.Spec) (int, error) {
 	if f.takes > 0 {
 		<-time.After(f.takes)
+	}
+	for _, id := range identifiers {
+		if f.job == nil {
+			break
+		}
+		if err := f.job(ctx, id, tick); err != nil {
+			return 0, err
+		}
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -230,9 +244,11 @@ func TestCronTriesAgain(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var away bool
+		failed := 0
 		cron := &fakeCron{}
 		cron.fail = func() error {
 			if away {
+				failed++
 				return errors.New("away")
 			}
 			return nil
@@ -256,10 +272,81 @@ func TestCronTriesAgain(t *testing.T) {
 		if diff := cmp.Diff(want, cron.take()); diff != "" {
 			t.Errorf("scheduled (-want +got):\n%s", diff)
 		}
-		if n := cron.tries(); n < 10 {
-			t.Errorf("it tried %d times", n)
+		if failed < 10 || failed > 60 {
+			t.Errorf("it tried %d times in vain", failed)
 		}
 	})
+}
+
+// An entry whose jobs cannot be enqueued holds up no others. Ticks that fail are made up for in their order, except that one whose
+// job is refused is given up when the next is due.
+func TestCronOneEntryFails(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		job  func(ctx context.Context) error
+		gone string // which ticks are surely given up
+	}{
+		"refused": {func(context.Context) error { return &engine.RejectedError{Err: errors.New("refused")} }, "23:58 23:59 00:00"},
+		"locked":  {func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }, ""},
+		"lost":    {func(context.Context) error { return errors.New("lost") }, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				start := time.Now()
+				known := engine.KnownCrontab{KnownSince: start.Add(-2 * time.Minute)}
+				cron := &fakeCron{known: map[string]engine.KnownCrontab{"bad": known, "good": known}}
+				cron.job = func(ctx context.Context, id string, _ time.Time) error {
+					if id == "bad" && time.Since(start) < 196*time.Second {
+						return test.job(ctx)
+					}
+					return nil
+				}
+				var log bytes.Buffer
+				newRig(t, newDB(t), takes(0), newCron(t, cron, "* * * * * bad ?fill=1h\n* * * * * good ?fill=1h\n1-59 * * * * late"), func(s *setup) {
+					s.Logger = slog.New(slog.NewTextHandler(&log, nil))
+				})
+				check := func(after time.Duration, want string) {
+					t.Helper()
+					<-time.After(after)
+					synctest.Wait()
+					var got []string
+					for _, job := range cron.take() {
+						tick, _, _ := strings.Cut(job, " {")
+						got = append(got, tick)
+					}
+					slices.Sort(got)
+					if diff := cmp.Diff(want, strings.Join(got, ", ")); diff != "" {
+						t.Errorf("scheduled (-want +got):\n%s", diff)
+					}
+				}
+				check(30*time.Second, "good 00:00, good 23:58, good 23:59")
+				check(time.Minute, "good 00:01, late 00:01")
+				check(time.Minute, "good 00:02, late 00:02")
+				check(45*time.Second, "good 00:03, late 00:03")
+				<-time.After(75 * time.Second) // its last try and wait took 70 at most
+				var made []string
+				for _, job := range cron.take() {
+					if tick, ok := strings.CutPrefix(job, "bad "); ok {
+						made = append(made, tick[:len("00:00")])
+					}
+				}
+				tries := cron.tries()
+				check(time.Minute, "bad 00:05, good 00:05, late 00:05")
+				if n := cron.tries() - tries; n != 1 {
+					t.Errorf("%d statements when all is well again", n)
+				}
+				var gone []string
+				for _, match := range regexp.MustCompile(`given up.* error="tick \S+T(\d\d:\d\d):00Z of bad: `).FindAllStringSubmatch(log.String(), -1) {
+					gone = append(gone, match[1])
+				}
+				all := strings.Join(append(gone, made...), " ")
+				if all != "23:58 23:59 00:00 00:01 00:02 00:03 00:04" || !strings.HasPrefix(strings.Join(gone, " "), test.gone) || (len(gone) > 0) != (test.gone != "") {
+					t.Errorf("given up %q, then scheduled %q; log:\n%s", gone, made, &log)
+				}
+			})
+		})
+	}
 }
 
 // A worker that is told to stop schedules nothing more, while its jobs may still run.

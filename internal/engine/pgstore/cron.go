@@ -15,6 +15,10 @@ import (
 
 var _ engine.CronStore = (*Store)(nil)
 
+// refusals are the classes of errors that are about what a job holds: its data, a constraint, and what a trigger raises. Others,
+// such as those of a server that is read-only for a while, or without space, are not the job's.
+var refusals = []string{"22", "23", "P0"}
+
 // KnownCrontabs implements engine.CronStore.
 func (s *Store) KnownCrontabs(ctx context.Context, identifiers []string, start time.Time) (map[string]engine.KnownCrontab, error) {
 	rows, err := s.queries.KnownCrontabs(ctx, identifiers)
@@ -43,7 +47,7 @@ func (s *Store) Tick(ctx context.Context, tick time.Time, identifiers []string, 
 			Identifiers: identifiers, Tick: pgtype.Timestamptz{Time: tick, Valid: true},
 		})
 		if err != nil {
-			return fmt.Errorf("record tick %s: %w", tick.Format(time.RFC3339), err)
+			return fmt.Errorf("record tick: %w", err)
 		}
 		var specs []engine.Spec
 		for i, identifier := range identifiers {
@@ -57,6 +61,9 @@ func (s *Store) Tick(ctx context.Context, tick time.Time, identifiers []string, 
 		_, err = NewInserter(s.pool, s.settings.Schema).InsertTx(ctx, tx, specs)
 		return err
 	})
+	if c := code(err); c != "" && slices.Contains(refusals, c[:2]) {
+		return 0, &engine.RejectedError{Err: err}
+	}
 	if err != nil {
 		return 0, err
 	}

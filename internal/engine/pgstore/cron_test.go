@@ -1,6 +1,7 @@
 package pgstore_test
 
 import (
+	"errors"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -76,8 +77,15 @@ func TestTickOnce(t *testing.T) {
 		t.Errorf("jobs\n%s\nwant\n%s", got, want)
 	}
 	bad := []engine.Spec{{Task: "a", Payload: []byte("{"), RunAt: tick, MaxAttempts: 1}}
-	if _, err := r.store.Tick(t.Context(), tick.Add(time.Hour), []string{"b"}, bad); err == nil {
-		t.Error("a payload that is no JSON was taken")
+	_, err := r.store.Tick(t.Context(), tick.Add(time.Hour), []string{"b"}, bad)
+	if _, rejected := errors.AsType[*engine.RejectedError](err); !rejected {
+		t.Errorf("a payload that is no JSON: %v", err)
+	}
+	run(t, r.pool, "create function graphile_worker.fail() returns trigger language plpgsql as $$begin raise sqlstate '53100'; end$$; "+
+		"create trigger fail before insert on graphile_worker._private_jobs for each row execute function graphile_worker.fail()")
+	_, err = r.store.Tick(t.Context(), tick.Add(time.Hour), []string{"b"}, jobs[:1])
+	if _, rejected := errors.AsType[*engine.RejectedError](err); err == nil || rejected {
+		t.Errorf("a disk that is full: %v", err)
 	}
 	last := get[time.Time](t, r.pool, "select last_execution from graphile_worker._private_known_crontabs where identifier = 'b'")
 	if !last.Equal(tick) {

@@ -74,9 +74,7 @@ func applyTask[T any](h *handler, t *Task[T]) {
 			priority := int16(r.Priority)
 			entry.Priority = &priority
 		}
-		if entry.Key == "" && r.Key != "" {
-			entry.Key, entry.KeyMode = r.Key, string(r.KeyMode)
-		}
+		entry.Key, entry.KeyMode = r.Key, cmp.Or(entry.KeyMode, string(r.KeyMode))
 	}
 }
 

@@ -2,6 +2,7 @@ package backfill_test
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -52,6 +53,37 @@ func TestCronJob(t *testing.T) {
 	}
 	if job.Cron.TS.Before(known) || job.Cron.TS.Second() != 0 || !job.Cron.TS.Equal(job.RunAt) {
 		t.Errorf("tick %+v of a job due at %v, known since %v", job.Cron, job.RunAt, known)
+	}
+}
+
+// What the line says of the key and its mode counts, else what the task says, each for itself.
+func TestCronKeys(t *testing.T) {
+	t.Parallel()
+	constant := func(reportArgs) string { return "task's" }
+	for _, test := range []struct {
+		key      func(reportArgs) string
+		mode     backfill.KeyMode
+		line     string
+		want     string
+		wantMode backfill.KeyMode
+	}{
+		{nil, "", "", "", ""},
+		{nil, "", "?jobKey=k", "k", ""},
+		{nil, "", "?jobKey=k&jobKeyMode=preserve_run_at", "k", backfill.PreserveRunAt},
+		{nil, backfill.PreserveRunAt, "?jobKey=k", "k", backfill.PreserveRunAt},
+		{constant, "", "?jobKeyMode=preserve_run_at", "task's", backfill.PreserveRunAt},
+		{constant, backfill.UnsafeDedupe, "", "task's", backfill.UnsafeDedupe},
+		{constant, backfill.UnsafeDedupe, "?jobKey=k&jobKeyMode=replace", "k", backfill.Replace},
+	} {
+		task := &backfill.Task[reportArgs]{Name: "report", Key: test.key, KeyMode: test.mode}
+		registry := backfill.NewRegistry(backfill.Handle(task, func(context.Context, reportArgs) error { return nil }, backfill.Cron("* * * * * "+test.line)))
+		entries, err := backfill.Schedule(registry)
+		if err := errors.Join(err, backfill.Problems(registry)); err != nil || len(entries) != 1 {
+			t.Fatalf("%d entries, %v", len(entries), err)
+		}
+		if e := entries[0]; e.Key != test.want || backfill.KeyMode(e.KeyMode) != test.wantMode {
+			t.Errorf("%q of a task with mode %q: key %q, mode %q", test.line, test.mode, e.Key, e.KeyMode)
+		}
 	}
 }
 

@@ -27,7 +27,7 @@ type Entry struct {
 	MaxAttempts int16
 	Queue       string
 	Key         string
-	KeyMode     string // "replace" or "preserve_run_at"; with a key it is never empty
+	KeyMode     string // "replace" or "preserve_run_at"; in a crontab "replace" is the default
 	Priority    *int16
 	Payload     []byte // a JSON object, or nil; without the key _cron, which is added at each tick
 }

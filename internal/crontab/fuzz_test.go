@@ -38,7 +38,7 @@ func FuzzParse(f *testing.F) {
 		seen := map[string]bool{}
 		for _, e := range entries {
 			check("entry", e.Pos)
-			if e.Task == "" || e.Identifier == "" || seen[e.Identifier] || (e.Key != "") && e.KeyMode == "" || e.Payload != nil && !json.Valid(e.Payload) {
+			if e.Task == "" || e.Identifier == "" || seen[e.Identifier] || e.Payload != nil && !json.Valid(e.Payload) {
 				t.Errorf("entry %+v", e)
 			}
 			seen[e.Identifier] = true

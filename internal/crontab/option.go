@@ -41,9 +41,6 @@ func (p *parser) options() {
 		}
 		offset += len(segment)
 	}
-	if p.entry.Key != "" && p.entry.KeyMode == "" {
-		p.entry.KeyMode = "replace"
-	}
 }
 
 func (p *parser) option(offset int, segment string, seen map[string]bool) {

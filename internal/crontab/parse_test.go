@@ -87,12 +87,12 @@ func TestParseLine(t *testing.T) {
 		"* * * * * a\u3000?id=b \ufeff{}":  always(func(e *crontab.Entry) { e.Identifier, e.Payload = "b", []byte("{}") }),
 		"* * * * * a ?id=b_C-1&fill=4w3d2h1m&max=007&queue=a:b-c_D&jobKey=a+b%20c&priority=-32768": always(func(e *crontab.Entry) {
 			e.Identifier, e.Fill, e.MaxAttempts, e.Queue = "b_C-1", (31*24+2)*time.Hour+time.Minute, 7, "a:b-c_D"
-			e.Key, e.KeyMode, e.Priority = "a b c", "replace", new(int16(-32768))
+			e.Key, e.Priority = "a b c", new(int16(-32768))
 		}),
 		"* * * * * a ?&jobKeyMode=preserve_run_at&&%6aobKey=%zz%4&priority=-0&": always(func(e *crontab.Entry) {
 			e.Key, e.KeyMode, e.Priority = "%zz%4", "preserve_run_at", new(int16)
 		}),
-		"* * * * * a ?jobKey=a=b?{%C3%A9%FFx}":        always(func(e *crontab.Entry) { e.Key, e.KeyMode = "a=b?{é\ufffdx}", "replace" }),
+		"* * * * * a ?jobKey=a=b?{%C3%A9%FFx}":        always(func(e *crontab.Entry) { e.Key = "a=b?{é\ufffdx}" }),
 		"* * * * * a ?jobKeyMode=replace":             always(func(e *crontab.Entry) { e.KeyMode = "replace" }),
 		"* * * * * a ?max=32767&fill=1h2h3s":          always(func(e *crontab.Entry) { e.MaxAttempts, e.Fill = 32767, 3*time.Hour+3*time.Second }),
 		"* * * * * a ?fill=0s":                        always(nil),
@@ -105,7 +105,7 @@ func TestParseLine(t *testing.T) {
 		"* * * * * a ?&":                              always(nil),
 		`* * * * * a {b:[1,'x'],}// }`:                always(func(e *crontab.Entry) { e.Payload = []byte(`{"b":[1,"x"]}`) }),
 		"* * * * * " + strings.Repeat("a", 128) + " ?id=b&queue=" + strings.Repeat("q", 128) + "&jobKey=" + strings.Repeat("%C3%A9", 512): always(func(e *crontab.Entry) {
-			e.Task, e.Identifier, e.Queue, e.Key, e.KeyMode = strings.Repeat("a", 128), "b", strings.Repeat("q", 128), strings.Repeat("é", 512), "replace"
+			e.Task, e.Identifier, e.Queue, e.Key = strings.Repeat("a", 128), "b", strings.Repeat("q", 128), strings.Repeat("é", 512)
 		}),
 	}
 	for line, want := range tests {

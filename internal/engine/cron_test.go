@@ -24,8 +24,8 @@ import (
 // fakeCron is a CronStore in memory, which several workers can share.
 type fakeCron struct {
 	fail  func() error
-	job   func(ctx context.Context, id string, tick time.Time) error // of each that is enqueued
-	takes time.Duration                                              // each tick
+	job   func(ctx context.Context, job engine.Spec) error // for each that is enqueued
+	takes time.Duration                                    // each tick
 
 	mu        sync.Mutex
 	known     map[string]engine.KnownCrontab
@@ -56,11 +56,11 @@ func (f *fakeCron) Tick(ctx context.Context, tick time.Time, identifiers []strin
 	if f.takes > 0 {
 		<-time.After(f.takes)
 	}
-	for _, id := range identifiers {
+	for _, job := range jobs {
 		if f.job == nil {
 			break
 		}
-		if err := f.job(ctx, id, tick); err != nil {
+		if err := f.job(ctx, job); err != nil {
 			return 0, err
 		}
 	}
@@ -296,8 +296,8 @@ func TestCronOneEntryFails(t *testing.T) {
 				start := time.Now()
 				known := engine.KnownCrontab{KnownSince: start.Add(-2 * time.Minute)}
 				cron := &fakeCron{known: map[string]engine.KnownCrontab{"bad": known, "good": known}}
-				cron.job = func(ctx context.Context, id string, _ time.Time) error {
-					if id == "bad" && time.Since(start) < 196*time.Second {
+				cron.job = func(ctx context.Context, job engine.Spec) error {
+					if job.Task == "bad" && time.Since(start) < 196*time.Second {
 						return test.job(ctx)
 					}
 					return nil
@@ -347,6 +347,40 @@ func TestCronOneEntryFails(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A job has the key mode of its entry, which a descriptor may have given it.
+func TestCronKeyModes(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		got := map[string]engine.KeyMode{}
+		cron := &fakeCron{job: func(_ context.Context, job engine.Spec) error {
+			got[job.Task] = job.KeyMode
+			return nil
+		}}
+		text := "* * * * * a ?jobKey=a&jobKeyMode=preserve_run_at\n* * * * * b ?jobKey=b&jobKeyMode=replace\n* * * * * c ?jobKey=c"
+		newRig(t, newDB(t), takes(0), newCron(t, cron, text), func(s *setup) { s.Crontab[2].KeyMode = "unsafe_dedupe" })
+		<-time.After(time.Second)
+		want := map[string]engine.KeyMode{"a": engine.KeyPreserveRunAt, "b": engine.KeyReplace, "c": engine.KeyUnsafeDedupe}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("key modes (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// A worker with Once schedules nothing.
+func TestCronNotOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		cron := &fakeCron{}
+		r := newRig(t, newDB(t), takes(0), once, newCron(t, cron, "* * * * * every"))
+		if err := r.wait(); err != nil {
+			t.Error(err)
+		}
+		if got := cron.take(); len(got) > 0 || len(cron.known) > 0 {
+			t.Errorf("scheduled %q, known %v", got, cron.known)
+		}
+	})
 }
 
 // A worker that is told to stop schedules nothing more, while its jobs may still run.

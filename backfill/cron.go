@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"time"
 
 	"github.com/backfillhq/go/internal/crontab"
 	"github.com/backfillhq/go/internal/engine"
@@ -47,13 +48,10 @@ func (o cronOption) applyToHandler(h *handler) {
 func applyTask[T any](h *handler, t *Task[T]) {
 	for i := range h.crontab {
 		entry := &h.crontab[i]
-		payload := entry.Payload
-		if payload == nil {
-			payload = []byte("{}")
-		}
+		payload := engine.CronPayload(entry.Payload, time.Time{}, false)
 		args, err := decodeArgs[T](&Job{Task: t.Name, Args: payload})
 		if err != nil {
-			h.fault(fmt.Errorf("crontab line of %q: its payload does not fit the task: %w", entry.Identifier, err))
+			h.fault(fmt.Errorf("crontab line of %q: its payload, to which _cron is added, does not fit the task: %w", entry.Identifier, err))
 			continue
 		}
 		var line []EnqueueOption

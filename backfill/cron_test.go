@@ -36,7 +36,7 @@ func TestCronJob(t *testing.T) {
 	registry := backfill.NewRegistry(backfill.Handle(task, func(ctx context.Context, args reportArgs) error {
 		ran <- seen{backfill.JobInfo(ctx), args}
 		return nil
-	}, backfill.Cron(`* * * * * ?fill=2m&max=3 {format: 'pdf', "pages": 2}`)))
+	}, backfill.Cron(`* * * * * ?fill=2m&max=3 {format: 'pdf', "pages": 2, _cron: 'mine'}`)))
 	known := time.Now().Add(-90 * time.Second)
 	exec(t, db.Pool(), "insert into graphile_worker._private_known_crontabs values ('report', $1, null)", known)
 	w := start(t, client, registry)
@@ -124,6 +124,16 @@ func TestCronJobRefused(t *testing.T) {
 	}
 }
 
+// Each job has _cron in its payload, so a type that cannot hold it is refused, with a payload and without.
+func TestCronInMaps(t *testing.T) {
+	t.Parallel()
+	task := &backfill.Task[map[string]string]{Name: "map"}
+	for _, payload := range []string{"", `{a: "b"}`, `{_cron: "c"}`} {
+		registry := backfill.NewRegistry(backfill.Handle(task, func(context.Context, map[string]string) error { return nil }, backfill.Cron("* * * * * "+payload)))
+		wantError(t, backfill.Problems(registry), "$._cron: cannot use object as string")
+	}
+}
+
 // A job that no schedule has enqueued has no tick, whatever its payload says in other places.
 func TestJobsWithoutATick(t *testing.T) {
 	t.Parallel()
@@ -156,7 +166,7 @@ func TestCronProblems(t *testing.T) {
 		backfill.WithCrontabFile(file), backfill.WithCrontabFile(file+".missing"))
 	for _, want := range []string{
 		`task "report": crontab line "61 * * * *", column 1: `,
-		`task "report": crontab line of "b": its payload does not fit the task: decode args of task report: $.pages: cannot use string as int`,
+		`task "report": crontab line of "b": its payload, to which _cron is added, does not fit the task: decode args of task report: $.pages: cannot use string as int`,
 		`two crontab lines have the identifier "c", for the tasks "report" and "other"`,
 		"WithCrontab: 2:1: option tz is not for crontabs that Node workers could run",
 		file + ":3:",

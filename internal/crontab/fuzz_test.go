@@ -70,6 +70,7 @@ func FuzzPayload(f *testing.F) {
 		`{"a":[1,-0,1.5e-3,12345678901234567890,true,false,null,"b",{"c":{}},[]],"a":"\ud83d\ude00\u00e9\b\"\\\/"}`,
 		`{$a:'b"\'\x41\v\
 			c',/* } */b:[+1,.5,5.,0xFf,],} // }`,
+		`{"_cron":{"_cron":[]},"a":{"_cron":1}}`,
 		`{a:Infinity,b:-NaN,c:1e999,d:"\0\ud800",\u0061:1}`,
 	} {
 		f.Add(text)
@@ -95,6 +96,9 @@ func FuzzPayload(f *testing.F) {
 		var line bytes.Buffer
 		if err := json.Compact(&line, []byte(text)); err != nil {
 			t.Fatal(err)
+		}
+		if object, ok := want.(map[string]any); ok {
+			delete(object, "_cron")
 		}
 		payload, problems = parse(strings.NewReplacer("\u2028", `\u2028`, "\u2029", `\u2029`).Replace(line.String()))
 		if problems != nil && strings.Contains(problems[0].Message, "which the database cannot take") {

@@ -119,7 +119,7 @@ func (d *decoder) object(depth int) string {
 		if d.space(); !d.skip(":") {
 			d.unexpected("a colon")
 		}
-		if _, ok := values[key]; !ok {
+		if _, ok := values[key]; !ok && (depth < maxDepth || key != "_cron") { // a tick overrides it (contract section 7.2)
 			keys = append(keys, key)
 		}
 		values[key] = d.value(depth - 1)

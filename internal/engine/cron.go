@@ -202,7 +202,7 @@ func (s *schedule) failed(ctx context.Context, err error, wait time.Duration) {
 // cronJob is the job of an entry at a tick (contract section 7.2).
 func cronJob(entry CronEntry, tick time.Time, backfilled bool) Spec {
 	spec := Spec{
-		Task: entry.Task, Payload: cronPayload(entry.Payload, tick, backfilled), Queue: entry.Queue, Key: entry.Key,
+		Task: entry.Task, Payload: CronPayload(entry.Payload, tick, backfilled), Queue: entry.Queue, Key: entry.Key,
 		KeyMode: KeyMode(entry.KeyMode), MaxAttempts: entry.MaxAttempts, RunAt: tick, Flags: entry.Flags,
 	}
 	if entry.Priority != nil {
@@ -214,8 +214,8 @@ func cronJob(entry CronEntry, tick time.Time, backfilled bool) Spec {
 	return spec
 }
 
-// cronPayload adds _cron to the payload of an entry, a JSON object without it, or nil.
-func cronPayload(payload []byte, tick time.Time, backfilled bool) json.RawMessage {
+// CronPayload adds _cron to the payload of an entry, a JSON object without it, or nil.
+func CronPayload(payload []byte, tick time.Time, backfilled bool) json.RawMessage {
 	fields := "{"
 	if len(payload) > len("{}") {
 		fields = string(payload[:len(payload)-1]) + ","

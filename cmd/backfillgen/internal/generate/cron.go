@@ -7,6 +7,7 @@ import (
 	"go/token"
 	"go/types"
 	"maps"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -41,6 +42,10 @@ func (p *pkg) readCron(t *task, problems *diag.List) {
 			fail(1, "another cron line has the identifier %q: give this one another, such as ?id=%s_2", entry.Identifier, entry.Identifier)
 		case t.args.batch:
 			fail(1, "task %s takes a slice, and the payload of a cron job is an object: schedule a task that enqueues this one", t.describe())
+		case t.args.object != nil && p.unfit([]byte(`{"_cron": {"ts": "2000-01-01T00:00:00.000Z", "backfilled": false}}`), t.args.object) != "":
+			fail(1, "%s cannot hold the key _cron, an object that the payload of each cron job has: schedule a task with other args", t.args.object.Name())
+		case entry.Payload == nil && entry.Key == "" && t.key.emptyByDefault():
+			fail(1, "the key of task %s would be empty: add a payload with the fields of its template, or ?jobKey=", t.describe())
 		case entry.Payload == nil:
 		case t.args.object == nil:
 			fail(payload, "task %s has no args, so nobody would read the payload: leave it out", t.describe())
@@ -53,6 +58,17 @@ func (p *pkg) readCron(t *task, problems *diag.List) {
 	}
 }
 
+// emptyByDefault reports whether a template has no text if no field is given a value.
+func (t *template) emptyByDefault() bool {
+	return t != nil && !slices.ContainsFunc(t.parts, func(part part) bool {
+		if part.field == nil {
+			return true
+		}
+		basic, ok := part.field[len(part.field)-1].Type().Underlying().(*types.Basic)
+		return !ok || basic.Info()&types.IsString == 0
+	})
+}
+
 // unfit says why a payload does not decode into args, or into less than it holds.
 func (p *pkg) unfit(payload []byte, args *types.TypeName) string {
 	decoder := json.NewDecoder(bytes.NewReader(payload))
@@ -61,22 +77,26 @@ func (p *pkg) unfit(payload []byte, args *types.TypeName) string {
 	if err := decoder.Decode(&value); err != nil {
 		return err.Error()
 	}
-	return p.unfitValue(value, args.Type(), args.Name())
+	return p.unfitValue(value, args.Type(), args.Name(), false)
 }
 
-func (p *pkg) unfitValue(value any, typ types.Type, path string) string {
+// unfitValue does it for a value inside; quoted if its field's tag has the option string.
+func (p *pkg) unfitValue(value any, typ types.Type, path string, quoted bool) string {
 	if value == nil || hasMethod(typ, true, "UnmarshalJSON", "UnmarshalText") {
 		return "" // null changes nothing, and methods are the type's own affair
 	}
 	mismatch := fmt.Sprintf("%s is a %s, which %s does not fit", path, types.TypeString(typ, p.qualifier), jsonText(value))
 	switch u := typ.Underlying().(type) {
 	case *types.Pointer:
-		return p.unfitValue(value, u.Elem(), path)
+		return p.unfitValue(value, u.Elem(), path, quoted)
 	case *types.Interface:
 		return ""
 	case *types.Basic:
-		if fitsBasic(value, u) {
+		if fitsBasic(value, u, typ, quoted) {
 			return ""
+		}
+		if quoted {
+			return mismatch + `: its tag has "string", so it is a string that holds JSON`
 		}
 	case *types.Slice:
 		if _, ok := value.(string); ok && types.Identical(u.Elem().Underlying(), types.Typ[types.Byte]) {
@@ -88,7 +108,11 @@ func (p *pkg) unfitValue(value any, typ types.Type, path string) string {
 	case *types.Map:
 		if object, ok := value.(map[string]any); ok {
 			for _, key := range slices.Sorted(maps.Keys(object)) {
-				if problem := p.unfitValue(object[key], u.Elem(), path+"["+strconv.Quote(key)+"]"); problem != "" {
+				basic, ok := u.Key().Underlying().(*types.Basic)
+				if ok && basic.Info()&types.IsInteger != 0 && !hasMethod(u.Key(), true, "UnmarshalText") && !fitsBasic(json.Number(key), basic, u.Key(), false) {
+					return fmt.Sprintf("the keys of %s are of type %s, which %q does not fit", path, types.TypeString(u.Key(), p.qualifier), key)
+				}
+				if problem := p.unfitValue(object[key], u.Elem(), path+"["+strconv.Quote(key)+"]", false); problem != "" {
 					return problem
 				}
 			}
@@ -108,7 +132,7 @@ func (p *pkg) unfitElements(value any, element types.Type, path, mismatch string
 		return mismatch
 	}
 	for i, value := range elements {
-		if problem := p.unfitValue(value, element, fmt.Sprintf("%s[%d]", path, i)); problem != "" {
+		if problem := p.unfitValue(value, element, fmt.Sprintf("%s[%d]", path, i), false); problem != "" {
 			return problem
 		}
 	}
@@ -129,36 +153,42 @@ func (p *pkg) unfitFields(object map[string]any, structure *types.Struct, path s
 	}
 	for _, name := range slices.Sorted(maps.Keys(object)) {
 		i := slices.Index(names, name)
-		if i < 0 {
+		switch {
+		case i < 0 && name == "_cron": // the runtime's
+			continue
+		case i < 0:
 			return fmt.Sprintf("%s has no field that is stored as %q%s", path, name, diag.DidYouMean(name, names))
 		}
-		if problem := p.unfitValue(object[name], fields[i].Type(), path+"."+fields[i].Name()); problem != "" {
+		quoted := slices.Contains(strings.Split(fields[i].tag.Get("json"), ",")[1:], "string")
+		if problem := p.unfitValue(object[name], fields[i].Type(), path+"."+fields[i].Name(), quoted); problem != "" {
 			return problem
 		}
 	}
 	return ""
 }
 
-func fitsBasic(value any, basic *types.Basic) bool {
-	switch value := value.(type) {
-	case string:
-		return basic.Info()&types.IsString != 0
-	case bool:
-		return basic.Info()&types.IsBoolean != 0
-	case json.Number:
-		bits := int(types.SizesFor("gc", "amd64").Sizeof(basic)) * 8
-		var err error
-		switch info := basic.Info(); {
-		case info&types.IsUnsigned != 0:
-			_, err = strconv.ParseUint(value.String(), 10, bits)
-		case info&types.IsInteger != 0:
-			_, err = strconv.ParseInt(value.String(), 10, bits)
-		default:
-			return info&types.IsFloat != 0
-		}
-		return err == nil
+// basics has a value of each basic type that encoding/json decodes into.
+var basics = map[types.BasicKind]any{
+	types.Bool: false, types.String: "", types.Float32: float32(0), types.Float64: float64(0), types.Uintptr: uintptr(0),
+	types.Int: 0, types.Int8: int8(0), types.Int16: int16(0), types.Int32: int32(0), types.Int64: int64(0),
+	types.Uint: uint(0), types.Uint8: uint8(0), types.Uint16: uint16(0), types.Uint32: uint32(0), types.Uint64: uint64(0),
+}
+
+// fitsBasic asks encoding/json whether it decodes a value into a field of a basic type.
+func fitsBasic(value any, basic *types.Basic, typ types.Type, quoted bool) bool {
+	zero := basics[basic.Kind()]
+	if types.TypeString(types.Unalias(typ), nil) == "encoding/json.Number" {
+		zero = json.Number("")
 	}
-	return false
+	if zero == nil {
+		return false
+	}
+	field := reflect.StructField{Name: "V", Type: reflect.TypeOf(zero)}
+	if quoted {
+		field.Tag = `json:",string"`
+	}
+	text, err := json.Marshal(map[string]any{"V": value})
+	return err == nil && json.Unmarshal(text, reflect.New(reflect.StructOf([]reflect.StructField{field})).Interface()) == nil
 }
 
 // jsonText is a value as it stands in JSON, cut to what a message can hold.

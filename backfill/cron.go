@@ -101,9 +101,9 @@ func (c *workerConfig) addCrontab(where, text string) {
 		c.problems = append(c.problems, fmt.Errorf("%s%w", where, problem))
 	}
 	for _, entry := range entries {
-		if entry.UsesTimeZone() {
+		if entry.Zone != nil {
 			c.problems = append(c.problems, fmt.Errorf("%s%v: option tz is not for crontabs that Node workers could run, and refuse: "+
-				"use //backfill:cron or backfill.Cron", where, entry.Pos))
+				"use //backfill:cron or backfill.Cron", where, entry.ZonePos))
 		}
 		c.crontab = append(c.crontab, engine.CronEntry{Entry: entry})
 	}

@@ -168,7 +168,7 @@ func TestCronProblems(t *testing.T) {
 		`task "report": crontab line "61 * * * *", column 1: `,
 		`task "report": crontab line of "b": its payload, to which _cron is added, does not fit the task: decode args of task report: $.pages: cannot use string as int`,
 		`two crontab lines have the identifier "c", for the tasks "report" and "other"`,
-		"WithCrontab: 2:1: option tz is not for crontabs that Node workers could run",
+		"WithCrontab: 2:19: option tz is not for crontabs that Node workers could run",
 		file + ":3:",
 		"crontab.missing: no such file",
 	} {

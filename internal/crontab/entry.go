@@ -18,7 +18,8 @@ type Entry struct {
 	Dates    Set            // days of the month, 1 to 31
 	Months   Set            // 1 to 12
 	Weekdays Set            // 0 to 6, 0 is Sunday
-	Zone     *time.Location // option tz; nil: UTC
+	Zone     *time.Location // option tz, also if it says UTC; nil: UTC
+	ZonePos  Position       // of the option; Node workers do not know it, so no crontab that one might run may have it
 
 	// Fill is how far back missed ticks are made up at startup. One that is longer than a Duration is the longest Duration.
 	Fill time.Duration
@@ -31,10 +32,6 @@ type Entry struct {
 	Priority    *int16
 	Payload     []byte // a JSON object, or nil; without the key _cron, which is added at each tick
 }
-
-// UsesTimeZone reports whether the line has the option tz, also if it says UTC. Node workers do not know the option, so such an
-// entry must not be in a crontab that one of them might run.
-func (e *Entry) UsesTimeZone() bool { return e.Zone != nil }
 
 // Set is a set of numbers from 0 to 63: n is in it if bit n is set.
 type Set uint64

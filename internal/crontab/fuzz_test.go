@@ -50,6 +50,7 @@ func FuzzParse(f *testing.F) {
 			again.Pos.Line = e.Pos.Line
 			if again.Zone != nil {
 				again.Zone = e.Zone // it is another pointer
+				again.ZonePos.Line = e.Pos.Line
 			}
 			if !reflect.DeepEqual(&again, e) {
 				t.Errorf("of the text: %+v; of its line: %+v", e, again)

@@ -57,8 +57,11 @@ func (p *parser) option(offset int, segment string, seen map[string]bool) {
 		p.errorf(offset, "unknown option %q: the options are id, fill, max, queue, jobKey, jobKeyMode, priority and tz", name)
 		return
 	}
-	if name == "id" {
+	switch name {
+	case "id":
 		p.identifier = valueAt
+	case "tz":
+		p.entry.ZonePos = Position{p.at.Line, p.at.Column + offset}
 	}
 	if !o.pattern.MatchString(value) || !p.entry.set(name, value) {
 		p.errorf(valueAt, "%s %q: %s", name, value, o.want)

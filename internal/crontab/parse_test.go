@@ -67,6 +67,7 @@ func parseOne(t *testing.T, line string) *crontab.Entry {
 func TestParseLine(t *testing.T) {
 	t.Parallel()
 	berlin := location(t, "Europe/Berlin")
+	option := crontab.Position{Line: 1, Column: 14}
 	tests := map[string]*crontab.Entry{
 		"* * * * * a": always(nil),
 		"0 4 1 1 0 a": always(func(e *crontab.Entry) {
@@ -99,9 +100,9 @@ func TestParseLine(t *testing.T) {
 		"* * * * * a ?fill=9000000000s":               always(func(e *crontab.Entry) { e.Fill = 9000000000 * time.Second }),
 		"* * * * * a ?fill=1s99999w":                  always(func(e *crontab.Entry) { e.Fill = math.MaxInt64 }),
 		"* * * * * a ?fill=1s99999999999999999999m1s": always(func(e *crontab.Entry) { e.Fill = math.MaxInt64 }),
-		"* * * * * a ?tz=Europe/Berlin":               always(func(e *crontab.Entry) { e.Zone = berlin }),
-		"* * * * * a ?tz=Europe%2FBerlin":             always(func(e *crontab.Entry) { e.Zone = berlin }),
-		"* * * * * a ?tz=UTC":                         always(func(e *crontab.Entry) { e.Zone = time.UTC }),
+		"* * * * * a ?tz=Europe/Berlin":               always(func(e *crontab.Entry) { e.Zone, e.ZonePos = berlin, option }),
+		"* * * * * a ?tz=Europe%2FBerlin":             always(func(e *crontab.Entry) { e.Zone, e.ZonePos = berlin, option }),
+		"* * * * * a ?tz=UTC":                         always(func(e *crontab.Entry) { e.Zone, e.ZonePos = time.UTC, option }),
 		"* * * * * a ?&":                              always(nil),
 		`* * * * * a {b:[1,'x'],}// }`:                always(func(e *crontab.Entry) { e.Payload = []byte(`{"b":[1,"x"]}`) }),
 		"* * * * * " + strings.Repeat("a", 128) + " ?id=b&queue=" + strings.Repeat("q", 128) + "&jobKey=" + strings.Repeat("%C3%A9", 512): always(func(e *crontab.Entry) {
@@ -111,9 +112,6 @@ func TestParseLine(t *testing.T) {
 	for line, want := range tests {
 		if diff := cmp.Diff(want, parseOne(t, line), byName); diff != "" {
 			t.Errorf("%q (-want +got):\n%s", line, diff)
-		}
-		if got := parseOne(t, line).UsesTimeZone(); got != strings.Contains(line, "tz=") {
-			t.Errorf("%q: UsesTimeZone is %t", line, got)
 		}
 	}
 }

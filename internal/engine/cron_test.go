@@ -361,6 +361,7 @@ func TestCronKeyModes(t *testing.T) {
 		text := "* * * * * a ?jobKey=a&jobKeyMode=preserve_run_at\n* * * * * b ?jobKey=b&jobKeyMode=replace\n* * * * * c ?jobKey=c"
 		newRig(t, newDB(t), takes(0), newCron(t, cron, text), func(s *setup) { s.Crontab[2].KeyMode = "unsafe_dedupe" })
 		<-time.After(time.Second)
+		synctest.Wait()
 		want := map[string]engine.KeyMode{"a": engine.KeyPreserveRunAt, "b": engine.KeyReplace, "c": engine.KeyUnsafeDedupe}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("key modes (-want +got):\n%s", diff)

@@ -146,6 +146,30 @@ func TestForeignDeleteOfARunningQueuedJob(t *testing.T) {
 	}
 }
 
+// R2: a queue that was unlocked by force belongs to the claim that has taken it since, also while the job of the earlier one is still
+// held by its owner: it ends its job, and leaves the queue alone.
+func TestFinishLeavesAQueueThatAnotherClaimHas(t *testing.T) {
+	t.Parallel()
+	for ending, end := range endings {
+		t.Run(ending, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			r.add("'a', queue_name := 'q'")
+			r.add("'a', queue_name := 'q'")
+			first := r.claimOne()
+			run(t, r.pool, "select graphile_worker.force_unlock_workers(array[$1])", first.Claim())
+			second := rigOn(t, r.pool, schemaName).claimOne()
+			if settled := end(r, first); len(settled.Lost)+len(settled.Busy) != 0 {
+				t.Errorf("the owner of the first job was refused: %+v", settled)
+			}
+			holder := get[string](t, r.pool, "select coalesce(locked_by, '') from graphile_worker._private_job_queues")
+			if holder != second.Claim() {
+				t.Errorf("the queue is locked by %q, want the second claim, %q", holder, second.Claim())
+			}
+		})
+	}
+}
+
 // R16: an application's transaction holds the row of one running job; all others are recorded, and nothing waits.
 func TestApplicationHoldsARunningKeyDuringAFlush(t *testing.T) {
 	t.Parallel()
@@ -183,14 +207,16 @@ func TestApplicationHoldsARunningKeyDuringAFlush(t *testing.T) {
 	}
 }
 
-// R7, R16: renewal moves the lock times of job and queue, reports what is lost, and waits for nothing.
+// R7, R16: renewal moves the lock times of job and queue, reports what is lost, and waits for nothing: neither for the row of a job
+// nor for that of a queue, each of which is renewed without the other.
 func TestRenew(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	queued := r.add("'a', queue_name := 'q'")
+	blocked := r.add("'a', queue_name := 'held'")
 	lost := r.add("'a'")
 	held := r.add("'a', job_key := 'k'")
-	jobs := r.claim(3)
+	jobs := r.claim(4)
 	run(t, r.pool, "update graphile_worker._private_jobs set locked_at = now() - interval '3 hours'")
 	run(t, r.pool, "update graphile_worker._private_job_queues set locked_at = now() - interval '3 hours'")
 	run(t, r.pool, "update graphile_worker._private_jobs set locked_at = null, locked_by = null where id = $1", lost)
@@ -199,6 +225,7 @@ func TestRenew(t *testing.T) {
 		t.Fatal(err)
 	}
 	run(t, tx, "select from graphile_worker._private_jobs where id = $1 for update", held)
+	run(t, tx, "select from graphile_worker._private_job_queues where queue_name = 'held' for update")
 	got, err := r.store.Renew(r.quick(), leasesOf(jobs))
 	if err != nil {
 		t.Fatal(err)
@@ -207,12 +234,10 @@ func TestRenew(t *testing.T) {
 	if err := tx.Rollback(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	fresh := "select locked_at > now() - interval '1 minute' from graphile_worker."
-	if !get[bool](t, r.pool, fresh+"_private_jobs where id = $1", queued) || !get[bool](t, r.pool, fresh+"_private_job_queues") {
-		t.Error("the lock of the job or of its queue was not renewed")
-	}
-	if get[bool](t, r.pool, fresh+"_private_jobs where id = $1", held) {
-		t.Error("the row that somebody holds was renewed")
+	const fresh = " from graphile_worker.%s where locked_at > now() - interval '1 minute'"
+	wantIDs(t, "renewed", get[[]int64](t, r.pool, "select array_agg(id)"+fmt.Sprintf(fresh, "_private_jobs")), queued, blocked)
+	if name := get[string](t, r.pool, "select string_agg(queue_name, ' ')"+fmt.Sprintf(fresh, "_private_job_queues")); name != "q" {
+		t.Errorf("renewed the queues %s, want q", name)
 	}
 }
 

@@ -182,6 +182,65 @@ func TestUnlockLeavesTheQueueOfAJobThatItCannotHave(t *testing.T) {
 	}
 }
 
+// R16: unlocking waits for no row that somebody holds, and releases the others.
+func TestUnlockWaitsForNothing(t *testing.T) {
+	t.Parallel()
+	for what, hold := range map[string]string{
+		"job":   "select from graphile_worker._private_jobs where id = (select min(id) from graphile_worker._private_jobs) for update",
+		"queue": "select from graphile_worker._private_job_queues where queue_name = 'held' for update",
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			r.add("'a', queue_name := 'held'")
+			r.add("'a', queue_name := 'free'")
+			r.claim(2)
+			tx, err := r.pool.Begin(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			run(t, tx, hold)
+			admin := pgstore.NewAdmin(r.pool, schemaName)
+			wantJobs := map[string]int{"job": 1, "queue": 2}[what]
+			if jobs, queues, err := admin.Unlock(r.quick(), r.id); err != nil || jobs != wantJobs || queues != 1 {
+				t.Errorf("unlocked %d jobs and %d queues (%v), want %d and 1", jobs, queues, err, wantJobs)
+			}
+			if err := tx.Rollback(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if jobs, queues, err := admin.Unlock(r.quick(), r.id); err != nil || jobs != 2-wantJobs || queues != 1 {
+				t.Errorf("then unlocked %d jobs and %d queues (%v), want the rest", jobs, queues, err)
+			}
+		})
+	}
+}
+
+// R3: a job that was removed or superseded while its worker died stays exhausted, also on its last attempt, where only the key can
+// tell, and so does one whose attempts somebody has changed. The others get their attempt back.
+func TestUnlockRefunds(t *testing.T) {
+	t.Parallel()
+	for _, maxAttempts := range []int{25, 1} {
+		r := newRig(t)
+		for _, key := range []string{"removed", "superseded", "changed", "kept", ""} {
+			r.add(fmt.Sprintf("'a', json_build_object('is', '%s'), job_key := nullif('%s', ''), max_attempts := %d", key, key, maxAttempts))
+		}
+		if jobs := r.claim(5); len(jobs) != 5 {
+			t.Fatalf("claimed %d jobs", len(jobs))
+		}
+		run(t, r.pool, "select graphile_worker.remove_job('removed')")
+		run(t, r.pool, "select graphile_worker.add_job('b', job_key := 'superseded')")
+		run(t, r.pool, "update graphile_worker._private_jobs set attempts = 9 where key = 'changed'")
+		if jobs, _, err := pgstore.NewAdmin(r.pool, schemaName).Unlock(t.Context(), r.id); jobs != 5 || err != nil {
+			t.Errorf("unlocked %d jobs, %v", jobs, err)
+		}
+		got := get[string](t, r.pool, `select string_agg(j.payload->>'is' || ':' || j.attempts, ' ' order by j.id)
+			from graphile_worker._private_jobs as j where j.payload->>'is' is not null`)
+		if want := fmt.Sprintf("removed:%d superseded:%d changed:9 kept:0 :0", maxAttempts, maxAttempts); got != want {
+			t.Errorf("attempts are %s, want %s", got, want)
+		}
+	}
+}
+
 // Any text can be a Node worker's id. It is no token of ours, and its jobs have no attempt to refund.
 func TestUnlockIDsOfAnyShape(t *testing.T) {
 	t.Parallel()

@@ -88,29 +88,49 @@ func TestOrderOfABatch(t *testing.T) {
 	r.wantConsistent()
 }
 
-// R5: a worker whose row is dead, or gone, claims nothing.
+// R5: a worker whose row is dead, or gone, claims nothing, whichever text it claims with.
 func TestDeadWorkersClaimNothing(t *testing.T) {
 	t.Parallel()
-	for name, kill := range map[string]string{
+	kills := map[string]string{
 		"dead": "update graphile_worker.backfill_workers set dead_at = now()",
 		"gone": "delete from graphile_worker.backfill_workers",
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			r := newRig(t)
-			r.add("'a', queue_name := 'q'")
-			if !r.try(1, 0).Alive {
-				t.Error("a living worker is told that it is dead")
-			}
-			run(t, r.pool, kill)
-			if claimed := r.try(10, 10); claimed.Alive || len(claimed.Jobs) != 0 || claimed.More {
-				t.Errorf("a dead worker got %+v", claimed)
-			}
-			r.wantConsistent()
-			r.id = engine.NewWorkerID()
-			r.register()
-			r.claimOne()
-		})
+	}
+	ahead := map[string]string{ // what the claim before meets
+		"free":  "select 1",
+		"front": "select graphile_worker.add_job('foreign', queue_name := 'q')",
+		"deep":  "select graphile_worker.add_job('foreign', queue_name := 'q') from generate_series(1, 400)",
+	}
+	for text, clog := range ahead {
+		for name, kill := range kills {
+			t.Run(text+", "+name, func(t *testing.T) {
+				t.Parallel()
+				r := newRig(t)
+				run(t, r.pool, clog)
+				if !r.try(1, 0).Alive {
+					t.Error("a living worker is told that it is dead")
+				}
+				r.add("'a'")
+				if text != "free" {
+					r.add("'a', queue_name := 'mine'")
+				}
+				if got := r.store.NextClaim(); got != text {
+					t.Fatalf("the next claim has the %s text", got)
+				}
+				run(t, r.pool, kill)
+				if claimed := r.try(5, 5); claimed.Alive || len(claimed.Jobs) != 0 || claimed.More {
+					t.Errorf("a dead worker got %+v", claimed)
+				}
+				if n := get[int](t, r.pool, "select count(*)::int from graphile_worker._private_jobs where locked_by is not null"); n != 0 {
+					t.Errorf("a dead worker has locked %d jobs", n)
+				}
+				r.wantConsistent()
+				r.id = engine.NewWorkerID()
+				r.register()
+				if len(r.claim(2)) == 0 {
+					t.Error("a living worker got nothing")
+				}
+			})
+		}
 	}
 }
 

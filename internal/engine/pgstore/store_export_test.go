@@ -15,6 +15,11 @@ func (s *Store) RewriteClaims(rewrite func(string) string) {
 	}
 }
 
+// NextClaim names the text of the store's next claim.
+func (s *Store) NextClaim() string {
+	return map[*claimText]string{claimFree: "free", claimFront: "front", claimDeep: "deep"}[s.claims.which()]
+}
+
 // ClaimTexts are the texts of a full batch's claim, for the default schema.
 func ClaimTexts() map[string]string {
 	return map[string]string{

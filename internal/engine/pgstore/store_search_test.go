@@ -134,6 +134,43 @@ func TestClaimBehindAClog(t *testing.T) {
 	}
 }
 
+// R14: the queues with the first jobs come first, each with the first of its jobs, behind a clog as well. Nothing may lean on the
+// index that happens to have them in order: a peer's migration can drop it.
+func TestFirstOfTheQueues(t *testing.T) {
+	t.Parallel()
+	for text, clog := range map[string]int{"front": 1, "deep": 400} {
+		for index, change := range map[string]string{"with": "select 1", "without": "drop index graphile_worker.backfill_jobs_queue_idx"} {
+			t.Run(text+", "+index+" the index", func(t *testing.T) {
+				t.Parallel()
+				r := newRig(t)
+				run(t, r.pool, change)
+				run(t, r.pool, "select graphile_worker.add_job('foreign', queue_name := 'foreign', priority := -9) from generate_series(1, $1)", clog)
+				// First in each queue is its fourth job, which ties with the fifth and lies behind it in the table; of the queues it
+				// is the last.
+				run(t, r.pool, `select graphile_worker.add_job('a', json_build_object('rank', q * 10 + i), queue_name := 'q' || q,
+						priority := case i when 4 then 9 when 5 then 0 else 4 - i end,
+						run_at := now() - least(i, 4) * interval '1 hour' - q * interval '1 minute')
+					from generate_series(1, 12) as q, generate_series(1, 5) as i`)
+				run(t, r.pool, "update graphile_worker._private_jobs set priority = 0 where priority = 9")
+				if text == "deep" {
+					r.try(1, 1) // meets the clog
+				}
+				if got := r.store.NextClaim(); got != text {
+					t.Fatalf("the next claim has the %s text", got)
+				}
+				var got []string
+				for _, job := range r.try(5, 5).Jobs {
+					got = append(got, string(job.Payload))
+				}
+				want := []string{`{"rank" : 124}`, `{"rank" : 114}`, `{"rank" : 104}`, `{"rank" : 94}`, `{"rank" : 84}`}
+				if diff := cmp.Diff(want, got); diff != "" {
+					t.Errorf("claimed (-want +got):\n%s", diff)
+				}
+			})
+		}
+	}
+}
+
 // A front of open queues is not clogged, however few of them a claim has room for: the next one, when there is room, looks there.
 func TestNoSearchForWantOfRoom(t *testing.T) {
 	t.Parallel()

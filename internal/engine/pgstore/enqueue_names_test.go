@@ -77,6 +77,44 @@ func TestNewNamesInOppositeOrder(t *testing.T) {
 	}
 }
 
+// Names that are known burn no identity values, of which there are 2^31: a keyed enqueue and the second try of a keyless one name all
+// that they need, and so does a worker that starts.
+func TestKnownNamesBurnNoIDs(t *testing.T) {
+	t.Parallel()
+	for way, insert := range inserts {
+		t.Run(way, func(t *testing.T) {
+			t.Parallel()
+			db := pgtest.New(t)
+			spec := func(task, queue, key string, mode engine.KeyMode) engine.Spec {
+				return engine.Spec{Task: task, Queue: queue, Key: key, KeyMode: mode, Payload: []byte("{}"), MaxAttempts: 1}
+			}
+			for range 2 {
+				for _, specs := range [][]engine.Spec{
+					{spec("a", "a", "k", engine.KeyReplace)},
+					{spec("a", "a", "k", engine.KeyUnsafeDedupe)},
+					{spec("a", "a", "", ""), spec("b", "b", "", "")}, // of which some are new, the first time
+					{spec("a", "", "", ""), spec("c", "", "", "")},
+					{spec("d", "", "", "")},
+				} {
+					if _, err := insert(t.Context(), db, specs); err != nil {
+						t.Fatal(err)
+					}
+				}
+				rigOn(t, db.Pool(), schemaName)
+			}
+			if _, err := insert(t.Context(), db, []engine.Spec{spec("last", "last", "", "")}); err != nil {
+				t.Fatal(err)
+			}
+			for table, want := range map[string]int{"tasks": 5, "job_queues": 3} {
+				ids := get[[]int32](t, db.Pool(), "select array_agg(id order by id) from graphile_worker._private_"+table)
+				if len(ids) != want || int(ids[len(ids)-1]-ids[0]) != want-1 {
+					t.Errorf("the %s have the ids %v, want %d without a gap", table, ids, want)
+				}
+			}
+		})
+	}
+}
+
 // namesRig is a database without names.
 type namesRig struct {
 	db       *pgtest.Database

@@ -191,6 +191,39 @@ func TestDeleteNames(t *testing.T) {
 	}
 }
 
+// A queue that a worker locks after it was found unused, with a job that was enqueued and is gone again, is kept.
+func TestDeleteQueuesLooksTwice(t *testing.T) {
+	t.Parallel()
+	pool := namesToDelete(t)
+	config := pool.Config()
+	config.ConnConfig.Tracer = beforeLock{func() {
+		run(t, pool, "update graphile_worker._private_job_queues set locked_at = now(), locked_by = 'pool-x' where queue_name = 'queue'")
+	}}
+	between, err := pgxpool.NewWithConfig(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(between.Close)
+	if n, err := pgstore.NewAdmin(between, schemaName).DeleteQueues(t.Context()); n != 1 || err != nil {
+		t.Errorf("deleted %d queue names (%v), want the unused", n, err)
+	}
+	if got := get[string](t, pool, "select string_agg(queue_name, ' ') from graphile_worker._private_job_queues"); got != "queue" {
+		t.Errorf("left the queue names %s, want the one that was locked meanwhile", got)
+	}
+}
+
+// beforeLock does something before queues are locked for deletion.
+type beforeLock struct{ do func() }
+
+func (b beforeLock) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
+	if strings.Contains(data.SQL, "-- name: LockQueues") {
+		b.do()
+	}
+	return ctx
+}
+
+func (beforeLock) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+
 // Permanently failed is attempts = max_attempts and unlocked (contract section 8). R16: what is locked is left out.
 func TestDeleteFailed(t *testing.T) {
 	t.Parallel()

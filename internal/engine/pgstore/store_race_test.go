@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/backfillhq/go/internal/engine"
 	"github.com/backfillhq/go/internal/engine/pgstore"
 	"github.com/backfillhq/go/testutil/pgtest"
@@ -115,6 +117,23 @@ func TestTombstoneWaitsForAClaimInFlight(t *testing.T) {
 	<-retired
 	if claimed := r.try(1, 0); claimed.Alive {
 		t.Error("a retired worker claims")
+	}
+}
+
+// R4: a tombstone stays for a day, in which a claim that was in flight must find it. Whoever starts then deletes it.
+func TestTombstonesStayForADay(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	run(t, r.pool, `insert into graphile_worker.backfill_workers (id, host, pid, dead_at) values
+		('recent', '', 1, now() - interval '23 hours'), ('old', '', 1, now() - interval '25 hours')`)
+	r.id = engine.NewWorkerID()
+	r.register()
+	dead := get[[]string](t, r.pool, "select coalesce(array_agg(id), '{}') from graphile_worker.backfill_workers where dead_at is not null")
+	if diff := cmp.Diff([]string{"recent"}, dead); diff != "" {
+		t.Errorf("tombstones (-want +got):\n%s", diff)
+	}
+	if n := get[int](t, r.pool, "select count(*)::int from graphile_worker.backfill_workers where dead_at is null"); n != 2 {
+		t.Errorf("%d workers live, want 2", n)
 	}
 }
 

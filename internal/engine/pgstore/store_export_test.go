@@ -1,6 +1,7 @@
 package pgstore
 
 import (
+	"context"
 	"time"
 
 	"github.com/backfillhq/go/internal/engine/pgstore/query"
@@ -47,3 +48,17 @@ const EngineSession = engineSession
 
 // BatchSizes are the limits that a claim can have.
 var BatchSizes = batchSizes
+
+const setting = "select current_setting($1)"
+
+// Setting returns what a parameter is in the store's sessions.
+func (s *Store) Setting(ctx context.Context, name string) (value string, err error) {
+	err = s.pool.QueryRow(ctx, setting, name).Scan(&value)
+	return value, err
+}
+
+// Setting returns what a parameter is in the session that has sent notifications.
+func (n *Nudges) Setting(ctx context.Context, name string) (value string, err error) {
+	err = n.conn.QueryRow(ctx, setting, name).Scan(&value)
+	return value, err
+}

@@ -3,7 +3,7 @@
 TOOLS    := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/backfill-ci/$(shell go env GOVERSION)
 SQLC     := $(TOOLS)/sqlc@v1.31.1/sqlc
 GOLANGCI := $(TOOLS)/golangci-lint@v2.15.0/golangci-lint
-QUERIES  := internal/engine/pgstore/sqlc.yaml
+QUERIES  := internal/pg/sqlc.yaml
 SAMPLE   := docs/sqlc/sqlc.yaml
 PRIVATE  := env -u DATABASE_URL -u PGHOST -u PGSERVICE -u PGDATABASE go run ./internal/devpg/with --
 
@@ -13,7 +13,7 @@ PACKAGES ?= ./...
 
 # What make fuzz runs: the crontab parser, and the contract's error cases.
 FUZZTIME ?= 30s
-FUZZ     ?= internal/crontab.FuzzParse backfill.FuzzEnqueue backfill.FuzzAdmin internal/engine/pgstore.FuzzLedger
+FUZZ     ?= internal/crontab.FuzzParse backfill.FuzzEnqueue backfill.FuzzAdmin internal/schema.FuzzLedger
 
 # The state of the working tree, as one hash.
 TREE = { git status --porcelain -uall; git diff; } | git hash-object --stdin
@@ -58,7 +58,7 @@ check: $(SQLC) ## Check that generated code and go.mod are current, and every qu
 	$(SQLC) diff -f $(SAMPLE)
 	go run ./cmd/backfillgen -check ./...
 	before=$$($(TREE)); go generate ./... && [ "$$before" = "$$($(TREE))" ] || { git status; exit 1; }
-	$(PRIVATE) sh -c 'go run ./internal/engine/pgstore/internal/migrate && $(SQLC) vet -f $(QUERIES)'
+	$(PRIVATE) sh -c 'go run ./internal/schema/internal/migrate && $(SQLC) vet -f $(QUERIES)'
 
 bench: ## Measure against the bare-SQL floor
 	cd internal/bench && go run .

@@ -7,7 +7,7 @@ import (
 	"math"
 	"time"
 
-	"github.com/backfillhq/go/internal/engine"
+	"github.com/backfillhq/go/internal/wire"
 )
 
 // CompleteJobs deletes jobs as if they had succeeded, and returns those that it deleted. Like the other methods that take ids, it
@@ -105,7 +105,7 @@ func (c *Client) ForceUnlock(ctx context.Context, lockedBy ...string) ([]*Job, e
 // notNil keeps the driver from sending NULL for an empty list.
 func notNil[T any](list []T) []T { return append([]T{}, list...) }
 
-func adminJobs(operation string, jobs []*engine.Job, err error) ([]*Job, error) {
+func adminJobs(operation string, jobs []*wire.Job, err error) ([]*Job, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", operation, err)
 	}

@@ -11,7 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/backfillhq/go/backfill"
-	"github.com/backfillhq/go/internal/engine"
+	"github.com/backfillhq/go/internal/worker"
 )
 
 func TestBatch(t *testing.T) {
@@ -20,9 +20,9 @@ func TestBatch(t *testing.T) {
 	const payload = `[ {"user_id":1, "x":1e0}, {"user_id": 2,"template":"<\u0062>"} ,{ "user_id":3 },{"user_id":4}]`
 	batch := func(errs map[int]error) error { return &backfill.BatchError{Errs: errs} }
 	first, last := errors.New("first\nline two"), errors.New("last")
-	failed := engine.Outcome{Kind: engine.OutcomeFailed, Delay: time.Minute}
-	with := func(kind engine.OutcomeKind, delay time.Duration, text, payload string) engine.Outcome {
-		o := engine.Outcome{Kind: kind, Delay: delay, Text: text}
+	failed := worker.Outcome{Kind: worker.OutcomeFailed, Delay: time.Minute}
+	with := func(kind worker.OutcomeKind, delay time.Duration, text, payload string) worker.Outcome {
+		o := worker.Outcome{Kind: kind, Delay: delay, Text: text}
 		if payload != "" {
 			o.Payload = []byte(payload)
 		}
@@ -31,7 +31,7 @@ func TestBatch(t *testing.T) {
 	var none *backfill.BatchError
 	tests := map[string]struct {
 		err  error
-		want engine.Outcome
+		want worker.Outcome
 	}{
 		"one": {
 			batch(map[int]error{1: last}),
@@ -51,11 +51,11 @@ func TestBatch(t *testing.T) {
 		},
 		"retry in": {
 			backfill.RetryIn(time.Hour, batch(map[int]error{3: last})),
-			with(engine.OutcomeFailed, time.Hour, "Batch failures:\nlast", `[{"user_id":4}]`),
+			with(worker.OutcomeFailed, time.Hour, "Batch failures:\nlast", `[{"user_id":4}]`),
 		},
 		"permanent": {
 			backfill.Permanent(batch(map[int]error{3: last})),
-			with(engine.OutcomeExhausted, 0, "Batch failures:\nlast", `[{"user_id":4}]`),
+			with(worker.OutcomeExhausted, 0, "Batch failures:\nlast", `[{"user_id":4}]`),
 		},
 		"element that is permanent": {
 			batch(map[int]error{3: backfill.Permanent(last)}),
@@ -69,9 +69,9 @@ func TestBatch(t *testing.T) {
 			batch(map[int]error{3: (*nilError)(nil)}),
 			with(failed.Kind, failed.Delay, "Batch failures:\nerror of type *backfill_test.nilError without a message", `[{"user_id":4}]`),
 		},
-		"none":      {batch(nil), engine.Outcome{Kind: engine.OutcomeCompleted}},
-		"none, nil": {batch(map[int]error{0: nil}), engine.Outcome{Kind: engine.OutcomeCompleted}},
-		"nil batch": {none, engine.Outcome{Kind: engine.OutcomeCompleted}},
+		"none":      {batch(nil), worker.Outcome{Kind: worker.OutcomeCompleted}},
+		"none, nil": {batch(map[int]error{0: nil}), worker.Outcome{Kind: worker.OutcomeCompleted}},
+		"nil batch": {none, worker.Outcome{Kind: worker.OutcomeCompleted}},
 		"out of range": {
 			batch(map[int]error{1: last, 4: last}),
 			with(failed.Kind, failed.Delay, "BatchError for element 4 of 4, all of them are kept: Batch failures:\nlast\nlast", ""),
@@ -99,7 +99,7 @@ func TestBatch(t *testing.T) {
 				}
 				return test.err
 			})
-			if diff := cmp.Diff(test.want, got, cmpopts.IgnoreFields(engine.Outcome{}, "Err")); diff != "" {
+			if diff := cmp.Diff(test.want, got, cmpopts.IgnoreFields(worker.Outcome{}, "Err")); diff != "" {
 				t.Errorf("outcome (-want +got):\n%s\nerror: %v", diff, got.Err)
 			}
 		})

@@ -9,8 +9,10 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"github.com/backfillhq/go/internal/engine"
-	"github.com/backfillhq/go/internal/engine/pgstore"
+	"github.com/backfillhq/go/internal/enqueue"
+	"github.com/backfillhq/go/internal/pg"
+	"github.com/backfillhq/go/internal/schema"
+	"github.com/backfillhq/go/internal/wire"
 )
 
 // Client enqueues jobs and makes workers. It is an [Enqueuer], and safe for concurrent use.
@@ -19,11 +21,11 @@ type Client struct {
 	owned    bool // the pool is closed with the client
 	schema   string
 	logger   *slog.Logger
-	inserter *pgstore.Inserter
-	admin    *pgstore.Admin
-	intake   *engine.Intake
-	nudger   *engine.Nudger
-	nudges   *pgstore.Nudges
+	inserter *pg.Inserter
+	admin    *pg.Admin
+	intake   *enqueue.Intake
+	nudger   *enqueue.Nudger
+	nudges   *pg.Nudges
 	closed   atomic.Bool
 }
 
@@ -34,7 +36,7 @@ var _ Enqueuer = (*Client)(nil)
 // PG* environment variables. Errors name the host and the database, never the password.
 func Open(ctx context.Context, databaseURL string, opts ...ClientOption) (*Client, error) {
 	config := newClientConfig(opts)
-	poolConfig, err := pgstore.ParseURL(databaseURL)
+	poolConfig, err := pg.ParseURL(databaseURL)
 	if err != nil {
 		config.problems = append(config.problems, err)
 	}
@@ -48,7 +50,7 @@ func Open(ctx context.Context, databaseURL string, opts ...ClientOption) (*Clien
 	client, err := newClient(ctx, pool, config)
 	if err != nil {
 		pool.Close()
-		if databaseURL == "" && !pgstore.EnvironmentConfigured() {
+		if databaseURL == "" && !pg.EnvironmentConfigured() {
 			err = fmt.Errorf("%w; the database URL was empty: %s", err, howToConfigure)
 		}
 		return nil, fmt.Errorf("open client: %w", err)
@@ -81,30 +83,30 @@ func newClient(ctx context.Context, pool *pgxpool.Pool, config clientConfig) (*C
 	}
 	c := &Client{
 		pool: pool, schema: config.schema, logger: config.logger,
-		inserter: pgstore.NewInserter(pool, config.schema).Through(access),
-		admin:    pgstore.NewAdmin(pool, config.schema),
-		nudges:   pgstore.NewNudges(pgstore.SettingsOf(pool, config.schema)),
+		inserter: pg.NewInserter(pool, config.schema).Through(access),
+		admin:    pg.NewAdmin(pool, config.schema),
+		nudges:   pg.NewNudges(pg.SettingsOf(pool, config.schema)),
 	}
-	c.nudger = engine.NewNudger(c.nudges.Send, func(err error) {
+	c.nudger = enqueue.NewNudger(c.nudges.Send, func(err error) {
 		c.logger.Warn("workers were not notified of new jobs, and will find them when they poll", slog.Any("error", err))
 	})
-	c.intake = engine.NewIntake(c.inserter, int(pool.Config().MaxConns), c.nudger)
+	c.intake = enqueue.NewIntake(c.inserter, int(pool.Config().MaxConns), c.nudger)
 	return c, nil
 }
 
 // migrate connects, which is where most set-ups that are wrong show it, and brings the schema up to date. It returns the way on
 // which the client's role enqueues.
-func migrate(ctx context.Context, pool *pgxpool.Pool, config clientConfig) (pgstore.EnqueueAccess, error) {
-	connecting, cancel := context.WithTimeout(ctx, pgstore.ConnectTimeout)
+func migrate(ctx context.Context, pool *pgxpool.Pool, config clientConfig) (schema.Access, error) {
+	connecting, cancel := context.WithTimeout(ctx, pg.ConnectTimeout)
 	conn, err := pool.Acquire(connecting)
 	cancel()
 	if err != nil {
 		return 0, explainConnect(ctx, pool, err)
 	}
 	defer conn.Release()
-	var report pgstore.MigrateReport
-	err = pgstore.Migrate(ctx, conn.Conn(), pgstore.MigrateOptions{
-		Schema: config.schema, Mode: pgstore.MigrateMode(config.migrations), Logger: config.logger, Report: &report,
+	var report schema.Report
+	err = schema.Migrate(ctx, conn.Conn(), schema.Options{
+		Schema: config.schema, Mode: schema.Mode(config.migrations), Logger: config.logger, Report: &report,
 	})
 	return report.Access, explainSchema(err)
 }
@@ -126,14 +128,14 @@ func (c *Client) Enqueue(ctx context.Context, requests ...Request) ([]*Job, erro
 	if c == nil {
 		return nil, ErrNoClient
 	}
-	return enqueue(ctx, requests, c.intake.Insert)
+	return insertRequests(ctx, requests, c.intake.Insert)
 }
 
 // insertFunc inserts jobs on one way or another.
-type insertFunc func(context.Context, []engine.Spec) ([]*engine.Job, error)
+type insertFunc func(context.Context, []wire.Spec) ([]*wire.Job, error)
 
-// enqueue checks requests, inserts them, and converts the result.
-func enqueue(ctx context.Context, requests []Request, insert insertFunc) ([]*Job, error) {
+// insertRequests checks requests, inserts them, and converts the result.
+func insertRequests(ctx context.Context, requests []Request, insert insertFunc) ([]*Job, error) {
 	if len(requests) == 0 {
 		return nil, nil
 	}
@@ -146,7 +148,7 @@ func enqueue(ctx context.Context, requests []Request, insert insertFunc) ([]*Job
 		return nil, fmt.Errorf("enqueue: %w", err)
 	}
 	jobs := make([]*Job, len(inserted))
-	converted := make(map[*engine.Job]*Job) // equal keys share one job
+	converted := make(map[*wire.Job]*Job) // equal keys share one job
 	for i, job := range inserted {
 		if job.Key == "" {
 			jobs[i] = newJob(job)
@@ -161,4 +163,4 @@ func enqueue(ctx context.Context, requests []Request, insert insertFunc) ([]*Job
 }
 
 // settings are what a worker connects with.
-func (c *Client) settings() pgstore.Settings { return pgstore.SettingsOf(c.pool, c.schema) }
+func (c *Client) settings() pg.Settings { return pg.SettingsOf(c.pool, c.schema) }

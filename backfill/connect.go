@@ -7,7 +7,8 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"github.com/backfillhq/go/internal/engine/pgstore"
+	"github.com/backfillhq/go/internal/pg"
+	"github.com/backfillhq/go/internal/schema"
 )
 
 // explainConnect says why a pool gives no connection.
@@ -16,12 +17,12 @@ func explainConnect(ctx context.Context, pool *pgxpool.Pool, err error) error {
 	if stat := pool.Stat(); stat.AcquiredConns() >= stat.MaxConns() {
 		busy = stat.MaxConns()
 	}
-	return pgstore.ExplainConnect(ctx, pool.Config().ConnConfig, busy, err)
+	return pg.ExplainConnect(ctx, pool.Config().ConnConfig, busy, err)
 }
 
 // explainSchema makes an error about the schema one that callers can branch on.
 func explainSchema(err error) error {
-	if _, breaking := errors.AsType[*pgstore.BreakingMigrationError](err); breaking {
+	if _, breaking := errors.AsType[*schema.BreakingError](err); breaking {
 		return fmt.Errorf("%w: %w", ErrBreakingMigration, err)
 	}
 	return err

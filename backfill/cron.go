@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/backfillhq/go/internal/crontab"
-	"github.com/backfillhq/go/internal/engine"
+	"github.com/backfillhq/go/internal/worker"
 )
 
 // Cron schedules the task that it is given to in [Handle]. Line is a crontab line of Graphile Worker without the task's name: five
@@ -40,7 +40,7 @@ func (o cronOption) applyToHandler(h *handler) {
 		h.fault(fmt.Errorf("crontab line %q, column %d: %s", string(o), problem.Pos.Column, problem.Message))
 	}
 	if len(problems) == 0 {
-		h.crontab = append(h.crontab, engine.CronEntry{Entry: entry})
+		h.crontab = append(h.crontab, worker.CronEntry{Entry: entry})
 	}
 }
 
@@ -48,7 +48,7 @@ func (o cronOption) applyToHandler(h *handler) {
 func applyTask[T any](h *handler, t *Task[T]) {
 	for i := range h.crontab {
 		entry := &h.crontab[i]
-		payload := engine.CronPayload(entry.Payload, time.Time{}, false)
+		payload := worker.CronPayload(entry.Payload, time.Time{}, false)
 		args, err := decodeArgs[T](&Job{Task: t.Name, Args: payload})
 		if err != nil {
 			h.fault(fmt.Errorf("crontab line of %q: its payload, to which _cron is added, does not fit the task: %w", entry.Identifier, err))
@@ -105,13 +105,13 @@ func (c *workerConfig) addCrontab(where, text string) {
 			c.problems = append(c.problems, fmt.Errorf("%s%v: option tz is not for crontabs that Node workers could run, and refuse: "+
 				"use //backfill:cron or backfill.Cron", where, entry.ZonePos))
 		}
-		c.crontab = append(c.crontab, engine.CronEntry{Entry: entry})
+		c.crontab = append(c.crontab, worker.CronEntry{Entry: entry})
 	}
 }
 
 // schedule returns the crontab of a worker: what its registry's tasks say, and what its options say.
-func (c *workerConfig) schedule(r *Registry) ([]engine.CronEntry, error) {
-	var entries []engine.CronEntry
+func (c *workerConfig) schedule(r *Registry) ([]worker.CronEntry, error) {
+	var entries []worker.CronEntry
 	if r == nil {
 		return nil, nil // reported with the registry
 	}
@@ -121,7 +121,7 @@ func (c *workerConfig) schedule(r *Registry) ([]engine.CronEntry, error) {
 	entries = append(entries, c.crontab...)
 	var problems []error
 	for i, entry := range entries {
-		first := slices.IndexFunc(entries[:i], func(e engine.CronEntry) bool { return e.Identifier == entry.Identifier })
+		first := slices.IndexFunc(entries[:i], func(e worker.CronEntry) bool { return e.Identifier == entry.Identifier })
 		if first >= 0 {
 			problems = append(problems, fmt.Errorf("two crontab lines have the identifier %q, for the tasks %q and %q: give one of them another with ?id=",
 				entry.Identifier, entries[first].Task, entry.Task))

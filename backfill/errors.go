@@ -8,7 +8,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/backfillhq/go/internal/engine"
+	"github.com/backfillhq/go/internal/worker"
 )
 
 // Errors to branch on with errors.Is. They may be wrapped.
@@ -22,11 +22,11 @@ var (
 // Causes of the end of a handler's context: context.Cause(ctx) is one of them, wrapped or not.
 var (
 	// ErrShutdown is the cause when the worker has to stop and its time for draining is over.
-	ErrShutdown = engine.ErrShutdown
+	ErrShutdown = worker.ErrShutdown
 	// ErrTimeout is the cause when the timeout of the task is over.
 	ErrTimeout = errors.New("task timed out")
 	// ErrLeaseLost is the cause when the job was released or taken by somebody else. What the handler returns is not recorded.
-	ErrLeaseLost = engine.ErrLeaseLost
+	ErrLeaseLost = worker.ErrLeaseLost
 	// ErrCanceled is for jobs that an operator cancels. Nothing does yet.
 	ErrCanceled = errors.New("job canceled")
 )

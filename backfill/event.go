@@ -3,7 +3,7 @@ package backfill
 import (
 	"time"
 
-	"github.com/backfillhq/go/internal/engine"
+	"github.com/backfillhq/go/internal/worker"
 )
 
 // Observer is told what happens in a worker, for metrics and for tests. It is called from many goroutines, also while the worker
@@ -27,32 +27,32 @@ type EventKind string
 
 // The kinds of event.
 const (
-	EventStarted    = EventKind(engine.EventStarted)    // the worker is registered and looks for jobs
-	EventListening  = EventKind(engine.EventListening)  // the listener is connected
-	EventDisrupted  = EventKind(engine.EventDisrupted)  // the listener lost its connection, and will reconnect
-	EventPolled     = EventKind(engine.EventPolled)     // the poll timer ran out: a claim follows that nothing else asked for
-	EventWoken      = EventKind(engine.EventWoken)      // a notification arrived
-	EventClaimed    = EventKind(engine.EventClaimed)    // a claim returned Count jobs
-	EventClaimError = EventKind(engine.EventClaimError) // a claim failed, and will be tried again
-	EventStart      = EventKind(engine.EventStart)      // a handler starts
-	EventFinished   = EventKind(engine.EventFinished)   // a handler succeeded
-	EventFailed     = EventKind(engine.EventFailed)     // a handler failed
-	EventSnoozed    = EventKind(engine.EventSnoozed)    // a handler asked for a later time
-	EventCompleted  = EventKind(engine.EventCompleted)  // Count successes were recorded
-	EventRecorded   = EventKind(engine.EventRecorded)   // Count failures were recorded
-	EventReturned   = EventKind(engine.EventReturned)   // Count jobs were given back or snoozed
-	EventFlushError = EventKind(engine.EventFlushError) // recording outcomes failed, and will be tried again
-	EventBusy       = EventKind(engine.EventBusy)       // Count outcomes wait for a row that somebody else has locked
-	EventLeaseLost  = EventKind(engine.EventLeaseLost)  // a job's lease was ended by somebody else
-	EventFenced     = EventKind(engine.EventFenced)     // the worker's row is dead; it goes on under a new id
-	EventSwept      = EventKind(engine.EventSwept)      // stale locks were looked for: Count jobs were released; or Err says why not
-	EventScheduled  = EventKind(engine.EventScheduled)  // Count cron jobs were enqueued
-	EventDraining   = EventKind(engine.EventDraining)   // the worker stops; Count jobs are running
-	EventStopped    = EventKind(engine.EventStopped)    // the worker has stopped
+	EventStarted    EventKind = "started"     // the worker is registered and looks for jobs
+	EventListening  EventKind = "listening"   // the listener is connected
+	EventDisrupted  EventKind = "disrupted"   // the listener lost its connection, and will reconnect
+	EventPolled     EventKind = "polled"      // the poll timer ran out: a claim follows that nothing else asked for
+	EventWoken      EventKind = "woken"       // a notification arrived
+	EventClaimed    EventKind = "claimed"     // a claim returned Count jobs
+	EventClaimError EventKind = "claim_error" // a claim failed, and will be tried again
+	EventStart      EventKind = "start"       // a handler starts
+	EventFinished   EventKind = "finished"    // a handler succeeded
+	EventFailed     EventKind = "failed"      // a handler failed
+	EventSnoozed    EventKind = "snoozed"     // a handler asked for a later time
+	EventCompleted  EventKind = "completed"   // Count successes were recorded
+	EventRecorded   EventKind = "recorded"    // Count failures were recorded
+	EventReturned   EventKind = "returned"    // Count jobs were given back or snoozed
+	EventFlushError EventKind = "flush_error" // recording outcomes failed, and will be tried again
+	EventBusy       EventKind = "busy"        // Count outcomes wait for a row that somebody else has locked
+	EventLeaseLost  EventKind = "lease_lost"  // a job's lease was ended by somebody else
+	EventFenced     EventKind = "fenced"      // the worker's row is dead; it goes on under a new id
+	EventSwept      EventKind = "swept"       // stale locks were looked for: Count jobs were released; or Err says why not
+	EventScheduled  EventKind = "scheduled"   // Count cron jobs were enqueued
+	EventDraining   EventKind = "draining"    // the worker stops; Count jobs are running
+	EventStopped    EventKind = "stopped"     // the worker has stopped
 )
 
-// newEvent converts an event of the engine.
-func newEvent(e engine.Event) Event {
+// newEvent converts an event of a worker.
+func newEvent(e worker.Event) Event {
 	return Event{
 		Kind: EventKind(e.Kind), WorkerID: e.WorkerID, Count: e.Count, Full: e.Full, Job: newJob(e.Job), Err: e.Err,
 		Delay: e.Delay, Duration: e.Duration,

@@ -8,7 +8,8 @@ import (
 	"runtime/debug"
 	"time"
 
-	"github.com/backfillhq/go/internal/engine"
+	"github.com/backfillhq/go/internal/wire"
+	"github.com/backfillhq/go/internal/worker"
 )
 
 // executor runs the jobs of one worker: it finds the handler, calls it through the middleware, and says how the job ended.
@@ -40,8 +41,8 @@ var (
 	errGoexit    = errors.New("handler ended its goroutine (runtime.Goexit)")
 )
 
-// execute runs one job. It is engine.Config.Execute.
-func (x *executor) execute(ctx context.Context, claimed *engine.Job, outcome *engine.Outcome) {
+// execute runs one job. It is worker.Config.Execute.
+func (x *executor) execute(ctx context.Context, claimed *wire.Job, outcome *worker.Outcome) {
 	route, ok := x.routes[claimed.Task]
 	if !ok {
 		*outcome = failure(errNoHandler, Backoff{}.delay(claimed.Attempt))
@@ -77,9 +78,9 @@ func (x *executor) guard(next HandlerFunc) HandlerFunc {
 }
 
 // outcome says what becomes of a job whose handler returned err. It survives errors whose methods panic.
-func (x *executor) outcome(ctx context.Context, h *handler, job *engine.Job, err error) (outcome engine.Outcome) {
+func (x *executor) outcome(ctx context.Context, h *handler, job *wire.Job, err error) (outcome worker.Outcome) {
 	if err == nil {
-		return engine.Outcome{Kind: engine.OutcomeCompleted}
+		return worker.Outcome{Kind: worker.OutcomeCompleted}
 	}
 	defer func() {
 		if value := recover(); value != nil {
@@ -89,17 +90,17 @@ func (x *executor) outcome(ctx context.Context, h *handler, job *engine.Job, err
 	}()
 	batch, isBatch := batchOf(err)
 	if isBatch && len(batch.failed()) == 0 {
-		return engine.Outcome{Kind: engine.OutcomeCompleted}
+		return worker.Outcome{Kind: worker.OutcomeCompleted}
 	}
 	var said verdict
 	errors.As(err, &said)
 	if snooze, ok := said.(*snoozeError); ok {
-		return engine.Outcome{Kind: engine.OutcomeSnoozed, Delay: snooze.delay}
+		return worker.Outcome{Kind: worker.OutcomeSnoozed, Delay: snooze.delay}
 	}
 	// A batch that was interrupted half-way is recorded as a failure, so that its finished elements do not run again; unless
 	// that would be its last attempt.
 	if interrupted(ctx, err) && (!isBatch || job.Attempt >= job.MaxAttempts) {
-		return engine.Outcome{Kind: engine.OutcomeReturned}
+		return worker.Outcome{Kind: worker.OutcomeReturned}
 	}
 	err = explainTimeout(ctx, h, err)
 	var payload []byte
@@ -109,7 +110,7 @@ func (x *executor) outcome(ctx context.Context, h *handler, job *engine.Job, err
 	switch said := said.(type) {
 	case *permanentError:
 		outcome = failure(err, 0)
-		outcome.Kind = engine.OutcomeExhausted
+		outcome.Kind = worker.OutcomeExhausted
 	case *retryError:
 		outcome = failure(err, said.delay)
 	default:
@@ -120,12 +121,12 @@ func (x *executor) outcome(ctx context.Context, h *handler, job *engine.Job, err
 }
 
 // failure is the outcome of a job that failed with err and is tried again after delay.
-func failure(err error, delay time.Duration) engine.Outcome {
+func failure(err error, delay time.Duration) worker.Outcome {
 	text := errorText(err)
 	if _, ok := message(err); !ok {
 		err = errors.New(text) // loggers and observers should not meet the panic
 	}
-	return engine.Outcome{Kind: engine.OutcomeFailed, Err: err, Text: text, Delay: delay}
+	return worker.Outcome{Kind: worker.OutcomeFailed, Err: err, Text: text, Delay: delay}
 }
 
 // interrupted reports whether err is there because the worker shuts down. That is not the job's fault.

@@ -16,19 +16,20 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/backfillhq/go/backfill"
-	"github.com/backfillhq/go/internal/engine"
+	"github.com/backfillhq/go/internal/wire"
+	"github.com/backfillhq/go/internal/worker"
 )
 
 var quiet = slog.New(slog.DiscardHandler)
 
 // execute runs a job of a task whose handler is fn.
-func execute[T any](ctx context.Context, task *backfill.Task[T], payload string, fn func(context.Context, T) error, opts ...backfill.HandleOption) engine.Outcome {
+func execute[T any](ctx context.Context, task *backfill.Task[T], payload string, fn func(context.Context, T) error, opts ...backfill.HandleOption) worker.Outcome {
 	registry := backfill.NewRegistry(backfill.Handle(task, fn, opts...))
 	return executeWith(ctx, backfill.Executor(registry, &fakeEnqueuer{}, quiet), engineJob(task.Name, payload))
 }
 
-func executeWith(ctx context.Context, run func(context.Context, *engine.Job, *engine.Outcome), job *engine.Job) engine.Outcome {
-	var outcome engine.Outcome
+func executeWith(ctx context.Context, run func(context.Context, *wire.Job, *worker.Outcome), job *wire.Job) worker.Outcome {
+	var outcome worker.Outcome
 	done := make(chan struct{})
 	go func() { // runtime.Goexit must not end the test
 		defer close(done)
@@ -38,8 +39,8 @@ func executeWith(ctx context.Context, run func(context.Context, *engine.Job, *en
 	return outcome
 }
 
-func engineJob(task, payload string) *engine.Job {
-	return &engine.Job{Lease: engine.Lease{ID: 42}, Task: task, Payload: []byte(payload), Attempt: 2, MaxAttempts: 25}
+func engineJob(task, payload string) *wire.Job {
+	return &wire.Job{Lease: wire.Lease{ID: 42}, Task: task, Payload: []byte(payload), Attempt: 2, MaxAttempts: 25}
 }
 
 var errBoom = errors.New("boom")
@@ -53,32 +54,32 @@ func (wordy) Unwrap() []error { panic("Unwrap") }
 
 func TestOutcomes(t *testing.T) {
 	t.Parallel()
-	failed := func(text string) engine.Outcome {
-		return engine.Outcome{Kind: engine.OutcomeFailed, Text: text, Delay: time.Minute}
+	failed := func(text string) worker.Outcome {
+		return worker.Outcome{Kind: worker.OutcomeFailed, Text: text, Delay: time.Minute}
 	}
 	tests := map[string]struct {
 		handler func() error
-		want    engine.Outcome
+		want    worker.Outcome
 		is      error
 	}{
-		"success":           {func() error { return nil }, engine.Outcome{Kind: engine.OutcomeCompleted}, nil},
+		"success":           {func() error { return nil }, worker.Outcome{Kind: worker.OutcomeCompleted}, nil},
 		"error":             {func() error { return errBoom }, failed("boom"), errBoom},
 		"wrapped":           {func() error { return fmt.Errorf("send: %w", errBoom) }, failed("send: boom"), errBoom},
 		"no message":        {func() error { return errors.New("") }, failed("error of type *errors.errorString without a message"), nil},
 		"NUL":               {func() error { return errors.New("a\x00b") }, failed("ab"), nil},
 		"nil pointer":       {func() error { return (*nilError)(nil) }, failed("error of type *backfill_test.nilError without a message"), nil},
 		"methods panic":     {func() error { return wordy{} }, failed("error of type backfill_test.wordy, a method of which panicked: panic: Unwrap"), nil},
-		"permanent":         {func() error { return backfill.Permanent(errBoom) }, engine.Outcome{Kind: engine.OutcomeExhausted, Text: "boom"}, errBoom},
-		"permanent wrapped": {func() error { return fmt.Errorf("send: %w", backfill.Permanent(errBoom)) }, engine.Outcome{Kind: engine.OutcomeExhausted, Text: "send: boom"}, errBoom},
-		"permanent joined":  {func() error { return errors.Join(errBoom, backfill.Permanent(errBoom)) }, engine.Outcome{Kind: engine.OutcomeExhausted, Text: "boom\nboom"}, errBoom},
-		"permanent nil":     {func() error { return backfill.Permanent(nil) }, engine.Outcome{Kind: engine.OutcomeExhausted, Text: "failed permanently, without a reason"}, nil},
-		"snooze":            {func() error { return backfill.Snooze(time.Hour) }, engine.Outcome{Kind: engine.OutcomeSnoozed, Delay: time.Hour}, nil},
-		"snooze wrapped":    {func() error { return fmt.Errorf("busy: %w", backfill.Snooze(time.Hour)) }, engine.Outcome{Kind: engine.OutcomeSnoozed, Delay: time.Hour}, nil},
-		"snooze negative":   {func() error { return backfill.Snooze(-1) }, engine.Outcome{Kind: engine.OutcomeSnoozed}, nil},
-		"retry in":          {func() error { return backfill.RetryIn(time.Hour, errBoom) }, engine.Outcome{Kind: engine.OutcomeFailed, Text: "boom", Delay: time.Hour}, errBoom},
-		"retry in wrapped":  {func() error { return fmt.Errorf("send: %w", backfill.RetryIn(0, errBoom)) }, engine.Outcome{Kind: engine.OutcomeFailed, Text: "send: boom"}, errBoom},
-		"retry in nil":      {func() error { return backfill.RetryIn(-1, nil) }, engine.Outcome{Kind: engine.OutcomeFailed, Text: "failed, without a reason"}, nil},
-		"outermost wins":    {func() error { return backfill.Permanent(backfill.RetryIn(time.Hour, errBoom)) }, engine.Outcome{Kind: engine.OutcomeExhausted, Text: "boom"}, errBoom},
+		"permanent":         {func() error { return backfill.Permanent(errBoom) }, worker.Outcome{Kind: worker.OutcomeExhausted, Text: "boom"}, errBoom},
+		"permanent wrapped": {func() error { return fmt.Errorf("send: %w", backfill.Permanent(errBoom)) }, worker.Outcome{Kind: worker.OutcomeExhausted, Text: "send: boom"}, errBoom},
+		"permanent joined":  {func() error { return errors.Join(errBoom, backfill.Permanent(errBoom)) }, worker.Outcome{Kind: worker.OutcomeExhausted, Text: "boom\nboom"}, errBoom},
+		"permanent nil":     {func() error { return backfill.Permanent(nil) }, worker.Outcome{Kind: worker.OutcomeExhausted, Text: "failed permanently, without a reason"}, nil},
+		"snooze":            {func() error { return backfill.Snooze(time.Hour) }, worker.Outcome{Kind: worker.OutcomeSnoozed, Delay: time.Hour}, nil},
+		"snooze wrapped":    {func() error { return fmt.Errorf("busy: %w", backfill.Snooze(time.Hour)) }, worker.Outcome{Kind: worker.OutcomeSnoozed, Delay: time.Hour}, nil},
+		"snooze negative":   {func() error { return backfill.Snooze(-1) }, worker.Outcome{Kind: worker.OutcomeSnoozed}, nil},
+		"retry in":          {func() error { return backfill.RetryIn(time.Hour, errBoom) }, worker.Outcome{Kind: worker.OutcomeFailed, Text: "boom", Delay: time.Hour}, errBoom},
+		"retry in wrapped":  {func() error { return fmt.Errorf("send: %w", backfill.RetryIn(0, errBoom)) }, worker.Outcome{Kind: worker.OutcomeFailed, Text: "send: boom"}, errBoom},
+		"retry in nil":      {func() error { return backfill.RetryIn(-1, nil) }, worker.Outcome{Kind: worker.OutcomeFailed, Text: "failed, without a reason"}, nil},
+		"outermost wins":    {func() error { return backfill.Permanent(backfill.RetryIn(time.Hour, errBoom)) }, worker.Outcome{Kind: worker.OutcomeExhausted, Text: "boom"}, errBoom},
 		"panic":             {func() error { panic("at the disco") }, failed("panic: at the disco"), nil},
 		"panic with error":  {func() error { panic(errBoom) }, failed("panic: boom"), errBoom},
 		"panic nil":         {func() error { panic(nil) }, failed("panic: panic called with nil argument"), nil},
@@ -94,7 +95,7 @@ func TestOutcomes(t *testing.T) {
 			t.Parallel()
 			task := &backfill.Task[mailArgs]{Name: "t", Backoff: backfill.Fixed(time.Minute)}
 			got := execute(t.Context(), task, `{}`, func(context.Context, mailArgs) error { return test.handler() })
-			if diff := cmp.Diff(test.want, got, cmpopts.IgnoreFields(engine.Outcome{}, "Err")); diff != "" {
+			if diff := cmp.Diff(test.want, got, cmpopts.IgnoreFields(worker.Outcome{}, "Err")); diff != "" {
 				t.Errorf("outcome (-want +got):\n%s", diff)
 			}
 			if failed := test.want.Text != ""; failed != (got.Err != nil) {
@@ -118,8 +119,8 @@ func TestGoexit(t *testing.T) {
 		runtime.Goexit()
 		return nil
 	})
-	want := engine.Outcome{Kind: engine.OutcomeFailed, Text: "handler ended its goroutine (runtime.Goexit)", Delay: time.Minute}
-	if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(engine.Outcome{}, "Err")); diff != "" {
+	want := worker.Outcome{Kind: worker.OutcomeFailed, Text: "handler ended its goroutine (runtime.Goexit)", Delay: time.Minute}
+	if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(worker.Outcome{}, "Err")); diff != "" {
 		t.Errorf("outcome (-want +got):\n%s", diff)
 	}
 }
@@ -152,8 +153,8 @@ func TestPanicIsLoggedWithItsStack(t *testing.T) {
 func TestJobContext(t *testing.T) {
 	t.Parallel()
 	at := time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
-	claimed := &engine.Job{
-		Lease: engine.Lease{ID: 42, Token: "secret"}, Task: "mail", Payload: []byte(`{"user_id":7}`), Queue: "q", Key: "k", Priority: -5,
+	claimed := &wire.Job{
+		Lease: wire.Lease{ID: 42, Token: "secret"}, Task: "mail", Payload: []byte(`{"user_id":7}`), Queue: "q", Key: "k", Priority: -5,
 		Attempt: 2, MaxAttempts: 3, Revision: 1, RunAt: at, CreatedAt: at.Add(-time.Hour), Flags: []string{"f"},
 	}
 	want := backfill.Job{
@@ -170,7 +171,7 @@ func TestJobContext(t *testing.T) {
 		return err
 	}))
 	outcome := executeWith(backfill.NewContext(t.Context(), nil), backfill.Executor(registry, fake, quiet), claimed)
-	if outcome.Kind != engine.OutcomeCompleted {
+	if outcome.Kind != worker.OutcomeCompleted {
 		t.Fatalf("outcome %+v", outcome)
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -191,15 +192,15 @@ func TestExecuteDecodes(t *testing.T) {
 	t.Parallel()
 	task := &backfill.Task[mailArgs]{Name: "send_email", Backoff: backfill.Fixed(time.Minute)}
 	got := execute(t.Context(), task, `{"user_id":"x"}`, func(context.Context, mailArgs) error { return nil })
-	want := engine.Outcome{
-		Kind: engine.OutcomeFailed, Delay: time.Minute, Text: "decode args of task send_email: $.user_id: cannot use string as int64",
+	want := worker.Outcome{
+		Kind: worker.OutcomeFailed, Delay: time.Minute, Text: "decode args of task send_email: $.user_id: cannot use string as int64",
 	}
-	if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(engine.Outcome{}, "Err")); diff != "" {
+	if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(worker.Outcome{}, "Err")); diff != "" {
 		t.Errorf("outcome (-want +got):\n%s", diff)
 	}
 	none := &backfill.Task[backfill.NoArgs]{Name: "purge"}
 	for _, payload := range []string{`{}`, `[1]`, `null`, `5`} {
-		if got := execute(t.Context(), none, payload, func(context.Context, backfill.NoArgs) error { return nil }); got.Kind != engine.OutcomeCompleted {
+		if got := execute(t.Context(), none, payload, func(context.Context, backfill.NoArgs) error { return nil }); got.Kind != worker.OutcomeCompleted {
 			t.Errorf("no args, payload %s: %+v", payload, got)
 		}
 	}
@@ -208,7 +209,7 @@ func TestExecuteDecodes(t *testing.T) {
 func TestExecuteUnknownTask(t *testing.T) {
 	t.Parallel()
 	got := executeWith(t.Context(), backfill.Executor(backfill.NewRegistry(bind("a")), nil, quiet), engineJob("b", `{}`))
-	if got.Kind != engine.OutcomeFailed || got.Text != "this worker has no handler for the task" || got.Delay < time.Second {
+	if got.Kind != worker.OutcomeFailed || got.Text != "this worker has no handler for the task" || got.Delay < time.Second {
 		t.Errorf("outcome %+v", got)
 	}
 }
@@ -221,24 +222,24 @@ func TestShutdown(t *testing.T) {
 		cause error
 		err   error
 		last  bool // attempt
-		want  engine.OutcomeKind
+		want  worker.OutcomeKind
 	}{
-		"canceled":                 {backfill.ErrShutdown, context.Canceled, false, engine.OutcomeReturned},
-		"canceled, last attempt":   {backfill.ErrShutdown, context.Canceled, true, engine.OutcomeReturned},
-		"canceled, wrapped":        {backfill.ErrShutdown, fmt.Errorf("query: %w", context.Canceled), false, engine.OutcomeReturned},
-		"cause":                    {backfill.ErrShutdown, backfill.ErrShutdown, false, engine.OutcomeReturned},
-		"cause, wrapped":           {backfill.ErrShutdown, fmt.Errorf("query: %w", backfill.ErrShutdown), false, engine.OutcomeReturned},
-		"wrapped cause":            {fmt.Errorf("%w now", backfill.ErrShutdown), context.Canceled, false, engine.OutcomeReturned},
-		"permanent":                {backfill.ErrShutdown, backfill.Permanent(context.Canceled), false, engine.OutcomeReturned},
-		"retry in":                 {backfill.ErrShutdown, backfill.RetryIn(time.Hour, context.Canceled), false, engine.OutcomeReturned},
-		"snooze":                   {backfill.ErrShutdown, backfill.Snooze(time.Hour), false, engine.OutcomeSnoozed},
-		"success":                  {backfill.ErrShutdown, nil, false, engine.OutcomeCompleted},
-		"other error":              {backfill.ErrShutdown, errBoom, false, engine.OutcomeFailed},
-		"batch":                    {backfill.ErrShutdown, batch, false, engine.OutcomeFailed},
-		"batch, last attempt":      {backfill.ErrShutdown, batch, true, engine.OutcomeReturned},
-		"lease lost":               {backfill.ErrLeaseLost, context.Canceled, false, engine.OutcomeFailed},
-		"lease lost, but finished": {backfill.ErrLeaseLost, nil, false, engine.OutcomeCompleted},
-		"no shutdown":              {nil, context.Canceled, false, engine.OutcomeFailed},
+		"canceled":                 {backfill.ErrShutdown, context.Canceled, false, worker.OutcomeReturned},
+		"canceled, last attempt":   {backfill.ErrShutdown, context.Canceled, true, worker.OutcomeReturned},
+		"canceled, wrapped":        {backfill.ErrShutdown, fmt.Errorf("query: %w", context.Canceled), false, worker.OutcomeReturned},
+		"cause":                    {backfill.ErrShutdown, backfill.ErrShutdown, false, worker.OutcomeReturned},
+		"cause, wrapped":           {backfill.ErrShutdown, fmt.Errorf("query: %w", backfill.ErrShutdown), false, worker.OutcomeReturned},
+		"wrapped cause":            {fmt.Errorf("%w now", backfill.ErrShutdown), context.Canceled, false, worker.OutcomeReturned},
+		"permanent":                {backfill.ErrShutdown, backfill.Permanent(context.Canceled), false, worker.OutcomeReturned},
+		"retry in":                 {backfill.ErrShutdown, backfill.RetryIn(time.Hour, context.Canceled), false, worker.OutcomeReturned},
+		"snooze":                   {backfill.ErrShutdown, backfill.Snooze(time.Hour), false, worker.OutcomeSnoozed},
+		"success":                  {backfill.ErrShutdown, nil, false, worker.OutcomeCompleted},
+		"other error":              {backfill.ErrShutdown, errBoom, false, worker.OutcomeFailed},
+		"batch":                    {backfill.ErrShutdown, batch, false, worker.OutcomeFailed},
+		"batch, last attempt":      {backfill.ErrShutdown, batch, true, worker.OutcomeReturned},
+		"lease lost":               {backfill.ErrLeaseLost, context.Canceled, false, worker.OutcomeFailed},
+		"lease lost, but finished": {backfill.ErrLeaseLost, nil, false, worker.OutcomeCompleted},
+		"no shutdown":              {nil, context.Canceled, false, worker.OutcomeFailed},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -267,29 +268,29 @@ func TestTimeout(t *testing.T) {
 	t.Parallel()
 	tests := map[string]struct {
 		handler func(ctx context.Context) error
-		want    engine.Outcome
+		want    worker.Outcome
 	}{
 		"deadline": {
 			func(ctx context.Context) error { return fmt.Errorf("query: %w", ctx.Err()) },
-			engine.Outcome{Kind: engine.OutcomeFailed, Text: "task timed out after 30s: query: context deadline exceeded", Delay: time.Minute},
+			worker.Outcome{Kind: worker.OutcomeFailed, Text: "task timed out after 30s: query: context deadline exceeded", Delay: time.Minute},
 		},
 		"cause": {
 			context.Cause,
-			engine.Outcome{Kind: engine.OutcomeFailed, Text: "task timed out after 30s: task timed out", Delay: time.Minute},
+			worker.Outcome{Kind: worker.OutcomeFailed, Text: "task timed out after 30s: task timed out", Delay: time.Minute},
 		},
 		"canceled": {
 			func(ctx context.Context) error { return context.Canceled },
-			engine.Outcome{Kind: engine.OutcomeFailed, Text: "task timed out after 30s: context canceled", Delay: time.Minute},
+			worker.Outcome{Kind: worker.OutcomeFailed, Text: "task timed out after 30s: context canceled", Delay: time.Minute},
 		},
 		"permanent": {
 			func(ctx context.Context) error { return backfill.Permanent(ctx.Err()) },
-			engine.Outcome{Kind: engine.OutcomeExhausted, Text: "task timed out after 30s: context deadline exceeded"},
+			worker.Outcome{Kind: worker.OutcomeExhausted, Text: "task timed out after 30s: context deadline exceeded"},
 		},
 		"another error": {
 			func(context.Context) error { return errBoom },
-			engine.Outcome{Kind: engine.OutcomeFailed, Text: "boom", Delay: time.Minute},
+			worker.Outcome{Kind: worker.OutcomeFailed, Text: "boom", Delay: time.Minute},
 		},
-		"finished": {func(context.Context) error { return nil }, engine.Outcome{Kind: engine.OutcomeCompleted}},
+		"finished": {func(context.Context) error { return nil }, worker.Outcome{Kind: worker.OutcomeCompleted}},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -307,7 +308,7 @@ func TestTimeout(t *testing.T) {
 				if took := time.Since(started); took != 30*time.Second {
 					t.Errorf("took %v", took)
 				}
-				if diff := cmp.Diff(test.want, got, cmpopts.IgnoreFields(engine.Outcome{}, "Err")); diff != "" {
+				if diff := cmp.Diff(test.want, got, cmpopts.IgnoreFields(worker.Outcome{}, "Err")); diff != "" {
 					t.Errorf("outcome (-want +got):\n%s", diff)
 				}
 				if timedOut := strings.Contains(test.want.Text, "timed out"); timedOut != errors.Is(got.Err, backfill.ErrTimeout) {
@@ -352,7 +353,7 @@ func TestBackoffFunc(t *testing.T) {
 			task := &backfill.Task[mailArgs]{Name: "t", Backoff: backfill.Fixed(time.Minute)}
 			boom := func(context.Context, mailArgs) error { return fmt.Errorf("send: %w", errBoom) }
 			got := execute(t.Context(), task, `{}`, boom, backfill.BackoffFunc(test.fn))
-			if got.Kind != engine.OutcomeFailed || got.Delay != test.want {
+			if got.Kind != worker.OutcomeFailed || got.Delay != test.want {
 				t.Errorf("outcome %+v, want a delay of %v", got, test.want)
 			}
 			if want := "send: boom"; got.Text != want && name != "goexit" {
@@ -368,7 +369,7 @@ func TestErrorsAreFound(t *testing.T) {
 	if !errors.Is(fmt.Errorf("a: %w", backfill.Permanent(errBoom)), errBoom) || !errors.Is(backfill.RetryIn(1, errBoom), errBoom) {
 		t.Error("Permanent and RetryIn hide their error")
 	}
-	if !errors.Is(engine.ErrShutdown, backfill.ErrShutdown) || !errors.Is(engine.ErrLeaseLost, backfill.ErrLeaseLost) {
+	if !errors.Is(worker.ErrShutdown, backfill.ErrShutdown) || !errors.Is(worker.ErrLeaseLost, backfill.ErrLeaseLost) {
 		t.Error("causes differ from the engine's")
 	}
 	var batch *backfill.BatchError

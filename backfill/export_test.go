@@ -6,7 +6,8 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/backfillhq/go/internal/engine"
+	"github.com/backfillhq/go/internal/wire"
+	"github.com/backfillhq/go/internal/worker"
 )
 
 // What tests of package backfill_test reach inside for: the seams between this package and the engine.
@@ -46,6 +47,6 @@ func DecodePath[T any](args []byte) string {
 	return decoding.path
 }
 
-func Executor(r *Registry, e Enqueuer, logger *slog.Logger, middleware ...Middleware) func(context.Context, *engine.Job, *engine.Outcome) {
+func Executor(r *Registry, e Enqueuer, logger *slog.Logger, middleware ...Middleware) func(context.Context, *wire.Job, *worker.Outcome) {
 	return r.newExecutor(e, logger, middleware...).execute
 }

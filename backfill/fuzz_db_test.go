@@ -18,8 +18,9 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/backfillhq/go/backfill"
-	"github.com/backfillhq/go/internal/engine"
-	"github.com/backfillhq/go/internal/engine/pgstore"
+	"github.com/backfillhq/go/internal/pg"
+	"github.com/backfillhq/go/internal/schema"
+	"github.com/backfillhq/go/internal/wire"
 	"github.com/backfillhq/go/testutil/pgtest"
 )
 
@@ -116,7 +117,7 @@ var fuzzRequests = []backfill.Request{
 // fuzzTx is a transaction, and one way to enqueue in it.
 type fuzzTx struct {
 	scalar   func(sql string, args ...any) (string, error)
-	insert   func(specs []engine.Spec) error
+	insert   func(specs []wire.Spec) error
 	rollback func()
 }
 
@@ -130,12 +131,12 @@ func fuzzWays(f *testing.F, db *pgtest.Database) []func(*testing.T) fuzzTx {
 	}
 	f.Cleanup(func() { conns.Close() })
 	conns.SetMaxOpenConns(1)
-	inserter := pgstore.NewInserter(pool, "graphile_worker")
+	inserter := pg.NewInserter(pool, "graphile_worker")
 	return []func(*testing.T) fuzzTx{
 		func(t *testing.T) fuzzTx { t.Helper(); return fuzzPgx(t, pool, inserter) },
 		func(t *testing.T) fuzzTx {
 			t.Helper()
-			return fuzzPgx(t, pool, pgstore.NewInserter(pool, "graphile_worker").Through(pgstore.EnqueueByFunction))
+			return fuzzPgx(t, pool, pg.NewInserter(pool, "graphile_worker").Through(schema.CallsFunction))
 		},
 		func(t *testing.T) fuzzTx {
 			t.Helper()
@@ -147,14 +148,14 @@ func fuzzWays(f *testing.F, db *pgtest.Database) []func(*testing.T) fuzzTx {
 				scalar: func(sql string, args ...any) (value string, err error) {
 					return value, tx.QueryRowContext(t.Context(), sql, args...).Scan(&value)
 				},
-				insert:   func(specs []engine.Spec) error { _, err := inserter.InsertSQLTx(t.Context(), tx, specs); return err },
+				insert:   func(specs []wire.Spec) error { _, err := inserter.InsertSQLTx(t.Context(), tx, specs); return err },
 				rollback: func() { _ = tx.Rollback() },
 			}
 		},
 	}
 }
 
-func fuzzPgx(t *testing.T, pool *pgxpool.Pool, inserter *pgstore.Inserter) fuzzTx {
+func fuzzPgx(t *testing.T, pool *pgxpool.Pool, inserter *pg.Inserter) fuzzTx {
 	t.Helper()
 	tx, err := pool.Begin(t.Context())
 	if err != nil {
@@ -162,7 +163,7 @@ func fuzzPgx(t *testing.T, pool *pgxpool.Pool, inserter *pgstore.Inserter) fuzzT
 	}
 	return fuzzTx{
 		scalar:   func(sql string, args ...any) (string, error) { return fuzzScalar(t, tx, sql, args...) },
-		insert:   func(specs []engine.Spec) error { _, err := inserter.InsertTx(t.Context(), tx, specs); return err },
+		insert:   func(specs []wire.Spec) error { _, err := inserter.InsertTx(t.Context(), tx, specs); return err },
 		rollback: func() { _ = tx.Rollback(context.Background()) },
 	}
 }

@@ -11,7 +11,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/backfillhq/go/backfill"
-	"github.com/backfillhq/go/internal/engine"
+	"github.com/backfillhq/go/internal/worker"
 )
 
 // Whatever a line of a crontab and the task say: a worker starts only if the database takes the jobs.
@@ -73,7 +73,7 @@ func FuzzBatch(f *testing.F) {
 		if len(indexes) == 0 || !json.Valid([]byte(payload)) {
 			return // no failure, and no batch
 		}
-		if got.Kind != engine.OutcomeFailed || got.Text == "" || !utf8.ValidString(got.Text) || strings.ContainsRune(got.Text, 0) || len(got.Text) > backfill.MaxErrorText {
+		if got.Kind != worker.OutcomeFailed || got.Text == "" || !utf8.ValidString(got.Text) || strings.ContainsRune(got.Text, 0) || len(got.Text) > backfill.MaxErrorText {
 			t.Errorf("outcome %+v", got)
 		}
 		want, err := keptOf(payload, batch)

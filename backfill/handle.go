@@ -8,7 +8,8 @@ import (
 	"slices"
 	"time"
 
-	"github.com/backfillhq/go/internal/engine"
+	"github.com/backfillhq/go/internal/wire"
+	"github.com/backfillhq/go/internal/worker"
 )
 
 // HandlerShape is the union of the shapes that a handler of a task with args of type T can have.
@@ -83,7 +84,7 @@ type handler struct {
 	backoff     Backoff
 	backoffFunc func(attempt int, err error) time.Duration // nil: backoff
 	run         HandlerFunc                                // decodes the args and calls the handler
-	crontab     []engine.CronEntry
+	crontab     []worker.CronEntry
 	faults      []error
 }
 
@@ -92,7 +93,7 @@ func (h *handler) fault(err error) {
 }
 
 // delay is the time until the next attempt of a job whose attempt failed with err.
-func (h *handler) delay(ctx context.Context, logger *slog.Logger, job *engine.Job, err error) time.Duration {
+func (h *handler) delay(ctx context.Context, logger *slog.Logger, job *wire.Job, err error) time.Duration {
 	if h.backoffFunc == nil {
 		return h.backoff.delay(job.Attempt)
 	}

@@ -5,7 +5,7 @@ import (
 	"encoding/json"
 	"time"
 
-	"github.com/backfillhq/go/internal/engine"
+	"github.com/backfillhq/go/internal/wire"
 )
 
 // Job is one job, as its enqueuer and its handler see it: a copy of the row at that moment. Its slices are shared and must not be
@@ -65,8 +65,8 @@ func JobInfo(ctx context.Context) Job {
 	return Job{}
 }
 
-// newJob converts a job of the engine. It is the one place where a job crosses that boundary.
-func newJob(job *engine.Job) *Job {
+// newJob converts a job of the wire. It is the one place where a job crosses that boundary.
+func newJob(job *wire.Job) *Job {
 	if job == nil {
 		return nil
 	}

@@ -12,7 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/backfillhq/go/backfill"
-	"github.com/backfillhq/go/internal/engine"
+	"github.com/backfillhq/go/internal/worker"
 )
 
 func TestMiddleware(t *testing.T) {
@@ -34,7 +34,7 @@ func TestMiddleware(t *testing.T) {
 		return nil
 	}))
 	run := backfill.Executor(registry, nil, quiet, note("outer"), note("inner"))
-	if got := executeWith(t.Context(), run, engineJob("mail", `{}`)); got.Kind != engine.OutcomeCompleted {
+	if got := executeWith(t.Context(), run, engineJob("mail", `{}`)); got.Kind != worker.OutcomeCompleted {
 		t.Errorf("outcome %+v", got)
 	}
 	if diff := cmp.Diff([]string{"outer mail", "inner mail", "handler", "inner end", "outer end"}, trace); diff != "" {
@@ -84,7 +84,7 @@ func TestMiddlewareSeesAndChanges(t *testing.T) {
 			task := &backfill.Task[mailArgs]{Name: "t", Timeout: time.Hour}
 			run := backfill.Executor(backfill.NewRegistry(backfill.Handle(task, test.handler)), nil, quiet, test.middleware)
 			got := executeWith(t.Context(), run, engineJob("t", `{}`))
-			if got.Text != test.want || (test.want == "") != (got.Kind == engine.OutcomeCompleted) {
+			if got.Text != test.want || (test.want == "") != (got.Kind == worker.OutcomeCompleted) {
 				t.Errorf("outcome %+v, want %q", got, test.want)
 			}
 		})
@@ -93,8 +93,8 @@ func TestMiddlewareSeesAndChanges(t *testing.T) {
 
 func TestEvent(t *testing.T) {
 	t.Parallel()
-	got := backfill.NewEvent(engine.Event{
-		Kind: engine.EventFailed, WorkerID: "pool-1", Count: 3, Full: true, Job: engineJob("t", `{}`), Err: errBoom, Delay: 1, Duration: 2,
+	got := backfill.NewEvent(worker.Event{
+		Kind: worker.EventFailed, WorkerID: "pool-1", Count: 3, Full: true, Job: engineJob("t", `{}`), Err: errBoom, Delay: 1, Duration: 2,
 	})
 	want := backfill.Event{
 		Kind: backfill.EventFailed, WorkerID: "pool-1", Count: 3, Full: true, Err: errBoom, Delay: 1, Duration: 2,
@@ -103,35 +103,33 @@ func TestEvent(t *testing.T) {
 	if diff := cmp.Diff(want, got, cmp.Comparer(errors.Is)); diff != "" {
 		t.Errorf("event (-want +got):\n%s", diff)
 	}
-	if got := backfill.NewEvent(engine.Event{Kind: engine.EventPolled}); got.Job != nil {
+	if got := backfill.NewEvent(worker.Event{Kind: worker.EventPolled}); got.Job != nil {
 		t.Errorf("job %+v", got.Job)
 	}
 }
 
-// Every kind that the engine has is public, and its value is the name of its constant.
+// Every kind that a worker reports is public, with the same value: the name of its constant.
 func TestEventKinds(t *testing.T) {
 	t.Parallel()
-	constants := func(file, pattern string) [][]string {
+	kinds := func(file string) (list [][2]string) {
 		text, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return regexp.MustCompile(pattern).FindAllStringSubmatch(string(text), -1)
+		pattern := regexp.MustCompile(`(?m)^\tEvent(\w+) +EventKind = "(\w+)"`)
+		for _, kind := range pattern.FindAllStringSubmatch(string(text), -1) {
+			list = append(list, [2]string{kind[1], kind[2]})
+		}
+		return list
 	}
-	var want, got []string
-	for _, kind := range constants("../internal/engine/event.go", `(?m)^\tEvent(\w+) +EventKind = "(\w+)"`) {
-		want = append(want, kind[1])
-		if name := regexp.MustCompile(`\B[A-Z]`).ReplaceAllString(kind[1], "_$0"); strings.ToLower(name) != kind[2] {
-			t.Errorf("Event%s is %q", kind[1], kind[2])
+	want := kinds("../internal/worker/event.go")
+	for _, kind := range want {
+		words := regexp.MustCompile(`\B[A-Z]`).ReplaceAllString(kind[0], "_$0")
+		if strings.ToLower(words) != kind[1] {
+			t.Errorf("Event%s is %q", kind[0], kind[1])
 		}
 	}
-	for _, kind := range constants("event.go", `(?m)^\tEvent(\w+) += EventKind\(engine\.Event(\w+)\)`) {
-		got = append(got, kind[2])
-		if kind[1] != kind[2] {
-			t.Errorf("Event%s is the engine's Event%s", kind[1], kind[2])
-		}
-	}
-	if diff := cmp.Diff(want, got); diff != "" || len(want) == 0 {
-		t.Errorf("kinds (-engine's +public):\n%s", diff)
+	if diff := cmp.Diff(want, kinds("event.go")); diff != "" || len(want) == 0 {
+		t.Errorf("kinds (-worker's +public):\n%s", diff)
 	}
 }

@@ -8,8 +8,9 @@ import (
 	"slices"
 	"time"
 
-	"github.com/backfillhq/go/internal/engine"
-	"github.com/backfillhq/go/internal/engine/pgstore"
+	"github.com/backfillhq/go/internal/pg"
+	"github.com/backfillhq/go/internal/schema"
+	"github.com/backfillhq/go/internal/worker"
 )
 
 // ClientOption configures a client, in [Open] and [NewClient]. Every ClientOption is a [RunOption] too.
@@ -45,7 +46,7 @@ type workerConfig struct {
 	drainTimeout time.Duration
 	middleware   []Middleware
 	observer     Observer
-	crontab      []engine.CronEntry
+	crontab      []worker.CronEntry
 	forbidden    func() []string // nil: none
 	logger       *slog.Logger    // nil: the client's
 	problems     []error
@@ -59,7 +60,7 @@ type runConfig struct {
 }
 
 func newClientConfig(opts []ClientOption) clientConfig {
-	c := clientConfig{schema: pgstore.DefaultSchema, logger: slog.Default()}
+	c := clientConfig{schema: pg.DefaultSchema, logger: slog.Default()}
 	for _, option := range opts {
 		if option != nil {
 			option.applyToClient(&c)
@@ -104,7 +105,7 @@ func (o workerOption) applyToRun(c *runConfig)       { c.forWork = append(c.forW
 // the schema. Default: graphile_worker, as in Graphile Worker.
 func WithSchema(name string) ClientOption {
 	return clientOption(func(c *clientConfig) {
-		if err := pgstore.CheckSchemaName(name); err != nil {
+		if err := pg.CheckSchemaName(name); err != nil {
 			c.problems = append(c.problems, fmt.Errorf("WithSchema: %w", err))
 		}
 		c.schema = name
@@ -118,12 +119,12 @@ type MigrateMode int
 const (
 	// MigrateAuto installs the schema where there is none and applies what is missing, except for migrations that would shut
 	// out older workers which may be running.
-	MigrateAuto = MigrateMode(pgstore.MigrateAuto)
+	MigrateAuto = MigrateMode(schema.MigrateAuto)
 	// MigrateVerify changes nothing: a schema that is not current is an error that says what is missing.
-	MigrateVerify = MigrateMode(pgstore.MigrateVerify)
+	MigrateVerify = MigrateMode(schema.MigrateVerify)
 	// MigrateBreaking also applies migrations that shut out older workers. Listening workers of other schemas in the same
 	// database may stop as well: notifications belong to the database.
-	MigrateBreaking = MigrateMode(pgstore.MigrateBreaking)
+	MigrateBreaking = MigrateMode(schema.MigrateBreaking)
 )
 
 // WithMigrations says what to do about the schema. Default: [MigrateAuto].
@@ -138,7 +139,7 @@ func WithMigrations(mode MigrateMode) ClientOption {
 	})
 }
 
-// WithLogger sets the logger. Debug: every job. Info: start and stop. Warn: a job failed. Error: the engine cannot do its work.
+// WithLogger sets the logger. Debug: every job. Info: start and stop. Warn: a job failed. Error: the worker cannot do its work.
 // Payloads are never logged. Default: slog.Default() for a client; the client's for a worker.
 func WithLogger(logger *slog.Logger) Option { return loggerOption{logger} }
 

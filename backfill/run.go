@@ -8,7 +8,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/backfillhq/go/internal/engine/pgstore"
+	"github.com/backfillhq/go/internal/pg"
 )
 
 // Run works the jobs of a registry until ctx ends: it opens a client for DATABASE_URL, or for the PG* variables if PGHOST,
@@ -68,7 +68,7 @@ func (c runConfig) check(r *Registry) []error {
 				problems = append(problems, problem)
 			}
 		}
-		if os.Getenv("DATABASE_URL") == "" && !pgstore.EnvironmentConfigured() {
+		if os.Getenv("DATABASE_URL") == "" && !pg.EnvironmentConfigured() {
 			problems = append(problems, errors.New("no database is configured: "+howToConfigure+", or pass WithClient"))
 		}
 	}

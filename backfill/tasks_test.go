@@ -11,7 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/backfillhq/go/backfill"
-	"github.com/backfillhq/go/internal/engine"
+	"github.com/backfillhq/go/internal/worker"
 )
 
 // Tasks as users write them, for generated_test.go.
@@ -134,7 +134,7 @@ func TestGeneratedRegistry(t *testing.T) {
 	}
 	run := backfill.Executor(registry, fake, quiet)
 	for task, payload := range map[string]string{"nightly": `{"day":"3"}`, "purge": `{}`, "email": `{"template":"again"}`, "tally": `{"day":"4"}`, "notify": `[{}]`} {
-		if got := executeWith(t.Context(), run, engineJob(task, payload)); got.Kind != engine.OutcomeCompleted {
+		if got := executeWith(t.Context(), run, engineJob(task, payload)); got.Kind != worker.OutcomeCompleted {
 			t.Errorf("%s: %+v", task, got)
 		}
 	}

@@ -9,7 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/backfillhq/go/internal/engine"
+	"github.com/backfillhq/go/internal/wire"
 )
 
 // WithTx implements [Enqueuer]: the jobs commit with tx, in the same database. The workers are notified shortly afterwards; the
@@ -25,7 +25,7 @@ func (c *Client) WithTx(tx pgx.Tx) Enqueuer {
 // WithSQLTx implements [Enqueuer]: the same for database/sql, whatever the driver. Tested are pgx's stdlib and lib/pq, each in two of
 // its modes.
 func (c *Client) WithSQLTx(tx *sql.Tx) Enqueuer {
-	return &txEnqueuer{client: c, nudge: c.nudger.NudgeAfterCommit, insert: func(ctx context.Context, specs []engine.Spec) ([]*engine.Job, error) {
+	return &txEnqueuer{client: c, nudge: c.nudger.NudgeAfterCommit, insert: func(ctx context.Context, specs []wire.Spec) ([]*wire.Job, error) {
 		if tx == nil {
 			return nil, errors.New("WithSQLTx: the transaction is nil")
 		}
@@ -60,7 +60,7 @@ type txEnqueuer struct {
 }
 
 func (c *Client) bindTx(tx pgx.Tx, nudge func(jobs int)) *txEnqueuer {
-	return &txEnqueuer{client: c, nudge: nudge, insert: func(ctx context.Context, specs []engine.Spec) ([]*engine.Job, error) {
+	return &txEnqueuer{client: c, nudge: nudge, insert: func(ctx context.Context, specs []wire.Spec) ([]*wire.Job, error) {
 		if tx == nil {
 			return nil, errors.New("WithTx: the transaction is nil")
 		}
@@ -69,7 +69,7 @@ func (c *Client) bindTx(tx pgx.Tx, nudge func(jobs int)) *txEnqueuer {
 }
 
 func (e *txEnqueuer) Enqueue(ctx context.Context, requests ...Request) ([]*Job, error) {
-	jobs, err := enqueue(ctx, requests, e.insert)
+	jobs, err := insertRequests(ctx, requests, e.insert)
 	if err != nil {
 		return nil, fmt.Errorf("in transaction: %w", err)
 	}

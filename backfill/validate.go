@@ -12,7 +12,7 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/backfillhq/go/internal/engine"
+	"github.com/backfillhq/go/internal/wire"
 )
 
 // The limits of the wire. Lengths of text are in characters.
@@ -40,10 +40,10 @@ func (r Request) Validate() error {
 	return nil
 }
 
-// newSpecs converts requests to the terms of the engine. It is the one place where a Request crosses that boundary, and checks
+// newSpecs converts requests to the terms of the wire. It is the one place where a Request crosses that boundary, and checks
 // all of them before anything is sent.
-func newSpecs(requests []Request) ([]engine.Spec, error) {
-	specs := make([]engine.Spec, len(requests))
+func newSpecs(requests []Request) ([]wire.Spec, error) {
+	specs := make([]wire.Spec, len(requests))
 	var problems []error
 	count := 0
 	for i := range requests {
@@ -64,13 +64,13 @@ func newSpecs(requests []Request) ([]engine.Spec, error) {
 }
 
 // spec converts a request that is valid.
-func (r *Request) spec() engine.Spec {
-	spec := engine.Spec{
+func (r *Request) spec() wire.Spec {
+	spec := wire.Spec{
 		Task:        r.Task,
 		Payload:     r.Args,
 		Queue:       r.Queue,
 		Key:         r.Key,
-		KeyMode:     engine.KeyMode(r.KeyMode),
+		KeyMode:     wire.KeyMode(r.KeyMode),
 		Priority:    int16(r.Priority),
 		MaxAttempts: int16(cmp.Or(r.MaxAttempts, defaultMaxAttempts)),
 		RunAt:       r.RunAt,

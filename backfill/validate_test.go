@@ -9,7 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/backfillhq/go/backfill"
-	"github.com/backfillhq/go/internal/engine"
+	"github.com/backfillhq/go/internal/wire"
 )
 
 func TestValidate(t *testing.T) {
@@ -90,14 +90,14 @@ func TestNewSpecs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []engine.Spec{
+	want := []wire.Spec{
 		{Task: "a", Payload: []byte(`{}`), MaxAttempts: 25},
 		{
-			Task: "b", Payload: []byte(`[1, 2]`), Queue: "q", Key: "k", KeyMode: engine.KeyPreserveRunAt, Priority: -32768,
+			Task: "b", Payload: []byte(`[1, 2]`), Queue: "q", Key: "k", KeyMode: wire.KeyPreserveRunAt, Priority: -32768,
 			MaxAttempts: 32767, RunAt: at, Flags: []string{"f"},
 		},
-		{Task: "c", Payload: []byte(`{}`), Key: "k", KeyMode: engine.KeyUnsafeDedupe, MaxAttempts: 25, Delay: time.Hour},
-		{Task: "d", Payload: []byte(`{}`), Key: "k", KeyMode: engine.KeyReplace, MaxAttempts: 25},
+		{Task: "c", Payload: []byte(`{}`), Key: "k", KeyMode: wire.KeyUnsafeDedupe, MaxAttempts: 25, Delay: time.Hour},
+		{Task: "d", Payload: []byte(`{}`), Key: "k", KeyMode: wire.KeyReplace, MaxAttempts: 25},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("specs (-want +got):\n%s", diff)

@@ -6,8 +6,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/backfillhq/go/internal/engine"
-	"github.com/backfillhq/go/internal/engine/pgstore"
+	"github.com/backfillhq/go/internal/pg"
+	"github.com/backfillhq/go/internal/worker"
 )
 
 // cancelTimeout is how long jobs have between the cancellation of their contexts and being given back while they run.
@@ -18,10 +18,10 @@ type Worker struct {
 	client   *Client
 	registry *Registry
 	config   workerConfig
-	schedule []engine.CronEntry
+	schedule []worker.CronEntry
 
 	mu     sync.Mutex
-	engine *engine.Worker // nil: not started
+	engine *worker.Worker // nil: not started
 }
 
 // NewWorker returns a worker for the tasks of a registry. What is wrong with the registry and the options is reported here, all
@@ -61,7 +61,7 @@ func (w *Worker) run(ctx context.Context, once bool) error {
 	if w.client.closed.Load() {
 		return errors.New("run worker: the client was closed: close it when its workers have stopped")
 	}
-	store, err := pgstore.Open(ctx, w.client.settings())
+	store, err := pg.Open(ctx, w.client.settings())
 	if err != nil {
 		return err
 	}
@@ -73,13 +73,13 @@ func (w *Worker) run(ctx context.Context, once bool) error {
 	return explainSchema(running.Run(ctx))
 }
 
-func (w *Worker) start(store *pgstore.Store, once bool) (*engine.Worker, error) {
+func (w *Worker) start(store *pg.Store, once bool) (*worker.Worker, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.engine != nil {
 		return nil, errors.New("run worker: it has run already; make a new one")
 	}
-	w.engine = engine.New(store, engine.Config{
+	w.engine = worker.New(store, worker.Config{
 		Tasks:         w.registry.claimed(),
 		Concurrency:   w.config.concurrency,
 		Once:          once,
@@ -97,11 +97,11 @@ func (w *Worker) start(store *pgstore.Store, once bool) (*engine.Worker, error) 
 }
 
 // observe converts events, if somebody wants them.
-func (w *Worker) observe() func(engine.Event) {
+func (w *Worker) observe() func(worker.Event) {
 	if w.config.observer == nil {
 		return nil
 	}
-	return func(e engine.Event) { w.config.observer(newEvent(e)) }
+	return func(e worker.Event) { w.config.observer(newEvent(e)) }
 }
 
 // Health is a worker's state at one moment.
@@ -114,7 +114,7 @@ type Health struct {
 	Listening  bool      // notifications arrive; without them the worker polls
 	LastClaim  time.Time // when the database last answered a claim; zero: never
 
-	stats engine.Stats
+	stats worker.Stats
 }
 
 // State is where a worker is in its life.
@@ -122,10 +122,10 @@ type State string
 
 // The states of a worker, in their order.
 const (
-	StateNew      = State(engine.StateNew)
-	StateRunning  = State(engine.StateRunning)
-	StateDraining = State(engine.StateDraining)
-	StateStopped  = State(engine.StateStopped)
+	StateNew      = State(worker.StateNew)
+	StateRunning  = State(worker.StateRunning)
+	StateDraining = State(worker.StateDraining)
+	StateStopped  = State(worker.StateStopped)
 )
 
 // Health reports the worker's state. It asks nothing of the database.

@@ -19,7 +19,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/urfave/cli/v3"
 
-	"github.com/backfillhq/go/internal/engine/pgstore"
+	"github.com/backfillhq/go/internal/pg"
 )
 
 const (
@@ -107,7 +107,7 @@ const (
 func databaseFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: flagDatabase, Usage: "the database, as in postgres://user:password@host:5432/database. Default: DATABASE_URL, else the PG* variables"},
-		&cli.StringFlag{Name: flagSchema, Usage: "the `NAME` of the schema that holds the jobs", Value: pgstore.DefaultSchema},
+		&cli.StringFlag{Name: flagSchema, Usage: "the `NAME` of the schema that holds the jobs", Value: pg.DefaultSchema},
 	}
 }
 
@@ -117,9 +117,9 @@ func connect(ctx context.Context, cmd *cli.Command) (*pgx.Conn, error) {
 	if databaseURL == "" {
 		databaseURL = os.Getenv("DATABASE_URL")
 	}
-	if databaseURL == "" && !pgstore.EnvironmentConfigured() {
+	if databaseURL == "" && !pg.EnvironmentConfigured() {
 		return nil, usageError{errors.New("no database is configured: pass --database-url postgres://user:password@host:5432/database, " +
 			"or set DATABASE_URL, or PGHOST and its like")}
 	}
-	return pgstore.Connect(ctx, databaseURL)
+	return pg.Connect(ctx, databaseURL)
 }

@@ -11,7 +11,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/urfave/cli/v3"
 
-	"github.com/backfillhq/go/internal/engine/pgstore"
+	"github.com/backfillhq/go/internal/pg"
+	"github.com/backfillhq/go/internal/schema"
 )
 
 const (
@@ -80,13 +81,13 @@ func migrate(ctx context.Context, cmd *cli.Command) error {
 		return err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	var report pgstore.MigrateReport
+	var report schema.Report
 	opts := migrateOptions(cmd)
 	opts.Report = &report
 	if err := checkRoles(ctx, cmd, conn); err != nil { // before anything is changed
 		return err
 	}
-	if err := pgstore.Migrate(ctx, conn, opts); err != nil {
+	if err := schema.Migrate(ctx, conn, opts); err != nil {
 		return err
 	}
 	var problems []error
@@ -104,9 +105,9 @@ func migrate(ctx context.Context, cmd *cli.Command) error {
 
 // checkNames refuses what cannot be the name of a schema or a role.
 func checkNames(cmd *cli.Command) error {
-	problems := []error{pgstore.CheckSchemaName(cmd.String(flagSchema))}
+	problems := []error{pg.CheckSchemaName(cmd.String(flagSchema))}
 	for _, r := range roles(cmd) {
-		problems = append(problems, pgstore.CheckRoleName(r.name))
+		problems = append(problems, schema.CheckRoleName(r.name))
 	}
 	return errors.Join(problems...)
 }
@@ -115,7 +116,7 @@ func checkNames(cmd *cli.Command) error {
 func checkRoles(ctx context.Context, cmd *cli.Command, conn *pgx.Conn) error {
 	var problems []error
 	for _, r := range roles(cmd) {
-		problems = append(problems, pgstore.CheckRole(ctx, conn, r.name))
+		problems = append(problems, schema.CheckRole(ctx, conn, r.name))
 	}
 	return errors.Join(problems...)
 }
@@ -123,30 +124,30 @@ func checkRoles(ctx context.Context, cmd *cli.Command, conn *pgx.Conn) error {
 // role is a role that the flags name.
 type role struct {
 	name string
-	kind pgstore.RoleKind
+	kind schema.RoleKind
 }
 
 func roles(cmd *cli.Command) []role {
 	var list []role
 	for _, name := range cmd.StringSlice(flagEnqueue) {
-		list = append(list, role{name, pgstore.EnqueueRole})
+		list = append(list, role{name, schema.EnqueueRole})
 	}
 	for _, name := range cmd.StringSlice(flagWorker) {
-		list = append(list, role{name, pgstore.WorkerRole})
+		list = append(list, role{name, schema.WorkerRole})
 	}
 	return list
 }
 
 // grantRole gives a role what it lacks, or says what that is.
 func grantRole(ctx context.Context, cmd *cli.Command, conn *pgx.Conn, r role) error {
-	schema, verify := cmd.String(flagSchema), cmd.Bool(flagVerify)
-	lacked, err := pgstore.GrantRole(ctx, conn, schema, r.name, r.kind, verify)
+	name, verify := cmd.String(flagSchema), cmd.Bool(flagVerify)
+	lacked, err := schema.GrantRole(ctx, conn, name, r.name, r.kind, verify)
 	switch {
 	case err != nil:
 		return err
 	case verify && len(lacked) > 0:
 		return fmt.Errorf("schema %q: role %q lacks rights: run this command as the owner of the tables, without --verify; what is missing is:\n%s",
-			schema, r.name, strings.Join(lacked, "\n"))
+			name, r.name, strings.Join(lacked, "\n"))
 	case len(lacked) == 0:
 		fmt.Fprintf(cmd.Root().Writer, "role %q has its rights\n", r.name)
 		return nil
@@ -158,33 +159,33 @@ func grantRole(ctx context.Context, cmd *cli.Command, conn *pgx.Conn, r role) er
 	return nil
 }
 
-func migrateOptions(cmd *cli.Command) pgstore.MigrateOptions {
-	mode := pgstore.MigrateAuto
+func migrateOptions(cmd *cli.Command) schema.Options {
+	mode := schema.MigrateAuto
 	switch {
 	case cmd.Bool(flagVerify):
-		mode = pgstore.MigrateVerify
+		mode = schema.MigrateVerify
 	case cmd.Bool(flagBreaking):
-		mode = pgstore.MigrateBreaking
+		mode = schema.MigrateBreaking
 	}
-	return pgstore.MigrateOptions{
+	return schema.Options{
 		Schema: cmd.String(flagSchema), Mode: mode,
 		Logger: slog.New(slog.NewTextHandler(cmd.Root().ErrWriter, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	}
 }
 
 // writeReport says what was done.
-func writeReport(w io.Writer, schema string, report pgstore.MigrateReport) {
+func writeReport(w io.Writer, name string, report schema.Report) {
 	from, to := report.From, report.To
 	switch {
 	case from == to && len(report.Files) > 0:
-		fmt.Fprintf(w, "schema %q is repaired: Graphile Worker's revision %d, backfill's %d\n", schema, to.Revision, to.Own)
+		fmt.Fprintf(w, "schema %q is repaired: Graphile Worker's revision %d, backfill's %d\n", name, to.Revision, to.Own)
 	case from == to:
-		fmt.Fprintf(w, "schema %q is up to date: Graphile Worker's revision %d, backfill's %d\n", schema, to.Revision, to.Own)
-	case from == (pgstore.SchemaVersion{}):
-		fmt.Fprintf(w, "schema %q is installed: Graphile Worker's revision %d, backfill's %d\n", schema, to.Revision, to.Own)
+		fmt.Fprintf(w, "schema %q is up to date: Graphile Worker's revision %d, backfill's %d\n", name, to.Revision, to.Own)
+	case from == (schema.Version{}):
+		fmt.Fprintf(w, "schema %q is installed: Graphile Worker's revision %d, backfill's %d\n", name, to.Revision, to.Own)
 	default:
 		fmt.Fprintf(w, "schema %q is migrated: Graphile Worker's revision %d → %d, backfill's %d → %d\n",
-			schema, from.Revision, to.Revision, from.Own, to.Own)
+			name, from.Revision, to.Revision, from.Own, to.Own)
 	}
 	for _, file := range report.Files {
 		fmt.Fprintln(w, "  ran", file)
@@ -197,14 +198,14 @@ func writeReport(w io.Writer, schema string, report pgstore.MigrateReport) {
 // printSQL writes what a migration would run.
 func printSQL(ctx context.Context, cmd *cli.Command) error {
 	opts := migrateOptions(cmd)
-	script, err := pgstore.FreshScript(opts.Schema)
+	script, err := schema.FreshScript(opts.Schema)
 	if cmd.IsSet(flagDatabase) {
 		conn, connectErr := connect(ctx, cmd)
 		if connectErr != nil {
 			return connectErr
 		}
 		defer conn.Close(context.WithoutCancel(ctx))
-		if script, err = pgstore.MissingScript(ctx, conn, opts); err == nil {
+		if script, err = schema.MissingScript(ctx, conn, opts); err == nil {
 			err = checkRoles(ctx, cmd, conn)
 		}
 	}
@@ -216,7 +217,7 @@ func printSQL(ctx context.Context, cmd *cli.Command) error {
 	}
 	scripts := []string{script}
 	for _, r := range roles(cmd) {
-		scripts = append(scripts, pgstore.RoleScript(opts.Schema, r.name, r.kind))
+		scripts = append(scripts, schema.RoleScript(opts.Schema, r.name, r.kind))
 	}
 	_, err = io.WriteString(cmd.Root().Writer, strings.Join(scripts, "\n"))
 	return err

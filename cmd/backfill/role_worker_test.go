@@ -14,8 +14,9 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/backfillhq/go/backfill"
-	"github.com/backfillhq/go/internal/engine"
-	"github.com/backfillhq/go/internal/engine/pgstore"
+	"github.com/backfillhq/go/internal/pg"
+	"github.com/backfillhq/go/internal/wire"
+	"github.com/backfillhq/go/internal/worker"
 	"github.com/backfillhq/go/testutil/pgtest"
 )
 
@@ -120,12 +121,12 @@ func TestWorkerRoleStore(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(pool.Close)
-	store, err := pgstore.Open(t.Context(), pgstore.SettingsOf(pool, "graphile_worker"))
+	store, err := pg.Open(t.Context(), pg.SettingsOf(pool, "graphile_worker"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(store.Close)
-	ctx, id := t.Context(), engine.NewWorkerID()
+	ctx, id := t.Context(), wire.NewWorkerID()
 	check := func(what string, err error) {
 		t.Helper()
 		if err != nil {
@@ -134,31 +135,31 @@ func TestWorkerRoleStore(t *testing.T) {
 	}
 	check("register", store.Register(ctx, id, []string{"a", "b"}))
 	var number uint64
-	claim := func() engine.Lease {
+	claim := func() wire.Lease {
 		t.Helper()
 		number++
-		claimed, err := store.Claim(ctx, engine.ClaimRequest{WorkerID: id, Number: number, Batch: 1, Serial: 1})
+		claimed, err := store.Claim(ctx, worker.ClaimRequest{WorkerID: id, Number: number, Batch: 1, Serial: 1})
 		check("claim", err)
 		if len(claimed.Jobs) != 1 {
 			t.Fatalf("claimed %d jobs", len(claimed.Jobs))
 		}
 		return claimed.Jobs[0].Lease
 	}
-	settled, err := store.Complete(ctx, []engine.Lease{claim()})
+	settled, err := store.Complete(ctx, []wire.Lease{claim()})
 	check("complete", err)
 	if len(settled.Lost)+len(settled.Busy) > 0 {
 		t.Errorf("complete: %+v", settled)
 	}
-	_, err = store.Fail(ctx, []engine.Ended{{Lease: claim(), Outcome: engine.Outcome{Kind: engine.OutcomeFailed, Text: "broken", Delay: time.Hour}}})
+	_, err = store.Fail(ctx, []worker.Ended{{Lease: claim(), Outcome: worker.Outcome{Kind: worker.OutcomeFailed, Text: "broken", Delay: time.Hour}}})
 	check("fail", err)
-	lost, err := store.Renew(ctx, []engine.Lease{claim()})
+	lost, err := store.Renew(ctx, []wire.Lease{claim()})
 	check("renew", err)
 	if len(lost) > 0 {
 		t.Errorf("renewed leases are lost: %v", lost)
 	}
-	_, err = store.Release(ctx, []engine.Ended{{Lease: claim(), Outcome: engine.Outcome{Kind: engine.OutcomeReturned}}})
+	_, err = store.Release(ctx, []worker.Ended{{Lease: claim(), Outcome: worker.Outcome{Kind: worker.OutcomeReturned}}})
 	check("release", err)
-	settled, err = store.Complete(ctx, []engine.Lease{{ID: 99, QueueID: 1, Token: "pool-x.1.1"}})
+	settled, err = store.Complete(ctx, []wire.Lease{{ID: 99, QueueID: 1, Token: "pool-x.1.1"}})
 	check("complete what is lost", err)
 	if len(settled.Lost) != 1 {
 		t.Errorf("complete what is lost: %+v", settled)
@@ -167,7 +168,7 @@ func TestWorkerRoleStore(t *testing.T) {
 	check("sweep", err)
 	_, err = store.KnownCrontabs(ctx, []string{"nightly"}, time.Now())
 	check("known crontabs", err)
-	scheduled, err := store.Tick(ctx, time.Now(), []string{"nightly"}, []engine.Spec{{Task: "a", Payload: []byte("{}"), MaxAttempts: 25}})
+	scheduled, err := store.Tick(ctx, time.Now(), []string{"nightly"}, []wire.Spec{{Task: "a", Payload: []byte("{}"), MaxAttempts: 25}})
 	check("tick", err)
 	if scheduled != 1 {
 		t.Errorf("tick: scheduled %d jobs", scheduled)

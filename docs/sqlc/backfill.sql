@@ -677,7 +677,7 @@ alter table "graphile_worker"._private_job_queues set (fillfactor = 50);
 -- own/0003_enqueue.sql
 
 -- Enqueuing without rights on the tables, for roles that nothing but this function is granted to: "backfill migrate
--- --enqueue-role NAME". It does what the client's own statements do (internal/engine/pgstore/query/enqueue.sql): the rows are
+-- --enqueue-role NAME". It does what the client's own statements do (internal/pg/query/enqueue.sql): the rows are
 -- the same, all or none, names that are missing are inserted, and nobody is notified inside the transaction. It tells of a
 -- job what a producer may know: payloads never leave it.
 --

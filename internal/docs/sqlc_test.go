@@ -8,7 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/backfillhq/go/docs/sqlc/orders"
-	"github.com/backfillhq/go/internal/engine/pgstore"
+	"github.com/backfillhq/go/internal/schema"
 	"github.com/backfillhq/go/migrations"
 	"github.com/backfillhq/go/testutil/pgtest"
 )
@@ -16,7 +16,7 @@ import (
 // The sample's schema is the one that the migrations make.
 func TestSampleSchemaIsCurrent(t *testing.T) {
 	t.Parallel()
-	want, err := pgstore.FreshScript(migrations.DefaultSchema)
+	want, err := schema.FreshScript(migrations.DefaultSchema)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,7 +20,7 @@ import (
 )
 
 // Workers are killed while each runs a job of a queue and one without. Their locks are broken in every way there is, and the other
-// side works everything. When a Go worker sweeps on its own is tested in internal/engine.
+// side works everything. When a Go worker sweeps on its own is tested in internal/worker.
 func TestB4Crash(t *testing.T) {
 	point(t)
 	t.Parallel()

@@ -15,8 +15,9 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/backfillhq/go/internal/crontab"
-	"github.com/backfillhq/go/internal/engine"
-	"github.com/backfillhq/go/internal/engine/pgstore"
+	"github.com/backfillhq/go/internal/pg"
+	"github.com/backfillhq/go/internal/wire"
+	"github.com/backfillhq/go/internal/worker"
 )
 
 // schedule is what all processes run. None of them has the tasks, so the jobs stay.
@@ -113,7 +114,7 @@ func (s *shift) startNode() scheduler {
 
 func (s *shift) startGo() scheduler {
 	s.Helper()
-	store, err := pgstore.Open(s.Context(), pgstore.SettingsOf(s.db.Pool(), s.schema))
+	store, err := pg.Open(s.Context(), pg.SettingsOf(s.db.Pool(), s.schema))
 	if err != nil {
 		s.Fatal(err)
 	}
@@ -123,18 +124,18 @@ func (s *shift) startGo() scheduler {
 		s.Fatal(problems)
 	}
 	cron := recordedCron{store, newRecord[time.Time]()}
-	config := engine.Config{
+	config := worker.Config{
 		Tasks: []string{"idle"}, Concurrency: 1, DrainTimeout: time.Second, CancelTimeout: time.Second,
 		Cron: cron, Clock: s.clock, Logger: slog.New(slog.NewTextHandler(s.Output(), nil)),
-		Execute: func(_ context.Context, job *engine.Job, _ *engine.Outcome) { s.Errorf("Go works job %d", job.ID) },
+		Execute: func(_ context.Context, job *wire.Job, _ *worker.Outcome) { s.Errorf("Go works job %d", job.ID) },
 		Nudge:   func(int) {},
 	}
 	for _, entry := range entries {
-		config.Crontab = append(config.Crontab, engine.CronEntry{Entry: entry})
+		config.Crontab = append(config.Crontab, worker.CronEntry{Entry: entry})
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	s.Cleanup(cancel)
-	go func() { cron.ticks.end(engine.New(store, config).Run(ctx)) }()
+	go func() { cron.ticks.end(worker.New(store, config).Run(ctx)) }()
 	return scheduler{
 		awaitReady: func() { cron.awaitTick(s.T, time.Time{}) },
 		awaitTick:  func(tick time.Time) { cron.awaitTick(s.T, tick) },
@@ -149,18 +150,18 @@ func (s *shift) startGo() scheduler {
 
 // recordedCron records the ticks that a worker has tried, after the zero time, which says that it has started.
 type recordedCron struct {
-	*pgstore.Store
+	*pg.Store
 
 	ticks *record[time.Time]
 }
 
-func (c recordedCron) KnownCrontabs(ctx context.Context, ids []string, start time.Time) (map[string]engine.KnownCrontab, error) {
+func (c recordedCron) KnownCrontabs(ctx context.Context, ids []string, start time.Time) (map[string]worker.KnownCrontab, error) {
 	known, err := c.Store.KnownCrontabs(ctx, ids, start)
 	c.ticks.add(time.Time{})
 	return known, err
 }
 
-func (c recordedCron) Tick(ctx context.Context, tick time.Time, ids []string, jobs []engine.Spec) (int, error) {
+func (c recordedCron) Tick(ctx context.Context, tick time.Time, ids []string, jobs []wire.Spec) (int, error) {
 	scheduled, err := c.Store.Tick(ctx, tick, ids, jobs)
 	c.ticks.add(tick)
 	return scheduled, err

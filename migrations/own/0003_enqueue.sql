@@ -1,5 +1,5 @@
 -- Enqueuing without rights on the tables, for roles that nothing but this function is granted to: "backfill migrate
--- --enqueue-role NAME". It does what the client's own statements do (internal/engine/pgstore/query/enqueue.sql): the rows are
+-- --enqueue-role NAME". It does what the client's own statements do (internal/pg/query/enqueue.sql): the rows are
 -- the same, all or none, names that are missing are inserted, and nobody is notified inside the transaction. It tells of a
 -- job what a producer may know: payloads never leave it.
 --

@@ -14,7 +14,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/backfillhq/go/internal/engine/pgstore"
+	"github.com/backfillhq/go/internal/schema"
 	"github.com/backfillhq/go/migrations"
 )
 
@@ -106,12 +106,12 @@ func markUsed(ctx context.Context, conn *pgx.Conn, name string) error {
 }
 
 // migrate installs our schema.
-func migrate(ctx context.Context, url, schema string) error {
+func migrate(ctx context.Context, url, name string) error {
 	conn, err := pgx.Connect(ctx, url)
 	if err != nil {
 		return fmt.Errorf("connect to it: %w", err)
 	}
-	err = pgstore.Migrate(ctx, conn, pgstore.MigrateOptions{Schema: schema, Logger: slog.New(slog.DiscardHandler)})
+	err = schema.Migrate(ctx, conn, schema.Options{Schema: name, Logger: slog.New(slog.DiscardHandler)})
 	return errors.Join(err, conn.Close(ctx))
 }
 

@@ -1,0 +1,118 @@
+package pg
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/backfillhq/go/internal/pg/query"
+	"github.com/backfillhq/go/internal/wire"
+)
+
+// Admin does what operators ask for, on a client's pool.
+type Admin struct {
+	pool      *pgxpool.Pool
+	settings  Settings
+	texts     *texts
+	queries   *query.Queries
+	lockTries int // maxTries, except in tests
+}
+
+// NewAdmin returns an Admin on a client's pool.
+func NewAdmin(pool *pgxpool.Pool, schema string) *Admin {
+	texts := newTexts(schema)
+	return &Admin{pool: pool, settings: SettingsOf(pool, schema), texts: texts, queries: texts.queries(pool), lockTries: maxTries}
+}
+
+// Unlock declares a worker dead and releases everything that it has locked. It returns how many jobs and queues that were. Rows that
+// somebody else has locked at this moment are left out, and so are the queues of such jobs.
+func (a *Admin) Unlock(ctx context.Context, workerID string) (jobs, queues int, err error) {
+	defer func() { err = a.settings.explainWork(err) }()
+	// First the tombstone: a claim that is in flight commits before it or finds it, and is seen by what follows (R4).
+	if err := a.queries.RetireWorker(ctx, workerID); err != nil {
+		return 0, 0, fmt.Errorf("declare worker %s dead: %w", workerID, err)
+	}
+	jobs, err = inBatches(func() (int64, error) { return a.queries.UnlockJobs(ctx, workerID) })
+	if err != nil {
+		return jobs, 0, fmt.Errorf("release jobs of worker %s: %w", workerID, err)
+	}
+	if queues, err = inBatches(func() (int64, error) { return a.queries.UnlockQueues(ctx, workerID) }); err != nil {
+		return jobs, queues, fmt.Errorf("release queues of worker %s: %w", workerID, err)
+	}
+	return jobs, queues, nil
+}
+
+// Sweep is worker.Store's.
+func (a *Admin) Sweep(ctx context.Context) (jobs, queues int, err error) {
+	jobs, queues, err = sweep(ctx, a.queries)
+	return jobs, queues, a.settings.explainWork(err)
+}
+
+// sweep releases jobs and queues whose locks are stale, except for rows that somebody else has locked at this moment.
+func sweep(ctx context.Context, queries *query.Queries) (jobs, queues int, err error) {
+	if jobs, err = inBatches(func() (int64, error) { return queries.SweepJobs(ctx) }); err != nil {
+		return jobs, 0, fmt.Errorf("release stale jobs: %w", err)
+	}
+	if queues, err = inBatches(func() (int64, error) { return queries.SweepQueues(ctx) }); err != nil {
+		return jobs, queues, fmt.Errorf("release stale queues: %w", err)
+	}
+	return jobs, queues, nil
+}
+
+// inBatches repeats a statement until it changes nothing, and returns how many rows it changed in all.
+func inBatches(batch func() (int64, error)) (rows int, err error) {
+	for {
+		n, err := batch()
+		rows += int(n)
+		if n == 0 || err != nil {
+			return rows, err
+		}
+	}
+}
+
+// Complete, Fail, Reschedule and Remove call the contract's functions (section 1.5), and return the jobs that they changed.
+
+// Complete deletes jobs.
+func (a *Admin) Complete(ctx context.Context, ids []int64) ([]*wire.Job, error) {
+	return a.jobs(ctx, a.pool, query.AdminComplete, ids)
+}
+
+// Fail makes jobs exhausted. An empty reason becomes the contract's.
+func (a *Admin) Fail(ctx context.Context, ids []int64, reason string) ([]*wire.Job, error) {
+	return a.jobs(ctx, a.pool, query.AdminFail, ids, reason)
+}
+
+// Reschedule changes what is not nil.
+func (a *Admin) Reschedule(
+	ctx context.Context, ids []int64, runAt *time.Time, priority *int16, attempts, maxAttempts *int,
+) ([]*wire.Job, error) {
+	return a.jobs(ctx, a.pool, query.AdminReschedule, ids, runAt, priority, attempts, maxAttempts)
+}
+
+// Remove removes the job with a key; the list is empty if there is none.
+func (a *Admin) Remove(ctx context.Context, key string) ([]*wire.Job, error) {
+	return a.jobs(ctx, a.pool, query.AdminRemove, key)
+}
+
+// ForceUnlock releases what is locked by exactly these, and returns the jobs.
+func (a *Admin) ForceUnlock(ctx context.Context, lockedBy []string) (jobs []*wire.Job, err error) {
+	err = pgx.BeginFunc(ctx, a.pool, func(tx pgx.Tx) error {
+		if jobs, err = a.jobs(ctx, tx, query.LockedJobs, lockedBy); err != nil {
+			return err
+		}
+		return a.texts.queries(tx).ForceUnlock(ctx, lockedBy)
+	})
+	return jobs, err
+}
+
+func (a *Admin) jobs(ctx context.Context, db query.DBTX, text string, args ...any) ([]*wire.Job, error) {
+	rows, err := db.Query(ctx, a.texts.render(text), args...)
+	if err != nil {
+		return nil, a.settings.explainWork(err)
+	}
+	jobs, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*wire.Job, error) { return scanJob(row) })
+	return jobs, a.settings.explainWork(err)
+}

@@ -1,0 +1,99 @@
+package pg
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/backfillhq/go/internal/pg/query"
+	"github.com/backfillhq/go/internal/sqlstate"
+)
+
+// A name may go when no job refers to it, and no transaction has looked its id up for a job that it has not committed: the job
+// would dangle, and never run. Whoever looks a name up holds the lock of an insert on the tables of names or of jobs from before
+// that until its transaction ends: add_job inserts missing names first, also if none is; our inserts without a key look names up
+// in the statement that inserts the jobs. So names are deleted under a lock that excludes inserts (LockTasks, LockQueues): behind
+// it, every lookup is committed, or has yet to begin and will not find the name. That a transaction at REPEATABLE READ or above
+// sees names that were deleted since it began, nothing of ours can prevent.
+//
+// While we wait for the lock, the whole database waits behind us; so we wait for lockTimeout, and try again after lockPause.
+const (
+	limitLock = "set local lock_timeout = '50ms'; set local statement_timeout = '2s'"
+	lockPause = time.Second
+	maxTries  = 60
+)
+
+// DeleteFailed deletes the jobs that have failed for good and that nobody has locked, and returns how many.
+func (a *Admin) DeleteFailed(ctx context.Context) (jobs int, err error) {
+	var last int64
+	for {
+		deleted, err := a.queries.DeleteFailedJobs(ctx, last)
+		if err != nil {
+			return jobs, a.settings.explainWork(fmt.Errorf("delete failed jobs: %w", err))
+		}
+		if deleted.Jobs == 0 {
+			return jobs, nil
+		}
+		jobs, last = jobs+int(deleted.Jobs), deleted.Last
+	}
+}
+
+// DeleteTasks deletes the names of tasks that no job has, except those to keep, and returns how many.
+func (a *Admin) DeleteTasks(ctx context.Context, keep []string) (tasks int, err error) {
+	return a.deleteNames(ctx, "task names", (*query.Queries).LockTasks, func() ([]int32, error) { return a.queries.UnusedTasks(ctx, keep) },
+		(*query.Queries).DeleteTasks)
+}
+
+// DeleteQueues deletes the names of queues that no job has and nobody has locked, and returns how many.
+func (a *Admin) DeleteQueues(ctx context.Context) (queues int, err error) {
+	return a.deleteNames(ctx, "queue names", (*query.Queries).LockQueues, func() ([]int32, error) { return a.queries.UnusedQueues(ctx) },
+		(*query.Queries).DeleteQueues)
+}
+
+// deleteNames looks for names without the lock, and deletes under it those that are unused still.
+func (a *Admin) deleteNames(
+	ctx context.Context, what string, lock func(*query.Queries, context.Context) error, unused func() ([]int32, error),
+	remove func(*query.Queries, context.Context, []int32) (int64, error),
+) (names int, err error) {
+	defer func() {
+		err = a.settings.explain(err, "delete "+what, "only the owner of its tables may: do it on a connection of that role")
+	}()
+	for tries := 0; ; {
+		ids, err := unused()
+		if err != nil {
+			return names, fmt.Errorf("look for unused %s: %w", what, err)
+		}
+		if len(ids) == 0 {
+			return names, nil
+		}
+		var n int64
+		err = pgx.BeginTxFunc(ctx, a.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
+			if _, err := tx.Conn().PgConn().Exec(ctx, limitLock).ReadAll(); err != nil {
+				return err
+			}
+			queries := a.texts.queries(tx)
+			if err := lock(queries, ctx); err != nil {
+				return err
+			}
+			n, err = remove(queries, ctx, ids)
+			return err
+		})
+		switch {
+		case err == nil && n > 0:
+			names += int(n)
+			continue
+		case err == nil:
+			return names, nil
+		case sqlstate.Of(err) == sqlstate.QueryCanceled:
+			err = fmt.Errorf("workers would have to wait while all jobs are looked at, which takes longer than 2 seconds: %w", err)
+		case sqlstate.Of(err) == sqlstate.LockNotAvailable:
+			if tries++; tries < a.lockTries && wait(ctx, lockPause) {
+				continue
+			}
+			err = fmt.Errorf("at each of %d tries there was an open transaction that had enqueued, or a vacuum; try again later: %w", tries, err)
+		}
+		return names, fmt.Errorf("delete unused %s: %w", what, err)
+	}
+}

@@ -1,0 +1,73 @@
+package pg
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/backfillhq/go/internal/pg/query"
+	"github.com/backfillhq/go/internal/sqlstate"
+	"github.com/backfillhq/go/internal/wire"
+	"github.com/backfillhq/go/internal/worker"
+)
+
+var _ worker.CronStore = (*Store)(nil)
+
+// refusals are the classes of errors that are about what a job holds: its data, a constraint, and what a trigger raises. Others,
+// such as those of a server that is read-only for a while, or without space, are not the job's.
+var refusals = []string{"22", "23", "P0"}
+
+// KnownCrontabs implements worker.CronStore.
+func (s *Store) KnownCrontabs(ctx context.Context, identifiers []string, start time.Time) (map[string]worker.KnownCrontab, error) {
+	rows, err := s.queries.KnownCrontabs(ctx, identifiers)
+	if err != nil {
+		return nil, fmt.Errorf("read known crontabs: %w", err)
+	}
+	known := make(map[string]worker.KnownCrontab, len(rows))
+	for _, row := range rows {
+		known[row.Identifier] = worker.KnownCrontab{KnownSince: row.KnownSince.Time, LastExecution: row.LastExecution.Time}
+	}
+	if len(known) == len(identifiers) {
+		return known, nil
+	}
+	err = s.queries.AddCrontabs(ctx, query.AddCrontabsParams{Identifiers: identifiers, Start: pgtype.Timestamptz{Time: start, Valid: true}})
+	if err != nil {
+		return nil, fmt.Errorf("add known crontabs: %w", err)
+	}
+	return known, nil
+}
+
+// Tick implements worker.CronStore. It is the peer's one statement in two steps of a transaction, because the jobs are inserted by
+// our own statements: add_job notifies inside of the transaction (R17), and loses a keyed job that a worker takes meanwhile.
+func (s *Store) Tick(ctx context.Context, tick time.Time, identifiers []string, jobs []wire.Spec) (scheduled int, err error) {
+	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		won, err := s.claims.texts.queries(tx).TickCrontabs(ctx, query.TickCrontabsParams{
+			Identifiers: identifiers, Tick: pgtype.Timestamptz{Time: tick, Valid: true},
+		})
+		if err != nil {
+			return fmt.Errorf("record tick: %w", err)
+		}
+		var specs []wire.Spec
+		for i, identifier := range identifiers {
+			if slices.Contains(won, identifier) {
+				specs = append(specs, jobs[i])
+			}
+		}
+		if scheduled = len(specs); scheduled == 0 {
+			return nil
+		}
+		_, err = NewInserter(s.pool, s.settings.Schema).InsertTx(ctx, tx, specs)
+		return err
+	})
+	if c := sqlstate.Of(err); c != "" && slices.Contains(refusals, c[:2]) {
+		return 0, &wire.RejectedError{Err: err}
+	}
+	if err != nil {
+		return 0, err
+	}
+	return scheduled, nil
+}

@@ -1,0 +1,96 @@
+package pg_test
+
+import (
+	"errors"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/backfillhq/go/internal/dbtest"
+	"github.com/backfillhq/go/internal/wire"
+	"github.com/backfillhq/go/internal/worker"
+)
+
+var tick = time.Date(2026, 11, 22, 4, 0, 0, 0, time.UTC)
+
+// What the database knew is told, and what it did not know is known from then on.
+func TestKnownCrontabs(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	dbtest.Run(t, r.pool, "insert into graphile_worker._private_known_crontabs values ('old', $1, null), ('ran', $1, $2), ('other', $1, null)", tick, tick.Add(time.Hour))
+	start := tick.Add(24 * time.Hour)
+	want := map[string]worker.KnownCrontab{"old": {KnownSince: tick}, "ran": {KnownSince: tick, LastExecution: tick.Add(time.Hour)}}
+	for _, also := range []string{"new", "newer"} {
+		known, err := r.store.KnownCrontabs(t.Context(), []string{"ran", also, "old"}, start)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, known); diff != "" {
+			t.Errorf("known (-want +got):\n%s", diff)
+		}
+	}
+	known, err := r.store.KnownCrontabs(t.Context(), []string{"new"}, start.Add(time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(map[string]worker.KnownCrontab{"new": {KnownSince: start}}, known); diff != "" {
+		t.Errorf("known (-want +got):\n%s", diff)
+	}
+}
+
+// A tick is enqueued once per identifier, by whoever comes first; an older one never; and all of it or nothing.
+func TestTickOnce(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	identifiers := []string{"b", "a"}
+	jobs := []wire.Spec{
+		{Task: "b", Payload: []byte(`{"n":1}`), Queue: "q", Key: "k", Priority: 3, MaxAttempts: 2, RunAt: tick, Flags: []string{"f"}},
+		{Task: "a", Payload: []byte(`{"n":2}`), MaxAttempts: 25, RunAt: tick},
+	}
+	schedule := func(at time.Time, identifiers []string, jobs []wire.Spec) int {
+		n, err := r.store.Tick(t.Context(), at, identifiers, jobs)
+		if err != nil {
+			t.Error(err)
+		}
+		return n
+	}
+	var all atomic.Int64
+	var group sync.WaitGroup
+	for range 5 {
+		group.Go(func() { all.Add(int64(schedule(tick, identifiers, jobs))) })
+	}
+	group.Wait()
+	if all.Load() != 2 {
+		t.Errorf("%d jobs were scheduled, want 2", all.Load())
+	}
+	if n := schedule(tick.Add(-time.Minute), identifiers, jobs); n != 0 {
+		t.Errorf("%d jobs of an older tick", n)
+	}
+	if n := schedule(tick.Add(time.Minute), identifiers[1:], jobs[1:]); n != 1 {
+		t.Errorf("%d jobs of the next tick", n)
+	}
+	got := dbtest.Get[string](t, r.pool, `select string_agg(concat_ws(' ', task_identifier, queue_name, key, priority, max_attempts, run_at at time zone 'utc', flags), '; ' order by id)
+		from graphile_worker.jobs`)
+	want := `b q k 3 2 2026-11-22 04:00:00 {"f": true}; a 0 25 2026-11-22 04:00:00; a 0 25 2026-11-22 04:00:00`
+	if got != want {
+		t.Errorf("jobs\n%s\nwant\n%s", got, want)
+	}
+	bad := []wire.Spec{{Task: "a", Payload: []byte("{"), RunAt: tick, MaxAttempts: 1}}
+	_, err := r.store.Tick(t.Context(), tick.Add(time.Hour), []string{"b"}, bad)
+	if _, rejected := errors.AsType[*wire.RejectedError](err); !rejected {
+		t.Errorf("a payload that is no JSON: %v", err)
+	}
+	dbtest.Run(t, r.pool, "create function graphile_worker.fail() returns trigger language plpgsql as $$begin raise sqlstate '53100'; end$$; "+
+		"create trigger fail before insert on graphile_worker._private_jobs for each row execute function graphile_worker.fail()")
+	_, err = r.store.Tick(t.Context(), tick.Add(time.Hour), []string{"b"}, jobs[:1])
+	if _, rejected := errors.AsType[*wire.RejectedError](err); err == nil || rejected {
+		t.Errorf("a disk that is full: %v", err)
+	}
+	last := dbtest.Get[time.Time](t, r.pool, "select last_execution from graphile_worker._private_known_crontabs where identifier = 'b'")
+	if !last.Equal(tick) {
+		t.Errorf("a tick that failed was recorded: %v", last)
+	}
+}

@@ -1,0 +1,163 @@
+package pg_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/backfillhq/go/internal/dbtest"
+	"github.com/backfillhq/go/internal/pg"
+	"github.com/backfillhq/go/internal/wire"
+	"github.com/backfillhq/go/testutil/pgtest"
+)
+
+// insertAndNotify inserts one job with its notification, and waits for both.
+func insertAndNotify(t *testing.T, pool *pgxpool.Pool, spec wire.Spec) (job *wire.Job, ok bool, err error) {
+	t.Helper()
+	notified := make(chan struct{})
+	job, ok, err = pg.NewInserter(pool, schemaName).InsertAndNotify(t.Context(), spec, func() { close(notified) })
+	if ok {
+		<-notified
+	}
+	return job, ok, err
+}
+
+// R17: the notification goes right behind the insert, in a transaction of its own; the row is add_job's.
+func TestInsertAndNotify(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	l := dbtest.Listen(t, db.URL)
+	theirs := pgtest.New(t).Pool()
+	dbtest.Run(t, theirs, `select graphile_worker.add_job('a', '{"x":  1}', priority := -7, max_attempts := 3, flags := array['y', 'x'])`)
+	spec := wire.Spec{Task: "a", Payload: []byte(`{"x":  1}`), Priority: -7, MaxAttempts: 3, Flags: []string{"y", "x"}}
+
+	if _, ok, err := insertAndNotify(t, db.Pool(), spec); ok || err != nil {
+		t.Fatalf("before the task has an id: ok %v, %v", ok, err)
+	}
+	if got := storedRows(t, db.Pool()); len(got) != 0 {
+		t.Fatalf("something was inserted: %v", got)
+	}
+	dbtest.Run(t, db.Pool(), "insert into graphile_worker._private_tasks (identifier) values ('a')")
+	l.Take(t) // it was for nothing
+
+	job, ok, err := insertAndNotify(t, db.Pool(), spec)
+	if !ok || err != nil {
+		t.Fatalf("ok %v, %v", ok, err)
+	}
+	if diff := cmp.Diff(storedRows(t, theirs), storedRows(t, db.Pool())); diff != "" {
+		t.Errorf("rows (-add_job +ours):\n%s", diff)
+	}
+	wantReturned(t, db.Pool(), job, false, `{"x":  1}`)
+	if got := l.Take(t); len(got) != 1 {
+		t.Errorf("notifications %q, want one", got)
+	}
+	delayed := spec
+	delayed.Delay = time.Hour
+	if job, ok, err = insertAndNotify(t, db.Pool(), delayed); !ok || err != nil || job.RunAt.Sub(job.CreatedAt) != time.Hour {
+		t.Errorf("delayed: %v, ok %v, %v", job, ok, err)
+	}
+}
+
+// An insert that the server refuses says so, leaves nothing, and leaves the connection usable.
+func TestInsertAndNotifyRefused(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t, pgtest.WithPoolSize(1))
+	dbtest.Run(t, db.Pool(), "insert into graphile_worker._private_tasks (identifier) values ('a')")
+	_, ok, err := insertAndNotify(t, db.Pool(), wire.Spec{Task: "a", Payload: []byte("{"), MaxAttempts: 25})
+	if _, rejected := errors.AsType[*wire.RejectedError](err); !ok || !rejected {
+		t.Errorf("ok %v, %v", ok, err)
+	}
+	if _, ok, err := insertAndNotify(t, db.Pool(), wire.Spec{Task: "a", Payload: []byte("{}"), MaxAttempts: 25}); !ok || err != nil {
+		t.Errorf("the next one: ok %v, %v", ok, err)
+	}
+	if got := storedRows(t, db.Pool()); len(got) != 1 {
+		t.Errorf("rows: %v", got)
+	}
+}
+
+// The caller's context ends while the insert waits: the error is that of the context, and the connection is given up.
+func TestInsertAndNotifyCanceled(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	dbtest.Run(t, db.Pool(), "insert into graphile_worker._private_tasks (identifier) values ('a')")
+	config, err := pgxpool.ParseConfig(db.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.MaxConns = 1
+	pool, err := pgxpool.NewWithConfig(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	spec := wire.Spec{Task: "a", Payload: []byte("{}"), MaxAttempts: 25}
+	if _, ok, err := insertAndNotify(t, pool, spec); !ok || err != nil { // prepares the statements
+		t.Fatalf("ok %v, %v", ok, err)
+	}
+	tx, err := db.Pool().Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	dbtest.Run(t, tx, "lock table graphile_worker._private_jobs")
+	ctx, cancel := context.WithCancel(t.Context())
+	inserted, notified := make(chan error), make(chan struct{})
+	go func() {
+		_, ok, err := pg.NewInserter(pool, schemaName).InsertAndNotify(ctx, spec, func() { close(notified) })
+		if !ok {
+			t.Error("it declined")
+			close(notified)
+		}
+		inserted <- err
+	}()
+	dbtest.Until(t, func() bool { return dbtest.SomeoneWaits(t, db.Pool(), "relation") })
+	cancel()
+	if err := <-inserted; !errors.Is(err, context.Canceled) {
+		t.Errorf("insert: %v", err)
+	}
+	<-notified
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok, err := insertAndNotify(t, pool, spec); !ok || err != nil {
+		t.Errorf("the next one: ok %v, %v", ok, err)
+	}
+}
+
+// Pools that must not prepare statements, or whose statements somebody traces, are left alone; and so is what one statement with
+// text parameters does not do.
+func TestInsertAndNotifyDeclines(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	dbtest.Run(t, db.Pool(), "insert into graphile_worker._private_tasks (identifier) values ('a')")
+	spec := wire.Spec{Task: "a", Payload: []byte("{}"), MaxAttempts: 25}
+	queued, keyed, dated := spec, spec, spec
+	queued.Queue, keyed.Key, dated.RunAt = "q", "k", time.Now()
+	for _, s := range []wire.Spec{queued, keyed, dated} {
+		if _, ok, err := insertAndNotify(t, db.Pool(), s); ok || err != nil {
+			t.Errorf("%+v: ok %v, %v", s, ok, err)
+		}
+	}
+	for name, change := range map[string]func(*pgx.ConnConfig){
+		"tracer":          func(c *pgx.ConnConfig) { c.Tracer = &claimTrace{} },
+		"simple protocol": func(c *pgx.ConnConfig) { c.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol },
+	} {
+		config, err := pgxpool.ParseConfig(db.URL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		change(config.ConnConfig)
+		pool, err := pgxpool.NewWithConfig(t.Context(), config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(pool.Close)
+		if _, ok, err := insertAndNotify(t, pool, spec); ok || err != nil {
+			t.Errorf("%s: ok %v, %v", name, ok, err)
+		}
+	}
+}

@@ -1,0 +1,106 @@
+package pg
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
+)
+
+// statement is one statement of a list that is sent together.
+type statement struct {
+	text string
+	args []any
+	read func(rows) error // nil: it returns nothing of interest
+}
+
+// rows are the rows of pgx and of database/sql.
+type rows interface {
+	Next() bool
+	Scan(dest ...any) error
+}
+
+// session sends statements.
+type session interface {
+	run(ctx context.Context, statements []statement) error
+}
+
+// pgxSession sends statements in one round trip; outside of a transaction they are one by themselves.
+type pgxSession struct {
+	db interface {
+		SendBatch(ctx context.Context, batch *pgx.Batch) pgx.BatchResults
+	}
+}
+
+func (s pgxSession) run(ctx context.Context, statements []statement) error {
+	var batch pgx.Batch
+	for _, st := range statements {
+		queued := batch.Queue(st.text, st.args...)
+		if st.read == nil {
+			continue
+		}
+		queued.Query(func(rows pgx.Rows) error {
+			defer rows.Close()
+			if err := st.read(rows); err != nil {
+				return err
+			}
+			return rows.Err()
+		})
+	}
+	return s.db.SendBatch(ctx, &batch).Close()
+}
+
+// sqlSession sends statements through database/sql, one after the other. Parameters are sent as text, and arrays as array
+// literals, which every PostgreSQL driver passes on.
+type sqlSession struct{ tx *sql.Tx }
+
+func (s sqlSession) run(ctx context.Context, statements []statement) error {
+	for _, st := range statements {
+		if err := s.runOne(ctx, st); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s sqlSession) runOne(ctx context.Context, st statement) (err error) {
+	args := make([]any, len(st.args))
+	for i, arg := range st.args {
+		if args[i], err = textParameter(arg); err != nil {
+			return err
+		}
+	}
+	if st.read == nil {
+		_, err = s.tx.ExecContext(ctx, st.text, args...)
+		return err
+	}
+	rows, err := s.tx.QueryContext(ctx, st.text, args...)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, rows.Close()) }()
+	if err := st.read(rows); err != nil {
+		return err
+	}
+	return rows.Err()
+}
+
+// textParameter returns a parameter in PostgreSQL's text format.
+func textParameter(value any) (any, error) {
+	if _, ok := value.(bool); ok {
+		return value, nil
+	}
+	types := pgtype.NewMap()
+	parameter, ok := types.TypeForValue(value)
+	if !ok {
+		return nil, fmt.Errorf("no text format for a parameter of type %T", value)
+	}
+	text, err := types.Encode(parameter.OID, pgtype.TextFormatCode, value, nil)
+	if err != nil {
+		return nil, fmt.Errorf("encode a parameter: %w", err)
+	}
+	return string(text), nil
+}

@@ -1,0 +1,116 @@
+package pg_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/backfillhq/go/internal/dbtest"
+	"github.com/backfillhq/go/internal/pg"
+	"github.com/backfillhq/go/internal/pg/query"
+	"github.com/backfillhq/go/testutil/pgtest"
+)
+
+// planned is what a plan does on the table of jobs.
+type planned struct {
+	Type     string    `json:"Node Type"`
+	Relation string    `json:"Relation Name"`
+	Rows     float64   `json:"Actual Rows"`
+	Loops    float64   `json:"Actual Loops"`
+	Plans    []planned `json:"Plans"`
+}
+
+func (p planned) walk(visit func(planned)) {
+	visit(p)
+	for _, child := range p.Plans {
+		child.walk(visit)
+	}
+}
+
+// R26: plans that were made and cached while the table was empty, and never analysed, do bounded work when it is full.
+func TestPlansCachedOnAnEmptyTable(t *testing.T) {
+	t.Parallel()
+	for name, text := range pg.ClaimTexts() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			kind, passing, _ := strings.Cut(name, " ")
+			more := map[string][2]string{"front": {", int", ", 20"}, "deep": {", int, int", ", 20, 0"}}[kind]
+			if passing != "" {
+				more[0] += ", text[]"
+				more[1] += ", '{f}'"
+			}
+			planChecker(t, text, "(text, text, int[], smallint[], timestamptz[]"+more[0]+")",
+				"('pool-x', 'pool-x.1', '{1}', '{}', '{}'"+more[1]+")")(20_000)
+		})
+	}
+	finishes := map[string]struct{ text, types, arguments string }{
+		"complete": {query.CompleteJobs, "(bigint[], text[])", "('{1,2,3}', '{x,y,z}')"},
+		"fail": {
+			query.FailJobs, "(bigint[], text[], text[], bigint[], boolean[], text[])",
+			"('{1,2,3}', '{x,y,z}', '{e,e,e}', '{1,1,1}', '{f,f,f}', '{\"\",\"\",\"\"}')",
+		},
+		"release": {query.ReleaseJobs, "(bigint[], text[], bigint[])", "('{1,2,3}', '{x,y,z}', '{-1,-1,-1}')"},
+		"renew":   {query.RenewJobs, "(bigint[], text[], int[], text[])", "('{1,2,3}', '{x,y,z}', '{1,0,0}', '{x,y,z}')"},
+		"holders": {query.LeaseHolders, "(bigint[])", "('{1,2,3}')"},
+	}
+	for name, f := range finishes {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			planChecker(t, f.text, f.types, f.arguments)(100)
+		})
+	}
+}
+
+// planChecker prepares a statement on an empty table, lets its plan be cached, fills the table, and returns a function that runs
+// the statement and checks that no scan of the jobs returned more rows than most.
+func planChecker(t *testing.T, text, types, arguments string) func(most float64) {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), pgtest.New(t).URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close(t.Context()) })
+	// Filling the table can take a busy machine more than the session's 10 s.
+	if _, err := conn.PgConn().Exec(t.Context(), pg.EngineSession+"; set statement_timeout = 0").ReadAll(); err != nil {
+		t.Fatal(err)
+	}
+	dbtest.Run(t, conn, "alter table graphile_worker._private_jobs set (autovacuum_enabled = off)")
+	dbtest.Run(t, conn, "insert into graphile_worker._private_tasks (identifier) values ('a')")
+	dbtest.Run(t, conn, "insert into graphile_worker.backfill_workers (id) values ('pool-x')")
+	dbtest.Run(t, conn, "prepare claim "+types+" as "+text)
+	for range 7 { // PostgreSQL would make custom plans for five
+		dbtest.Run(t, conn, "execute claim "+arguments)
+	}
+	dbtest.Run(t, conn, `insert into graphile_worker._private_job_queues (queue_name) select 'q' || i from generate_series(1, 5000) as i`)
+	dbtest.Run(t, conn, `insert into graphile_worker._private_jobs (task_id, job_queue_id, priority)
+		select 1, case when i % 2 = 0 then i % 5000 + 1 end, i % 3 from generate_series(1, 100000) as i`)
+	return func(most float64) {
+		t.Helper()
+		var document string
+		rows, err := conn.Query(t.Context(), "explain (analyze, format json, timing off) execute claim "+arguments, pgx.QueryExecModeSimpleProtocol)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if document, err = pgx.CollectExactlyOneRow(rows, pgx.RowTo[string]); err != nil {
+			t.Fatal(err)
+		}
+		var plans []struct{ Plan planned }
+		if err := json.Unmarshal([]byte(document), &plans); err != nil {
+			t.Fatal(err)
+		}
+		plans[0].Plan.walk(func(p planned) {
+			if p.Relation != "_private_jobs" {
+				return
+			}
+			if p.Type == "Seq Scan" || strings.HasPrefix(p.Type, "Bitmap") {
+				t.Errorf("the plan has a %s on the jobs", p.Type)
+			}
+			if p.Rows*p.Loops > most {
+				t.Errorf("a %s on the jobs returned %v rows, want at most %v", p.Type, fmt.Sprint(p.Rows*p.Loops), most)
+			}
+		})
+	}
+}

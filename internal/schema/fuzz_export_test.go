@@ -1,0 +1,18 @@
+package schema
+
+import (
+	"context"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// PlanOf returns what [Migrate] would run in the state that a transaction sees.
+func PlanOf(ctx context.Context, tx pgx.Tx, schema string, mode Mode) ([]string, error) {
+	state, err := inspectIncomplete(ctx, tx, schema)
+	if err != nil {
+		return nil, err
+	}
+	m := migrator{schema: schema, mode: mode}
+	p, err := m.plan(state)
+	return p.paths(), err
+}

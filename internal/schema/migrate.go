@@ -1,0 +1,304 @@
+package schema
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/backfillhq/go/internal/sqlstate"
+	"github.com/backfillhq/go/migrations"
+)
+
+// Mode says what [Migrate] may do.
+type Mode int
+
+const (
+	// MigrateAuto installs what is missing, unless that would stop other workers.
+	MigrateAuto Mode = iota
+	// MigrateVerify changes nothing: a schema that is not up to date is an error.
+	MigrateVerify
+	// MigrateBreaking also takes steps that stop workers of older versions.
+	MigrateBreaking
+)
+
+// Options configures [Migrate].
+type Options struct {
+	// Schema is the schema's name. Default: graphile_worker.
+	Schema string
+	// Mode says what may be done. Default: MigrateAuto.
+	Mode Mode
+	// Logger is told what was done. Default: slog.Default().
+	Logger *slog.Logger
+	// Report is filled in with what was found and done. Default: nobody wants to know.
+	Report *Report
+
+	// standstill is how long another installer may make no progress. Tests shorten it.
+	standstill time.Duration
+}
+
+const (
+	defaultStandstill = 10 * time.Second
+	// cleanupTimeout bounds what has to be done on the connection when the caller's context is over.
+	cleanupTimeout = 5 * time.Second
+)
+
+// Migrate brings the schema to the state that this version needs: Graphile Worker's newest
+// revision that we know, and our own tables beside it. Any number of processes may do so at once,
+// Graphile Worker's among them. If nothing is to be done, it costs one query.
+//
+// The connection must not be in a transaction; its session is left as it was. A migration either
+// happens wholly or not at all. The exception is our index on a table that is in use: it is built
+// concurrently, afterwards, and workers run without it.
+//
+// Errors are a [*StateError] if somebody has to do something about the schema, a
+// [*BreakingError] if it is too new.
+func Migrate(ctx context.Context, conn *pgx.Conn, opts Options) error {
+	m := migrator{
+		conn: conn, mode: opts.Mode, report: cmp.Or(opts.Report, &Report{}), logger: cmp.Or(opts.Logger, slog.Default()),
+		schema: cmp.Or(opts.Schema, migrations.DefaultSchema), standstill: cmp.Or(opts.standstill, defaultStandstill),
+	}
+	if err := migrations.CheckSchemaName(m.schema); err != nil {
+		return err
+	}
+	if conn.PgConn().TxStatus() != 'I' {
+		return wrapSchema(m.schema, "migrate", errors.New("the connection is in a transaction"))
+	}
+	return m.run(ctx)
+}
+
+// What may fail.
+const (
+	opInspect = "inspect"
+	opMigrate = "migrate"
+)
+
+type migrator struct {
+	conn       *pgx.Conn
+	schema     string
+	mode       Mode
+	logger     *slog.Logger
+	standstill time.Duration
+	report     *Report
+}
+
+// run repeats look and act until there is nothing left to do, because others may act as well.
+func (m *migrator) run(ctx context.Context) error {
+	var (
+		watch     ledgerWatch
+		contended error // What we last ran into, if it was somebody else's installation.
+	)
+	for {
+		state, err := inspect(ctx, m.conn, m.schema)
+		if err != nil {
+			return m.explain(ctx, opInspect, err)
+		}
+		watch.observe(state)
+		m.report.observe(state)
+		p, err := m.plan(state)
+		switch {
+		case err == nil && p.empty():
+			return m.finish(ctx, state)
+		case err == nil && m.mode == MigrateVerify:
+			return errVerify(m.schema, p)
+		case err == nil:
+			err = m.apply(ctx)
+			if err == nil {
+				continue
+			}
+			if !m.mayChange(err) {
+				return m.explain(ctx, opMigrate, err)
+			}
+			if isDuplicate(err) && isDuplicate(contended) && !watch.moved {
+				return errInTheWay(m.schema, err)
+			}
+			contended = err
+			watch.contend()
+		}
+		// Either somebody else installs at this moment, or the schema is what it seems to be.
+		if !m.mayChange(err) {
+			return settled(err)
+		}
+		if !watch.moving(m.standstill) {
+			return m.explainStandstill(ctx, watch, err, contended)
+		}
+		watch.waited = true
+		if !pause(ctx, m.standstill/40) {
+			return wrapSchema(m.schema, "wait for another installer", context.Cause(ctx))
+		}
+	}
+}
+
+// mayChange reports whether the error can go away while another installer is at work.
+func (m *migrator) mayChange(err error) bool {
+	_, unfinished := errors.AsType[*unfinishedError](err)
+	return m.mode != MigrateVerify && (unfinished || isContention(err))
+}
+
+// isContention recognises what an installer sees when another one was faster.
+func isContention(err error) bool {
+	return isDuplicate(err) || sqlstate.Of(err) == sqlstate.UniqueViolation || sqlstate.Of(err) == sqlstate.DuplicateSchema
+}
+
+// isDuplicate recognises an object in the way. An installer commits its objects with a row of the ledger: where the ledger does not
+// move, they are somebody else's.
+func isDuplicate(err error) bool {
+	return slices.Contains([]string{sqlstate.DuplicateTable, sqlstate.DuplicateObject, sqlstate.DuplicateFunction}, sqlstate.Of(err))
+}
+
+// ledgerWatch tells whether the ledger moves.
+type ledgerWatch struct {
+	highest   int
+	changed   time.Time
+	seen      bool
+	moved     bool
+	contended bool
+	waited    bool
+}
+
+func (w *ledgerWatch) observe(state *schemaState) {
+	switch {
+	case !w.seen:
+		// The newest row may be the last one, or the one before the next.
+		w.changed = time.Now().Add(-state.age)
+	case w.highest != state.ledger.Highest:
+		w.changed, w.moved = time.Now(), true
+	}
+	w.seen, w.highest = true, state.ledger.Highest
+}
+
+// contend starts the clock at the first sign of another installer, even if its ledger is old.
+func (w *ledgerWatch) contend() {
+	if !w.contended {
+		w.contended, w.changed = true, time.Now()
+	}
+}
+
+func (w *ledgerWatch) moving(standstill time.Duration) bool {
+	return time.Since(w.changed) < standstill
+}
+
+// plan is what has to run, in order.
+type plan struct {
+	files []migrations.Migration
+	// fresh means that nobody can be using the tables yet.
+	fresh bool
+	index indexState
+}
+
+func (p plan) empty() bool { return len(p.files) == 0 }
+
+func (p plan) paths() []string {
+	var paths []string
+	for _, m := range p.files {
+		paths = append(paths, m.Path)
+	}
+	return paths
+}
+
+// unfinishedError wraps an error for a state that an installer in progress passes through.
+type unfinishedError struct{ *StateError }
+
+func (e *unfinishedError) Unwrap() error { return e.StateError }
+
+// settled is the error for a state that will not change by itself.
+func settled(err error) error {
+	if unfinished, ok := errors.AsType[*unfinishedError](err); ok {
+		return unfinished.StateError
+	}
+	return err
+}
+
+// plan decides what to do about a state.
+func (m *migrator) plan(state *schemaState) (plan, error) {
+	if state.version < minServerVersion {
+		return plan{}, errServerVersion(m.schema, state.version)
+	}
+	if err := state.ledger.check(m.schema); err != nil {
+		return plan{}, err
+	}
+	p := plan{index: state.index}
+	switch highest := state.ledger.Highest; {
+	case slices.Contains(state.relations, noTable):
+		return plan{}, errTaken(m.schema, []string{noTable})
+	case highest == 0 && slices.Contains(state.relations, jobsTable):
+		return plan{}, errNoLedger(m.schema, state)
+	case highest == 0 && len(state.found()) > 0:
+		return plan{}, errTaken(m.schema, state.found())
+	case highest == 0:
+		p.fresh = true
+	case highest < migrations.Squashed:
+		return plan{}, &unfinishedError{errOlder(m.schema, state.ledger)}
+	case len(state.missing()) > 0:
+		return plan{}, errNoObjects(m.schema, state)
+	case highest < 19 && m.mode != MigrateBreaking:
+		return plan{}, &unfinishedError{errCrossesBreaking(m.schema, state.ledger)}
+	}
+	if err := m.checkOwn(state); err != nil {
+		return plan{}, err
+	}
+	for _, file := range migrations.Wire() {
+		if file.ID > state.ledger.Highest || file.ID == 0 && !state.exists {
+			p.files = append(p.files, file)
+		}
+	}
+	for _, file := range migrations.Own() {
+		// The index has a life of its own: see buildIndex.
+		if file.ID > state.own && file.Transactional() {
+			p.files = append(p.files, file)
+		}
+	}
+	return p, nil
+}
+
+func (m *migrator) checkOwn(state *schemaState) error {
+	missing := absent(ownRelations, state.relations)
+	switch {
+	case state.own == 0 && len(missing) < len(ownRelations):
+		return errOwnObjects(m.schema, 0, "backfill_workers is there")
+	case state.own > 0 && len(missing) > 0:
+		return errOwnObjects(m.schema, state.own, are(missing)+" missing")
+	case (state.own >= enqueueMigration) != slices.Contains(state.functions, enqueueFunction):
+		return errOwnFunction(m.schema, state.own)
+	default:
+		return nil
+	}
+}
+
+// finish is reached when the tables are as they should be.
+func (m *migrator) finish(ctx context.Context, state *schemaState) error {
+	if state.ledger.Highest > migrations.Newest {
+		m.logger.WarnContext(ctx, "schema is newer than this version of backfill, which may or may not be compatible",
+			slog.String("schema", m.schema), slog.Int("revision", state.ledger.Highest), slog.Int("supported", migrations.Newest))
+	}
+	if state.ledger.Breaking < 19 {
+		// graphile_worker_rs has revisions 19 and 20 of its own, which break nothing.
+		m.logger.WarnContext(ctx, "schema was migrated by something else than Graphile Worker: revision 19 is not marked as breaking",
+			slog.String("schema", m.schema), slog.Int("revision", state.ledger.Highest))
+	}
+	if state.index == indexValid {
+		return nil
+	}
+	if m.mode == MigrateVerify {
+		m.logger.WarnContext(ctx, "index for queues is missing or invalid, queued jobs are claimed more slowly: start once with WithMigrations(MigrateAuto), or run backfill migrate",
+			slog.String("schema", m.schema), slog.String("index", migrations.QueueIndex))
+		return nil
+	}
+	return m.buildIndex(ctx)
+}
+
+// pause waits for d. It reports false when ctx ended first.
+func pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}

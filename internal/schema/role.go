@@ -1,0 +1,224 @@
+package schema
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/backfillhq/go/internal/sqlstate"
+	"github.com/backfillhq/go/migrations"
+)
+
+// RoleKind is what a role that does not own the tables is for.
+type RoleKind int
+
+const (
+	// EnqueueRole enqueues and nothing else: it calls backfill_enqueue and sees no table of jobs.
+	EnqueueRole RoleKind = iota
+	// WorkerRole works, and enqueues from its handlers. It reads and writes what workers do, and owns nothing.
+	WorkerRole
+)
+
+func (k RoleKind) flag() string {
+	if k == WorkerRole {
+		return "--worker-role"
+	}
+	return "--enqueue-role"
+}
+
+// right is one thing that a role needs. Statements and the question whether they are needed are made of the same list, which is
+// why it is not SQL text.
+type right struct {
+	kind       string // schema, table, function or policy
+	name       string
+	privileges string
+}
+
+// rights are the rights of each kind of role, no more than it needs. Row level security hides all rows of a table from roles that
+// have no policy.
+func (k RoleKind) rights() []right {
+	list := []right{
+		{"schema", "", "usage"},
+		{"table", ledgerTable, "select"},
+		{"table", ownLedgerTable, "select"},
+	}
+	if k == EnqueueRole {
+		return append(list, right{"function", enqueueFunction, "execute"})
+	}
+	return append(list,
+		right{"table", jobsTable, "select, insert, update, delete"},
+		right{"table", "_private_job_queues", "select, insert, update"},
+		right{"table", "_private_tasks", "select, insert"},
+		right{"table", "_private_known_crontabs", "select, insert, update"},
+		right{"table", "backfill_workers", "select, insert, update, delete"},
+		right{"policy", jobsTable, ""},
+		right{"policy", "_private_job_queues", ""},
+		right{"policy", "_private_tasks", ""},
+		right{"policy", "_private_known_crontabs", ""},
+		right{"policy", "backfill_workers", ""},
+	)
+}
+
+// statement gives the right to a role.
+func (r right) statement(schema, role string) string {
+	to := " to " + migrations.QuoteIdentifier(role)
+	schema = migrations.QuoteIdentifier(schema)
+	object := schema + "." + r.name
+	switch r.kind {
+	case "schema":
+		return "grant " + r.privileges + " on schema " + schema + to + ";"
+	case "function":
+		return "grant " + r.privileges + " on function " + object + to + ";"
+	case "policy":
+		policy := migrations.QuoteIdentifier(policyName(role)) + " on " + object
+		return "drop policy if exists " + policy + "; create policy " + policy + to + " using (true) with check (true);"
+	default:
+		return "grant " + r.privileges + " on " + object + to + ";"
+	}
+}
+
+// policyName names the policies of a role; by a hash, if its own name does not fit.
+func policyName(role string) string {
+	name := "backfill_" + role
+	if len(name) > maxNameBytes {
+		sum := sha256.Sum256([]byte(role))
+		name = "backfill_" + hex.EncodeToString(sum[:8])
+	}
+	return name
+}
+
+const maxNameBytes = 63
+
+// CheckRoleName refuses names that cannot be a role's, or stand for everybody.
+func CheckRoleName(role string) error {
+	switch {
+	case role == "" || len(role) > maxNameBytes || strings.ContainsRune(role, 0) || !utf8.ValidString(role):
+		return fmt.Errorf("role name %q: want 1 to %d bytes of UTF-8", role, maxNameBytes)
+	case role == "public" || role == "none":
+		return fmt.Errorf("role name %q: PostgreSQL keeps it for itself, and public is everybody", role)
+	default:
+		return nil
+	}
+}
+
+// CheckRole returns an error if there is no such role.
+func CheckRole(ctx context.Context, conn *pgx.Conn, role string) error {
+	var there bool
+	const sql = "select exists (select from pg_catalog.pg_roles where rolname = $1)"
+	if err := conn.QueryRow(ctx, sql, pgx.QueryExecModeExec, role).Scan(&there); err != nil {
+		return fmt.Errorf("look for role %q: %w", role, err)
+	}
+	if !there {
+		return fmt.Errorf("there is no role %q: create it, as in: CREATE ROLE %s LOGIN PASSWORD '…';", role, migrations.QuoteIdentifier(role))
+	}
+	return nil
+}
+
+// RoleScript returns the SQL that gives a role its rights. It can be run again. A policy locks its table for a moment: one at a
+// time, because workers and enqueuers, who lock the same tables in their own order, could be waiting for another.
+func RoleScript(schema, role string, kind RoleKind) string {
+	var b strings.Builder
+	for _, r := range kind.rights() {
+		statement := r.statement(schema, role)
+		if r.kind == "policy" {
+			statement = "begin; set local client_min_messages = warning; " + statement + " commit;"
+		}
+		b.WriteString(statement + "\n")
+	}
+	return b.String()
+}
+
+// GrantRole gives a role the rights that it lacks, and returns the statements that it ran. With verify it only returns them.
+func GrantRole(ctx context.Context, conn *pgx.Conn, schema, role string, kind RoleKind, verify bool) ([]string, error) {
+	lacks, err := roleLacks(ctx, conn, schema, role, kind)
+	if err != nil || len(lacks) == 0 || verify {
+		return lacks, err
+	}
+	for _, statement := range lacks { // one transaction each, see RoleScript
+		text := fmt.Sprintf("begin; set local lock_timeout = %d; %s commit", defaultStandstill.Milliseconds(), statement)
+		if _, err = conn.PgConn().Exec(ctx, text).ReadAll(); err != nil {
+			_, _ = conn.PgConn().Exec(ctx, "rollback").ReadAll() // what failed has been said
+			break
+		}
+	}
+	if err == nil { // who may not pass a right on gets a warning only, if he has it himself
+		var left []string
+		if left, err = roleLacks(ctx, conn, schema, role, kind); len(left) > 0 {
+			err = errNotGranted
+		}
+	}
+	if errors.Is(err, errNotGranted) || sqlstate.Of(err) == sqlstate.InsufficientRights {
+		return nil, &StateError{
+			Schema: schema,
+			Found:  fmt.Sprintf("the role of this connection may not give rights to role %q", role),
+			Remedy: "run this as the owner of the schema and its tables; what is missing is: " + strings.Join(lacks, " "),
+			Err:    err,
+		}
+	}
+	if err != nil {
+		return nil, wrapSchema(schema, fmt.Sprintf("give rights to role %q", role), err)
+	}
+	return lacks, nil
+}
+
+var errNotGranted = errors.New("no privileges were granted")
+
+// GrantCommand is the command with which the owner of the tables gives a role its rights.
+func GrantCommand(schema, role string, kind RoleKind) string {
+	return command(schema, kind.flag(), role)
+}
+
+// lacksSQL asks which of a list of rights a role lacks.
+const lacksSQL = `
+  select u.ord::int
+  from rows from (unnest($3::text[]), unnest($4::text[]), unnest($5::text[])) with ordinality as u (kind, name, privileges, ord)
+  left join pg_catalog.pg_namespace as n on n.nspname = $1
+  left join pg_catalog.pg_class as c on c.relnamespace = n.oid and c.relname = u.name
+  left join pg_catalog.pg_proc as f on f.pronamespace = n.oid and f.proname = u.name
+  where not coalesce(
+    case u.kind
+      when 'policy' then exists (
+        select from pg_catalog.pg_policy as p
+        where p.polrelid = c.oid and p.polname = $6 and p.polcmd = '*' and p.polpermissive
+          and p.polroles = array[(select r.oid from pg_catalog.pg_roles as r where r.rolname = $2)]
+      )
+      else (
+        select bool_and(
+          case u.kind
+            when 'schema' then has_schema_privilege($2, n.oid, p.privilege)
+            when 'table' then has_table_privilege($2, c.oid, p.privilege)
+            else has_function_privilege($2, f.oid, p.privilege)
+          end
+        )
+        from unnest(string_to_array(u.privileges, ', ')) as p (privilege)
+      )
+    end, false)
+  order by u.ord`
+
+// roleLacks returns the statements that give a role the rights that it lacks.
+func roleLacks(ctx context.Context, conn *pgx.Conn, schema, role string, kind RoleKind) ([]string, error) {
+	rights := kind.rights()
+	var kinds, names, privileges []string
+	for _, r := range rights {
+		kinds, names, privileges = append(kinds, r.kind), append(names, r.name), append(privileges, r.privileges)
+	}
+	rows, err := conn.Query(ctx, lacksSQL, pgx.QueryExecModeExec, schema, role, kinds, names, privileges, policyName(role))
+	if err != nil {
+		return nil, wrapSchema(schema, "look at the rights of a role", err)
+	}
+	lacking, err := pgx.CollectRows(rows, pgx.RowTo[int])
+	if err != nil {
+		return nil, wrapSchema(schema, "look at the rights of a role", err)
+	}
+	statements := make([]string, len(lacking))
+	for i, ordinal := range lacking {
+		statements[i] = rights[ordinal-1].statement(schema, role)
+	}
+	return statements, nil
+}

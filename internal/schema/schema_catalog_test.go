@@ -1,0 +1,123 @@
+package schema_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/backfillhq/go/internal/dbtest"
+	"github.com/backfillhq/go/internal/schema"
+	"github.com/backfillhq/go/migrations"
+)
+
+// nastyNames are legal names of schemas that careless quoting gets wrong.
+var nastyNames = []string{
+	"UPPER", "my-jobs", `a"b`, `""`, "with space", " ", "ünïcödé_表", "😀", "$$", "$body$", "$fn$", "$fn_0$", "$1", "it's",
+	"a.b", `back\slash`, `\`, "new\nline", "semi;\ncolon", "-- comment", "/* comment", "select", "1st", "%s", "{}",
+	"graphile_worker_2", "my graphile_worker", "graphile_worker.jobs", `"graphile_worker"`, "Graphile_Worker", "PG_upper",
+	strings.Repeat("x", 63), strings.Repeat("é", 31),
+}
+
+func TestCatalogIsThePeers(t *testing.T) {
+	t.Parallel()
+	conn := dbtest.Installed(t)
+	samePeerCatalog(t, conn, migrations.DefaultSchema)
+}
+
+func TestCatalogInAnySchema(t *testing.T) {
+	t.Parallel()
+	url := dbtest.EmptyURL(t)
+	for _, name := range nastyNames {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			conn, trace := dbtest.ConnectTraced(t, url)
+			migrate(t, conn, schema.Options{Schema: name})
+			samePeerCatalog(t, conn, name)
+			callEveryFunction(t, conn, name)
+			samePeerCatalog(t, conn, name)
+			trace.Take()
+			migrate(t, conn, schema.Options{Schema: name})
+			if sent := trace.Take(); len(sent) != 1 {
+				t.Errorf("statements of a second migration = %q, want one", sent)
+			}
+		})
+	}
+}
+
+func TestBadSchemaNames(t *testing.T) {
+	t.Parallel()
+	conn := dbtest.Connect(t, dbtest.EmptyURL(t))
+	for name, want := range map[string]string{
+		strings.Repeat("x", 64):       "64 bytes",
+		strings.Repeat("é", 32):       "64 bytes",
+		"nul\x00":                     "NUL",
+		"pg_jobs":                     "pg_",
+		"broken\xff":                  "UTF-8",
+		strings.Repeat("x", 63) + " ": "64 bytes",
+	} {
+		dbtest.Mentions(t, schema.Migrate(t.Context(), conn, schema.Options{Schema: name}), want)
+		_, err := schema.CheckLedger(t.Context(), conn, name)
+		dbtest.Mentions(t, err, want)
+	}
+	_, err := schema.CheckLedger(t.Context(), conn, "")
+	dbtest.Mentions(t, err, "empty")
+}
+
+// ourObjectsSQL lists what is additive.
+const ourObjectsSQL = `
+	select c.relname || ' ' || c.relkind::text || ' ' || c.relrowsecurity || ' ' || coalesce(array_to_string(c.reloptions, ','), '')
+	from pg_class c
+	where c.relnamespace = 'graphile_worker'::regnamespace
+		and (c.relname like 'backfill\_%' or c.reloptions is not null)
+	order by 1`
+
+func TestOurObjects(t *testing.T) {
+	t.Parallel()
+	conn := dbtest.Installed(t)
+	got := lines(dbtest.Get[string](t, conn, "select string_agg(l, E'\\n' order by l collate \"C\") from ("+ourObjectsSQL+") as o (l)"))
+	want := []string{
+		"_private_job_queues r true fillfactor=50",
+		"_private_jobs r true autovacuum_vacuum_scale_factor=0.01,vacuum_truncate=off",
+		"backfill_jobs_queue_idx i false ",
+		"backfill_migrations r false ",
+		"backfill_migrations_pkey i false ",
+		"backfill_workers r true fillfactor=50",
+		"backfill_workers_pkey i false ",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("our objects (-want +got):\n%s", diff)
+	}
+	const index = "CREATE INDEX backfill_jobs_queue_idx ON graphile_worker._private_jobs USING btree " +
+		"(job_queue_id, priority, run_at, id) INCLUDE (task_id) WHERE (is_available AND (job_queue_id IS NOT NULL))"
+	if got := dbtest.Get[string](t, conn, "select pg_get_indexdef('graphile_worker.backfill_jobs_queue_idx'::regclass)"); got != index {
+		t.Errorf("index = %s, want %s", got, index)
+	}
+	ledger := dbtest.Get[string](t, conn, "select string_agg(id || ' ' || name, ',' order by id) from graphile_worker.backfill_migrations")
+	if want := "1 workers,2 queue_index,3 enqueue"; ledger != want {
+		t.Errorf("our ledger = %s, want %s", ledger, want)
+	}
+}
+
+// TestFilesByHand runs the files as a DBA does, who has no runner: the result must be the same.
+func TestFilesByHand(t *testing.T) {
+	t.Parallel()
+	conn, trace := dbtest.ConnectTraced(t, dbtest.EmptyURL(t))
+	for _, file := range migrations.All() {
+		if file.Transactional() {
+			dbtest.Run(t, conn, "begin")
+			dbtest.Run(t, conn, file.SQL)
+			dbtest.Run(t, conn, "commit")
+			continue
+		}
+		for _, statement := range file.Statements() {
+			dbtest.Run(t, conn, statement)
+		}
+	}
+	samePeerCatalog(t, conn, migrations.DefaultSchema)
+	trace.Take()
+	migrate(t, conn, schema.Options{})
+	if sent := trace.Take(); len(sent) != 1 {
+		t.Errorf("statements of a migration after the files = %q, want one", sent)
+	}
+}

@@ -1,0 +1,269 @@
+package schema
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/backfillhq/go/internal/sqlstate"
+	"github.com/backfillhq/go/migrations"
+)
+
+// Ledger is what Graphile Worker's table of migrations says about a schema.
+type Ledger struct {
+	// Highest is the greatest revision, 0 if none is recorded.
+	Highest int
+	// Breaking is the greatest revision that is marked as breaking, 0 if there is none.
+	Breaking int
+}
+
+// querier is what a query needs: a connection, a transaction or a pool.
+type querier interface {
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+// The SQL of this file and of migrate*.go is not compiled by sqlc: it runs on schemas that are
+// missing or incomplete, and its shape depends on which tables there are.
+
+// ledgerSQL reads the ledger; the age tells an installation in progress from an old schema.
+const ledgerSQL = `
+  select
+    coalesce(max(id), 0)::int as highest,
+    coalesce(max(id) filter (where breaking), 0)::int as breaking,
+    coalesce(extract(epoch from clock_timestamp() - max(ts)), 'infinity')::float8 as age
+  from graphile_worker.migrations`
+
+// CheckLedger reads how far the schema has been migrated. The error is a [*BreakingError]
+// if it went past what this version can use.
+func CheckLedger(ctx context.Context, db querier, schema string) (Ledger, error) {
+	if err := migrations.CheckSchemaName(schema); err != nil {
+		return Ledger{}, err
+	}
+	var ledger Ledger
+	err := db.QueryRow(ctx, migrations.Render("select highest, breaking from ("+ledgerSQL+") as l", schema),
+		pgx.QueryExecModeExec).Scan(&ledger.Highest, &ledger.Breaking)
+	if err != nil {
+		return Ledger{}, wrapSchema(schema, "read the ledger", err)
+	}
+	return ledger, ledger.check(schema)
+}
+
+func (l Ledger) check(schema string) error {
+	if l.Breaking > migrations.Newest {
+		return &BreakingError{
+			Schema: schema, Revision: l.Highest, Breaking: l.Breaking, Supported: migrations.Newest,
+		}
+	}
+	return nil
+}
+
+// schemaState is what one snapshot of the database shows of a schema.
+type schemaState struct {
+	version   int      // server_version_num
+	exists    bool     // The schema itself.
+	relations []string // Those of relationNames that exist.
+	strangers bool     // Whether it has tables or views besides.
+	functions []string // Those of wireFunctions that exist.
+	index     indexState
+	ledger    Ledger
+	age       time.Duration // Since the newest row of the ledger; very long if it has none.
+	own       int           // The greatest ID in backfill_migrations.
+	writable  bool          // Whether the role may enqueue directly,
+	callable  bool          // and by backfill_enqueue.
+}
+
+// access is the way on which the role enqueues. One that may not at all is refused by the tables.
+func (s *schemaState) access() Access {
+	if !s.writable && s.callable {
+		return CallsFunction
+	}
+	return WritesTables
+}
+
+type indexState int
+
+const (
+	indexMissing indexState = iota
+	indexInvalid            // Left behind by an interrupted build, or being built.
+	indexValid
+)
+
+const (
+	ledgerTable    = "migrations"
+	ownLedgerTable = "backfill_migrations"
+	jobsTable      = "_private_jobs"
+)
+
+// What a complete schema has.
+var (
+	wireRelations = []string{
+		jobsTable, "_private_job_queues", "_private_tasks", "_private_known_crontabs", "jobs", "job_spec",
+	}
+	wireFunctions = []string{
+		"add_job", "add_jobs", "complete_jobs", "permanently_fail_jobs", "reschedule_jobs", "remove_job",
+		"force_unlock_workers",
+	}
+	ownRelations = []string{"backfill_workers"}
+)
+
+// relationNames are the names that are ours and Graphile Worker's. A complete schema may lack the sequences.
+var relationNames = slices.Concat(
+	[]string{ledgerTable, ownLedgerTable, "jobs_id_seq1", "job_queues_id_seq", "tasks_id_seq"}, wireRelations, ownRelations,
+)
+
+// noTable is what factsSQL says of a ledger that is a view, or the like.
+const noTable = ledgerTable + " (not a table)"
+
+// enqueueFunction is made by own/0003_enqueue.sql.
+const enqueueFunction = "backfill_enqueue"
+
+// enqueueMigration is that file's number.
+const enqueueMigration = 3
+
+// factsSQL looks at the catalogs only, so it works on any database. One statement sees one snapshot:
+// whatever is compared with each other is read by one statement.
+const factsSQL = `
+  select
+    current_setting('server_version_num')::int as version,
+    n.oid is not null as present,
+    array(
+      select case when c.relname <> 'migrations' or c.relkind in ('r', 'p') then c.relname::text else 'migrations (not a table)' end
+      from pg_catalog.pg_class as c
+      where c.relnamespace = n.oid and c.relname = any($2::text[])
+      union
+      select t.typname::text from pg_catalog.pg_type as t
+      where t.typnamespace = n.oid and t.typname = any($2::text[]) and t.typrelid = 0 and t.typelem = 0
+    ) as relations,
+    exists (
+      select from pg_catalog.pg_class as c
+      where c.relnamespace = n.oid and c.relkind in ('r', 'p', 'v', 'm', 'f') and c.relname <> all($2::text[])
+    ) as strangers,
+    array(
+      select distinct p.proname::text from pg_catalog.pg_proc as p
+      where p.pronamespace = n.oid and p.proname = any($3::text[])
+    ) as functions,
+    coalesce((
+      select case when i.indisvalid then 2 else 1 end
+      from pg_catalog.pg_class as c
+      join pg_catalog.pg_index as i on i.indexrelid = c.oid
+      where c.relnamespace = n.oid and c.relname = $4
+    ), 0) as index,
+    coalesce((
+      select bool_and(
+        has_table_privilege(c.oid, 'select') and has_table_privilege(c.oid, 'insert')
+        and (c.relname <> '_private_jobs' or has_table_privilege(c.oid, 'update'))
+        and (not row_security_active(c.oid) or exists (
+          select from pg_catalog.pg_policy as p
+          cross join unnest(p.polroles) as r (oid)
+          where p.polrelid = c.oid and p.polpermissive and case when r.oid = 0 then true else pg_has_role(r.oid, 'usage') end
+        ))
+      )
+      from pg_catalog.pg_class as c
+      where c.relnamespace = n.oid and c.relname in ('_private_jobs', '_private_job_queues', '_private_tasks')
+    ), false) as writable,
+    coalesce((
+      select bool_or(has_function_privilege(p.oid, 'execute'))
+      from pg_catalog.pg_proc as p
+      where p.pronamespace = n.oid and p.proname = 'backfill_enqueue'
+    ), false) as callable
+  from (values (1)) as one
+  left join pg_catalog.pg_namespace as n on n.nspname = $1`
+
+// ownLedgerSQL reads our own ledger.
+const ownLedgerSQL = `
+  select coalesce(max(id), 0)::int as highest
+  from graphile_worker.backfill_migrations`
+
+// Stand-ins for tables that are not there.
+const (
+	noLedgerSQL    = "\n  select 0 as highest, 0 as breaking, 'infinity'::float8 as age"
+	noOwnLedgerSQL = "\n  select 0 as highest"
+)
+
+// inspect reads the state. On a complete schema this is one query.
+func inspect(ctx context.Context, db querier, schema string) (*schemaState, error) {
+	state, err := readState(ctx, db, schema, ledgerSQL, ownLedgerSQL)
+	if sqlstate.Of(err) == sqlstate.UndefinedTable {
+		return inspectIncomplete(ctx, db, schema)
+	}
+	return state, err
+}
+
+// inspectIncomplete reads the state of a schema that may lack tables. It provokes no error, so it
+// can be used in a transaction.
+func inspectIncomplete(ctx context.Context, db querier, schema string) (*schemaState, error) {
+	ledger, own := noLedgerSQL, noOwnLedgerSQL
+	for {
+		state, err := readState(ctx, db, schema, ledger, own)
+		if err != nil {
+			return nil, err
+		}
+		// Ledgers must be read by the statement that sees them: another process may just have made them.
+		switch {
+		case ledger == noLedgerSQL && slices.Contains(state.relations, ledgerTable):
+			ledger = ledgerSQL
+		case own == noOwnLedgerSQL && slices.Contains(state.relations, ownLedgerTable):
+			own = ownLedgerSQL
+		default:
+			return state, nil
+		}
+	}
+}
+
+func readState(ctx context.Context, db querier, schema, ledger, own string) (*schemaState, error) {
+	sql := "select f.*, l.*, o.highest\nfrom (" + factsSQL + "\n) as f\ncross join (" + ledger +
+		"\n) as l\ncross join (" + own + "\n) as o"
+	var (
+		state schemaState
+		age   float64
+	)
+	// QueryExecModeExec prepares nothing that would stay behind on the caller's connection.
+	err := db.QueryRow(ctx, migrations.Render(sql, schema), pgx.QueryExecModeExec,
+		schema,
+		relationNames,
+		append(slices.Clone(wireFunctions), enqueueFunction),
+		migrations.QueueIndex,
+	).Scan(&state.version, &state.exists, &state.relations, &state.strangers, &state.functions, &state.index, &state.writable, &state.callable,
+		&state.ledger.Highest, &state.ledger.Breaking, &age, &state.own)
+	if err != nil {
+		return nil, err
+	}
+	// A row from the future, of a clock that was set back, is as new as can be.
+	state.age = time.Duration(max(0, min(age, maxAge.Seconds())) * float64(time.Second))
+	return &state, nil
+}
+
+// maxAge stands for "long ago" in a type that has no infinity.
+const maxAge = 1000 * time.Hour
+
+// missing returns what of the wire's objects is not there, and found what is.
+func (s *schemaState) missing() []string {
+	return append(absent(wireRelations, s.relations), absent(wireFunctions, s.functions)...)
+}
+
+func (s *schemaState) found() []string {
+	var names []string
+	for _, name := range slices.Concat(s.relations, s.functions) {
+		if name != ledgerTable && !strings.HasPrefix(name, "backfill_") {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+func absent(expected, present []string) []string {
+	var names []string
+	for _, name := range expected {
+		if !slices.Contains(present, name) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// minServerVersion is the first with generated columns.
+const minServerVersion = 120000

@@ -1,0 +1,213 @@
+package schema
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/backfillhq/go/migrations"
+)
+
+// StateError says that a schema cannot be used, or not be migrated, as it is found.
+type StateError struct {
+	Schema string
+	// Found is what is wrong with it.
+	Found string
+	// Remedy is what to do about it.
+	Remedy string
+	// Err is the server's error, if there was one.
+	Err error
+}
+
+// Error gives what was found, and what to do, in one line.
+func (e *StateError) Error() string {
+	text := fmt.Sprintf("schema %q: %s: %s", e.Schema, e.Found, e.Remedy)
+	if e.Err != nil {
+		text += " (" + e.Err.Error() + ")"
+	}
+	return text
+}
+
+// Unwrap returns the server's error, if there was one.
+func (e *StateError) Unwrap() error { return e.Err }
+
+// BreakingError says that a newer Graphile Worker or backfill changed the schema in a way
+// that makes it unsafe to go on with this version.
+type BreakingError struct {
+	Schema string
+	// Revision and Breaking are the schema's newest revision and its newest breaking one.
+	Revision, Breaking int
+	// Supported is the newest revision that this version knows.
+	Supported int
+}
+
+// Error names the revisions and what to do.
+func (e *BreakingError) Error() string {
+	return fmt.Sprintf("schema %q: found revision %d, with breaking revision %d; this version of backfill knows "+
+		"revisions up to %d and cannot use it safely: upgrade backfill", e.Schema, e.Revision, e.Breaking, e.Supported)
+}
+
+func wrapSchema(schema, operation string, err error) error {
+	return fmt.Errorf("schema %q: %s: %w", schema, operation, err)
+}
+
+// How to get a schema made; Go options and command say the same.
+const (
+	runPeer  = "run Graphile Worker 0.18's \"graphile-worker --schema-only\" on it"
+	notPeers = "; if it is not Graphile Worker's, choose another schema"
+)
+
+func runAuto(schema string) string {
+	return "start with WithMigrations(MigrateAuto), or run: " + command(schema)
+}
+
+func runBreaking(schema string) string {
+	return "start once with WithMigrations(MigrateBreaking), or run: " + command(schema, "--breaking")
+}
+
+// command is the command line that migrates a schema, for a POSIX shell.
+func command(schema string, flags ...string) string {
+	words := []string{"backfill", "migrate"}
+	if schema != migrations.DefaultSchema {
+		words = append(words, "--schema", schema)
+	}
+	words = append(words, flags...)
+	for i, word := range words {
+		if !plainWord.MatchString(word) {
+			words[i] = "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
+		}
+	}
+	return strings.Join(words, " ")
+}
+
+var plainWord = regexp.MustCompile(`^[A-Za-z0-9_.-]+$`)
+
+// orDrop is the remedy of last resort, for a schema that holds nothing but what is ours and Graphile Worker's.
+func (s *schemaState) orDrop(schema string) string {
+	if s.strangers || schema == "public" {
+		return ""
+	}
+	return "; if it holds nothing worth keeping, run: DROP SCHEMA " + migrations.QuoteIdentifier(schema) + " CASCADE; and start again"
+}
+
+func errServerVersion(schema string, version int) error {
+	return &StateError{
+		Schema: schema,
+		Found:  fmt.Sprintf("the server is PostgreSQL %s (server_version_num %d)", readableVersion(version), version),
+		Remedy: "use PostgreSQL " + strconv.Itoa(minServerVersion/10000) + " or newer",
+	}
+}
+
+// readableVersion undoes server_version_num: 110022 is 11.22, 90624 is 9.6.24.
+func readableVersion(version int) string {
+	if version >= 100000 {
+		return fmt.Sprintf("%d.%d", version/10000, version%10000)
+	}
+	return fmt.Sprintf("%d.%d.%d", version/10000, version/100%100, version%100)
+}
+
+func errOlder(schema string, ledger Ledger) *StateError {
+	return &StateError{
+		Schema: schema,
+		Found:  fmt.Sprintf("found revision %d of Graphile Worker's tables; backfill can go on from revision %d", ledger.Highest, migrations.Squashed),
+		Remedy: "stop the workers and " + runPeer + notPeers,
+	}
+}
+
+func errCrossesBreaking(schema string, ledger Ledger) *StateError {
+	return &StateError{
+		Schema: schema,
+		Found: fmt.Sprintf("found revision %d of Graphile Worker's tables; the way to revision %d leads over the breaking revision 19, "+
+			"which shuts out Graphile Worker 0.16", ledger.Highest, migrations.Newest),
+		Remedy: "stop those workers, then " + runBreaking(schema),
+	}
+}
+
+func errNoObjects(schema string, state *schemaState) *StateError {
+	return &StateError{
+		Schema: schema,
+		Found:  fmt.Sprintf("partial: its ledger says revision %d, but %s missing", state.ledger.Highest, are(state.missing())),
+		Remedy: "restore what is missing from a backup" + state.orDrop(schema),
+	}
+}
+
+// errTaken is a schema with something in it that cannot be Graphile Worker's.
+func errTaken(schema string, found []string) *StateError {
+	return &StateError{
+		Schema: schema,
+		Found:  "taken by something else: " + are(found) + " there, and not Graphile Worker's",
+		Remedy: "choose another schema",
+	}
+}
+
+func errNoLedger(schema string, state *schemaState) *StateError {
+	ledger := migrations.Render("graphile_worker.migrations", schema)
+	missing, restore := "there is no table "+ledger, "restore that table"
+	if slices.Contains(state.relations, ledgerTable) {
+		missing, restore = "no migration is recorded in "+ledger, "restore the rows of that table"
+	}
+	return &StateError{
+		Schema: schema,
+		Found:  fmt.Sprintf("partial: %s there, but %s", are(state.found()), missing),
+		Remedy: restore + " from a backup, or choose another schema" + state.orDrop(schema),
+	}
+}
+
+func errOwnObjects(schema string, own int, found string) *StateError {
+	return &StateError{
+		Schema: schema,
+		Found:  fmt.Sprintf("partial: %s says migration %d, but %s", migrations.Render("graphile_worker.backfill_migrations", schema), own, found),
+		Remedy: "restore what is missing from a backup, or drop the tables backfill_* and the function backfill_enqueue, and start again",
+	}
+}
+
+func errOwnFunction(schema string, own int) *StateError {
+	there, remedy := "is there", "drop it and start again"
+	if own >= enqueueMigration {
+		there, remedy = "is missing", fmt.Sprintf("as the owner of the tables, run: %s and then: %s",
+			migrations.Render("DELETE FROM graphile_worker.backfill_migrations WHERE id >= 3;", schema), command(schema))
+	}
+	return &StateError{
+		Schema: schema,
+		Found: fmt.Sprintf("partial: %s says migration %d, but the function %s %s",
+			migrations.Render("graphile_worker.backfill_migrations", schema), own, enqueueFunction, there),
+		Remedy: remedy,
+	}
+}
+
+// errInTheWay is about an object that the state does not show, as an index is.
+func errInTheWay(schema string, err error) *StateError {
+	return &StateError{
+		Schema: schema, Found: "something that is not Graphile Worker's is in the way",
+		Remedy: "choose another schema, or rename what is in the way", Err: err,
+	}
+}
+
+func errLedgerShape(schema string, err error) *StateError {
+	return &StateError{
+		Schema: schema,
+		Found:  "its table migrations lacks a column, or is not Graphile Worker's",
+		Remedy: "if an old Graphile Worker made it, " + runPeer +
+			"; if it is empty, give it the columns (id integer primary key, ts timestamptz not null default now(), " +
+			"breaking boolean not null default false)" + notPeers,
+		Err: err,
+	}
+}
+
+func errVerify(schema string, p plan) *StateError {
+	found := "not up to date: without " + strings.Join(p.paths(), ", ")
+	if p.fresh {
+		found = "Graphile Worker's tables are not installed"
+	}
+	return &StateError{Schema: schema, Found: found, Remedy: runAuto(schema)}
+}
+
+// are makes a subject and verb of a list of names.
+func are(names []string) string {
+	if len(names) == 1 {
+		return names[0] + " is"
+	}
+	return strings.Join(names, ", ") + " are"
+}

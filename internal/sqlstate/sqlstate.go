@@ -1,0 +1,34 @@
+// Package sqlstate names the SQLSTATEs that the runtime reacts to.
+package sqlstate
+
+import "errors"
+
+// The states, as appendix A of PostgreSQL's manual lists them.
+const (
+	OutOfRange           = "22003"
+	UniqueViolation      = "23505"
+	SerializationFailure = "40001"
+	DeadlockDetected     = "40P01"
+	InsufficientRights   = "42501"
+	UndefinedColumn      = "42703"
+	DuplicateObject      = "42710"
+	DuplicateFunction    = "42723"
+	DatatypeMismatch     = "42804"
+	UndefinedFunction    = "42883"
+	UndefinedTable       = "42P01"
+	DuplicateSchema      = "42P06"
+	DuplicateTable       = "42P07"
+	LockNotAvailable     = "55P03"
+	QueryCanceled        = "57014" // also by statement_timeout
+)
+
+// Of returns the SQLSTATE of an error that the server reported, or "".
+func Of(err error) string {
+	if state, ok := errors.AsType[interface {
+		error
+		SQLState() string // pgx's errors have it, and those of other drivers of database/sql
+	}](err); ok {
+		return state.SQLState()
+	}
+	return ""
+}

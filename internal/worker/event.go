@@ -1,0 +1,48 @@
+package worker
+
+import (
+	"time"
+
+	"github.com/backfillhq/go/internal/wire"
+)
+
+// Event is something that happened in a worker. Which fields are set depends on the kind.
+type Event struct {
+	Kind     EventKind
+	WorkerID string
+	Count    int           // of jobs, for kinds that concern several
+	Full     bool          // EventClaimed: there may be more
+	Job      *wire.Job     // for kinds that concern one
+	Err      error         // why
+	Delay    time.Duration // EventFailed: until the retry
+	Duration time.Duration // EventFinished and EventFailed: how long the handler ran
+}
+
+// EventKind tells events apart. It is the name of its constant.
+type EventKind string
+
+// The kinds of event.
+const (
+	EventStarted    EventKind = "started"     // the worker is registered and looks for jobs
+	EventListening  EventKind = "listening"   // the listener is connected
+	EventDisrupted  EventKind = "disrupted"   // the listener lost its connection, and will reconnect
+	EventPolled     EventKind = "polled"      // the poll timer ran out: a claim follows that nothing else asked for
+	EventWoken      EventKind = "woken"       // a notification arrived
+	EventClaimed    EventKind = "claimed"     // a claim returned Count jobs
+	EventClaimError EventKind = "claim_error" // a claim failed
+	EventStart      EventKind = "start"       // a handler starts
+	EventFinished   EventKind = "finished"    // a handler succeeded
+	EventFailed     EventKind = "failed"      // a handler failed
+	EventSnoozed    EventKind = "snoozed"     // a handler asked for a later time
+	EventCompleted  EventKind = "completed"   // Count successes were recorded
+	EventRecorded   EventKind = "recorded"    // Count failures were recorded
+	EventReturned   EventKind = "returned"    // Count jobs were given back
+	EventFlushError EventKind = "flush_error" // recording outcomes failed, and will be tried again
+	EventBusy       EventKind = "busy"        // Count outcomes wait for a row that somebody else has locked
+	EventLeaseLost  EventKind = "lease_lost"  // a job's lease was ended by somebody else
+	EventFenced     EventKind = "fenced"      // the worker's row is dead; it goes on under a new id
+	EventSwept      EventKind = "swept"       // stale locks were looked for: those of Count jobs were released; or it failed with Err
+	EventScheduled  EventKind = "scheduled"   // Count cron jobs were enqueued
+	EventDraining   EventKind = "draining"    // the worker stops
+	EventStopped    EventKind = "stopped"     // the worker has stopped
+)

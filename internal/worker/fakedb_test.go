@@ -1,0 +1,376 @@
+package worker_test
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/backfillhq/go/internal/wire"
+	"github.com/backfillhq/go/internal/worker"
+)
+
+// fakeDB is the database that the fake stores of a test share. It keeps the rules of the real one in memory, by the clock of
+// the bubble, and notes what breaks a promise.
+type fakeDB struct {
+	mu         sync.Mutex
+	jobs       map[int64]*fakeJob
+	order      []*fakeJob // the same, sorted when somebody claims
+	queues     map[string]*fakeQueue
+	workers    map[string]bool // alive?
+	listeners  map[*fakeListener]struct{}
+	tokens     map[string]bool // claim tokens that were used
+	handling   map[*wire.Job]struct{}
+	completed  map[int64]int
+	lastID     int64
+	violations []string
+}
+
+type fakeJob struct {
+	wire.Job
+
+	LockedBy  string
+	LockedAt  time.Time
+	LastError string
+	Busy      bool // somebody else has the row locked
+}
+
+type fakeQueue struct {
+	ID       int32
+	LockedBy string
+	LockedAt time.Time
+	Held     bool // somebody else has the row locked, for the length of a statement
+}
+
+type fakeListener struct {
+	notifications chan worker.Notification
+	broken        chan error
+}
+
+func newDB(t *testing.T) *fakeDB {
+	t.Helper()
+	db := &fakeDB{
+		jobs:      make(map[int64]*fakeJob),
+		queues:    make(map[string]*fakeQueue),
+		workers:   make(map[string]bool),
+		listeners: make(map[*fakeListener]struct{}),
+		tokens:    make(map[string]bool),
+		handling:  make(map[*wire.Job]struct{}),
+		completed: make(map[int64]int),
+	}
+	t.Cleanup(func() {
+		for _, violation := range db.violations {
+			t.Error(violation)
+		}
+	})
+	return db
+}
+
+// violated notes a broken promise; db.mu is held.
+func (db *fakeDB) violated(format string, args ...any) {
+	db.violations = append(db.violations, fmt.Sprintf(format, args...))
+}
+
+// add commits n jobs like this one, without a notification, and returns their ids.
+func (db *fakeDB) add(n int, like wire.Job) []int64 {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	var ids []int64
+	for range n {
+		job := &fakeJob{Job: like}
+		db.lastID++
+		job.ID = db.lastID
+		job.Task = cmp.Or(job.Task, "task")
+		job.MaxAttempts = cmp.Or(job.MaxAttempts, 25)
+		job.CreatedAt = time.Now()
+		if job.RunAt.IsZero() {
+			job.RunAt = time.Now()
+		}
+		if job.Queue != "" {
+			if db.queues[job.Queue] == nil {
+				db.queues[job.Queue] = &fakeQueue{ID: int32(len(db.queues) + 1)}
+			}
+			job.QueueID = db.queues[job.Queue].ID
+		}
+		db.jobs[job.ID] = job
+		db.order = append(db.order, job)
+		ids = append(ids, job.ID)
+	}
+	return ids
+}
+
+// insert commits n jobs like this one and notifies.
+func (db *fakeDB) insert(n int, like wire.Job) []int64 {
+	ids := db.add(n, like)
+	db.notify(worker.Notification{Kind: worker.NotifyJobs})
+	return ids
+}
+
+func (db *fakeDB) notify(n worker.Notification) {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	for l := range db.listeners {
+		l.notifications <- n
+	}
+}
+
+// breakListeners ends every listener's connection.
+func (db *fakeDB) breakListeners(err error) {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	for l := range db.listeners {
+		l.broken <- err
+	}
+}
+
+// update changes a job's row behind the worker's back.
+func (db *fakeDB) update(id int64, change func(*fakeJob)) {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	if job := db.jobs[id]; job != nil {
+		change(job)
+	}
+}
+
+// job returns a copy of a job's row; nil if it is gone.
+func (db *fakeDB) job(id int64) *fakeJob {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	if db.jobs[id] == nil {
+		return nil
+	}
+	job := *db.jobs[id]
+	return &job
+}
+
+// queue returns a copy of a queue's row.
+func (db *fakeDB) queue(name string) fakeQueue {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	return *db.queues[name]
+}
+
+// left returns how many jobs are not completed, and how many rows are locked.
+func (db *fakeDB) left() (jobs, locked int) {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	for _, job := range db.jobs {
+		if job.LockedBy != "" {
+			locked++
+		}
+	}
+	for _, queue := range db.queues {
+		if queue.LockedBy != "" {
+			locked++
+		}
+	}
+	return len(db.jobs), locked
+}
+
+// unlock ends a lease, as an operator's force_unlock does.
+func (db *fakeDB) unlock(id int64) {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	if job := db.jobs[id]; job != nil && job.LockedBy != "" {
+		db.free(job.Queue, job.Lease.Claim())
+		job.LockedBy = ""
+	}
+}
+
+// kill marks a worker's row as dead.
+func (db *fakeDB) kill(worker string) {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	db.workers[worker] = false
+}
+
+// rescue releases what dead workers have locked.
+func (db *fakeDB) rescue() {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	dead := func(lockedBy string) bool {
+		id, _, _ := strings.Cut(lockedBy, ".")
+		return lockedBy != "" && !db.workers[id]
+	}
+	for _, job := range db.jobs {
+		if dead(job.LockedBy) {
+			job.LockedBy = ""
+			job.Attempt--
+		}
+	}
+	for _, queue := range db.queues {
+		if dead(queue.LockedBy) {
+			queue.LockedBy = ""
+		}
+	}
+}
+
+// free frees a queue that this claim holds; db.mu is held.
+func (db *fakeDB) free(queue, claim string) {
+	if q := db.queues[queue]; q != nil && q.LockedBy == claim {
+		q.LockedBy = ""
+	}
+}
+
+// starts notes that a handler starts, and that no other may be running under a lease of the same job or queue.
+func (db *fakeDB) starts(job *wire.Job) (ends func()) {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	for other := range db.handling {
+		same := other.ID == job.ID || other.QueueID != 0 && other.QueueID == job.QueueID
+		if same && db.holds(other.Lease) && db.holds(job.Lease) {
+			db.violated("job %d (queue %q) started while job %d (queue %q) ran under a valid lease", job.ID, job.Queue, other.ID, other.Queue)
+		}
+	}
+	db.handling[job] = struct{}{}
+	return func() {
+		db.mu.Lock()
+		defer db.mu.Unlock()
+		delete(db.handling, job)
+	}
+}
+
+// holds reports whether a lease is valid; db.mu is held.
+func (db *fakeDB) holds(lease wire.Lease) bool {
+	job := db.jobs[lease.ID]
+	return job != nil && job.LockedBy == lease.Token
+}
+
+func (db *fakeDB) claim(request worker.ClaimRequest, tasks []string) worker.Claimed {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	token := wire.ClaimToken(request.WorkerID, request.Number)
+	if db.tokens[token] {
+		db.violated("claim token %s was used twice", token)
+	}
+	db.tokens[token] = true
+	if request.Batch < 1 || request.Batch > 500 || request.Serial < 0 || request.Serial > request.Batch {
+		db.violated("claim asks for %d jobs, %d of them from queues", request.Batch, request.Serial)
+	}
+	if !db.workers[request.WorkerID] {
+		return worker.Claimed{}
+	}
+	claimed := worker.Claimed{Alive: true}
+	now := time.Now()
+	locked, waiting := 0, 0 // queues
+	passed := make(map[int32]bool)
+	db.order = slices.DeleteFunc(db.order, func(job *fakeJob) bool { return db.jobs[job.ID] == nil })
+	slices.SortFunc(db.order, func(a, b *fakeJob) int { return wire.CompareJobs(&a.Job, &b.Job) })
+	for _, job := range db.order {
+		if job.LockedBy != "" || job.Attempt >= job.MaxAttempts || !slices.Contains(tasks, job.Task) {
+			continue
+		}
+		if wait := job.RunAt.Sub(now); wait > 0 {
+			if claimed.NextDue == 0 || wait < claimed.NextDue {
+				claimed.NextDue = wait
+			}
+			continue
+		}
+		if len(claimed.Jobs) == request.Batch {
+			claimed.More = true
+			break
+		}
+		if queue := db.queues[job.Queue]; queue != nil {
+			if passed[job.QueueID] || queue.LockedBy != "" {
+				continue
+			}
+			passed[job.QueueID] = true
+			waiting++
+			if queue.Held || locked == request.Serial {
+				continue
+			}
+			locked++
+			if job.Busy { // only the head: if its row is locked, the queue is left alone
+				continue
+			}
+			queue.LockedBy, queue.LockedAt = token, now
+		} else if job.Busy {
+			continue
+		}
+		job.Attempt++
+		job.LockedBy, job.LockedAt = token+"."+strconv.Itoa(job.Attempt), now
+		job.Token = job.LockedBy
+		copied := job.Job
+		claimed.Jobs = append(claimed.Jobs, &copied)
+	}
+	claimed.MoreSerial = waiting > locked && locked == request.Serial
+	claimed.Contended = waiting > 0 && locked == 0 && request.Serial > 0
+	return claimed
+}
+
+// end ends leases by change, which returns the time until the job is due again.
+func (db *fakeDB) end(tasks []string, leases []wire.Lease, change func(i int, job *fakeJob) time.Duration) worker.Settled {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	if len(leases) == 0 || len(leases) > 500 {
+		db.violated("a statement ends %d leases", len(leases))
+	}
+	var settled worker.Settled
+	for i, lease := range leases {
+		job := db.jobs[lease.ID]
+		if !db.holds(lease) {
+			settled.Lost = append(settled.Lost, lease.ID)
+			for _, queue := range db.queues { // R7
+				if queue.ID == lease.QueueID && queue.LockedBy == lease.Claim() {
+					queue.LockedBy = ""
+				}
+			}
+			continue
+		}
+		if job.Busy {
+			settled.Busy = append(settled.Busy, lease.ID)
+			continue
+		}
+		due := change(i, job)
+		if next := db.next(job); next != nil && slices.Contains(tasks, next.Task) {
+			settled.NextOwn++
+		} else if next != nil {
+			settled.NextForeign++
+		}
+		job.LockedBy = ""
+		db.free(job.Queue, lease.Claim())
+		switch {
+		case db.jobs[lease.ID] == nil:
+		case job.Attempt >= job.MaxAttempts:
+			settled.Exhausted = append(settled.Exhausted, lease.ID)
+		default:
+			due = max(due, time.Microsecond)
+			if settled.NextDue == 0 || due < settled.NextDue {
+				settled.NextDue = due
+			}
+		}
+	}
+	return settled
+}
+
+// next returns the job that is first in line in the queue of one that ends, if it is due; db.mu is held.
+func (db *fakeDB) next(ends *fakeJob) (first *fakeJob) {
+	for _, job := range db.jobs {
+		if job.QueueID == 0 || job.QueueID != ends.QueueID || job.LockedBy != "" || job.Attempt >= job.MaxAttempts || job.RunAt.After(time.Now()) {
+			continue
+		}
+		if first == nil || wire.CompareJobs(&job.Job, &first.Job) < 0 {
+			first = job
+		}
+	}
+	return first
+}
+
+func wait(ctx context.Context, d time.Duration) error {
+	if d <= 0 {
+		return ctx.Err()
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
+}

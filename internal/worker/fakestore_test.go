@@ -1,0 +1,318 @@
+package worker_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/backfillhq/go/internal/wire"
+	"github.com/backfillhq/go/internal/worker"
+)
+
+// The statements, as faults and the log name them.
+const (
+	opRegister = "register"
+	opRetire   = "retire"
+	opClaim    = "claim"
+	opComplete = "complete"
+	opFail     = "fail"
+	opRelease  = "release"
+	opRenew    = "renew"
+	opListen   = "listen"
+	opPing     = "ping"
+	opSchema   = "schema"
+	opSweep    = "sweep"
+)
+
+// fakeStore is one worker's connection to a fakeDB. The fields before mu are set before the worker runs.
+type fakeStore struct {
+	db      *fakeDB
+	latency map[string]time.Duration                 // of each statement, half before and half after it takes effect
+	before  func(op string) error                    // an error keeps the statement from taking effect
+	after   func(op string) error                    // an error leaves the caller unsure
+	request func(worker.ClaimRequest, worker.Health) // sees each claim when it is sent
+	health  func() worker.Health
+	answer  func(worker.ClaimRequest, *worker.Claimed) // changes the answers to claims
+	dropped bool                                       // pings do not come back
+	poison  int64                                      // statements with this job fail
+
+	mu       sync.Mutex
+	start    time.Time
+	log      []call
+	inFlight map[string]int
+	tasks    []string
+}
+
+// call is one statement in the log.
+type call struct {
+	Op      string
+	At      time.Duration // when it was sent
+	Jobs    []int64       // the jobs that it was given, or returned
+	Request worker.ClaimRequest
+}
+
+func (db *fakeDB) newStore() *fakeStore {
+	return &fakeStore{db: db, latency: make(map[string]time.Duration), start: time.Now(), inFlight: make(map[string]int)}
+}
+
+// calls returns the log of one statement.
+func (s *fakeStore) calls(op string) []call {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var calls []call
+	for _, c := range s.log {
+		if c.Op == op {
+			calls = append(calls, c)
+		}
+	}
+	return calls
+}
+
+// do runs a statement with its latency and faults. Claims and ends of leases each come one at a time.
+func (s *fakeStore) do(ctx context.Context, c call, apply func() []int64) error {
+	lane := c.Op
+	if lane == opFail || lane == opRelease {
+		lane = opComplete
+	}
+	if _, ok := ctx.Deadline(); !ok {
+		s.db.mu.Lock()
+		s.db.violated("%s has no deadline", c.Op)
+		s.db.mu.Unlock()
+	}
+	s.mu.Lock()
+	c.At = time.Since(s.start)
+	n := len(s.log)
+	s.log = append(s.log, c)
+	poisoned := slices.Contains(c.Jobs, s.poison)
+	s.inFlight[lane]++
+	crowded := s.inFlight[lane] > 1 && (lane == opClaim || lane == opComplete)
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.inFlight[lane]--
+	}()
+	if crowded {
+		s.db.mu.Lock()
+		s.db.violated("two statements of kind %s in flight", lane)
+		s.db.mu.Unlock()
+	}
+	if err := wait(ctx, s.latency[c.Op]/2); err != nil {
+		return err
+	}
+	if s.before != nil {
+		if err := s.before(c.Op); err != nil {
+			return err
+		}
+	}
+	if poisoned {
+		return errors.New("invalid input")
+	}
+	if jobs := apply(); jobs != nil {
+		s.mu.Lock()
+		s.log[n].Jobs = jobs
+		s.mu.Unlock()
+	}
+	if s.after != nil {
+		if err := s.after(c.Op); err != nil {
+			return err
+		}
+	}
+	return wait(ctx, s.latency[c.Op]/2)
+}
+
+func (s *fakeStore) Register(ctx context.Context, workerID string, tasks []string) error {
+	return s.do(ctx, call{Op: opRegister}, func() []int64 {
+		s.db.mu.Lock()
+		defer s.db.mu.Unlock()
+		if _, ok := s.db.workers[workerID]; ok {
+			s.db.violated("worker id %s was registered twice", workerID)
+		}
+		s.db.workers[workerID] = true
+		if s.tasks == nil { // they never change, and the flusher reads them
+			s.tasks = tasks
+		}
+		return nil
+	})
+}
+
+func (s *fakeStore) Retire(ctx context.Context, workerID string) error {
+	return s.do(ctx, call{Op: opRetire}, func() []int64 {
+		s.db.kill(workerID)
+		return nil
+	})
+}
+
+func (s *fakeStore) Claim(ctx context.Context, request worker.ClaimRequest) (worker.Claimed, error) {
+	var claimed worker.Claimed
+	if s.request != nil {
+		s.request(request, s.health())
+	}
+	err := s.do(ctx, call{Op: opClaim, Request: request}, func() []int64 {
+		claimed = s.db.claim(request, s.tasks)
+		if s.answer != nil {
+			s.answer(request, &claimed)
+		}
+		ids := make([]int64, 0, len(claimed.Jobs))
+		for _, job := range claimed.Jobs {
+			ids = append(ids, job.ID)
+		}
+		return ids
+	})
+	if err == nil {
+		return claimed, nil
+	}
+	for _, job := range claimed.Jobs { // as the real store does by the claim's token (R6)
+		s.db.unlock(job.ID)
+	}
+	return worker.Claimed{}, err
+}
+
+func (s *fakeStore) Complete(ctx context.Context, leases []wire.Lease) (settled worker.Settled, err error) {
+	err = s.do(ctx, call{Op: opComplete, Jobs: ids(leases)}, func() []int64 {
+		settled = s.db.end(s.tasks, leases, func(_ int, job *fakeJob) time.Duration {
+			delete(s.db.jobs, job.ID)
+			s.db.completed[job.ID]++
+			return 0
+		})
+		return nil
+	})
+	return settled, err
+}
+
+func (s *fakeStore) Fail(ctx context.Context, failures []worker.Ended) (settled worker.Settled, err error) {
+	leases := make([]wire.Lease, len(failures))
+	for i, f := range failures {
+		leases[i] = f.Lease
+	}
+	err = s.do(ctx, call{Op: opFail, Jobs: ids(leases)}, func() []int64 {
+		settled = s.db.end(s.tasks, leases, func(i int, job *fakeJob) time.Duration {
+			f := failures[i]
+			job.LastError = f.Text
+			job.RunAt = time.Now().Add(f.Delay)
+			if f.Kind == worker.OutcomeExhausted {
+				job.Attempt = job.MaxAttempts
+			}
+			if f.Payload != nil {
+				job.Payload = f.Payload
+			}
+			return f.Delay
+		})
+		return nil
+	})
+	return settled, err
+}
+
+func (s *fakeStore) Release(ctx context.Context, releases []worker.Ended) (settled worker.Settled, err error) {
+	leases := make([]wire.Lease, len(releases))
+	for i, r := range releases {
+		leases[i] = r.Lease
+	}
+	err = s.do(ctx, call{Op: opRelease, Jobs: ids(leases)}, func() []int64 {
+		settled = s.db.end(s.tasks, leases, func(i int, job *fakeJob) time.Duration {
+			job.Attempt--
+			if releases[i].Kind == worker.OutcomeSnoozed {
+				job.RunAt = time.Now().Add(releases[i].Delay)
+			}
+			return time.Until(job.RunAt)
+		})
+		return nil
+	})
+	return settled, err
+}
+
+func (s *fakeStore) Renew(ctx context.Context, leases []wire.Lease) (lost []int64, err error) {
+	err = s.do(ctx, call{Op: opRenew, Jobs: ids(leases)}, func() []int64 {
+		s.db.mu.Lock()
+		defer s.db.mu.Unlock()
+		for _, lease := range leases {
+			if !s.db.holds(lease) {
+				lost = append(lost, lease.ID)
+				continue
+			}
+			job := s.db.jobs[lease.ID]
+			job.LockedAt = time.Now()
+			if queue := s.db.queues[job.Queue]; queue != nil && queue.LockedBy == lease.Claim() {
+				queue.LockedAt = time.Now()
+			}
+		}
+		return nil
+	})
+	return lost, err
+}
+
+func (s *fakeStore) Sweep(ctx context.Context) (jobs, queues int, err error) {
+	err = s.do(ctx, call{Op: opSweep}, func() []int64 {
+		s.db.mu.Lock()
+		defer s.db.mu.Unlock()
+		stale := time.Now().Add(-4 * time.Hour)
+		for _, job := range s.db.jobs {
+			if job.LockedBy != "" && job.LockedAt.Before(stale) {
+				job.LockedBy = ""
+				jobs++
+			}
+		}
+		for _, queue := range s.db.queues {
+			if queue.LockedBy != "" && queue.LockedAt.Before(stale) {
+				queue.LockedBy = ""
+				queues++
+			}
+		}
+		return nil
+	})
+	return jobs, queues, err
+}
+
+func (s *fakeStore) Listen(ctx context.Context, ready func(), on func(worker.Notification)) error {
+	s.mu.Lock()
+	s.log = append(s.log, call{Op: opListen, At: time.Since(s.start)})
+	s.mu.Unlock()
+	if s.before != nil {
+		if err := s.before(opListen); err != nil {
+			return err
+		}
+	}
+	l := &fakeListener{notifications: make(chan worker.Notification, 1<<16), broken: make(chan error, 1)}
+	s.db.mu.Lock()
+	s.db.listeners[l] = struct{}{}
+	s.db.mu.Unlock()
+	defer func() {
+		s.db.mu.Lock()
+		defer s.db.mu.Unlock()
+		delete(s.db.listeners, l)
+	}()
+	ready()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case err := <-l.broken:
+			return err
+		case n := <-l.notifications:
+			on(n)
+		}
+	}
+}
+
+func (s *fakeStore) Ping(ctx context.Context, payload string) error {
+	return s.do(ctx, call{Op: opPing}, func() []int64 {
+		if !s.dropped {
+			s.db.notify(worker.Notification{Kind: worker.NotifyPing, Payload: payload})
+		}
+		return nil
+	})
+}
+
+func (s *fakeStore) CheckSchema(ctx context.Context) error {
+	return s.do(ctx, call{Op: opSchema}, func() []int64 { return nil })
+}
+
+func ids(leases []wire.Lease) []int64 {
+	out := make([]int64, len(leases))
+	for i, lease := range leases {
+		out[i] = lease.ID
+	}
+	return out
+}

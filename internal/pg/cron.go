@@ -2,6 +2,7 @@ package pg
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -10,16 +11,11 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/backfillhq/go/internal/pg/query"
-	"github.com/backfillhq/go/internal/sqlstate"
 	"github.com/backfillhq/go/internal/wire"
 	"github.com/backfillhq/go/internal/worker"
 )
 
 var _ worker.CronStore = (*Store)(nil)
-
-// refusals are the classes of errors that are about what a job holds: its data, a constraint, and what a trigger raises. Others,
-// such as those of a server that is read-only for a while, or without space, are not the job's.
-var refusals = []string{"22", "23", "P0"}
 
 // KnownCrontabs implements worker.CronStore.
 func (s *Store) KnownCrontabs(ctx context.Context, identifiers []string, start time.Time) (map[string]worker.KnownCrontab, error) {
@@ -63,8 +59,8 @@ func (s *Store) Tick(ctx context.Context, tick time.Time, identifiers []string, 
 		_, err = NewInserter(s.pool, s.settings.Schema).InsertTx(ctx, tx, specs)
 		return err
 	})
-	if c := sqlstate.Of(err); c != "" && slices.Contains(refusals, c[:2]) {
-		return 0, &wire.RejectedError{Err: err}
+	if rejected, ok := errors.AsType[*wire.RejectedError](refused(err)); ok && rejected.Row {
+		return 0, rejected
 	}
 	if err != nil {
 		return 0, err

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/backfillhq/go/internal/pg/query"
@@ -118,149 +119,35 @@ func (s *Store) Claim(ctx context.Context, request worker.ClaimRequest) (worker.
 		}
 		s.claims.serve(taskIDs)
 	}
-	return s.claims.claim(ctx, s.pool, request)
-}
-
-// Complete implements worker.Store.
-func (s *Store) Complete(ctx context.Context, leases []wire.Lease) (worker.Settled, error) {
-	ids, tokens := columns(leases)
-	done, err := s.queries.CompleteJobs(ctx, query.CompleteJobsParams{Ids: ids, Tokens: tokens})
+	claimed, err := s.claims.claim(ctx, s.pool, request)
 	if err != nil {
-		return worker.Settled{}, fmt.Errorf("complete jobs: %w", err)
+		s.suspectConnections(ctx)
+		return worker.Claimed{}, refused(err)
 	}
-	var settled worker.Settled
-	s.noteNext(&settled, done.NextTasks...)
-	return s.settle(ctx, settled, leases, done.Ids)
+	return claimed, nil
 }
 
-// Fail implements worker.Store.
-func (s *Store) Fail(ctx context.Context, failed []worker.Ended) (worker.Settled, error) {
-	leases := make([]wire.Lease, len(failed))
-	params := query.FailJobsParams{}
-	for i, f := range failed {
-		leases[i] = f.Lease
-		params.Errors = append(params.Errors, f.Text)
-		params.DelaysUs = append(params.DelaysUs, f.Delay.Microseconds())
-		params.Permanent = append(params.Permanent, f.Kind == worker.OutcomeExhausted)
-		params.Payloads = append(params.Payloads, string(f.Payload))
-	}
-	params.Ids, params.Tokens = columns(leases)
-	rows, err := s.queries.FailJobs(ctx, params)
-	if err != nil {
-		return worker.Settled{}, fmt.Errorf("record failures: %w", err)
-	}
-	return settleRows(ctx, s, leases, rows)
-}
-
-// Release implements worker.Store.
-func (s *Store) Release(ctx context.Context, released []worker.Ended) (worker.Settled, error) {
-	leases := make([]wire.Lease, len(released))
-	params := query.ReleaseJobsParams{}
-	for i, r := range released {
-		leases[i] = r.Lease
-		delay := int64(-1)
-		if r.Kind == worker.OutcomeSnoozed {
-			delay = max(0, r.Delay.Microseconds())
-		}
-		params.DelaysUs = append(params.DelaysUs, delay)
-	}
-	params.Ids, params.Tokens = columns(leases)
-	rows, err := s.queries.ReleaseJobs(ctx, params)
-	if err != nil {
-		return worker.Settled{}, fmt.Errorf("give back jobs: %w", err)
-	}
-	return settleRows(ctx, s, leases, rows)
-}
-
-// settleRows counts the jobs that a statement recorded, and settles the others.
-func settleRows[R query.FailJobsRow | query.ReleaseJobsRow](
-	ctx context.Context, s *Store, leases []wire.Lease, rows []R,
-) (worker.Settled, error) {
-	done := make([]int64, len(rows))
-	var settled worker.Settled
-	for i := range rows {
-		row := query.FailJobsRow(rows[i]) // the same columns
-		done[i] = row.ID
-		note(&settled, row.ID, row.Retry, row.DueUs)
-		s.noteNext(&settled, row.NextTask)
-	}
-	return s.settle(ctx, settled, leases, done)
-}
-
-// note adds one recorded job to what a statement settled.
-func note(settled *worker.Settled, id int64, retry bool, dueMicroseconds int64) {
-	if !retry {
-		settled.Exhausted = append(settled.Exhausted, id)
-		return
-	}
-	due := max(time.Duration(dueMicroseconds)*time.Microsecond, time.Microsecond)
-	if settled.NextDue == 0 || due < settled.NextDue {
-		settled.NextDue = due
+// suspectConnections has the pool replace its idle connections after a statement that has got no answer
+// in time: they may lead to the same dead end, and each would cost as long again.
+func (s *Store) suspectConnections(ctx context.Context) {
+	if ctx.Err() != nil {
+		s.pool.Reset()
 	}
 }
 
-// noteNext adds the tasks of the jobs that are first in line in queues; 0: none is due.
-func (s *Store) noteNext(settled *worker.Settled, tasks ...int32) {
-	for _, task := range tasks {
-		if _, own := (*s.served.Load())[task]; own {
-			settled.NextOwn++
-		} else if task != 0 {
-			settled.NextForeign++
-		}
-	}
-}
+// refusals are the classes of errors that are about what a row holds: its data, a constraint, the limits
+// of an index, and what a trigger raises. Others, such as those of a server that is read-only for a
+// while, or without space, are not the row's.
+var refusals = []string{"22", "23", "44", "54", "P0"}
 
-// settle asks once about the leases that a statement passed over. Those that are lost leave their queue locked, if it still
-// is, and nobody else would free it (R7).
-func (s *Store) settle(ctx context.Context, settled worker.Settled, leases []wire.Lease, done []int64) (worker.Settled, error) {
-	if len(done) == len(leases) {
-		return settled, nil
+// refused marks errors with which the server ended a statement, so that nothing was changed. A fatal one
+// ends the connection, perhaps after the commit.
+func refused(err error) error {
+	pgErr, ok := errors.AsType[*pgconn.PgError](err)
+	if !ok || pgErr.SeverityUnlocalized != "ERROR" {
+		return err
 	}
-	missing := without(leases, done)
-	ids, _ := columns(missing)
-	rows, err := s.queries.LeaseHolders(ctx, ids)
-	if err != nil {
-		return settled, fmt.Errorf("ask for leases: %w", err)
-	}
-	holders := make(map[int64]string, len(rows))
-	for _, row := range rows {
-		holders[row.ID] = row.LockedBy.String
-	}
-	var free query.FreeQueuesParams
-	for _, lease := range missing {
-		if holders[lease.ID] == lease.Token {
-			settled.Busy = append(settled.Busy, lease.ID)
-			continue
-		}
-		settled.Lost = append(settled.Lost, lease.ID)
-		if lease.QueueID != 0 {
-			free.Ids = append(free.Ids, lease.QueueID)
-			free.Claims = append(free.Claims, lease.Claim())
-		}
-	}
-	if len(free.Ids) == 0 {
-		return settled, nil
-	}
-	if err := s.queries.FreeQueues(ctx, free); err != nil {
-		return settled, fmt.Errorf("free queues of lost jobs: %w", err)
-	}
-	return settled, nil
-}
-
-// Renew implements worker.Store.
-func (s *Store) Renew(ctx context.Context, leases []wire.Lease) (lost []int64, err error) {
-	var params query.RenewJobsParams
-	params.Ids, params.Tokens = columns(leases)
-	for _, lease := range leases {
-		params.QueueIds = append(params.QueueIds, lease.QueueID)
-		params.Claims = append(params.Claims, lease.Claim())
-	}
-	renewed, err := s.queries.RenewJobs(ctx, params)
-	if err != nil {
-		return nil, fmt.Errorf("renew leases: %w", err)
-	}
-	settled, err := s.settle(ctx, worker.Settled{}, leases, renewed)
-	return settled.Lost, err
+	return &wire.RejectedError{Err: err, Row: slices.Contains(refusals, pgErr.Code[:min(2, len(pgErr.Code))])}
 }
 
 // Sweep implements worker.Store.
@@ -280,22 +167,6 @@ func (s *Store) CheckSchema(ctx context.Context) error {
 		return err
 	}
 	return nil
-}
-
-func columns(leases []wire.Lease) (ids []int64, tokens []string) {
-	ids, tokens = make([]int64, len(leases)), make([]string, len(leases))
-	for i, lease := range leases {
-		ids[i], tokens[i] = lease.ID, lease.Token
-	}
-	return ids, tokens
-}
-
-func without(leases []wire.Lease, done []int64) []wire.Lease {
-	settled := make(map[int64]bool, len(done))
-	for _, id := range done {
-		settled[id] = true
-	}
-	return slices.DeleteFunc(slices.Clone(leases), func(l wire.Lease) bool { return settled[l.ID] })
 }
 
 // flagNames returns the names of the wire's flags, an object {"name": true}.

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/backfillhq/go/internal/dbtest"
+	"github.com/backfillhq/go/internal/wire"
 	"github.com/backfillhq/go/internal/worker"
 )
 
@@ -33,19 +34,13 @@ func TestPeersChangeARunningJob(t *testing.T) {
 					if settled := end(r, job); len(settled.Lost) != 0 || len(settled.Busy) != 0 {
 						t.Fatalf("the owner was refused: %+v", settled)
 					}
-					exhausted := &row{Attempts: maxAttempts, MaxAttempts: maxAttempts}
-					var want *row
+					var want *row // nobody will run it again: gone
 					switch {
-					case ending == "complete":
-					case ending == "fail" && keepsKey[change]:
-						want = &row{Attempts: 1, MaxAttempts: maxAttempts, LastError: "broken"}
+					case ending == "complete" || !keepsKey[change]:
 					case ending == "fail":
-						want = exhausted
-						want.LastError = "broken"
-					case keepsKey[change]:
-						want = &row{Attempts: 0, MaxAttempts: maxAttempts}
+						want = &row{Attempts: 1, MaxAttempts: maxAttempts, LastError: "broken"}
 					default:
-						want = exhausted
+						want = &row{Attempts: 0, MaxAttempts: maxAttempts}
 					}
 					r.wantRow(id, want)
 					if n := r.lockedQueues(); n != 0 {
@@ -227,11 +222,9 @@ func TestRenew(t *testing.T) {
 	}
 	dbtest.Run(t, tx, "select from graphile_worker._private_jobs where id = $1 for update", held)
 	dbtest.Run(t, tx, "select from graphile_worker._private_job_queues where queue_name = 'held' for update")
-	got, err := r.store.Renew(r.quick(), leasesOf(jobs))
-	if err != nil {
-		t.Fatal(err)
-	}
-	wantIDs(t, "lost", got, lost)
+	renewed := r.settled(jobs)(r.store.Renew(r.quick(), leasesOf(jobs)))
+	wantIDs(t, "lost", renewed.Lost, lost)
+	wantIDs(t, "busy", renewed.Busy, held)
 	if err := tx.Rollback(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -248,7 +241,7 @@ func TestFail(t *testing.T) {
 	r := newRig(t)
 	id := r.add("'a', '{\"keep\": 1}', queue_name := 'q', run_at := now() + interval '1 second' - interval '1 second'")
 	job := r.claimOne()
-	settled := r.settled(r.store.Fail(t.Context(), []worker.Ended{{Lease: job.Lease, Outcome: worker.Outcome{Kind: worker.OutcomeFailed, Text: "it broke", Delay: time.Hour}}}))
+	settled := r.settled([]*wire.Job{job})(r.store.Fail(t.Context(), []worker.Ended{{Lease: job.Lease, Outcome: worker.Outcome{Kind: worker.OutcomeFailed, Text: "it broke", Delay: time.Hour}}}))
 	r.wantRow(id, &row{Attempts: 1, MaxAttempts: 25, LastError: "it broke"})
 	if settled.NextDue < 59*time.Minute || settled.NextDue > time.Hour {
 		t.Errorf("due in %v, want an hour", settled.NextDue)
@@ -279,7 +272,7 @@ func TestFailPermanentlyAndPartially(t *testing.T) {
 		}
 		failures = append(failures, f)
 	}
-	settled := r.settled(r.store.Fail(t.Context(), failures))
+	settled := r.settled(jobs)(r.store.Fail(t.Context(), failures))
 	wantIDs(t, "exhausted", settled.Exhausted, dead, last)
 	r.wantRow(dead, &row{Attempts: 25, MaxAttempts: 25, LastError: "x"})
 	if got := dbtest.Get[string](t, r.pool, "select payload::text from graphile_worker._private_jobs where id = $1", partial); got != "[2]" {

@@ -110,18 +110,18 @@ func (r *rig) quick() context.Context {
 }
 
 // The ways to end a lease, for tests that hold for all of them.
-var endings = map[string]func(*rig, ...*wire.Job) worker.Settled{
-	"complete": func(r *rig, jobs ...*wire.Job) worker.Settled {
-		return r.settled(r.store.Complete(r.quick(), leasesOf(jobs)))
+var endings = map[string]func(*rig, ...*wire.Job) settled{
+	"complete": func(r *rig, jobs ...*wire.Job) settled {
+		return r.settled(jobs)(r.store.Complete(r.quick(), leasesOf(jobs)))
 	},
-	"fail": func(r *rig, jobs ...*wire.Job) worker.Settled {
-		return r.settled(r.store.Fail(r.quick(), ended(jobs, worker.Outcome{Kind: worker.OutcomeFailed, Text: "broken", Delay: time.Hour})))
+	"fail": func(r *rig, jobs ...*wire.Job) settled {
+		return r.settled(jobs)(r.store.Fail(r.quick(), ended(jobs, worker.Outcome{Kind: worker.OutcomeFailed, Text: "broken", Delay: time.Hour})))
 	},
-	"return": func(r *rig, jobs ...*wire.Job) worker.Settled {
-		return r.settled(r.store.Release(r.quick(), ended(jobs, worker.Outcome{Kind: worker.OutcomeReturned})))
+	"return": func(r *rig, jobs ...*wire.Job) settled {
+		return r.settled(jobs)(r.store.Release(r.quick(), ended(jobs, worker.Outcome{Kind: worker.OutcomeReturned})))
 	},
-	"snooze": func(r *rig, jobs ...*wire.Job) worker.Settled {
-		return r.settled(r.store.Release(r.quick(), ended(jobs, worker.Outcome{Kind: worker.OutcomeSnoozed, Delay: time.Hour})))
+	"snooze": func(r *rig, jobs ...*wire.Job) settled {
+		return r.settled(jobs)(r.store.Release(r.quick(), ended(jobs, worker.Outcome{Kind: worker.OutcomeSnoozed, Delay: time.Hour})))
 	},
 }
 
@@ -133,12 +133,44 @@ func ended(jobs []*wire.Job, outcome worker.Outcome) []worker.Ended {
 	return list
 }
 
-func (r *rig) settled(settled worker.Settled, err error) worker.Settled {
+// settled is what became of the leases of some jobs, by their ids.
+type settled struct {
+	Recorded, Exhausted, Superseded, Lost, Busy []int64
+
+	NextOwn, NextForeign int
+	NextDue              time.Duration
+}
+
+// settled sorts the fates that a statement returned.
+func (r *rig) settled(jobs []*wire.Job) func([]worker.Fate, error) settled {
 	r.t.Helper()
-	if err != nil {
-		r.t.Fatal(err)
+	return func(fates []worker.Fate, err error) (s settled) {
+		r.t.Helper()
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		if len(fates) != len(jobs) {
+			r.t.Fatalf("%d fates of %d leases", len(fates), len(jobs))
+		}
+		for i, fate := range fates {
+			list := map[worker.FateKind]*[]int64{
+				worker.FateRecorded: &s.Recorded, worker.FateExhausted: &s.Exhausted,
+				worker.FateSuperseded: &s.Superseded, worker.FateLost: &s.Lost, worker.FateBusy: &s.Busy,
+			}[fate.Kind]
+			*list = append(*list, jobs[i].ID)
+			switch fate.Next {
+			case worker.NextOwn:
+				s.NextOwn++
+			case worker.NextForeign:
+				s.NextForeign++
+			case worker.NextNone:
+			}
+			if fate.Due > 0 && (s.NextDue == 0 || fate.Due < s.NextDue) {
+				s.NextDue = fate.Due
+			}
+		}
+		return s
 	}
-	return settled
 }
 
 func leasesOf(jobs []*wire.Job) []wire.Lease {

@@ -25,9 +25,14 @@ const (
 	KeyUnsafeDedupe  KeyMode = "unsafe_dedupe"
 )
 
-// RejectedError is an error with which the database refused an insert: nothing was inserted. After any other error the
-// outcome is unknown.
-type RejectedError struct{ Err error }
+// RejectedError is an error with which the database refused a statement, so that nothing was changed.
+// After any other error the outcome is unknown.
+type RejectedError struct {
+	Err error
+	// Row says that the statement was refused for what a row holds, not for the state of the server:
+	// to repeat it as it is leads to the same error.
+	Row bool
+}
 
 func (e *RejectedError) Error() string { return e.Err.Error() }
 

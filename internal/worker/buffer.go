@@ -7,66 +7,73 @@ import (
 	"github.com/backfillhq/go/internal/wire"
 )
 
-// buffer holds the jobs that are claimed and have not started, in the order in which they start.
+// buffer holds the leases whose jobs have not started, in the order in which they start.
 type buffer struct {
-	jobs []buffered // sorted; jobs[head:] are present
-	head int
+	leases []*lease // sorted; leases[head:] are present
+	head   int
+	queued int   // of them, those of queues
+	bytes  int64 // of their payloads
 }
 
-type buffered struct {
-	job *wire.Job
-	at  time.Time // when its claim was answered
-}
+func (b *buffer) len() int { return len(b.leases) - b.head }
 
-func (b *buffer) len() int { return len(b.jobs) - b.head }
-
-// add merges the jobs of one claim.
-func (b *buffer) add(jobs []*wire.Job, now time.Time) {
+// add merges the leases of one claim.
+func (b *buffer) add(claimed []*lease) {
 	if b.head > 0 {
-		b.jobs = append(b.jobs[:0], b.jobs[b.head:]...)
+		b.leases = append(b.leases[:0], b.leases[b.head:]...)
 		b.head = 0
 	}
-	wasEmpty := len(b.jobs) == 0
-	for _, job := range jobs {
-		b.jobs = append(b.jobs, buffered{job, now})
+	wasEmpty := len(b.leases) == 0
+	for _, l := range claimed {
+		b.leases = append(b.leases, l)
+		b.count(l, 1)
 	}
 	if !wasEmpty {
-		slices.SortStableFunc(b.jobs, func(a, c buffered) int { return wire.CompareJobs(a.job, c.job) })
+		slices.SortStableFunc(b.leases, func(a, c *lease) int { return wire.CompareJobs(a.Job, c.Job) })
 	}
 }
 
-// next removes the first job; nil if there is none.
-func (b *buffer) next() *wire.Job {
+func (b *buffer) count(l *lease, n int) {
+	if l.QueueID != 0 {
+		b.queued += n
+	}
+	b.bytes += int64(n) * int64(len(l.Payload))
+}
+
+// next removes the first lease; nil if there is none.
+func (b *buffer) next() *lease {
 	if b.len() == 0 {
 		return nil
 	}
-	job := b.jobs[b.head].job
-	b.jobs[b.head] = buffered{}
+	l := b.leases[b.head]
+	b.leases[b.head] = nil
 	b.head++
-	return job
+	b.count(l, -1)
+	return l
 }
 
-// takeOlder removes the jobs that were claimed at or before t.
-func (b *buffer) takeOlder(t time.Time) []*wire.Job {
-	var old []*wire.Job
-	kept := b.jobs[:0]
-	for _, entry := range b.jobs[b.head:] {
-		if entry.at.After(t) {
-			kept = append(kept, entry)
-		} else {
-			old = append(old, entry.job)
+// takeOlder removes the leases that were claimed at or before t.
+func (b *buffer) takeOlder(t time.Time) []*lease {
+	var old []*lease
+	kept := b.leases[:0]
+	for _, l := range b.leases[b.head:] {
+		if l.since.After(t) {
+			kept = append(kept, l)
+			continue
 		}
+		old = append(old, l)
+		b.count(l, -1)
 	}
-	clear(b.jobs[len(kept):])
-	b.jobs, b.head = kept, 0
+	clear(b.leases[len(kept):])
+	b.leases, b.head = kept, 0
 	return old
 }
 
-// oldest returns when the job that waits longest was claimed.
+// oldest returns when the lease that waits longest was claimed.
 func (b *buffer) oldest() (at time.Time, ok bool) {
-	for _, entry := range b.jobs[b.head:] {
-		if !ok || entry.at.Before(at) {
-			at, ok = entry.at, true
+	for _, l := range b.leases[b.head:] {
+		if !ok || l.since.Before(at) {
+			at, ok = l.since, true
 		}
 	}
 	return at, ok

@@ -74,42 +74,56 @@ type cronLine struct {
 type schedule struct {
 	*Worker
 
-	start time.Time // ticks before it were missed
-	lines []*cronLine
-	alone chan struct{} // holds one: they get one connection at a time
+	start  time.Time // ticks before it were missed
+	lines  []*cronLine
+	alone  sync.WaitGroup
+	permit chan struct{} // holds one: lines that are alone get one connection at a time
 }
 
-// schedule enqueues cron jobs until ctx ends: those that were missed, as far back as their entries say, and then each minute's, all
-// in their order. It goes by the clock of this process.
+// schedule enqueues cron jobs until ctx ends: each minute's in one transaction, in their order, by the
+// clock of this process. An entry that is behind, because ticks were missed or failed, catches up in a
+// goroutine of its own, so that the others are on time.
 func (w *Worker) schedule(ctx context.Context) {
-	s := &schedule{Worker: w, start: w.config.Clock.Now(), alone: make(chan struct{}, 1)}
+	s := &schedule{Worker: w, start: w.config.Clock.Now(), permit: make(chan struct{}, 1)}
+	defer s.alone.Wait()
 	known := s.known(ctx)
 	for _, entry := range w.config.Crontab {
 		since := s.start
 		if k, ok := known[entry.Identifier]; ok {
 			since = k.since()
+			s.warnOfClock(entry.Identifier, k)
 		}
 		if first, ok := entry.First(since, s.start); ok {
 			s.lines = append(s.lines, &cronLine{CronEntry: entry, next: first})
 		}
 	}
-	var alone sync.WaitGroup
-	defer alone.Wait()
 	for ctx.Err() == nil {
 		now := w.config.Clock.Now()
-		due := s.due(now)
+		minute := now.Truncate(time.Minute)
+		due := s.due(ctx, minute)
 		if len(due) == 0 { // look again each minute: the clock may have been set
-			w.config.Clock.Sleep(ctx, now.Truncate(time.Minute).Add(time.Minute+tickDelay).Sub(now))
+			w.config.Clock.Sleep(ctx, minute.Add(time.Minute+tickDelay).Sub(now))
 			continue
 		}
 		if err := s.tick(ctx, due...); err != nil { // perhaps because of one of them
 			s.failed(ctx, err, 0)
 			s.known(ctx) // waits for the database, if that is what failed
 			for _, line := range due {
-				line.alone.Store(true)
-				alone.Go(func() { s.catchUp(ctx, line) })
+				s.catchUp(ctx, line)
 			}
+			continue
 		}
+		w.troubles.cron.success(w.config.Logger)
+	}
+}
+
+// warnOfClock says that an entry has no tick for a while, because it executed at a time that is yet to
+// come by the clock of this process: another process's clock is, or was, ahead.
+func (s *schedule) warnOfClock(identifier string, known KnownCrontab) {
+	if ahead := known.LastExecution.Sub(s.start); ahead > time.Minute {
+		s.config.Logger.WarnContext(context.Background(),
+			"cron entry has last been executed in the future, and is not executed before that time: compare the clocks",
+			slog.String("entry", identifier), slog.Time("last_execution", known.LastExecution), slog.Duration("ahead", ahead))
 	}
 }
 
@@ -131,17 +145,16 @@ func (s *schedule) known(ctx context.Context) map[string]KnownCrontab {
 	return nil
 }
 
-// due returns the lines of the earliest tick that is due.
-func (s *schedule) due(now time.Time) []*cronLine {
+// due returns the lines whose tick is that of the minute. Lines that are behind are sent to catch up.
+func (s *schedule) due(ctx context.Context, minute time.Time) []*cronLine {
 	var due []*cronLine
 	for _, line := range s.lines {
 		switch {
-		case line.alone.Load() || line.next.After(now):
-		case len(due) > 0 && line.next.After(due[0].next):
-		case len(due) > 0 && line.next.Equal(due[0].next):
-			due = append(due, line)
+		case line.alone.Load() || line.next.After(minute):
+		case line.next.Before(minute):
+			s.catchUp(ctx, line)
 		default:
-			due = []*cronLine{line}
+			due = append(due, line)
 		}
 	}
 	return due
@@ -170,32 +183,36 @@ func (s *schedule) tick(ctx context.Context, lines ...*cronLine) error {
 	return nil
 }
 
-// catchUp repeats a line's tick that failed, apart from the other lines, which are not to wait for it, and then those that became
-// due meanwhile. A tick whose job the database refuses is given up when the next is due.
+// catchUp enqueues the ticks of a line that are due, one after the other, beside the other lines. A tick
+// whose job the database refuses is given up when the next is due.
 func (s *schedule) catchUp(ctx context.Context, line *cronLine) {
-	defer line.alone.Store(false)
-	for failures := 0; ctx.Err() == nil && !line.next.After(s.config.Clock.Now()); {
-		s.alone <- struct{}{}
-		err := s.tick(ctx, line)
-		<-s.alone
-		_, refused := errors.AsType[*wire.RejectedError](err)
-		switch later, _ := line.Next(line.next); {
-		case err == nil:
-			failures = 0
-		case refused && !later.After(s.config.Clock.Now()):
-			s.config.Logger.ErrorContext(ctx, "cron job was refused and is given up, because the next is due", slog.Any("error", err))
-			line.next = later
-		default:
-			failures++
-			s.failed(ctx, err, backoff(failures, errorMin, aloneMax))
+	line.alone.Store(true)
+	s.alone.Go(func() {
+		defer line.alone.Store(false)
+		for failures := 0; ctx.Err() == nil && !line.next.After(s.config.Clock.Now()); {
+			s.permit <- struct{}{}
+			err := s.tick(ctx, line)
+			<-s.permit
+			_, refused := errors.AsType[*wire.RejectedError](err)
+			switch later, _ := line.Next(line.next); {
+			case err == nil:
+				failures = 0
+			case refused && !later.After(s.config.Clock.Now()):
+				s.config.Logger.ErrorContext(ctx, "cron job was refused and is given up, because the next is due",
+					slog.Any("error", err))
+				line.next = later
+			default:
+				failures++
+				s.failed(ctx, err, backoff(failures, errorMin, aloneMax))
+			}
 		}
-	}
+	})
 }
 
 // failed logs an error and waits.
 func (s *schedule) failed(ctx context.Context, err error, wait time.Duration) {
 	if ctx.Err() == nil {
-		s.config.Logger.ErrorContext(ctx, "scheduling cron jobs failed", slog.Any("error", err), slog.Duration("retry_in", wait))
+		s.troubles.cron.failure(s.config.Logger, err, slog.Duration("retry_in", wait))
 		sleep(ctx, wait)
 	}
 }

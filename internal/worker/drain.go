@@ -2,51 +2,52 @@ package worker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
-	"slices"
 	"time"
-
-	"github.com/backfillhq/go/internal/wire"
 )
 
-// drain stops the worker: it claims no more, gives back what has not started, waits for what runs, cancels it, waits a little
-// more, and gives back what still runs.
+// drain stops the worker: it claims no more, gives back what has not started, waits for the handlers that
+// run, cancels them, waits a little more, and gives back what still runs.
 func (w *Worker) drain(cancelJobs context.CancelCauseFunc) {
-	w.mu.Lock()
-	w.state = StateDraining
-	w.returnLocked(w.buffer.takeOlder(time.Now()))
-	running := len(w.running)
-	w.mu.Unlock()
+	running := 0
+	var since time.Duration
+	w.on(func(c *core, now time.Time) (do actions) {
+		running, do = c.drained(now)
+		if !w.toldAt.IsZero() {
+			since = now.Sub(w.toldAt)
+		}
+		return do
+	})
 	w.observe(Event{Kind: EventDraining, Count: running})
 	if running > 0 { // else it stops at once
-		w.config.Logger.InfoContext(context.Background(), "worker drains: running jobs may finish, and are cancelled after the timeout",
+		w.config.Logger.InfoContext(context.Background(),
+			"worker drains: running jobs may finish, and are cancelled after the timeout",
 			slog.Int("jobs", running), slog.Duration("timeout", w.config.DrainTimeout))
 	}
-
-	handlers := func() int { return len(w.running) }
-	if !w.await(w.config.DrainTimeout, handlers) {
+	handlers := func(c *core) int { return c.handling }
+	if !w.await(w.config.DrainTimeout-since, handlers) {
 		cancelJobs(ErrShutdown)
 		if !w.await(w.config.CancelTimeout, handlers) {
-			w.giveBackRunning()
+			w.abandon()
 		}
 	}
 	w.mu.Lock()
-	w.closed = true
+	w.core.closed = true
 	w.ready.Broadcast()
 	w.mu.Unlock()
 }
 
 // await reports whether nothing is left within d. It asks whenever the dispatcher would be told.
-func (w *Worker) await(d time.Duration, leftLocked func() int) bool {
+func (w *Worker) await(d time.Duration, left func(*core) int) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	for {
 		w.mu.Lock()
-		left := leftLocked()
+		n := left(&w.core)
 		w.mu.Unlock()
-		if left == 0 {
+		if n == 0 {
 			return true
 		}
 		select {
@@ -57,34 +58,75 @@ func (w *Worker) await(d time.Duration, leftLocked func() int) bool {
 	}
 }
 
-func (w *Worker) giveBackRunning() {
-	w.mu.Lock()
-	left := slices.Collect(maps.Keys(w.running))
-	for _, run := range left {
-		run.abandoned.Store(true)
-		w.returnLocked([]*wire.Job{run.job})
-	}
-	w.mu.Unlock()
-	for _, run := range left {
-		w.config.Logger.WarnContext(context.Background(), "job ignores its cancelled context, and is given back while it runs",
-			slog.String("task", run.job.Task), slog.Int64("job_id", run.job.ID), slog.Duration("duration", time.Since(run.started)))
+// abandon gives back the jobs whose handlers ignore their cancelled contexts.
+func (w *Worker) abandon() {
+	var left []*lease
+	w.on(func(c *core, now time.Time) actions {
+		left = c.leases.all(leaseRunning)
+		return c.abandon(now)
+	})
+	for _, l := range left {
+		w.config.Logger.WarnContext(context.Background(),
+			"job ignores its cancelled context, and is given back while it runs",
+			slog.String("task", l.Task), slog.Int64("job_id", l.ID))
 	}
 }
 
-// finishRecording waits until the flusher has recorded what it can, but not longer than one statement may take.
-func (w *Worker) finishRecording(stopFlusher context.CancelFunc, recorded <-chan struct{}) error {
-	w.await(statementTimeout, func() int { return w.unrecorded })
-	stopFlusher()
-	<-recorded
+// retire marks the worker's row as dead and releases what is locked under its ids and not recorded. An
+// error says which jobs run again although they have run, and what may stay locked.
+func (w *Worker) retire(statements context.Context) error {
+	w.setState(StateStopped)
+	w.observe(Event{Kind: EventStopped})
 	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.unrecorded == 0 {
-		return nil
+	id, left, open := w.core.id, w.core.leases.all(leaseEnding, leaseAbandoned), w.core.doubts
+	w.mu.Unlock()
+	err := persist(statements, func() error { return w.store.Retire(statements, id) })
+	if err != nil {
+		err = fmt.Errorf("mark its row as dead: %w", err)
 	}
-	ids := make([]int64, 0, len(w.pending))
-	for _, f := range w.pending {
-		ids = append(ids, f.job.ID)
+	if len(left) > 0 {
+		open.about(id)
 	}
-	return fmt.Errorf("stop worker %s: the outcome of %d jobs could not be recorded; they stay locked: job ids %v",
-		w.id, w.unrecorded, ids)
+	for _, about := range open {
+		reclaimErr := persist(statements, func() error { return w.reclaimAll(statements, about.id) })
+		if reclaimErr != nil {
+			err = errors.Join(err, fmt.Errorf(
+				"release what is locked: %w; call UnlockWorker(%q), or it stays locked for 4 hours", reclaimErr, about.id))
+		}
+	}
+	if len(left) > 0 {
+		ids := make([]int64, len(left))
+		for i, l := range left {
+			ids[i] = l.ID
+		}
+		err = errors.Join(err, fmt.Errorf("the outcomes of %d jobs were not recorded, so these jobs run again: job ids %v", len(ids), ids))
+	}
+	if err != nil {
+		return fmt.Errorf("stop worker %s: %w", id, err)
+	}
+	w.config.Logger.InfoContext(context.Background(), "worker stopped", slog.String("worker_id", id))
+	return nil
+}
+
+// reclaimAll releases everything that is locked under an id.
+func (w *Worker) reclaimAll(ctx context.Context, id string) error {
+	answer, err := w.store.Reclaim(ctx, id, nil)
+	if err != nil {
+		return err
+	}
+	w.reclaimed(id, answer)
+	if !answer.Settled {
+		return errors.New("somebody else has locked a row of it")
+	}
+	return nil
+}
+
+// persist tries until it succeeds, or ctx ends: then it returns the last error.
+func persist(ctx context.Context, try func() error) error {
+	for failures := 1; ; failures++ {
+		err := try()
+		if err == nil || !sleep(ctx, backoff(failures, errorMin, errorMax/4)) {
+			return err
+		}
+	}
 }

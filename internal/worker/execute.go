@@ -3,7 +3,6 @@ package worker
 import (
 	"context"
 	"log/slog"
-	"sync/atomic"
 	"time"
 
 	"github.com/backfillhq/go/internal/wire"
@@ -30,15 +29,6 @@ const (
 	OutcomeReturned                         // it was interrupted or never started; the attempt is not charged
 )
 
-// run is one job that is running.
-type run struct {
-	job       *wire.Job
-	workerID  string // when it started
-	started   time.Time
-	cancel    context.CancelCauseFunc
-	abandoned atomic.Bool // given back while it runs: its outcome does not count
-}
-
 // slot runs one job after the other until the worker closes. The contexts of jobs derive from jobs.
 func (w *Worker) slot(jobs context.Context) {
 	for w.runNext(jobs) {
@@ -46,67 +36,53 @@ func (w *Worker) slot(jobs context.Context) {
 }
 
 func (w *Worker) runNext(jobs context.Context) bool {
-	run, ctx := w.start(jobs)
-	if run == nil {
+	l, ctx := w.start(jobs)
+	if l == nil {
 		return false
 	}
 	var outcome Outcome
 	returned := false
 	defer func() {
-		run.cancel(nil)
-		w.ended(run, outcome)
-		if !returned { // runtime.Goexit, as testing's FailNow does it, takes this goroutine: another one takes its place
+		l.cancel(nil)
+		w.ended(l, outcome)
+		if !returned {
+			// runtime.Goexit, as testing's FailNow calls it, ends this goroutine: another one takes
+			// its place.
 			go w.slot(jobs)
 		}
 	}()
-	w.config.Execute(ctx, run.job, &outcome)
+	w.config.Execute(ctx, l.Job, &outcome)
 	returned = true
 	return true
 }
 
 // start waits for a job; nil when the worker closes.
-func (w *Worker) start(jobs context.Context) (*run, context.Context) {
+func (w *Worker) start(jobs context.Context) (*lease, context.Context) {
 	w.mu.Lock()
-	for w.buffer.len() == 0 && !w.closed {
+	for w.core.buffer.len() == 0 && !w.core.closed {
 		w.ready.Wait()
 	}
-	if w.closed {
+	if w.core.closed {
 		w.mu.Unlock()
 		return nil, nil
 	}
-	job := w.buffer.next()
 	ctx, cancel := context.WithCancelCause(jobs)
-	run := &run{job: job, workerID: w.id, started: time.Now(), cancel: cancel}
-	w.running[run] = struct{}{}
-	w.kickForRoomLocked()
+	l, do := w.core.start(cancel, time.Now())
 	w.mu.Unlock()
-	w.observe(Event{Kind: EventStart, WorkerID: run.workerID, Job: job})
-	return run, ctx
+	w.carryOut(do)
+	w.observe(Event{Kind: EventStart, WorkerID: l.workerID, Job: l.Job})
+	return l, ctx
 }
 
-// ended reports how a job ended, and takes its outcome to the flusher.
-func (w *Worker) ended(run *run, outcome Outcome) {
-	took := time.Since(run.started)
-	if !run.abandoned.Load() {
-		w.reportEnd(run.workerID, run.job, outcome, took)
-	}
+// ended reports how a job ended, and leaves its outcome to the flusher.
+func (w *Worker) ended(l *lease, outcome Outcome) {
 	w.mu.Lock()
-	delete(w.running, run)
-	w.pace.ended(took)
-	if !run.abandoned.Load() {
-		w.pending = append(w.pending, finish{job: run.job, outcome: outcome})
-	}
-	w.kickForRoomLocked()
+	counts, took := l.state == leaseRunning, time.Since(l.since)
 	w.mu.Unlock()
-	signal(w.flush)
-}
-
-// kickForRoomLocked wakes a dispatcher that waits for room to claim, and one that waits for the last job to end.
-func (w *Worker) kickForRoomLocked() {
-	if w.state == StateDraining || w.demand.waiting && w.roomLocked() > 0 {
-		w.demand.waiting = false
-		signal(w.kick)
+	if counts {
+		w.reportEnd(l.workerID, l.Job, outcome, took)
 	}
+	w.on(func(c *core, now time.Time) actions { return c.ended(l, outcome, now) })
 }
 
 func (w *Worker) reportEnd(workerID string, job *wire.Job, outcome Outcome, took time.Duration) {
@@ -116,7 +92,9 @@ func (w *Worker) reportEnd(workerID string, job *wire.Job, outcome Outcome, took
 		event.Kind = EventFinished
 	case OutcomeFailed, OutcomeExhausted:
 		event.Kind = EventFailed
-		event.Delay = outcome.Delay
+		if !outcome.last(job) {
+			event.Delay = outcome.Delay
+		}
 	case OutcomeSnoozed:
 		event.Kind = EventSnoozed
 		event.Delay = outcome.Delay
@@ -127,12 +105,17 @@ func (w *Worker) reportEnd(workerID string, job *wire.Job, outcome Outcome, took
 	w.logEnd(workerID, job, outcome, took)
 }
 
+// last reports whether a job that failed like this is not tried again.
+func (o Outcome) last(job *wire.Job) bool {
+	return o.Kind == OutcomeExhausted || o.Kind == OutcomeFailed && job.Attempt >= job.MaxAttempts
+}
+
 func (w *Worker) logEnd(workerID string, job *wire.Job, outcome Outcome, took time.Duration) {
 	level, became := slog.LevelDebug, "completed"
 	switch outcome.Kind {
 	case OutcomeFailed:
 		level, became = slog.LevelWarn, "failed, to be retried"
-		if job.Attempt >= job.MaxAttempts {
+		if outcome.last(job) {
 			became = "failed on its last attempt"
 		}
 	case OutcomeExhausted:
@@ -150,7 +133,10 @@ func (w *Worker) logEnd(workerID string, job *wire.Job, outcome Outcome, took ti
 		slog.Duration("duration", took),
 	}
 	if outcome.Err != nil {
-		attrs = append(attrs, slog.Any("error", outcome.Err), slog.Duration("retry_in", outcome.Delay))
+		attrs = append(attrs, slog.Any("error", outcome.Err))
+		if !outcome.last(job) {
+			attrs = append(attrs, slog.Duration("retry_in", outcome.Delay))
+		}
 	}
 	w.config.Logger.LogAttrs(context.Background(), level, "job ended", attrs...)
 }

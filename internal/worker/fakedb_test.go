@@ -27,6 +27,8 @@ type fakeDB struct {
 	tokens     map[string]bool // claim tokens that were used
 	handling   map[*wire.Job]struct{}
 	completed  map[int64]int
+	superseded int
+	refused    map[int64]bool // changes of these rows are refused
 	lastID     int64
 	violations []string
 }
@@ -62,6 +64,7 @@ func newDB(t *testing.T) *fakeDB {
 		tokens:    make(map[string]bool),
 		handling:  make(map[*wire.Job]struct{}),
 		completed: make(map[int64]int),
+		refused:   make(map[int64]bool),
 	}
 	t.Cleanup(func() {
 		for _, violation := range db.violations {
@@ -199,8 +202,8 @@ func (db *fakeDB) rescue() {
 	}
 	for _, job := range db.jobs {
 		if dead(job.LockedBy) {
+			job.refund()
 			job.LockedBy = ""
-			job.Attempt--
 		}
 	}
 	for _, queue := range db.queues {
@@ -258,6 +261,7 @@ func (db *fakeDB) claim(request worker.ClaimRequest, tasks []string) worker.Clai
 	claimed := worker.Claimed{Alive: true}
 	now := time.Now()
 	locked, waiting := 0, 0 // queues
+	bytes := int64(0)
 	passed := make(map[int32]bool)
 	db.order = slices.DeleteFunc(db.order, func(job *fakeJob) bool { return db.jobs[job.ID] == nil })
 	slices.SortFunc(db.order, func(a, b *fakeJob) int { return wire.CompareJobs(&a.Job, &b.Job) })
@@ -266,15 +270,17 @@ func (db *fakeDB) claim(request worker.ClaimRequest, tasks []string) worker.Clai
 			continue
 		}
 		if wait := job.RunAt.Sub(now); wait > 0 {
-			if claimed.NextDue == 0 || wait < claimed.NextDue {
+			if wait < 100*365*24*time.Hour && (claimed.NextDue == 0 || wait < claimed.NextDue) {
 				claimed.NextDue = wait
 			}
 			continue
 		}
-		if len(claimed.Jobs) == request.Batch {
+		size := int64(len(job.Payload))
+		if len(claimed.Jobs) == request.Batch || len(claimed.Jobs) > 0 && request.Bytes > 0 && bytes+size > request.Bytes {
 			claimed.More = true
 			break
 		}
+		tooLarge := request.MaxPayload > 0 && size > request.MaxPayload
 		if queue := db.queues[job.Queue]; queue != nil {
 			if passed[job.QueueID] || queue.LockedBy != "" {
 				continue
@@ -284,16 +290,20 @@ func (db *fakeDB) claim(request worker.ClaimRequest, tasks []string) worker.Clai
 			if queue.Held || locked == request.Serial {
 				continue
 			}
-			locked++
-			if job.Busy { // only the head: if its row is locked, the queue is left alone
+			if job.Busy || tooLarge { // only the head: if it cannot be had, the queue is left alone
 				continue
 			}
+			locked++
 			queue.LockedBy, queue.LockedAt = token, now
-		} else if job.Busy {
+		} else if job.Busy || tooLarge {
 			continue
 		}
+		bytes += size
 		job.Attempt++
 		job.LockedBy, job.LockedAt = token+"."+strconv.Itoa(job.Attempt), now
+		if job.Key != "" {
+			job.LockedBy += "k"
+		}
 		job.Token = job.LockedBy
 		copied := job.Job
 		claimed.Jobs = append(claimed.Jobs, &copied)
@@ -304,48 +314,109 @@ func (db *fakeDB) claim(request worker.ClaimRequest, tasks []string) worker.Clai
 }
 
 // end ends leases by change, which returns the time until the job is due again.
-func (db *fakeDB) end(tasks []string, leases []wire.Lease, change func(i int, job *fakeJob) time.Duration) worker.Settled {
+func (db *fakeDB) end(tasks []string, leases []wire.Lease, change func(i int, job *fakeJob) time.Duration) []worker.Fate {
 	db.mu.Lock()
 	defer db.mu.Unlock()
 	if len(leases) == 0 || len(leases) > 500 {
 		db.violated("a statement ends %d leases", len(leases))
 	}
-	var settled worker.Settled
+	fates := make([]worker.Fate, len(leases))
 	for i, lease := range leases {
-		job := db.jobs[lease.ID]
-		if !db.holds(lease) {
-			settled.Lost = append(settled.Lost, lease.ID)
-			for _, queue := range db.queues { // R7
-				if queue.ID == lease.QueueID && queue.LockedBy == lease.Claim() {
-					queue.LockedBy = ""
-				}
-			}
+		fates[i] = db.endOne(tasks, lease, func(job *fakeJob) time.Duration { return change(i, job) })
+	}
+	return fates
+}
+
+// endOne ends one lease; db.mu is held.
+func (db *fakeDB) endOne(tasks []string, lease wire.Lease, change func(*fakeJob) time.Duration) (fate worker.Fate) {
+	job := db.jobs[lease.ID]
+	if !db.holds(lease) {
+		return db.lost(lease)
+	}
+	if job.Busy {
+		return worker.Fate{Kind: worker.FateBusy}
+	}
+	fate.Kind = worker.FateRecorded
+	superseded := strings.HasSuffix(lease.Token, "k") && job.Key == ""
+	due := change(job)
+	if next := db.next(job); next != nil && slices.Contains(tasks, next.Task) {
+		fate.Next = worker.NextOwn
+	} else if next != nil {
+		fate.Next = worker.NextForeign
+	}
+	job.LockedBy = ""
+	db.free(job.Queue, lease.Claim())
+	switch {
+	case db.jobs[lease.ID] == nil:
+	case superseded:
+		fate.Kind = worker.FateSuperseded
+		delete(db.jobs, lease.ID)
+		db.superseded++
+	case job.Attempt >= job.MaxAttempts:
+		fate.Kind = worker.FateExhausted
+	default:
+		fate.Due = max(due, time.Microsecond)
+	}
+	return fate
+}
+
+// lost is the fate of a lease that is not held; db.mu is held.
+func (db *fakeDB) lost(lease wire.Lease) worker.Fate {
+	for _, queue := range db.queues { // R7
+		if queue.ID == lease.QueueID && queue.LockedBy == lease.Claim() {
+			queue.LockedBy = ""
+		}
+	}
+	return worker.Fate{Kind: worker.FateLost}
+}
+
+// reclaim releases what is locked under a worker's id and is not held.
+func (db *fakeDB) reclaim(workerID string, held []wire.Lease) (answer worker.Reclaimed) {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	answer.Settled = true
+	claims := make(map[string]bool)
+	for _, lease := range held {
+		claims[lease.Claim()] = true
+	}
+	for _, job := range db.jobs {
+		if !strings.HasPrefix(job.LockedBy, workerID+".") || slices.Contains(held, job.Lease) {
 			continue
 		}
 		if job.Busy {
-			settled.Busy = append(settled.Busy, lease.ID)
+			answer.Settled = false
 			continue
 		}
-		due := change(i, job)
-		if next := db.next(job); next != nil && slices.Contains(tasks, next.Task) {
-			settled.NextOwn++
-		} else if next != nil {
-			settled.NextForeign++
-		}
+		job.refund()
 		job.LockedBy = ""
-		db.free(job.Queue, lease.Claim())
-		switch {
-		case db.jobs[lease.ID] == nil:
-		case job.Attempt >= job.MaxAttempts:
-			settled.Exhausted = append(settled.Exhausted, lease.ID)
-		default:
-			due = max(due, time.Microsecond)
-			if settled.NextDue == 0 || due < settled.NextDue {
-				settled.NextDue = due
-			}
+		answer.Jobs++
+	}
+	for _, queue := range db.queues {
+		if strings.HasPrefix(queue.LockedBy, workerID+".") && !claims[queue.LockedBy] && !db.heldBy(queue.LockedBy) {
+			queue.LockedBy = ""
+			answer.Queues++
 		}
 	}
-	return settled
+	return answer
+}
+
+// heldBy reports whether a claim still has a job locked; db.mu is held.
+func (db *fakeDB) heldBy(claim string) bool {
+	for _, job := range db.jobs {
+		if strings.HasPrefix(job.LockedBy, claim+".") {
+			return true
+		}
+	}
+	return false
+}
+
+// refund gives an attempt back, unless the job was removed or superseded while it was locked (R3).
+func (j *fakeJob) refund() {
+	token := strings.TrimSuffix(j.Lease.Token, "k")
+	attempt, _ := strconv.Atoi(token[strings.LastIndexByte(token, '.')+1:])
+	if j.Attempt == attempt && !(strings.HasSuffix(j.Lease.Token, "k") && j.Key == "") {
+		j.Attempt = max(0, j.Attempt-1)
+	}
 }
 
 // next returns the job that is first in line in the queue of one that ends, if it is due; db.mu is held.
@@ -373,4 +444,11 @@ func wait(ctx context.Context, d time.Duration) error {
 	case <-timer.C:
 		return nil
 	}
+}
+
+// refuses reports whether the database refuses a change of one of these rows.
+func (db *fakeDB) refuses(ids []int64) bool {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	return slices.ContainsFunc(ids, func(id int64) bool { return db.refused[id] })
 }

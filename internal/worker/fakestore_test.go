@@ -3,6 +3,7 @@ package worker_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -24,6 +25,8 @@ const (
 	opPing     = "ping"
 	opSchema   = "schema"
 	opSweep    = "sweep"
+	opReclaim  = "reclaim"
+	opSurvey   = "survey"
 )
 
 // fakeStore is one worker's connection to a fakeDB. The fields before mu are set before the worker runs.
@@ -36,7 +39,8 @@ type fakeStore struct {
 	health  func() worker.Health
 	answer  func(worker.ClaimRequest, *worker.Claimed) // changes the answers to claims
 	dropped bool                                       // pings do not come back
-	poison  int64                                      // statements with this job fail
+	poison  int64                                      // statements with this job are refused
+	survey  worker.Survey
 
 	mu       sync.Mutex
 	start    time.Time
@@ -85,7 +89,7 @@ func (s *fakeStore) do(ctx context.Context, c call, apply func() []int64) error 
 	c.At = time.Since(s.start)
 	n := len(s.log)
 	s.log = append(s.log, c)
-	poisoned := slices.Contains(c.Jobs, s.poison)
+	poisoned := slices.Contains(c.Jobs, s.poison) || s.db.refuses(c.Jobs)
 	s.inFlight[lane]++
 	crowded := s.inFlight[lane] > 1 && (lane == opClaim || lane == opComplete)
 	s.mu.Unlock()
@@ -108,7 +112,7 @@ func (s *fakeStore) do(ctx context.Context, c call, apply func() []int64) error 
 		}
 	}
 	if poisoned {
-		return errors.New("invalid input")
+		return &wire.RejectedError{Err: errors.New("invalid input"), Row: true}
 	}
 	if jobs := apply(); jobs != nil {
 		s.mu.Lock()
@@ -124,11 +128,12 @@ func (s *fakeStore) do(ctx context.Context, c call, apply func() []int64) error 
 }
 
 func (s *fakeStore) Register(ctx context.Context, workerID string, tasks []string) error {
-	return s.do(ctx, call{Op: opRegister}, func() []int64 {
+	again := false
+	err := s.do(ctx, call{Op: opRegister}, func() []int64 {
 		s.db.mu.Lock()
 		defer s.db.mu.Unlock()
-		if _, ok := s.db.workers[workerID]; ok {
-			s.db.violated("worker id %s was registered twice", workerID)
+		if _, again = s.db.workers[workerID]; again {
+			return nil
 		}
 		s.db.workers[workerID] = true
 		if s.tasks == nil { // they never change, and the flusher reads them
@@ -136,6 +141,10 @@ func (s *fakeStore) Register(ctx context.Context, workerID string, tasks []strin
 		}
 		return nil
 	})
+	if again {
+		return fmt.Errorf("worker id %s was registered before", workerID)
+	}
+	return err
 }
 
 func (s *fakeStore) Retire(ctx context.Context, workerID string) error {
@@ -161,34 +170,50 @@ func (s *fakeStore) Claim(ctx context.Context, request worker.ClaimRequest) (wor
 		}
 		return ids
 	})
-	if err == nil {
-		return claimed, nil
+	if err != nil {
+		return worker.Claimed{}, err
 	}
-	for _, job := range claimed.Jobs { // as the real store does by the claim's token (R6)
-		s.db.unlock(job.ID)
-	}
-	return worker.Claimed{}, err
+	return claimed, nil
 }
 
-func (s *fakeStore) Complete(ctx context.Context, leases []wire.Lease) (settled worker.Settled, err error) {
+func (s *fakeStore) Reclaim(ctx context.Context, workerID string, held []wire.Lease) (answer worker.Reclaimed, err error) {
+	err = s.do(ctx, call{Op: opReclaim}, func() []int64 {
+		answer = s.db.reclaim(workerID, held)
+		return nil
+	})
+	if err != nil {
+		return worker.Reclaimed{}, err
+	}
+	return answer, nil
+}
+
+func (s *fakeStore) Survey(ctx context.Context, _ string) (found worker.Survey, err error) {
+	err = s.do(ctx, call{Op: opSurvey}, func() []int64 {
+		found = s.survey
+		return nil
+	})
+	return found, err
+}
+
+func (s *fakeStore) Complete(ctx context.Context, leases []wire.Lease) (fates []worker.Fate, err error) {
 	err = s.do(ctx, call{Op: opComplete, Jobs: ids(leases)}, func() []int64 {
-		settled = s.db.end(s.tasks, leases, func(_ int, job *fakeJob) time.Duration {
+		fates = s.db.end(s.tasks, leases, func(_ int, job *fakeJob) time.Duration {
 			delete(s.db.jobs, job.ID)
 			s.db.completed[job.ID]++
 			return 0
 		})
 		return nil
 	})
-	return settled, err
+	return fates, err
 }
 
-func (s *fakeStore) Fail(ctx context.Context, failures []worker.Ended) (settled worker.Settled, err error) {
+func (s *fakeStore) Fail(ctx context.Context, failures []worker.Ended) (fates []worker.Fate, err error) {
 	leases := make([]wire.Lease, len(failures))
 	for i, f := range failures {
 		leases[i] = f.Lease
 	}
 	err = s.do(ctx, call{Op: opFail, Jobs: ids(leases)}, func() []int64 {
-		settled = s.db.end(s.tasks, leases, func(i int, job *fakeJob) time.Duration {
+		fates = s.db.end(s.tasks, leases, func(i int, job *fakeJob) time.Duration {
 			f := failures[i]
 			job.LastError = f.Text
 			job.RunAt = time.Now().Add(f.Delay)
@@ -202,17 +227,17 @@ func (s *fakeStore) Fail(ctx context.Context, failures []worker.Ended) (settled 
 		})
 		return nil
 	})
-	return settled, err
+	return fates, err
 }
 
-func (s *fakeStore) Release(ctx context.Context, releases []worker.Ended) (settled worker.Settled, err error) {
+func (s *fakeStore) Release(ctx context.Context, releases []worker.Ended) (fates []worker.Fate, err error) {
 	leases := make([]wire.Lease, len(releases))
 	for i, r := range releases {
 		leases[i] = r.Lease
 	}
 	err = s.do(ctx, call{Op: opRelease, Jobs: ids(leases)}, func() []int64 {
-		settled = s.db.end(s.tasks, leases, func(i int, job *fakeJob) time.Duration {
-			job.Attempt--
+		fates = s.db.end(s.tasks, leases, func(i int, job *fakeJob) time.Duration {
+			job.refund()
 			if releases[i].Kind == worker.OutcomeSnoozed {
 				job.RunAt = time.Now().Add(releases[i].Delay)
 			}
@@ -220,19 +245,24 @@ func (s *fakeStore) Release(ctx context.Context, releases []worker.Ended) (settl
 		})
 		return nil
 	})
-	return settled, err
+	return fates, err
 }
 
-func (s *fakeStore) Renew(ctx context.Context, leases []wire.Lease) (lost []int64, err error) {
+func (s *fakeStore) Renew(ctx context.Context, leases []wire.Lease) (fates []worker.Fate, err error) {
 	err = s.do(ctx, call{Op: opRenew, Jobs: ids(leases)}, func() []int64 {
 		s.db.mu.Lock()
 		defer s.db.mu.Unlock()
 		for _, lease := range leases {
-			if !s.db.holds(lease) {
-				lost = append(lost, lease.ID)
+			job := s.db.jobs[lease.ID]
+			switch {
+			case !s.db.holds(lease):
+				fates = append(fates, s.db.lost(lease))
+				continue
+			case job.Busy:
+				fates = append(fates, worker.Fate{Kind: worker.FateBusy})
 				continue
 			}
-			job := s.db.jobs[lease.ID]
+			fates = append(fates, worker.Fate{Kind: worker.FateRecorded})
 			job.LockedAt = time.Now()
 			if queue := s.db.queues[job.Queue]; queue != nil && queue.LockedBy == lease.Claim() {
 				queue.LockedAt = time.Now()
@@ -240,7 +270,7 @@ func (s *fakeStore) Renew(ctx context.Context, leases []wire.Lease) (lost []int6
 		}
 		return nil
 	})
-	return lost, err
+	return fates, err
 }
 
 func (s *fakeStore) Sweep(ctx context.Context) (jobs, queues int, err error) {
@@ -249,13 +279,13 @@ func (s *fakeStore) Sweep(ctx context.Context) (jobs, queues int, err error) {
 		defer s.db.mu.Unlock()
 		stale := time.Now().Add(-4 * time.Hour)
 		for _, job := range s.db.jobs {
-			if job.LockedBy != "" && job.LockedAt.Before(stale) {
+			if job.LockedBy != "" && job.LockedAt.Before(stale) && !job.Busy {
 				job.LockedBy = ""
 				jobs++
 			}
 		}
 		for _, queue := range s.db.queues {
-			if queue.LockedBy != "" && queue.LockedAt.Before(stale) {
+			if queue.LockedBy != "" && queue.LockedAt.Before(stale) && !queue.Held {
 				queue.LockedBy = ""
 				queues++
 			}

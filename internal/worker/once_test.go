@@ -123,7 +123,8 @@ func TestOnceSurvivesTrouble(t *testing.T) {
 			s.before = func(op string) error {
 				mu.Lock()
 				defer mu.Unlock()
-				if trouble[op]++; op != opRegister && trouble[op] <= 2 {
+				trouble[op]++
+				if op == opRetire || op != opRegister && trouble[op] <= 2 {
 					return errors.New("connection lost")
 				}
 				return nil

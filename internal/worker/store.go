@@ -7,63 +7,99 @@ import (
 	"github.com/backfillhq/go/internal/wire"
 )
 
-// Store is what the worker needs from a database. Every call carries a deadline in its context. A Store serves one worker and
-// is used by several goroutines at a time, but never has two calls of Claim in flight.
+// Store is what the worker needs from a database. Every call carries a deadline in its context. A
+// Store serves one worker and is used by several goroutines at a time, but it never has two calls of
+// Claim in flight, and none of Reclaim beside one of Claim.
+//
+// Package storetest has the contract: the same cases run on the Store of package pg and on the one
+// in memory that the tests of this package use.
 type Store interface {
-	// Register inserts the worker's row, makes sure that every task has an id, and resets what the Store remembers of earlier
-	// claims. A worker id is registered once; after a fence the worker comes with a fresh one.
+	// Register inserts the worker's row, makes sure that every task has an id, and forgets what the
+	// Store remembers of earlier claims. A worker id is registered once: a worker that was declared
+	// dead comes back under a fresh one.
 	Register(ctx context.Context, workerID string, tasks []string) error
-	// Retire marks the worker's row as dead: it claims no more. It is called after everything was given back.
+	// Retire marks the worker's row as dead: from then on no claim of its can commit.
 	Retire(ctx context.Context, workerID string) error
 
 	// Claim locks due jobs for this worker and returns them in the order (priority, run_at, id).
+	// After an error they may be locked all the same: see Reclaim.
 	Claim(ctx context.Context, request ClaimRequest) (Claimed, error)
+	// Reclaim releases what is locked under the worker's id and is not among held: jobs of claims
+	// whose answer was lost (R6). Attempts are refunded as in Release.
+	Reclaim(ctx context.Context, workerID string, held []wire.Lease) (Reclaimed, error)
 
-	// Complete deletes jobs that succeeded. Fail records those that failed or are exhausted. Release gives back those that were
-	// returned, whose run_at and with it their place stays, or snoozed, with the attempt refunded. All three act only on leases
-	// that are still held, free the queue of each job, and never wait for a row lock (R1, R16).
-	Complete(ctx context.Context, leases []wire.Lease) (Settled, error)
-	Fail(ctx context.Context, failed []Ended) (Settled, error)
-	Release(ctx context.Context, released []Ended) (Settled, error)
-	// Renew moves the lock time of long-running jobs and their queues, and returns the ids of the leases that are lost (R7).
-	Renew(ctx context.Context, leases []wire.Lease) (lost []int64, err error)
+	// Complete deletes jobs that succeeded. Fail records those that failed or are exhausted. Release
+	// gives back those that were returned, whose run_at and with it their place stays, or snoozed,
+	// with the attempt refunded. All three act only on leases that are still held, free the queue of
+	// each job, and never wait for a row lock (R1, R16). The fates that they return are parallel to
+	// the leases. A wire.RejectedError says that the server refused what an outcome holds, and
+	// that nothing was recorded; after another error anything may have been.
+	Complete(ctx context.Context, leases []wire.Lease) ([]Fate, error)
+	Fail(ctx context.Context, failed []Ended) ([]Fate, error)
+	Release(ctx context.Context, released []Ended) ([]Fate, error)
+	// Renew moves the lock times of jobs and their queues (R7). Of the fates, FateRecorded means
+	// renewed.
+	Renew(ctx context.Context, leases []wire.Lease) ([]Fate, error)
 
-	// Sweep releases jobs and queues that have been locked for 4 hours, whoever did it (contract section 5.6). It never waits for
-	// a row lock.
+	// Sweep releases jobs and queues that have been locked for 4 hours, whoever did it (contract
+	// section 5.6). It never waits for a row lock. One worker of the fleet does it at a time: the
+	// others return at once.
 	Sweep(ctx context.Context) (jobs, queues int, err error)
+	// Survey looks at what waits and at who holds locks, for the log.
+	Survey(ctx context.Context, workerID string) (Survey, error)
 
-	// Listen connects, calls ready, and then on for each notification until ctx ends or the connection breaks.
+	// Listen connects, calls ready, and then on for each notification, until ctx ends or the
+	// connection breaks.
 	Listen(ctx context.Context, ready func(), on func(Notification)) error
-	// Ping sends a notification of kind NotifyPing with this payload to every listener of the database, ourselves included.
+	// Ping sends a notification of kind NotifyPing with this payload to every listener of the
+	// database, ourselves included.
 	Ping(ctx context.Context, payload string) error
-	// CheckSchema reports a schema that this build must not work on, after another process has migrated it. That it could not
-	// look is not an error: claims will tell.
+	// CheckSchema reports a schema that this build must not work on, after another process has
+	// migrated it. That it could not look is not an error: claims will tell.
 	CheckSchema(ctx context.Context) error
 }
 
 // ClaimRequest says what a worker can take.
 type ClaimRequest struct {
 	WorkerID  string
-	Number    uint64   // of this claim; used once, also when the claim failed or its outcome is unknown (R2)
+	Number    uint64   // of this claim; used once, also when it failed or its outcome is unknown (R2)
 	Batch     int      // at most this many jobs
 	Serial    int      // at most this many of them from queues (R23)
 	Forbidden []string // no job that has one of these flags
+	Queues    []int32  // that a finish has freed: their heads are looked at first
+	// Bytes bounds the payloads of the batch together; the first job is taken whatever its size.
+	// MaxPayload bounds each of them. 0: no limit.
+	Bytes, MaxPayload int64
 }
 
 // Claimed is the answer to a claim.
 type Claimed struct {
 	Jobs []*wire.Job
-	// Alive is false when the worker's row is gone or marked dead: nothing was claimed, and nothing will be (R5).
+	// Unreadable are jobs that were claimed and whose rows could not be read, with the failure to
+	// record.
+	Unreadable []Ended
+	// Alive is false when the worker's row is gone or marked dead: nothing was claimed, and nothing
+	// will be (R5).
 	Alive bool
 	// More says that jobs may be waiting that this claim did not look at: ask again at once.
 	More bool
-	// MoreSerial says that queues wait which ClaimRequest.Serial kept out: ask again when there is room for jobs of queues.
+	// MoreSerial says that queues wait which ClaimRequest.Serial kept out: ask again when there is
+	// room for jobs of queues.
 	MoreSerial bool
-	// Contended says that queued jobs wait whose queues somebody else holds for the length of a statement: ask again within
-	// milliseconds.
+	// Contended says that queued jobs wait whose queues somebody else holds for the length of a
+	// statement: ask again within milliseconds.
 	Contended bool
-	// NextDue is the time until the nearest job that is not due yet, as far as the claim met one; 0 if it did not.
+	// NextDue is the time until the nearest job of ours that is not due yet, as far as the claim met
+	// one; 0 if it did not.
 	NextDue time.Duration
+}
+
+// Reclaimed is the answer to a Reclaim.
+type Reclaimed struct {
+	Jobs, Queues int // that were released
+	// Settled is false while a claim of this worker may still commit, or somebody else has locked a
+	// row that is to be released: ask again.
+	Settled bool
 }
 
 // Ended is a job and how it ended.
@@ -72,19 +108,58 @@ type Ended struct {
 	Outcome
 }
 
-// Settled says what became of the leases that a statement was given.
-type Settled struct {
-	// Exhausted are the ids that were recorded and will not be retried.
-	Exhausted []int64
-	// Lost are the ids whose lease somebody else ended: the row is gone or carries another token.
-	Lost []int64
-	// Busy are the ids whose row somebody else has locked; they are still ours, and go into the next flush.
-	Busy []int64
-	// NextOwn and NextForeign count the queues that have a job due, now that one of theirs is recorded: first in line is one of a
-	// task that this worker serves, or of another.
-	NextOwn, NextForeign int
-	// NextDue is the time until the first of the recorded jobs is due again, more than 0 if it is due at once; 0 if none will be.
-	NextDue time.Duration
+// Fate is what became of a lease that a statement was given.
+type Fate struct {
+	Kind FateKind
+	// Due is the time until a recorded job is due again, more than 0; 0 if it will not be.
+	Due time.Duration
+	// Next is what is first in line now in the queue that the end of this lease has freed.
+	Next NextInQueue
+}
+
+// FateKind tells fates apart.
+type FateKind int
+
+// The kinds of fate.
+const (
+	FateRecorded   FateKind = iota + 1 // the outcome is in the database
+	FateExhausted                      // so is this one, and the job will not be tried again
+	FateSuperseded                     // the job was removed or superseded while it ran: it is deleted
+	FateLost                           // somebody else ended the lease: the row is gone or has another token
+	FateBusy                           // somebody else has locked the row; the lease is still ours
+)
+
+// NextInQueue says what is first in line in a queue, among the jobs that are due.
+type NextInQueue int
+
+// What can be first in line.
+const (
+	NextNone    NextInQueue = iota // nothing, or the job had no queue
+	NextOwn                        // a job of a task that this worker serves
+	NextForeign                    // a job of another task
+)
+
+// Survey is what waits and who holds locks, as far as a short look shows it.
+type Survey struct {
+	Unserved []UnservedTask
+	Locks    []HeldLocks
+}
+
+// UnservedTask is a task that this worker does not serve and of which jobs are due.
+type UnservedTask struct {
+	Task   string
+	Jobs   int           // among the first that are due
+	Oldest time.Duration // since the first of them was due
+}
+
+// HeldLocks are the locks of another worker.
+type HeldLocks struct {
+	Owner        string // the worker id, or what else is in locked_by
+	Host         string // "" if the owner is no Go worker
+	Pid          int    // 0 likewise
+	Dead         bool   // it stopped, or was declared dead
+	Jobs, Queues int
+	Oldest       time.Duration // since the first of them was taken
 }
 
 // Notification is something that a listener heard.

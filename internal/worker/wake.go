@@ -11,19 +11,27 @@ import (
 )
 
 const (
-	// A listener proves itself by a notification to itself. One that does not come back within proofTimeout means a dead
-	// socket, a fail-over, or a transaction pooler: the listener reconnects, and the poll carries on meanwhile.
+	// A listener proves itself by a notification to itself. One that does not come back within
+	// proofTimeout means a dead socket, a fail-over, or a transaction pooler: the listener reconnects,
+	// and the poll carries on meanwhile. A failed claim asks for a proof at once.
 	proofInterval = 15 * time.Second
-	proofTimeout  = 5 * time.Second
+	proofTimeout  = 2500 * time.Millisecond
+	// listenTimeout bounds the connecting; the Store has shorter limits for each host.
+	listenTimeout = 15 * time.Second
+	// checkInterval is the least time between two looks at the schema: anybody can notify.
+	checkInterval = time.Second
 )
 
-var errUnproven = errors.New("the listener's own notification did not come back")
+var (
+	errUnproven     = errors.New("the listener's own notification did not come back")
+	errNotListening = errors.New("the listener did not connect in time")
+)
 
-// listen keeps a listener connected until ctx ends. A schema that this build must not work on goes to stopped.
-func (w *Worker) listen(ctx context.Context, stopped chan<- error) {
+// listen keeps a listener connected until ctx ends.
+func (w *Worker) listen(ctx context.Context) {
 	failures := 0
 	for ctx.Err() == nil {
-		proven, err := w.listenOnce(ctx, stopped)
+		proven, err := w.listenOnce(ctx)
 		if ctx.Err() != nil {
 			return
 		}
@@ -32,41 +40,43 @@ func (w *Worker) listen(ctx context.Context, stopped chan<- error) {
 		}
 		failures++
 		wait := backoff(failures, errorMin, errorMax)
-		w.config.Logger.WarnContext(ctx, "listener disconnected; polling goes on",
-			slog.Any("error", err), slog.Duration("retry_in", wait))
+		w.troubles.listener.failure(w.config.Logger, err, slog.Duration("retry_in", wait))
 		w.observe(Event{Kind: EventDisrupted, Err: err})
 		sleep(ctx, wait)
 	}
 }
 
 // listenOnce listens on one connection. proven says whether a proof ever came back on it.
-func (w *Worker) listenOnce(ctx context.Context, stopped chan<- error) (proven bool, err error) {
+func (w *Worker) listenOnce(ctx context.Context) (proven bool, err error) {
 	connection, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	self := wire.NewWorkerID() // names this connection in its proofs
 	proofs := make(chan struct{}, 1)
 	done := make(chan struct{})
 	listening := make(chan struct{})
+	late := time.AfterFunc(listenTimeout, func() { cancel(errNotListening) })
+	defer late.Stop()
 	go func() {
 		defer close(done)
 		select {
 		case <-listening:
-			proven, err = w.prove(connection, self, proofs)
+			proven, err = w.proveAll(connection, self, proofs)
 			cancel(err)
 		case <-connection.Done():
 		}
 	}()
 	ready := func() {
+		late.Stop()
 		close(listening)
 		w.connected()
-		go w.checkSchema(ctx, stopped) // its notification may have come while nobody listened
+		signal(w.check) // its notification may have come while nobody listened
 	}
 	listenErr := w.store.Listen(connection, ready, func(n Notification) {
 		switch n.Kind {
 		case NotifyJobs:
 			w.wake()
 		case NotifyMigrate:
-			go w.checkSchema(ctx, stopped)
+			signal(w.check)
 		case NotifyPing:
 			if n.Payload == self {
 				signal(proofs)
@@ -81,15 +91,25 @@ func (w *Worker) listenOnce(ctx context.Context, stopped chan<- error) (proven b
 	return proven, context.Cause(connection)
 }
 
-// prove sends a notification to ourselves every proofInterval, and returns when one does not come back.
-func (w *Worker) prove(ctx context.Context, self string, proofs <-chan struct{}) (proven bool, err error) {
+// proveAll sends a notification to ourselves every proofInterval, or when it is asked for, and returns
+// when one does not come back.
+func (w *Worker) proveAll(ctx context.Context, self string, proofs <-chan struct{}) (proven bool, err error) {
 	for {
 		if err := w.proveOnce(ctx, self, proofs); err != nil {
 			return proven, err
 		}
+		if !proven {
+			w.troubles.listener.success(w.config.Logger)
+		}
 		proven = true
-		if !sleep(ctx, proofInterval) {
+		timer := time.NewTimer(proofInterval)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
 			return proven, ctx.Err()
+		case <-w.prove:
+			timer.Stop()
+		case <-timer.C:
 		}
 	}
 }
@@ -112,39 +132,43 @@ func (w *Worker) proveOnce(base context.Context, self string, proofs <-chan stru
 func (w *Worker) connected() {
 	w.mu.Lock()
 	w.listening = true
-	w.demand.hungry = true
 	w.mu.Unlock()
-	signal(w.kick)
+	w.on(func(c *core, _ time.Time) actions { return c.woke(false) })
 	w.observe(Event{Kind: EventListening})
 }
 
 // wake notes that jobs were inserted.
 func (w *Worker) wake() {
-	w.mu.Lock()
-	w.demand.hungry = true
-	w.demand.woken = true
-	w.mu.Unlock()
-	signal(w.kick)
+	w.on(func(c *core, _ time.Time) actions { return c.woke(true) })
 	w.observe(Event{Kind: EventWoken})
 }
 
 // announce tells this worker and the others of jobs that no enqueue has told of.
 func (w *Worker) announce(jobs int) {
-	w.mu.Lock()
-	w.demand.hungry = true
-	w.mu.Unlock()
-	signal(w.kick)
+	w.on(func(c *core, _ time.Time) actions { return c.woke(false) })
 	w.config.Nudge(jobs)
 }
 
-// checkSchema reads the ledger again after somebody has migrated the database, which may have been another schema in it.
-func (w *Worker) checkSchema(base context.Context, stopped chan<- error) {
-	ctx, cancel := context.WithTimeout(base, statementTimeout)
-	defer cancel()
-	if err := w.store.CheckSchema(ctx); err != nil {
+// checkSchema reads the ledger again when somebody has migrated the database, which may have been another
+// schema in it, until ctx ends. A schema that this build must not work on goes to stopped.
+func (w *Worker) checkSchema(ctx context.Context, stopped chan<- error) {
+	for {
 		select {
-		case stopped <- err:
-		default: // it is stopping already
+		case <-ctx.Done():
+			return
+		case <-w.check:
+		}
+		statement, cancel := context.WithTimeout(ctx, statementTimeout)
+		err := w.store.CheckSchema(statement)
+		cancel()
+		if err != nil {
+			select {
+			case stopped <- err:
+			default: // it is stopping already
+			}
+		}
+		if !sleep(ctx, checkInterval) {
+			return
 		}
 	}
 }

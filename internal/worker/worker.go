@@ -13,15 +13,23 @@ import (
 
 // The numbers of the worker. None is an option: docs/design.md says why each has its value.
 const (
-	statementTimeout = 10 * time.Second       // every statement's deadline
+	statementTimeout = 5 * time.Second        // of a statement that is to take milliseconds
+	claimTimeout     = 3 * time.Second        // of a claim; doubled when one took longer on a server that answers
+	lookTimeout      = 30 * time.Second       // of a look for what is locked and not in memory: it scans the jobs
 	pollInterval     = 2 * time.Second        // the safety net below notifications, as Graphile Worker's default
 	startWithin      = 250 * time.Millisecond // a claimed job that has not started by then is given back (R23)
 	renewInterval    = 30 * time.Minute       // far below the 4 hours after which a peer sweeps a lock (R7)
 	sweepFirst       = 60 * time.Second       // contract section 5.6: the first sweep within this,
 	sweepMin         = 480 * time.Second      // and then one after sweepMin to sweepMax
 	sweepMax         = 600 * time.Second
-	sweepTimeout     = time.Minute  // of all its statements; the database ends each after statementTimeout
+	sweepTimeout     = time.Minute
 	maxUnrecorded    = 4 * maxBatch // outcomes waiting to be recorded, above which nothing is claimed
+
+	// CloseTimeout is how long a stop may take after its last handler: to record outcomes, within
+	// recordTimeout and a last try, to mark the worker's row, and to release what is left.
+	CloseTimeout   = 5 * time.Second
+	recordTimeout  = 2500 * time.Millisecond
+	lastTryTimeout = time.Second
 )
 
 // Causes of a job context's end.
@@ -71,30 +79,22 @@ const (
 	StateStopped  State = "stopped"
 )
 
-// Worker claims and runs jobs.
+// Worker claims and runs jobs. It is the core's shell: the mutex, the goroutines, and the calls to the
+// database, which take events to the core and carry out its actions.
 type Worker struct {
-	config Config
-	store  Store
-	kick   chan struct{} // something changed that the dispatcher wants to know; capacity 1
-	flush  chan struct{} // there are outcomes to record; capacity 1
+	config   Config
+	store    Store
+	troubles *troubles
+	kick     chan struct{} // the dispatcher is to look again; capacity 1
+	flush    chan struct{} // there are outcomes to record; capacity 1
+	prove    chan struct{} // the listener is to prove itself now; capacity 1
+	check    chan struct{} // the schema may have changed; capacity 1
 
-	mu     sync.Mutex
-	ready  sync.Cond // the buffer has jobs for idle slots, or closed
-	closed bool
-
-	state     State
-	id        string
-	claims    uint64 // claims of this process so far, whatever the id (R2)
-	lastClaim time.Time
+	mu        sync.Mutex
+	ready     sync.Cond // the buffer has jobs for idle slots, or the core is closed
+	core      core
 	listening bool
-
-	buffer     buffer
-	running    map[*run]struct{}
-	unrecorded int      // jobs claimed and not recorded: in the buffer, running, or in pending
-	pending    []finish // outcomes to record
-	demand     demand   // when to claim
-	pace       pace     // how much to claim
-	stats      Stats
+	toldAt    time.Time // when the worker was told to stop
 }
 
 // Stats counts what a worker has recorded.
@@ -120,76 +120,129 @@ func New(store Store, config Config) *Worker {
 		config.Clock = wallClock{}
 	}
 	w := &Worker{
-		config:  config,
-		store:   store,
-		kick:    make(chan struct{}, 1),
-		flush:   make(chan struct{}, 1),
-		state:   StateNew,
-		running: make(map[*run]struct{}, config.Concurrency),
-		id:      wire.NewWorkerID(),
+		config: config, store: store, troubles: newTroubles(), core: newCore(config),
+		kick: make(chan struct{}, 1), flush: make(chan struct{}, 1),
+		prove: make(chan struct{}, 1), check: make(chan struct{}, 1),
 	}
 	w.ready.L = &w.mu
 	return w
 }
 
-// Run works until ctx ends and then drains; with Config.Once, until nothing is ready. The contexts of jobs carry the values of
-// ctx and outlive it by the drain. A Worker runs once.
+// Run works until ctx ends and then drains; with Config.Once, until nothing is ready. The contexts of
+// jobs carry the values of ctx and outlive it by the drain. A Worker runs once.
 func (w *Worker) Run(ctx context.Context) error {
-	w.mu.Lock()
-	if w.state != StateNew {
-		w.mu.Unlock()
+	if !w.begin() {
 		return errors.New("run worker: it has run already; make a new one")
 	}
-	w.state = StateRunning
-	w.mu.Unlock()
-
 	base := context.WithoutCancel(ctx)
 	if err := w.register(base); err != nil {
 		w.setState(StateStopped)
 		return err
 	}
+	told := context.AfterFunc(ctx, w.told)
+	defer told()
 	stopped := make(chan error, 1)
-	upkeep, stopUpkeep := context.WithCancelCause(base)
-	defer stopUpkeep(nil)
+	upkeep, stopUpkeep := context.WithCancel(base)
+	defer stopUpkeep()
+	statements, endStatements := context.WithCancel(base)
+	defer endStatements()
 	jobs, cancelJobs := context.WithCancelCause(base)
 	defer cancelJobs(ErrShutdown)
-
-	var background sync.WaitGroup
-	if !w.config.Once {
-		background.Go(func() { w.listen(upkeep, stopped) })
-		background.Go(func() { w.sweep(upkeep) })
-	}
-	background.Go(func() { w.renew(upkeep) })
-	recorded := make(chan struct{})
-	flusher, stopFlusher := context.WithCancel(base)
-	defer stopFlusher()
-	go func() { defer close(recorded); w.record(flusher) }()
-	for range w.config.Concurrency {
-		go w.slot(jobs) // not waited for: a handler that ignores its context may outlive Run
-	}
-
 	scheduling, stopScheduling := context.WithCancel(ctx)
 	defer stopScheduling()
-	if !w.config.Once && len(w.config.Crontab) > 0 {
-		background.Go(func() { w.schedule(scheduling) })
+
+	var background sync.WaitGroup
+	background.Go(func() { w.renew(upkeep) })
+	if !w.config.Once {
+		background.Go(func() { w.listen(upkeep) })
+		background.Go(func() { w.checkSchema(upkeep, stopped) })
+		background.Go(func() { w.sweep(upkeep) })
+		if len(w.config.Crontab) > 0 {
+			background.Go(func() { w.schedule(scheduling) })
+		}
+	}
+	flusher, stopFlusher := context.WithCancel(base)
+	defer stopFlusher()
+	var recording sync.WaitGroup
+	recording.Go(func() { w.record(flusher, statements) })
+	for range w.config.Concurrency {
+		go w.slot(jobs) // not waited for: a handler that ignores its context may outlive Run
 	}
 
 	err := w.dispatch(ctx, stopped)
 	stopScheduling()
 	w.drain(cancelJobs)
-	err = errors.Join(err, w.finishRecording(stopFlusher, recorded))
-	stopUpkeep(nil)
+	closing, cancel := context.WithTimeout(base, CloseTimeout)
+	defer cancel()
+	stopUpkeep()
+	w.await(recordTimeout, func(c *core) int { return c.leases.held() })
+	stopFlusher()
+	time.AfterFunc(lastTryTimeout, endStatements)
+	recording.Wait()
 	background.Wait()
-	return errors.Join(err, w.retire(base))
+	return errors.Join(err, w.retire(closing))
+}
+
+// begin reports whether the worker had not run.
+func (w *Worker) begin() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.core.state != StateNew {
+		return false
+	}
+	w.core.state = StateRunning
+	return true
+}
+
+// told notes that the worker was told to stop: the stop's deadlines count from then.
+func (w *Worker) told() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.toldAt = time.Now()
+}
+
+// on takes an event to the core and carries out what follows from it.
+func (w *Worker) on(event func(c *core, now time.Time) actions) {
+	w.mu.Lock()
+	do := event(&w.core, time.Now())
+	w.mu.Unlock()
+	w.carryOut(do)
+}
+
+func (w *Worker) carryOut(do actions) {
+	switch {
+	case do.start == 1:
+		w.ready.Signal()
+	case do.start > 1:
+		w.ready.Broadcast()
+	}
+	if do.dispatch {
+		signal(w.kick)
+	}
+	if do.flush {
+		signal(w.flush)
+	}
+	for _, c := range do.cancel {
+		c.cancel(c.cause)
+	}
+	if do.nudge > 0 {
+		w.config.Nudge(do.nudge)
+	}
+	for _, job := range do.lost {
+		w.config.Logger.WarnContext(context.Background(), "lease lost: the outcome of this job was not recorded",
+			slog.String("task", job.Task), slog.Int64("job_id", job.ID), slog.Int("attempt", job.Attempt))
+		w.observe(Event{Kind: EventLeaseLost, Job: job})
+	}
 }
 
 // Health reports the worker's state.
 func (w *Worker) Health() Health {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	c := &w.core
 	return Health{
-		WorkerID: w.id, State: w.state, Running: len(w.running), Buffered: w.buffer.len(), Unrecorded: w.unrecorded,
-		Listening: w.listening, LastClaim: w.lastClaim, Stats: w.stats,
+		WorkerID: c.id, State: c.state, Running: c.handling, Buffered: c.buffer.len(), Unrecorded: c.leases.held(),
+		Listening: w.listening, LastClaim: c.lastSeen, Stats: c.stats,
 	}
 }
 
@@ -206,29 +259,16 @@ func (w *Worker) register(base context.Context) error {
 	return nil
 }
 
-func (w *Worker) retire(base context.Context) error {
-	ctx, cancel := context.WithTimeout(base, statementTimeout)
-	defer cancel()
-	id := w.workerID()
-	w.setState(StateStopped)
-	w.observe(Event{Kind: EventStopped})
-	if err := w.store.Retire(ctx, id); err != nil {
-		return fmt.Errorf("retire worker %s: %w", id, err)
-	}
-	w.config.Logger.InfoContext(ctx, "worker stopped", slog.String("worker_id", id))
-	return nil
-}
-
 func (w *Worker) workerID() string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.id
+	return w.core.id
 }
 
 func (w *Worker) setState(state State) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.state = state
+	w.core.state = state
 }
 
 func (w *Worker) observe(event Event) {

@@ -1,13 +1,20 @@
--- Ending leases. Every statement is guarded by (id, token) and by nothing else (R1), locks the rows that it can get in the
--- order of their ids and skips the others (R16), and frees a queue only if it is held by the same claim (R2). What does not
--- come back is looked up once (LeaseHolders): lost, or locked by somebody for the moment. They also say of which task the job is
--- that is now first in line in the queue, if one is due: somebody has to take it. The job that ends is not, in their snapshot.
--- A run_at can be infinite, with which nobody can calculate.
+-- Ending leases. Every statement is guarded by (id, token) and by nothing else (R1), locks the rows that
+-- it can get in the order of their ids and skips the others (R16), and frees a queue only if the same
+-- claim holds it (R2). Rows are told apart by their place in the arrays (ord), not by job id: two leases
+-- of one job can meet in a statement. What does not come back is looked up once (LeaseHolders): lost, or
+-- locked by somebody for the moment.
+--
+-- The statements also say of which task the job is that is now first in line in each queue that they
+-- free, if one is due: somebody has to take it. In their snapshot the job that ends is still locked. A
+-- run_at can be infinite, with which nobody can calculate.
+--
+-- A job that had a key when it was claimed (its token ends in k) and has none now was superseded or
+-- removed while it ran. Nobody will run it again, so it is deleted however it ended.
 
 -- name: CompleteJobs :one
 with held as materialized (
-  select j.id
-    from rows from (unnest(@ids::bigint[]), unnest(@tokens::text[])) as u(id, token)
+  select j.id, u.ord
+    from rows from (unnest(@ids::bigint[]), unnest(@tokens::text[])) with ordinality as u(id, token, ord)
     join graphile_worker._private_jobs as j on j.id = u.id and j.locked_by = u.token
    order by j.id for update of j skip locked
 ), ended as (
@@ -17,26 +24,31 @@ with held as materialized (
   update graphile_worker._private_job_queues as s set locked_at = null, locked_by = null
     from ended where s.id = ended.job_queue_id and starts_with(ended.locked_by, s.locked_by || '.')
   returning s.id
+), next as (
+  select freed.id as queue_id, n.task_id from freed cross join lateral (
+    select j.task_id from graphile_worker._private_jobs as j
+     where j.job_queue_id = freed.id and j.is_available and j.run_at <= now()
+     order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) n
 )
-select coalesce(array_agg(id), '{}')::bigint[] as ids, array(
-         select n.task_id from freed cross join lateral (
-           select j.task_id from graphile_worker._private_jobs as j
-            where j.job_queue_id = freed.id and j.is_available and j.run_at <= now()
-            order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) n
-       )::int[] as next_tasks
-  from ended;
+select array(select held.ord::int from held join ended on ended.id = held.id)::int[] as done,
+       array(select queue_id from next order by queue_id)::int[] as next_queues,
+       array(select task_id from next order by queue_id)::int[] as next_tasks;
 
 -- name: FailJobs :many
--- The formula of run_at is the contract's (section 6.2); the delay is ours to choose. An empty payload keeps the job's.
+-- The formula of run_at is the contract's (section 6.2); the delay is ours to choose. An empty payload
+-- keeps the job's.
 with failure as materialized (
-  select u.id, u.token, u.error, u.delay_us, u.permanent, u.payload
+  select u.ord, u.id, u.token, u.error, u.delay_us, u.permanent, u.payload
     from rows from (unnest(@ids::bigint[]), unnest(@tokens::text[]), unnest(@errors::text[]), unnest(@delays_us::bigint[]),
                     unnest(@permanent::boolean[]), unnest(@payloads::text[]))
-      as u(id, token, error, delay_us, permanent, payload)
+         with ordinality as u(id, token, error, delay_us, permanent, payload, ord)
 ), held as materialized (
-  select j.id from failure
+  select j.id, failure.ord, failure.token like '%k' and j.key is null as superseded from failure
     join graphile_worker._private_jobs as j on j.id = failure.id and j.locked_by = failure.token
    order by j.id for update of j skip locked
+), dropped as (
+  delete from graphile_worker._private_jobs as j where j.id = any(array(select id from held where superseded))
+  returning j.id, j.job_queue_id, j.locked_by as token
 ), ended as (
   update graphile_worker._private_jobs as j
      set last_error = failure.error,
@@ -45,61 +57,76 @@ with failure as materialized (
          payload = case when failure.payload = '' then j.payload else failure.payload::json end,
          locked_at = null, locked_by = null
     from failure
-   where j.id = failure.id and j.id = any(array(select id from held))
+   where j.id = failure.id and j.id = any(array(select id from held where not superseded))
+     and j.locked_by = failure.token
   returning j.id, j.job_queue_id, failure.token, j.attempts < j.max_attempts as retry,
             (extract(epoch from least(greatest(j.run_at, now()), now() + interval '100 years') - now()) * 1000000)::bigint as due_us
+), done as (
+  select id, job_queue_id, token, retry, due_us from ended
+  union all
+  select id, job_queue_id, token, false, -1 from dropped
 ), freed as (
   update graphile_worker._private_job_queues as s set locked_at = null, locked_by = null
-    from ended where s.id = ended.job_queue_id and starts_with(ended.token, s.locked_by || '.')
+    from done where s.id = done.job_queue_id and starts_with(done.token, s.locked_by || '.')
 )
-select ended.id, ended.retry, ended.due_us,
-       case when ended.job_queue_id is null then 0 else coalesce((
+select held.ord::int as ord, held.superseded::boolean as superseded, done.retry, done.due_us,
+       case when done.job_queue_id is null then 0 else coalesce((
          select j.task_id from graphile_worker._private_jobs as j
-          where j.job_queue_id = ended.job_queue_id and j.is_available and j.run_at <= now()
+          where j.job_queue_id = done.job_queue_id and j.is_available and j.run_at <= now()
           order by j.job_queue_id, j.priority, j.run_at, j.id limit 1), 0) end::int as next_task
-  from ended;
+  from done join held on held.id = done.id;
 
 -- name: ReleaseJobs :many
--- Gives jobs back. The attempt is refunded only if nobody removed or superseded the job while it was locked (R3): attempts is
--- still the attempt of the token, and a job that had a key when it was claimed has one now. A negative delay leaves run_at.
+-- Gives jobs back. The attempt is refunded only if nobody removed or superseded the job while it was
+-- locked (R3): attempts is still the attempt of the token, and a job that had a key when it was claimed
+-- has one now. A negative delay leaves run_at.
 with release as materialized (
-  select u.id, u.token, u.delay_us
-    from rows from (unnest(@ids::bigint[]), unnest(@tokens::text[]), unnest(@delays_us::bigint[])) as u(id, token, delay_us)
+  select u.ord, u.id, u.token, u.delay_us
+    from rows from (unnest(@ids::bigint[]), unnest(@tokens::text[]), unnest(@delays_us::bigint[]))
+         with ordinality as u(id, token, delay_us, ord)
 ), held as materialized (
-  select j.id from release
+  select j.id, release.ord, release.token like '%k' and j.key is null as superseded from release
     join graphile_worker._private_jobs as j on j.id = release.id and j.locked_by = release.token
    order by j.id for update of j skip locked
+), dropped as (
+  delete from graphile_worker._private_jobs as j where j.id = any(array(select id from held where superseded))
+  returning j.id, j.job_queue_id, j.locked_by as token
 ), ended as (
   update graphile_worker._private_jobs as j
      set attempts = case when j.attempts = rtrim(split_part(release.token, '.', 3), 'k')::int
-                          and not (release.token like '%k' and j.key is null)
                          then greatest(0, j.attempts - 1) else j.attempts end,
          run_at = case when release.delay_us < 0 then j.run_at
                        else now() + release.delay_us * interval '1 microsecond' end,
          locked_at = null, locked_by = null
     from release
-   where j.id = release.id and j.id = any(array(select id from held))
+   where j.id = release.id and j.id = any(array(select id from held where not superseded))
+     and j.locked_by = release.token
   returning j.id, j.job_queue_id, release.token, j.attempts < j.max_attempts as retry,
             (extract(epoch from least(greatest(j.run_at, now()), now() + interval '100 years') - now()) * 1000000)::bigint as due_us
+), done as (
+  select id, job_queue_id, token, retry, due_us from ended
+  union all
+  select id, job_queue_id, token, false, -1 from dropped
 ), freed as (
   update graphile_worker._private_job_queues as s set locked_at = null, locked_by = null
-    from ended where s.id = ended.job_queue_id and starts_with(ended.token, s.locked_by || '.')
+    from done where s.id = done.job_queue_id and starts_with(done.token, s.locked_by || '.')
 )
-select ended.id, ended.retry, ended.due_us,
-       case when ended.job_queue_id is null then 0 else coalesce((
+select held.ord::int as ord, held.superseded::boolean as superseded, done.retry, done.due_us,
+       case when done.job_queue_id is null then 0 else coalesce((
          select j.task_id from graphile_worker._private_jobs as j
-          where j.job_queue_id = ended.job_queue_id and j.is_available and j.run_at <= now()
+          where j.job_queue_id = done.job_queue_id and j.is_available and j.run_at <= now()
           order by j.job_queue_id, j.priority, j.run_at, j.id limit 1), 0) end::int as next_task
-  from ended;
+  from done join held on held.id = done.id;
 
--- name: RenewJobs :many
--- Moves the lock times of jobs and, separately, of their queues: a peer's sweep looks at each on its own (R7).
+-- name: RenewJobs :one
+-- Moves the lock times of jobs and, separately, of their queues: a peer's sweep looks at each on its own
+-- (R7).
 with lease as materialized (
-  select u.id, u.token, u.queue_id, u.claim
+  select u.ord, u.id, u.token, u.queue_id, u.claim
     from rows from (unnest(@ids::bigint[]), unnest(@tokens::text[]), unnest(@queue_ids::int[]), unnest(@claims::text[]))
-      as u(id, token, queue_id, claim)
+         with ordinality as u(id, token, queue_id, claim, ord)
 ), held as materialized (
-  select j.id from lease
+  select j.id, lease.ord from lease
     join graphile_worker._private_jobs as j on j.id = lease.id and j.locked_by = lease.token
    order by j.id for update of j skip locked
 ), queue as materialized (
@@ -108,10 +135,10 @@ with lease as materialized (
    order by s.id for update of s skip locked
 ), renewed_queue as (
   update graphile_worker._private_job_queues as s set locked_at = now() where s.id = any(array(select id from queue))
+), renewed as (
+  update graphile_worker._private_jobs as j set locked_at = now() where j.id = any(array(select id from held))
 )
-update graphile_worker._private_jobs as j set locked_at = now()
- where j.id = any(array(select id from held))
-returning j.id;
+select array(select ord::int from held)::int[] as done;
 
 -- name: LeaseHolders :many
 select id, locked_by from graphile_worker._private_jobs where id = any(@ids::bigint[]);

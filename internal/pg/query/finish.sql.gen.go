@@ -12,8 +12,8 @@ import (
 const CompleteJobs = `-- name: CompleteJobs :one
 
 with held as materialized (
-  select j.id
-    from rows from (unnest($1::bigint[]), unnest($2::text[])) as u(id, token)
+  select j.id, u.ord
+    from rows from (unnest($1::bigint[]), unnest($2::text[])) with ordinality as u(id, token, ord)
     join graphile_worker._private_jobs as j on j.id = u.id and j.locked_by = u.token
    order by j.id for update of j skip locked
 ), ended as (
@@ -23,14 +23,15 @@ with held as materialized (
   update graphile_worker._private_job_queues as s set locked_at = null, locked_by = null
     from ended where s.id = ended.job_queue_id and starts_with(ended.locked_by, s.locked_by || '.')
   returning s.id
+), next as (
+  select freed.id as queue_id, n.task_id from freed cross join lateral (
+    select j.task_id from graphile_worker._private_jobs as j
+     where j.job_queue_id = freed.id and j.is_available and j.run_at <= now()
+     order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) n
 )
-select coalesce(array_agg(id), '{}')::bigint[] as ids, array(
-         select n.task_id from freed cross join lateral (
-           select j.task_id from graphile_worker._private_jobs as j
-            where j.job_queue_id = freed.id and j.is_available and j.run_at <= now()
-            order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) n
-       )::int[] as next_tasks
-  from ended
+select array(select held.ord::int from held join ended on ended.id = held.id)::int[] as done,
+       array(select queue_id from next order by queue_id)::int[] as next_queues,
+       array(select task_id from next order by queue_id)::int[] as next_tasks
 `
 
 type CompleteJobsParams struct {
@@ -39,32 +40,43 @@ type CompleteJobsParams struct {
 }
 
 type CompleteJobsRow struct {
-	Ids       []int64
-	NextTasks []int32
+	Done       []int32
+	NextQueues []int32
+	NextTasks  []int32
 }
 
-// Ending leases. Every statement is guarded by (id, token) and by nothing else (R1), locks the rows that it can get in the
-// order of their ids and skips the others (R16), and frees a queue only if it is held by the same claim (R2). What does not
-// come back is looked up once (LeaseHolders): lost, or locked by somebody for the moment. They also say of which task the job is
-// that is now first in line in the queue, if one is due: somebody has to take it. The job that ends is not, in their snapshot.
-// A run_at can be infinite, with which nobody can calculate.
+// Ending leases. Every statement is guarded by (id, token) and by nothing else (R1), locks the rows that
+// it can get in the order of their ids and skips the others (R16), and frees a queue only if the same
+// claim holds it (R2). Rows are told apart by their place in the arrays (ord), not by job id: two leases
+// of one job can meet in a statement. What does not come back is looked up once (LeaseHolders): lost, or
+// locked by somebody for the moment.
+//
+// The statements also say of which task the job is that is now first in line in each queue that they
+// free, if one is due: somebody has to take it. In their snapshot the job that ends is still locked. A
+// run_at can be infinite, with which nobody can calculate.
+//
+// A job that had a key when it was claimed (its token ends in k) and has none now was superseded or
+// removed while it ran. Nobody will run it again, so it is deleted however it ended.
 func (q *Queries) CompleteJobs(ctx context.Context, arg CompleteJobsParams) (CompleteJobsRow, error) {
 	row := q.db.QueryRow(ctx, CompleteJobs, arg.Ids, arg.Tokens)
 	var i CompleteJobsRow
-	err := row.Scan(&i.Ids, &i.NextTasks)
+	err := row.Scan(&i.Done, &i.NextQueues, &i.NextTasks)
 	return i, err
 }
 
 const FailJobs = `-- name: FailJobs :many
 with failure as materialized (
-  select u.id, u.token, u.error, u.delay_us, u.permanent, u.payload
+  select u.ord, u.id, u.token, u.error, u.delay_us, u.permanent, u.payload
     from rows from (unnest($1::bigint[]), unnest($2::text[]), unnest($3::text[]), unnest($4::bigint[]),
                     unnest($5::boolean[]), unnest($6::text[]))
-      as u(id, token, error, delay_us, permanent, payload)
+         with ordinality as u(id, token, error, delay_us, permanent, payload, ord)
 ), held as materialized (
-  select j.id from failure
+  select j.id, failure.ord, failure.token like '%k' and j.key is null as superseded from failure
     join graphile_worker._private_jobs as j on j.id = failure.id and j.locked_by = failure.token
    order by j.id for update of j skip locked
+), dropped as (
+  delete from graphile_worker._private_jobs as j where j.id = any(array(select id from held where superseded))
+  returning j.id, j.job_queue_id, j.locked_by as token
 ), ended as (
   update graphile_worker._private_jobs as j
      set last_error = failure.error,
@@ -73,19 +85,24 @@ with failure as materialized (
          payload = case when failure.payload = '' then j.payload else failure.payload::json end,
          locked_at = null, locked_by = null
     from failure
-   where j.id = failure.id and j.id = any(array(select id from held))
+   where j.id = failure.id and j.id = any(array(select id from held where not superseded))
+     and j.locked_by = failure.token
   returning j.id, j.job_queue_id, failure.token, j.attempts < j.max_attempts as retry,
             (extract(epoch from least(greatest(j.run_at, now()), now() + interval '100 years') - now()) * 1000000)::bigint as due_us
+), done as (
+  select id, job_queue_id, token, retry, due_us from ended
+  union all
+  select id, job_queue_id, token, false, -1 from dropped
 ), freed as (
   update graphile_worker._private_job_queues as s set locked_at = null, locked_by = null
-    from ended where s.id = ended.job_queue_id and starts_with(ended.token, s.locked_by || '.')
+    from done where s.id = done.job_queue_id and starts_with(done.token, s.locked_by || '.')
 )
-select ended.id, ended.retry, ended.due_us,
-       case when ended.job_queue_id is null then 0 else coalesce((
+select held.ord::int as ord, held.superseded::boolean as superseded, done.retry, done.due_us,
+       case when done.job_queue_id is null then 0 else coalesce((
          select j.task_id from graphile_worker._private_jobs as j
-          where j.job_queue_id = ended.job_queue_id and j.is_available and j.run_at <= now()
+          where j.job_queue_id = done.job_queue_id and j.is_available and j.run_at <= now()
           order by j.job_queue_id, j.priority, j.run_at, j.id limit 1), 0) end::int as next_task
-  from ended
+  from done join held on held.id = done.id
 `
 
 type FailJobsParams struct {
@@ -98,13 +115,15 @@ type FailJobsParams struct {
 }
 
 type FailJobsRow struct {
-	ID       int64
-	Retry    bool
-	DueUs    int64
-	NextTask int32
+	Ord        int32
+	Superseded bool
+	Retry      bool
+	DueUs      int64
+	NextTask   int32
 }
 
-// The formula of run_at is the contract's (section 6.2); the delay is ours to choose. An empty payload keeps the job's.
+// The formula of run_at is the contract's (section 6.2); the delay is ours to choose. An empty payload
+// keeps the job's.
 func (q *Queries) FailJobs(ctx context.Context, arg FailJobsParams) ([]FailJobsRow, error) {
 	rows, err := q.db.Query(ctx, FailJobs,
 		arg.Ids,
@@ -122,7 +141,8 @@ func (q *Queries) FailJobs(ctx context.Context, arg FailJobsParams) ([]FailJobsR
 	for rows.Next() {
 		var i FailJobsRow
 		if err := rows.Scan(
-			&i.ID,
+			&i.Ord,
+			&i.Superseded,
 			&i.Retry,
 			&i.DueUs,
 			&i.NextTask,
@@ -190,34 +210,42 @@ func (q *Queries) LeaseHolders(ctx context.Context, ids []int64) ([]LeaseHolders
 
 const ReleaseJobs = `-- name: ReleaseJobs :many
 with release as materialized (
-  select u.id, u.token, u.delay_us
-    from rows from (unnest($1::bigint[]), unnest($2::text[]), unnest($3::bigint[])) as u(id, token, delay_us)
+  select u.ord, u.id, u.token, u.delay_us
+    from rows from (unnest($1::bigint[]), unnest($2::text[]), unnest($3::bigint[]))
+         with ordinality as u(id, token, delay_us, ord)
 ), held as materialized (
-  select j.id from release
+  select j.id, release.ord, release.token like '%k' and j.key is null as superseded from release
     join graphile_worker._private_jobs as j on j.id = release.id and j.locked_by = release.token
    order by j.id for update of j skip locked
+), dropped as (
+  delete from graphile_worker._private_jobs as j where j.id = any(array(select id from held where superseded))
+  returning j.id, j.job_queue_id, j.locked_by as token
 ), ended as (
   update graphile_worker._private_jobs as j
      set attempts = case when j.attempts = rtrim(split_part(release.token, '.', 3), 'k')::int
-                          and not (release.token like '%k' and j.key is null)
                          then greatest(0, j.attempts - 1) else j.attempts end,
          run_at = case when release.delay_us < 0 then j.run_at
                        else now() + release.delay_us * interval '1 microsecond' end,
          locked_at = null, locked_by = null
     from release
-   where j.id = release.id and j.id = any(array(select id from held))
+   where j.id = release.id and j.id = any(array(select id from held where not superseded))
+     and j.locked_by = release.token
   returning j.id, j.job_queue_id, release.token, j.attempts < j.max_attempts as retry,
             (extract(epoch from least(greatest(j.run_at, now()), now() + interval '100 years') - now()) * 1000000)::bigint as due_us
+), done as (
+  select id, job_queue_id, token, retry, due_us from ended
+  union all
+  select id, job_queue_id, token, false, -1 from dropped
 ), freed as (
   update graphile_worker._private_job_queues as s set locked_at = null, locked_by = null
-    from ended where s.id = ended.job_queue_id and starts_with(ended.token, s.locked_by || '.')
+    from done where s.id = done.job_queue_id and starts_with(done.token, s.locked_by || '.')
 )
-select ended.id, ended.retry, ended.due_us,
-       case when ended.job_queue_id is null then 0 else coalesce((
+select held.ord::int as ord, held.superseded::boolean as superseded, done.retry, done.due_us,
+       case when done.job_queue_id is null then 0 else coalesce((
          select j.task_id from graphile_worker._private_jobs as j
-          where j.job_queue_id = ended.job_queue_id and j.is_available and j.run_at <= now()
+          where j.job_queue_id = done.job_queue_id and j.is_available and j.run_at <= now()
           order by j.job_queue_id, j.priority, j.run_at, j.id limit 1), 0) end::int as next_task
-  from ended
+  from done join held on held.id = done.id
 `
 
 type ReleaseJobsParams struct {
@@ -227,14 +255,16 @@ type ReleaseJobsParams struct {
 }
 
 type ReleaseJobsRow struct {
-	ID       int64
-	Retry    bool
-	DueUs    int64
-	NextTask int32
+	Ord        int32
+	Superseded bool
+	Retry      bool
+	DueUs      int64
+	NextTask   int32
 }
 
-// Gives jobs back. The attempt is refunded only if nobody removed or superseded the job while it was locked (R3): attempts is
-// still the attempt of the token, and a job that had a key when it was claimed has one now. A negative delay leaves run_at.
+// Gives jobs back. The attempt is refunded only if nobody removed or superseded the job while it was
+// locked (R3): attempts is still the attempt of the token, and a job that had a key when it was claimed
+// has one now. A negative delay leaves run_at.
 func (q *Queries) ReleaseJobs(ctx context.Context, arg ReleaseJobsParams) ([]ReleaseJobsRow, error) {
 	rows, err := q.db.Query(ctx, ReleaseJobs, arg.Ids, arg.Tokens, arg.DelaysUs)
 	if err != nil {
@@ -245,7 +275,8 @@ func (q *Queries) ReleaseJobs(ctx context.Context, arg ReleaseJobsParams) ([]Rel
 	for rows.Next() {
 		var i ReleaseJobsRow
 		if err := rows.Scan(
-			&i.ID,
+			&i.Ord,
+			&i.Superseded,
 			&i.Retry,
 			&i.DueUs,
 			&i.NextTask,
@@ -260,13 +291,13 @@ func (q *Queries) ReleaseJobs(ctx context.Context, arg ReleaseJobsParams) ([]Rel
 	return items, nil
 }
 
-const RenewJobs = `-- name: RenewJobs :many
+const RenewJobs = `-- name: RenewJobs :one
 with lease as materialized (
-  select u.id, u.token, u.queue_id, u.claim
+  select u.ord, u.id, u.token, u.queue_id, u.claim
     from rows from (unnest($1::bigint[]), unnest($2::text[]), unnest($3::int[]), unnest($4::text[]))
-      as u(id, token, queue_id, claim)
+         with ordinality as u(id, token, queue_id, claim, ord)
 ), held as materialized (
-  select j.id from lease
+  select j.id, lease.ord from lease
     join graphile_worker._private_jobs as j on j.id = lease.id and j.locked_by = lease.token
    order by j.id for update of j skip locked
 ), queue as materialized (
@@ -275,10 +306,10 @@ with lease as materialized (
    order by s.id for update of s skip locked
 ), renewed_queue as (
   update graphile_worker._private_job_queues as s set locked_at = now() where s.id = any(array(select id from queue))
+), renewed as (
+  update graphile_worker._private_jobs as j set locked_at = now() where j.id = any(array(select id from held))
 )
-update graphile_worker._private_jobs as j set locked_at = now()
- where j.id = any(array(select id from held))
-returning j.id
+select array(select ord::int from held)::int[] as done
 `
 
 type RenewJobsParams struct {
@@ -288,28 +319,16 @@ type RenewJobsParams struct {
 	Claims   []string
 }
 
-// Moves the lock times of jobs and, separately, of their queues: a peer's sweep looks at each on its own (R7).
-func (q *Queries) RenewJobs(ctx context.Context, arg RenewJobsParams) ([]int64, error) {
-	rows, err := q.db.Query(ctx, RenewJobs,
+// Moves the lock times of jobs and, separately, of their queues: a peer's sweep looks at each on its own
+// (R7).
+func (q *Queries) RenewJobs(ctx context.Context, arg RenewJobsParams) ([]int32, error) {
+	row := q.db.QueryRow(ctx, RenewJobs,
 		arg.Ids,
 		arg.Tokens,
 		arg.QueueIds,
 		arg.Claims,
 	)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var items []int64
-	for rows.Next() {
-		var id int64
-		if err := rows.Scan(&id); err != nil {
-			return nil, err
-		}
-		items = append(items, id)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	return items, nil
+	var done []int32
+	err := row.Scan(&done)
+	return done, err
 }

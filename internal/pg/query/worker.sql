@@ -28,6 +28,79 @@ select id, identifier from graphile_worker._private_tasks where identifier = any
 -- name: Notify :exec
 select pg_notify(@channel::text, @payload::text);
 
+-- name: WorkerSettled :one
+-- False while a claim of this worker may still commit: it holds the worker's row for key share (R5).
+with worker as materialized (
+  select w.id from graphile_worker.backfill_workers as w where w.id = @id for update skip locked
+)
+select (exists (select from worker)
+        or not exists (select from graphile_worker.backfill_workers as w where w.id = @id))::boolean as settled;
+
+-- name: ReclaimJobs :execrows
+-- Releases jobs that are locked under a worker's id and that it does not know of (R6), a batch at a time.
+-- Refunds are those of ReleaseJobs.
+with held as materialized (
+  select j.id from graphile_worker._private_jobs as j
+   where starts_with(j.locked_by, @worker_id::text || '.') and j.locked_by <> all(@held::text[])
+   order by j.id limit 1000 for update skip locked
+)
+update graphile_worker._private_jobs as j
+   set attempts = case when j.attempts = substring(j.locked_by from '([0-9]+)k?$')::int
+                        and not (j.locked_by like '%k' and j.key is null)
+                       then greatest(0, j.attempts - 1) else j.attempts end,
+       locked_at = null, locked_by = null
+ where j.id = any(array(select id from held));
+
+-- name: ReclaimQueues :execrows
+-- The queues, after the jobs: not one of which a job is left, because somebody else had its row locked.
+with held as materialized (
+  select s.id from graphile_worker._private_job_queues as s
+   where starts_with(s.locked_by, @worker_id::text || '.') and s.locked_by <> all(@claims::text[])
+     and not exists (select from graphile_worker._private_jobs as j
+                      where j.job_queue_id = s.id and starts_with(j.locked_by, s.locked_by || '.'))
+   order by s.id limit 1000 for update skip locked
+)
+update graphile_worker._private_job_queues as s set locked_at = null, locked_by = null
+ where s.id = any(array(select id from held));
+
+-- name: ReclaimLeft :one
+select (exists (select from graphile_worker._private_jobs as j
+                 where starts_with(j.locked_by, @worker_id::text || '.') and j.locked_by <> all(@held::text[]))
+        or exists (select from graphile_worker._private_job_queues as s
+                    where starts_with(s.locked_by, @worker_id::text || '.') and s.locked_by <> all(@claims::text[])))::boolean as some_left;
+
+-- name: UnservedTasks :many
+-- Tasks that the worker does not serve, among the first jobs that are due.
+with front as materialized (
+  select j.task_id, greatest(j.run_at, now() - interval '100 years') as due_at
+    from graphile_worker._private_jobs as j
+   where j.is_available and j.run_at <= now()
+   order by j.priority, j.run_at limit 2000
+)
+select t.identifier, count(*)::int as jobs, extract(epoch from now() - min(front.due_at))::float8 as oldest_seconds
+  from front join graphile_worker._private_tasks as t on t.id = front.task_id
+ where t.id <> all(@served::int[])
+ group by t.identifier order by t.identifier limit 20;
+
+-- name: HeldLocks :many
+-- Who else holds locks. The id of a Go worker is in front of the first dot of its tokens.
+with lock as materialized (
+  select case when j.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+\.[0-9]+k?$' then split_part(j.locked_by, '.', 1) else j.locked_by end as owner,
+         j.locked_at, 1 as job, 0 as queue
+    from graphile_worker._private_jobs as j where j.locked_by is not null
+  union all
+  select case when s.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+$' then split_part(s.locked_by, '.', 1) else s.locked_by end,
+         s.locked_at, 0, 1
+    from graphile_worker._private_job_queues as s where s.locked_by is not null
+)
+select lock.owner::text as owner, coalesce(w.host, '') as host, coalesce(w.pid, 0) as pid, (w.dead_at is not null)::boolean as dead,
+       sum(lock.job)::int as jobs, sum(lock.queue)::int as queues,
+       coalesce(extract(epoch from now() - min(greatest(lock.locked_at, now() - interval '100 years'))), 0)::float8 as oldest_seconds
+  from lock left join graphile_worker.backfill_workers as w on w.id = lock.owner
+ where lock.owner <> @worker_id::text
+ group by lock.owner, w.host, w.pid, w.dead_at
+ order by min(lock.locked_at) limit 20;
+
 -- name: UnlockJobs :execrows
 -- Releases what a worker has locked: by its tokens, with the attempt refunded as in ReleaseJobs; or, if it is a Node worker, by
 -- its pool id, as force_unlock_workers does; the id of a Node worker can have any text behind a dot. In batches, with a new snapshot

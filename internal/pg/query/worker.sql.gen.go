@@ -31,6 +31,64 @@ func (q *Queries) DeleteOldWorkers(ctx context.Context) error {
 	return err
 }
 
+const HeldLocks = `-- name: HeldLocks :many
+with lock as materialized (
+  select case when j.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+\.[0-9]+k?$' then split_part(j.locked_by, '.', 1) else j.locked_by end as owner,
+         j.locked_at, 1 as job, 0 as queue
+    from graphile_worker._private_jobs as j where j.locked_by is not null
+  union all
+  select case when s.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+$' then split_part(s.locked_by, '.', 1) else s.locked_by end,
+         s.locked_at, 0, 1
+    from graphile_worker._private_job_queues as s where s.locked_by is not null
+)
+select lock.owner::text as owner, coalesce(w.host, '') as host, coalesce(w.pid, 0) as pid, (w.dead_at is not null)::boolean as dead,
+       sum(lock.job)::int as jobs, sum(lock.queue)::int as queues,
+       coalesce(extract(epoch from now() - min(greatest(lock.locked_at, now() - interval '100 years'))), 0)::float8 as oldest_seconds
+  from lock left join graphile_worker.backfill_workers as w on w.id = lock.owner
+ where lock.owner <> $1::text
+ group by lock.owner, w.host, w.pid, w.dead_at
+ order by min(lock.locked_at) limit 20
+`
+
+type HeldLocksRow struct {
+	Owner         string
+	Host          string
+	Pid           int32
+	Dead          bool
+	Jobs          int32
+	Queues        int32
+	OldestSeconds float64
+}
+
+// Who else holds locks. The id of a Go worker is in front of the first dot of its tokens.
+func (q *Queries) HeldLocks(ctx context.Context, workerID string) ([]HeldLocksRow, error) {
+	rows, err := q.db.Query(ctx, HeldLocks, workerID)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []HeldLocksRow
+	for rows.Next() {
+		var i HeldLocksRow
+		if err := rows.Scan(
+			&i.Owner,
+			&i.Host,
+			&i.Pid,
+			&i.Dead,
+			&i.Jobs,
+			&i.Queues,
+			&i.OldestSeconds,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const InsertWorker = `-- name: InsertWorker :exec
 
 insert into graphile_worker.backfill_workers (id, host, pid) values ($1, $2, $3)
@@ -60,6 +118,81 @@ type NotifyParams struct {
 func (q *Queries) Notify(ctx context.Context, arg NotifyParams) error {
 	_, err := q.db.Exec(ctx, Notify, arg.Channel, arg.Payload)
 	return err
+}
+
+const ReclaimJobs = `-- name: ReclaimJobs :execrows
+with held as materialized (
+  select j.id from graphile_worker._private_jobs as j
+   where starts_with(j.locked_by, $1::text || '.') and j.locked_by <> all($2::text[])
+   order by j.id limit 1000 for update skip locked
+)
+update graphile_worker._private_jobs as j
+   set attempts = case when j.attempts = substring(j.locked_by from '([0-9]+)k?$')::int
+                        and not (j.locked_by like '%k' and j.key is null)
+                       then greatest(0, j.attempts - 1) else j.attempts end,
+       locked_at = null, locked_by = null
+ where j.id = any(array(select id from held))
+`
+
+type ReclaimJobsParams struct {
+	WorkerID string
+	Held     []string
+}
+
+// Releases jobs that are locked under a worker's id and that it does not know of (R6), a batch at a time.
+// Refunds are those of ReleaseJobs.
+func (q *Queries) ReclaimJobs(ctx context.Context, arg ReclaimJobsParams) (int64, error) {
+	result, err := q.db.Exec(ctx, ReclaimJobs, arg.WorkerID, arg.Held)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
+const ReclaimLeft = `-- name: ReclaimLeft :one
+select (exists (select from graphile_worker._private_jobs as j
+                 where starts_with(j.locked_by, $1::text || '.') and j.locked_by <> all($2::text[]))
+        or exists (select from graphile_worker._private_job_queues as s
+                    where starts_with(s.locked_by, $1::text || '.') and s.locked_by <> all($3::text[])))::boolean as some_left
+`
+
+type ReclaimLeftParams struct {
+	WorkerID string
+	Held     []string
+	Claims   []string
+}
+
+func (q *Queries) ReclaimLeft(ctx context.Context, arg ReclaimLeftParams) (bool, error) {
+	row := q.db.QueryRow(ctx, ReclaimLeft, arg.WorkerID, arg.Held, arg.Claims)
+	var some_left bool
+	err := row.Scan(&some_left)
+	return some_left, err
+}
+
+const ReclaimQueues = `-- name: ReclaimQueues :execrows
+with held as materialized (
+  select s.id from graphile_worker._private_job_queues as s
+   where starts_with(s.locked_by, $1::text || '.') and s.locked_by <> all($2::text[])
+     and not exists (select from graphile_worker._private_jobs as j
+                      where j.job_queue_id = s.id and starts_with(j.locked_by, s.locked_by || '.'))
+   order by s.id limit 1000 for update skip locked
+)
+update graphile_worker._private_job_queues as s set locked_at = null, locked_by = null
+ where s.id = any(array(select id from held))
+`
+
+type ReclaimQueuesParams struct {
+	WorkerID string
+	Claims   []string
+}
+
+// The queues, after the jobs: not one of which a job is left, because somebody else had its row locked.
+func (q *Queries) ReclaimQueues(ctx context.Context, arg ReclaimQueuesParams) (int64, error) {
+	result, err := q.db.Exec(ctx, ReclaimQueues, arg.WorkerID, arg.Claims)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
 }
 
 const RetireWorker = `-- name: RetireWorker :exec
@@ -144,4 +277,60 @@ func (q *Queries) UnlockQueues(ctx context.Context, workerID string) (int64, err
 		return 0, err
 	}
 	return result.RowsAffected(), nil
+}
+
+const UnservedTasks = `-- name: UnservedTasks :many
+with front as materialized (
+  select j.task_id, greatest(j.run_at, now() - interval '100 years') as due_at
+    from graphile_worker._private_jobs as j
+   where j.is_available and j.run_at <= now()
+   order by j.priority, j.run_at limit 2000
+)
+select t.identifier, count(*)::int as jobs, extract(epoch from now() - min(front.due_at))::float8 as oldest_seconds
+  from front join graphile_worker._private_tasks as t on t.id = front.task_id
+ where t.id <> all($1::int[])
+ group by t.identifier order by t.identifier limit 20
+`
+
+type UnservedTasksRow struct {
+	Identifier    string
+	Jobs          int32
+	OldestSeconds float64
+}
+
+// Tasks that the worker does not serve, among the first jobs that are due.
+func (q *Queries) UnservedTasks(ctx context.Context, served []int32) ([]UnservedTasksRow, error) {
+	rows, err := q.db.Query(ctx, UnservedTasks, served)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []UnservedTasksRow
+	for rows.Next() {
+		var i UnservedTasksRow
+		if err := rows.Scan(&i.Identifier, &i.Jobs, &i.OldestSeconds); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const WorkerSettled = `-- name: WorkerSettled :one
+with worker as materialized (
+  select w.id from graphile_worker.backfill_workers as w where w.id = $1 for update skip locked
+)
+select (exists (select from worker)
+        or not exists (select from graphile_worker.backfill_workers as w where w.id = $1))::boolean as settled
+`
+
+// False while a claim of this worker may still commit: it holds the worker's row for key share (R5).
+func (q *Queries) WorkerSettled(ctx context.Context, id string) (bool, error) {
+	row := q.db.QueryRow(ctx, WorkerSettled, id)
+	var settled bool
+	err := row.Scan(&settled)
+	return settled, err
 }

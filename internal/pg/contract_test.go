@@ -1,0 +1,134 @@
+package pg_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/backfillhq/go/internal/dbtest"
+	"github.com/backfillhq/go/internal/pg"
+	"github.com/backfillhq/go/internal/wire"
+	"github.com/backfillhq/go/internal/worker"
+	"github.com/backfillhq/go/internal/worker/storetest"
+	"github.com/backfillhq/go/testutil/pgtest"
+)
+
+// The contract of worker.Store, which the one in memory of the worker's own tests keeps as well.
+func TestStoreContract(t *testing.T) {
+	t.Parallel()
+	storetest.Run(t, func(t *testing.T) storetest.Database { //nolint:thelper // it opens a database
+		return contractDB{t, pgtest.New(t).Pool()}
+	}, func(t *testing.T, test func(*testing.T)) { //nolint:thelper // it runs the test
+		test(t)
+	})
+}
+
+// contractDB is a database as the contract's cases see it.
+type contractDB struct {
+	t    *testing.T
+	pool *pgxpool.Pool
+}
+
+func (db contractDB) NewStore() worker.Store {
+	store, err := pg.Open(db.t.Context(), pg.SettingsOf(db.pool, schemaName))
+	if err != nil {
+		db.t.Fatal(err)
+	}
+	db.t.Cleanup(store.Close)
+	return store
+}
+
+func (db contractDB) Add(job wire.Job) int64 {
+	db.t.Helper()
+	payload, most := "{}", 25
+	if job.Payload != nil {
+		payload = string(job.Payload)
+	}
+	if job.MaxAttempts != 0 {
+		most = job.MaxAttempts
+	}
+	id := dbtest.Get[int64](db.t, db.pool, `select id from graphile_worker.add_job($1, $2::json, nullif($3, ''), $4,
+		max_attempts := $5, job_key := nullif($6, ''), priority := $7)`,
+		job.Task, payload, job.Queue, job.RunAt, most, job.Key, int(job.Priority))
+	if job.Attempt > 0 {
+		dbtest.Run(db.t, db.pool, "update graphile_worker._private_jobs set attempts = $2 where id = $1", id, job.Attempt)
+	}
+	return id
+}
+
+func (db contractDB) Job(id int64) (row storetest.Row, ok bool) {
+	db.t.Helper()
+	var wait float64
+	err := db.pool.QueryRow(db.t.Context(), `select attempts, max_attempts, coalesce(last_error, ''), coalesce(locked_by, ''),
+		payload::text, extract(epoch from greatest(run_at - now(), interval '0'))::float8
+		from graphile_worker._private_jobs where id = $1`, id).
+		Scan(&row.Attempts, &row.MaxAttempts, &row.LastError, &row.LockedBy, &row.Payload, &wait)
+	if err == pgx.ErrNoRows { //nolint:errorlint // never wrapped
+		return row, false
+	}
+	if err != nil {
+		db.t.Fatal(err)
+	}
+	row.Wait = time.Duration(wait * float64(time.Second)).Round(time.Minute)
+	return row, true
+}
+
+func (db contractDB) QueueLock(queue string) string {
+	db.t.Helper()
+	return dbtest.Get[string](db.t, db.pool,
+		"select coalesce(max(locked_by), '') from graphile_worker._private_job_queues where queue_name = $1", queue)
+}
+
+func (db contractDB) LockJob(id int64) (unlock func()) {
+	return db.lock("select from graphile_worker._private_jobs where id = $1 for update", id)
+}
+
+func (db contractDB) LockQueue(queue string) (unlock func()) {
+	return db.lock("select from graphile_worker._private_job_queues where queue_name = $1 for update", queue)
+}
+
+func (db contractDB) lock(sql string, what any) (unlock func()) {
+	db.t.Helper()
+	tx, err := db.pool.Begin(db.t.Context())
+	if err != nil {
+		db.t.Fatal(err)
+	}
+	dbtest.Run(db.t, tx, sql, what)
+	return func() { _ = tx.Rollback(context.Background()) }
+}
+
+func (db contractDB) Delete(id int64) {
+	dbtest.Run(db.t, db.pool, "delete from graphile_worker._private_jobs where id = $1", id)
+}
+
+func (db contractDB) Relock(id int64, lockedBy string) {
+	dbtest.Run(db.t, db.pool, `update graphile_worker._private_jobs
+		set locked_by = nullif($2, ''), locked_at = case when $2 <> '' then now() end where id = $1`, id, lockedBy)
+}
+
+func (db contractDB) Supersede(id int64) {
+	dbtest.Run(db.t, db.pool, `select graphile_worker.add_job('a', job_key := key, run_at := now() + interval '1 hour')
+		from graphile_worker._private_jobs where id = $1`, id)
+}
+
+func (db contractDB) Remove(id int64) {
+	dbtest.Run(db.t, db.pool, "select graphile_worker.remove_job(key) from graphile_worker._private_jobs where id = $1", id)
+}
+
+func (db contractDB) Age(id int64, by time.Duration) {
+	dbtest.Run(db.t, db.pool, `with job as (
+		update graphile_worker._private_jobs set locked_at = locked_at - $2::interval where id = $1 returning job_queue_id)
+		update graphile_worker._private_job_queues set locked_at = locked_at - $2::interval
+		where id = (select job_queue_id from job)`, id, by)
+}
+
+func (db contractDB) Refuse(id int64) {
+	dbtest.Run(db.t, db.pool, fmt.Sprintf(`create function refuse() returns trigger language plpgsql as $$
+		begin raise exception 'refused' using errcode = 'check_violation'; end $$;
+		create trigger refuse before update or delete on graphile_worker._private_jobs
+		for each row when (old.id = %d) execute function refuse()`, id))
+}

@@ -1,0 +1,183 @@
+package pg
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/backfillhq/go/internal/pg/query"
+	"github.com/backfillhq/go/internal/wire"
+	"github.com/backfillhq/go/internal/worker"
+)
+
+// Complete implements worker.Store.
+func (s *Store) Complete(ctx context.Context, leases []wire.Lease) ([]worker.Fate, error) {
+	ids, tokens := columns(leases)
+	row, err := s.queries.CompleteJobs(ctx, query.CompleteJobsParams{Ids: ids, Tokens: tokens})
+	if err != nil {
+		return nil, s.endFailed(ctx, fmt.Errorf("complete jobs: %w", err))
+	}
+	fates := make([]worker.Fate, len(leases))
+	next := make(map[int32]int32, len(row.NextQueues)) // task by queue
+	for i, queue := range row.NextQueues {
+		next[queue] = row.NextTasks[i]
+	}
+	for _, ord := range row.Done {
+		lease := leases[ord-1]
+		fates[ord-1] = worker.Fate{Kind: worker.FateRecorded, Next: s.next(next[lease.QueueID])}
+	}
+	return s.settle(ctx, leases, fates)
+}
+
+// Fail implements worker.Store.
+func (s *Store) Fail(ctx context.Context, failed []worker.Ended) ([]worker.Fate, error) {
+	leases := make([]wire.Lease, len(failed))
+	params := query.FailJobsParams{}
+	for i, f := range failed {
+		leases[i] = f.Lease
+		params.Errors = append(params.Errors, f.Text)
+		params.DelaysUs = append(params.DelaysUs, f.Delay.Microseconds())
+		params.Permanent = append(params.Permanent, f.Kind == worker.OutcomeExhausted)
+		params.Payloads = append(params.Payloads, string(f.Payload))
+	}
+	params.Ids, params.Tokens = columns(leases)
+	rows, err := s.queries.FailJobs(ctx, params)
+	if err != nil {
+		return nil, s.endFailed(ctx, fmt.Errorf("record failures: %w", err))
+	}
+	return settleRows(ctx, s, leases, rows)
+}
+
+// Release implements worker.Store.
+func (s *Store) Release(ctx context.Context, released []worker.Ended) ([]worker.Fate, error) {
+	leases := make([]wire.Lease, len(released))
+	params := query.ReleaseJobsParams{}
+	for i, r := range released {
+		leases[i] = r.Lease
+		delay := int64(-1)
+		if r.Kind == worker.OutcomeSnoozed {
+			delay = max(0, r.Delay.Microseconds())
+		}
+		params.DelaysUs = append(params.DelaysUs, delay)
+	}
+	params.Ids, params.Tokens = columns(leases)
+	rows, err := s.queries.ReleaseJobs(ctx, params)
+	if err != nil {
+		return nil, s.endFailed(ctx, fmt.Errorf("give back jobs: %w", err))
+	}
+	return settleRows(ctx, s, leases, rows)
+}
+
+// Renew implements worker.Store.
+func (s *Store) Renew(ctx context.Context, leases []wire.Lease) ([]worker.Fate, error) {
+	var params query.RenewJobsParams
+	params.Ids, params.Tokens = columns(leases)
+	for _, lease := range leases {
+		params.QueueIds = append(params.QueueIds, lease.QueueID)
+		params.Claims = append(params.Claims, lease.Claim())
+	}
+	renewed, err := s.queries.RenewJobs(ctx, params)
+	if err != nil {
+		return nil, s.endFailed(ctx, fmt.Errorf("renew leases: %w", err))
+	}
+	fates := make([]worker.Fate, len(leases))
+	for _, ord := range renewed {
+		fates[ord-1].Kind = worker.FateRecorded
+	}
+	return s.settle(ctx, leases, fates)
+}
+
+// settleRows turns the rows of a statement into fates, and settles the other leases.
+func settleRows[R query.FailJobsRow | query.ReleaseJobsRow](
+	ctx context.Context, s *Store, leases []wire.Lease, rows []R,
+) ([]worker.Fate, error) {
+	fates := make([]worker.Fate, len(leases))
+	for i := range rows {
+		row := query.FailJobsRow(rows[i]) // the same columns
+		fate := worker.Fate{Kind: worker.FateExhausted, Next: s.next(row.NextTask)}
+		switch {
+		case row.Superseded:
+			fate.Kind = worker.FateSuperseded
+		case row.Retry:
+			fate.Kind = worker.FateRecorded
+			fate.Due = max(time.Duration(row.DueUs)*time.Microsecond, time.Microsecond)
+		}
+		fates[row.Ord-1] = fate
+	}
+	return s.settle(ctx, leases, fates)
+}
+
+// next says whose task is first in line; 0: no job is due.
+func (s *Store) next(task int32) worker.NextInQueue {
+	if task == 0 {
+		return worker.NextNone
+	}
+	if _, own := (*s.served.Load())[task]; own {
+		return worker.NextOwn
+	}
+	return worker.NextForeign
+}
+
+// settle asks once about the leases that a statement passed over. Those that are lost leave their queue
+// locked, if it still is, and nobody else would free it (R7).
+func (s *Store) settle(ctx context.Context, leases []wire.Lease, fates []worker.Fate) ([]worker.Fate, error) {
+	var ids []int64
+	for i, fate := range fates {
+		if fate.Kind == 0 {
+			ids = append(ids, leases[i].ID)
+		}
+	}
+	if len(ids) == 0 {
+		return fates, nil
+	}
+	rows, err := s.queries.LeaseHolders(ctx, ids)
+	if err != nil {
+		return nil, s.unsettled(ctx, fmt.Errorf("ask for leases: %w", err))
+	}
+	holders := make(map[int64]string, len(rows))
+	for _, row := range rows {
+		holders[row.ID] = row.LockedBy.String
+	}
+	var free query.FreeQueuesParams
+	for i, lease := range leases {
+		if fates[i].Kind != 0 {
+			continue
+		}
+		if holders[lease.ID] == lease.Token {
+			fates[i].Kind = worker.FateBusy
+			continue
+		}
+		fates[i].Kind = worker.FateLost
+		if lease.QueueID != 0 {
+			free.Ids = append(free.Ids, lease.QueueID)
+			free.Claims = append(free.Claims, lease.Claim())
+		}
+	}
+	if len(free.Ids) == 0 {
+		return fates, nil
+	}
+	if err := s.queries.FreeQueues(ctx, free); err != nil {
+		return nil, s.unsettled(ctx, fmt.Errorf("free queues of lost jobs: %w", err))
+	}
+	return fates, nil
+}
+
+// endFailed prepares the error of a statement that ends leases.
+func (s *Store) endFailed(ctx context.Context, err error) error {
+	s.suspectConnections(ctx)
+	return refused(err)
+}
+
+// unsettled is an error behind a statement that was applied: the whole is not refused, whatever it says.
+func (s *Store) unsettled(ctx context.Context, err error) error {
+	s.suspectConnections(ctx)
+	return err
+}
+
+func columns(leases []wire.Lease) (ids []int64, tokens []string) {
+	ids, tokens = make([]int64, len(leases)), make([]string, len(leases))
+	for i, lease := range leases {
+		ids[i], tokens[i] = lease.ID, lease.Token
+	}
+	return ids, tokens
+}

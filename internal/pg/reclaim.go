@@ -1,0 +1,118 @@
+package pg
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/backfillhq/go/internal/pg/query"
+	"github.com/backfillhq/go/internal/wire"
+	"github.com/backfillhq/go/internal/worker"
+)
+
+// settledTimeout bounds the question whether a claim is under way, which takes no time: a connection
+// that does not answer it is given up before the scan that follows.
+const settledTimeout = 2 * time.Second
+
+// surveyTimeout bounds each statement of a survey: on a table where it takes longer, the log does
+// without.
+const surveyTimeout = 2 * time.Second
+
+// Reclaim implements worker.Store. It asks first whether a claim of the worker may still commit: what is
+// committed by then, the statements that follow see.
+func (s *Store) Reclaim(ctx context.Context, workerID string, held []wire.Lease) (answer worker.Reclaimed, err error) {
+	asking, cancel := context.WithTimeout(ctx, settledTimeout)
+	defer cancel()
+	if answer.Settled, err = s.queries.WorkerSettled(asking, workerID); err != nil {
+		s.suspectConnections(asking)
+		return answer, fmt.Errorf("look for a claim under way: %w", err)
+	}
+	tokens, claims := make([]string, len(held)), make([]string, len(held))
+	for i, lease := range held {
+		tokens[i], claims[i] = lease.Token, lease.Claim()
+	}
+	left := false
+	jobs := func(q *query.Queries) (int64, error) {
+		return q.ReclaimJobs(ctx, query.ReclaimJobsParams{WorkerID: workerID, Held: tokens})
+	}
+	queues := func(q *query.Queries) (int64, error) {
+		return q.ReclaimQueues(ctx, query.ReclaimQueuesParams{WorkerID: workerID, Claims: claims})
+	}
+	if answer.Jobs, err = s.scanBatches(ctx, jobs); err == nil {
+		answer.Queues, err = s.scanBatches(ctx, queues)
+	}
+	if err == nil {
+		err = s.scan(ctx, func(q *query.Queries) (err error) {
+			left, err = q.ReclaimLeft(ctx, query.ReclaimLeftParams{WorkerID: workerID, Held: tokens, Claims: claims})
+			return err
+		})
+	}
+	if err != nil {
+		s.suspectConnections(ctx)
+		return answer, fmt.Errorf("release jobs of claims whose answers were lost: %w", err)
+	}
+	answer.Settled = answer.Settled && !left
+	return answer, nil
+}
+
+// scanBatches repeats a statement, each time with a new snapshot, until it changes nothing.
+func (s *Store) scanBatches(ctx context.Context, batch func(*query.Queries) (int64, error)) (int, error) {
+	return inBatches(func() (n int64, err error) {
+		err = s.scan(ctx, func(q *query.Queries) (err error) {
+			n, err = batch(q)
+			return err
+		})
+		return n, err
+	})
+}
+
+// scan runs a statement that no index answers. A worker's sessions do without sequential scans, so that
+// claims have the right plan in any case; this one needs it.
+func (s *Store) scan(ctx context.Context, statement func(*query.Queries) error) error {
+	return pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "set local enable_seqscan = on"); err != nil {
+			return err
+		}
+		return statement(s.claims.texts.queries(tx))
+	})
+}
+
+// Survey implements worker.Store.
+func (s *Store) Survey(ctx context.Context, workerID string) (found worker.Survey, err error) {
+	served := []int32{}
+	for id := range *s.served.Load() {
+		served = append(served, id)
+	}
+	looking, cancel := context.WithTimeout(ctx, surveyTimeout)
+	defer cancel()
+	tasks, err := s.queries.UnservedTasks(looking, served)
+	if err != nil {
+		return found, fmt.Errorf("look for jobs that this worker does not serve: %w", err)
+	}
+	for _, task := range tasks {
+		found.Unserved = append(found.Unserved, worker.UnservedTask{
+			Task: task.Identifier, Jobs: int(task.Jobs), Oldest: seconds(task.OldestSeconds),
+		})
+	}
+	looking, cancel = context.WithTimeout(ctx, surveyTimeout)
+	defer cancel()
+	var locks []query.HeldLocksRow
+	err = s.scan(looking, func(q *query.Queries) (err error) {
+		locks, err = q.HeldLocks(looking, workerID)
+		return err
+	})
+	if err != nil {
+		return found, fmt.Errorf("look for locks of others: %w", err)
+	}
+	for _, lock := range locks {
+		found.Locks = append(found.Locks, worker.HeldLocks{
+			Owner: lock.Owner, Host: lock.Host, Pid: int(lock.Pid), Dead: lock.Dead,
+			Jobs: int(lock.Jobs), Queues: int(lock.Queues), Oldest: seconds(lock.OldestSeconds),
+		})
+	}
+	return found, nil
+}
+
+func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }

@@ -1,0 +1,89 @@
+package worker_test
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/backfillhq/go/internal/wire"
+	"github.com/backfillhq/go/internal/worker"
+	"github.com/backfillhq/go/internal/worker/storetest"
+)
+
+// The Store in memory keeps the contract that the one on PostgreSQL keeps (pg.TestStoreContract).
+func TestFakeStoreContract(t *testing.T) {
+	t.Parallel()
+	storetest.Run(t, func(t *testing.T) storetest.Database { //nolint:thelper // it opens a database
+		return contractDB{newDB(t)}
+	}, synctest.Test)
+}
+
+// contractDB is a fakeDB as the contract's cases see it.
+type contractDB struct{ *fakeDB }
+
+func (db contractDB) NewStore() worker.Store { return db.newStore() }
+
+func (db contractDB) Add(job wire.Job) int64 {
+	if job.Payload == nil {
+		job.Payload = []byte("{}")
+	}
+	return db.add(1, job)[0]
+}
+
+func (db contractDB) Job(id int64) (storetest.Row, bool) {
+	job := db.job(id)
+	if job == nil {
+		return storetest.Row{}, false
+	}
+	return storetest.Row{
+		Attempts: job.Attempt, MaxAttempts: job.MaxAttempts, LastError: job.LastError, LockedBy: job.LockedBy,
+		Payload: string(job.Payload), Wait: max(0, time.Until(job.RunAt)).Round(time.Minute),
+	}, true
+}
+
+func (db contractDB) QueueLock(queue string) string { return db.queue(queue).LockedBy }
+
+func (db contractDB) LockJob(id int64) (unlock func()) {
+	db.update(id, func(job *fakeJob) { job.Busy = true })
+	return func() { db.update(id, func(job *fakeJob) { job.Busy = false }) }
+}
+
+func (db contractDB) LockQueue(queue string) (unlock func()) {
+	db.hold(queue, true)
+	return func() { db.hold(queue, false) }
+}
+
+func (db contractDB) Delete(id int64) {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	delete(db.jobs, id)
+}
+
+func (db contractDB) Relock(id int64, lockedBy string) {
+	db.update(id, func(job *fakeJob) { job.LockedBy = lockedBy })
+}
+
+func (db contractDB) Supersede(id int64) {
+	old := db.job(id)
+	db.Remove(id)
+	db.add(1, wire.Job{Key: old.Key, RunAt: time.Now().Add(time.Hour)})
+}
+
+func (db contractDB) Remove(id int64) {
+	db.update(id, func(job *fakeJob) { job.Key, job.Attempt = "", job.MaxAttempts })
+}
+
+func (db contractDB) Age(id int64, by time.Duration) {
+	db.update(id, func(job *fakeJob) {
+		job.LockedAt = job.LockedAt.Add(-by)
+		if queue := db.queues[job.Queue]; queue != nil {
+			queue.LockedAt = queue.LockedAt.Add(-by)
+		}
+	})
+}
+
+func (db contractDB) Refuse(id int64) {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	db.refused[id] = true
+}

@@ -1,0 +1,338 @@
+package worker
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/backfillhq/go/internal/wire"
+)
+
+// core is what a worker knows and decides. Its methods are the events of a worker's life: they change
+// the state and return what has to be done about it. They neither lock, nor wait, nor read a clock,
+// nor speak to the database: the Worker around the core does, and calls them under its mutex.
+//
+// There is a method for each event, not one that takes an event of any kind and returns a list: slots
+// call start and ended for each job, and neither allocates.
+type core struct {
+	concurrency int
+	once        bool
+	filtered    bool // jobs with forbidden flags are passed over
+
+	state  State
+	closed bool // slots start nothing any more
+	id     string
+	claims uint64 // of this process so far, whatever the id (R2)
+
+	leases   leases
+	buffer   buffer
+	outbox   outbox
+	handling int     // handlers that have not returned
+	large    int     // leases whose payload is large
+	freed    []int32 // queues that finishes have freed since the last claim
+
+	demand   demand
+	pace     pace
+	most     int // jobs a claim may ask for: halved when one fails
+	slow     int // claims that took too long on a server that answers
+	tooSlow  bool
+	doubts   doubts
+	lastSeen time.Time // when the last claim was answered
+	stats    Stats
+}
+
+// actions is what has to be done after an event.
+type actions struct {
+	dispatch bool           // wake the dispatcher
+	flush    bool           // wake the flusher
+	start    int            // wake this many idle slots
+	nudge    int            // notify the other workers of this many jobs
+	cancel   []cancellation // of handlers
+	lost     []*wire.Job    // leases that turned out to be lost
+}
+
+// cancellation ends the context of a handler.
+type cancellation struct {
+	cancel context.CancelCauseFunc
+	cause  error
+}
+
+func newCore(config Config) core {
+	return core{
+		concurrency: config.Concurrency, once: config.Once, filtered: config.Forbidden != nil,
+		state: StateNew, id: wire.NewWorkerID(), most: maxBatch, demand: demand{wanted: true},
+	}
+}
+
+// step is what the dispatcher does next: claim, look into a doubt, end, or wait.
+type step struct {
+	claim    bool
+	request  ClaimRequest
+	timeout  time.Duration // of the claim
+	prompted bool          // a notification asked for it, or a job became due
+
+	doubt *doubt
+	held  []wire.Lease // that the doubt is not about
+
+	polled bool // the poll's timer led to a claim
+	done   bool
+	wait   time.Duration
+}
+
+// next decides what the dispatcher does.
+func (c *core) next(now time.Time) (next step, do actions) {
+	do = c.giveBack(c.buffer.takeOlder(now.Add(-startWithin)), now)
+	next.polled = c.demand.tick(now)
+	if next.doubt = c.doubts.due(now); next.doubt != nil {
+		next.held = tokens(c.leases.all(leaseClaimed, leaseRunning, leaseEnding, leaseAbandoned))
+		return next, do
+	}
+	d := &c.demand
+	d.blocked = false
+	if (d.wanted || d.queues) && !now.Before(d.notBefore) && !c.doubts.rest(c.id, now) {
+		c.pace.measure(now, c.concurrency-c.handling, c.leases.in[leaseRunning])
+		if batch := c.room(); batch > 0 {
+			next.claim, next.prompted = true, d.prompted
+			next.request = c.request(batch)
+			next.timeout = claimTimeout << c.slow
+			d.wanted, d.queues, d.prompted = false, false, false
+			return next, do
+		}
+		d.blocked = true
+	}
+	next.done = c.once && !d.wanted && !d.queues && c.leases.held() == 0
+	next.wait = c.idle(now)
+	return next, do
+}
+
+// room returns how many jobs to claim now: 0 while enough are waiting to start, or too many to be
+// recorded.
+func (c *core) room() int {
+	if c.leases.count(leaseEnding) > maxUnrecorded || c.buffer.bytes >= maxBufferedBytes {
+		return 0
+	}
+	target := c.concurrency - c.handling + c.pace.prefetch()
+	room := target - c.buffer.len()
+	if room < max(1, target/2) || !c.demand.wanted && c.serialRoom() == 0 {
+		return 0
+	}
+	return min(room, c.most)
+}
+
+// serialRoom returns how many jobs of queues could start now or almost now (R23). What waits in the
+// buffer is sorted, so a queue's job that is first in line starts next, whatever waits behind it:
+// only the other jobs of queues count. While anything is claimed ahead, so may one of a queue be.
+func (c *core) serialRoom() int {
+	room := max(c.concurrency-c.handling, c.pace.serial())
+	if c.buffer.len() > 0 || c.pace.prefetch() > 0 {
+		room = max(room, 1)
+	}
+	return max(room-c.buffer.queued, 0)
+}
+
+func (c *core) request(batch int) ClaimRequest {
+	c.claims++
+	request := ClaimRequest{
+		WorkerID: c.id, Number: c.claims, Batch: batch, Serial: min(batch, c.serialRoom()), Queues: c.freed,
+		Bytes: maxBufferedBytes - c.buffer.bytes,
+	}
+	c.freed = nil
+	if c.large > 0 {
+		request.MaxPayload = largePayload
+	}
+	return request
+}
+
+// idle returns how long the dispatcher has nothing to do, if nothing happens.
+func (c *core) idle(now time.Time) time.Duration {
+	next := now.Add(time.Hour)
+	sooner := func(t time.Time) {
+		if t.After(now) && t.Before(next) {
+			next = t
+		}
+	}
+	sooner(c.demand.pollAt)
+	sooner(c.demand.dueAt)
+	sooner(c.doubts.next())
+	if c.demand.wanted || c.demand.queues {
+		sooner(c.demand.notBefore)
+	}
+	if oldest, ok := c.buffer.oldest(); ok {
+		sooner(oldest.Add(startWithin))
+	}
+	if c.demand.blocked { // slots that get stuck, or free, change what there is room for
+		sooner(now.Add(prefetchAhead))
+	}
+	return next.Sub(now)
+}
+
+// claimed takes the answer to a claim. stopped says that the worker was told to stop meanwhile: then
+// nothing of it starts.
+func (c *core) claimed(made step, answer Claimed, stopped bool, now time.Time) (do actions) {
+	c.lastSeen = now
+	if !c.once {
+		c.demand.pollAt = now.Add(pollInterval)
+	}
+	c.most = min(2*c.most, maxBatch)
+	c.slow = max(c.slow-1, 0)
+	c.demand.answered(now, made.prompted, answer)
+	for _, unreadable := range answer.Unreadable {
+		l := c.lease(&wire.Job{Lease: unreadable.Lease}, made.request.WorkerID, now)
+		c.end(l, leaseEnding, unreadable.Outcome, now)
+		do.flush = true
+	}
+	fresh := make([]*lease, len(answer.Jobs))
+	for i, job := range answer.Jobs {
+		fresh[i] = c.lease(job, made.request.WorkerID, now)
+	}
+	if stopped {
+		given := c.giveBack(fresh, now)
+		do.flush = do.flush || given.flush
+		return do
+	}
+	c.buffer.add(fresh)
+	do.start = len(fresh)
+	return do
+}
+
+func (c *core) lease(job *wire.Job, workerID string, now time.Time) *lease {
+	l := &lease{Job: job, workerID: workerID}
+	c.leases.add(l, now)
+	if len(job.Payload) > largePayload {
+		c.large++
+	}
+	return l
+}
+
+// claimFailed takes the failure of a claim, and returns how long to wait. unknown says that it may
+// have been committed all the same.
+func (c *core) claimFailed(made step, unknown, tooSlow bool, now time.Time) (wait time.Duration) {
+	c.most = max(1, made.request.Batch/2)
+	c.tooSlow = tooSlow
+	if unknown {
+		c.doubts.claimLost(made.request.WorkerID, now)
+	}
+	return c.demand.failed(now)
+}
+
+// looked takes what a look into a doubt has shown.
+func (c *core) looked(about *doubt, answer Reclaimed, err error, now time.Time) {
+	if err == nil && about.claim && c.tooSlow { // the server answers, so the claim needs more time
+		c.slow, c.tooSlow = min(c.slow+1, 3), false
+	}
+	c.doubts.looked(about, err == nil, err == nil && answer.Settled, now)
+	if answer.Jobs+answer.Queues > 0 {
+		c.demand.wanted = true
+	}
+}
+
+// fenced takes that the present id was declared dead: handlers are cancelled, and what has not started
+// is given back if it is still ours. The worker goes on under a fresh id (R2, R5).
+func (c *core) fenced(now time.Time) (dead string, do actions) {
+	dead = c.id
+	c.id = wire.NewWorkerID()
+	c.doubts.leaseLost(dead, now)
+	do = c.giveBack(c.buffer.takeOlder(now), now)
+	do.cancel = c.cancelAll(ErrLeaseLost)
+	c.demand.failed(now)
+	return dead, do
+}
+
+func (c *core) cancelAll(cause error) (list []cancellation) {
+	for _, l := range c.leases.in[leaseRunning] {
+		list = append(list, cancellation{l.cancel, cause})
+	}
+	return list
+}
+
+// giveBack returns jobs that were claimed and have not started.
+func (c *core) giveBack(list []*lease, now time.Time) (do actions) {
+	for _, l := range list {
+		c.end(l, leaseEnding, Outcome{Kind: OutcomeReturned}, now)
+		c.forget(l)
+	}
+	do.flush = len(list) > 0
+	return do
+}
+
+// end puts a lease on its way to the database.
+func (c *core) end(l *lease, state leaseState, outcome Outcome, now time.Time) {
+	c.leases.move(l, state, now)
+	l.outcome = outcome
+	c.outbox.add(l)
+}
+
+// start hands the first job in line to a slot; nil if there is none.
+func (c *core) start(cancel context.CancelCauseFunc, now time.Time) (l *lease, do actions) {
+	if l = c.buffer.next(); l == nil {
+		return nil, actions{}
+	}
+	l.cancel, l.handling = cancel, true
+	c.handling++
+	c.leases.move(l, leaseRunning, now)
+	return l, c.roomChanged()
+}
+
+// ended takes the end of a handler. What it says does not count if the job was given back meanwhile.
+func (c *core) ended(l *lease, outcome Outcome, now time.Time) (do actions) {
+	l.handling = false
+	c.handling--
+	counts := l.state == leaseRunning
+	if counts {
+		c.pace.ended(now.Sub(l.since))
+		c.end(l, leaseEnding, outcome, now)
+	}
+	c.forget(l)
+	do = c.roomChanged()
+	do.flush = counts
+	return do
+}
+
+// forget notes that nothing here will read the payload of a lease any more.
+func (c *core) forget(l *lease) {
+	if len(l.Payload) > largePayload {
+		c.large--
+	}
+}
+
+// roomChanged wakes a dispatcher that waits for room to claim, and one that waits for the last handler.
+func (c *core) roomChanged() (do actions) {
+	if c.state == StateDraining || c.demand.blocked && c.room() > 0 {
+		c.demand.blocked, do.dispatch = false, true
+	}
+	return do
+}
+
+// woke notes that jobs were inserted, or may have been while nobody listened.
+func (c *core) woke(notified bool) actions {
+	c.demand.wanted = true
+	c.demand.prompted = c.demand.prompted || notified
+	return actions{dispatch: true}
+}
+
+// drained begins the stop: nothing is claimed any more, and what has not started is given back. It
+// returns how many handlers run.
+func (c *core) drained(now time.Time) (running int, do actions) {
+	c.state = StateDraining
+	return c.handling, c.giveBack(c.buffer.takeOlder(now), now)
+}
+
+// abandon gives back the jobs whose handlers ignore their cancelled contexts.
+func (c *core) abandon(now time.Time) actions {
+	for _, l := range slices.Clone(c.leases.in[leaseRunning]) {
+		c.end(l, leaseAbandoned, Outcome{Kind: OutcomeReturned}, now)
+	}
+	return actions{flush: true}
+}
+
+// renewed takes the fates of leases whose locks were to be renewed: handlers whose lease somebody else
+// ended are cancelled.
+func (c *core) renewed(list []*lease, fates []Fate, now time.Time) (do actions) {
+	for i, l := range list {
+		if fates[i].Kind == FateLost && l.state == leaseRunning {
+			do.cancel = append(do.cancel, cancellation{l.cancel, ErrLeaseLost})
+			c.doubts.leaseLost(l.workerID, now)
+		}
+	}
+	return do
+}

@@ -1,0 +1,140 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/backfillhq/go/internal/wire"
+)
+
+// stopGrace is how long a claim that is under way when the worker is told to stop has for its answer.
+// Without one, its jobs are released at the end of the stop.
+const stopGrace = 2 * time.Second
+
+// dispatch claims whenever there is room and reason, until ctx ends, a listener stops the worker, or, in
+// a worker that runs once, nothing is left.
+func (w *Worker) dispatch(ctx context.Context, stopped <-chan error) error {
+	timer := time.NewTimer(pollInterval)
+	defer timer.Stop()
+	for ctx.Err() == nil {
+		select {
+		case err := <-stopped:
+			return err
+		default:
+		}
+		var next step
+		w.on(func(c *core, now time.Time) (do actions) {
+			next, do = c.next(now)
+			return do
+		})
+		if next.polled {
+			w.observe(Event{Kind: EventPolled})
+		}
+		switch {
+		case next.doubt != nil:
+			w.look(ctx, next.doubt, next.held)
+			continue
+		case next.claim:
+			w.claim(ctx, next)
+			continue
+		case next.done:
+			return nil
+		}
+		timer.Reset(next.wait)
+		select {
+		case <-ctx.Done():
+		case err := <-stopped:
+			return err
+		case <-w.kick:
+		case <-timer.C:
+		}
+	}
+	return nil
+}
+
+// claim makes one claim. If ctx ends meanwhile, it waits for the answer for stopGrace.
+func (w *Worker) claim(ctx context.Context, next step) {
+	if w.config.Forbidden != nil {
+		next.request.Forbidden = w.config.Forbidden()
+	}
+	statement, cancel := context.WithTimeout(context.WithoutCancel(ctx), next.timeout)
+	stopping := context.AfterFunc(ctx, func() { time.AfterFunc(stopGrace, cancel) })
+	claimed, err := w.store.Claim(statement, next.request)
+	timedOut := errors.Is(statement.Err(), context.DeadlineExceeded)
+	stopping()
+	cancel()
+	switch {
+	case err != nil:
+		w.claimFailed(next, err, timedOut)
+	case !claimed.Alive:
+		w.fence(ctx)
+	default:
+		w.troubles.claims.success(w.config.Logger)
+		w.observe(Event{
+			Kind: EventClaimed, WorkerID: next.request.WorkerID, Count: len(claimed.Jobs), Full: claimed.More,
+		})
+		w.on(func(c *core, now time.Time) actions { return c.claimed(next, claimed, ctx.Err() != nil, now) })
+	}
+}
+
+func (w *Worker) claimFailed(next step, err error, timedOut bool) {
+	_, refused := errors.AsType[*wire.RejectedError](err)
+	var wait time.Duration
+	w.on(func(c *core, now time.Time) actions {
+		wait = c.claimFailed(next, !refused, timedOut, now)
+		return actions{}
+	})
+	id := next.request.WorkerID
+	w.troubles.claims.failure(w.config.Logger, err, slog.String("worker_id", id), slog.Duration("retry_in", wait))
+	w.observe(Event{Kind: EventClaimError, WorkerID: id, Err: err})
+	signal(w.prove)
+}
+
+// look releases what is locked under one of our ids and is not in memory (R6).
+func (w *Worker) look(ctx context.Context, about *doubt, held []wire.Lease) {
+	statements, cancel := context.WithTimeout(ctx, lookTimeout)
+	answer, err := w.store.Reclaim(statements, about.id, held)
+	cancel()
+	if ctx.Err() != nil {
+		return // the end of the stop looks again
+	}
+	w.on(func(c *core, now time.Time) actions {
+		c.looked(about, answer, err, now)
+		return actions{}
+	})
+	if err != nil {
+		w.troubles.looks.failure(w.config.Logger, err, slog.String("worker_id", about.id))
+		return
+	}
+	w.troubles.looks.success(w.config.Logger)
+	w.reclaimed(about.id, answer)
+}
+
+func (w *Worker) reclaimed(id string, answer Reclaimed) {
+	if answer.Jobs+answer.Queues == 0 {
+		return
+	}
+	w.config.Logger.WarnContext(context.Background(), "released jobs of claims whose answers were lost",
+		slog.String("worker_id", id), slog.Int("jobs", answer.Jobs), slog.Int("queues", answer.Queues))
+	w.observe(Event{Kind: EventReclaimed, WorkerID: id, Count: answer.Jobs})
+	w.config.Nudge(answer.Jobs + answer.Queues)
+}
+
+// fence gives up an id that was declared dead, and goes on under a fresh one.
+func (w *Worker) fence(ctx context.Context) {
+	var dead string
+	w.on(func(c *core, now time.Time) (do actions) {
+		dead, do = c.fenced(now)
+		return do
+	})
+	w.config.Logger.ErrorContext(ctx, "worker was declared dead, and goes on under a new id",
+		slog.String("worker_id", dead), slog.String("new_worker_id", w.workerID()))
+	w.observe(Event{Kind: EventFenced, WorkerID: dead})
+	if err := w.register(context.WithoutCancel(ctx)); err != nil {
+		// The next claim finds no row of the new id, and leads back here.
+		w.troubles.claims.failure(w.config.Logger, err, slog.String("worker_id", w.workerID()))
+		w.observe(Event{Kind: EventClaimError, WorkerID: w.workerID(), Err: err})
+	}
+}

@@ -1,0 +1,115 @@
+package worker
+
+import "time"
+
+const (
+	// reclaimAgain is how long after the last unknown outcome the rows are looked at once more: a
+	// connection may have led to another server, and a statement may have been on its way for long.
+	reclaimAgain = time.Minute
+	// A claim that may still commit keeps the next one waiting for claimsRest. The server ends its
+	// statement within 10 s; only a commit that waits for a standby takes longer, and then the next
+	// claim's would wait as well. While nothing answers, claims wait for claimsRestLongest.
+	claimsRest, claimsRestLongest = 15 * time.Second, time.Minute
+)
+
+// doubt is about one worker id, under which rows may be locked that are not in memory: the answer to
+// a claim was lost, or a lease was lost to somebody unknown (R6).
+type doubt struct {
+	id       string
+	claim    bool      // a claim may have been committed, or may still be
+	since    time.Time // when that became so
+	last     time.Time // the last event of the kind
+	next     time.Time // when to look
+	answered bool      // the last look was
+	failures int       // looks that failed, or settled nothing, in a row
+}
+
+// doubts are those of the present id and of earlier ones.
+type doubts []*doubt
+
+// about returns the doubt about an id, which may be new.
+func (d *doubts) about(id string) *doubt {
+	for _, known := range *d {
+		if known.id == id {
+			return known
+		}
+	}
+	fresh := &doubt{id: id}
+	*d = append(*d, fresh)
+	return fresh
+}
+
+// claimLost notes a claim whose outcome is unknown: it is looked for at once.
+func (d *doubts) claimLost(id string, now time.Time) {
+	about := d.about(id)
+	if !about.claim {
+		about.claim, about.since, about.failures = true, now, 0
+	}
+	about.last, about.next, about.answered = now, now, false
+}
+
+// leaseLost notes a lease whose end nobody here knows: rows are looked at in a while.
+func (d *doubts) leaseLost(id string, now time.Time) {
+	about := d.about(id)
+	about.last = now
+	if about.next.IsZero() {
+		about.next = now.Add(reclaimAgain)
+	}
+}
+
+// due returns the doubt to look into now; nil if there is none.
+func (d *doubts) due(now time.Time) *doubt {
+	for _, about := range *d {
+		if !about.next.After(now) {
+			return about
+		}
+	}
+	return nil
+}
+
+// next returns when to look next; zero: never.
+func (d *doubts) next() (next time.Time) {
+	for _, about := range *d {
+		if next.IsZero() || about.next.Before(next) {
+			next = about.next
+		}
+	}
+	return next
+}
+
+// rest reports whether claims under this id have to wait, because an earlier one may be committed,
+// or still on its way, and each would add to what is locked.
+func (d *doubts) rest(id string, now time.Time) bool {
+	for _, about := range *d {
+		if about.id == id && about.claim {
+			waited := now.Sub(about.since)
+			return waited < claimsRest || !about.answered && waited < claimsRestLongest
+		}
+	}
+	return false
+}
+
+// looked notes what a look has shown.
+func (d *doubts) looked(about *doubt, answered, settled bool, now time.Time) {
+	about.answered = answered
+	if !settled {
+		about.failures++
+		about.next = now.Add(backoff(about.failures, errorMin, errorMax/2))
+		return
+	}
+	about.claim, about.failures = false, 0
+	about.next = about.last.Add(reclaimAgain)
+	if !about.next.After(now) {
+		d.settle(about)
+	}
+}
+
+func (d *doubts) settle(about *doubt) {
+	kept := (*d)[:0]
+	for _, other := range *d {
+		if other != about {
+			kept = append(kept, other)
+		}
+	}
+	*d = kept
+}

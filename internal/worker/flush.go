@@ -1,0 +1,112 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/backfillhq/go/internal/wire"
+)
+
+// record writes outcomes to the database until ctx ends: a statement starts when the one before it is
+// done, with whatever has gathered, and never waits for a timer. What could not be recorded waits apart,
+// for a row that somebody else has locked (R16) or after an error. At the end everything is tried once
+// more. Statements end with the context of that name.
+func (w *Worker) record(ctx, statements context.Context) {
+	retry := time.NewTimer(time.Hour)
+	defer retry.Stop()
+	for ctx.Err() == nil {
+		if wait := w.flushNext(statements); wait > 0 {
+			retry.Reset(wait)
+			select {
+			case <-ctx.Done():
+			case <-w.flush:
+			case <-retry.C:
+			}
+		}
+	}
+	w.on(func(c *core, _ time.Time) actions {
+		c.outbox.hurry()
+		return actions{}
+	})
+	for statements.Err() == nil && w.flushNext(statements) == 0 {
+	}
+}
+
+// flushNext records one part. If there is none, it returns how long there will be none.
+func (w *Worker) flushNext(statements context.Context) time.Duration {
+	var which statement
+	var part []*lease
+	var wait time.Duration
+	w.on(func(c *core, now time.Time) actions {
+		which, part, wait = c.outbox.next(now)
+		return actions{}
+	})
+	if len(part) > 0 {
+		w.flushPart(statements, which, part)
+	}
+	return wait
+}
+
+// flushPart records outcomes by one statement.
+func (w *Worker) flushPart(base context.Context, which statement, part []*lease) {
+	ctx, cancel := context.WithTimeout(base, statementTimeout)
+	defer cancel()
+	var fates []Fate
+	var err error
+	switch which {
+	case statementComplete:
+		fates, err = w.store.Complete(ctx, tokens(part))
+	case statementFail:
+		fates, err = w.store.Fail(ctx, ended(part))
+	default:
+		fates, err = w.store.Release(ctx, ended(part))
+	}
+	if err != nil {
+		w.flushFailed(which, part, err)
+		return
+	}
+	w.troubles.flushes.success(w.config.Logger)
+	recorded := 0
+	w.on(func(c *core, now time.Time) (do actions) {
+		recorded, do = c.settled(which, part, fates, now)
+		return do
+	})
+	w.observe(Event{Kind: which.event(), Count: recorded})
+	busy := 0
+	for _, fate := range fates {
+		if fate.Kind == FateBusy {
+			busy++
+		}
+	}
+	if busy > 0 {
+		w.observe(Event{Kind: EventBusy, Count: busy})
+	}
+}
+
+// flushFailed tells an error that an outcome is to blame for from one of the server: the first has its
+// statement halved, and the second one retry for all.
+func (w *Worker) flushFailed(which statement, part []*lease, err error) {
+	rejected, ok := errors.AsType[*wire.RejectedError](err)
+	refused := ok && rejected.Row
+	var wait time.Duration
+	var stuck []*lease
+	w.on(func(c *core, now time.Time) actions {
+		if refused {
+			stuck = c.outbox.refused(which, part, now)
+		} else {
+			wait = c.outbox.failed(which, part, now)
+		}
+		return actions{}
+	})
+	w.observe(Event{Kind: EventFlushError, Count: len(part), Err: err})
+	switch {
+	case len(stuck) > 0:
+		l := stuck[0]
+		w.troubles.flushes.failure(w.config.Logger, err, slog.String("task", l.Task), slog.Int64("job_id", l.ID),
+			slog.Duration("retry_in", time.Until(l.retry.after)))
+	case !refused:
+		w.troubles.flushes.failure(w.config.Logger, err, slog.Int("jobs", len(part)), slog.Duration("retry_in", wait))
+	}
+}

@@ -1,0 +1,274 @@
+package worker
+
+import (
+	"slices"
+	"strings"
+	"time"
+)
+
+const (
+	busyMin, busyMax = time.Millisecond, 500 * time.Millisecond
+	refusedMax       = time.Minute       // between tries of an outcome that is refused in every form
+	flushMax         = time.Second       // between tries while the server takes nothing
+	dueNow           = time.Millisecond  // a job that is due again within this is claimed at once
+	maxRefused       = len(mended{}) - 1 // tries after which nothing is left to mend
+)
+
+// statement is one of the three that record outcomes.
+type statement int
+
+const (
+	statementComplete statement = iota
+	statementFail
+	statementRelease
+	statements
+)
+
+// statementOf returns the statement that records an outcome of this kind.
+func statementOf(kind OutcomeKind) statement {
+	switch kind {
+	case OutcomeCompleted:
+		return statementComplete
+	case OutcomeFailed, OutcomeExhausted:
+		return statementFail
+	case OutcomeSnoozed, OutcomeReturned:
+	}
+	return statementRelease
+}
+
+// event returns the kind of event that reports what a statement has recorded.
+func (s statement) event() EventKind {
+	return [statements]EventKind{EventCompleted, EventRecorded, EventReturned}[s]
+}
+
+// outbox holds the leases whose outcome waits to be recorded.
+type outbox struct {
+	ready   [statements][]*lease // in the order in which they ended
+	waiting []*lease             // until their retry.after: a row that is locked, an outcome that is refused
+	last    statement            // that was made
+	// A statement that fails for a reason that is not the outcomes' is not made again before after.
+	after    [statements]time.Time
+	failures [statements]int // in a row
+}
+
+func (o *outbox) add(l *lease) {
+	s := statementOf(l.outcome.Kind)
+	o.ready[s] = append(o.ready[s], l)
+}
+
+// putBack makes leases the next ones to be recorded.
+func (o *outbox) putBack(s statement, part []*lease) {
+	o.ready[s] = slices.Concat(part, o.ready[s])
+}
+
+// next takes the leases of the next statement, in turn of the three. If there are none, it returns how
+// long there will be none.
+func (o *outbox) next(now time.Time) (s statement, part []*lease, wait time.Duration) {
+	wait = time.Hour
+	o.waiting = slices.DeleteFunc(o.waiting, func(l *lease) bool {
+		if now.Before(l.retry.after) {
+			wait = min(wait, l.retry.after.Sub(now))
+			return false
+		}
+		o.add(l)
+		return true
+	})
+	for range statements {
+		o.last = (o.last + 1) % statements
+		s, list := o.last, o.ready[o.last]
+		if len(list) == 0 {
+			continue
+		}
+		if now.Before(o.after[s]) {
+			wait = min(wait, o.after[s].Sub(now))
+			continue
+		}
+		n := partOf(list)
+		part = slices.Clone(list[:n])
+		o.ready[s] = slices.Delete(list, 0, n)
+		return s, part, 0
+	}
+	return 0, nil, wait
+}
+
+// hurry makes everything due that waits for a retry.
+func (o *outbox) hurry() {
+	o.after = [statements]time.Time{}
+	for _, l := range o.waiting {
+		l.retry.after = time.Time{}
+	}
+}
+
+// partOf returns how many of these leases may be in one statement.
+func partOf(list []*lease) int {
+	most := maxBatch
+	for i, l := range list {
+		if l.retry.together > 0 {
+			most = min(most, l.retry.together)
+		}
+		if i+1 >= most {
+			return most
+		}
+	}
+	return min(len(list), most)
+}
+
+// failed puts back a part whose statement failed for a reason that is not the outcomes'. All outcomes
+// wait for one retry.
+func (o *outbox) failed(s statement, part []*lease, now time.Time) (wait time.Duration) {
+	for _, l := range part {
+		l.retry.unsure = true
+	}
+	o.putBack(s, part)
+	o.failures[s]++
+	wait = backoff(o.failures[s], errorMin, flushMax)
+	o.after[s] = now.Add(wait)
+	return wait
+}
+
+// refused puts back a part of which the server refuses an outcome: in halves, so that it is soon alone,
+// and then with its text mended (R19). It returns it when nothing is left to mend.
+func (o *outbox) refused(s statement, part []*lease, now time.Time) (stuck []*lease) {
+	if len(part) > 1 {
+		for _, l := range part {
+			l.retry.together = (len(part) + 1) / 2
+		}
+		o.putBack(s, part)
+		return nil
+	}
+	l := part[0]
+	l.retry.together = 1
+	l.retry.refused++
+	if l.retry.refused <= maxRefused {
+		o.putBack(s, part)
+		return nil
+	}
+	l.retry.after = now.Add(backoff(l.retry.refused-maxRefused, errorMin, refusedMax))
+	o.waiting = append(o.waiting, l)
+	return part
+}
+
+// busy puts back leases whose rows somebody else has locked: together, so that they meet again in one
+// statement.
+func (o *outbox) busy(part []*lease, now time.Time) {
+	if len(part) == 0 {
+		return
+	}
+	after := now.Add(backoff(part[0].retry.busy, busyMin, busyMax))
+	for _, l := range part {
+		l.retry.after = after
+	}
+	o.waiting = append(o.waiting, part...)
+}
+
+// mended are the forms of an outcome that are tried in turn when the server refuses one: as it is, with
+// its text in ASCII, and without text and payload.
+type mended [3]func(Outcome) Outcome
+
+var forms = mended{
+	func(o Outcome) Outcome { return o },
+	func(o Outcome) Outcome { o.Text = ascii(o.Text); return o },
+	func(o Outcome) Outcome { o.Text, o.Payload = "", nil; return o },
+}
+
+// ended returns what the statements about outcomes are given.
+func ended(part []*lease) []Ended {
+	out := make([]Ended, len(part))
+	for i, l := range part {
+		out[i] = Ended{l.Lease, forms[min(l.retry.refused, maxRefused)](l.outcome)}
+	}
+	return out
+}
+
+// ascii replaces what an encoding of the server may not have.
+func ascii(text string) string {
+	return strings.Map(func(r rune) rune {
+		if r > '~' || r < ' ' && r != '\n' && r != '\t' {
+			return '?'
+		}
+		return r
+	}, text)
+}
+
+// settled takes the fates of a part.
+func (c *core) settled(s statement, part []*lease, fates []Fate, now time.Time) (recorded int, do actions) {
+	c.outbox.failures[s] = 0
+	var busy []*lease
+	var next [NextForeign + 1]int
+	again, due := false, false
+	for i, l := range part {
+		fate := fates[i]
+		due = due || fate.Due > 0
+		if fate.Kind == FateBusy {
+			l.retry.busy++
+			busy = append(busy, l)
+			continue
+		}
+		if fate.Kind == FateLost && !l.retry.unsure {
+			c.leases.move(l, leaseLost, now)
+			c.stats.Lost++
+			c.doubts.leaseLost(l.workerID, now)
+			do.lost = append(do.lost, l.Job)
+		} else { // gone after a try whose outcome is unknown: that one was applied
+			c.leases.move(l, leaseRecorded, now)
+			c.stats.count(l.outcome.Kind, fate.Kind)
+			recorded++
+		}
+		switch {
+		case fate.Due > dueNow:
+			c.demand.due(now.Add(fate.Due))
+		case fate.Due > 0:
+			c.demand.wanted, again = true, true
+		}
+		if l.QueueID != 0 {
+			c.demand.freed()
+			next[fate.Next]++
+			if fate.Next == NextOwn && len(c.freed) < maxBatch {
+				c.freed = append(c.freed, l.QueueID)
+			}
+		}
+	}
+	c.outbox.busy(busy, now)
+	if c.once && recorded > 0 && c.leases.held() == 0 { // handlers may have enqueued, and nobody listens
+		c.demand.wanted = true
+	}
+	do.dispatch = c.demand.wanted || due || c.leases.held() == 0
+	do.nudge = c.forOthers(again, next[NextOwn], next[NextForeign], now)
+	return recorded, do
+}
+
+// forOthers returns how many of the jobs that became claimable this worker will not claim at once: one
+// that was given back, and the first in line of queues that were freed. Others would find them only when
+// they poll.
+func (c *core) forOthers(again bool, own, foreign int, now time.Time) int {
+	given := 0
+	if again {
+		given = 1
+	}
+	if given+own > 0 && c.state == StateRunning {
+		c.pace.measure(now, c.concurrency-c.handling, c.leases.in[leaseRunning])
+		if c.room() > 0 {
+			given = 0
+		}
+		if !c.filtered { // else it may be a job that we pass over
+			own = max(0, own-c.serialRoom())
+		}
+	}
+	return given + own + foreign
+}
+
+func (s *Stats) count(kind OutcomeKind, fate FateKind) {
+	switch kind {
+	case OutcomeCompleted:
+		s.Completed++
+	case OutcomeFailed, OutcomeExhausted:
+		s.Failed++
+		if fate == FateExhausted {
+			s.Exhausted++
+		}
+	case OutcomeSnoozed:
+		s.Snoozed++
+	case OutcomeReturned:
+		s.Returned++
+	}
+}

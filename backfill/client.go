@@ -117,7 +117,7 @@ func (c *Client) Close() {
 	c.nudger.Close()
 	c.nudges.Close(context.Background())
 	if c.owned {
-		c.pool.Close()
+		pg.ClosePool(c.pool)
 	}
 }
 

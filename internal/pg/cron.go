@@ -49,9 +49,15 @@ func (s *Store) Tick(ctx context.Context, tick time.Time, identifiers []string, 
 		}
 		var specs []wire.Spec
 		for i, identifier := range identifiers {
-			if slices.Contains(won, identifier) {
-				specs = append(specs, jobs[i])
+			k := slices.IndexFunc(won, func(row query.TickCrontabsRow) bool { return row.Identifier == identifier })
+			if k < 0 {
+				continue
 			}
+			spec := jobs[i]
+			if now := won[k].At.Time; spec.RunAt.After(now) { // the server's clock is behind: it is due now
+				spec.RunAt = now
+			}
+			specs = append(specs, spec)
 		}
 		if scheduled = len(specs); scheduled == 0 {
 			return nil

@@ -94,3 +94,15 @@ func TestTickOnce(t *testing.T) {
 		t.Errorf("a tick that failed was recorded: %v", last)
 	}
 }
+
+// The server's clock is behind that of the process that schedules: a tick's job is due at once all the same.
+func TestTickIsDueByTheServersClock(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	ahead := time.Now().Add(10 * time.Minute).Truncate(time.Minute)
+	jobs := []wire.Spec{{Task: "a", Payload: []byte("{}"), Key: "k", MaxAttempts: 25, RunAt: ahead}}
+	if n, err := r.store.Tick(t.Context(), ahead, []string{"a"}, jobs); n != 1 || err != nil {
+		t.Fatalf("scheduled %d jobs: %v", n, err)
+	}
+	r.claimOne()
+}

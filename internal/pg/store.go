@@ -48,7 +48,24 @@ func Open(ctx context.Context, settings Settings) (*Store, error) {
 }
 
 // Close closes the connections.
-func (s *Store) Close() { s.pool.Close() }
+func (s *Store) Close() { ClosePool(s.pool) }
+
+// closeTimeout bounds how long the end of a connection is waited for.
+const closeTimeout = time.Second
+
+// ClosePool closes a pool. It waits for the server's side of it no longer than a second: one that does
+// not answer would take 15.
+func ClosePool(pool *pgxpool.Pool) {
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		pool.Close()
+	}()
+	select {
+	case <-closed:
+	case <-time.After(closeTimeout):
+	}
+}
 
 // Register implements worker.Store.
 func (s *Store) Register(ctx context.Context, workerID string, tasks []string) (err error) {

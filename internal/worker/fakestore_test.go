@@ -41,6 +41,7 @@ type fakeStore struct {
 	dropped bool                                       // pings do not come back
 	poison  int64                                      // statements with this job are refused
 	survey  worker.Survey
+	refuse  func(worker.Outcome) bool // these outcomes are refused
 
 	mu       sync.Mutex
 	start    time.Time
@@ -103,7 +104,10 @@ func (s *fakeStore) do(ctx context.Context, c call, apply func() []int64) error 
 		s.db.violated("two statements of kind %s in flight", lane)
 		s.db.mu.Unlock()
 	}
-	if err := wait(ctx, s.latency[c.Op]/2); err != nil {
+	s.mu.Lock()
+	latency := s.latency[c.Op]
+	s.mu.Unlock()
+	if err := wait(ctx, latency/2); err != nil {
 		return err
 	}
 	if s.before != nil {
@@ -124,7 +128,7 @@ func (s *fakeStore) do(ctx context.Context, c call, apply func() []int64) error 
 			return err
 		}
 	}
-	return wait(ctx, s.latency[c.Op]/2)
+	return wait(ctx, latency/2)
 }
 
 func (s *fakeStore) Register(ctx context.Context, workerID string, tasks []string) error {
@@ -211,6 +215,9 @@ func (s *fakeStore) Fail(ctx context.Context, failures []worker.Ended) (fates []
 	leases := make([]wire.Lease, len(failures))
 	for i, f := range failures {
 		leases[i] = f.Lease
+	}
+	if s.refuse != nil && slices.ContainsFunc(failures, func(f worker.Ended) bool { return s.refuse(f.Outcome) }) {
+		return nil, &wire.RejectedError{Err: errors.New("invalid text"), Row: true}
 	}
 	err = s.do(ctx, call{Op: opFail, Jobs: ids(leases)}, func() []int64 {
 		fates = s.db.end(s.tasks, leases, func(i int, job *fakeJob) time.Duration {

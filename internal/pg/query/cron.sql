@@ -10,10 +10,10 @@ select u.identifier, @start::timestamptz from unnest(@identifiers::text[]) as u(
 on conflict do nothing;
 
 -- name: TickCrontabs :many
--- The identifiers that have not executed this tick or a later one. Whoever gets one here enqueues its job in the same transaction.
+-- The identifiers that have not executed this tick or a later one, and the server's time. Whoever gets one here enqueues its job in the same transaction.
 insert into graphile_worker._private_known_crontabs as k (identifier, known_since, last_execution)
 select u.identifier, @tick::timestamptz, @tick::timestamptz from unnest(@identifiers::text[]) with ordinality as u(identifier, ord)
  order by u.ord
 on conflict (identifier) do update set last_execution = excluded.last_execution
  where k.last_execution is null or k.last_execution < excluded.last_execution
-returning k.identifier;
+returning k.identifier, now()::timestamptz as at;

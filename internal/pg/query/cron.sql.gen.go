@@ -58,7 +58,7 @@ select u.identifier, $1::timestamptz, $1::timestamptz from unnest($2::text[]) wi
  order by u.ord
 on conflict (identifier) do update set last_execution = excluded.last_execution
  where k.last_execution is null or k.last_execution < excluded.last_execution
-returning k.identifier
+returning k.identifier, now()::timestamptz as at
 `
 
 type TickCrontabsParams struct {
@@ -66,20 +66,25 @@ type TickCrontabsParams struct {
 	Identifiers []string
 }
 
-// The identifiers that have not executed this tick or a later one. Whoever gets one here enqueues its job in the same transaction.
-func (q *Queries) TickCrontabs(ctx context.Context, arg TickCrontabsParams) ([]string, error) {
+type TickCrontabsRow struct {
+	Identifier string
+	At         pgtype.Timestamptz
+}
+
+// The identifiers that have not executed this tick or a later one, and the server's time. Whoever gets one here enqueues its job in the same transaction.
+func (q *Queries) TickCrontabs(ctx context.Context, arg TickCrontabsParams) ([]TickCrontabsRow, error) {
 	rows, err := q.db.Query(ctx, TickCrontabs, arg.Tick, arg.Identifiers)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
-	var items []string
+	var items []TickCrontabsRow
 	for rows.Next() {
-		var identifier string
-		if err := rows.Scan(&identifier); err != nil {
+		var i TickCrontabsRow
+		if err := rows.Scan(&i.Identifier, &i.At); err != nil {
 			return nil, err
 		}
-		items = append(items, identifier)
+		items = append(items, i)
 	}
 	if err := rows.Err(); err != nil {
 		return nil, err

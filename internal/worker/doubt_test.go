@@ -1,0 +1,212 @@
+package worker_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/backfillhq/go/internal/wire"
+	"github.com/backfillhq/go/internal/worker"
+)
+
+var errCut = errors.New("connection cut")
+
+// losing makes the answers to the first n claims get lost, after they were committed.
+func losing(n int) func(*setup) {
+	return func(s *setup) {
+		s.after = func(op string) error {
+			if op != opClaim || n == 0 {
+				return nil
+			}
+			n--
+			return errCut
+		}
+	}
+}
+
+// R6: what a claim has locked whose answer was lost is released before the worker claims again.
+func TestLostClaimsAreReclaimedBeforeTheNext(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		db := newDB(t)
+		db.add(10, wire.Job{})
+		db.add(10, wire.Job{Queue: "a"})
+		r := newRig(t, db, takes(time.Millisecond), concurrency(5), losing(3))
+		r.pass(5 * time.Second)
+		r.nothingLeft()
+		claims, looks := r.store.calls(opClaim), r.store.calls(opReclaim)
+		for i := range 3 {
+			if looks[i].At < claims[i].At || looks[i].At > claims[i+1].At {
+				t.Errorf("look %d came at %v, not between the claims at %v and %v", i, looks[i].At, claims[i].At, claims[i+1].At)
+			}
+		}
+		if r.sum(worker.EventReclaimed) == 0 {
+			t.Error("nobody was told of what was reclaimed")
+		}
+		for i := range 3 { // and a claim that failed asks for less
+			if first, then := claims[i].Request.Batch, claims[i+1].Request.Batch; then > max(1, first/2) {
+				t.Errorf("after a claim of %d failed, the next asked for %d", first, then)
+			}
+		}
+	})
+}
+
+// A claim that the server refused has locked nothing: nobody looks for it.
+func TestRefusedClaimsAreNotLookedFor(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		db := newDB(t)
+		db.add(1, wire.Job{})
+		refused := 3
+		r := newRig(t, db, takes(0), func(s *setup) {
+			s.before = func(op string) error {
+				if op != opClaim || refused == 0 {
+					return nil
+				}
+				refused--
+				return &wire.RejectedError{Err: errors.New("out of memory")}
+			}
+		})
+		r.pass(5 * time.Minute)
+		r.nothingLeft()
+		if n := len(r.store.calls(opReclaim)); n != 0 {
+			t.Errorf("looked %d times", n)
+		}
+	})
+}
+
+// While nothing answers, there are no claims that would lock ever more; when something does, the first thing
+// is to release what the last one may have locked.
+func TestNoClaimsWhileNothingAnswers(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		db := newDB(t)
+		db.add(100, wire.Job{Queue: "a"})
+		var hangs atomic.Bool
+		r := newRig(t, db, takes(20*time.Millisecond), func(s *setup) {
+			s.after = func(op string) error {
+				if hangs.Load() && op != opListen && op != opSchema {
+					return errCut
+				}
+				return nil
+			}
+		})
+		r.pass(time.Second)
+		before := len(r.store.calls(opClaim))
+		hangs.Store(true)
+		r.pass(50 * time.Second)
+		if n := len(r.store.calls(opClaim)) - before; n > 1 {
+			t.Errorf("%d claims while nothing answered", n)
+		}
+		hangs.Store(false)
+		r.pass(5 * time.Second)
+		r.nothingLeft()
+	})
+}
+
+// At a stop too, what a lost claim has locked is released; and if that cannot be, the error says how it can.
+func TestLostClaimsAreReleasedAtTheStop(t *testing.T) {
+	t.Parallel()
+	for name, away := range map[string]bool{"the database answers again": false, "it does not": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				db := newDB(t)
+				db.add(5, wire.Job{Queue: "a"})
+				var trouble atomic.Bool
+				trouble.Store(true)
+				r := newRig(t, db, takes(0), func(s *setup) {
+					s.after = func(op string) error {
+						if trouble.Load() && op == opClaim {
+							return errCut
+						}
+						return nil
+					}
+					s.before = func(op string) error {
+						if trouble.Load() && (op == opReclaim || op == opRetire) {
+							return errCut
+						}
+						return nil
+					}
+				})
+				r.pass(10 * time.Second)
+				if !away {
+					trouble.Store(false)
+				}
+				began := time.Now()
+				err := r.stop()
+				if took := time.Since(began); took > worker.CloseTimeout {
+					t.Errorf("the stop took %v", took)
+				}
+				_, locked := db.left()
+				switch {
+				case !away && (err != nil || locked != 0):
+					t.Errorf("%d rows stay locked: %v", locked, err)
+				case away && (err == nil || !strings.Contains(err.Error(), "UnlockWorker(\"pool-")):
+					t.Errorf("the stop left %d rows locked and said %v", locked, err)
+				}
+			})
+		})
+	}
+}
+
+// A claim that is under way when the worker is told to stop, and does not come back, holds up nothing; what
+// it locks is released.
+func TestStopDoesNotWaitForAClaim(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		db := newDB(t)
+		r := newRig(t, db, takes(0))
+		r.pass(time.Second)
+		r.store.mu.Lock()
+		r.store.latency[opClaim] = 2 * time.Hour
+		r.store.mu.Unlock()
+		db.insert(3, wire.Job{Queue: "a"})
+		synctest.Wait()
+		began := time.Now()
+		if err := r.stop(); err != nil {
+			t.Errorf("Run: %v", err)
+		}
+		if took := time.Since(began); took > 3*time.Second {
+			t.Errorf("the stop took %v", took)
+		}
+		if _, locked := db.left(); locked != 0 {
+			t.Errorf("%d rows stay locked", locked)
+		}
+	})
+}
+
+// Two leases of one job: the older is lost, and the handler of the newer is not cancelled for it.
+func TestRenewalTellsLeasesOfOneJobApart(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		db := newDB(t)
+		id := db.add(1, wire.Job{})[0]
+		var runs atomic.Int64
+		ends := make(chan error, 2)
+		r := newRig(t, db, func(ctx context.Context, _ *wire.Job) worker.Outcome {
+			n := runs.Add(1)
+			select {
+			case <-ctx.Done():
+			case <-time.After(2 * time.Hour):
+			}
+			ends <- context.Cause(ctx)
+			if n == 1 && !errors.Is(context.Cause(ctx), worker.ErrLeaseLost) {
+				t.Error("the first run was not cancelled")
+			}
+			return completed
+		})
+		r.pass(time.Minute)
+		db.unlock(id)
+		r.pass(3 * time.Hour)
+		if first, second := <-ends, <-ends; !errors.Is(first, worker.ErrLeaseLost) || second != nil {
+			t.Errorf("the runs ended with %v and %v", first, second)
+		}
+		r.nothingLeft()
+		r.stats(worker.Stats{Completed: 1, Lost: 1})
+	})
+}

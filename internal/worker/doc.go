@@ -2,16 +2,30 @@
 // and drains when it is told to stop.
 //
 // It is concurrency over a [Store] and contains no SQL. Package pg implements Store on PostgreSQL;
-// the tests of this package implement it in memory and run in testing/synctest, without sleeps.
+// the tests of this package implement it in memory and run in testing/synctest, without sleeps. Both
+// keep the contract in package storetest.
 //
-// The life of a job, and the file of each step:
+// Read what a worker knows and decides first. This is a [core] without lock, clock and I/O:
 //
-//	claim.go    how many jobs to ask for, and when
+//	lease.go    one claim of one job, and the table of those that the worker holds
+//	core.go     the events of a worker's life, and what follows from each
+//	demand.go   when to claim
+//	pace.go     how much to claim
 //	buffer.go   what was claimed and has not started
-//	execute.go  the slots that run handlers
-//	finish.go   outcomes, recorded in batches
-//	wake.go     notifications, the poll, due jobs
-//	drain.go    stopping
+//	outbox.go   outcomes that wait to be recorded
+//	doubt.go    what may be locked and is not in memory
+//
+// Then the goroutines around it, in the order of a job's life:
+//
+//	worker.go    Run, and how events and actions pass
+//	dispatch.go  claims
+//	execute.go   the slots that run handlers
+//	flush.go     records outcomes
+//	wake.go      notifications, and what proves the listener
+//	upkeep.go    renewals and sweeps; survey.go: what waits, and who holds locks
+//	cron.go      the crontab
+//	drain.go     stopping
+//	trouble.go   what fails again and again, in the log
 //
 // The rules R1 to R27 that comments refer to are those of docs/design.md.
 package worker

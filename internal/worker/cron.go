@@ -113,7 +113,7 @@ func (w *Worker) schedule(ctx context.Context) {
 			}
 			continue
 		}
-		w.troubles.cron.success(w.config.Logger)
+		w.troubles.cron.Success(w.config.Logger)
 	}
 }
 
@@ -212,7 +212,7 @@ func (s *schedule) catchUp(ctx context.Context, line *cronLine) {
 // failed logs an error and waits.
 func (s *schedule) failed(ctx context.Context, err error, wait time.Duration) {
 	if ctx.Err() == nil {
-		s.troubles.cron.failure(s.config.Logger, err, slog.Duration("retry_in", wait))
+		s.troubles.cron.Failure(s.config.Logger, err, slog.Duration("retry_in", wait))
 		sleep(ctx, wait)
 	}
 }

@@ -71,7 +71,7 @@ func (w *Worker) claim(ctx context.Context, next step) {
 	case !claimed.Alive:
 		w.fence(ctx)
 	default:
-		w.troubles.claims.success(w.config.Logger)
+		w.troubles.claims.Success(w.config.Logger)
 		w.observe(Event{
 			Kind: EventClaimed, WorkerID: next.request.WorkerID, Count: len(claimed.Jobs), Full: claimed.More,
 		})
@@ -87,7 +87,7 @@ func (w *Worker) claimFailed(next step, err error, timedOut bool) {
 		return actions{}
 	})
 	id := next.request.WorkerID
-	w.troubles.claims.failure(w.config.Logger, err, slog.String("worker_id", id), slog.Duration("retry_in", wait))
+	w.troubles.claims.Failure(w.config.Logger, err, slog.String("worker_id", id), slog.Duration("retry_in", wait))
 	w.observe(Event{Kind: EventClaimError, WorkerID: id, Err: err})
 	signal(w.prove)
 }
@@ -105,10 +105,10 @@ func (w *Worker) look(ctx context.Context, about *doubt, held []wire.Lease) {
 		return actions{}
 	})
 	if err != nil {
-		w.troubles.looks.failure(w.config.Logger, err, slog.String("worker_id", about.id))
+		w.troubles.looks.Failure(w.config.Logger, err, slog.String("worker_id", about.id))
 		return
 	}
-	w.troubles.looks.success(w.config.Logger)
+	w.troubles.looks.Success(w.config.Logger)
 	w.reclaimed(about.id, answer)
 }
 
@@ -134,7 +134,7 @@ func (w *Worker) fence(ctx context.Context) {
 	w.observe(Event{Kind: EventFenced, WorkerID: dead})
 	if err := w.register(context.WithoutCancel(ctx)); err != nil {
 		// The next claim finds no row of the new id, and leads back here.
-		w.troubles.claims.failure(w.config.Logger, err, slog.String("worker_id", w.workerID()))
+		w.troubles.claims.Failure(w.config.Logger, err, slog.String("worker_id", w.workerID()))
 		w.observe(Event{Kind: EventClaimError, WorkerID: w.workerID(), Err: err})
 	}
 }

@@ -25,7 +25,7 @@
 //	upkeep.go    renewals and sweeps; survey.go: what waits, and who holds locks
 //	cron.go      the crontab
 //	drain.go     stopping
-//	trouble.go   what fails again and again, in the log
+//	troubles.go  what fails again and again, in the log
 //
 // The rules R1 to R27 that comments refer to are those of docs/design.md.
 package worker

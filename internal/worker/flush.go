@@ -67,7 +67,7 @@ func (w *Worker) flushPart(base context.Context, which statement, part []*lease)
 		w.flushFailed(which, part, err)
 		return
 	}
-	w.troubles.flushes.success(w.config.Logger)
+	w.troubles.flushes.Success(w.config.Logger)
 	recorded := 0
 	w.on(func(c *core, now time.Time) (do actions) {
 		recorded, do = c.settled(which, part, fates, now)
@@ -104,9 +104,9 @@ func (w *Worker) flushFailed(which statement, part []*lease, err error) {
 	switch {
 	case len(stuck) > 0:
 		l := stuck[0]
-		w.troubles.flushes.failure(w.config.Logger, err, slog.String("task", l.Task), slog.Int64("job_id", l.ID),
+		w.troubles.refusals.Failure(w.config.Logger, err, slog.String("task", l.Task), slog.Int64("job_id", l.ID),
 			slog.Duration("retry_in", time.Until(l.retry.after)))
 	case !refused:
-		w.troubles.flushes.failure(w.config.Logger, err, slog.Int("jobs", len(part)), slog.Duration("retry_in", wait))
+		w.troubles.flushes.Failure(w.config.Logger, err, slog.Int("jobs", len(part)), slog.Duration("retry_in", wait))
 	}
 }

@@ -22,10 +22,10 @@ func (w *Worker) renew(ctx context.Context) {
 		fates, err := w.store.Renew(statement, tokens(held))
 		cancel()
 		if err != nil {
-			w.troubles.renewals.failure(w.config.Logger, err, slog.Int("jobs", len(held)))
+			w.troubles.renewals.Failure(w.config.Logger, err, slog.Int("jobs", len(held)))
 			continue
 		}
-		w.troubles.renewals.success(w.config.Logger)
+		w.troubles.renewals.Success(w.config.Logger)
 		w.on(func(c *core, now time.Time) actions { return c.renewed(held, fates, now) })
 	}
 }
@@ -43,9 +43,9 @@ func (w *Worker) sweep(ctx context.Context) {
 			return
 		}
 		if err != nil {
-			w.troubles.sweeps.failure(w.config.Logger, err)
+			w.troubles.sweeps.Failure(w.config.Logger, err)
 		} else {
-			w.troubles.sweeps.success(w.config.Logger)
+			w.troubles.sweeps.Success(w.config.Logger)
 		}
 		if jobs+queues > 0 { // also when it failed half-way
 			w.config.Logger.WarnContext(ctx, "released locks that were 4 hours old",

@@ -40,7 +40,7 @@ func (w *Worker) listen(ctx context.Context) {
 		}
 		failures++
 		wait := backoff(failures, errorMin, errorMax)
-		w.troubles.listener.failure(w.config.Logger, err, slog.Duration("retry_in", wait))
+		w.troubles.listener.Failure(w.config.Logger, err, slog.Duration("retry_in", wait))
 		w.observe(Event{Kind: EventDisrupted, Err: err})
 		sleep(ctx, wait)
 	}
@@ -99,7 +99,7 @@ func (w *Worker) proveAll(ctx context.Context, self string, proofs <-chan struct
 			return proven, err
 		}
 		if !proven {
-			w.troubles.listener.success(w.config.Logger)
+			w.troubles.listener.Success(w.config.Logger)
 		}
 		proven = true
 		timer := time.NewTimer(proofInterval)

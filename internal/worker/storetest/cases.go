@@ -3,6 +3,7 @@ package storetest
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"time"
 
@@ -12,9 +13,7 @@ import (
 
 func init() { //nolint:gochecknoinits // the cases refer to the rig that the table is declared for
 	for _, group := range []map[string]func(*rig){claimCases, endCases, lostCases, upkeepCases} {
-		for name, test := range group {
-			cases[name] = test
-		}
+		maps.Copy(cases, group)
 	}
 }
 

@@ -1,0 +1,31 @@
+package worker
+
+import (
+	"log/slog"
+
+	"github.com/backfillhq/go/internal/trouble"
+)
+
+// troubles are those that a worker can be in.
+type troubles struct {
+	claims, flushes, listener, renewals, sweeps, looks, refusals, cron trouble.Log
+}
+
+func newTroubles() *troubles {
+	about := func(failing, over string) trouble.Log {
+		return trouble.Log{Failing: failing, Over: over, Level: slog.LevelError}
+	}
+	t := &troubles{
+		claims:   about("claim failed", "claims succeed again"),
+		flushes:  about("recording outcomes failed", "outcomes are recorded again"),
+		listener: about("listener disconnected; polling goes on", "listener is connected again"),
+		renewals: about("renewing leases failed", "leases are renewed again"),
+		sweeps:   about("releasing stale locks failed", "stale locks are released again"),
+		looks: about("looking for jobs of claims whose answers were lost failed",
+			"jobs of claims whose answers were lost are looked for again"),
+		refusals: about("the server refuses an outcome in every form; its job stays locked, and it is tried again", ""),
+		cron:     about("scheduling cron jobs failed", "cron jobs are scheduled again"),
+	}
+	t.listener.Level = slog.LevelWarn
+	return t
+}

@@ -44,7 +44,7 @@ const (
 	EventFlushError EventKind = "flush_error" // recording outcomes failed, and will be tried again
 	EventBusy       EventKind = "busy"        // Count outcomes wait for a row that somebody else has locked
 	EventLeaseLost  EventKind = "lease_lost"  // a job's lease was ended by somebody else
-	EventReclaimed  EventKind = "reclaimed" // Count jobs were released that a claim had locked whose answer was lost
+	EventReclaimed  EventKind = "reclaimed"   // Count jobs were released that a claim had locked whose answer was lost
 	EventFenced     EventKind = "fenced"      // the worker's row is dead; it goes on under a new id
 	EventSwept      EventKind = "swept"       // stale locks were looked for: Count jobs were released; or Err says why not
 	EventScheduled  EventKind = "scheduled"   // Count cron jobs were enqueued

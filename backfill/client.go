@@ -26,6 +26,7 @@ type Client struct {
 	intake   *enqueue.Intake
 	nudger   *enqueue.Nudger
 	nudges   *pg.Nudges
+	index    *schema.IndexBuild // nil if there is nothing to build
 	closed   atomic.Bool
 }
 
@@ -77,13 +78,13 @@ func NewClient(ctx context.Context, pool *pgxpool.Pool, opts ...ClientOption) (*
 }
 
 func newClient(ctx context.Context, pool *pgxpool.Pool, config clientConfig) (*Client, error) {
-	access, err := migrate(ctx, pool, config)
+	report, err := migrate(ctx, pool, config)
 	if err != nil {
 		return nil, err
 	}
 	c := &Client{
 		pool: pool, schema: config.schema, logger: config.logger,
-		inserter: pg.NewInserter(pool, config.schema).Through(access),
+		inserter: pg.NewInserter(pool, config.schema).Through(report.Access),
 		admin:    pg.NewAdmin(pool, config.schema),
 		nudges:   pg.NewNudges(pg.SettingsOf(pool, config.schema)),
 	}
@@ -91,29 +92,34 @@ func newClient(ctx context.Context, pool *pgxpool.Pool, config clientConfig) (*C
 		c.logger.Warn("workers were not notified of new jobs, and will find them when they poll", slog.Any("error", err))
 	})
 	c.intake = enqueue.NewIntake(c.inserter, int(pool.Config().MaxConns), c.nudger)
+	if !report.Index && config.migrations != MigrateVerify {
+		c.index = schema.StartIndexBuild(c.settings().Connect, schema.Options{Schema: config.schema, Logger: config.logger})
+	}
 	return c, nil
 }
 
-// migrate connects, which is where most set-ups that are wrong show it, and brings the schema up to date. It returns the way on
-// which the client's role enqueues.
-func migrate(ctx context.Context, pool *pgxpool.Pool, config clientConfig) (schema.Access, error) {
+// migrate connects, where most mistakes of configuration show, and brings the schema up to date. The
+// index on a table with jobs is left to the client: its build waits for the transactions of others.
+func migrate(ctx context.Context, pool *pgxpool.Pool, config clientConfig) (schema.Report, error) {
+	var report schema.Report
 	connecting, cancel := context.WithTimeout(ctx, pg.ConnectTimeout)
 	conn, err := pool.Acquire(connecting)
 	cancel()
 	if err != nil {
-		return 0, explainConnect(ctx, pool, err)
+		return report, explainConnect(ctx, pool, err)
 	}
 	defer conn.Release()
-	var report schema.Report
 	err = schema.Migrate(ctx, conn.Conn(), schema.Options{
-		Schema: config.schema, Mode: schema.Mode(config.migrations), Logger: config.logger, Report: &report,
+		Schema: config.schema, Mode: schema.Mode(config.migrations), Logger: config.logger, Report: &report, LeaveIndex: true,
 	})
-	return report.Access, explainSchema(err)
+	return report, explainSchema(err)
 }
 
-// Close waits for the notification that is on its way, and closes the client's connections. Stop the client's workers first.
+// Close waits for the notification that is on its way, cancels what the client does in the background, and closes its connections.
+// Stop the client's workers first.
 func (c *Client) Close() {
 	c.closed.Store(true)
+	c.index.Close()
 	c.nudger.Close()
 	c.nudges.Close(context.Background())
 	if c.owned {

@@ -24,8 +24,8 @@ const (
 	Squashed = 18
 )
 
-// QueueIndex is the index that own/0002_queue_index.sql builds, concurrently: so it can be
-// missing, or invalid, whatever the ledger says. Workers run without it, only slower.
+// QueueIndex is the index that own/0002_queue_index.sql builds. It is built concurrently, so it can
+// be missing or invalid whatever the ledger says. Workers run without it, but more slowly.
 const QueueIndex = "backfill_jobs_queue_idx"
 
 // Migration is one file.
@@ -54,6 +54,8 @@ var (
 	own0002 string
 	//go:embed own/0003_enqueue.sql
 	own0003 string
+	//go:embed own/0004_comments.sql
+	own0004 string
 )
 
 // Wire returns the files for Graphile Worker's tables and functions, in order.
@@ -72,6 +74,7 @@ func Own() []Migration {
 		{ID: 1, Path: "own/0001_workers.sql", SQL: own0001},
 		{ID: 2, Path: "own/0002_queue_index.sql", SQL: own0002},
 		{ID: 3, Path: "own/0003_enqueue.sql", SQL: own0003},
+		{ID: 4, Path: "own/0004_comments.sql", SQL: own0004},
 	}
 }
 

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/urfave/cli/v3"
@@ -39,6 +41,9 @@ roles their rights stands behind it, and can be run again.
 
 --verify goes with neither --print nor --breaking. Exit codes: 0, all is well; 1, it did not work, or --verify misses something;
 2, a usage that cannot be understood, which includes names that no schema or role can have.`
+
+// patience is longer than that of an application's start: a person or a deployment can wait.
+const patience = time.Minute
 
 func migrateCommand() *cli.Command {
 	return &cli.Command{
@@ -87,6 +92,7 @@ func migrate(ctx context.Context, cmd *cli.Command) error {
 	if err := checkRoles(ctx, cmd, conn); err != nil { // before anything is changed
 		return err
 	}
+	opts.Granting = !verify && slices.Contains(roles(cmd), role{conn.Config().User, schema.WorkerRole})
 	if err := schema.Migrate(ctx, conn, opts); err != nil {
 		return err
 	}
@@ -140,8 +146,9 @@ func roles(cmd *cli.Command) []role {
 
 // grantRole gives a role what it lacks, or says what that is.
 func grantRole(ctx context.Context, cmd *cli.Command, conn *pgx.Conn, r role) error {
-	name, verify := cmd.String(flagSchema), cmd.Bool(flagVerify)
-	lacked, err := schema.GrantRole(ctx, conn, name, r.name, r.kind, verify)
+	opts := migrateOptions(cmd)
+	name, verify := opts.Schema, cmd.Bool(flagVerify)
+	lacked, err := schema.GrantRole(ctx, conn, r.name, r.kind, opts)
 	switch {
 	case err != nil:
 		return err
@@ -168,7 +175,7 @@ func migrateOptions(cmd *cli.Command) schema.Options {
 		mode = schema.MigrateBreaking
 	}
 	return schema.Options{
-		Schema: cmd.String(flagSchema), Mode: mode,
+		Schema: cmd.String(flagSchema), Mode: mode, Patience: patience, Repair: mode != schema.MigrateVerify,
 		Logger: slog.New(slog.NewTextHandler(cmd.Root().ErrWriter, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	}
 }

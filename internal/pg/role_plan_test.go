@@ -25,7 +25,7 @@ func TestWorkerRolePlans(t *testing.T) {
 	owner, worker := dbtest.Connect(t, db.URL), dbtest.Connect(t, db.URL)
 	role := dbtest.NewRole(t, dbtest.Connect(t, db.URL))
 	name := strings.ReplaceAll(strings.Trim(role, `"`), `""`, `"`)
-	if _, err := schema.GrantRole(t.Context(), owner, schemaName, name, schema.WorkerRole, false); err != nil {
+	if _, err := schema.GrantRole(t.Context(), owner, name, schema.WorkerRole, schema.Options{Schema: schemaName}); err != nil {
 		t.Fatal(err)
 	}
 	for _, conn := range []*pgx.Conn{owner, worker} {

@@ -13,36 +13,15 @@ import (
 	"github.com/backfillhq/go/migrations"
 )
 
-// apply does in one transaction what is still to be done once no other process of ours is at it.
+// apply takes all missing steps in one transaction.
 func (m *migrator) apply(ctx context.Context) error {
-	tx, err := m.conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite})
-	if err != nil {
-		return fmt.Errorf("begin: %w", err)
-	}
-	defer func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
-		defer cancel()
-		_ = tx.Rollback(ctx) // Without effect after a commit; a lost connection rolls back by itself.
-	}()
-	p, err := m.lock(ctx, tx)
-	if err != nil || p.empty() {
+	var ran []string
+	err := m.alone(ctx, func(tx pgx.Tx) (err error) {
+		ran, err = m.applyMissing(ctx, tx)
 		return err
-	}
-	for _, file := range p.files {
-		if err := m.applyFile(ctx, tx, file, p.fresh); err != nil {
-			return fmt.Errorf("%s: %w", file.Path, err)
-		}
-	}
-	ran := p.paths()
-	if p.index == indexMissing {
-		built, err := m.indexEmptyTable(ctx, tx)
-		if err != nil {
-			return fmt.Errorf("create index %s: %w", migrations.QueueIndex, err)
-		}
-		ran = append(ran, built...)
-	}
-	if err := tx.Commit(ctx); err != nil {
-		return fmt.Errorf("commit: %w", err)
+	})
+	if err != nil || len(ran) == 0 {
+		return err
 	}
 	m.report.Files = append(m.report.Files, ran...)
 	m.logger.InfoContext(ctx, "schema migrated",
@@ -50,23 +29,37 @@ func (m *migrator) apply(ctx context.Context) error {
 	return nil
 }
 
-// lock keeps our other processes out until the end of the transaction, and plans once more: they
-// may have done everything in the meantime.
-func (m *migrator) lock(ctx context.Context, tx pgx.Tx) (plan, error) {
-	// Whoever holds what we need for as long as this is not going to let go of it. A limit for
-	// statements that is meant for an application does not fit.
-	limits := fmt.Sprintf("set local lock_timeout = %d; set local statement_timeout = 0", m.standstill.Milliseconds())
-	if _, err := tx.Exec(ctx, limits); err != nil {
-		return plan{}, fmt.Errorf("set limits: %w", err)
-	}
-	if _, err := tx.Exec(ctx, "select pg_advisory_xact_lock($1)", pgx.QueryExecModeExec, m.lockKey("migrate")); err != nil {
-		return plan{}, fmt.Errorf("lock: %w", err)
-	}
+// applyMissing plans once more, because another process may have done everything in the meantime,
+// and returns the names of the steps that it took.
+func (m *migrator) applyMissing(ctx context.Context, tx pgx.Tx) (ran []string, err error) {
 	state, err := inspectIncomplete(ctx, tx, m.schema)
 	if err != nil {
-		return plan{}, fmt.Errorf("inspect: %w", err)
+		return nil, fmt.Errorf("inspect: %w", err)
 	}
-	return m.plan(state)
+	p, err := m.plan(state)
+	if err != nil || p.empty() {
+		return nil, err
+	}
+	if p.foreign != nil {
+		if err := replaceFunctions(ctx, tx, m.schema, p.foreign); err != nil {
+			return nil, fmt.Errorf("replace functions: %w", err)
+		}
+		ran = append(ran, "functions of "+strings.Join(p.foreign, ", "))
+	}
+	for _, file := range p.files {
+		if err := m.applyFile(ctx, tx, file, p.fresh); err != nil {
+			return nil, fmt.Errorf("%s: %w", file.Path, err)
+		}
+	}
+	ran = append(ran, p.paths()...)
+	if p.index == indexMissing {
+		built, err := m.indexEmptyTable(ctx, tx)
+		if err != nil {
+			return nil, fmt.Errorf("create index %s: %w", migrations.QueueIndex, err)
+		}
+		ran = append(ran, built...)
+	}
+	return ran, nil
 }
 
 // lockKey returns the key of an advisory lock of ours, which is different for each schema.
@@ -77,8 +70,8 @@ func (m *migrator) lockKey(purpose string) int64 {
 }
 
 // applyFile runs a file and, as Graphile Worker does, tells the workers of the schema about a new
-// revision. Nobody can work on a new schema; but channels belong to the whole database, and a
-// breaking revision stops whoever hears of it: so a new schema is not announced.
+// revision. A new schema is not announced: it has no workers, but those of the database's other
+// schemas hear the channel too, and would stop for a breaking revision.
 func (m *migrator) applyFile(ctx context.Context, tx pgx.Tx, file migrations.Migration, fresh bool) error {
 	if _, err := tx.Exec(ctx, migrations.Render(file.SQL, m.schema)); err != nil {
 		return err
@@ -90,16 +83,26 @@ func (m *migrator) applyFile(ctx context.Context, tx pgx.Tx, file migrations.Mig
 	return err
 }
 
-// migrateNotification is the payload that tells of a revision, in the words of the contract (section 3).
+// migrateNotification is the payload that announces a revision, as the contract has it (section 3).
 func migrateNotification(revision int) string {
 	return fmt.Sprintf(`{"migrationNumber":%d,"breaking":%t}`, revision, migrations.Breaking(revision))
 }
 
-// indexEmptyTable builds our index at once if there are no jobs, which disturbs nobody. It returns the files that it has run.
+// smallTable is the size up to which a table is scanned in an instant, in bytes.
+const smallTable = 1 << 20
+
+// indexEmptyTable builds our index inside the transaction if there are no jobs and the table is
+// small: vacuum never shortens it, so a table without rows may still take minutes to scan, and
+// nobody can enqueue during that scan. It returns the files that it ran.
 func (m *migrator) indexEmptyTable(ctx context.Context, tx pgx.Tx) ([]string, error) {
 	var empty bool
-	const sql = "select not exists (select from graphile_worker._private_jobs)"
-	if err := tx.QueryRow(ctx, migrations.Render(sql, m.schema), pgx.QueryExecModeExec).Scan(&empty); err != nil || !empty {
+	sql := migrations.Render(`
+		select case when pg_relation_size(c.oid) < $2 then not exists (select from graphile_worker._private_jobs) else false end
+		from pg_catalog.pg_class as c
+		join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
+		where n.nspname = $1 and c.relname = '_private_jobs'`, m.schema)
+	err := tx.QueryRow(ctx, sql, pgx.QueryExecModeExec, m.schema, smallTable).Scan(&empty)
+	if err != nil || !empty {
 		return nil, err
 	}
 	for _, statement := range indexStatements(false) {
@@ -116,7 +119,7 @@ func indexFile() migrations.Migration {
 	return own[slices.IndexFunc(own, func(m migrations.Migration) bool { return !m.Transactional() })]
 }
 
-// indexStatements returns that file's statements, which build the index concurrently or at once.
+// indexStatements returns that file's statements, with or without "concurrently".
 func indexStatements(concurrently bool) []string {
 	statements := indexFile().Statements()
 	if !concurrently {

@@ -24,7 +24,7 @@ func (m *migrator) explain(ctx context.Context, operation string, err error) err
 	case sqlstate.LockNotAvailable:
 		return &StateError{
 			Schema: m.schema,
-			Found:  fmt.Sprintf("waited %v for a lock; %s", m.standstill, m.holders(ctx)),
+			Found:  fmt.Sprintf("%s; %s", lockText(err), m.holders(ctx)),
 			Remedy: "let that session finish, or end it with pg_terminate_backend(pid), and start again",
 			Err:    err,
 		}
@@ -38,8 +38,8 @@ func (m *migrator) explain(ctx context.Context, operation string, err error) err
 	return wrapSchema(m.schema, operation, err)
 }
 
-// explainStandstill returns the error of a schema that is as it is, or, if somebody else's
-// installation may have stopped half-way, says so and who holds what.
+// explainStandstill returns the plan's error, or, if another installation may have stopped
+// half-way, one that says so and who holds which locks.
 func (m *migrator) explainStandstill(ctx context.Context, watch ledgerWatch, err, contended error) error {
 	if unfinished, ok := errors.AsType[*unfinishedError](err); ok && (!watch.waited || watch.highest >= migrations.Squashed) {
 		return unfinished.StateError
@@ -50,7 +50,7 @@ func (m *migrator) explainStandstill(ctx context.Context, watch ledgerWatch, err
 	}
 	return &StateError{
 		Schema: m.schema,
-		Found:  fmt.Sprintf("partial: its ledger has stood at revision %d for %v; %s", watch.highest, m.standstill, holders),
+		Found:  fmt.Sprintf("partial: its ledger has been at revision %d for %v; %s", watch.highest, m.standstill(), holders),
 		Remedy: remedy,
 		Err:    contended,
 	}
@@ -84,7 +84,7 @@ const holdersSQL = `
 
 const nobody = "nobody holds a lock on it"
 
-// holders says who holds what at this moment.
+// holders says which sessions hold which locks at this moment.
 func (m *migrator) holders(ctx context.Context) string {
 	var text string
 	err := m.conn.QueryRow(ctx, holdersSQL, pgx.QueryExecModeExec, m.schema, m.lockKey("migrate")).Scan(&text)

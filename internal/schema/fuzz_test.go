@@ -27,12 +27,12 @@ func FuzzLedger(f *testing.F) {
 	f.Cleanup(func() { conn.Close(context.Background()) })
 	for i, ledger := range ledgerSeeds {
 		for mode := range 3 {
-			f.Add(ledger, uint8(3), uint8(mode), []byte(nil))
+			f.Add(ledger, uint8(4), uint8(mode), []byte(nil))
 		}
 		f.Add(ledger, uint8(i), uint8(i), []byte{byte(i)})
 		f.Add(ledger, uint8(0), uint8(0), []byte{1, 8, 15})           // the jobs, and what is ours
 		f.Add(ledger, uint8(0), uint8(0), []byte{1, 2, 3, 4, 5, 6})   // all tables
-		f.Add(ledger, uint8(3), uint8(2), []byte{7, 0, byte(i + 16)}) // a ledger, another object
+		f.Add(ledger, uint8(4), uint8(2), []byte{7, 0, byte(i + 16)}) // a ledger, another object
 	}
 	f.Fuzz(func(t *testing.T, ledger []byte, own, mode uint8, drop []byte) {
 		tx, err := conn.Begin(t.Context())
@@ -184,6 +184,7 @@ func (m *model) plan() (files []string, ok bool) {
 		{"wire/0020.sql", m.highest < 20},
 		{"own/0001_workers.sql", m.own < 1},
 		{"own/0003_enqueue.sql", m.own < 3},
+		{"own/0004_comments.sql", m.own < 4},
 	} {
 		if file.missing {
 			files = append(files, file.path)

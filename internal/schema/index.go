@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -12,28 +13,37 @@ import (
 	"github.com/backfillhq/go/migrations"
 )
 
-// buildIndex builds our index while others use the table. Workers run without it, only slower: so
-// what the server has against it is logged, and does not keep anybody from starting.
+// buildIndex builds our index while others use the table. Workers run without it, but more slowly,
+// so a refusal of the server is logged and does not keep anybody from starting.
 func (m *migrator) buildIndex(ctx context.Context) error {
 	done, err := m.buildIndexAlone(ctx)
 	switch {
 	case sqlstate.Of(err) != "" && ctx.Err() == nil:
-		m.logger.WarnContext(ctx, "index for queues was not built, queued jobs are claimed more slowly: start once as the owner of the tables",
-			slog.String("schema", m.schema), slog.String("index", migrations.QueueIndex), slog.Any("error", err))
+		m.warnOfIndex(ctx, "was not built", err)
 		return nil
 	case err != nil:
 		return wrapSchema(m.schema, "build index "+migrations.QueueIndex, err)
-	case done:
-		m.report.Index, m.report.Files = true, append(m.report.Files, indexFile().Path)
-		m.logger.InfoContext(ctx, "index for queues built", slog.String("schema", m.schema), slog.String("index", migrations.QueueIndex))
+	case !done:
+		m.warnOfIndex(ctx, "is being built by another process", nil)
+	default:
+		m.report.Index = true
 	}
 	return nil
 }
 
+// warnOfIndex says why there is no index, and what to do.
+func (m *migrator) warnOfIndex(ctx context.Context, what string, err error) {
+	args := []any{slog.String("schema", m.schema), slog.String("index", migrations.QueueIndex)}
+	if err != nil {
+		args = append(args, slog.Any("error", err))
+	}
+	m.logger.WarnContext(ctx, "index for queues "+what+", so queued jobs are claimed more slowly: as the owner of the tables, run: "+command(m.schema), args...)
+}
+
 const dropIndex = "drop index concurrently if exists graphile_worker." + migrations.QueueIndex
 
-// buildIndexAlone reports false if another process builds it: waiting for that one would be of no
-// use, and in a statement that waits for a lock it would be waited for by the build: a deadlock.
+// buildIndexAlone reports false if another process builds the index. To wait for that one would be
+// a deadlock: a build waits for all older snapshots, and a statement that waits for a lock has one.
 func (m *migrator) buildIndexAlone(ctx context.Context) (done bool, err error) {
 	key := m.lockKey("index")
 	var locked bool
@@ -54,24 +64,103 @@ func (m *migrator) buildIndexAlone(ctx context.Context) (done bool, err error) {
 
 	state, err := inspect(ctx, m.conn, m.schema)
 	if err != nil || state.index == indexValid {
-		return false, err
+		return state != nil, err
 	}
 	if state.index == indexInvalid {
-		// An interrupted build leaves it: kept up to date by every write, used by no query.
-		if _, err := m.conn.Exec(ctx, migrations.Render(dropIndex, m.schema)); err != nil {
-			return false, fmt.Errorf("drop the invalid one: %w", err)
-		}
-	}
-	for _, statement := range indexStatements(true) {
-		if _, err := m.conn.Exec(ctx, migrations.Render(statement, m.schema)); err != nil {
+		if busy, err := m.beingBuilt(ctx); busy || err != nil {
 			return false, err
 		}
 	}
+	m.logger.InfoContext(ctx, "index for queues is being built, which ends when transactions that are open now have ended",
+		slog.String("schema", m.schema), slog.String("index", migrations.QueueIndex))
+	if err := m.rebuild(ctx, state.index == indexInvalid); err != nil {
+		return false, errors.Join(err, m.dropLeftover(ctx))
+	}
+	m.report.Files = append(m.report.Files, indexFile().Path)
+	m.logger.InfoContext(ctx, "index for queues is built", slog.String("schema", m.schema), slog.String("index", migrations.QueueIndex))
 	return true, nil
 }
 
-// liftLimits takes off time limits that are meant for an application's statements. There is no
-// "set local" outside a transaction, so it returns what puts them back.
+// rebuild runs the statements that build the index. An interrupted build leaves one behind that
+// every write keeps up to date, and no query uses.
+func (m *migrator) rebuild(ctx context.Context, leftover bool) error {
+	if leftover {
+		if err := m.interruptible(ctx, migrations.Render(dropIndex, m.schema)); err != nil {
+			return fmt.Errorf("drop the invalid one: %w", err)
+		}
+	}
+	for _, statement := range indexStatements(true) {
+		if err := m.interruptible(ctx, migrations.Render(statement, m.schema)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// beingBuilt reports whether a session has the lock of a build, or of a vacuum, on the jobs. An
+// administrator who builds the index by a printed script does not have our lock.
+func (m *migrator) beingBuilt(ctx context.Context) (busy bool, err error) {
+	const sql = `
+		select exists (
+			select from pg_catalog.pg_locks as l
+			join pg_catalog.pg_class as c on c.oid = l.relation
+			join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
+			join pg_catalog.pg_database as d on d.oid = l.database and d.datname = current_database()
+			where n.nspname = $1 and c.relname = $2
+				and l.mode = 'ShareUpdateExclusiveLock' and l.granted and l.pid <> pg_backend_pid()
+		)`
+	if err := m.conn.QueryRow(ctx, sql, pgx.QueryExecModeExec, m.schema, jobsTable).Scan(&busy); err != nil {
+		return false, fmt.Errorf("look for another build: %w", err)
+	}
+	return busy, nil
+}
+
+// interruptible runs a statement. When ctx ends it asks the server to cancel it, which leaves the
+// connection usable. pgx would close the connection, and the server might go on.
+func (m *migrator) interruptible(ctx context.Context, sql string) error {
+	running, abandon := context.WithCancel(context.WithoutCancel(ctx))
+	defer abandon()
+	done := make(chan error, 1)
+	go func() {
+		_, err := m.conn.Exec(running, sql)
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+	}
+	limit, cancel := context.WithTimeout(running, cleanupTimeout)
+	defer cancel()
+	if err := m.conn.PgConn().CancelRequest(limit); err != nil {
+		abandon() // The server cannot be reached.
+	}
+	stop := context.AfterFunc(limit, abandon)
+	defer stop()
+	if err := <-done; err == nil {
+		return nil // It was faster.
+	}
+	return context.Cause(ctx)
+}
+
+// dropLeftover drops the index that a failed build has left. It does not wait for those who use the
+// table: the next build can drop it too.
+func (m *migrator) dropLeftover(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+	defer cancel()
+	err := patience(leftoverPatience).retry(ctx, func() error {
+		return limited(ctx, m.conn, migrations.Render("drop index if exists graphile_worker."+migrations.QueueIndex, m.schema))
+	})
+	if err != nil {
+		m.warnOfIndex(ctx, "was left behind invalid by an interrupted build; until it is built anew, inserts may have to maintain it", err)
+	}
+	return nil
+}
+
+const leftoverPatience = time.Second
+
+// liftLimits removes time limits that are meant for an application's statements. There is no
+// "set local" outside a transaction, so it returns a function that restores them.
 func (m *migrator) liftLimits(ctx context.Context) (restore func() error, err error) {
 	var statement, lock string
 	const read = "select current_setting('statement_timeout'), current_setting('lock_timeout')"
@@ -88,8 +177,8 @@ func (m *migrator) liftLimits(ctx context.Context) (restore func() error, err er
 	return func() error { return m.cleanUp(ctx, write, statement, lock) }, nil
 }
 
-// cleanUp runs a statement even if the context is over, unless the connection is gone: then the
-// server cleans up.
+// cleanUp runs a statement even if ctx has ended, unless the connection is closed: then the server
+// cleans up.
 func (m *migrator) cleanUp(ctx context.Context, sql string, args ...any) error {
 	if m.conn.IsClosed() {
 		return nil

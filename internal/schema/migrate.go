@@ -32,35 +32,46 @@ type Options struct {
 	Schema string
 	// Mode says what may be done. Default: MigrateAuto.
 	Mode Mode
-	// Logger is told what was done. Default: slog.Default().
+	// Logger logs what was done. Default: slog.Default().
 	Logger *slog.Logger
-	// Report is filled in with what was found and done. Default: nobody wants to know.
+	// Report is filled in with what was found and done. Default: no report.
 	Report *Report
-
-	// standstill is how long another installer may make no progress. Tests shorten it.
-	standstill time.Duration
+	// Patience is how long to try for locks that others hold. Default: 10 s. If it is shorter than
+	// that, another installer may make no progress for this time only.
+	Patience time.Duration
+	// LeaveIndex does not build our index on a table with jobs: see [StartIndexBuild].
+	LeaveIndex bool
+	// Repair replaces functions that belong to another schema. Otherwise they are an error: only a
+	// person can tell whether this schema is meant, or the other one.
+	Repair bool
+	// Granting says that [GrantRole] comes next and gives the tables' owner the policies that it
+	// needs if row level security is forced. Otherwise a lack of them is an error.
+	Granting bool
 }
 
 const (
-	defaultStandstill = 10 * time.Second
-	// cleanupTimeout bounds what has to be done on the connection when the caller's context is over.
+	defaultPatience = 10 * time.Second
+	// cleanupTimeout bounds what has to be done on the connection after the caller's context ended.
 	cleanupTimeout = 5 * time.Second
 )
 
 // Migrate brings the schema to the state that this version needs: Graphile Worker's newest
-// revision that we know, and our own tables beside it. Any number of processes may do so at once,
-// Graphile Worker's among them. If nothing is to be done, it costs one query.
+// revision that we know, and our own tables beside it. Any number of processes may call it at once,
+// Graphile Worker's among them. If nothing is missing it costs one query, and the owner of the
+// tables one more, which compares the sequences with the ids.
 //
 // The connection must not be in a transaction; its session is left as it was. A migration either
-// happens wholly or not at all. The exception is our index on a table that is in use: it is built
-// concurrently, afterwards, and workers run without it.
+// happens wholly or not at all. The exception is our index on a table with jobs: it is built
+// concurrently, afterwards, and workers run without it. No statement waits longer than 50 ms for a
+// lock that makes others wait behind it.
 //
 // Errors are a [*StateError] if somebody has to do something about the schema, a
 // [*BreakingError] if it is too new.
 func Migrate(ctx context.Context, conn *pgx.Conn, opts Options) error {
 	m := migrator{
 		conn: conn, mode: opts.Mode, report: cmp.Or(opts.Report, &Report{}), logger: cmp.Or(opts.Logger, slog.Default()),
-		schema: cmp.Or(opts.Schema, migrations.DefaultSchema), standstill: cmp.Or(opts.standstill, defaultStandstill),
+		schema: cmp.Or(opts.Schema, migrations.DefaultSchema), patience: patience(cmp.Or(opts.Patience, defaultPatience)),
+		leaveIndex: opts.LeaveIndex, repair: opts.Repair, granting: opts.Granting,
 	}
 	if err := migrations.CheckSchemaName(m.schema); err != nil {
 		return err
@@ -82,7 +93,10 @@ type migrator struct {
 	schema     string
 	mode       Mode
 	logger     *slog.Logger
-	standstill time.Duration
+	patience   patience
+	leaveIndex bool
+	repair     bool
+	granting   bool
 	report     *Report
 }
 
@@ -90,7 +104,7 @@ type migrator struct {
 func (m *migrator) run(ctx context.Context) error {
 	var (
 		watch     ledgerWatch
-		contended error // What we last ran into, if it was somebody else's installation.
+		contended error // The last sign of another process that installs.
 	)
 	for {
 		state, err := inspect(ctx, m.conn, m.schema)
@@ -119,19 +133,22 @@ func (m *migrator) run(ctx context.Context) error {
 			contended = err
 			watch.contend()
 		}
-		// Either somebody else installs at this moment, or the schema is what it seems to be.
+		// Either another process is installing, or the schema stays as it is.
 		if !m.mayChange(err) {
 			return settled(err)
 		}
-		if !watch.moving(m.standstill) {
+		if !watch.moving(m.standstill()) {
 			return m.explainStandstill(ctx, watch, err, contended)
 		}
 		watch.waited = true
-		if !pause(ctx, m.standstill/40) {
+		if !pause(ctx, m.standstill()/40) {
 			return wrapSchema(m.schema, "wait for another installer", context.Cause(ctx))
 		}
 	}
 }
+
+// standstill is how long another installer may make no progress.
+func (m *migrator) standstill() time.Duration { return min(time.Duration(m.patience), defaultPatience) }
 
 // mayChange reports whether the error can go away while another installer is at work.
 func (m *migrator) mayChange(err error) bool {
@@ -144,8 +161,8 @@ func isContention(err error) bool {
 	return isDuplicate(err) || sqlstate.Of(err) == sqlstate.UniqueViolation || sqlstate.Of(err) == sqlstate.DuplicateSchema
 }
 
-// isDuplicate recognises an object in the way. An installer commits its objects with a row of the ledger: where the ledger does not
-// move, they are somebody else's.
+// isDuplicate recognises an object that exists. An installer commits its objects with a row of the
+// ledger, so if the ledger does not move they are not an installer's.
 func isDuplicate(err error) bool {
 	return slices.Contains([]string{sqlstate.DuplicateTable, sqlstate.DuplicateObject, sqlstate.DuplicateFunction}, sqlstate.Of(err))
 }
@@ -188,9 +205,11 @@ type plan struct {
 	// fresh means that nobody can be using the tables yet.
 	fresh bool
 	index indexState
+	// foreign are the schemas to which functions belong that have to be replaced.
+	foreign []string
 }
 
-func (p plan) empty() bool { return len(p.files) == 0 }
+func (p plan) empty() bool { return len(p.files) == 0 && p.foreign == nil }
 
 func (p plan) paths() []string {
 	var paths []string
@@ -241,6 +260,9 @@ func (m *migrator) plan(state *schemaState) (plan, error) {
 	if err := m.checkOwn(state); err != nil {
 		return plan{}, err
 	}
+	if p.foreign = state.foreign(m.schema); p.foreign != nil && !m.repair {
+		return plan{}, errForeignFunctions(m.schema, p.foreign)
+	}
 	for _, file := range migrations.Wire() {
 		if file.ID > state.ledger.Highest || file.ID == 0 && !state.exists {
 			p.files = append(p.files, file)
@@ -269,8 +291,11 @@ func (m *migrator) checkOwn(state *schemaState) error {
 	}
 }
 
-// finish is reached when the tables are as they should be.
+// finish looks after what is not in the ledgers, once the tables are complete.
 func (m *migrator) finish(ctx context.Context, state *schemaState) error {
+	if len(state.forced) > 0 && !m.granting {
+		return errForced(m.schema, state.role, state.forced)
+	}
 	if state.ledger.Highest > migrations.Newest {
 		m.logger.WarnContext(ctx, "schema is newer than this version of backfill, which may or may not be compatible",
 			slog.String("schema", m.schema), slog.Int("revision", state.ledger.Highest), slog.Int("supported", migrations.Newest))
@@ -280,18 +305,24 @@ func (m *migrator) finish(ctx context.Context, state *schemaState) error {
 		m.logger.WarnContext(ctx, "schema was migrated by something else than Graphile Worker: revision 19 is not marked as breaking",
 			slog.String("schema", m.schema), slog.Int("revision", state.ledger.Highest))
 	}
-	if state.index == indexValid {
-		return nil
+	if err := m.moveSequences(ctx, state); err != nil {
+		return err
 	}
-	if m.mode == MigrateVerify {
-		m.logger.WarnContext(ctx, "index for queues is missing or invalid, queued jobs are claimed more slowly: start once with WithMigrations(MigrateAuto), or run backfill migrate",
+	switch {
+	case state.index == indexValid:
+		return nil
+	case m.mode == MigrateVerify:
+		m.logger.WarnContext(ctx, "index for queues is missing or invalid, so queued jobs are claimed more slowly: as the owner of the tables, run: "+command(m.schema),
 			slog.String("schema", m.schema), slog.String("index", migrations.QueueIndex))
 		return nil
+	case m.leaveIndex:
+		return nil
+	default:
+		return m.buildIndex(ctx)
 	}
-	return m.buildIndex(ctx)
 }
 
-// pause waits for d. It reports false when ctx ended first.
+// pause waits for d. It reports false if ctx ends first.
 func pause(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -45,6 +46,13 @@ func (l *logger) take() []string {
 // machine does not take for one.
 func quiet() schema.Options {
 	return schema.Options{Logger: slog.New(&logger{})}
+}
+
+// waiting are options with this patience.
+func waiting(d time.Duration) schema.Options {
+	opts := quiet()
+	opts.Patience = d
+	return opts
 }
 
 func migrate(t *testing.T, conn *pgx.Conn, opts schema.Options) {

@@ -89,10 +89,10 @@ func TestQueueIndex(t *testing.T) {
 				t.Errorf("index is %s", got)
 			}
 			migrate(t, conn, schema.Options{})
-			if sent := trace.Take(); len(sent) != 2 { // Ours to look at the index, and one.
-				t.Errorf("second migration sent %q, want one query", sent[1:])
+			if sent := trace.Take(); len(sent) != 3 { // Ours to look at the index, and two.
+				t.Errorf("second migration sent %q, want two queries", sent[1:])
 			}
-			if got := dbtest.Get[string](t, conn, "select string_agg(name, ' ' order by id) from graphile_worker.backfill_migrations"); got != "workers queue_index enqueue" {
+			if got := dbtest.Get[string](t, conn, "select string_agg(name, ' ' order by id) from graphile_worker.backfill_migrations"); got != "workers queue_index enqueue comments" {
 				t.Errorf("our ledger = %s", got)
 			}
 		})
@@ -106,7 +106,7 @@ func TestQueueIndexVerify(t *testing.T) {
 	dbtest.Run(t, conn, "drop index graphile_worker.backfill_jobs_queue_idx")
 	log := &logger{}
 	migrate(t, conn, schema.Options{Mode: schema.MigrateVerify, Logger: slog.New(log)})
-	if warnings := log.take(); len(warnings) != 1 || !strings.Contains(warnings[0], "start once") {
+	if warnings := log.take(); len(warnings) != 1 || !strings.Contains(warnings[0], "run: backfill migrate") {
 		t.Errorf("warnings = %q, want what to run", warnings)
 	}
 	if got := indexState(t, conn); got != "missing" {

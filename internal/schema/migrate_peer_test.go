@@ -116,8 +116,8 @@ func TestMigrateBesideStalledNode(t *testing.T) {
 	// It holds row 1.
 	dbtest.Run(t, node, "begin")
 	nodeStep(t, node, 1)
-	err := schema.Migrate(t.Context(), conn, quiet().WithStandstill(soon))
-	isSchemaError(t, err, "waited 400ms for a lock", holder, `application "stalled node"`, "idle in transaction", "RowExclusiveLock on migrations", "pg_terminate_backend")
+	err := schema.Migrate(t.Context(), conn, waiting(soon))
+	isSchemaError(t, err, "in use at each of 5 tries", holder, `application "stalled node"`, "idle in transaction", "RowExclusiveLock on migrations", "pg_terminate_backend")
 
 	// It has come to row 7, and holds row 8.
 	dbtest.Run(t, node, "commit")
@@ -127,12 +127,12 @@ func TestMigrateBesideStalledNode(t *testing.T) {
 	dbtest.Run(t, node, recent)
 	dbtest.Run(t, node, "begin")
 	nodeStep(t, node, 8)
-	err = schema.Migrate(t.Context(), conn, quiet().WithStandstill(soon))
-	isSchemaError(t, err, "partial", "stood at revision 7 for 400ms", holder, "RowExclusiveLock on migrations", "let that session finish, or end it; then run Graphile Worker 0.18's")
+	err = schema.Migrate(t.Context(), conn, waiting(soon))
+	isSchemaError(t, err, "partial", "been at revision 7 for 400ms", holder, "RowExclusiveLock on migrations", "let that session finish, or end it; then run Graphile Worker 0.18's")
 
 	// It is gone, and nobody else is at work.
 	dbtest.Run(t, node, "rollback")
-	err = schema.Migrate(t.Context(), conn, quiet().WithStandstill(soon))
+	err = schema.Migrate(t.Context(), conn, waiting(soon))
 	isSchemaError(t, err, "partial", "revision 7", "nobody holds a lock on it: run Graphile Worker 0.18's", "choose another schema")
 	if strings.Contains(err.Error(), "DROP") || strings.Contains(err.Error(), "another process") {
 		t.Errorf("it says what nobody knows: %v", err)
@@ -177,10 +177,10 @@ func TestMigrateBesideOurselves(t *testing.T) {
 	node, first, second, observer := dbtest.Connect(t, url), dbtest.Connect(t, url), dbtest.Connect(t, url), dbtest.Connect(t, url)
 	dbtest.Run(t, node, bootstrap+"; begin")
 	nodeStep(t, node, 1)
-	done := startMigrate(t, first, quiet().WithStandstill(time.Hour))
+	done := startMigrate(t, first, waiting(time.Hour))
 	dbtest.WaitBlocked(t, observer, first.PgConn().PID())
-	err := schema.Migrate(t.Context(), second, quiet().WithStandstill(soon))
-	isSchemaError(t, err, fmt.Sprintf("pid %d (user", first.PgConn().PID()), "the lock of another backfill")
+	err := schema.Migrate(t.Context(), second, waiting(soon))
+	isSchemaError(t, err, fmt.Sprintf("pid %d (user", first.PgConn().PID()), "the lock of another backfill", "another process has been migrating it for 400ms")
 	dbtest.Run(t, node, "rollback")
 	if err := <-done; err != nil {
 		t.Fatal(err)

@@ -1,6 +1,7 @@
 package schema
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -15,13 +16,13 @@ import (
 	"github.com/backfillhq/go/migrations"
 )
 
-// RoleKind is what a role that does not own the tables is for.
+// RoleKind is the purpose of a role that does not own the tables.
 type RoleKind int
 
 const (
-	// EnqueueRole enqueues and nothing else: it calls backfill_enqueue and sees no table of jobs.
+	// EnqueueRole enqueues and nothing else: it calls backfill_enqueue and cannot read the jobs.
 	EnqueueRole RoleKind = iota
-	// WorkerRole works, and enqueues from its handlers. It reads and writes what workers do, and owns nothing.
+	// WorkerRole works, and enqueues from its handlers. It owns nothing.
 	WorkerRole
 )
 
@@ -32,16 +33,16 @@ func (k RoleKind) flag() string {
 	return "--enqueue-role"
 }
 
-// right is one thing that a role needs. Statements and the question whether they are needed are made of the same list, which is
-// why it is not SQL text.
+// right is one right of a role. It is not SQL text because two things are made from it: the
+// statement that gives it, and the query whether it is missing.
 type right struct {
 	kind       string // schema, table, function or policy
 	name       string
 	privileges string
 }
 
-// rights are the rights of each kind of role, no more than it needs. Row level security hides all rows of a table from roles that
-// have no policy.
+// rights lists the rights that a kind of role needs, and no more. Row level security hides all rows
+// of a table from roles without a policy.
 func (k RoleKind) rights() []right {
 	list := []right{
 		{"schema", "", "usage"},
@@ -83,7 +84,7 @@ func (r right) statement(schema, role string) string {
 	}
 }
 
-// policyName names the policies of a role; by a hash, if its own name does not fit.
+// policyName returns the name of a role's policies, with a hash if the role's name is too long.
 func policyName(role string) string {
 	name := "backfill_" + role
 	if len(name) > maxNameBytes {
@@ -95,13 +96,13 @@ func policyName(role string) string {
 
 const maxNameBytes = 63
 
-// CheckRoleName refuses names that cannot be a role's, or stand for everybody.
+// CheckRoleName refuses names that no role can have, and those that mean everybody.
 func CheckRoleName(role string) error {
 	switch {
 	case role == "" || len(role) > maxNameBytes || strings.ContainsRune(role, 0) || !utf8.ValidString(role):
 		return fmt.Errorf("role name %q: want 1 to %d bytes of UTF-8", role, maxNameBytes)
 	case role == "public" || role == "none":
-		return fmt.Errorf("role name %q: PostgreSQL keeps it for itself, and public is everybody", role)
+		return fmt.Errorf("role name %q: PostgreSQL reserves it", role)
 	default:
 		return nil
 	}
@@ -120,34 +121,36 @@ func CheckRole(ctx context.Context, conn *pgx.Conn, role string) error {
 	return nil
 }
 
-// RoleScript returns the SQL that gives a role its rights. It can be run again. A policy locks its table for a moment: one at a
-// time, because workers and enqueuers, who lock the same tables in their own order, could be waiting for another.
+// RoleScript returns the SQL that gives a role its rights. It can be run again. A policy locks its
+// table for a moment, one table at a time: workers and enqueuers lock the same tables in their own
+// order, and could wait for one while they hold another. Grants lock no table.
 func RoleScript(schema, role string, kind RoleKind) string {
 	var b strings.Builder
 	for _, r := range kind.rights() {
 		statement := r.statement(schema, role)
 		if r.kind == "policy" {
-			statement = "begin; set local client_min_messages = warning; " + statement + " commit;"
+			statement = retrying(schema, statement)
 		}
 		b.WriteString(statement + "\n")
 	}
 	return b.String()
 }
 
-// GrantRole gives a role the rights that it lacks, and returns the statements that it ran. With verify it only returns them.
-func GrantRole(ctx context.Context, conn *pgx.Conn, schema, role string, kind RoleKind, verify bool) ([]string, error) {
+// GrantRole gives a role the rights that it lacks, and returns the statements that it ran. With
+// MigrateVerify it only returns them. Of the options, Schema, Mode and Patience count.
+func GrantRole(ctx context.Context, conn *pgx.Conn, role string, kind RoleKind, opts Options) ([]string, error) {
+	schema := cmp.Or(opts.Schema, migrations.DefaultSchema)
 	lacks, err := roleLacks(ctx, conn, schema, role, kind)
-	if err != nil || len(lacks) == 0 || verify {
+	if err != nil || len(lacks) == 0 || opts.Mode == MigrateVerify {
 		return lacks, err
 	}
+	m := migrator{conn: conn, schema: schema, patience: patience(cmp.Or(opts.Patience, defaultPatience))}
 	for _, statement := range lacks { // one transaction each, see RoleScript
-		text := fmt.Sprintf("begin; set local lock_timeout = %d; %s commit", defaultStandstill.Milliseconds(), statement)
-		if _, err = conn.PgConn().Exec(ctx, text).ReadAll(); err != nil {
-			_, _ = conn.PgConn().Exec(ctx, "rollback").ReadAll() // what failed has been said
+		if err = m.patience.retry(ctx, func() error { return limited(ctx, conn, statement) }); err != nil {
 			break
 		}
 	}
-	if err == nil { // who may not pass a right on gets a warning only, if he has it himself
+	if err == nil { // A role that has a right, but may not pass it on, gets a warning only.
 		var left []string
 		if left, err = roleLacks(ctx, conn, schema, role, kind); len(left) > 0 {
 			err = errNotGranted
@@ -162,19 +165,19 @@ func GrantRole(ctx context.Context, conn *pgx.Conn, schema, role string, kind Ro
 		}
 	}
 	if err != nil {
-		return nil, wrapSchema(schema, fmt.Sprintf("give rights to role %q", role), err)
+		return nil, m.explain(ctx, fmt.Sprintf("give rights to role %q", role), err)
 	}
 	return lacks, nil
 }
 
 var errNotGranted = errors.New("no privileges were granted")
 
-// GrantCommand is the command with which the owner of the tables gives a role its rights.
+// GrantCommand returns the command by which the owner of the tables gives a role its rights.
 func GrantCommand(schema, role string, kind RoleKind) string {
 	return command(schema, kind.flag(), role)
 }
 
-// lacksSQL asks which of a list of rights a role lacks.
+// lacksSQL returns the numbers of the rights in a list that a role lacks.
 const lacksSQL = `
   select u.ord::int
   from rows from (unnest($3::text[]), unnest($4::text[]), unnest($5::text[])) with ordinality as u (kind, name, privileges, ord)

@@ -10,8 +10,9 @@ import (
 	"github.com/backfillhq/go/migrations"
 )
 
-// FreshScript returns the SQL that makes a new schema, for psql or any driver's simple query protocol: what [Migrate] runs, in
-// one transaction. On a schema that is there it fails at its first insert, and changes nothing.
+// FreshScript returns the SQL that makes a new schema, for psql or any driver's simple query
+// protocol: the statements of [Migrate], in one transaction. On an existing schema it fails at its
+// first insert, and changes nothing.
 func FreshScript(schema string) (string, error) {
 	if err := migrations.CheckSchemaName(schema); err != nil {
 		return "", err
@@ -24,13 +25,14 @@ func FreshScript(schema string) (string, error) {
 	return p.script(schema), nil
 }
 
-// MissingScript returns the SQL that [Migrate] would run on a database with these options; "" if there is nothing to do. An index
-// on a table with jobs stands behind the transaction: run such a script statement by statement, as psql does.
+// MissingScript returns the SQL that [Migrate] would run on a database with these options, "" if
+// nothing is missing. An index on a table with jobs comes after the transaction and cannot be built
+// in one: run such a script statement by statement, as psql does.
 func MissingScript(ctx context.Context, conn *pgx.Conn, opts Options) (string, error) {
 	if err := migrations.CheckSchemaName(opts.Schema); err != nil {
 		return "", err
 	}
-	m := migrator{conn: conn, schema: opts.Schema, mode: opts.Mode}
+	m := migrator{conn: conn, schema: opts.Schema, mode: opts.Mode, repair: opts.Repair}
 	state, err := inspect(ctx, conn, m.schema)
 	if err != nil {
 		return "", m.explain(ctx, opInspect, err)
@@ -39,26 +41,54 @@ func MissingScript(ctx context.Context, conn *pgx.Conn, opts Options) (string, e
 	if err != nil {
 		return "", settled(err)
 	}
-	return p.script(m.schema), nil
+	if p.fresh {
+		return p.script(m.schema), nil
+	}
+	functions, err := replacements(ctx, conn, m.schema, p.foreign)
+	if err != nil {
+		return "", m.explain(ctx, opInspect, err)
+	}
+	late, err := behind(ctx, conn, state)
+	if err != nil {
+		return "", m.explain(ctx, opInspect, err)
+	}
+	return p.missingScript(m.schema, functions, late), nil
 }
 
-// script returns a plan as SQL text.
+// script returns the plan of a new schema as SQL text. Nobody uses its tables yet, so its statements
+// wait for no lock, and tools that read SQL find them as they are.
 func (p plan) script(schema string) string {
 	var b strings.Builder
+	b.WriteString("begin;\n")
+	for _, file := range p.files {
+		fmt.Fprintf(&b, "\n-- %s\n\n%s", file.Path, migrations.Render(file.SQL, schema))
+	}
+	writeIndex(&b, schema, false)
+	b.WriteString("\ncommit;\n")
+	return b.String()
+}
+
+// missingScript returns the plan of a schema in use as SQL text.
+func (p plan) missingScript(schema string, functions []string, late []sequence) string {
+	var b strings.Builder
 	if !p.empty() {
-		b.WriteString("begin;\n")
+		var body strings.Builder
+		for _, function := range functions {
+			body.WriteString(function + ";\n")
+		}
 		for _, file := range p.files {
-			fmt.Fprintf(&b, "\n-- %s\n\n%s", file.Path, migrations.Render(file.SQL, schema))
-			if file.Wire() && !p.fresh {
-				fmt.Fprintf(&b, "\nnotify \"worker:migrate\", '%s';\n", migrateNotification(file.ID))
+			fmt.Fprintf(&body, "\n-- %s\n\n%s", file.Path, migrations.Render(file.SQL, schema))
+			if file.Wire() {
+				fmt.Fprintf(&body, "\nnotify \"worker:migrate\", '%s';\n", migrateNotification(file.ID))
 			}
 		}
-		if p.fresh {
-			writeIndex(&b, schema, false)
-		}
-		b.WriteString("\ncommit;\n")
+		b.WriteString(retrying(schema, body.String()) + "\n")
 	}
-	if !p.fresh && p.index != indexValid {
+	for _, s := range late {
+		lock := "lock table " + s.Table + " in share row exclusive mode;\n"
+		b.WriteString("\n" + retrying(schema, lock+s.statement()) + "\n")
+	}
+	if p.index != indexValid {
 		if p.index == indexInvalid {
 			b.WriteString(migrations.Render("\n"+dropIndex+";\n", schema))
 		}
@@ -71,4 +101,65 @@ func writeIndex(b *strings.Builder, schema string, concurrently bool) {
 	for _, statement := range indexStatements(concurrently) {
 		fmt.Fprintf(b, "\n%s;\n", migrations.Render(strings.TrimSpace(strings.TrimPrefix(statement, "-- no-transaction\n--\n")), schema))
 	}
+}
+
+// A script tries as long as the command does: for about a minute.
+const (
+	scriptTries = 60
+	scriptPause = 1 // in seconds
+)
+
+// retrying returns a transaction that runs statements under the rule of lock.go. The block keeps its
+// snapshot while it sleeps, but no lock: a failed try is a rolled back subtransaction.
+func retrying(schema, statements string) string {
+	const text = `begin;
+do %[1]s
+begin
+  set local lock_timeout = '%[2]dms';
+  set local client_min_messages = warning;
+  for attempt in 1..%[3]d loop
+    begin
+      execute %[4]s
+%[5]s
+%[4]s;
+      return;
+    exception when lock_not_available then
+      perform pg_sleep(case when attempt < %[3]d then %[6]d else 0 end);
+    end;
+  end loop;
+  raise lock_not_available using
+    message = format('schema %%I: its tables were in use at each of %[3]d tries', %[7]s),
+    detail = coalesce((
+      select string_agg(distinct format('pid %%s (%%s) holds %%s on %%s', l.pid, a.application_name, l.mode, c.relname), '; ')
+      from pg_catalog.pg_locks as l
+      join pg_catalog.pg_class as c on c.oid = l.relation
+      join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
+      left join pg_catalog.pg_stat_activity as a on a.pid = l.pid
+      where l.granted and l.pid <> pg_backend_pid() and n.nspname = %[7]s and c.relkind = 'r'
+        and l.database = (select d.oid from pg_catalog.pg_database as d where d.datname = current_database())
+    ), 'nobody holds a lock on them now'),
+    hint = 'Let those sessions finish, or end them with pg_terminate_backend(pid), and run this again.';
+end
+%[1]s;
+commit;`
+	outer, inner := dollarTag("try", schema+statements), dollarTag("statements", schema+statements)
+	return fmt.Sprintf(text, outer, lockTimeout.Milliseconds(), scriptTries, inner, strings.TrimSpace(statements), scriptPause, quoteLiteral(schema))
+}
+
+// dollarTag returns a dollar quote that does not occur in a text.
+func dollarTag(name, text string) string {
+	tag := "$" + name + "$"
+	for i := 1; strings.Contains(text, tag); i++ {
+		tag = fmt.Sprintf("$%s%d$", name, i)
+	}
+	return tag
+}
+
+// quoteLiteral returns a text as an SQL literal, whatever standard_conforming_strings says.
+func quoteLiteral(text string) string {
+	quoted := "'" + strings.ReplaceAll(text, "'", "''") + "'"
+	if strings.Contains(text, `\`) {
+		quoted = " E" + strings.ReplaceAll(quoted, `\`, `\\`)
+	}
+	return quoted
 }

@@ -20,13 +20,13 @@ type Ledger struct {
 	Breaking int
 }
 
-// querier is what a query needs: a connection, a transaction or a pool.
+// querier is a connection, a transaction or a pool.
 type querier interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }
 
-// The SQL of this file and of migrate*.go is not compiled by sqlc: it runs on schemas that are
-// missing or incomplete, and its shape depends on which tables there are.
+// The SQL of this package is not compiled by sqlc: it runs on schemas that are missing or
+// incomplete, and its text depends on which tables exist.
 
 // ledgerSQL reads the ledger; the age tells an installation in progress from an old schema.
 const ledgerSQL = `
@@ -73,9 +73,16 @@ type schemaState struct {
 	own       int           // The greatest ID in backfill_migrations.
 	writable  bool          // Whether the role may enqueue directly,
 	callable  bool          // and by backfill_enqueue.
+
+	role       string   // The connection's role.
+	forced     []string // Tables whose owner it is, but whose rows row level security hides from it.
+	qualifiers []string // Schemas that functions name, except this one, as in SQL text.
+	// sequencesSQL compares sequences with the ids of their tables, as far as the role may look at
+	// them. It is empty if the role may look at none.
+	sequencesSQL string
 }
 
-// access is the way on which the role enqueues. One that may not at all is refused by the tables.
+// access says how the role may enqueue. A role that may not at all gets the tables' refusal.
 func (s *schemaState) access() Access {
 	if !s.writable && s.callable {
 		return CallsFunction
@@ -109,16 +116,19 @@ var (
 	ownRelations = []string{"backfill_workers"}
 )
 
-// relationNames are the names that are ours and Graphile Worker's. A complete schema may lack the sequences.
+// relationNames are the names that we and Graphile Worker use. A complete schema may lack the sequences.
 var relationNames = slices.Concat(
 	[]string{ledgerTable, ownLedgerTable, "jobs_id_seq1", "job_queues_id_seq", "tasks_id_seq"}, wireRelations, ownRelations,
 )
 
-// noTable is what factsSQL says of a ledger that is a view, or the like.
+// noTable stands for a ledger that is a view, or the like, in the result of factsSQL.
 const noTable = ledgerTable + " (not a table)"
 
 // enqueueFunction is made by own/0003_enqueue.sql.
 const enqueueFunction = "backfill_enqueue"
+
+// schemaFunctions are all functions of a complete schema.
+var schemaFunctions = append(slices.Clone(wireFunctions), enqueueFunction)
 
 // enqueueMigration is that file's number.
 const enqueueMigration = 3
@@ -168,7 +178,43 @@ const factsSQL = `
       select bool_or(has_function_privilege(p.oid, 'execute'))
       from pg_catalog.pg_proc as p
       where p.pronamespace = n.oid and p.proname = 'backfill_enqueue'
-    ), false) as callable
+    ), false) as callable,
+    current_user::text as role,
+    array(
+      select c.relname::text from pg_catalog.pg_class as c
+      where c.relnamespace = n.oid and c.relforcerowsecurity and row_security_active(c.oid) and pg_has_role(c.relowner, 'usage')
+        and c.relname in ('_private_jobs', '_private_job_queues', '_private_tasks', '_private_known_crontabs', 'backfill_workers')
+        and not exists (
+          select from pg_catalog.pg_policy as p
+          cross join unnest(p.polroles) as r (oid)
+          where p.polrelid = c.oid and p.polpermissive and case when r.oid = 0 then true else pg_has_role(r.oid, 'usage') end
+        )
+      order by 1
+    ) as forced,
+    array(
+      select distinct m.found[1]
+      from pg_catalog.pg_proc as p
+      cross join regexp_matches(p.prosrc, '("(?:[^"]|"")+"|[[:alpha:]_][[:alnum:]_$]*)[.]_private_', 'g') as m (found)
+      where p.pronamespace = n.oid and p.proname = any($3::text[])
+        and strpos(p.prosrc, '"' || replace(n.nspname, '"', '""') || '"._private_') = 0
+      order by 1
+    ) as qualifiers,
+    coalesce((
+      select string_agg(format(
+        'select %L::text as sequence, %L::text as relation, last_value + is_called::int as next, '
+        '(select coalesce(max(id), 0) from %I.%I) as highest from %I.%I',
+        format('%I.%I', sn.nspname, s.relname), format('%I.%I', n.nspname, c.relname), n.nspname, c.relname, sn.nspname, s.relname
+      ), ' union all ' order by c.relname)
+      from pg_catalog.pg_class as c
+      join pg_catalog.pg_attribute as a on a.attrelid = c.oid and a.attname = 'id'
+      join pg_catalog.pg_depend as d
+        on d.refclassid = 'pg_catalog.pg_class'::regclass and d.refobjid = c.oid and d.refobjsubid = a.attnum
+        and d.classid = 'pg_catalog.pg_class'::regclass and d.deptype in ('a', 'i')
+      join pg_catalog.pg_class as s on s.oid = d.objid
+      join pg_catalog.pg_namespace as sn on sn.oid = s.relnamespace
+      where c.relnamespace = n.oid and c.relname in ('_private_jobs', '_private_job_queues', '_private_tasks')
+        and has_table_privilege(c.oid, 'select') and case when s.relkind = 'S' then has_sequence_privilege(s.oid, 'select') else false end
+    ), '') as sequences
   from (values (1)) as one
   left join pg_catalog.pg_namespace as n on n.nspname = $1`
 
@@ -224,9 +270,10 @@ func readState(ctx context.Context, db querier, schema, ledger, own string) (*sc
 	err := db.QueryRow(ctx, migrations.Render(sql, schema), pgx.QueryExecModeExec,
 		schema,
 		relationNames,
-		append(slices.Clone(wireFunctions), enqueueFunction),
+		schemaFunctions,
 		migrations.QueueIndex,
 	).Scan(&state.version, &state.exists, &state.relations, &state.strangers, &state.functions, &state.index, &state.writable, &state.callable,
+		&state.role, &state.forced, &state.qualifiers, &state.sequencesSQL,
 		&state.ledger.Highest, &state.ledger.Breaking, &age, &state.own)
 	if err != nil {
 		return nil, err

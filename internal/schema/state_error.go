@@ -53,7 +53,7 @@ func wrapSchema(schema, operation string, err error) error {
 	return fmt.Errorf("schema %q: %s: %w", schema, operation, err)
 }
 
-// How to get a schema made; Go options and command say the same.
+// How to install a schema, by a Go option or by the command.
 const (
 	runPeer  = "run Graphile Worker 0.18's \"graphile-worker --schema-only\" on it"
 	notPeers = "; if it is not Graphile Worker's, choose another schema"
@@ -84,7 +84,7 @@ func command(schema string, flags ...string) string {
 
 var plainWord = regexp.MustCompile(`^[A-Za-z0-9_.-]+$`)
 
-// orDrop is the remedy of last resort, for a schema that holds nothing but what is ours and Graphile Worker's.
+// orDrop is the last remedy, for a schema that holds nothing but our objects and Graphile Worker's.
 func (s *schemaState) orDrop(schema string) string {
 	if s.strangers || schema == "public" {
 		return ""
@@ -133,7 +133,7 @@ func errNoObjects(schema string, state *schemaState) *StateError {
 	}
 }
 
-// errTaken is a schema with something in it that cannot be Graphile Worker's.
+// errTaken is a schema with objects in it that cannot be Graphile Worker's.
 func errTaken(schema string, found []string) *StateError {
 	return &StateError{
 		Schema: schema,
@@ -177,7 +177,55 @@ func errOwnFunction(schema string, own int) *StateError {
 	}
 }
 
-// errInTheWay is about an object that the state does not show, as an index is.
+// errForeignFunctions is a schema that was renamed, or copied under another name.
+func errForeignFunctions(schema string, qualifiers []string) error {
+	var names []string
+	for _, qualifier := range qualifiers {
+		names = append(names, strconv.Quote(unquote(qualifier)))
+	}
+	remedy := "to make them use this schema's tables, as their owner, run: " + command(schema)
+	if len(qualifiers) == 1 {
+		remedy += fmt.Sprintf("; if the schema was renamed by mistake, run: ALTER SCHEMA %s RENAME TO %s;",
+			migrations.QuoteIdentifier(schema), migrations.QuoteIdentifier(unquote(qualifiers[0])))
+	}
+	return &StateError{
+		Schema: schema,
+		Found:  "its functions use the tables of schema " + strings.Join(names, ", ") + ", as after it was renamed, or copied under another name",
+		Remedy: remedy,
+	}
+}
+
+// errForced is FORCE ROW LEVEL SECURITY, by which a table hides its rows from its owner as well.
+func errForced(schema, role string, tables []string) error {
+	var lift []string
+	for _, table := range tables {
+		lift = append(lift, "ALTER TABLE "+migrations.QuoteIdentifier(schema)+"."+migrations.QuoteIdentifier(table)+" NO FORCE ROW LEVEL SECURITY;")
+	}
+	return &StateError{
+		Schema: schema,
+		Found: fmt.Sprintf("row level security is forced on %s, which hides all rows from role %q, the owner, as well",
+			strings.Join(tables, ", "), role),
+		Remedy: fmt.Sprintf("to give that role policies, run as that role: %s; or to take the force away, run: %s",
+			command(schema, WorkerRole.flag(), role), strings.Join(lift, " ")),
+	}
+}
+
+// errSequences is a database to which rows were copied, and sequences were not.
+func errSequences(schema string, behind []sequence, err error) error {
+	var names, statements []string
+	for _, s := range behind {
+		names = append(names, fmt.Sprintf("%s is at %d, but %s has id %d", s.Name, s.Next, s.Table, s.Highest))
+		statements = append(statements, s.statement())
+	}
+	return &StateError{
+		Schema: schema,
+		Found:  "sequences were not carried over, so that inserts would fail: " + strings.Join(names, ", "),
+		Remedy: fmt.Sprintf("as the owner of the tables, run: %s or: %s", strings.Join(statements, " "), command(schema)),
+		Err:    err,
+	}
+}
+
+// errInTheWay is an object that the state does not show, such as an index.
 func errInTheWay(schema string, err error) *StateError {
 	return &StateError{
 		Schema: schema, Found: "something that is not Graphile Worker's is in the way",

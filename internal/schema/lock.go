@@ -1,0 +1,127 @@
+package schema
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/backfillhq/go/internal/sqlstate"
+)
+
+// A statement that waits for a lock on a table holds up every later statement whose lock conflicts
+// with it: behind our ALTER TABLE that waits for a pg_dump, no job is enqueued or claimed. So our
+// statements wait for lockTimeout only. Then the transaction (or its savepoint) is rolled back,
+// which lets the others through, and it is tried again after a pause.
+const (
+	lockTimeout = 50 * time.Millisecond
+	lockPause   = 500 * time.Millisecond
+)
+
+// patience bounds how long others may keep us waiting.
+type patience time.Duration
+
+func (p patience) String() string { return time.Duration(p).String() }
+
+// pause is the time between two tries.
+func (p patience) pause() time.Duration { return min(lockPause, time.Duration(p)/10) }
+
+// tries is how many tries fit, at least one.
+func (p patience) tries() int {
+	return max(1, int(math.Ceil(float64(p)/float64(p.pause()+lockTimeout))))
+}
+
+// retry runs try until it does not fail for a lock, the tries are used up, or ctx ends.
+func (p patience) retry(ctx context.Context, try func() error) error {
+	for tries := 1; ; tries++ {
+		err := try()
+		if sqlstate.Of(err) != sqlstate.LockNotAvailable {
+			return err
+		}
+		if tries == p.tries() {
+			return &lockError{fmt.Sprintf("its tables were in use at each of %d tries", tries), err}
+		}
+		if !pause(ctx, p.pause()) {
+			return fmt.Errorf("wait for a lock: %w", context.Cause(ctx))
+		}
+	}
+}
+
+// limited runs a statement in a transaction of its own that waits for no lock longer than lockTimeout.
+func limited(ctx context.Context, conn *pgx.Conn, statement string) error {
+	text := fmt.Sprintf("begin; set local lock_timeout = %d; set local client_min_messages = warning; %s; commit",
+		lockTimeout.Milliseconds(), statement)
+	_, err := conn.PgConn().Exec(ctx, text).ReadAll()
+	if err != nil {
+		_, _ = conn.PgConn().Exec(ctx, "rollback").ReadAll() // The first error says more.
+	}
+	return err
+}
+
+// lockError is a lock that could not be had.
+type lockError struct {
+	found string
+	err   error
+}
+
+func (e *lockError) Error() string { return e.found + ": " + e.err.Error() }
+func (e *lockError) Unwrap() error { return e.err }
+
+// alone runs step in a transaction, at a time when no other process of ours does the same for this
+// schema. The lock that ensures this is kept from the first try to the last. Otherwise each of the
+// processes of a fleet would make the tables' users wait at each of its tries.
+func (m *migrator) alone(ctx context.Context, step func(tx pgx.Tx) error) error {
+	tx, err := m.conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite})
+	if err != nil {
+		return fmt.Errorf("begin: %w", err)
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+		defer cancel()
+		_ = tx.Rollback(ctx) // Without effect after a commit; a lost connection rolls back by itself.
+	}()
+	if err := m.lockOut(ctx, tx); err != nil {
+		return err
+	}
+	err = m.patience.retry(ctx, func() error {
+		return pgx.BeginFunc(ctx, tx, step) // A savepoint: rolling back to it gives the locks back.
+	})
+	if err != nil {
+		return err
+	}
+	if err := tx.Commit(ctx); err != nil {
+		return fmt.Errorf("commit: %w", err)
+	}
+	return nil
+}
+
+// lockOut keeps our other processes out until the end of the transaction. Only they wait for this
+// lock, so it may take as long as we have patience. The other limits replace an application's own.
+func (m *migrator) lockOut(ctx context.Context, tx pgx.Tx) error {
+	const limits = "set local lock_timeout = %d; set local statement_timeout = 0; set local idle_in_transaction_session_timeout = 0"
+	if _, err := tx.Exec(ctx, fmt.Sprintf(limits, time.Duration(m.patience).Milliseconds())); err != nil {
+		return fmt.Errorf("set limits: %w", err)
+	}
+	_, err := tx.Exec(ctx, "select pg_advisory_xact_lock($1)", pgx.QueryExecModeExec, m.lockKey("migrate"))
+	if sqlstate.Of(err) == sqlstate.LockNotAvailable {
+		return &lockError{fmt.Sprintf("another process has been migrating it for %v", m.patience), err}
+	}
+	if err != nil {
+		return fmt.Errorf("lock: %w", err)
+	}
+	if _, err := tx.Exec(ctx, fmt.Sprintf("set local lock_timeout = %d", lockTimeout.Milliseconds())); err != nil {
+		return fmt.Errorf("set limits: %w", err)
+	}
+	return nil
+}
+
+// lockText says why there was no lock.
+func lockText(err error) string {
+	if lock, ok := errors.AsType[*lockError](err); ok {
+		return lock.found
+	}
+	return "its tables are in use"
+}

@@ -1,0 +1,94 @@
+package schema
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/backfillhq/go/internal/sqlstate"
+)
+
+// Logical replication and some restores copy rows, and leave sequences at 1. Each insert then takes
+// an id that exists, and fails. An application that may migrate moves the sequences forward itself:
+// a failed start would be no better than the failed inserts, and a gap in the ids does no harm.
+
+// sequence is an identity sequence whose next value is an id that exists already, or is lower.
+type sequence struct {
+	Name, Table   string // Qualified, as SQL text.
+	Next, Highest int64
+}
+
+// statement moves it past the highest id.
+func (s sequence) statement() string {
+	return fmt.Sprintf("select setval(%s, (select max(id) from %s));", quoteLiteral(s.Name), s.Table)
+}
+
+// behind returns the sequences that are behind the ids of their tables.
+func behind(ctx context.Context, db rowsQuerier, state *schemaState) ([]sequence, error) {
+	if state.sequencesSQL == "" {
+		return nil, nil
+	}
+	sql := "select s.sequence, s.relation, s.next, s.highest from (" + state.sequencesSQL + ") as s where s.next <= s.highest"
+	rows, err := db.Query(ctx, sql, pgx.QueryExecModeExec)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowToStructByPos[sequence])
+}
+
+// moveSequences moves the sequences that are behind, or says which ones are.
+func (m *migrator) moveSequences(ctx context.Context, state *schemaState) error {
+	late, err := behind(ctx, m.conn, state)
+	if err != nil {
+		return wrapSchema(m.schema, "compare sequences with ids", err)
+	}
+	if len(late) == 0 {
+		return nil
+	}
+	if m.mode == MigrateVerify {
+		return errSequences(m.schema, late, nil)
+	}
+	var moved []sequence
+	err = m.alone(ctx, func(tx pgx.Tx) (err error) {
+		moved, err = moveBehind(ctx, tx, state)
+		return err
+	})
+	switch sqlstate.Of(err) {
+	case "":
+	case sqlstate.InsufficientRights:
+		return errSequences(m.schema, late, err)
+	default:
+		return m.explain(ctx, "move sequences", err)
+	}
+	for _, s := range moved {
+		m.report.Files = append(m.report.Files, "sequence "+s.Name)
+		m.logger.WarnContext(ctx, "sequence was behind the ids of its table, and was moved past them",
+			slog.String("schema", m.schema), slog.String("sequence", s.Name), slog.Int64("next", s.Next), slog.Int64("highest", s.Highest))
+	}
+	return err
+}
+
+// moveBehind locks inserts out. Otherwise an insert could take an id between our look at the
+// highest one and setval, which would then move the sequence back.
+func moveBehind(ctx context.Context, tx pgx.Tx, state *schemaState) ([]sequence, error) {
+	late, err := behind(ctx, tx, state)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range late {
+		if _, err := tx.Exec(ctx, "lock table "+s.Table+" in share row exclusive mode"); err != nil {
+			return nil, err
+		}
+	}
+	if late, err = behind(ctx, tx, state); err != nil {
+		return nil, err
+	}
+	for _, s := range late {
+		if _, err := tx.Exec(ctx, s.statement()); err != nil {
+			return nil, err
+		}
+	}
+	return late, nil
+}

@@ -2,20 +2,19 @@ begin;
 
 -- wire/0000.sql
 
--- The schema itself. Records nothing: the ledger is made by 0018.sql.
+-- The schema itself. Records nothing: 0018.sql makes the ledger.
 --
--- Every file here names the schema graphile_worker; the runner puts the configured name in
--- its place. By hand, as the role that is to own everything:
+-- Every file here names the schema graphile_worker; "backfill migrate --print" writes all of them
+-- with any name. By hand, as the role that is to own everything:
 --
---   for f in wire/0000.sql wire/0018.sql wire/0019.sql wire/0020.sql own/0001_workers.sql own/0003_enqueue.sql; do
+--   for f in wire/*.sql own/*.sql; do
+--     case $f in own/0002*) continue;; esac
 --     psql -X -v ON_ERROR_STOP=1 --single-transaction -f "$f" || break
 --   done
 --   psql -X -v ON_ERROR_STOP=1 -f own/0002_queue_index.sql
 --
--- "backfill migrate --print" writes all of it, with any name.
---
--- Skip this file when an administrator has made the schema: PostgreSQL asks for the right to
--- create schemas in the database even if there is nothing left to create.
+-- Skip this file if an administrator has made the schema: PostgreSQL asks for the right to create
+-- schemas in the database even if there is nothing left to create.
 
 create schema if not exists "graphile_worker";
 
@@ -867,6 +866,24 @@ revoke execute on function "graphile_worker".backfill_enqueue(
 
 insert into "graphile_worker".backfill_migrations (id, name)
 values (3, 'enqueue');
+
+-- own/0004_comments.sql
+
+-- What the columns of backfill_workers mean to somebody who looks at the table. Comments block
+-- neither readers nor writers.
+
+comment on table "graphile_worker".backfill_workers is
+  'One row for each worker process.';
+
+comment on column "graphile_worker".backfill_workers.heartbeat_at is
+  'Not in use yet: set when the worker starts, and never updated. It does not say whether the worker is alive.';
+
+comment on column "graphile_worker".backfill_workers.dead_at is
+  'When the worker stopped and gave its jobs back. It stays null if the process was killed.';
+
+insert into "graphile_worker".backfill_migrations (id, name)
+values (4, 'comments')
+on conflict (id) do nothing;
 
 -- The head of each queue, exactly and in bounded time. Workers run without it, only slower, so it
 -- is built while they work; the runner takes the word "concurrently" out where the table is still

@@ -51,6 +51,31 @@ var story = []struct {
 		s.console(s.module, s.url("myapp"), b)
 		s.exec("", "drop table public.jobs")
 	}},
+	{"Partial or foreign schema, console 4", func(s *scene, b block) {
+		s.exec("", dropSchema)
+		s.console(s.module, s.url("myapp"), block{text: "$ backfill migrate\n…\n"})
+		s.exec("myapp", "alter schema graphile_worker rename to staging_jobs")
+		s.console(s.module, s.url("myapp"), b)
+		s.exec("", "drop schema staging_jobs cascade")
+	}},
+	{"Partial or foreign schema, console 5", emptied(everything() + "alter table graphile_worker._private_jobs force row level security")},
+	{"Logical replication, sql 1", func(s *scene, b block) {
+		s.exec("", dropSchema)
+		s.exec("myapp", everything())
+		s.exec("myapp", b.text)
+		s.exec("myapp", "drop publication myapp_jobs")
+	}},
+	{"Logical replication, sql 2", func(s *scene, b block) { // It cannot connect to that host.
+		s.exec("", strings.Replace(b.text, ";", " WITH (connect = false, slot_name = NONE);", 1))
+		s.exec("", "drop subscription myapp_jobs")
+	}},
+	{"Logical replication, console 1", func(s *scene, b block) {
+		s.exec("", dropSchema)
+		s.console(s.module, s.url("myapp"), block{text: "$ backfill migrate\n…\n"})
+		s.exec("myapp", notCarriedOver)
+		s.console(s.module, s.url("myapp"), b)
+	}},
+	{"Live dumps, sql 1", func(s *scene, b block) { s.exec("myapp", b.text) }},
 	{"Versions, console 1", emptied(upTo(18) + aged)},
 	{"Versions, console 2", emptied(everything() + "insert into graphile_worker.migrations (id, breaking) values (21, true)")},
 	{"Offline, console 1", func(s *scene, b block) {
@@ -76,6 +101,10 @@ const (
 	// aged makes a schema that nobody can be installing at this moment.
 	aged = "update graphile_worker.migrations set ts = now() - interval '1 hour';"
 )
+
+// notCarriedOver is a job whose ids the sequences do not know.
+const notCarriedOver = `select graphile_worker.add_job('a');
+	alter sequence graphile_worker.jobs_id_seq1 restart; alter sequence graphile_worker.tasks_id_seq restart`
 
 // emptied runs a block as the owner, without the schema that earlier blocks have left, but with what these statements make.
 func emptied(statements string) func(*scene, block) {

@@ -120,7 +120,7 @@ func (s *scene) writeModule(snippets []string) {
 // methods is Go that compiles if a client has the methods that the page names.
 func (s *scene) methods() (text string) {
 	s.t.Helper()
-	_, list, _ := strings.Cut(s.page, "by the client's methods only (")
+	_, list, _ := strings.Cut(s.page, "only through the client (")
 	list, _, _ = strings.Cut(list, "…)")
 	names := regexp.MustCompile("`(.+?)`").FindAllStringSubmatch(list, -1)
 	if len(names) < 5 {
@@ -135,8 +135,8 @@ func (s *scene) methods() (text string) {
 // useTool makes the command of consoles the one that the module has as a tool, in the way that the page has.
 func (s *scene) useTool() {
 	s.t.Helper()
-	_, way, _ := strings.Cut(s.page, "`go tool backfill …`, after")
-	way, _, _ = strings.Cut(way, ". ")
+	_, way, _ := strings.Cut(s.page, "In your module, run")
+	way, _, _ = strings.Cut(way, " once, and then `go tool backfill …`")
 	for _, command := range regexp.MustCompile("`(.+?)`").FindAllStringSubmatch(way, -1) {
 		run(s.t, s.module, command[1])
 	}

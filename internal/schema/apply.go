@@ -44,7 +44,7 @@ func (m *migrator) applyMissing(ctx context.Context, tx pgx.Tx) (ran []string, e
 		if err := replaceFunctions(ctx, tx, m.schema, p.foreign); err != nil {
 			return nil, fmt.Errorf("replace functions: %w", err)
 		}
-		ran = append(ran, "functions of "+strings.Join(p.foreign, ", "))
+		ran = append(ran, "replacement of functions of "+strings.Join(p.foreign, ", "))
 	}
 	for _, file := range p.files {
 		if err := m.applyFile(ctx, tx, file, p.fresh); err != nil {

@@ -63,7 +63,7 @@ func (m *migrator) moveSequences(ctx context.Context, state *schemaState) error 
 		return m.explain(ctx, "move sequences", err)
 	}
 	for _, s := range moved {
-		m.report.Files = append(m.report.Files, "sequence "+s.Name)
+		m.report.Files = append(m.report.Files, "setval of "+s.Name)
 		m.logger.WarnContext(ctx, "sequence was behind the ids of its table, and was moved past them",
 			slog.String("schema", m.schema), slog.String("sequence", s.Name), slog.Int64("next", s.Next), slog.Int64("highest", s.Highest))
 	}

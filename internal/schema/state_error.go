@@ -219,7 +219,7 @@ func errSequences(schema string, behind []sequence, err error) error {
 	}
 	return &StateError{
 		Schema: schema,
-		Found:  "sequences were not carried over, so that inserts would fail: " + strings.Join(names, ", "),
+		Found:  "sequences were not carried over, so that inserts would fail: " + strings.Join(names, "; "),
 		Remedy: fmt.Sprintf("as the owner of the tables, run: %s or: %s", strings.Join(statements, " "), command(schema)),
 		Err:    err,
 	}

@@ -2,8 +2,8 @@
 // processes share with us (wire), and our own beside them (own).
 //
 // The files can be read and run by hand with psql, in the order of [All]; wire/0000.sql says how.
-// They record themselves: wire ones in the table migrations, which the peers read as well, own
-// ones in backfill_migrations. A file that is released is never edited again.
+// They record themselves: wire files in the table migrations, which Graphile Worker reads too, own
+// files in backfill_migrations. The statements of a released file are never edited.
 package migrations
 
 import (
@@ -83,7 +83,7 @@ func All() []Migration {
 	return slices.Concat(Wire(), Own())
 }
 
-// Breaking reports whether Graphile Worker marks this revision as breaking: workers that do not
+// Breaking reports whether Graphile Worker marks this revision as breaking: a worker that does not
 // know it must not run on a schema that has it.
 func Breaking(id int) bool {
 	switch id {
@@ -104,7 +104,7 @@ func Hash() string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-// Wire reports whether the file is one of [Wire], about which the peers are told.
+// Wire reports whether the file is one of [Wire], which are announced to all workers.
 func (m Migration) Wire() bool {
 	return strings.HasPrefix(m.Path, "wire/")
 }

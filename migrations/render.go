@@ -17,9 +17,9 @@ const DefaultSchema = "graphile_worker"
 // maxNameBytes is PostgreSQL's limit (NAMEDATALEN - 1). It cuts longer names without an error.
 const maxNameBytes = 63
 
-// tokens matches what Render has to tell apart: comments, string literals and quoted identifiers,
-// which stay; dollar quotes, which may clash with the name; and the name itself. What is inside
-// dollar quotes is SQL as well and is treated alike.
+// tokens matches what Render has to distinguish: comments, string literals and quoted identifiers,
+// which stay; dollar quotes, which may clash with the name; and the name itself. The text between
+// dollar quotes is SQL and is treated like the rest.
 var tokens = regexp.MustCompile(`--[^\n]*` +
 	`|/\*(?s:.*?)\*/` +
 	`|'(?:[^']|'')*'` +

@@ -2,8 +2,8 @@
 //
 //	backfill migrate    install or upgrade the tables, show their SQL, verify them, give rights to roles
 //
-// The database is that of --database-url, else of DATABASE_URL, else of the PG* variables. Exit codes: 0, all is well; 1, it did
-// not work, or something is missing; 2, a usage that cannot be understood.
+// The database is that of --database-url, of DATABASE_URL, or of the PG* variables, in this order. Exit
+// codes: 0, all is well; 1, it failed, or something is missing; 2, the usage is wrong.
 package main
 
 import (
@@ -34,7 +34,7 @@ func main() {
 	os.Exit(code)
 }
 
-// run is main with its surroundings as parameters.
+// run is main with arguments and output as parameters.
 func run(ctx context.Context, arguments []string, stdout, stderr io.Writer) int {
 	root := &cli.Command{
 		Name:           "backfill",
@@ -46,7 +46,7 @@ func run(ctx context.Context, arguments []string, stdout, stderr io.Writer) int 
 		ExitErrHandler: func(context.Context, *cli.Command, error) {}, // below
 		Action: func(_ context.Context, cmd *cli.Command) error {
 			if cmd.Args().Present() {
-				return usageError{errors.New("unknown command: want migrate")} // it may be a URL with a password: do not repeat it
+				return usageError{errors.New("unknown command: want migrate")} // It may be a URL with a password.
 			}
 			return cli.ShowRootCommandHelp(cmd)
 		},
@@ -63,7 +63,7 @@ func run(ctx context.Context, arguments []string, stdout, stderr io.Writer) int 
 	return exitProblem
 }
 
-// helpCommand stands in for the library's, which repeats what it does not know.
+// helpCommand replaces the library's, which repeats arguments that it does not know.
 func helpCommand() *cli.Command {
 	return &cli.Command{
 		Name: "help", Aliases: []string{"h"}, Usage: "show the help of backfill, or of a command", ArgsUsage: "[command]",
@@ -81,10 +81,11 @@ func helpCommand() *cli.Command {
 	}
 }
 
-// usageError is a usage that cannot be understood.
+// usageError is a wrong usage.
 type usageError struct{ error }
 
-// onUsageError leaves out what a flag was given, and what is not the name of a flag: it may be a URL with a password.
+// onUsageError leaves out values of flags, and texts that cannot be a flag's name: they may be URLs
+// with a password.
 func onUsageError(_ context.Context, _ *cli.Command, err error, _ bool) error {
 	text := err.Error()
 	switch _, flag, undefined := strings.Cut(text, "not defined: "); {
@@ -103,15 +104,16 @@ const (
 	flagSchema   = "schema"
 )
 
-// databaseFlags say where the jobs are. The flag does not read its environment variable, because help would show what is in it.
+// databaseFlags say where the jobs are. The flag does not read its environment variable, because
+// help would show the value.
 func databaseFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.StringFlag{Name: flagDatabase, Usage: "the database, as in postgres://user:password@host:5432/database. Default: DATABASE_URL, else the PG* variables"},
+		&cli.StringFlag{Name: flagDatabase, Usage: "the database, as in postgres://user:password@host:5432/database. Default: DATABASE_URL, or the PG* variables"},
 		&cli.StringFlag{Name: flagSchema, Usage: "the `NAME` of the schema that holds the jobs", Value: pg.DefaultSchema},
 	}
 }
 
-// connect makes the connection that the flags ask for.
+// connect connects to the database of the flags or the environment.
 func connect(ctx context.Context, cmd *cli.Command) (*pgx.Conn, error) {
 	databaseURL := cmd.String(flagDatabase)
 	if databaseURL == "" {
@@ -119,7 +121,7 @@ func connect(ctx context.Context, cmd *cli.Command) (*pgx.Conn, error) {
 	}
 	if databaseURL == "" && !pg.EnvironmentConfigured() {
 		return nil, usageError{errors.New("no database is configured: pass --database-url postgres://user:password@host:5432/database, " +
-			"or set DATABASE_URL, or PGHOST and its like")}
+			"or set DATABASE_URL, or PGHOST and so on")}
 	}
 	return pg.Connect(ctx, databaseURL)
 }

@@ -25,22 +25,25 @@ const (
 	flagWorker   = "worker-role"
 )
 
-const migrateDescription = `Without flags it does what backfill.Open does: it installs the tables where there are none, and applies what is missing.
-Run it as the role that is to own the tables. It can be run again at any time, and beside running workers.
+const migrateDescription = `Without flags it does what backfill.Open does, and builds the index for queues: it installs the tables if
+there are none, and applies what is missing. Run it as the role that is to own the tables. You can run it again
+at any time, and while workers run. It waits at most 50 ms for a lock, and tries again for a minute. If the schema
+was renamed or copied, it also makes the functions use this schema's tables.
 
-Row level security hides all jobs from roles that do not own the tables. --enqueue-role lets such a role enqueue, by a function
-and without any right on a table of jobs; --worker-role lets it work, and enqueue from its handlers, by rights and by policies
-that are for it alone. Both can be given several times, for roles that exist. Give them again after an upgrade: it may need more rights.
+Row level security hides all jobs from roles that do not own the tables. --enqueue-role lets a role enqueue through
+a function, without any right on the tables of jobs. --worker-role lets a role work, and enqueue from its handlers,
+with rights and policies of its own. Both can be given several times. The roles must exist. Run this again after
+each upgrade, because an upgrade may need more rights.
 
-With --print it changes nothing, and writes SQL for psql, or for any driver's simple query protocol. Without --database-url
-that is a new schema, in one transaction: on a schema that is there already it fails at its first insert, and changes nothing.
-It then connects to nothing, and DATABASE_URL does not count. With --database-url it is what this database lacks. What gives
-roles their rights stands behind it, and can be run again.
+With --print it changes nothing and writes SQL for psql, or for any driver's simple query protocol. Without
+--database-url this is the SQL of a new schema, in one transaction; on an existing schema it fails at its first
+insert and changes nothing. It then connects to no database, not even to DATABASE_URL. With --database-url it is the
+SQL of what that database lacks. The rights of roles come last, and can be run again.
 
    backfill migrate --print | psql -X -v ON_ERROR_STOP=1 -f - DATABASE
 
---verify goes with neither --print nor --breaking. Exit codes: 0, all is well; 1, it did not work, or --verify misses something;
-2, a usage that cannot be understood, which includes names that no schema or role can have.`
+--verify can be combined with neither --print nor --breaking. Exit codes: 0, all is well; 1, it failed, or --verify
+found something missing; 2, the usage is wrong, which includes names that no schema or role can have.`
 
 // patience is longer than that of an application's start: a person or a deployment can wait.
 const patience = time.Minute
@@ -51,8 +54,8 @@ func migrateCommand() *cli.Command {
 		Usage:       "install or upgrade the tables of a job queue",
 		Description: migrateDescription,
 		Flags: append(databaseFlags(),
-			&cli.BoolFlag{Name: flagVerify, Usage: "change nothing; exit with 1 and say what to run if anything is missing"},
-			&cli.BoolFlag{Name: flagPrint, Usage: "change nothing; write the SQL"},
+			&cli.BoolFlag{Name: flagVerify, Usage: "change nothing; if anything is missing, say what to run and exit with 1"},
+			&cli.BoolFlag{Name: flagPrint, Usage: "change nothing; write the SQL to standard output"},
 			&cli.BoolFlag{Name: flagBreaking, Usage: "also apply migrations that stop workers of older versions, Graphile Worker 0.16 among them"},
 			&cli.StringSliceFlag{Name: flagEnqueue, Usage: "let the role `NAME` enqueue, and nothing else"},
 			&cli.StringSliceFlag{Name: flagWorker, Usage: "let the role `NAME` work and enqueue, and nothing else"},
@@ -89,7 +92,7 @@ func migrate(ctx context.Context, cmd *cli.Command) error {
 	var report schema.Report
 	opts := migrateOptions(cmd)
 	opts.Report = &report
-	if err := checkRoles(ctx, cmd, conn); err != nil { // before anything is changed
+	if err := checkRoles(ctx, cmd, conn); err != nil { // Before anything is changed.
 		return err
 	}
 	opts.Granting = !verify && slices.Contains(roles(cmd), role{conn.Config().User, schema.WorkerRole})
@@ -109,7 +112,7 @@ func migrate(ctx context.Context, cmd *cli.Command) error {
 	return errors.Join(problems...)
 }
 
-// checkNames refuses what cannot be the name of a schema or a role.
+// checkNames refuses names that no schema or role can have.
 func checkNames(cmd *cli.Command) error {
 	problems := []error{pg.CheckSchemaName(cmd.String(flagSchema))}
 	for _, r := range roles(cmd) {
@@ -118,7 +121,7 @@ func checkNames(cmd *cli.Command) error {
 	return errors.Join(problems...)
 }
 
-// checkRoles says which roles there are not.
+// checkRoles names the roles that do not exist.
 func checkRoles(ctx context.Context, cmd *cli.Command, conn *pgx.Conn) error {
 	var problems []error
 	for _, r := range roles(cmd) {
@@ -127,7 +130,7 @@ func checkRoles(ctx context.Context, cmd *cli.Command, conn *pgx.Conn) error {
 	return errors.Join(problems...)
 }
 
-// role is a role that the flags name.
+// role is a role that a flag names.
 type role struct {
 	name string
 	kind schema.RoleKind
@@ -144,7 +147,7 @@ func roles(cmd *cli.Command) []role {
 	return list
 }
 
-// grantRole gives a role what it lacks, or says what that is.
+// grantRole gives a role the rights that it lacks, or says which they are.
 func grantRole(ctx context.Context, cmd *cli.Command, conn *pgx.Conn, r role) error {
 	opts := migrateOptions(cmd)
 	name, verify := opts.Schema, cmd.Bool(flagVerify)
@@ -180,7 +183,7 @@ func migrateOptions(cmd *cli.Command) schema.Options {
 	}
 }
 
-// writeReport says what was done.
+// writeReport writes what was done.
 func writeReport(w io.Writer, name string, report schema.Report) {
 	from, to := report.From, report.To
 	switch {
@@ -198,11 +201,11 @@ func writeReport(w io.Writer, name string, report schema.Report) {
 		fmt.Fprintln(w, "  ran", file)
 	}
 	if !report.Index {
-		fmt.Fprintln(w, "  without the index for queues, see the warning: workers run, only slower")
+		fmt.Fprintln(w, "  without the index for queues, see the warning: workers run, but more slowly")
 	}
 }
 
-// printSQL writes what a migration would run.
+// printSQL writes the SQL that a migration would run.
 func printSQL(ctx context.Context, cmd *cli.Command) error {
 	opts := migrateOptions(cmd)
 	script, err := schema.FreshScript(opts.Schema)

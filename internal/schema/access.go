@@ -4,8 +4,8 @@ package schema
 type Access int
 
 const (
-	// WritesTables inserts into the tables, or gets the server's refusal.
+	// WritesTables inserts into the tables. A role without rights gets the server's refusal.
 	WritesTables Access = iota
-	// CallsFunction calls backfill_enqueue, which is all that the role may do.
+	// CallsFunction calls backfill_enqueue, because the role may do nothing else.
 	CallsFunction
 )

@@ -12,7 +12,7 @@ import (
 	"github.com/backfillhq/go/migrations"
 )
 
-// explain adds to an error of the server what an administrator can do about it.
+// explain adds to an error of the server how to resolve it.
 func (m *migrator) explain(ctx context.Context, operation string, err error) error {
 	switch sqlstate.Of(err) {
 	case sqlstate.InsufficientRights:
@@ -98,7 +98,7 @@ func (m *migrator) holders(ctx context.Context) string {
 	}
 }
 
-// rightsSQL tells what the current role may do, and who may do the rest.
+// rightsSQL returns what the current role may do, and who owns the tables.
 const rightsSQL = `
   select
     current_database()::text,
@@ -133,11 +133,11 @@ const rightsSQL = `
 // rights is a row of rightsSQL.
 type rights struct {
 	database, role              string
-	exists                      bool // The schema.
+	exists                      bool // Whether the schema exists.
 	creates, uses, createWithin bool
-	unreadable, unwritable      []string // Ledgers that the role may not read, or not both read and write.
-	installed                   bool     // Whether there is nothing to do but to read.
-	owner                       string   // Of the tables, if the role is not a member of it.
+	unreadable, unwritable      []string // Ledgers that the role may not read, or not read and write.
+	installed                   bool     // Whether our tables exist.
+	owner                       string   // The tables' owner, if the role is not a member of it.
 }
 
 // explainRights turns a refusal into the statement that an administrator has to run.
@@ -146,14 +146,14 @@ func (m *migrator) explainRights(ctx context.Context, operation string, refusal 
 	err := m.conn.QueryRow(ctx, rightsSQL, pgx.QueryExecModeExec, m.schema).Scan(&r.database, &r.role, &r.exists,
 		&r.creates, &r.uses, &r.createWithin, &r.unreadable, &r.unwritable, &r.installed, &r.owner)
 	if err != nil {
-		return wrapSchema(m.schema, operation, refusal) // What was refused says more than this failure.
+		return wrapSchema(m.schema, operation, refusal) // The refusal says more than this failure.
 	}
-	// A role that only works needs less than one that installs.
+	// A role that only works needs fewer rights than one that installs.
 	writes := operation == opMigrate || !r.installed && m.mode != MigrateVerify
 	var remedy string
 	grants := r.grants(m.schema, writes)
 	switch {
-	case r.owner != "" && writes: // rights are of no use: only an owner can alter
+	case r.owner != "" && writes: // Only an owner can alter tables, whatever its rights.
 		remedy = fmt.Sprintf("migrate once as role %q, which owns the tables; run: %s", r.owner, command(m.schema))
 	case r.owner != "" && r.installed:
 		remedy = fmt.Sprintf("as role %q, which owns the tables, run: %s to let it enqueue, or: %s to let it work",

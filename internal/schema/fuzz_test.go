@@ -17,8 +17,8 @@ import (
 	"github.com/backfillhq/go/testutil/pgtest"
 )
 
-// Whatever the ledgers say and whatever is missing: there is a plan where the contract (section 2) allows one, and otherwise an
-// error that says what to do.
+// FuzzLedger has ledgers of any content and schemas that lack anything. There is a plan where the
+// contract (section 2) allows one, and otherwise an error that says what to do.
 func FuzzLedger(f *testing.F) {
 	conn, err := pgx.Connect(f.Context(), pgtest.New(f).URL)
 	if err != nil {
@@ -91,14 +91,15 @@ var ledgerSeeds = [][]byte{
 	{0xff, 0x80},
 }
 
-// model is a schema, and says in its own words what may be done about it.
+// model is a schema. It plans migrations independently of the code under test.
 type model struct {
 	mode                   schema.Mode
 	highest, breaking, own int
 	gone                   []string
 }
 
-// record writes both ledgers: pairs of a revision and whether it is breaking, and the newest migration of ours.
+// record writes both ledgers: pairs of a revision and whether it is breaking, and our newest
+// migration.
 func (m *model) record(t *testing.T, tx pgx.Tx, ledger []byte, own int) {
 	t.Helper()
 	sql := "delete from graphile_worker.migrations; delete from graphile_worker.backfill_migrations"

@@ -85,8 +85,8 @@ func TestIndexBuild(t *testing.T) {
 	})
 }
 
-// TestIndexBuildClosed cancels a build. What it leaves behind is dropped at once, or else logged and
-// built anew by the next.
+// TestIndexBuildClosed cancels a build. The index that it leaves behind is dropped at once, or logged
+// and built anew by the next build.
 func TestIndexBuildClosed(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct{ hold, left string }{
@@ -139,8 +139,8 @@ func TestIndexBuildRefused(t *testing.T) {
 	}
 }
 
-// TestIndexBuildPooled does not build through a pooler, whose sessions are shared: what a build sets
-// there, and its lock, would stay for others.
+// TestIndexBuildPooled does not build through a pooler. Its sessions are shared, so the parameters
+// that a build sets, and its lock, would stay for others.
 func TestIndexBuildPooled(t *testing.T) {
 	t.Parallel()
 	program, err := exec.LookPath("pgbouncer")

@@ -1,14 +1,14 @@
 package schema
 
-// Report is what [Migrate] found and did.
+// Report says what [Migrate] found and did.
 type Report struct {
-	// From and To are what the schema was and what it is now. From is zero if it was not there.
+	// From and To are the versions before and after. From is zero if there was no schema.
 	From, To Version
-	// Files are the migrations that were run.
+	// Files are the migrations and repairs that were run.
 	Files []string
 	// Index says whether our index for queues is there and valid.
 	Index bool
-	// Access is the way on which the connection's role enqueues.
+	// Access says how the connection's role enqueues.
 	Access Access
 
 	seen bool
@@ -18,7 +18,7 @@ type Report struct {
 type Version struct {
 	// Revision is Graphile Worker's.
 	Revision int
-	// Own is the number of our own last migration.
+	// Own is the number of our own newest migration.
 	Own int
 }
 

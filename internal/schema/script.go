@@ -55,8 +55,8 @@ func MissingScript(ctx context.Context, conn *pgx.Conn, opts Options) (string, e
 	return p.missingScript(m.schema, functions, late), nil
 }
 
-// script returns the plan of a new schema as SQL text. Nobody uses its tables yet, so its statements
-// wait for no lock, and tools that read SQL find them as they are.
+// script returns the plan of a new schema as SQL text. Nobody uses its tables yet, so no statement
+// waits for a lock; and tools that read SQL understand plain statements only.
 func (p plan) script(schema string) string {
 	var b strings.Builder
 	b.WriteString("begin;\n")
@@ -109,8 +109,8 @@ const (
 	scriptPause = 1 // in seconds
 )
 
-// retrying returns a transaction that runs statements under the rule of lock.go. The block keeps its
-// snapshot while it sleeps, but no lock: a failed try is a rolled back subtransaction.
+// retrying returns a transaction that runs statements under the rule of lock.go. While the block
+// sleeps it keeps its snapshot, but no lock: a failed try is a subtransaction that was rolled back.
 func retrying(schema, statements string) string {
 	const text = `begin;
 do %[1]s

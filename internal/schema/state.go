@@ -12,7 +12,7 @@ import (
 	"github.com/backfillhq/go/migrations"
 )
 
-// Ledger is what Graphile Worker's table of migrations says about a schema.
+// Ledger sums up Graphile Worker's table of migrations.
 type Ledger struct {
 	// Highest is the greatest revision, 0 if none is recorded.
 	Highest int
@@ -28,7 +28,7 @@ type querier interface {
 // The SQL of this package is not compiled by sqlc: it runs on schemas that are missing or
 // incomplete, and its text depends on which tables exist.
 
-// ledgerSQL reads the ledger; the age tells an installation in progress from an old schema.
+// ledgerSQL reads the ledger. By its age, an installation in progress differs from an old schema.
 const ledgerSQL = `
   select
     coalesce(max(id), 0)::int as highest,
@@ -65,11 +65,11 @@ type schemaState struct {
 	version   int      // server_version_num
 	exists    bool     // The schema itself.
 	relations []string // Those of relationNames that exist.
-	strangers bool     // Whether it has tables or views besides.
+	strangers bool     // Whether it has other tables or views.
 	functions []string // Those of wireFunctions that exist.
 	index     indexState
 	ledger    Ledger
-	age       time.Duration // Since the newest row of the ledger; very long if it has none.
+	age       time.Duration // Since the newest row of the ledger; maxAge if it has none.
 	own       int           // The greatest ID in backfill_migrations.
 	writable  bool          // Whether the role may enqueue directly,
 	callable  bool          // and by backfill_enqueue.
@@ -116,7 +116,8 @@ var (
 	ownRelations = []string{"backfill_workers"}
 )
 
-// relationNames are the names that we and Graphile Worker use. A complete schema may lack the sequences.
+// relationNames are the names that we and Graphile Worker use. A complete schema may lack the
+// sequences.
 var relationNames = slices.Concat(
 	[]string{ledgerTable, ownLedgerTable, "jobs_id_seq1", "job_queues_id_seq", "tasks_id_seq"}, wireRelations, ownRelations,
 )
@@ -133,8 +134,8 @@ var schemaFunctions = append(slices.Clone(wireFunctions), enqueueFunction)
 // enqueueMigration is that file's number.
 const enqueueMigration = 3
 
-// factsSQL looks at the catalogs only, so it works on any database. One statement sees one snapshot:
-// whatever is compared with each other is read by one statement.
+// factsSQL reads the catalogs only, so it works on any database. It is one statement, so that all
+// facts are of one snapshot.
 const factsSQL = `
   select
     current_setting('server_version_num')::int as version,
@@ -223,7 +224,7 @@ const ownLedgerSQL = `
   select coalesce(max(id), 0)::int as highest
   from graphile_worker.backfill_migrations`
 
-// Stand-ins for tables that are not there.
+// In the place of tables that do not exist.
 const (
 	noLedgerSQL    = "\n  select 0 as highest, 0 as breaking, 'infinity'::float8 as age"
 	noOwnLedgerSQL = "\n  select 0 as highest"
@@ -238,8 +239,8 @@ func inspect(ctx context.Context, db querier, schema string) (*schemaState, erro
 	return state, err
 }
 
-// inspectIncomplete reads the state of a schema that may lack tables. It provokes no error, so it
-// can be used in a transaction.
+// inspectIncomplete reads the state of a schema that may lack tables. Missing tables are no error of
+// the server, so it can be used in a transaction.
 func inspectIncomplete(ctx context.Context, db querier, schema string) (*schemaState, error) {
 	ledger, own := noLedgerSQL, noOwnLedgerSQL
 	for {
@@ -247,7 +248,7 @@ func inspectIncomplete(ctx context.Context, db querier, schema string) (*schemaS
 		if err != nil {
 			return nil, err
 		}
-		// Ledgers must be read by the statement that sees them: another process may just have made them.
+		// The statement that sees a ledger must also read it: another process may just have made it.
 		switch {
 		case ledger == noLedgerSQL && slices.Contains(state.relations, ledgerTable):
 			ledger = ledgerSQL
@@ -278,7 +279,7 @@ func readState(ctx context.Context, db querier, schema, ledger, own string) (*sc
 	if err != nil {
 		return nil, err
 	}
-	// A row from the future, of a clock that was set back, is as new as can be.
+	// A clock that was set back makes a row come from the future. Such a row is new.
 	state.age = time.Duration(max(0, min(age, maxAge.Seconds())) * float64(time.Second))
 	return &state, nil
 }
@@ -286,7 +287,7 @@ func readState(ctx context.Context, db querier, schema, ledger, own string) (*sc
 // maxAge stands for "long ago" in a type that has no infinity.
 const maxAge = 1000 * time.Hour
 
-// missing returns what of the wire's objects is not there, and found what is.
+// missing returns the objects of Graphile Worker's that do not exist, found those that do.
 func (s *schemaState) missing() []string {
 	return append(absent(wireRelations, s.relations), absent(wireFunctions, s.functions)...)
 }
@@ -312,5 +313,5 @@ func absent(expected, present []string) []string {
 	return names
 }
 
-// minServerVersion is the first with generated columns.
+// minServerVersion is the first version with generated columns.
 const minServerVersion = 120000

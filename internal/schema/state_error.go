@@ -205,7 +205,7 @@ func errForced(schema, role string, tables []string) error {
 		Schema: schema,
 		Found: fmt.Sprintf("row level security is forced on %s, which hides all rows from role %q, the owner, as well",
 			strings.Join(tables, ", "), role),
-		Remedy: fmt.Sprintf("to give that role policies, run as that role: %s; or to take the force away, run: %s",
+		Remedy: fmt.Sprintf("to give that role policies, run as that role: %s; or to take the force away, run: SET lock_timeout = '50ms'; %s",
 			command(schema, WorkerRole.flag(), role), strings.Join(lift, " ")),
 	}
 }

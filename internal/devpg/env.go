@@ -12,16 +12,15 @@ func existingServer() (string, bool) {
 	}
 	for _, name := range []string{"PGHOST", "PGSERVICE", "PGDATABASE"} {
 		if os.Getenv(name) != "" {
-			// Whatever a URL leaves out is taken from the PG* variables, by
-			// pgx and libpq alike.
+			// pgx and libpq take what a URL leaves out from the PG* variables.
 			return "postgres:///", true
 		}
 	}
 	return "", false
 }
 
-// programEnv is the environment of PostgreSQL's own programs: ours, without what
-// would change how they behave.
+// programEnv is the environment of PostgreSQL's own programs: ours, without what would change how
+// they behave.
 func programEnv() []string {
 	var env []string
 	for _, entry := range os.Environ() {

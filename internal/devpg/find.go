@@ -1,3 +1,5 @@
+//go:build unix
+
 package devpg
 
 import (
@@ -8,7 +10,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,16 +25,10 @@ type install struct {
 	major   int
 }
 
-func (i install) program(name string) string {
-	return filepath.Join(i.bin, executable(runtime.GOOS, name))
-}
-
-// A search is one look for PostgreSQL's programs. What it knows of the system
-// is in fields, so that tests need no other system.
+// A search is one look for PostgreSQL's programs. What it knows of the system is in fields, so that
+// tests need no other system.
 type search struct {
-	goos   string
 	getenv func(string) string
-	distro []string // ID and ID_LIKE of the Linux distribution
 	places []string // patterns of folders where packages put PostgreSQL
 	// run returns the standard output of a program.
 	run func(ctx context.Context, name string, args ...string) (string, error)
@@ -45,40 +40,25 @@ type search struct {
 	seen  map[string]bool
 }
 
-func newSearch(major int) *search {
+func newSearch(cfg config) *search {
+	d := &downloader{out: os.Stderr, offline: cfg.offline}
 	return &search{
-		goos:     runtime.GOOS,
-		getenv:   os.Getenv,
-		distro:   readOSRelease("/etc/os-release"),
-		places:   installPlaces(runtime.GOOS),
-		run:      runAsServer,
-		download: download,
-		major:    major,
+		getenv: os.Getenv, places: installPlaces, run: runAsServer, download: d.download, major: cfg.major,
 	}
 }
 
-// installPlaces lists where packages put PostgreSQL on a system.
-func installPlaces(goos string) []string {
-	switch goos {
-	case "darwin":
-		return []string{
-			"/opt/homebrew/opt/postgresql*/bin",
-			"/usr/local/opt/postgresql*/bin",
-			"/Applications/Postgres.app/Contents/Versions/*/bin",
-			"/Library/PostgreSQL/*/bin",
-		}
-	case "windows":
-		return []string{`C:\Program Files\PostgreSQL\*\bin`}
-	default:
-		return []string{
-			"/usr/lib/postgresql/*/bin",
-			"/usr/pgsql-*/bin",
-			"/usr/lib/postgresql*/bin",
-			"/usr/libexec/postgresql*",
-			"/usr/local/pgsql/bin",
-			"/home/linuxbrew/.linuxbrew/opt/postgresql*/bin",
-		}
-	}
+// installPlaces lists where packages put PostgreSQL on Linux and macOS.
+var installPlaces = []string{
+	"/usr/lib/postgresql/*/bin",
+	"/usr/pgsql-*/bin",
+	"/usr/lib/postgresql*/bin",
+	"/usr/libexec/postgresql*",
+	"/usr/local/pgsql/bin",
+	"/home/linuxbrew/.linuxbrew/opt/postgresql*/bin",
+	"/opt/homebrew/opt/postgresql*/bin",
+	"/usr/local/opt/postgresql*/bin",
+	"/Applications/Postgres.app/Contents/Versions/*/bin",
+	"/Library/PostgreSQL/*/bin",
 }
 
 // find returns the first good install, in the order of the package comment.
@@ -117,6 +97,18 @@ func (s *search) find(ctx context.Context) (install, error) {
 	return install{}, s.notFound()
 }
 
+// notFound says what to do, and why nothing that was looked at would do.
+func (s *search) notFound() error {
+	wanted := fmt.Sprintf("PostgreSQL %d or newer", oldestMajor)
+	if s.major != 0 {
+		wanted = fmt.Sprintf("PostgreSQL %d", s.major)
+	}
+	return fmt.Errorf(`find PostgreSQL: no %s was found
+install it with your system's package manager, or name a server in DATABASE_URL, or name a folder with postgres and initdb in PG_BIN
+tried:
+  - %s`, wanted, strings.Join(s.tried, "\n  - "))
+}
+
 // usualFolders expands places, newest version first within each pattern.
 func (s *search) usualFolders() []string {
 	var folders []string
@@ -148,16 +140,16 @@ func folderVersion(path string) int {
 	return n
 }
 
-// try checks a folder, unless there is no postgres in it or it was checked
-// before, and notes why it was refused.
+// try checks a folder, unless there is no postgres in it or it was checked before, and notes why it
+// was refused.
 func (s *search) try(ctx context.Context, source, dir string) (install, bool) {
 	if dir == "" {
 		return install{}, false
 	}
-	if _, err := os.Stat(filepath.Join(dir, executable(s.goos, "postgres"))); err != nil && source != "npm" {
+	if _, err := os.Stat(filepath.Join(dir, "postgres")); err != nil && source != "npm" {
 		return install{}, false
 	}
-	if real, err := filepath.EvalSymlinks(filepath.Join(dir, executable(s.goos, "postgres"))); err == nil {
+	if real, err := filepath.EvalSymlinks(filepath.Join(dir, "postgres")); err == nil {
 		if s.seen[real] {
 			return install{}, false
 		}
@@ -171,10 +163,10 @@ func (s *search) try(ctx context.Context, source, dir string) (install, bool) {
 	return found, true
 }
 
-// check looks at one folder. The programs find their libraries relative to
-// themselves, so links are resolved first.
+// check looks at one folder. The programs find their libraries relative to themselves, so links are
+// resolved first.
 func (s *search) check(ctx context.Context, dir string) (install, error) {
-	postgres, err := filepath.EvalSymlinks(filepath.Join(dir, executable(s.goos, "postgres")))
+	postgres, err := filepath.EvalSymlinks(filepath.Join(dir, "postgres"))
 	if err != nil {
 		return install{}, errors.New("there is no postgres in it")
 	}
@@ -195,7 +187,7 @@ func (s *search) check(ctx context.Context, dir string) (install, error) {
 	case s.major != 0 && found.major != s.major:
 		return install{}, fmt.Errorf("it is PostgreSQL %s, and %d was asked for", found.version, s.major)
 	}
-	initdb := filepath.Join(found.bin, executable(s.goos, "initdb"))
+	initdb := filepath.Join(found.bin, "initdb")
 	if _, err := s.run(ctx, initdb, "--version"); err != nil {
 		return install{}, fmt.Errorf("run initdb --version: %w", err)
 	}
@@ -221,15 +213,8 @@ func firstLine(text string) string {
 	return line
 }
 
-func executable(goos, name string) string {
-	if goos == "windows" {
-		return name + ".exe"
-	}
-	return name
-}
-
-// runAsServer runs a program as the account that PostgreSQL will run as, so
-// that a folder which that account cannot enter is found out here.
+// runAsServer runs a program as the account that PostgreSQL will run as, so that a folder which that
+// account cannot enter is found out here.
 func runAsServer(ctx context.Context, name string, args ...string) (string, error) {
 	who, err := serverAccount()
 	if err != nil {

@@ -1,3 +1,5 @@
+//go:build unix
+
 package devpg_test
 
 import (
@@ -9,6 +11,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -52,6 +56,13 @@ func help(mode string) error {
 		if err := os.WriteFile("/proc/sys/user/max_user_namespaces", []byte("0"), 0); err != nil {
 			return err
 		}
+		switch arg {
+		case "":
+		case "cache":
+			return sayCacheDir()
+		default:
+			options = append(options, devpg.WithDataDir(arg))
+		}
 	default:
 		return errors.New("what is " + mode)
 	}
@@ -68,6 +79,14 @@ func help(mode string) error {
 	fmt.Fprintln(os.Stdout, server.URL)
 	fmt.Fprintln(os.Stdout, dir)
 	_, err = io.Copy(io.Discard, os.Stdin)
+	return err
+}
+
+func sayCacheDir() error {
+	dir, err := devpg.CacheDir("test")
+	if err == nil {
+		_, err = fmt.Fprintln(os.Stdout, dir)
+	}
 	return err
 }
 
@@ -177,21 +196,28 @@ func eventually(t *testing.T, f func() string) {
 	}
 }
 
-// processesOf lists the processes that name a folder in their arguments, as the
-// server and its watchdog do.
+// processesOf lists the processes that name a folder in their arguments, as the server does.
 func processesOf(t *testing.T, folder string) string {
 	t.Helper()
-	out, err := exec.Command("ps", "-A", "-ww", "-o", "pid=,stat=,args=").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var found []string
-	for line := range strings.Lines(string(out)) {
-		if strings.Contains(line, folder) {
-			found = append(found, line)
+	var all []string
+	if runtime.GOOS == "linux" { // where ps may not be installed
+		files, err := filepath.Glob("/proc/[0-9]*/cmdline")
+		if err != nil {
+			t.Fatal(err)
 		}
+		for _, file := range files {
+			content, _ := os.ReadFile(file) // empty when the process has just ended, or is a zombie
+			arguments := strings.ReplaceAll(strings.ReplaceAll(string(content), "\x00", " "), "\n", " ")
+			all = append(all, filepath.Base(filepath.Dir(file))+" "+arguments+"\n")
+		}
+	} else {
+		out, err := exec.Command("ps", "-A", "-ww", "-o", "pid=,args=").Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = slices.Collect(strings.Lines(string(out)))
 	}
-	return strings.Join(found, "")
+	return strings.Join(slices.DeleteFunc(all, func(line string) bool { return !strings.Contains(line, folder) }), "")
 }
 
 // writeProgram writes a program in a process of its own: a child that another

@@ -1,10 +1,12 @@
+//go:build unix
+
 package devpg
 
 // defaultMajor is what is downloaded when no version was asked for.
 const defaultMajor = 17
 
-// npmVersions are the versions of @embedded-postgres/<platform>, which follow
-// PostgreSQL's own. Not every platform has the old ones.
+// npmVersions are the versions of @embedded-postgres/<platform>, which follow PostgreSQL's own. Not
+// every platform has the old ones.
 var npmVersions = map[int]string{
 	12: "12.22.0-beta.15",
 	13: "13.23.0-beta.16",
@@ -15,8 +17,8 @@ var npmVersions = map[int]string{
 	18: "18.4.0-beta.17",
 }
 
-// npmDigests are the SHA-512 digests that npm publishes for these packages, by
-// platform and major. A file that does not match is refused.
+// npmDigests are the SHA-512 digests that npm publishes for these packages, by platform and major. A
+// file that does not match is refused.
 var npmDigests = map[string]map[int]string{
 	"linux-x64": {
 		12: "iG+VySdss+bA5SLDIRrowxKuV57GTc/ePu7NzN0Vnk4t+guX4bW3JP1h4t5MFzZ5SZEJ9tV+fDPjkwPTh2kzuw==",
@@ -44,11 +46,5 @@ var npmDigests = map[string]map[int]string{
 		16: "CB1DFZ08zfmNapx231rAJW74UZfs1jQmeGLwbQSaAIRVs2uqEdMhVNLwVlztFG3ZPSeuCsgTn/0yeYDmKF67og==",
 		17: "E2dxhSllrcyAJBHuvgTrBTx2BaPlX2vvjXClPKHxfwBezk+nTZ01uAEraKiRJMpzHSCyN8J1dTjKh4q/uTsBLQ==",
 		18: "Kg1ZMNFzkVIJs3g4V2UYEc5X005km9rGinxFBH8R1sOU2Rblvz4pt2Uf93Pu8Rk273Ue9HIdrbMPpgUqwjUi0Q==",
-	},
-	"windows-x64": {
-		15: "QE/GDEXKhEgbOJ2EIn57qcHNso3TV3s5ixjxzx7lgz46yGKUzTgXEHrgTEw2ckkNpIJSu9kUVIKck1ijnMlurw==",
-		16: "Wn4nuAT1H7SIJuLWPs+C1aSdZKpbTloCr0Xaozdfg956lUVvv3iHv6K8Lsc+xmtt1qQpTno3PJLqAgzJ/lg60Q==",
-		17: "q6xIETTkv67i1QlTWz1LAKb3Z+vG2V3qrp+BjLEWhCQ9jE4hbbsQ/J/3wiOPFLJbuwak7CfHC9EUJG7txAbGKw==",
-		18: "AwRerliA4IGWyW5jWBvHt5vidVUSB0QQW9Tt2y7ScnmifnCb/awfxZr4BkBSTv+gNt8Djcddqs+xSF5Z6/CkTg==",
 	},
 }

@@ -1,3 +1,5 @@
+//go:build unix
+
 package devpg
 
 import (
@@ -18,9 +20,16 @@ const portAttempts = 5
 
 var errPortTaken = errors.New("the port was taken")
 
+func startPrivate(ctx context.Context, cfg config) (url string, stop func() error, err error) {
+	if cfg.dataDir != "" {
+		return startKept(ctx, cfg)
+	}
+	return startEphemeral(ctx, cfg)
+}
+
 // startEphemeral starts a server in a folder of its own.
-func startEphemeral(ctx context.Context, cfg config) (url string, stop func() error, err error) {
-	found, err := newSearch(cfg.major).find(ctx)
+func startEphemeral(ctx context.Context, cfg config) (string, func() error, error) {
+	found, err := newSearch(cfg).find(ctx)
 	if err != nil {
 		return "", nil, err
 	}
@@ -29,82 +38,55 @@ func startEphemeral(ctx context.Context, cfg config) (url string, stop func() er
 		return "", nil, err
 	}
 	reap(folderBases())
-	for range portAttempts {
-		c := &cluster{install: found, account: who, password: newPassword()}
-		url, stop, err = c.startIn(ctx)
-		if !errors.Is(err, errPortTaken) {
-			break
-		}
-	}
+	f, err := newFolder()
 	if err != nil {
-		return "", nil, fmt.Errorf("start PostgreSQL %s: %w", found.version, err)
-	}
-	return url, stop, nil
-}
-
-// startIn makes the folder of an ephemeral cluster and starts its server.
-func (c *cluster) startIn(ctx context.Context) (string, func() error, error) {
-	var err error
-	if c.dir, c.lock, err = newFolder(); err != nil {
 		return "", nil, err
 	}
-	if err := c.create(ctx); err != nil {
-		return "", nil, errors.Join(err, removeLocked(c.dir, c.lock))
+	c := &cluster{install: found, account: who, dir: f.dir, folder: f, password: newPassword()}
+	err = c.create(ctx)
+	var p *process
+	if err == nil {
+		p, err = c.start(ctx)
 	}
-	url, p, err := c.start(ctx)
 	if err != nil {
-		if p == nil {
-			err = errors.Join(err, removeLocked(c.dir, c.lock))
-		}
-		return "", nil, err
+		err = fmt.Errorf("start PostgreSQL %s: %w", found.version, err)
+		return "", nil, errors.Join(err, f.remove())
 	}
-	return url, func() error { p.leave(); return p.wait() }, nil
+	return c.url, func() error { return errors.Join(p.stop(false), f.remove()) }, nil
 }
 
-// start starts the server and waits until it answers. A failed start is cleaned
-// up, unless the process it returns is nil.
-func (c *cluster) start(ctx context.Context) (string, *process, error) {
+// start starts the server on a free port, and waits until it answers at c.url.
+func (c *cluster) start(ctx context.Context) (*process, error) {
+	for attempt := 1; ; attempt++ {
+		p, err := c.startOnce(ctx)
+		if err == nil {
+			return p, nil
+		}
+		if !errors.Is(err, errPortTaken) || attempt == portAttempts {
+			return nil, c.failure(err)
+		}
+	}
+}
+
+func (c *cluster) startOnce(ctx context.Context) (*process, error) {
 	port, err := freePort(ctx)
 	if err != nil {
-		return "", nil, err
+		return nil, err
 	}
 	p, err := c.launch(port)
 	if err != nil {
-		return "", nil, c.failure(err)
+		return nil, err
 	}
 	if err := c.ready(ctx, p, port); err != nil {
-		err = c.failure(err)
-		p.leave()
-		return "", p, errors.Join(err, p.wait())
+		return nil, errors.Join(err, p.stop(c.keep()))
 	}
-	return c.url(port), p, nil
+	return p, nil
 }
 
 // ready waits for the server, and gives an ephemeral one its own password.
 func (c *cluster) ready(ctx context.Context, p *process, port int) error {
-	config, err := pgx.ParseConfig(c.url(port))
+	conn, err := c.connect(ctx, p, port)
 	if err != nil {
-		return err
-	}
-	config.ConnectTimeout = 5 * time.Second
-	var conn *pgx.Conn
-	var last error
-	err = poll(ctx, 10*time.Millisecond, func() (bool, error) {
-		if conn, last = pgx.ConnectConfig(ctx, config); last == nil {
-			return true, nil
-		}
-		if !p.exited() {
-			return false, nil
-		}
-		if log, err := os.ReadFile(c.log()); err == nil && strings.Contains(string(log), "could not create any TCP/IP sockets") {
-			return false, errPortTaken
-		}
-		return false, errors.New("the server exited")
-	})
-	if err != nil {
-		if ctx.Err() != nil {
-			err = errors.Join(fmt.Errorf("wait for the server: %w", err), last)
-		}
 		return err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
@@ -114,19 +96,49 @@ func (c *cluster) ready(ctx context.Context, p *process, port int) error {
 	if err := conn.QueryRow(ctx, "select current_setting('data_directory')").Scan(&data); err != nil {
 		return fmt.Errorf("ask the server for its data folder: %w", err)
 	}
-	if data != filepath.ToSlash(c.data()) {
+	if data != c.data() {
 		return errPortTaken
 	}
-	if c.keep {
-		return nil
+	if !c.keep() {
+		// Clusters of one template start with one password.
+		password := newPassword()
+		if _, err := conn.Exec(ctx, "alter role postgres password '"+password+"'"); err != nil {
+			return fmt.Errorf("set the password: %w", err)
+		}
+		c.password = password
 	}
-	// Clusters of one template start with one password.
-	password := newPassword()
-	if _, err := conn.Exec(ctx, "alter role postgres password '"+password+"'"); err != nil {
-		return fmt.Errorf("set the password: %w", err)
-	}
-	c.password = password
+	c.url = c.urlAt(port)
 	return nil
+}
+
+// connect connects as soon as the server answers.
+func (c *cluster) connect(ctx context.Context, p *process, port int) (*pgx.Conn, error) {
+	config, err := pgx.ParseConfig(c.urlAt(port))
+	if err != nil {
+		return nil, err
+	}
+	config.ConnectTimeout = 5 * time.Second
+	var conn *pgx.Conn
+	var last error
+	err = poll(ctx, 10*time.Millisecond, func() (bool, error) {
+		if conn, last = pgx.ConnectConfig(ctx, config); last == nil {
+			return true, nil
+		}
+		select {
+		case <-p.exited:
+		default:
+			return false, nil
+		}
+		log, err := os.ReadFile(c.log())
+		if err == nil && strings.Contains(string(log), "could not create any TCP/IP sockets") {
+			return false, errPortTaken
+		}
+		return false, errors.New("the server exited")
+	})
+	if err != nil && ctx.Err() != nil {
+		err = errors.Join(fmt.Errorf("wait for the server: %w", err), last)
+	}
+	return conn, err
 }
 
 // freePort is a port of the loopback interface that nobody has now.
@@ -138,4 +150,48 @@ func freePort(ctx context.Context) (int, error) {
 	}
 	port := listener.Addr().(*net.TCPAddr).Port
 	return port, listener.Close()
+}
+
+// poll calls done until it says yes or fails, or ctx ends.
+func poll(ctx context.Context, every time.Duration, done func() (bool, error)) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-timer.C:
+		}
+		ok, err := done()
+		if ok || err != nil {
+			return err
+		}
+		timer.Reset(every)
+	}
+}
+
+// waitLock takes the lock at path as soon as nobody has it.
+func waitLock(ctx context.Context, path string) (lock *fileLock, err error) {
+	err = poll(ctx, 20*time.Millisecond, func() (bool, error) {
+		lock, err = tryLock(path)
+		return lock != nil, err
+	})
+	return lock, err
+}
+
+// writeFile writes a file that is either whole or not there.
+func writeFile(path, content string) error {
+	temp, err := os.CreateTemp(filepath.Dir(path), ".write-*")
+	if err != nil {
+		return err
+	}
+	_, err = temp.WriteString(content)
+	err = errors.Join(err, temp.Close())
+	if err == nil {
+		err = os.Rename(temp.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(temp.Name()))
+	}
+	return nil
 }

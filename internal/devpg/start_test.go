@@ -1,3 +1,5 @@
+//go:build unix
+
 package devpg_test
 
 import (
@@ -159,14 +161,14 @@ func TestFailedStartShowsTheLogWithoutThePassword(t *testing.T) {
 
 func TestTwoAtOnceOnAColdCache(t *testing.T) {
 	t.Parallel()
-	cache := t.TempDir()
+	cache, bin := t.TempDir(), realBin(t) // not to be fetched into this cache
 	openToAll(t, cache)
 	var group sync.WaitGroup
 	helpers := make([]*helper, 2)
 	for i := range helpers {
 		group.Go(func() {
 			helpers[i] = startHelper(t, "start", func(cmd *exec.Cmd) {
-				cmd.Env = append(cmd.Env, "XDG_CACHE_HOME="+cache, "HOME="+cache)
+				cmd.Env = append(cmd.Env, "XDG_CACHE_HOME="+cache, "HOME="+cache, "PG_BIN="+bin)
 			})
 		})
 	}
@@ -193,13 +195,13 @@ func TestTwoAtOnceOnAColdCache(t *testing.T) {
 
 func TestCacheThatCannotBeWritten(t *testing.T) {
 	t.Parallel()
-	file := filepath.Join(t.TempDir(), "file")
+	file, bin := filepath.Join(t.TempDir(), "file"), realBin(t)
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	// A file where a folder should be stops even root.
 	h := startHelper(t, "start", func(cmd *exec.Cmd) {
-		cmd.Env = append(cmd.Env, "XDG_CACHE_HOME="+file, "HOME="+file)
+		cmd.Env = append(cmd.Env, "XDG_CACHE_HOME="+file, "HOME="+file, "PG_BIN="+bin)
 	})
 	if query(t, h.url, "select 'ok'") != "ok" {
 		t.Error("no answer")

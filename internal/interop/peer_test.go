@@ -69,8 +69,14 @@ type nodeJob struct {
 //go:embed peer.mjs
 var peerScript string
 
-// installed is the one installation of the process. Its context is not a test's: all tests use it.
-var installed = sync.OnceValues(func() (npm.Installation, error) { return npm.Install(context.Background()) })
+// installed is the one installation of the process. Its context is not a test's: all tests use it. A
+// usual run of all tests fetches nothing.
+var installed = sync.OnceValues(func() (npm.Installation, error) {
+	if needs.All() {
+		return npm.Install(context.Background())
+	}
+	return npm.Installed(context.Background())
+})
 
 // The packages that are installed.
 const (
@@ -90,7 +96,7 @@ func startPackage(f *fixture, name string, env ...string) *peer {
 	if err != nil {
 		skipped(t)
 	}
-	needs.That(t, err == nil, fmt.Sprintf("Graphile Worker: %v", err))
+	needs.That(t, err == nil, fmt.Sprintf("Graphile Worker, which BACKFILL_TEST_ALL=1 lets npm fetch (70 MB): %v", err))
 	p := &peer{
 		t:       t,
 		options: map[string]any{"connectionString": f.db.URL, "schema": f.schema},

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -12,10 +13,8 @@ import (
 
 	"github.com/backfillhq/go/internal/devpg"
 	"github.com/backfillhq/go/internal/needs"
+	"github.com/backfillhq/go/testutil/pgtest"
 )
-
-// foreignMajor is the version of the servers that pgtest is told to use.
-const foreignMajor = 17
 
 // helperURL is the server on which a child of the test binary runs the tests
 // that are named Helper…, which do nothing otherwise.
@@ -69,17 +68,28 @@ func helper(t *testing.T, name, url string, env ...string) *exec.Cmd {
 	return cmd
 }
 
-// foreign starts a server that is not pgtest's, even when DATABASE_URL names one.
+// foreign starts a server that is not pgtest's, of the same version, even when DATABASE_URL names one.
 func foreign(t *testing.T) *pgx.Conn {
 	t.Helper()
-	server, err := devpg.Start(t.Context(), devpg.WithMajor(foreignMajor))
-	needs.That(t, err == nil, fmt.Sprintf("PostgreSQL %d: %v", foreignMajor, err))
+	text := value(t, connect(t, pgtest.Empty(t).URL), "select current_setting('server_version_num')::int / 10000 || ''")
+	version, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return connect(t, major(t, version).URL)
+}
+
+// major starts a private server of a version, which is not fetched in a usual run of the tests.
+func major(t *testing.T, version int) *devpg.Server {
+	t.Helper()
+	server, err := devpg.Start(t.Context(), devpg.WithMajor(version), devpg.WithFetch(needs.All()))
+	needs.That(t, err == nil, fmt.Sprintf("PostgreSQL %d, which BACKFILL_TEST_ALL=1 lets npm fetch: %v", version, err))
 	t.Cleanup(func() {
 		if err := server.Stop(); err != nil {
 			t.Error(err)
 		}
 	})
-	return connect(t, server.URL)
+	return server
 }
 
 func connect(t *testing.T, url string) *pgx.Conn {

@@ -1,7 +1,6 @@
 package pgtest_test
 
 import (
-	"os/exec"
 	"slices"
 	"strings"
 	"sync"
@@ -153,13 +152,7 @@ func TestForeignServer(t *testing.T) {
 // PostgreSQL 12 cannot drop databases by force.
 func TestForeignServerOfOldestMajor(t *testing.T) {
 	t.Parallel()
-	server, err := devpg.Start(t.Context(), devpg.WithMajor(12))
-	needs.That(t, err == nil, "PostgreSQL 12")
-	t.Cleanup(func() {
-		if err := server.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
+	server := major(t, 12)
 	if out, err := runHelper(t, "TestHelperUse", server.URL); err != nil {
 		t.Errorf("%v: %s", err, out)
 	}
@@ -189,8 +182,7 @@ func TestForeignServerWithoutCreateDB(t *testing.T) {
 
 func TestMajorKnob(t *testing.T) {
 	t.Parallel()
-	_, err := exec.LookPath("npm")
-	needs.That(t, err == nil, "npm")
+	major(t, 16) // which the knob would fetch
 	out, err := runHelper(t, "TestHelperMajor", "postgres://nobody@127.0.0.1:1/none", "BACKFILL_TEST_PG_MAJOR=16")
 	if err != nil {
 		t.Errorf("%v: %s", err, out)

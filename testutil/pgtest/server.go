@@ -26,8 +26,8 @@ type server struct {
 	templates map[string]*template // by schema
 }
 
-// testServer is the one server of the process. Its watchdog ends it, so that
-// nothing is needed at the end of the tests.
+// testServer is the one server of the process. It ends with the process, so that nothing is needed
+// at the end of the tests.
 var testServer = sync.OnceValues(func() (*server, error) {
 	// Not a test's context: the server outlives the first test.
 	ctx, cancel := context.WithTimeout(context.Background(), createTimeout)

@@ -1,9 +1,14 @@
+//go:build unix
+
 package devpg_test
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -38,33 +43,60 @@ func TestDataDirKeepsTheData(t *testing.T) {
 	}
 }
 
-func TestDataDirIsShared(t *testing.T) {
+func TestDataDirIsOfOneProcess(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	openToAll(t, dir)
-	first, err := devpg.Start(t.Context(), devpg.WithDataDir(dir))
-	if err != nil {
-		t.Fatal(err)
-	}
 	h := startHelper(t, "dir="+dir, nil)
-	if h.url != first.URL {
-		t.Error("the second process has another server")
+	server, err := devpg.Start(t.Context(), devpg.WithDataDir(dir))
+	busy, ok := errors.AsType[*devpg.InUseError](err)
+	if !ok {
+		t.Fatalf("the server is %v, the error is %v", server, err)
 	}
-	// The starter goes first: the server stays for the other one.
-	if err := first.Stop(); err != nil {
-		t.Fatal(err)
+	if busy.URL != h.url || busy.Dir != dir || strings.Contains(err.Error(), passwordOf(t, h.url)) {
+		t.Errorf("the error is %v, with the folder %s", err, busy.Dir)
 	}
-	if query(t, h.url, "select 'ok'") != "ok" {
+	if query(t, busy.URL, "select 'ok'") != "ok" {
 		t.Error("no answer")
-	}
-	h.cmd.Process.Kill()
-	eventually(t, func() string { return processesOf(t, dir) })
-	if _, err := os.Stat(filepath.Join(dir, "data", "PG_VERSION")); err != nil {
-		t.Errorf("the data: %v", err)
 	}
 }
 
-// One is killed while the next one starts, as tools that restart a program do.
+// Of many that start at once in a new folder, one has it, and the others wait to say so.
+func TestDataDirByTenAtOnce(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	openToAll(t, dir)
+	var group sync.WaitGroup
+	var have, busy atomic.Int32
+	servers := make([]*devpg.Server, 10)
+	for i := range servers {
+		group.Go(func() {
+			var err error
+			servers[i], err = devpg.Start(t.Context(), devpg.WithDataDir(dir))
+			switch found, ok := errors.AsType[*devpg.InUseError](err); {
+			case ok && found.URL != "":
+				busy.Add(1)
+			case err == nil:
+				have.Add(1)
+			default:
+				t.Error(err)
+			}
+		})
+	}
+	group.Wait()
+	if have.Load() != 1 || busy.Load() != 9 {
+		t.Errorf("%d have the folder, %d know that it is in use", have.Load(), busy.Load())
+	}
+	for _, server := range servers {
+		if server != nil {
+			if err := server.Stop(); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
+// One is killed and the next one starts, as tools that restart a program do.
 func TestDataDirChangesHands(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -75,14 +107,13 @@ func TestDataDirChangesHands(t *testing.T) {
 		if err := h.cmd.Process.Kill(); err != nil {
 			t.Fatal(err)
 		}
+		_ = h.cmd.Wait() // killed
 		h = startHelper(t, "dir="+dir, nil)
 		execute(t, h.url, "update kept set n = n + 1")
 	}
 	if got := query(t, h.url, "select n::text from kept"); got != "5" {
 		t.Errorf("got %s, want 5", got)
 	}
-	h.cmd.Process.Kill()
-	eventually(t, func() string { return processesOf(t, dir) })
 }
 
 func TestDataDirOfAnotherMajor(t *testing.T) {

@@ -18,11 +18,12 @@ type account struct {
 	uid, gid int // the owner that their files must have; -1 for us
 }
 
-// serverAccount is we ourselves, unless we are root: then it is root under
-// another number where the kernel can do that, else the user postgres or nobody.
+// serverAccount is our own account, unless we are root: then it is root under another number where
+// the kernel can do that, else the user postgres or nobody.
 var serverAccount = sync.OnceValues(func() (account, error) {
 	if os.Geteuid() != 0 {
-		return account{attr: func() *syscall.SysProcAttr { return &syscall.SysProcAttr{} }, uid: -1, gid: -1}, nil
+		ours := func() *syscall.SysProcAttr { return &syscall.SysProcAttr{} }
+		return account{attr: ours, uid: -1, gid: -1}, nil
 	}
 	for _, name := range []string{"postgres", "nobody"} {
 		found, err := user.Lookup(name)
@@ -37,9 +38,11 @@ var serverAccount = sync.OnceValues(func() (account, error) {
 		if ours, ok := renumbered(uid, gid); ok {
 			return ours, nil
 		}
-		return account{attr: func() *syscall.SysProcAttr {
+		other := func() *syscall.SysProcAttr {
 			return &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
-		}, uid: uid, gid: gid}, nil
+		}
+		return account{attr: other, uid: uid, gid: gid}, nil
 	}
-	return account{}, errors.New("run PostgreSQL as root: it refuses to, and there is no user postgres or nobody to run it as")
+	return account{}, errors.New("run PostgreSQL as root: it refuses to, " +
+		"and there is no user postgres or nobody to run it as")
 })

@@ -6,7 +6,16 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
+	"syscall"
 )
+
+// What follows is only for Linux: a signal when the parent ends, user namespaces, /dev/shm.
+
+func stopWithParent(*syscall.SysProcAttr) {}
+
+func renumbered(_, _ int) (account, bool) { return account{}, false }
+
+func memoryDir() (string, bool) { return "", false }
 
 // describe returns who runs a process, and its command line.
 func describe(pid int) (uid int, command string, ok bool) {
@@ -15,8 +24,6 @@ func describe(pid int) (uid int, command string, ok bool) {
 		return 0, "", false
 	}
 	first, rest, _ := strings.Cut(strings.TrimSpace(string(out)), " ")
-	if uid, err = strconv.Atoi(first); err != nil {
-		return 0, "", false
-	}
-	return uid, rest, true
+	uid, err = strconv.Atoi(first)
+	return uid, rest, err == nil
 }

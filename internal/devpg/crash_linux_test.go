@@ -1,11 +1,11 @@
-//go:build unix
-
 package devpg_test
 
 import (
+	"context"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -36,6 +36,58 @@ func TestNothingIsLeftHoweverTheProcessEnds(t *testing.T) {
 	}
 }
 
+// The kernel stops the server when the thread that started it ends, so that thread must not.
+func TestServerOutlivesTheThreadsOfItsProcess(t *testing.T) {
+	t.Parallel()
+	ready := make(chan *devpg.Server)
+	go func() {
+		defer close(ready)
+		runtime.LockOSThread() // and not unlocked: this thread ends with the goroutine
+		server, err := devpg.Start(context.Background())
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		ready <- server
+	}()
+	server := <-ready
+	if server == nil {
+		return
+	}
+	<-ready
+	t.Cleanup(func() {
+		if err := server.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	for range 3 {
+		for range 20 {
+			ended := make(chan struct{})
+			go func() { runtime.LockOSThread(); close(ended) }()
+			<-ended
+		}
+		runtime.GC() // must not close what the sweeper waits for
+		if query(t, server.URL, "select 'ok'") != "ok" {
+			t.Fatal("no answer")
+		}
+	}
+}
+
+func TestNoKeptServerIsLeft(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	openToAll(t, dir)
+	h := startHelper(t, "dir="+dir, ownGroup)
+	execute(t, h.url, "create table kept as select 42 as n")
+	signal(t, h.cmd.Process.Pid, syscall.SIGKILL)
+	eventually(t, func() string { return processesOf(t, dir) })
+	_ = h.cmd.Wait() // killed
+	server, _ := start(t, devpg.WithDataDir(dir))
+	if got := query(t, server.URL, "select n::text from kept"); got != "42" {
+		t.Errorf("got %s", got)
+	}
+}
+
 func TestCtrlCDoesNotReachTheServer(t *testing.T) {
 	t.Parallel()
 	h := startHelper(t, "start", ownGroup)
@@ -49,49 +101,27 @@ func TestCtrlCDoesNotReachTheServer(t *testing.T) {
 	}
 }
 
-func TestServerThatIsStuckIsKilled(t *testing.T) {
-	t.Parallel()
-	h := startHelper(t, "start", ownGroup)
-	if err := syscall.Kill(postmaster(t, h.data), syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
-	if err := h.cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	waitGone(t, h.data)
-}
-
+// A server that cannot be told to stop, and a folder that nobody removed, are for the next Start.
 func TestReaper(t *testing.T) {
 	t.Parallel()
 	live, _ := start(t)
 	dead := startHelper(t, "start", ownGroup)
-	server := postmaster(t, dead.data)
-	watchdog, err := syscall.Getpgid(server)
-	if err != nil {
-		t.Fatal(err)
-	}
-	// The whole group of the watchdog dies first, except for the server, and for a child of it that is too young to have a group
-	// of its own: killing that would make the server restart.
-	for line := range strings.Lines(processesOf(t, filepath.Dir(dead.data))) {
-		pid, err := strconv.Atoi(strings.Fields(line)[0])
-		if err != nil {
-			t.Fatal(err)
-		}
-		if group, err := syscall.Getpgid(pid); err == nil && group == watchdog && pid != server && parentOf(t, pid) != server {
-			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-				t.Fatal(err)
-			}
+	folder := filepath.Dir(dead.data)
+	for line := range strings.Lines(processesOf(t, folder)) {
+		if strings.Contains(line, "rm -rf") { // the sweeper
+			signal(t, pidOf(t, line), syscall.SIGKILL)
 		}
 	}
-	if query(t, dead.url, "select 'ok'") != "ok" {
-		t.Error("the server without a watchdog does not answer")
-	}
+	signal(t, postmaster(t, dead.data), syscall.SIGSTOP)
 	devpg.Reap()
-	if query(t, dead.url, "select 'ok'") != "ok" {
+	if processesOf(t, folder) == "" {
 		t.Error("the server of a living owner was reaped")
 	}
 	dead.cmd.Process.Kill()
 	_ = dead.cmd.Wait() // killed
+	if processesOf(t, folder) == "" {
+		t.Fatal("the server is not stuck")
+	}
 	devpg.Reap()
 	waitGone(t, dead.data)
 	if query(t, live.URL, "select 'ok'") != "ok" {
@@ -133,17 +163,21 @@ func TestReaperSparesAReusedNumber(t *testing.T) {
 	}
 }
 
-func parentOf(t *testing.T, pid int) int {
+func signal(t *testing.T, pid int, signal syscall.Signal) {
 	t.Helper()
-	out, err := exec.Command("ps", "-o", "ppid=", "-p", strconv.Itoa(pid)).Output()
-	if err != nil {
-		return 0 // it has ended
+	if err := syscall.Kill(pid, signal); err != nil {
+		t.Fatal(err)
 	}
-	parent, err := strconv.Atoi(strings.TrimSpace(string(out)))
+}
+
+func pidOf(t *testing.T, line string) int {
+	t.Helper()
+	first, _, _ := strings.Cut(line, " ")
+	pid, err := strconv.Atoi(first)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return parent
+	return pid
 }
 
 func postmaster(t *testing.T, data string) int {

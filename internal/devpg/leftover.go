@@ -12,22 +12,7 @@ import (
 	"time"
 )
 
-// ownedByUs reports whether a folder is ours, or that of the account which
-// PostgreSQL runs as. Anybody can make a folder of our kind in a temporary folder.
-func ownedByUs(info os.FileInfo) bool {
-	stat, ok := info.Sys().(*syscall.Stat_t)
-	if !ok {
-		return false
-	}
-	if int(stat.Uid) == os.Geteuid() {
-		return true
-	}
-	who, err := serverAccount()
-	return err == nil && who.uid != -1 && int(stat.Uid) == who.uid
-}
-
-// stopLeftover stops a server that nobody watches, before its data is used or
-// removed.
+// stopLeftover stops a server whose process is gone, before its data is used or removed.
 func stopLeftover(data string) {
 	content, err := os.ReadFile(filepath.Join(data, "postmaster.pid"))
 	if err != nil {
@@ -39,8 +24,6 @@ func stopLeftover(data string) {
 		return
 	}
 	for _, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGKILL} {
-		// The number may be another process's by now: only a program of the
-		// same user with this very folder among its arguments is the server.
 		if !isServer(pid, data) || syscall.Kill(pid, signal) != nil {
 			return
 		}
@@ -50,7 +33,8 @@ func stopLeftover(data string) {
 	}
 }
 
-// isServer reports whether a process is the server of a data folder.
+// isServer reports whether a process is the server of a data folder. The number may be another
+// process's by now: only a program of the folder's owner with the folder among its arguments is it.
 func isServer(pid int, data string) bool {
 	folder, err := os.Lstat(data)
 	if err != nil {

@@ -58,9 +58,8 @@ var runners = map[string]func(t *testing.T, databaseURL, sql string){
 	},
 	"psql": func(t *testing.T, databaseURL, sql string) {
 		t.Helper()
-		program, err := exec.LookPath("psql")
-		needs.That(t, err == nil, "psql")
-		cmd := exec.CommandContext(t.Context(), program, "-X", "-q", "-v", "ON_ERROR_STOP=1", "-f", "-", databaseURL)
+		needs.Program(t, "psql")
+		cmd := exec.CommandContext(t.Context(), "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-f", "-", databaseURL)
 		cmd.Stdin = strings.NewReader(sql)
 		if output, err := cmd.CombinedOutput(); err != nil || strings.Contains(string(output), "NOTICE") {
 			t.Fatalf("psql: %v: %s", err, output)

@@ -13,87 +13,89 @@ import (
 	"github.com/backfillhq/go/migrations"
 )
 
-// story is what is done with each block, in this order: those that make something come before those that need it.
+// story is what is done with each block, in this order. A step that goes on from what a step before
+// it has made says so in after, if that one can be skipped: then it is skipped too.
 var story = []struct {
 	block string
+	after string
 	run   func(s *scene, b block)
 }{
-	{"Recommended setup, sql 1", func(s *scene, b block) {
+	{"Recommended setup, sql 1", "", func(s *scene, b block) {
 		for statement := range strings.SplitSeq(strings.TrimSpace(b.text), "\n") { // CREATE DATABASE goes alone
 			s.execOn(s.admin, statement)
 		}
 	}},
-	{"First run, go 1", func(s *scene, b block) { write(s.t, filepath.Join(s.module, "main.go"), b.text) }},
-	{"First run, console 1", func(s *scene, b block) { s.console(s.module, s.url("myapp"), b) }},
-	{"Structure, sql 1", structure},
-	{"Recommended setup, sql 2", insteadOfOwning},
-	{"Development and production, console 1", emptied("")},
-	{"Development and production, console 2", emptied("")},
-	{"Development and production, sql 1", func(s *scene, b block) { s.exec("", b.text) }},
-	{"Permission errors, console 2", func(s *scene, b block) { s.console(s.module, s.url("myapp_web"), b) }},
-	{"Development and production, console 3", func(s *scene, b block) { s.console(s.module, s.url("myapp"), b) }},
-	{"Development and production, sql 2", readsTheView},
-	{"Development and production, sql 3", func(s *scene, b block) {
+	{"First run, go 1", "", func(s *scene, b block) { write(s.t, filepath.Join(s.module, "main.go"), b.text) }},
+	{"First run, console 1", "", func(s *scene, b block) { s.console(s.module, s.url("myapp"), b) }},
+	{"Structure, sql 1", "First run, console 1", structure},
+	{"Recommended setup, sql 2", "", insteadOfOwning},
+	{"Development and production, console 1", "", emptied("")},
+	{"Development and production, console 2", "", emptied("")},
+	{"Development and production, sql 1", "", func(s *scene, b block) { s.exec("", b.text) }},
+	{"Permission errors, console 2", "Development and production, console 2", func(s *scene, b block) { s.console(s.module, s.url("myapp_web"), b) }},
+	{"Development and production, console 3", "", func(s *scene, b block) { s.console(s.module, s.url("myapp"), b) }},
+	{"Development and production, sql 2", "Development and production, console 3", readsTheView},
+	{"Development and production, sql 3", "Development and production, console 3", func(s *scene, b block) {
 		s.exec("", b.text)
 		if left := s.value("select count(*)::text from pg_policy"); left != "0" {
 			s.t.Errorf("%s policies are left", left)
 		}
 	}},
-	{"Permission errors, console 1", func(s *scene, b block) {
+	{"Permission errors, console 1", "", func(s *scene, b block) {
 		s.exec("", dropSchema)
 		s.console(s.module, s.url("myapp_web"), b)
 	}},
-	{"Connection issues, console 1", connectionIssues},
-	{"Partial or foreign schema, console 1", emptied(everything() + "drop view graphile_worker.jobs")},
-	{"Partial or foreign schema, console 2", emptied("create schema crm; create table crm.migrations (id integer, name text)")},
-	{"Partial or foreign schema, console 3", func(s *scene, b block) {
+	{"Connection issues, console 1", "", connectionIssues},
+	{"Partial or foreign schema, console 1", "", emptied(everything() + "drop view graphile_worker.jobs")},
+	{"Partial or foreign schema, console 2", "", emptied("create schema crm; create table crm.migrations (id integer, name text)")},
+	{"Partial or foreign schema, console 3", "", func(s *scene, b block) {
 		s.exec("", "create table public.jobs ()")
 		s.console(s.module, s.url("myapp"), b)
 		s.exec("", "drop table public.jobs")
 	}},
-	{"Partial or foreign schema, console 4", func(s *scene, b block) {
+	{"Partial or foreign schema, console 4", "", func(s *scene, b block) {
 		s.exec("", dropSchema)
 		s.console(s.module, s.url("myapp"), block{text: "$ backfill migrate\n…\n"})
 		s.exec("myapp", "alter schema graphile_worker rename to staging_jobs")
 		s.console(s.module, s.url("myapp"), b)
 		s.exec("", "drop schema staging_jobs cascade")
 	}},
-	{"Partial or foreign schema, console 5", emptied(everything() + "alter table graphile_worker._private_jobs force row level security")},
-	{"Logical replication, sql 1", func(s *scene, b block) {
+	{"Partial or foreign schema, console 5", "", emptied(everything() + "alter table graphile_worker._private_jobs force row level security")},
+	{"Logical replication, sql 1", "", func(s *scene, b block) {
 		s.exec("", dropSchema)
 		s.exec("myapp", everything())
 		s.exec("myapp", b.text)
 		s.exec("myapp", "drop publication myapp_jobs")
 	}},
-	{"Logical replication, sql 2", func(s *scene, b block) { // It cannot connect to that host.
+	{"Logical replication, sql 2", "", func(s *scene, b block) { // It cannot connect to that host.
 		s.exec("", strings.Replace(b.text, ";", " WITH (connect = false, slot_name = NONE);", 1))
 		s.exec("", "drop subscription myapp_jobs")
 	}},
-	{"Logical replication, console 1", func(s *scene, b block) {
+	{"Logical replication, console 1", "", func(s *scene, b block) {
 		s.exec("", dropSchema)
 		s.console(s.module, s.url("myapp"), block{text: "$ backfill migrate\n…\n"})
 		s.exec("myapp", notCarriedOver)
 		s.console(s.module, s.url("myapp"), b)
 	}},
-	{"Live dumps, sql 1", func(s *scene, b block) { s.exec("myapp", b.text) }},
-	{"Versions, console 1", emptied(upTo(18) + aged)},
-	{"Versions, console 2", emptied(everything() + "insert into graphile_worker.migrations (id, breaking) values (21, true)")},
-	{"Offline, console 1", func(s *scene, b block) {
+	{"Live dumps, sql 1", "", func(s *scene, b block) { s.exec("myapp", b.text) }},
+	{"Versions, console 1", "", emptied(upTo(18) + aged)},
+	{"Versions, console 2", "", emptied(everything() + "insert into graphile_worker.migrations (id, breaking) values (21, true)")},
+	{"Offline, console 1", "", func(s *scene, b block) {
 		s.sqlc()
 		s.console(s.sql, s.url("myapp"), b)
 	}},
-	{"Offline, console 2", wrongColumn},
-	{"Online, console 1", func(s *scene, b block) {
+	{"Offline, console 2", "Offline, console 1", wrongColumn},
+	{"Online, console 1", "", func(s *scene, b block) {
 		s.sqlc()
 		s.exec("", dropSchema)
 		s.console(s.sql, s.url("myapp"), b)
 	}},
-	{"Online, console 2", func(s *scene, b block) {
+	{"Online, console 2", "Online, console 1", func(s *scene, b block) {
 		s.sqlc()
 		s.exec("myapp", "alter table orders rename column customer to client")
 		s.console(s.sql, s.url("myapp"), b)
 	}},
-	{"Both, yaml 1", workflow},
+	{"Both, yaml 1", "", workflow},
 }
 
 const (

@@ -9,8 +9,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/backfillhq/go/internal/devpg"
-	"github.com/backfillhq/go/internal/needs"
 	"github.com/backfillhq/go/testutil/pgtest"
 )
 

@@ -36,40 +36,68 @@ func TestNothingIsLeftHoweverTheProcessEnds(t *testing.T) {
 	}
 }
 
-// The kernel stops the server when the thread that started it ends, so that thread must not.
-func TestServerOutlivesTheThreadsOfItsProcess(t *testing.T) {
+// The kernel stops the server when the thread that started it ends. That is none of the caller's.
+func TestServerOutlivesTheThreadOfItsCaller(t *testing.T) {
 	t.Parallel()
-	ready := make(chan *devpg.Server)
+	var server *devpg.Server
+	var err error
+	thread := make(chan int)
 	go func() {
-		defer close(ready)
+		defer close(thread)
 		runtime.LockOSThread() // and not unlocked: this thread ends with the goroutine
-		server, err := devpg.Start(context.Background())
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		ready <- server
+		server, err = devpg.Start(context.Background())
+		thread <- syscall.Gettid()
 	}()
-	server := <-ready
-	if server == nil {
-		return
+	task := "/proc/self/task/" + strconv.Itoa(<-thread)
+	<-thread
+	if err != nil {
+		t.Fatal(err)
 	}
-	<-ready
 	t.Cleanup(func() {
 		if err := server.Stop(); err != nil {
 			t.Error(err)
 		}
 	})
+	if task == "/proc/self/task/"+strconv.Itoa(os.Getpid()) {
+		t.Skip("the main thread does not end")
+	}
+	eventually(t, func() string {
+		if _, err := os.Stat(task); err == nil {
+			return "the thread is still there"
+		}
+		return ""
+	})
+	start(t) // which takes longer than a stop would
+	if query(t, server.URL, "select 'ok'") != "ok" {
+		t.Error("no answer")
+	}
+}
+
+// As in test binaries, where nobody stops the server: its folder must not go with the garbage.
+func TestServerThatNothingRefersToStays(t *testing.T) {
+	t.Parallel()
+	url, data := func() (string, string) {
+		server, err := devpg.Start(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		data, err := dataDirectory(t.Context(), server.URL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return server.URL, data
+	}()
 	for range 3 {
-		for range 20 {
-			ended := make(chan struct{})
-			go func() { runtime.LockOSThread(); close(ended) }()
-			<-ended
-		}
-		runtime.GC() // must not close what the sweeper waits for
-		if query(t, server.URL, "select 'ok'") != "ok" {
-			t.Fatal("no answer")
-		}
+		collected := make(chan struct{})
+		runtime.SetFinalizer(new([4096]byte), func(*[4096]byte) { close(collected) })
+		runtime.GC()
+		<-collected
+	}
+	if query(t, url, "select 'ok'") != "ok" {
+		t.Error("no answer")
+	}
+	if line := processesOf(t, filepath.Dir(data)); !strings.Contains(line, "rm -rf") {
+		t.Errorf("the sweeper is gone: %s", line)
 	}
 }
 

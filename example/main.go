@@ -64,7 +64,8 @@ type config struct {
 const usage = `usage: go run ./example [flags]                 run the service
        go run ./example import people.csv      import subscribers: columns name and email
 
-DATABASE_URL names a PostgreSQL of yours; else a private one is started, which keeps its data.
+DATABASE_URL names a PostgreSQL of yours. Without it the first process starts a private one, which
+keeps its data and stops with that process; other processes connect to it.
 SMTP_ADDR (host:port) names a mail server of yours; else there is one in the process, shown on /outbox.
 
 `

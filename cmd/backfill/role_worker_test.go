@@ -145,25 +145,29 @@ func TestWorkerRoleStore(t *testing.T) {
 		}
 		return claimed.Jobs[0].Lease
 	}
-	settled, err := store.Complete(ctx, []wire.Lease{claim()})
+	fates, err := store.Complete(ctx, []wire.Lease{claim()})
 	check("complete", err)
-	if len(settled.Lost)+len(settled.Busy) > 0 {
-		t.Errorf("complete: %+v", settled)
+	if fates[0].Kind != worker.FateRecorded {
+		t.Errorf("complete: %+v", fates)
 	}
 	_, err = store.Fail(ctx, []worker.Ended{{Lease: claim(), Outcome: worker.Outcome{Kind: worker.OutcomeFailed, Text: "broken", Delay: time.Hour}}})
 	check("fail", err)
-	lost, err := store.Renew(ctx, []wire.Lease{claim()})
+	renewed, err := store.Renew(ctx, []wire.Lease{claim()})
 	check("renew", err)
-	if len(lost) > 0 {
-		t.Errorf("renewed leases are lost: %v", lost)
+	if renewed[0].Kind != worker.FateRecorded {
+		t.Errorf("renewed: %+v", renewed)
 	}
 	_, err = store.Release(ctx, []worker.Ended{{Lease: claim(), Outcome: worker.Outcome{Kind: worker.OutcomeReturned}}})
 	check("release", err)
-	settled, err = store.Complete(ctx, []wire.Lease{{ID: 99, QueueID: 1, Token: "pool-x.1.1"}})
+	fates, err = store.Complete(ctx, []wire.Lease{{ID: 99, QueueID: 1, Token: "pool-x.1.1"}})
 	check("complete what is lost", err)
-	if len(settled.Lost) != 1 {
-		t.Errorf("complete what is lost: %+v", settled)
+	if fates[0].Kind != worker.FateLost {
+		t.Errorf("complete what is lost: %+v", fates)
 	}
+	_, err = store.Reclaim(ctx, id, nil)
+	check("reclaim", err)
+	_, err = store.Survey(ctx, id)
+	check("survey", err)
 	_, _, err = store.Sweep(ctx)
 	check("sweep", err)
 	_, err = store.KnownCrontabs(ctx, []string{"nightly"}, time.Now())

@@ -3,7 +3,6 @@
 package devpg_test
 
 import (
-	"bytes"
 	"errors"
 	"net/url"
 	"os"
@@ -221,27 +220,5 @@ func TestExistingServerIsLeftAlone(t *testing.T) {
 	_ = h.cmd.Wait() // killed
 	if query(t, server.URL, "select 'ok'") != "ok" {
 		t.Error("no answer")
-	}
-}
-
-func TestWith(t *testing.T) {
-	t.Parallel()
-	with := filepath.Join(t.TempDir(), "with")
-	if out, err := exec.Command("go", "build", "-o", with, "./with").CombinedOutput(); err != nil {
-		t.Fatalf("build: %v: %s", err, out)
-	}
-	var out, stderr bytes.Buffer
-	cmd := exec.Command(with, "--", "sh", "-c", `trap 'exit 7' TERM; echo "$DATABASE_URL"; kill -TERM $PPID; while :; do sleep 0.05; done`)
-	cmd.Stdout, cmd.Stderr = &out, &stderr
-	err := cmd.Run()
-	if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.ExitCode() != 7 {
-		t.Errorf("the exit code is not the command's: %v: %s", err, stderr.String())
-	}
-	if !strings.HasPrefix(out.String(), "postgres://postgres:") {
-		t.Errorf("DATABASE_URL is %q", out.String())
-	}
-	if conn, err := pgx.Connect(t.Context(), strings.TrimSpace(out.String())); err == nil {
-		conn.Close(t.Context())
-		t.Error("the server still runs")
 	}
 }

@@ -29,9 +29,9 @@ func (c *Client) FailJobs(ctx context.Context, reason string, ids ...int64) ([]*
 	return adminJobs("fail jobs", jobs, err)
 }
 
-// Reschedule is what [Client.RescheduleJobs] changes. A nil field stays as it is: Reschedule{Attempts: new(0)} starts attempts
+// RescheduleChange is what [Client.RescheduleJobs] changes. A nil field stays as it is: RescheduleChange{Attempts: new(0)} starts attempts
 // anew and changes nothing else.
-type Reschedule struct {
+type RescheduleChange struct {
 	RunAt       *time.Time // when the jobs are due; time.Now() or earlier: at once
 	Priority    *Priority
 	Attempts    *int // how many were made: 0 to 32767
@@ -40,7 +40,7 @@ type Reschedule struct {
 
 // RescheduleJobs changes when and how often jobs run, for example jobs that have failed for good, and wakes the workers. It does
 // not touch last_error. The jobs that were changed are returned; see [Client.CompleteJobs] for those that are not.
-func (c *Client) RescheduleJobs(ctx context.Context, change Reschedule, ids ...int64) ([]*Job, error) {
+func (c *Client) RescheduleJobs(ctx context.Context, change RescheduleChange, ids ...int64) ([]*Job, error) {
 	if err := change.check(); err != nil {
 		return nil, fmt.Errorf("reschedule jobs: %w", err)
 	}
@@ -51,8 +51,8 @@ func (c *Client) RescheduleJobs(ctx context.Context, change Reschedule, ids ...i
 	return adminJobs("reschedule jobs", jobs, err)
 }
 
-func (r Reschedule) check() error {
-	if r == (Reschedule{}) {
+func (r RescheduleChange) check() error {
+	if r == (RescheduleChange{}) {
 		return errors.New("nothing is to be changed: set RunAt, Priority, Attempts or MaxAttempts")
 	}
 	var problems []error

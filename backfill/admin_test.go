@@ -128,15 +128,15 @@ func TestRescheduleJobs(t *testing.T) {
 	client := newClient(t, db)
 	past := time.Date(2001, 2, 3, 4, 5, 6, 7000, time.UTC)
 	tests := map[string]struct {
-		change backfill.Reschedule
+		change backfill.RescheduleChange
 		want   backfill.Job
 	}{
-		"run at":       {backfill.Reschedule{RunAt: &past}, backfill.Job{RunAt: past, Priority: 9, Attempt: 5, MaxAttempts: 7}},
-		"priority":     {backfill.Reschedule{Priority: new(backfill.Priority(0))}, backfill.Job{Attempt: 5, MaxAttempts: 7}},
-		"attempts":     {backfill.Reschedule{Attempts: new(0)}, backfill.Job{Priority: 9, MaxAttempts: 7}},
-		"max attempts": {backfill.Reschedule{MaxAttempts: new(1)}, backfill.Job{Priority: 9, Attempt: 5, MaxAttempts: 1}},
+		"run at":       {backfill.RescheduleChange{RunAt: &past}, backfill.Job{RunAt: past, Priority: 9, Attempt: 5, MaxAttempts: 7}},
+		"priority":     {backfill.RescheduleChange{Priority: new(backfill.Priority(0))}, backfill.Job{Attempt: 5, MaxAttempts: 7}},
+		"attempts":     {backfill.RescheduleChange{Attempts: new(0)}, backfill.Job{Priority: 9, MaxAttempts: 7}},
+		"max attempts": {backfill.RescheduleChange{MaxAttempts: new(1)}, backfill.Job{Priority: 9, Attempt: 5, MaxAttempts: 1}},
 		"all": {
-			backfill.Reschedule{RunAt: &past, Priority: new(backfill.Priority(-32768)), Attempts: new(32767), MaxAttempts: new(32767)},
+			backfill.RescheduleChange{RunAt: &past, Priority: new(backfill.Priority(-32768)), Attempts: new(32767), MaxAttempts: new(32767)},
 			backfill.Job{RunAt: past, Priority: -32768, Attempt: 32767, MaxAttempts: 32767},
 		},
 	}
@@ -167,7 +167,7 @@ func TestAdminWakesWorkers(t *testing.T) {
 	next := listenForJobs(t, db)
 	steps := map[string]func() error{
 		"reschedule": func() error {
-			_, err := client.RescheduleJobs(t.Context(), backfill.Reschedule{RunAt: new(time.Now())}, free)
+			_, err := client.RescheduleJobs(t.Context(), backfill.RescheduleChange{RunAt: new(time.Now())}, free)
 			return err
 		},
 		"force unlock": func() error {
@@ -243,7 +243,7 @@ func TestForceUnlock(t *testing.T) {
 func TestAdminLimits(t *testing.T) {
 	t.Parallel()
 	client := newClient(t, pgtest.New(t))
-	reschedule := func(change backfill.Reschedule) func() error {
+	reschedule := func(change backfill.RescheduleChange) func() error {
 		return func() error {
 			_, err := client.RescheduleJobs(t.Context(), change, 1)
 			return err
@@ -265,11 +265,11 @@ func TestAdminLimits(t *testing.T) {
 		call func() error
 		want string
 	}{
-		"attempts":        {reschedule(backfill.Reschedule{Attempts: new(32768)}), "attempts is 32768: want 0 to 32767"},
-		"attempts below":  {reschedule(backfill.Reschedule{Attempts: new(-1)}), "attempts is -1: want 0 to 32767"},
-		"max attempts":    {reschedule(backfill.Reschedule{MaxAttempts: new(0)}), "max_attempts is 0: want 1 to 32767"},
-		"run at":          {reschedule(backfill.Reschedule{RunAt: new(time.Date(300_000, 1, 1, 0, 0, 0, 0, time.UTC))}), "4713 BC to 294276"},
-		"nothing":         {reschedule(backfill.Reschedule{}), "set RunAt, Priority, Attempts or MaxAttempts"},
+		"attempts":        {reschedule(backfill.RescheduleChange{Attempts: new(32768)}), "attempts is 32768: want 0 to 32767"},
+		"attempts below":  {reschedule(backfill.RescheduleChange{Attempts: new(-1)}), "attempts is -1: want 0 to 32767"},
+		"max attempts":    {reschedule(backfill.RescheduleChange{MaxAttempts: new(0)}), "max_attempts is 0: want 1 to 32767"},
+		"run at":          {reschedule(backfill.RescheduleChange{RunAt: new(time.Date(300_000, 1, 1, 0, 0, 0, 0, time.UTC))}), "4713 BC to 294276"},
+		"nothing":         {reschedule(backfill.RescheduleChange{}), "set RunAt, Priority, Attempts or MaxAttempts"},
 		"empty key":       {remove(""), "want 1 to 512 characters"},
 		"long key":        {remove(strings.Repeat("é", 513)), "at most 512 are allowed"},
 		"NUL in a key":    {remove("a\x00"), "NUL"},

@@ -69,14 +69,14 @@ func ConservativeBackoff() Backoff {
 	return preset(5*time.Second, 30*time.Minute, 2.5, 0.20, 5)
 }
 
-// Exponential waits base after the first attempt and factor times as long after each further one, at most limit, with a jitter of
+// ExponentialBackoff waits base after the first attempt and factor times as long after each further one, at most limit, with a jitter of
 // 10 %. Base is above 0, limit at least base, and factor at least 1; 2 is usual.
-func Exponential(base, limit time.Duration, factor float64) Backoff {
+func ExponentialBackoff(base, limit time.Duration, factor float64) Backoff {
 	return preset(base, limit, factor, defaultJitter, 0)
 }
 
-// Fixed waits d after every attempt, without jitter.
-func Fixed(d time.Duration) Backoff { return Backoff{curve: curveFixed, base: d} }
+// FixedBackoff waits d after every attempt, without jitter.
+func FixedBackoff(d time.Duration) Backoff { return Backoff{curve: curveFixed, base: d} }
 
 func preset(base, limit time.Duration, factor, jitter float64, attempts int) Backoff {
 	return Backoff{curve: curveExponential, base: base, max: limit, factor: factor, jitter: jitter, attempts: attempts}

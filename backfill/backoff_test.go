@@ -43,9 +43,9 @@ func TestBackoffCurves(t *testing.T) {
 		"fast":         {backfill.FastBackoff(), []time.Duration{100 * ms, 200 * ms, 400 * ms, 30 * time.Second}, 0.10},
 		"aggressive":   {backfill.AggressiveBackoff(), []time.Duration{500 * ms, 750 * ms, 1125 * ms, 10 * time.Minute}, 0.15},
 		"conservative": {backfill.ConservativeBackoff(), []time.Duration{5 * time.Second, 12500 * ms, 31250 * ms, 30 * time.Minute}, 0.20},
-		"exponential":  {backfill.Exponential(time.Second, 10*time.Second, 3), []time.Duration{time.Second, 3 * time.Second, 9 * time.Second, 10 * time.Second}, 0.10},
-		"constant":     {backfill.Exponential(time.Second, time.Hour, 1), []time.Duration{time.Second, time.Second, time.Second, time.Second}, 0.10},
-		"fixed":        {backfill.Fixed(time.Minute), []time.Duration{time.Minute, time.Minute, time.Minute, time.Minute}, 0},
+		"exponential":  {backfill.ExponentialBackoff(time.Second, 10*time.Second, 3), []time.Duration{time.Second, 3 * time.Second, 9 * time.Second, 10 * time.Second}, 0.10},
+		"constant":     {backfill.ExponentialBackoff(time.Second, time.Hour, 1), []time.Duration{time.Second, time.Second, time.Second, time.Second}, 0.10},
+		"fixed":        {backfill.FixedBackoff(time.Minute), []time.Duration{time.Minute, time.Minute, time.Minute, time.Minute}, 0},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -65,7 +65,7 @@ func TestBackoffCurves(t *testing.T) {
 
 func TestBackoffDoesNotOverflow(t *testing.T) {
 	t.Parallel()
-	got := backfill.DelayAt(backfill.Exponential(time.Hour, math.MaxInt64, 1e300), math.MaxInt, 1)
+	got := backfill.DelayAt(backfill.ExponentialBackoff(time.Hour, math.MaxInt64, 1e300), math.MaxInt, 1)
 	if diff := cmp.Diff(time.Duration(math.MaxInt64), got); diff != "" {
 		t.Error(diff)
 	}

@@ -92,7 +92,7 @@ func TestBatch(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			task := &backfill.Task[[]mailArgs]{Name: "notify", Backoff: backfill.Fixed(time.Minute)}
+			task := &backfill.Task[[]mailArgs]{Name: "notify", Backoff: backfill.FixedBackoff(time.Minute)}
 			got := execute(t.Context(), task, payload, func(_ context.Context, args []mailArgs) error {
 				if len(args) != 4 {
 					t.Errorf("args %v", args)

@@ -6,8 +6,8 @@ import (
 	"fmt"
 )
 
-// Cleanup is what [Client.Cleanup] deletes.
-type Cleanup struct {
+// CleanupOptions is what [Client.Cleanup] deletes.
+type CleanupOptions struct {
 	// FailedJobs are the jobs that have failed for good (attempts = max_attempts) and do not run. Graphile Worker calls this
 	// DELETE_PERMAFAILED_JOBS.
 	FailedJobs bool
@@ -23,7 +23,7 @@ type Cleanup struct {
 // CleanupReport says how much [Client.Cleanup] has deleted.
 type CleanupReport struct{ FailedJobs, TaskNames, QueueNames int }
 
-// Cleanup deletes what is of no use any more, in the order of [Cleanup]'s fields. It is safe while workers run and jobs are
+// Cleanup deletes what is of no use any more, in the order of [CleanupOptions]'s fields. It is safe while workers run and jobs are
 // enqueued, but for one case: a transaction at REPEATABLE READ or SERIALIZABLE that began before names were deleted, and enqueues
 // a job with one of them afterwards, leaves a job that never runs.
 //
@@ -31,24 +31,24 @@ type CleanupReport struct{ FailedJobs, TaskNames, QueueNames int }
 // jobs, 2 seconds at most. It is tried for 50 ms once a second, so that nobody waits long, and given up after a minute in which
 // there always was an open transaction that had enqueued. Only the owner of the tables may delete them. The report is not nil
 // also when there is an error.
-func (c *Client) Cleanup(ctx context.Context, cleanup Cleanup) (*CleanupReport, error) {
+func (c *Client) Cleanup(ctx context.Context, opts CleanupOptions) (*CleanupReport, error) {
 	report := &CleanupReport{}
-	if !cleanup.FailedJobs && !cleanup.TaskNames && !cleanup.QueueNames {
+	if !opts.FailedJobs && !opts.TaskNames && !opts.QueueNames {
 		return report, errors.New("clean up: nothing is to be deleted: set FailedJobs, TaskNames or QueueNames")
 	}
-	for i, name := range cleanup.KeepTasks {
+	for i, name := range opts.KeepTasks {
 		if err := checkName("name", name); err != nil {
 			return report, fmt.Errorf("clean up: KeepTasks[%d]: %w", i, err)
 		}
 	}
 	var err error
-	if cleanup.FailedJobs {
+	if opts.FailedJobs {
 		report.FailedJobs, err = c.admin.DeleteFailed(ctx)
 	}
-	if cleanup.TaskNames && err == nil {
-		report.TaskNames, err = c.admin.DeleteTasks(ctx, notNil(cleanup.KeepTasks))
+	if opts.TaskNames && err == nil {
+		report.TaskNames, err = c.admin.DeleteTasks(ctx, notNil(opts.KeepTasks))
 	}
-	if cleanup.QueueNames && err == nil {
+	if opts.QueueNames && err == nil {
 		report.QueueNames, err = c.admin.DeleteQueues(ctx)
 	}
 	if err != nil {

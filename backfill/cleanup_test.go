@@ -19,7 +19,7 @@ func TestCleanup(t *testing.T) {
 	addJob(t, db, "select id from graphile_worker.add_job('failed', queue_name := 'failed')")
 	exec(t, db.Pool(), "update graphile_worker._private_jobs set attempts = max_attempts")
 	addJob(t, db, adminFree)
-	report, err := client.Cleanup(t.Context(), backfill.Cleanup{FailedJobs: true, TaskNames: true, KeepTasks: []string{"served"}, QueueNames: true})
+	report, err := client.Cleanup(t.Context(), backfill.CleanupOptions{FailedJobs: true, TaskNames: true, KeepTasks: []string{"served"}, QueueNames: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -29,10 +29,10 @@ func TestCleanup(t *testing.T) {
 	if got := get[string](t, db.Pool(), "select string_agg(identifier, ' ' order by id) from graphile_worker._private_tasks"); got != "served t" {
 		t.Errorf("left the task names %s", got)
 	}
-	if _, err := client.Cleanup(t.Context(), backfill.Cleanup{}); err == nil {
+	if _, err := client.Cleanup(t.Context(), backfill.CleanupOptions{}); err == nil {
 		t.Error("no error of a cleanup of nothing")
 	}
-	if _, err := client.Cleanup(t.Context(), backfill.Cleanup{TaskNames: true, KeepTasks: []string{"a\x00"}}); err == nil {
+	if _, err := client.Cleanup(t.Context(), backfill.CleanupOptions{TaskNames: true, KeepTasks: []string{"a\x00"}}); err == nil {
 		t.Error("no error of a name that cannot be")
 	}
 }

@@ -93,7 +93,7 @@ func TestOutcomes(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			task := &backfill.Task[mailArgs]{Name: "t", Backoff: backfill.Fixed(time.Minute)}
+			task := &backfill.Task[mailArgs]{Name: "t", Backoff: backfill.FixedBackoff(time.Minute)}
 			got := execute(t.Context(), task, `{}`, func(context.Context, mailArgs) error { return test.handler() })
 			if diff := cmp.Diff(test.want, got, cmpopts.IgnoreFields(worker.Outcome{}, "Err")); diff != "" {
 				t.Errorf("outcome (-want +got):\n%s", diff)
@@ -114,7 +114,7 @@ func TestOutcomes(t *testing.T) {
 // A handler that ends its goroutine leaves the outcome that was written before it was called.
 func TestGoexit(t *testing.T) {
 	t.Parallel()
-	task := &backfill.Task[mailArgs]{Name: "t", Backoff: backfill.Fixed(time.Minute)}
+	task := &backfill.Task[mailArgs]{Name: "t", Backoff: backfill.FixedBackoff(time.Minute)}
 	got := execute(t.Context(), task, `{}`, func(context.Context, mailArgs) error {
 		runtime.Goexit()
 		return nil
@@ -190,7 +190,7 @@ func TestJobContext(t *testing.T) {
 
 func TestExecuteDecodes(t *testing.T) {
 	t.Parallel()
-	task := &backfill.Task[mailArgs]{Name: "send_email", Backoff: backfill.Fixed(time.Minute)}
+	task := &backfill.Task[mailArgs]{Name: "send_email", Backoff: backfill.FixedBackoff(time.Minute)}
 	got := execute(t.Context(), task, `{"user_id":"x"}`, func(context.Context, mailArgs) error { return nil })
 	want := worker.Outcome{
 		Kind: worker.OutcomeFailed, Delay: time.Minute, Text: "decode args of task send_email: $.user_id: cannot use string as int64",
@@ -296,7 +296,7 @@ func TestTimeout(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				task := &backfill.Task[mailArgs]{Name: "t", Timeout: 30 * time.Second, Backoff: backfill.Fixed(time.Minute)}
+				task := &backfill.Task[mailArgs]{Name: "t", Timeout: 30 * time.Second, Backoff: backfill.FixedBackoff(time.Minute)}
 				started := time.Now()
 				got := execute(t.Context(), task, `{}`, func(ctx context.Context, _ mailArgs) error {
 					<-ctx.Done()
@@ -350,7 +350,7 @@ func TestBackoffFunc(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			task := &backfill.Task[mailArgs]{Name: "t", Backoff: backfill.Fixed(time.Minute)}
+			task := &backfill.Task[mailArgs]{Name: "t", Backoff: backfill.FixedBackoff(time.Minute)}
 			boom := func(context.Context, mailArgs) error { return fmt.Errorf("send: %w", errBoom) }
 			got := execute(t.Context(), task, `{}`, boom, backfill.BackoffFunc(test.fn))
 			if got.Kind != worker.OutcomeFailed || got.Delay != test.want {

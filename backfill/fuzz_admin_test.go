@@ -89,7 +89,7 @@ var errRollback = errors.New("rolled back on purpose")
 type adminInput struct {
 	text   string
 	ids    []int64
-	change backfill.Reschedule
+	change backfill.RescheduleChange
 }
 
 // adminOperation is a method, and what the contract has for it.
@@ -131,7 +131,7 @@ var adminOperations = []adminOperation{
 				in.ids, r.RunAt != nil, day, micros, (*int16)(r.Priority), r.Attempts, r.MaxAttempts)
 		},
 		func(in adminInput) bool {
-			return in.change == backfill.Reschedule{} || in.change.Attempts != nil && *in.change.Attempts < 0
+			return in.change == backfill.RescheduleChange{} || in.change.Attempts != nil && *in.change.Attempts < 0
 		},
 	},
 	{

@@ -21,14 +21,14 @@ const _ = backfill.GeneratedCodeVersion1
 var TaskNightly = &backfill.Task[NightlyArgs]{
 	Name:    "nightly",
 	Timeout: 10 * time.Minute,
-	Backoff: backfill.Fixed(time.Minute),
+	Backoff: backfill.FixedBackoff(time.Minute),
 }
 
 // TaskNotify describes the task "notify", handled by [Notify].
 var TaskNotify = &backfill.Task[[]NotifyArgs]{
 	Name:    "notify",
 	Key:     func([]NotifyArgs) string { return "notify" },
-	Backoff: backfill.Exponential(time.Second, 10*time.Minute, 2),
+	Backoff: backfill.ExponentialBackoff(time.Second, 10*time.Minute, 2),
 }
 
 // TaskPurge describes the task "purge", handled by [purge].

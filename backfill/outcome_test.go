@@ -28,7 +28,7 @@ func wantRetry(t *testing.T, db *pgtest.Database, before time.Time, least, most 
 // What a handler's error leaves in the database. The job is at its second attempt of three.
 func TestFailures(t *testing.T) {
 	t.Parallel()
-	hour := backfill.Fixed(time.Hour)
+	hour := backfill.FixedBackoff(time.Hour)
 	tests := map[string]struct {
 		err         error
 		backoff     backfill.Backoff
@@ -42,7 +42,7 @@ func TestFailures(t *testing.T) {
 		"fast":         {errBoom, backfill.FastBackoff(), nil, "boom", 2, 180 * time.Millisecond, 220 * time.Millisecond},
 		"aggressive":   {errBoom, backfill.AggressiveBackoff(), nil, "boom", 2, 637 * time.Millisecond, 863 * time.Millisecond},
 		"conservative": {errBoom, backfill.ConservativeBackoff(), nil, "boom", 2, 10 * time.Second, 15 * time.Second},
-		"exponential":  {errBoom, backfill.Exponential(time.Minute, time.Hour, 3), nil, "boom", 2, 162 * time.Second, 198 * time.Second},
+		"exponential":  {errBoom, backfill.ExponentialBackoff(time.Minute, time.Hour, 3), nil, "boom", 2, 162 * time.Second, 198 * time.Second},
 		"function": {
 			errBoom, hour, []backfill.HandleOption{backfill.BackoffFunc(func(attempt int, err error) time.Duration {
 				return time.Duration(attempt*len(err.Error())) * time.Minute
@@ -95,7 +95,7 @@ func TestLastAttempt(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
 	client := newClient(t, db)
-	task := &backfill.Task[mailArgs]{Name: "send_email", MaxAttempts: 3, Backoff: backfill.Fixed(0)}
+	task := &backfill.Task[mailArgs]{Name: "send_email", MaxAttempts: 3, Backoff: backfill.FixedBackoff(0)}
 	registry := backfill.NewRegistry(backfill.Handle(task, func(ctx context.Context, _ mailArgs) error {
 		return fmt.Errorf("attempt %d", backfill.JobInfo(ctx).Attempt)
 	}))
@@ -137,7 +137,7 @@ func TestBatches(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
 	client := newClient(t, db)
-	task := &backfill.Task[[]int]{Name: "batch", Backoff: backfill.Fixed(0), MaxAttempts: 3}
+	task := &backfill.Task[[]int]{Name: "batch", Backoff: backfill.FixedBackoff(0), MaxAttempts: 3}
 	var seen [][]int
 	registry := backfill.NewRegistry(backfill.Handle(task, func(_ context.Context, numbers []int) error {
 		seen = append(seen, numbers)
@@ -168,7 +168,7 @@ func TestHandlersThatDoNotReturn(t *testing.T) {
 	db := pgtest.New(t)
 	var book logBook
 	client := newClient(t, db, backfill.WithLogger(book.logger()))
-	task := &backfill.Task[mailArgs]{Name: "send_email", Backoff: backfill.Fixed(time.Hour)}
+	task := &backfill.Task[mailArgs]{Name: "send_email", Backoff: backfill.FixedBackoff(time.Hour)}
 	registry := backfill.NewRegistry(backfill.Handle(task, func(_ context.Context, args mailArgs) error {
 		switch args.Template {
 		case "panic":
@@ -237,7 +237,7 @@ func TestTimeoutIsRecorded(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
 	client := newClient(t, db)
-	task := &backfill.Task[mailArgs]{Name: "send_email", Timeout: time.Millisecond, Backoff: backfill.Fixed(time.Hour)}
+	task := &backfill.Task[mailArgs]{Name: "send_email", Timeout: time.Millisecond, Backoff: backfill.FixedBackoff(time.Hour)}
 	cause := make(chan error, 1)
 	registry := backfill.NewRegistry(backfill.Handle(task, func(ctx context.Context, _ mailArgs) error {
 		<-ctx.Done()

@@ -22,7 +22,7 @@ func Require(field string, ok bool) Binding {
 	return Binding{problem: fmt.Errorf("%s is required: set it in what you pass to NewRegistry", field)}
 }
 
-// Registry is a set of tasks with their handlers. It never changes: [Merge] and [Registry.Only] return new ones.
+// Registry is a set of tasks with their handlers. It never changes: [MergeRegistries] and [Registry.Only] return new ones.
 //
 // What is wrong with it is no error of the functions here. It is collected, and reported all at once when a worker is made.
 type Registry struct {
@@ -48,12 +48,12 @@ func NewRegistry(bindings ...Binding) *Registry {
 	return r
 }
 
-// Merge returns a registry of the tasks of all these. Two tasks with one name are a start-up error.
-func Merge(registries ...*Registry) *Registry {
+// MergeRegistries returns a registry of the tasks of all these. Two tasks with one name are a start-up error.
+func MergeRegistries(registries ...*Registry) *Registry {
 	merged := &Registry{}
 	for i, r := range registries {
 		if r == nil {
-			merged.faults = append(merged.faults, fmt.Errorf("argument %d of Merge is nil: pass what NewRegistry returns", i+1))
+			merged.faults = append(merged.faults, fmt.Errorf("argument %d of MergeRegistries is nil: pass what NewRegistry returns", i+1))
 			continue
 		}
 		merged.handlers = append(merged.handlers, r.handlers...)

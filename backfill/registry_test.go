@@ -22,7 +22,7 @@ func TestRegistry(t *testing.T) {
 	t.Parallel()
 	mail := backfill.NewRegistry(bind("send_email", "email", "mail"), backfill.Require("Handlers.Mailer", true))
 	report := backfill.NewRegistry(bind("report"), bind("nightly", "daily"))
-	both := backfill.Merge(mail, report)
+	both := backfill.MergeRegistries(mail, report)
 	tests := map[string]struct {
 		registry *backfill.Registry
 		want     []string
@@ -31,7 +31,7 @@ func TestRegistry(t *testing.T) {
 		"merged":       {both, []string{"daily", "email", "mail", "nightly", "report", "send_email"}},
 		"only":         {both.Only("nightly", "report"), []string{"daily", "nightly", "report"}},
 		"only, twice":  {both.Only("report", "report"), []string{"report"}},
-		"merged, only": {backfill.Merge(both.Only("report"), mail.Only("send_email")), []string{"email", "mail", "report", "send_email"}},
+		"merged, only": {backfill.MergeRegistries(both.Only("report"), mail.Only("send_email")), []string{"email", "mail", "report", "send_email"}},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -67,11 +67,11 @@ func TestRegistryProblems(t *testing.T) {
 			[]string{`Handlers.A is required: set it in what you pass to NewRegistry`},
 		},
 		"duplicate": {
-			backfill.Merge(good, backfill.NewRegistry(bind("a"))),
+			backfill.MergeRegistries(good, backfill.NewRegistry(bind("a"))),
 			[]string{`task "a" is bound twice: bind it once, or give one of the two another name`},
 		},
 		"merged with itself": {
-			backfill.Merge(good, good.Only("a")),
+			backfill.MergeRegistries(good, good.Only("a")),
 			nil, // the same handler, twice
 		},
 		"alias of a name": {
@@ -99,10 +99,10 @@ func TestRegistryProblems(t *testing.T) {
 		},
 		"only nothing":  {good.Only(), []string{`Only has no names: name the tasks that this worker runs`}},
 		"only of nil":   {(*backfill.Registry)(nil).Only("a"), []string{`registry is nil: pass what NewRegistry returns`}},
-		"merge of none": {backfill.Merge(), []string{`registry has no tasks: pass the NewRegistry of a package with tasks, or bind some with Handle`}},
-		"merge of nil":  {backfill.Merge(good, nil), []string{`argument 2 of Merge is nil: pass what NewRegistry returns`}},
+		"merge of none": {backfill.MergeRegistries(), []string{`registry has no tasks: pass the NewRegistry of a package with tasks, or bind some with Handle`}},
+		"merge of nil":  {backfill.MergeRegistries(good, nil), []string{`argument 2 of MergeRegistries is nil: pass what NewRegistry returns`}},
 		"kept by Only and Merge": {
-			backfill.Merge(backfill.NewRegistry(bind("a"), backfill.Require("Handlers.A", false)).Only("a"), backfill.NewRegistry(bind("b"))),
+			backfill.MergeRegistries(backfill.NewRegistry(bind("a"), backfill.Require("Handlers.A", false)).Only("a"), backfill.NewRegistry(bind("b"))),
 			[]string{`Handlers.A is required: set it in what you pass to NewRegistry`},
 		},
 	}
@@ -125,7 +125,7 @@ func TestHandleProblems(t *testing.T) {
 	t.Parallel()
 	bad := &backfill.Task[mailArgs]{
 		Name: strings.Repeat("x", 129), Aliases: []string{"", "a\x00"}, KeyMode: "merge", MaxAttempts: 40_000, Delay: -1, Timeout: -1,
-		Flags: []string{""}, Backoff: backfill.Exponential(0, 0, 0),
+		Flags: []string{""}, Backoff: backfill.ExponentialBackoff(0, 0, 0),
 	}
 	var none func(context.Context, mailArgs) error
 	err := backfill.Problems(backfill.NewRegistry(
@@ -170,14 +170,14 @@ func TestBackoffProblems(t *testing.T) {
 		"fast":          {backfill.FastBackoff(), ""},
 		"aggressive":    {backfill.AggressiveBackoff(), ""},
 		"conservative":  {backfill.ConservativeBackoff(), ""},
-		"constant":      {backfill.Exponential(time.Second, time.Second, 1), ""},
-		"fixed 0":       {backfill.Fixed(0), ""},
-		"fixed":         {backfill.Fixed(-time.Second), "backoff fixed(-1s): want 0 or more"},
-		"base":          {backfill.Exponential(-1, time.Second, 2), "want a base above 0"},
-		"limit":         {backfill.Exponential(time.Minute, time.Second, 2), "backoff exp(1m0s,1s,2): want"},
-		"factor":        {backfill.Exponential(time.Second, time.Minute, 0.5), "want"},
-		"factor NaN":    {backfill.Exponential(time.Second, time.Minute, math.NaN()), "want"},
-		"factor no end": {backfill.Exponential(time.Second, time.Minute, math.Inf(1)), "want"},
+		"constant":      {backfill.ExponentialBackoff(time.Second, time.Second, 1), ""},
+		"fixed 0":       {backfill.FixedBackoff(0), ""},
+		"fixed":         {backfill.FixedBackoff(-time.Second), "backoff fixed(-1s): want 0 or more"},
+		"base":          {backfill.ExponentialBackoff(-1, time.Second, 2), "want a base above 0"},
+		"limit":         {backfill.ExponentialBackoff(time.Minute, time.Second, 2), "backoff exp(1m0s,1s,2): want"},
+		"factor":        {backfill.ExponentialBackoff(time.Second, time.Minute, 0.5), "want"},
+		"factor NaN":    {backfill.ExponentialBackoff(time.Second, time.Minute, math.NaN()), "want"},
+		"factor no end": {backfill.ExponentialBackoff(time.Second, time.Minute, math.Inf(1)), "want"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

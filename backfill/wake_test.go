@@ -88,7 +88,7 @@ func TestDueJobsWake(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
 	client := newClient(t, db)
-	task := &backfill.Task[mailArgs]{Name: "send_email", Backoff: backfill.Fixed(50 * time.Millisecond)}
+	task := &backfill.Task[mailArgs]{Name: "send_email", Backoff: backfill.FixedBackoff(50 * time.Millisecond)}
 	snoozed := false
 	registry := backfill.NewRegistry(backfill.Handle(task, func(ctx context.Context, args mailArgs) error {
 		switch {

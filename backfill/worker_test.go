@@ -51,7 +51,7 @@ func TestJobInfo(t *testing.T) {
 	db := pgtest.New(t)
 	client := newClient(t, db)
 	var jobs []backfill.Job
-	task := &backfill.Task[mailArgs]{Name: "send_email", Aliases: []string{"mail"}, Backoff: backfill.Fixed(0)}
+	task := &backfill.Task[mailArgs]{Name: "send_email", Aliases: []string{"mail"}, Backoff: backfill.FixedBackoff(0)}
 	registry := backfill.NewRegistry(backfill.Handle(task, func(ctx context.Context, _ mailArgs) error {
 		jobs = append(jobs, backfill.JobInfo(ctx))
 		if len(jobs) == 1 {
@@ -123,7 +123,7 @@ func TestEvents(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
 	client := newClient(t, db)
-	task := &backfill.Task[mailArgs]{Name: "send_email", Backoff: backfill.Fixed(time.Hour)}
+	task := &backfill.Task[mailArgs]{Name: "send_email", Backoff: backfill.FixedBackoff(time.Hour)}
 	registry := backfill.NewRegistry(backfill.Handle(task, func(_ context.Context, args mailArgs) error {
 		switch args.Template {
 		case "fail":
@@ -219,7 +219,7 @@ func TestRunOnceReports(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
 	client := newClient(t, db)
-	task := &backfill.Task[mailArgs]{Name: "send_email", Backoff: backfill.Fixed(time.Hour)}
+	task := &backfill.Task[mailArgs]{Name: "send_email", Backoff: backfill.FixedBackoff(time.Hour)}
 	registry := backfill.NewRegistry(backfill.Handle(task, func(_ context.Context, args mailArgs) error {
 		switch args.Template {
 		case "fail":
@@ -301,7 +301,7 @@ func TestLogsKeepSecrets(t *testing.T) {
 	db := pgtest.New(t)
 	var book logBook
 	client := newClient(t, db, backfill.WithLogger(book.logger()))
-	task := &backfill.Task[mailArgs]{Name: "send_email", Backoff: backfill.Fixed(time.Hour)}
+	task := &backfill.Task[mailArgs]{Name: "send_email", Backoff: backfill.FixedBackoff(time.Hour)}
 	registry := backfill.NewRegistry(backfill.Handle(task, func(_ context.Context, args mailArgs) error {
 		switch args.UserID {
 		case 1:

@@ -116,14 +116,14 @@ func administer(t *testing.T, client *backfill.Client) map[string]error {
 	ctx, errs := t.Context(), map[string]error{}
 	_, errs["complete"] = client.CompleteJobs(ctx, 999)
 	_, errs["fail"] = client.FailJobs(ctx, "", 999)
-	_, errs["reschedule"] = client.RescheduleJobs(ctx, backfill.Reschedule{Attempts: new(0)}, 999)
+	_, errs["reschedule"] = client.RescheduleJobs(ctx, backfill.RescheduleChange{Attempts: new(0)}, 999)
 	_, errs["remove"] = client.RemoveJob(ctx, "no such key")
 	_, errs["force unlock"] = client.ForceUnlock(ctx, "nobody")
 	_, errs["unlock worker"] = client.UnlockWorker(ctx, "nobody")
 	_, errs["release"] = client.ReleaseStaleLocks(ctx)
-	_, errs["failed jobs"] = client.Cleanup(ctx, backfill.Cleanup{FailedJobs: true})
-	_, errs["names of tasks"] = client.Cleanup(ctx, backfill.Cleanup{TaskNames: true})
-	_, errs["names of queues"] = client.Cleanup(ctx, backfill.Cleanup{QueueNames: true})
+	_, errs["failed jobs"] = client.Cleanup(ctx, backfill.CleanupOptions{FailedJobs: true})
+	_, errs["names of tasks"] = client.Cleanup(ctx, backfill.CleanupOptions{TaskNames: true})
+	_, errs["names of queues"] = client.Cleanup(ctx, backfill.CleanupOptions{QueueNames: true})
 	return errs
 }
 

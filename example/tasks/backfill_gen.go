@@ -38,7 +38,7 @@ var TaskRegisterMember = &backfill.Task[MemberArgs]{
 	},
 	MaxAttempts: 10,
 	Timeout:     10 * time.Second,
-	Backoff:     backfill.Exponential(200*time.Millisecond, 2*time.Second, 2),
+	Backoff:     backfill.ExponentialBackoff(200*time.Millisecond, 2*time.Second, 2),
 }
 
 // TaskSendTip describes the task "send_tip", handled by [Mailer.SendTip].

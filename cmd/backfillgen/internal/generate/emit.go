@@ -201,9 +201,9 @@ func (b backoff) value() jen.Code {
 	case b.preset != "":
 		return jen.Qual(runtimePath, b.preset).Call()
 	case b.factor != 0:
-		return jen.Qual(runtimePath, "Exponential").Call(duration(b.base), duration(b.limit), number(b.factor))
+		return jen.Qual(runtimePath, "ExponentialBackoff").Call(duration(b.base), duration(b.limit), number(b.factor))
 	case b.base != 0:
-		return jen.Qual(runtimePath, "Fixed").Call(duration(b.base))
+		return jen.Qual(runtimePath, "FixedBackoff").Call(duration(b.base))
 	}
 	return nil
 }

@@ -14,6 +14,9 @@ import (
 // passes over jobs that do not exist and jobs that run, that is whose locks are younger than 4 hours; it waits for rows that a
 // transaction has locked.
 func (c *Client) CompleteJobs(ctx context.Context, ids ...int64) ([]*Job, error) {
+	if err := c.usable(ctx); err != nil {
+		return nil, fmt.Errorf("complete jobs: %w", err)
+	}
 	jobs, err := c.admin.Complete(ctx, notNil(ids))
 	return adminJobs("complete jobs", jobs, err)
 }
@@ -22,6 +25,9 @@ func (c *Client) CompleteJobs(ctx context.Context, ids ...int64) ([]*Job, error)
 // last_error. A reason has at most 10,000 characters; if it is empty, it is "Manually marked as failed". The jobs that were
 // changed are returned; see [Client.CompleteJobs] for those that are not.
 func (c *Client) FailJobs(ctx context.Context, reason string, ids ...int64) ([]*Job, error) {
+	if err := c.usable(ctx); err != nil {
+		return nil, fmt.Errorf("fail jobs: %w", err)
+	}
 	if err := checkText("reason", reason, maxErrorText); err != nil {
 		return nil, fmt.Errorf("fail jobs: %w", err)
 	}
@@ -41,6 +47,9 @@ type RescheduleChange struct {
 // RescheduleJobs changes when and how often jobs run, for example jobs that have failed for good, and wakes the workers. It does
 // not touch last_error. The jobs that were changed are returned; see [Client.CompleteJobs] for those that are not.
 func (c *Client) RescheduleJobs(ctx context.Context, change RescheduleChange, ids ...int64) ([]*Job, error) {
+	if err := c.usable(ctx); err != nil {
+		return nil, fmt.Errorf("reschedule jobs: %w", err)
+	}
 	if err := change.check(); err != nil {
 		return nil, fmt.Errorf("reschedule jobs: %w", err)
 	}
@@ -71,6 +80,9 @@ func (r RescheduleChange) check() error {
 // RemoveJob deletes the job with this key, 1 to 512 characters, and returns it; nil if there is none, which is no error. A job
 // that runs is not stopped: it loses its key and is not tried again, and is returned like that, with an empty Key.
 func (c *Client) RemoveJob(ctx context.Context, key string) (*Job, error) {
+	if err := c.usable(ctx); err != nil {
+		return nil, fmt.Errorf("remove job: %w", err)
+	}
 	err := checkText("key", key, maxKeyLength)
 	if key == "" {
 		err = fmt.Errorf("key is empty: want 1 to %d characters", maxKeyLength)
@@ -90,12 +102,18 @@ func (c *Client) RemoveJob(ctx context.Context, key string) (*Job, error) {
 // charged. A Node worker's jobs have its pool id there; each claim of a Go worker has a value of its own, so use
 // [Client.UnlockWorker] for those. If the worker is alive, its jobs will run twice.
 func (c *Client) ForceUnlock(ctx context.Context, lockedBy ...string) ([]*Job, error) {
+	if err := c.usable(ctx); err != nil {
+		return nil, fmt.Errorf("force unlock: %w", err)
+	}
 	for _, value := range lockedBy {
 		if err := checkText("locked_by", value, math.MaxInt); err != nil {
 			return nil, fmt.Errorf("force unlock: %w", err)
 		}
 	}
-	jobs, err := c.admin.ForceUnlock(ctx, notNil(lockedBy))
+	if len(lockedBy) == 0 {
+		return nil, nil
+	}
+	jobs, err := c.admin.ForceUnlock(ctx, lockedBy)
 	if err == nil {
 		c.nudger.Nudge(max(1, len(jobs))) // perhaps only a queue was locked
 	}
@@ -120,24 +138,33 @@ func adminJobs(operation string, jobs []*wire.Job, err error) ([]*Job, error) {
 // returns how many jobs that were. The id is that of the worker ([Health]), the part of locked_by before the first dot; Node
 // workers' pool ids work too. Left out are rows that a transaction of somebody else has locked at this moment, and the queues of such
 // jobs: call it again. A worker that is alive all the same loses its leases, and goes on under a new id.
-func (c *Client) UnlockWorker(ctx context.Context, workerID string) (jobs int, err error) {
-	if workerID == "" {
-		return 0, errors.New("unlock worker: the id is empty: pass the part of locked_by before the first dot")
-	}
-	if err := checkText("id", workerID, math.MaxInt); err != nil {
+func (c *Client) UnlockWorker(ctx context.Context, lockedBy string) (jobs int, err error) {
+	if err := c.usable(ctx); err != nil {
 		return 0, fmt.Errorf("unlock worker: %w", err)
 	}
-	jobs, queues, err := c.admin.Unlock(ctx, workerID)
+	if lockedBy == "" {
+		return 0, errors.New("unlock worker: the id is empty: pass a value of locked_by")
+	}
+	if err := checkText("id", lockedBy, math.MaxInt); err != nil {
+		return 0, fmt.Errorf("unlock worker: %w", err)
+	}
+	jobs, queues, err := c.admin.Unlock(ctx, lockedBy)
 	if jobs+queues > 0 {
 		c.nudger.Nudge(jobs + queues)
 	}
-	return jobs, err
+	if err != nil {
+		return jobs, fmt.Errorf("unlock worker %s: %w", shortQuote(lockedBy), err)
+	}
+	return jobs, nil
 }
 
 // ReleaseStaleLocks releases every job and queue that has been locked for 4 hours or longer, and returns how many jobs that were;
 // their attempts stay charged. Running workers do this every 8 to 10 minutes, and keep the locks of their own jobs younger.
 // Rows that somebody else has locked at this moment are left out.
 func (c *Client) ReleaseStaleLocks(ctx context.Context) (jobs int, err error) {
+	if err := c.usable(ctx); err != nil {
+		return 0, fmt.Errorf("release stale locks: %w", err)
+	}
 	jobs, queues, err := c.admin.Sweep(ctx)
 	if jobs+queues > 0 {
 		c.nudger.Nudge(jobs + queues)

@@ -33,6 +33,9 @@ type CleanupReport struct{ FailedJobs, TaskNames, QueueNames int }
 // also when there is an error.
 func (c *Client) Cleanup(ctx context.Context, opts CleanupOptions) (*CleanupReport, error) {
 	report := &CleanupReport{}
+	if err := c.usable(ctx); err != nil {
+		return report, fmt.Errorf("clean up: %w", err)
+	}
 	if !opts.FailedJobs && !opts.TaskNames && !opts.QueueNames {
 		return report, errors.New("clean up: nothing is to be deleted: set FailedJobs, TaskNames or QueueNames")
 	}

@@ -118,7 +118,9 @@ func migrate(ctx context.Context, pool *pgxpool.Pool, config clientConfig) (sche
 // Close waits for the notification that is on its way, cancels what the client does in the background, and closes its connections.
 // Stop the client's workers first.
 func (c *Client) Close() {
-	c.closed.Store(true)
+	if c == nil || c.pool == nil || c.closed.Swap(true) {
+		return
+	}
 	c.index.Close()
 	c.nudger.Close()
 	c.nudges.Close(context.Background())
@@ -131,10 +133,24 @@ func (c *Client) Close() {
 // committed; when the context or the connection ends on the way, the error says so, and the jobs may or may not be there.
 // Calls of many goroutines are folded into batches when the connections are busy.
 func (c *Client) Enqueue(ctx context.Context, requests ...Request) ([]*Job, error) {
-	if c == nil {
-		return nil, ErrNoClient
+	if err := c.usable(ctx); err != nil {
+		return nil, err
 	}
 	return insertRequests(ctx, requests, c.intake.Insert)
+}
+
+// usable reports a client that cannot do anything: nil, a zero value, or closed. Every method that
+// returns an error begins with it.
+func (c *Client) usable(ctx context.Context) error {
+	switch {
+	case c == nil || c.pool == nil:
+		return ErrNoClient
+	case c.closed.Load():
+		return errors.New("the client was closed: close it after its last use")
+	case ctx == nil:
+		return errors.New("the context is nil: pass context.Background()")
+	}
+	return nil
 }
 
 // insertFunc inserts jobs on one way or another.

@@ -28,12 +28,13 @@ func Enqueue[T any](ctx context.Context, e Enqueuer, t *Task[T], args T, opts ..
 	if e == nil {
 		return nil, ErrNoClient
 	}
-	jobs, err := e.Enqueue(ctx, t.Request(args, opts...))
+	request := t.Request(args, opts...)
+	jobs, err := e.Enqueue(ctx, request)
 	if err != nil {
 		return nil, err
 	}
 	if len(jobs) != 1 {
-		return nil, fmt.Errorf("enqueue %s: the Enqueuer (%T) returned %d jobs for one request", t.Name, e, len(jobs))
+		return nil, fmt.Errorf("enqueue %s: the Enqueuer (%T) returned %d jobs for one request", request.Task, e, len(jobs))
 	}
 	return jobs[0], nil
 }
@@ -62,7 +63,7 @@ func EnqueueMany[T any](ctx context.Context, e Enqueuer, t *Task[T], args []T, o
 		return nil, err
 	}
 	if len(jobs) != len(args) {
-		return nil, fmt.Errorf("enqueue %s: the Enqueuer (%T) returned %d jobs for %d requests", t.Name, e, len(jobs), len(args))
+		return nil, fmt.Errorf("enqueue %s: the Enqueuer (%T) returned %d jobs for %d requests", requests[0].Task, e, len(jobs), len(args))
 	}
 	return jobs, nil
 }
@@ -79,6 +80,9 @@ func NewContext(ctx context.Context, e Enqueuer) context.Context {
 // FromContext returns the Enqueuer that ctx carries. It never returns nil: if there is none, the result reports [ErrNoClient]
 // when it is asked to enqueue something.
 func FromContext(ctx context.Context) Enqueuer {
+	if ctx == nil {
+		return noClient{}
+	}
 	if e, ok := ctx.Value(enqueuerKey{}).(Enqueuer); ok {
 		return e
 	}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/backfillhq/go/internal/pg"
 	"github.com/backfillhq/go/internal/worker"
 )
 
@@ -15,6 +16,9 @@ import (
 var (
 	// ErrNoClient is returned when something is to be enqueued without an Enqueuer.
 	ErrNoClient = errors.New("no client: put one into the context with backfill.NewContext, or enqueue through NewClient of the package with the tasks")
+	// ErrNotLocked is returned by [Client.UnlockWorker] and [Client.ForceUnlock] when nothing
+	// matched: no job or queue is locked by what was given.
+	ErrNotLocked = pg.ErrNotLocked
 	// ErrBreakingMigration is returned when the database has a migration of its schema that this program cannot work with.
 	ErrBreakingMigration = errors.New("breaking migration of the job schema")
 )
@@ -86,10 +90,18 @@ type PanicError struct {
 }
 
 // Error returns the value as text.
-func (e *PanicError) Error() string { return fmt.Sprint("panic: ", e.Value) }
+func (e *PanicError) Error() string {
+	if e == nil {
+		return "panic"
+	}
+	return fmt.Sprint("panic: ", e.Value)
+}
 
 // Unwrap returns the value, if it is an error.
 func (e *PanicError) Unwrap() error {
+	if e == nil {
+		return nil
+	}
 	err, _ := e.Value.(error)
 	return err
 }

@@ -17,6 +17,7 @@ type executor struct {
 	routes   map[string]route // by every name that the worker takes jobs of
 	enqueuer Enqueuer         // for the contexts of jobs
 	logger   *slog.Logger
+	flags    *forbiddenFlags // nil: none that change
 }
 
 type route struct {
@@ -25,15 +26,20 @@ type route struct {
 }
 
 // newExecutor returns the executor of a registry without problems.
-func (r *Registry) newExecutor(enqueuer Enqueuer, logger *slog.Logger, middleware ...Middleware) *executor {
+func (r *Registry) newExecutor(
+	enqueuer Enqueuer, logger *slog.Logger, middleware ...Middleware,
+) (*executor, error) {
 	x := &executor{routes: make(map[string]route, len(r.names)), enqueuer: enqueuer, logger: logger}
 	for _, h := range r.handlers {
-		run := x.guard(chain(x.guard(h.run), middleware))
+		wrapped, err := chain(x.guard(h.run), middleware)
+		if err != nil {
+			return nil, err // the same for every task
+		}
 		for _, name := range append([]string{h.name}, h.aliases...) {
-			x.routes[name] = route{handler: h, run: run}
+			x.routes[name] = route{handler: h, run: x.guard(wrapped)}
 		}
 	}
-	return x
+	return x, nil
 }
 
 var (
@@ -55,17 +61,26 @@ func (x *executor) execute(ctx context.Context, claimed *wire.Job, outcome *work
 		ctx, cancel = context.WithTimeoutCause(ctx, limit, ErrTimeout)
 		defer cancel()
 	}
-	*outcome = failure(errGoexit, route.handler.backoff.delay(claimed.Attempt)) // stands if run never returns
+	if later, ok := x.flags.putOff(claimed.Flags); ok {
+		*outcome = later
+		return
+	}
+	// This outcome counts if run never returns.
+	*outcome = failure(errGoexit, route.handler.backoff.delay(claimed.Attempt))
 	err := route.run(ctx, job)
 	*outcome = x.outcome(ctx, route.handler, claimed, err)
 }
 
-// guard makes errors of panics.
+// guard turns a panic into a *PanicError.
 func (x *executor) guard(next HandlerFunc) HandlerFunc {
 	return func(ctx context.Context, job *Job) (err error) {
+		returned := false
 		defer func() {
 			value := recover()
 			if value == nil {
+				if !returned {
+					err = errGoexit // or panic(nil), which GODEBUG=panicnil=1 hides
+				}
 				return
 			}
 			problem := &PanicError{Value: value, Stack: debug.Stack()}
@@ -73,7 +88,9 @@ func (x *executor) guard(next HandlerFunc) HandlerFunc {
 				slog.Int("attempt", job.Attempt), slog.String("error", errorText(problem)), slog.String("stack", string(problem.Stack)))
 			err = problem
 		}()
-		return next(ctx, job)
+		err = next(ctx, job)
+		returned = true
+		return err
 	}
 }
 

@@ -48,5 +48,18 @@ func DecodePath[T any](args []byte) string {
 }
 
 func Executor(r *Registry, e Enqueuer, logger *slog.Logger, middleware ...Middleware) func(context.Context, *wire.Job, *worker.Outcome) {
-	return r.newExecutor(e, logger, middleware...).execute
+	x, err := r.newExecutor(e, guardLogger(logger), middleware...)
+	if err != nil {
+		panic(err) // the test's middleware is wrong
+	}
+	return x.execute
+}
+
+// ForbiddenFlags returns what a claim asks for flags, and what a job with flags is asked before it starts.
+func ForbiddenFlags(ask func() []string, logger *slog.Logger) (current func() []string, putOff func(flags ...string) bool) {
+	f := newForbiddenFlags(ask, guardLogger(logger))
+	return f.current, func(flags ...string) bool {
+		_, later := f.putOff(flags)
+		return later
+	}
 }

@@ -42,8 +42,8 @@ func TestUnlockDeadWorkers(t *testing.T) {
 	if n := unlock("pool-3"); n != 1 {
 		t.Errorf("%d jobs of a Node worker were unlocked", n)
 	}
-	if n := unlock("pool-1") + unlock("pool"); n != 0 {
-		t.Errorf("%d jobs of nobody were unlocked", n)
+	if n := unlock("pool-1"); n != 0 { // it is known, and has nothing left
+		t.Errorf("%d jobs of ours were unlocked again", n)
 	}
 	type state struct {
 		Attempts int
@@ -63,6 +63,93 @@ func TestUnlockDeadWorkers(t *testing.T) {
 	}
 	_, err := client.UnlockWorker(t.Context(), "")
 	wantError(t, err, "the id is empty")
+}
+
+// An operator passes what the tables show. The queue goes with the job, the attempt is refunded, and
+// workers whose ids only look alike keep theirs: a Node worker's id can be any text.
+func TestUnlockWorkerByWhatTheTablesShow(t *testing.T) {
+	t.Parallel()
+	const ours, gone, node = "pool-0123456789abcdef01", "pool-0123456789abcdef02", "pool-0123456789abcdef03"
+	for what, test := range map[string]struct {
+		job, queue string // their locked_by
+		pass       string
+		attempts   int
+	}{
+		"id":                    {ours + ".1.1", ours + ".1", ours, 0},
+		"job":                   {ours + ".1.1", ours + ".1", ours + ".1.1", 0},
+		"keyed job":             {ours + ".1f.1k", ours + ".1f", ours + ".1f.1k", 0},
+		"queue":                 {ours + ".1.1", ours + ".1", ours + ".1", 0},
+		"another claim":         {ours + ".1.1", ours + ".1", ours + ".a.1", 0},
+		"row gone, id":          {gone + ".1.1", gone + ".1", gone, 0},
+		"row gone, job":         {gone + ".1.1", gone + ".1", gone + ".1.1", 0},
+		"row gone, queue":       {gone + ".1.1", gone + ".1", gone + ".1", 0},
+		"odd id, job":           {"pool-odd.1.1", "pool-odd.1", "pool-odd.1.1", 0},
+		"Node":                  {node, node, node, 1},
+		"Node, any text":        {"my.node", "my.node", "my.node", 1},
+		"Node, like a token":    {"my.1.1", "my.1.1", "my.1.1", 1},
+		"Node, like a queue's":  {"my.1", "my.1", "my.1", 1},
+		"registered with a dot": {"odd.1.1.1", "odd.1.1", "odd.1.1.1", 0},
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			db := pgtest.New(t)
+			client := newClient(t, db)
+			exec(t, db.Pool(), "insert into graphile_worker.backfill_workers (id) values ($1), ('pool-odd'), ('odd.1')", ours)
+			lock := func(name, job, queue string) {
+				enqueue(t, client, mailTask, mailArgs{Template: name}, backfill.Queue(name), backfill.Key(name))
+				exec(t, db.Pool(), `update graphile_worker._private_jobs set attempts = 1, locked_at = now(), locked_by = $2
+					where key = $1`, name, job)
+				exec(t, db.Pool(), `update graphile_worker._private_job_queues set locked_at = now(), locked_by = $2
+					where queue_name = $1`, name, queue)
+			}
+			lock("it", test.job, test.queue)
+			for i, other := range []string{"my", "my.1.1.1", "my.node.1.1", ours + "0.1.1", ours + ".x", "odd", "pool", "%"} {
+				if other != test.pass {
+					lock("other"+string(rune('a'+i)), other, other)
+				}
+			}
+			others := len(jobRows(t, db)) - 1
+			jobs, err := client.UnlockWorker(t.Context(), test.pass)
+			if jobs != 1 || err != nil {
+				t.Errorf("unlocked %d jobs, %v", jobs, err)
+			}
+			for _, row := range jobRows(t, db) {
+				if mine := row.Key == "it"; row.Locked == mine || mine && row.Attempts != test.attempts {
+					t.Errorf("left %+v", row)
+				}
+			}
+			locked := get[int](t, db.Pool(), "select count(*)::int from graphile_worker._private_job_queues where locked_by is not null")
+			if locked != others {
+				t.Errorf("%d queues are locked, want the %d others", locked, others)
+			}
+		})
+	}
+}
+
+func TestUnlockSaysThatNothingMatched(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	client := newClient(t, db)
+	exec(t, db.Pool(), "insert into graphile_worker.backfill_workers (id) values ('pool-idle')")
+	exec(t, db.Pool(), `insert into graphile_worker._private_job_queues (queue_name, locked_at, locked_by)
+		values ('a', now(), 'node'), ('b', now(), 'node')`)
+	for _, id := range []string{"nobody", "pool-0123456789abcdef01", "pool-0123456789abcdef01.1.1", "nod", "node.1", "%"} {
+		if jobs, err := client.UnlockWorker(t.Context(), id); jobs != 0 || !errors.Is(err, backfill.ErrNotLocked) {
+			t.Errorf("unlock worker %s: %d, %v", id, jobs, err)
+		}
+		if jobs, err := client.ForceUnlock(t.Context(), id); len(jobs) != 0 || !errors.Is(err, backfill.ErrNotLocked) {
+			t.Errorf("force unlock %s: %v, %v", id, jobs, err)
+		}
+	}
+	if jobs, err := client.UnlockWorker(t.Context(), "pool-idle"); jobs != 0 || err != nil {
+		t.Errorf("a worker that has locked nothing: %d, %v", jobs, err)
+	}
+	if jobs, err := client.ForceUnlock(t.Context(), "nobody", "node"); len(jobs) != 0 || err != nil { // of queues only
+		t.Errorf("force unlock of queues: %v, %v", jobs, err)
+	}
+	if jobs, err := client.ForceUnlock(t.Context()); jobs != nil || err != nil {
+		t.Errorf("force unlock of nothing: %v, %v", jobs, err)
+	}
 }
 
 // A worker that lives all the same loses what it runs, and goes on under a new id.

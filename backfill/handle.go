@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
+	"runtime"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/backfillhq/go/internal/wire"
@@ -26,7 +29,7 @@ func Handle[T any, F HandlerShape[T]](t *Task[T], fn F, opts ...HandleOption) Bi
 	if t == nil {
 		return Binding{problem: errors.New("the *Task of a Handle is nil: pass the task's descriptor")}
 	}
-	h := &handler{name: t.Name, aliases: slices.Clone(t.Aliases), timeout: t.Timeout, backoff: t.Backoff}
+	h := &handler{name: t.Name, where: callerOf(2), aliases: slices.Clone(t.Aliases), timeout: t.Timeout, backoff: t.Backoff}
 	h.faults = checkTask(t)
 	switch fn := any(fn).(type) {
 	case func(context.Context, T) error:
@@ -86,6 +89,22 @@ type handler struct {
 	run         HandlerFunc                                // decodes the args and calls the handler
 	crontab     []worker.CronEntry
 	faults      []error
+	where       string // the caller of Handle: package (file:line)
+}
+
+// callerOf names the place that called the function skip frames up.
+func callerOf(skip int) string {
+	programs := make([]uintptr, 1)
+	if runtime.Callers(skip+1, programs) == 0 {
+		return "an unknown place"
+	}
+	frame, _ := runtime.CallersFrames(programs).Next()
+	pkg := frame.Function // path/of/package.Func, or path/of/package.(*Type).Method
+	slash := strings.LastIndexByte(pkg, '/') + 1
+	if dot := strings.IndexByte(pkg[slash:], '.'); dot >= 0 {
+		pkg = pkg[:slash+dot]
+	}
+	return fmt.Sprintf("%s (%s:%d)", pkg, filepath.Base(frame.File), frame.Line)
 }
 
 func (h *handler) fault(err error) {
@@ -108,12 +127,10 @@ func (h *handler) delay(ctx context.Context, logger *slog.Logger, job *wire.Job,
 }
 
 func (h *handler) callBackoffFunc(attempt int, err error) (delay time.Duration, problem string) {
-	defer func() {
-		if value := recover(); value != nil {
-			problem = fmt.Sprint("panic: ", value)
-		}
-	}()
-	if delay = h.backoffFunc(attempt, err); delay < 0 {
+	if failed := <-isolate(func() { delay = h.backoffFunc(attempt, err) }); failed != nil {
+		return 0, errorText(failed)
+	}
+	if delay < 0 {
 		return 0, fmt.Sprintf("negative delay: %v", delay)
 	}
 	return delay, ""

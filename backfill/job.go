@@ -59,6 +59,9 @@ func (c jobContext) Value(key any) any {
 
 // JobInfo returns the job whose handler was called with ctx, and the zero Job outside a handler.
 func JobInfo(ctx context.Context) Job {
+	if ctx == nil {
+		return Job{}
+	}
 	if job, ok := ctx.Value(jobKey{}).(*Job); ok {
 		return *job
 	}

@@ -2,23 +2,39 @@ package backfill
 
 import (
 	"context"
-	"slices"
+	"errors"
+	"fmt"
 )
 
-// HandlerFunc runs a job. Its error decides how the job ends, as that of a handler does.
+// HandlerFunc runs a job. Its error decides how the job ends, as the error of a handler does.
 type HandlerFunc func(ctx context.Context, job *Job) error
 
-// Middleware wraps what runs jobs. It is called once for each task when a worker is made, and what it returns once for each job,
-// from many goroutines. The innermost HandlerFunc decodes job.Args and calls the task's handler, inside the task's timeout; a
-// panic comes out of it as a *[PanicError].
+// Middleware wraps the function that runs jobs. [Client.NewWorker] calls it once for each task; one
+// that panics or returns nil is an error of NewWorker. The function that it returns is called for
+// each job, from many goroutines, inside the task's timeout.
 //
-// The job is the middleware's to change: a handler's args are decoded from the job that arrives there.
+// The innermost HandlerFunc decodes job.Args and calls the task's handler. If the handler panics,
+// it returns a *[PanicError]. A panic in the middleware itself counts as a failure of the job, too.
+//
+// Middleware may change the job: a handler's args are decoded from the job that is passed on.
 type Middleware func(next HandlerFunc) HandlerFunc
 
 // chain wraps handler; the first middleware becomes the outermost.
-func chain(handler HandlerFunc, middleware []Middleware) HandlerFunc {
-	for _, wrap := range slices.Backward(middleware) {
-		handler = wrap(handler)
+func chain(handler HandlerFunc, middleware []Middleware) (HandlerFunc, error) {
+	for i := len(middleware) - 1; i >= 0; i-- {
+		wrapped, err := wrap(middleware[i], handler)
+		if err != nil {
+			return nil, fmt.Errorf("WithMiddleware: argument %d: %w", i+1, err)
+		}
+		handler = wrapped
 	}
-	return handler
+	return handler, nil
+}
+
+func wrap(middleware Middleware, next HandlerFunc) (wrapped HandlerFunc, err error) {
+	defer recoverAs("wrap a handler", &err)
+	if wrapped = middleware(next); wrapped == nil {
+		return nil, errors.New("it returned nil: return a HandlerFunc that calls next")
+	}
+	return wrapped, nil
 }

@@ -47,9 +47,11 @@ type workerConfig struct {
 	middleware   []Middleware
 	observer     Observer
 	crontab      []worker.CronEntry
-	forbidden    func() []string // nil: none
-	logger       *slog.Logger    // nil: the client's
-	problems     []error
+	forbidden    []string
+	// forbiddenFunc replaces forbidden, unless it is nil.
+	forbiddenFunc func() []string
+	logger        *slog.Logger // guarded; nil: the client's
+	problems      []error
 }
 
 type runConfig struct {
@@ -60,7 +62,7 @@ type runConfig struct {
 }
 
 func newClientConfig(opts []ClientOption) clientConfig {
-	c := clientConfig{schema: pg.DefaultSchema, logger: slog.Default()}
+	c := clientConfig{schema: pg.DefaultSchema, logger: guardLogger(slog.Default())}
 	for _, option := range opts {
 		if option != nil {
 			option.applyToClient(&c)
@@ -70,7 +72,7 @@ func newClientConfig(opts []ClientOption) clientConfig {
 }
 
 func newWorkerConfig(opts []WorkerOption) workerConfig {
-	c := workerConfig{concurrency: 10 * runtime.GOMAXPROCS(0), drainTimeout: 25 * time.Second}
+	c := workerConfig{concurrency: 10 * runtime.GOMAXPROCS(0), drainTimeout: 15 * time.Second}
 	for _, option := range opts {
 		if option != nil {
 			option.applyToWorker(&c)
@@ -152,7 +154,7 @@ func (o loggerOption) applyToClient(c *clientConfig) {
 		c.problems = append(c.problems, errNilLogger)
 		return
 	}
-	c.logger = o.logger
+	c.logger = guardLogger(o.logger)
 }
 
 func (o loggerOption) applyToWorker(c *workerConfig) {
@@ -160,7 +162,7 @@ func (o loggerOption) applyToWorker(c *workerConfig) {
 		c.problems = append(c.problems, errNilLogger)
 		return
 	}
-	c.logger = o.logger
+	c.logger = guardLogger(o.logger)
 }
 
 func (o loggerOption) applyToRun(c *runConfig) {
@@ -206,7 +208,13 @@ func WithMiddleware(middleware ...Middleware) WorkerOption {
 
 // WithObserver tells a function what happens in the worker. Default: none.
 func WithObserver(observer Observer) WorkerOption {
-	return workerOption(func(c *workerConfig) { c.observer = observer })
+	return workerOption(func(c *workerConfig) {
+		if observer == nil {
+			c.problems = append(c.problems,
+				errors.New("WithObserver: the observer is nil: leave the option out"))
+		}
+		c.observer = observer
+	})
 }
 
 // WithForbiddenFlags makes the worker pass over jobs that have one of these flags; they wait for another worker. A job without
@@ -217,7 +225,7 @@ func WithForbiddenFlags(flags ...string) WorkerOption {
 		if err := checkFlags(flags); err != nil {
 			c.problems = append(c.problems, fmt.Errorf("WithForbiddenFlags: %w", err))
 		}
-		c.forbidden = func() []string { return flags }
+		c.forbidden, c.forbiddenFunc = flags, nil
 	})
 }
 
@@ -228,7 +236,7 @@ func WithForbiddenFlagsFunc(flags func() []string) WorkerOption {
 		if flags == nil {
 			c.problems = append(c.problems, errors.New("WithForbiddenFlagsFunc: the function is nil: leave the option out"))
 		}
-		c.forbidden = flags
+		c.forbidden, c.forbiddenFunc = nil, flags
 	})
 }
 

@@ -110,7 +110,8 @@ func (r *Registry) clashes() []error {
 	var clashes []error
 	for _, h := range r.handlers {
 		if owner := r.names[h.name]; owner != h {
-			clashes = append(clashes, fmt.Errorf("task %q is bound twice: bind it once, or give one of the two another name", h.name))
+			clashes = append(clashes, fmt.Errorf("task %q is bound twice, in %s and in %s: "+
+				"bind it once, or give one of the two another name", h.name, owner.where, h.where))
 		}
 		for i, alias := range h.aliases {
 			switch owner := r.names[alias]; {

@@ -2,7 +2,10 @@ package backfill_test
 
 import (
 	"context"
+	"fmt"
 	"math"
+	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -66,10 +69,6 @@ func TestRegistryProblems(t *testing.T) {
 			backfill.NewRegistry(backfill.Require("Handlers.A", false)),
 			[]string{`Handlers.A is required: set it in what you pass to NewRegistry`},
 		},
-		"duplicate": {
-			backfill.MergeRegistries(good, backfill.NewRegistry(bind("a"))),
-			[]string{`task "a" is bound twice: bind it once, or give one of the two another name`},
-		},
 		"merged with itself": {
 			backfill.MergeRegistries(good, good.Only("a")),
 			nil, // the same handler, twice
@@ -118,6 +117,20 @@ func TestRegistryProblems(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Two packages can have a task of one name: the error says where both are.
+func TestBoundTwiceSaysWhere(t *testing.T) {
+	t.Parallel()
+	task := &backfill.Task[mailArgs]{Name: "a"}
+	one := backfill.NewRegistry(backfill.Handle(task, ignore))
+	_, file, line, _ := runtime.Caller(0)
+	two := func() *backfill.Registry { return backfill.NewRegistry(backfill.Handle(task, ignore)) }()
+	place := func(line int) string {
+		return fmt.Sprintf("github.com/backfillhq/go/backfill_test (%s:%d)", filepath.Base(file), line)
+	}
+	wantError(t, backfill.Problems(backfill.MergeRegistries(one, two)), fmt.Sprintf(
+		`task "a" is bound twice, in %s and in %s: bind it once, or give one of the two another name`, place(line-1), place(line+1)))
 }
 
 // Every bad value of a descriptor is reported, all at once.

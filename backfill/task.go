@@ -76,16 +76,19 @@ func (t *Task[T]) Request(args T, opts ...EnqueueOption) Request {
 		Delay:       t.Delay,
 		Flags:       slices.Clip(t.Flags),
 	}
-	var err error
-	if r.Args, err = encodeArgs(&args); err != nil {
-		r.problems = append(r.problems, fmt.Errorf("encode args: %w", err))
-	}
+	var errs [3]error
+	r.Args, errs[0] = encodeArgs(&args)
 	if t.Queue != nil {
-		r.Queue = t.Queue(args)
+		r.Queue, errs[1] = format("queue", t.Queue, args)
 	}
 	keyed := t.Key != nil
 	if keyed {
-		r.Key = t.Key(args)
+		r.Key, errs[2] = format("key", t.Key, args)
+	}
+	for _, err := range errs {
+		if err != nil {
+			r.problems = append(r.problems, err)
+		}
 	}
 	for _, option := range opts {
 		if option == nil {
@@ -95,7 +98,7 @@ func (t *Task[T]) Request(args T, opts ...EnqueueOption) Request {
 		_, isKey := option.(keyOption)
 		keyed = keyed || isKey
 	}
-	if keyed && r.Key == "" {
+	if keyed && r.Key == "" && errs[2] == nil {
 		r.problems = append(r.problems, errors.New("key is empty: want 1 to 512 characters"))
 	}
 	if r.KeyMode == "" && r.Key != "" {
@@ -104,8 +107,16 @@ func (t *Task[T]) Request(args T, opts ...EnqueueOption) Request {
 	return r
 }
 
-// encodeArgs takes a pointer, so that encoding/json calls methods of pointers too: those of a big.Int, for example.
-func encodeArgs(args any) (json.RawMessage, error) {
+// format applies a template of the task.
+func format[T any](what string, template func(T) string, args T) (text string, err error) {
+	defer recoverAs(what+" template", &err)
+	return template(args), nil
+}
+
+// encodeArgs takes a pointer, so that encoding/json calls methods with pointer receivers too, such
+// as those of a big.Int.
+func encodeArgs(args any) (encoded json.RawMessage, err error) {
+	defer recoverAs("encode args", &err)
 	v := reflect.ValueOf(args).Elem()
 	if v.Kind() == reflect.Interface {
 		v = v.Elem()
@@ -130,7 +141,10 @@ func encodeArgs(args any) (json.RawMessage, error) {
 		}
 	default:
 	}
-	return json.Marshal(args)
+	if encoded, err = json.Marshal(args); err != nil {
+		return nil, fmt.Errorf("encode args: %w", err)
+	}
+	return encoded, nil
 }
 
 // Priority orders jobs that are due: lower numbers first. Any int16 will do; the constants are those of Graphile Worker's

@@ -19,12 +19,18 @@ import (
 // A task or queue that nobody has enqueued to before is added in the transaction: others that enqueue to it wait for its end, and two
 // transactions that add names in opposite order can deadlock (SQLSTATE 40P01). Repeat such a transaction.
 func (c *Client) WithTx(tx pgx.Tx) Enqueuer {
+	if c == nil || c.pool == nil {
+		return noClient{}
+	}
 	return c.bindTx(tx, c.nudger.NudgeAfterCommit)
 }
 
 // WithSQLTx implements [Enqueuer]: the same for database/sql, whatever the driver. Tested are pgx's stdlib and lib/pq, each in two of
 // its modes.
 func (c *Client) WithSQLTx(tx *sql.Tx) Enqueuer {
+	if c == nil || c.pool == nil {
+		return noClient{}
+	}
 	return &txEnqueuer{client: c, nudge: c.nudger.NudgeAfterCommit, insert: func(ctx context.Context, specs []wire.Spec) ([]*wire.Job, error) {
 		if tx == nil {
 			return nil, errors.New("WithSQLTx: the transaction is nil")
@@ -37,8 +43,11 @@ func (c *Client) WithSQLTx(tx *sql.Tx) Enqueuer {
 // carries an [Enqueuer] that is bound to the transaction, so that generated functions EnqueueX(ctx, …) join it. Workers are
 // notified right after the commit.
 func InTx(ctx context.Context, c *Client, fn func(ctx context.Context, tx pgx.Tx) error) error {
-	if c == nil {
-		return ErrNoClient
+	if err := c.usable(ctx); err != nil {
+		return err
+	}
+	if fn == nil {
+		return errors.New("in transaction: the function is nil")
 	}
 	var enqueued atomic.Int64
 	err := pgx.BeginFunc(ctx, c.pool, func(tx pgx.Tx) error {
@@ -69,6 +78,9 @@ func (c *Client) bindTx(tx pgx.Tx, nudge func(jobs int)) *txEnqueuer {
 }
 
 func (e *txEnqueuer) Enqueue(ctx context.Context, requests ...Request) ([]*Job, error) {
+	if err := e.client.usable(ctx); err != nil {
+		return nil, err
+	}
 	jobs, err := insertRequests(ctx, requests, e.insert)
 	if err != nil {
 		return nil, fmt.Errorf("in transaction: %w", err)

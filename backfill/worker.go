@@ -3,6 +3,7 @@ package backfill
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -18,6 +19,7 @@ type Worker struct {
 	client   *Client
 	registry *Registry
 	config   workerConfig
+	executor *executor
 	schedule []worker.CronEntry
 
 	mu     sync.Mutex
@@ -27,6 +29,9 @@ type Worker struct {
 // NewWorker returns a worker for the tasks of a registry. What is wrong with the registry and the options is reported here, all
 // at once. Nothing is sent to the database before Run.
 func (c *Client) NewWorker(r *Registry, opts ...WorkerOption) (*Worker, error) {
+	if err := c.usable(context.Background()); err != nil {
+		return nil, fmt.Errorf("new worker: %w", err)
+	}
 	config := newWorkerConfig(opts)
 	if config.logger == nil {
 		config.logger = c.logger
@@ -36,7 +41,12 @@ func (c *Client) NewWorker(r *Registry, opts ...WorkerOption) (*Worker, error) {
 	if err := joinProblems("new worker", append(config.problems, err)); err != nil {
 		return nil, err
 	}
-	return &Worker{client: c, registry: r, config: config, schedule: schedule}, nil
+	executor, err := r.newExecutor(c, config.logger, config.middleware...)
+	if err != nil {
+		return nil, fmt.Errorf("new worker: %w", err)
+	}
+	executor.flags = newForbiddenFlags(config.forbiddenFunc, config.logger)
+	return &Worker{client: c, registry: r, config: config, executor: executor, schedule: schedule}, nil
 }
 
 // Run works until ctx ends, and then drains: it claims no more, gives back what has not started, waits for what runs as long as
@@ -58,8 +68,11 @@ func (w *Worker) RunOnce(ctx context.Context) (*Report, error) {
 }
 
 func (w *Worker) run(ctx context.Context, once bool) error {
-	if w.client.closed.Load() {
-		return errors.New("run worker: the client was closed: close it when its workers have stopped")
+	if w == nil || w.executor == nil {
+		return errors.New("run worker: the worker is nil: pass what NewWorker returns")
+	}
+	if err := w.client.usable(ctx); err != nil {
+		return fmt.Errorf("run worker: %w", err)
 	}
 	store, err := pg.Open(ctx, w.client.settings())
 	if err != nil {
@@ -85,8 +98,8 @@ func (w *Worker) start(store *pg.Store, once bool) (*worker.Worker, error) {
 		Once:          once,
 		DrainTimeout:  w.config.drainTimeout,
 		CancelTimeout: cancelTimeout,
-		Execute:       w.registry.newExecutor(w.client, w.config.logger, w.config.middleware...).execute,
-		Forbidden:     w.config.forbidden,
+		Execute:       w.executor.execute,
+		Forbidden:     w.forbidden(),
 		Nudge:         w.client.nudger.Nudge,
 		Crontab:       w.schedule,
 		Cron:          store,
@@ -96,12 +109,26 @@ func (w *Worker) start(store *pg.Store, once bool) (*worker.Worker, error) {
 	return w.engine, nil
 }
 
-// observe converts events, if somebody wants them.
+// forbidden returns the function that claims ask; nil: no flag is forbidden.
+func (w *Worker) forbidden() func() []string {
+	switch {
+	case w.executor.flags != nil:
+		return w.executor.flags.current
+	case len(w.config.forbidden) > 0:
+		return func() []string { return w.config.forbidden }
+	}
+	return nil
+}
+
+// observe converts events for the observer; nil: there is none.
 func (w *Worker) observe() func(worker.Event) {
 	if w.config.observer == nil {
 		return nil
 	}
-	return func(e worker.Event) { w.config.observer(newEvent(e)) }
+	observer := &guard{what: "WithObserver", limit: userLimit, logger: w.config.logger}
+	return func(e worker.Event) {
+		observer.call(func() { w.config.observer(newEvent(e)) })
+	}
 }
 
 // Health is a worker's state at one moment.
@@ -130,6 +157,9 @@ const (
 
 // Health reports the worker's state. It asks nothing of the database.
 func (w *Worker) Health() Health {
+	if w == nil {
+		return Health{State: StateNew}
+	}
 	w.mu.Lock()
 	running := w.engine
 	w.mu.Unlock()

@@ -2,6 +2,7 @@ package pg
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -27,22 +28,66 @@ func NewAdmin(pool *pgxpool.Pool, schema string) *Admin {
 	return &Admin{pool: pool, settings: SettingsOf(pool, schema), texts: texts, queries: texts.queries(pool), lockTries: maxTries}
 }
 
-// Unlock declares a worker dead and releases everything that it has locked. It returns how many jobs and queues that were. Rows that
-// somebody else has locked at this moment are left out, and so are the queues of such jobs.
-func (a *Admin) Unlock(ctx context.Context, workerID string) (jobs, queues int, err error) {
+// ErrNotLocked is returned when nothing is locked by what was given.
+var ErrNotLocked = errors.New("it has locked no job and no queue: " +
+	"compare locked_by in the view jobs and in _private_job_queues")
+
+// Unlock declares a worker dead and releases everything that it has locked. It takes the worker's
+// id, or what locked_by says of one of its jobs or queues. It leaves out rows that somebody else
+// has locked at this moment, and the queues of such jobs. A worker that is not registered and has
+// locked nothing is ErrNotLocked.
+func (a *Admin) Unlock(ctx context.Context, lockedBy string) (jobs, queues int, err error) {
 	defer func() { err = a.settings.explainWork(err) }()
-	// First the tombstone: a claim that is in flight commits before it or finds it, and is seen by what follows (R4).
-	if err := a.queries.RetireWorker(ctx, workerID); err != nil {
-		return 0, 0, fmt.Errorf("declare worker %s dead: %w", workerID, err)
-	}
-	jobs, err = inBatches(func() (int64, error) { return a.queries.UnlockJobs(ctx, workerID) })
+	id, registered, err := a.findWorker(ctx, lockedBy)
 	if err != nil {
-		return jobs, 0, fmt.Errorf("release jobs of worker %s: %w", workerID, err)
+		return 0, 0, fmt.Errorf("find worker %s: %w", lockedBy, err)
 	}
-	if queues, err = inBatches(func() (int64, error) { return a.queries.UnlockQueues(ctx, workerID) }); err != nil {
-		return jobs, queues, fmt.Errorf("release queues of worker %s: %w", workerID, err)
+	ours := registered || wire.IsWorkerID(id)
+	unlockJobs, unlockQueues := a.queries.UnlockNodeJobs, a.queries.UnlockNodeQueues
+	if ours {
+		unlockJobs, unlockQueues = a.queries.UnlockJobs, a.queries.UnlockQueues
+		// First the tombstone: a claim that is in flight commits before it or finds it, and what
+		// follows sees its rows (R4).
+		if err := a.queries.RetireWorker(ctx, id); err != nil {
+			return 0, 0, fmt.Errorf("declare worker %s dead: %w", id, err)
+		}
 	}
-	return jobs, queues, nil
+	jobs, err = inBatches(func() (int64, error) { return unlockJobs(ctx, id) })
+	if err != nil {
+		return jobs, 0, fmt.Errorf("release jobs of worker %s: %w", id, err)
+	}
+	if queues, err = inBatches(func() (int64, error) { return unlockQueues(ctx, id) }); err != nil {
+		return jobs, queues, fmt.Errorf("release queues of worker %s: %w", id, err)
+	}
+	if jobs+queues > 0 || registered {
+		return jobs, queues, nil
+	}
+	holds, err := a.queries.HoldsLocks(ctx, query.HoldsLocksParams{WorkerID: id, Ours: ours})
+	if err != nil {
+		return 0, 0, fmt.Errorf("look for locks of worker %s: %w", id, err)
+	}
+	if !holds {
+		return 0, 0, ErrNotLocked
+	}
+	return 0, 0, nil // somebody else has locked the rows
+}
+
+// findWorker returns the id of the worker that a value of locked_by belongs to. The id of a Node
+// worker can be any text, also one that looks like a token. So a token counts as one of ours if the
+// worker in front of it is registered, or has the shape of our ids: a row is deleted a day after
+// its worker's death.
+func (a *Admin) findWorker(ctx context.Context, lockedBy string) (id string, registered bool, err error) {
+	candidates := append([]string{lockedBy}, wire.WorkersOf(lockedBy)...)
+	found, err := a.queries.RegisteredWorker(ctx, candidates)
+	if err != nil || found != "" {
+		return found, found != "", err
+	}
+	for _, id := range candidates {
+		if wire.IsWorkerID(id) {
+			return id, false, nil
+		}
+	}
+	return lockedBy, false, nil
 }
 
 // Sweep is worker.Store's.
@@ -97,13 +142,22 @@ func (a *Admin) Remove(ctx context.Context, key string) ([]*wire.Job, error) {
 	return a.jobs(ctx, a.pool, query.AdminRemove, key)
 }
 
-// ForceUnlock releases what is locked by exactly these, and returns the jobs.
+// ForceUnlock releases what is locked by exactly these, and returns the jobs; ErrNotLocked if there
+// are neither jobs nor queues.
 func (a *Admin) ForceUnlock(ctx context.Context, lockedBy []string) (jobs []*wire.Job, err error) {
 	err = pgx.BeginFunc(ctx, a.pool, func(tx pgx.Tx) error {
 		if jobs, err = a.jobs(ctx, tx, query.LockedJobs, lockedBy); err != nil {
 			return err
 		}
-		return a.texts.queries(tx).ForceUnlock(ctx, lockedBy)
+		queries := a.texts.queries(tx)
+		queues, err := queries.LockedQueues(ctx, lockedBy)
+		if err != nil {
+			return a.settings.explainWork(err)
+		}
+		if len(jobs) == 0 && queues == 0 {
+			return ErrNotLocked
+		}
+		return queries.ForceUnlock(ctx, lockedBy)
 	})
 	return jobs, err
 }

@@ -3,6 +3,7 @@ package wire
 import (
 	"crypto/rand"
 	"encoding/hex"
+	"regexp"
 	"strconv"
 	"strings"
 )
@@ -26,4 +27,26 @@ func (l Lease) Claim() string {
 		return l.Token[:i]
 	}
 	return ""
+}
+
+var (
+	workerID   = regexp.MustCompile(`^pool-[0-9a-f]{18}$`)
+	leaseToken = regexp.MustCompile(`^(.+)\.[0-9a-f]+\.[0-9]{1,9}k?$`)
+	claimToken = regexp.MustCompile(`^(.+)\.[0-9a-f]+$`)
+)
+
+// IsWorkerID reports whether an id has the shape of NewWorkerID. Node workers have such ids too, by
+// default.
+func IsWorkerID(id string) bool { return workerID.MatchString(id) }
+
+// WorkersOf returns the ids of the workers that a value of locked_by can be a token of: a job's or
+// a queue's.
+func WorkersOf(lockedBy string) []string {
+	var ids []string
+	for _, shape := range []*regexp.Regexp{leaseToken, claimToken} {
+		if match := shape.FindStringSubmatch(lockedBy); match != nil {
+			ids = append(ids, match[1])
+		}
+	}
+	return ids
 }

@@ -63,6 +63,44 @@ select j.key, j.id, coalesce(t.identifier, '') as task, coalesce(s.queue_name, '
  where j.locked_by = any($1::text[])
  order by j.id for update of j;
 
+-- name: LockedQueues :one
+select count(*)::int from graphile_worker._private_job_queues as s where s.locked_by = any($1::text[]);
+
+-- name: RegisteredWorker :one
+-- The longest of these ids that a worker of ours has, dead or alive; empty if none has.
+select coalesce((select w.id from graphile_worker.backfill_workers as w
+                  where w.id = any(@ids::text[]) order by length(w.id) desc limit 1), '')::text;
+
+-- name: UnlockNodeJobs :execrows
+-- UnlockJobs and UnlockQueues for a worker that is not ours: exactly its id, attempts stay charged.
+with held as materialized (
+  select j.id from graphile_worker._private_jobs as j
+   where j.locked_by = @worker_id::text
+   order by j.id limit 1000 for update skip locked
+)
+update graphile_worker._private_jobs as j set locked_at = null, locked_by = null
+ where j.id = any(array(select id from held));
+
+-- name: UnlockNodeQueues :execrows
+with held as materialized (
+  select s.id from graphile_worker._private_job_queues as s
+   where s.locked_by = @worker_id::text
+     and not exists (select from graphile_worker._private_jobs as j
+                      where j.job_queue_id = s.id and j.locked_by = s.locked_by)
+   order by s.id limit 1000 for update skip locked
+)
+update graphile_worker._private_job_queues as s set locked_at = null, locked_by = null
+ where s.id = any(array(select id from held));
+
+-- name: HoldsLocks :one
+-- Whether anything is locked by the worker: by its bare id, or, if it is ours, by its tokens.
+select (exists (select from graphile_worker._private_jobs as j
+                 where j.locked_by = @worker_id::text
+                    or @ours::boolean and starts_with(j.locked_by, @worker_id::text || '.'))
+     or exists (select from graphile_worker._private_job_queues as s
+                 where s.locked_by = @worker_id::text
+                    or @ours::boolean and starts_with(s.locked_by, @worker_id::text || '.')))::boolean as holds;
+
 -- name: ForceUnlock :exec
 select graphile_worker.force_unlock_workers($1::text[]);
 

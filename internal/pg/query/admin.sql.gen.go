@@ -319,6 +319,28 @@ func (q *Queries) ForceUnlock(ctx context.Context, dollar_1 []string) error {
 	return err
 }
 
+const HoldsLocks = `-- name: HoldsLocks :one
+select (exists (select from graphile_worker._private_jobs as j
+                 where j.locked_by = $1::text
+                    or $2::boolean and starts_with(j.locked_by, $1::text || '.'))
+     or exists (select from graphile_worker._private_job_queues as s
+                 where s.locked_by = $1::text
+                    or $2::boolean and starts_with(s.locked_by, $1::text || '.')))::boolean as holds
+`
+
+type HoldsLocksParams struct {
+	WorkerID string
+	Ours     bool
+}
+
+// Whether anything is locked by the worker: by its bare id, or, if it is ours, by its tokens.
+func (q *Queries) HoldsLocks(ctx context.Context, arg HoldsLocksParams) (bool, error) {
+	row := q.db.QueryRow(ctx, HoldsLocks, arg.WorkerID, arg.Ours)
+	var holds bool
+	err := row.Scan(&holds)
+	return holds, err
+}
+
 const LockQueues = `-- name: LockQueues :exec
 lock table graphile_worker._private_job_queues, graphile_worker._private_jobs in share row exclusive mode
 `
@@ -396,6 +418,30 @@ func (q *Queries) LockedJobs(ctx context.Context, dollar_1 []string) ([]LockedJo
 	return items, nil
 }
 
+const LockedQueues = `-- name: LockedQueues :one
+select count(*)::int from graphile_worker._private_job_queues as s where s.locked_by = any($1::text[])
+`
+
+func (q *Queries) LockedQueues(ctx context.Context, dollar_1 []string) (int32, error) {
+	row := q.db.QueryRow(ctx, LockedQueues, dollar_1)
+	var column_1 int32
+	err := row.Scan(&column_1)
+	return column_1, err
+}
+
+const RegisteredWorker = `-- name: RegisteredWorker :one
+select coalesce((select w.id from graphile_worker.backfill_workers as w
+                  where w.id = any($1::text[]) order by length(w.id) desc limit 1), '')::text
+`
+
+// The longest of these ids that a worker of ours has, dead or alive; empty if none has.
+func (q *Queries) RegisteredWorker(ctx context.Context, ids []string) (string, error) {
+	row := q.db.QueryRow(ctx, RegisteredWorker, ids)
+	var column_1 string
+	err := row.Scan(&column_1)
+	return column_1, err
+}
+
 const SweepJobs = `-- name: SweepJobs :execrows
 
 with held as materialized (
@@ -430,6 +476,45 @@ update graphile_worker._private_job_queues as s set locked_at = null, locked_by 
 
 func (q *Queries) SweepQueues(ctx context.Context) (int64, error) {
 	result, err := q.db.Exec(ctx, SweepQueues)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
+const UnlockNodeJobs = `-- name: UnlockNodeJobs :execrows
+with held as materialized (
+  select j.id from graphile_worker._private_jobs as j
+   where j.locked_by = $1::text
+   order by j.id limit 1000 for update skip locked
+)
+update graphile_worker._private_jobs as j set locked_at = null, locked_by = null
+ where j.id = any(array(select id from held))
+`
+
+// UnlockJobs and UnlockQueues for a worker that is not ours: exactly its id, attempts stay charged.
+func (q *Queries) UnlockNodeJobs(ctx context.Context, workerID string) (int64, error) {
+	result, err := q.db.Exec(ctx, UnlockNodeJobs, workerID)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
+const UnlockNodeQueues = `-- name: UnlockNodeQueues :execrows
+with held as materialized (
+  select s.id from graphile_worker._private_job_queues as s
+   where s.locked_by = $1::text
+     and not exists (select from graphile_worker._private_jobs as j
+                      where j.job_queue_id = s.id and j.locked_by = s.locked_by)
+   order by s.id limit 1000 for update skip locked
+)
+update graphile_worker._private_job_queues as s set locked_at = null, locked_by = null
+ where s.id = any(array(select id from held))
+`
+
+func (q *Queries) UnlockNodeQueues(ctx context.Context, workerID string) (int64, error) {
+	result, err := q.db.Exec(ctx, UnlockNodeQueues, workerID)
 	if err != nil {
 		return 0, err
 	}

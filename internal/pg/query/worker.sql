@@ -102,16 +102,19 @@ select lock.owner::text as owner, coalesce(w.host, '') as host, coalesce(w.pid, 
  order by min(lock.locked_at) limit 20;
 
 -- name: UnlockJobs :execrows
--- Releases what a worker has locked: by its tokens, with the attempt refunded as in ReleaseJobs; or, if it is a Node worker, by
--- its pool id, as force_unlock_workers does; the id of a Node worker can have any text behind a dot. In batches, with a new snapshot
--- each, until none is left (R4).
+-- Releases the jobs that a worker has locked: by its tokens, with the attempt refunded as in
+-- ReleaseJobs (R3), or by its bare id, as a Node worker's are, without. In batches, with a new
+-- snapshot each, until none is left (R4). What only begins like a token is another worker's: the id
+-- of a Node worker can be any text.
 with held as materialized (
   select j.id from graphile_worker._private_jobs as j
-   where starts_with(j.locked_by, @worker_id::text || '.') or j.locked_by = @worker_id::text
+   where j.locked_by = @worker_id::text
+      or starts_with(j.locked_by, @worker_id::text || '.')
+         and substr(j.locked_by, length(@worker_id::text) + 1) ~ '^\.[0-9a-f]+\.[0-9]{1,9}k?$'
    order by j.id limit 1000 for update skip locked
 )
 update graphile_worker._private_jobs as j
-   set attempts = case when j.locked_by = @worker_id::text or j.locked_by !~ '\.[0-9a-f]+\.[0-9]{1,9}k?$' then j.attempts
+   set attempts = case when j.locked_by = @worker_id::text then j.attempts
                        when j.attempts = substring(j.locked_by from '([0-9]+)k?$')::int
                         and not (j.locked_by like '%k' and j.key is null)
                        then greatest(0, j.attempts - 1) else j.attempts end,
@@ -119,10 +122,13 @@ update graphile_worker._private_jobs as j
  where j.id = any(array(select id from held));
 
 -- name: UnlockQueues :execrows
--- The queues, after the jobs: not one of which a job is left, because somebody else had its row at that moment.
+-- The queues, after the jobs. A queue of which a job is left, because somebody else had the job's
+-- row at that moment, stays locked.
 with held as materialized (
   select s.id from graphile_worker._private_job_queues as s
-   where (starts_with(s.locked_by, @worker_id::text || '.') or s.locked_by = @worker_id::text)
+   where (s.locked_by = @worker_id::text
+          or starts_with(s.locked_by, @worker_id::text || '.')
+             and substr(s.locked_by, length(@worker_id::text) + 1) ~ '^\.[0-9a-f]+$')
      and not exists (select from graphile_worker._private_jobs as j where j.job_queue_id = s.id
                         and (j.locked_by = s.locked_by or starts_with(j.locked_by, s.locked_by || '.')))
    order by s.id limit 1000 for update skip locked

@@ -235,11 +235,13 @@ func (q *Queries) TaskIDs(ctx context.Context, names []string) ([]GraphileWorker
 const UnlockJobs = `-- name: UnlockJobs :execrows
 with held as materialized (
   select j.id from graphile_worker._private_jobs as j
-   where starts_with(j.locked_by, $1::text || '.') or j.locked_by = $1::text
+   where j.locked_by = $1::text
+      or starts_with(j.locked_by, $1::text || '.')
+         and substr(j.locked_by, length($1::text) + 1) ~ '^\.[0-9a-f]+\.[0-9]{1,9}k?$'
    order by j.id limit 1000 for update skip locked
 )
 update graphile_worker._private_jobs as j
-   set attempts = case when j.locked_by = $1::text or j.locked_by !~ '\.[0-9a-f]+\.[0-9]{1,9}k?$' then j.attempts
+   set attempts = case when j.locked_by = $1::text then j.attempts
                        when j.attempts = substring(j.locked_by from '([0-9]+)k?$')::int
                         and not (j.locked_by like '%k' and j.key is null)
                        then greatest(0, j.attempts - 1) else j.attempts end,
@@ -247,9 +249,10 @@ update graphile_worker._private_jobs as j
  where j.id = any(array(select id from held))
 `
 
-// Releases what a worker has locked: by its tokens, with the attempt refunded as in ReleaseJobs; or, if it is a Node worker, by
-// its pool id, as force_unlock_workers does; the id of a Node worker can have any text behind a dot. In batches, with a new snapshot
-// each, until none is left (R4).
+// Releases the jobs that a worker has locked: by its tokens, with the attempt refunded as in
+// ReleaseJobs (R3), or by its bare id, as a Node worker's are, without. In batches, with a new
+// snapshot each, until none is left (R4). What only begins like a token is another worker's: the id
+// of a Node worker can be any text.
 func (q *Queries) UnlockJobs(ctx context.Context, workerID string) (int64, error) {
 	result, err := q.db.Exec(ctx, UnlockJobs, workerID)
 	if err != nil {
@@ -261,7 +264,9 @@ func (q *Queries) UnlockJobs(ctx context.Context, workerID string) (int64, error
 const UnlockQueues = `-- name: UnlockQueues :execrows
 with held as materialized (
   select s.id from graphile_worker._private_job_queues as s
-   where (starts_with(s.locked_by, $1::text || '.') or s.locked_by = $1::text)
+   where (s.locked_by = $1::text
+          or starts_with(s.locked_by, $1::text || '.')
+             and substr(s.locked_by, length($1::text) + 1) ~ '^\.[0-9a-f]+$')
      and not exists (select from graphile_worker._private_jobs as j where j.job_queue_id = s.id
                         and (j.locked_by = s.locked_by or starts_with(j.locked_by, s.locked_by || '.')))
    order by s.id limit 1000 for update skip locked
@@ -270,7 +275,8 @@ update graphile_worker._private_job_queues as s set locked_at = null, locked_by 
  where s.id = any(array(select id from held))
 `
 
-// The queues, after the jobs: not one of which a job is left, because somebody else had its row at that moment.
+// The queues, after the jobs. A queue of which a job is left, because somebody else had the job's
+// row at that moment, stays locked.
 func (q *Queries) UnlockQueues(ctx context.Context, workerID string) (int64, error) {
 	result, err := q.db.Exec(ctx, UnlockQueues, workerID)
 	if err != nil {

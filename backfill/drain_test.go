@@ -42,7 +42,7 @@ func TestDrainLetsJobsFinish(t *testing.T) {
 	if err := receive(t, "the context", alive); err != nil {
 		t.Errorf("the job's context has ended: %v", err)
 	}
-	book.want(t, "worker drains", "jobs=1", "timeout=25s") // who presses Ctrl-C reads why nothing happens
+	book.want(t, "worker drains", "jobs=1", "timeout=15s") // who presses Ctrl-C reads why nothing happens
 	want := []jobRow{
 		{Task: "send_email", Payload: `{"user_id":0}`, MaxAttempts: 25},
 		{Task: "send_email", Payload: `{"user_id":0}`, MaxAttempts: 25},

@@ -89,23 +89,6 @@ func FromContext(ctx context.Context) Enqueuer {
 	return noClient{}
 }
 
-// BindTx returns e.WithTx(tx), or an Enqueuer that reports [ErrNoClient] if e is nil. Generated clients call it: their zero value
-// has no Enqueuer.
-func BindTx(e Enqueuer, tx pgx.Tx) Enqueuer {
-	if e == nil {
-		return noClient{}
-	}
-	return e.WithTx(tx)
-}
-
-// BindSQLTx is [BindTx] for database/sql.
-func BindSQLTx(e Enqueuer, tx *sql.Tx) Enqueuer {
-	if e == nil {
-		return noClient{}
-	}
-	return e.WithSQLTx(tx)
-}
-
 // noClient stands for the Enqueuer that is missing.
 type noClient struct{}
 

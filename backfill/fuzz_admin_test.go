@@ -3,6 +3,7 @@ package backfill_test
 import (
 	"context"
 	"errors"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -166,12 +167,16 @@ var adminOperations = []adminOperation{
 		},
 		func(t *testing.T, tx pgx.Tx, in adminInput) error {
 			t.Helper()
+			id := unlockToken.ReplaceAllString(in.text, "pool-x")
 			_, err := tx.Exec(t.Context(), `update graphile_worker._private_jobs set locked_at = null, locked_by = null,
 				attempts = case when locked_by = $1 then attempts else attempts - 1 end
-				where locked_by = $1 or left(locked_by, length($1) + 1) = $1 || '.'`, in.text)
+				where locked_by = $1 or locked_by = $1 || '.1.1k'`, id)
 			return err
 		},
-		func(in adminInput) bool { return in.text == "" },
+		func(in adminInput) bool { // nothing is locked by anybody else
+			id := unlockToken.ReplaceAllString(in.text, "pool-x")
+			return id != "pool-x" && id != "pool-xy" && id != "pool-y"
+		},
 	},
 	{
 		"CompleteJobs",
@@ -187,6 +192,9 @@ var adminOperations = []adminOperation{
 	},
 }
 
+// unlockToken matches what locked_by says of the jobs and queues of the worker that resetJobs has registered.
+var unlockToken = regexp.MustCompile(`^pool-x\.[0-9a-f]+(\.[0-9]{1,9}k?)?$`)
+
 // call calls a function of the contract.
 func call(t *testing.T, tx pgx.Tx, function string, args ...any) error {
 	t.Helper()
@@ -198,6 +206,10 @@ func call(t *testing.T, tx pgx.Tx, function string, args ...any) error {
 func resetJobs(t *testing.T, pool *pgxpool.Pool) []int64 {
 	t.Helper()
 	if _, err := pool.Exec(t.Context(), "delete from graphile_worker._private_jobs"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pool.Exec(t.Context(),
+		"insert into graphile_worker.backfill_workers (id) values ('pool-x') on conflict do nothing"); err != nil {
 		t.Fatal(err)
 	}
 	rows, err := pool.Query(t.Context(), `

@@ -13,15 +13,6 @@ type Binding struct {
 	problem error
 }
 
-// Require makes a start-up error of ok being false. Generated code requires every receiver that a handler needs:
-// Require("Handlers.Mailer", h.Mailer != nil).
-func Require(field string, ok bool) Binding {
-	if ok {
-		return Binding{}
-	}
-	return Binding{problem: fmt.Errorf("%s is required: set it in what you pass to NewRegistry", field)}
-}
-
 // Registry is a set of tasks with their handlers. It never changes: [MergeRegistries] and [Registry.Only] return new ones.
 //
 // What is wrong with it is no error of the functions here. It is collected, and reported all at once when a worker is made.

@@ -10,10 +10,6 @@ import (
 	"time"
 )
 
-// GeneratedCodeVersion1 is named by generated code that needs this version of the package. Where it is undefined, backfillgen
-// is newer than the backfill module, and one of them has to be upgraded.
-const GeneratedCodeVersion1 = true
-
 // Task describes a task: a named kind of work with args of type T. It is a package-level variable.
 //
 // It holds static data only: constants, and templates that do nothing but format fields of the args. The handler, and every

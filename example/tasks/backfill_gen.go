@@ -78,12 +78,12 @@ func NewClient(enqueuer backfill.Enqueuer) Client {
 	return Client{enqueuer: enqueuer}
 }
 
-// WithTx returns a Client whose jobs come to be when tx commits.
+// WithTx returns a Client whose jobs are inserted in tx: they exist once it commits.
 func (c Client) WithTx(tx pgx.Tx) Client {
 	return NewClient(backfill.BindTx(c.enqueuer, tx))
 }
 
-// WithSQLTx returns a Client whose jobs come to be when tx commits.
+// WithSQLTx returns a Client whose jobs are inserted in tx: they exist once it commits.
 func (c Client) WithSQLTx(tx *sql.Tx) Client {
 	return NewClient(backfill.BindSQLTx(c.enqueuer, tx))
 }

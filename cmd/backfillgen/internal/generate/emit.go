@@ -263,7 +263,7 @@ func (e *emitter) client(tasks []*task) {
 
 func (e *emitter) bound(method, bind string, transaction jen.Code) {
 	e.Line()
-	e.Commentf("%s returns a Client whose jobs come to be when tx commits.", method)
+	e.Commentf("%s returns a Client whose jobs are inserted in tx: they exist once it commits.", method)
 	e.Func().Params(jen.Id("c").Id("Client")).Id(method).Params(jen.Id("tx").Add(transaction)).Id("Client").
 		Block(jen.Return(jen.Id("NewClient").Call(jen.Qual(runtimePath, bind).Call(jen.Id("c").Dot("enqueuer"), jen.Id("tx")))))
 }

@@ -1,0 +1,41 @@
+package backfill
+
+import (
+	"database/sql"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// For generated code: what backfillgen's files call. Handwritten code needs none of it.
+
+// GeneratedCodeVersion1 is for generated code, which names it to require this version of the
+// package. If it is undefined, backfillgen is newer than the backfill module: upgrade the module, or
+// generate with the module's own backfillgen.
+const GeneratedCodeVersion1 = true
+
+// Require is for generated code. It reports a start-up error naming field unless ok, as in
+// Require("Handlers.Mailer", h.Mailer != nil).
+func Require(field string, ok bool) Binding {
+	if ok {
+		return Binding{}
+	}
+	return Binding{problem: fmt.Errorf("%s is required: set it in what you pass to NewRegistry", field)}
+}
+
+// BindTx is for generated code. It returns e.WithTx(tx), or, if e is nil, an Enqueuer that reports
+// [ErrNoClient].
+func BindTx(e Enqueuer, tx pgx.Tx) Enqueuer {
+	if e == nil {
+		return noClient{}
+	}
+	return e.WithTx(tx)
+}
+
+// BindSQLTx is for generated code. It is [BindTx] for database/sql.
+func BindSQLTx(e Enqueuer, tx *sql.Tx) Enqueuer {
+	if e == nil {
+		return noClient{}
+	}
+	return e.WithSQLTx(tx)
+}

@@ -10,9 +10,9 @@ import (
 	"github.com/backfillhq/go/internal/wire"
 )
 
-// CompleteJobs deletes jobs as if they had succeeded, and returns those that it deleted. Like the other methods that take ids, it
-// passes over jobs that do not exist and jobs that run, that is whose locks are younger than 4 hours; it waits for rows that a
-// transaction has locked.
+// CompleteJobs deletes jobs as if they had succeeded, and returns the deleted jobs. Like the other
+// methods that take ids, it skips jobs that do not exist and jobs that are running, which are those
+// with a lock younger than 4 hours. It waits for rows that a transaction has locked.
 func (c *Client) CompleteJobs(ctx context.Context, ids ...int64) ([]*Job, error) {
 	if err := c.usable(ctx); err != nil {
 		return nil, fmt.Errorf("complete jobs: %w", err)
@@ -21,9 +21,10 @@ func (c *Client) CompleteJobs(ctx context.Context, ids ...int64) ([]*Job, error)
 	return adminJobs("complete jobs", jobs, err)
 }
 
-// FailJobs makes jobs fail for good: they are not tried again unless they are rescheduled, and stay with the reason as their
-// last_error. A reason has at most 10,000 characters; if it is empty, it is "Manually marked as failed". The jobs that were
-// changed are returned; see [Client.CompleteJobs] for those that are not.
+// FailJobs makes jobs fail for good. They stay in the table with reason as their last_error, and
+// are not retried unless they are rescheduled. A reason has at most 10,000 characters; an empty one
+// becomes "Manually marked as failed". It returns the changed jobs; [Client.CompleteJobs] says
+// which jobs are skipped.
 func (c *Client) FailJobs(ctx context.Context, reason string, ids ...int64) ([]*Job, error) {
 	if err := c.usable(ctx); err != nil {
 		return nil, fmt.Errorf("fail jobs: %w", err)
@@ -35,17 +36,18 @@ func (c *Client) FailJobs(ctx context.Context, reason string, ids ...int64) ([]*
 	return adminJobs("fail jobs", jobs, err)
 }
 
-// RescheduleChange is what [Client.RescheduleJobs] changes. A nil field stays as it is: RescheduleChange{Attempts: new(0)} starts attempts
-// anew and changes nothing else.
+// RescheduleChange says what [Client.RescheduleJobs] changes. A nil field changes nothing:
+// RescheduleChange{Attempts: new(0)} resets the attempts only.
 type RescheduleChange struct {
-	RunAt       *time.Time // when the jobs are due; time.Now() or earlier: at once
+	RunAt       *time.Time // when the jobs are due
 	Priority    *Priority
-	Attempts    *int // how many were made: 0 to 32767
-	MaxAttempts *int // 1 to 32767; a job whose attempts reach it is not tried again
+	Attempts    *int // attempts so far, 0 to 32767
+	MaxAttempts *int // 1 to 32767; a job with that many attempts is not retried
 }
 
-// RescheduleJobs changes when and how often jobs run, for example jobs that have failed for good, and wakes the workers. It does
-// not touch last_error. The jobs that were changed are returned; see [Client.CompleteJobs] for those that are not.
+// RescheduleJobs changes when and how often jobs run, and notifies the workers. Use it to retry
+// jobs that have failed for good. It keeps last_error. It returns the changed jobs;
+// [Client.CompleteJobs] says which jobs are skipped.
 func (c *Client) RescheduleJobs(ctx context.Context, change RescheduleChange, ids ...int64) ([]*Job, error) {
 	if err := c.usable(ctx); err != nil {
 		return nil, fmt.Errorf("reschedule jobs: %w", err)
@@ -62,7 +64,7 @@ func (c *Client) RescheduleJobs(ctx context.Context, change RescheduleChange, id
 
 func (r RescheduleChange) check() error {
 	if r == (RescheduleChange{}) {
-		return errors.New("nothing is to be changed: set RunAt, Priority, Attempts or MaxAttempts")
+		return errors.New("nothing to change: set RunAt, Priority, Attempts or MaxAttempts")
 	}
 	var problems []error
 	if r.RunAt != nil {
@@ -77,8 +79,9 @@ func (r RescheduleChange) check() error {
 	return errors.Join(problems...)
 }
 
-// RemoveJob deletes the job with this key, 1 to 512 characters, and returns it; nil if there is none, which is no error. A job
-// that runs is not stopped: it loses its key and is not tried again, and is returned like that, with an empty Key.
+// RemoveJob deletes the job with this key, 1 to 512 characters, and returns it. If there is none,
+// it returns nil and no error. It does not stop a running job: that job loses its key, is not
+// retried, and is returned with an empty Key.
 func (c *Client) RemoveJob(ctx context.Context, key string) (*Job, error) {
 	if err := c.usable(ctx); err != nil {
 		return nil, fmt.Errorf("remove job: %w", err)
@@ -98,9 +101,12 @@ func (c *Client) RemoveJob(ctx context.Context, key string) (*Job, error) {
 	return jobs[0], err
 }
 
-// ForceUnlock releases the jobs and queues whose locked_by is one of these exact values, and returns the jobs; their attempts stay
-// charged. A Node worker's jobs have its pool id there; each claim of a Go worker has a value of its own, so use
-// [Client.UnlockWorker] for those. If the worker is alive, its jobs will run twice.
+// ForceUnlock releases the jobs and queues whose locked_by is exactly one of these values, and
+// returns the jobs. Their attempts stay charged. If the worker is alive, its jobs run twice.
+//
+// Use it for Node workers, whose jobs and queues all carry one pool id. Each job of a Go worker has
+// a value of its own: use [Client.UnlockWorker]. If no job and no queue has such a value, the error
+// is [ErrNotLocked]; a queue alone returns no jobs and no error.
 func (c *Client) ForceUnlock(ctx context.Context, lockedBy ...string) ([]*Job, error) {
 	if err := c.usable(ctx); err != nil {
 		return nil, fmt.Errorf("force unlock: %w", err)
@@ -134,10 +140,15 @@ func adminJobs(operation string, jobs []*wire.Job, err error) ([]*Job, error) {
 	return converted, nil
 }
 
-// UnlockWorker declares a worker dead and releases every job and queue that it has locked; attempts of jobs are refunded. It
-// returns how many jobs that were. The id is that of the worker ([Health]), the part of locked_by before the first dot; Node
-// workers' pool ids work too. Left out are rows that a transaction of somebody else has locked at this moment, and the queues of such
-// jobs: call it again. A worker that is alive all the same loses its leases, and goes on under a new id.
+// UnlockWorker declares a worker dead, releases every job and queue that it has locked, and returns
+// how many jobs it released. Pass any value of locked_by as the tables show it, of a job
+// (pool-….1.1) or of a queue (pool-….1), or the worker's id ([Health]). The attempts of a Go
+// worker's jobs are refunded, except for jobs that were replaced or removed meanwhile. For a Node
+// worker pass its whole pool id; its attempts stay charged.
+//
+// If nothing is locked by the worker and it is not known, the error is [ErrNotLocked]. UnlockWorker
+// skips rows that another transaction has locked at this moment, and the queues of such jobs: call
+// it again. A Go worker that is still alive loses its leases and goes on under a new id.
 func (c *Client) UnlockWorker(ctx context.Context, lockedBy string) (jobs int, err error) {
 	if err := c.usable(ctx); err != nil {
 		return 0, fmt.Errorf("unlock worker: %w", err)
@@ -158,9 +169,10 @@ func (c *Client) UnlockWorker(ctx context.Context, lockedBy string) (jobs int, e
 	return jobs, nil
 }
 
-// ReleaseStaleLocks releases every job and queue that has been locked for 4 hours or longer, and returns how many jobs that were;
-// their attempts stay charged. Running workers do this every 8 to 10 minutes, and keep the locks of their own jobs younger.
-// Rows that somebody else has locked at this moment are left out.
+// ReleaseStaleLocks releases every job and queue that has been locked for 4 hours or longer, and
+// returns how many jobs it released. Their attempts stay charged. Workers do this on their own
+// every 8 to 10 minutes, and renew the locks of running jobs. It skips rows that another
+// transaction has locked at this moment.
 func (c *Client) ReleaseStaleLocks(ctx context.Context) (jobs int, err error) {
 	if err := c.usable(ctx); err != nil {
 		return 0, fmt.Errorf("release stale locks: %w", err)

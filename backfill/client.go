@@ -32,9 +32,10 @@ type Client struct {
 
 var _ Enqueuer = (*Client)(nil)
 
-// Open connects to a database with a pool of its own and installs the schema, unless [WithMigrations] says otherwise. The URL is
-// one that pgx takes, postgres://user:password@host:port/database?param=value or "host=… dbname=…"; empty, it comes from the
-// PG* environment variables. Errors name the host and the database, never the password.
+// Open connects to a database with a pool of its own and installs the schema, unless
+// [WithMigrations] says otherwise. The URL is one that pgx takes,
+// postgres://user:password@host:port/database?param=value or "host=… dbname=…"; empty, it comes
+// from the PG* environment variables. Errors name the host and the database, never the password.
 func Open(ctx context.Context, databaseURL string, opts ...ClientOption) (*Client, error) {
 	config := newClientConfig(opts)
 	poolConfig, err := pg.ParseURL(databaseURL)
@@ -60,8 +61,9 @@ func Open(ctx context.Context, databaseURL string, opts ...ClientOption) (*Clien
 	return client, nil
 }
 
-// NewClient returns a client that enqueues through an existing pool, which stays the caller's to close, after the client. Workers
-// and notifications connect on their own, with the pool's settings.
+// NewClient returns a client that enqueues through an existing pool, which stays the caller's to
+// close, after the client. Workers and notifications connect on their own, with the pool's
+// settings.
 func NewClient(ctx context.Context, pool *pgxpool.Pool, opts ...ClientOption) (*Client, error) {
 	config := newClientConfig(opts)
 	if pool == nil {
@@ -115,8 +117,8 @@ func migrate(ctx context.Context, pool *pgxpool.Pool, config clientConfig) (sche
 	return report, explainSchema(err)
 }
 
-// Close waits for the notification that is on its way, cancels what the client does in the background, and closes its connections.
-// Stop the client's workers first.
+// Close sends the last notification and closes the client's connections. Stop the client's workers
+// first. A second Close does nothing.
 func (c *Client) Close() {
 	if c == nil || c.pool == nil || c.closed.Swap(true) {
 		return
@@ -129,9 +131,10 @@ func (c *Client) Close() {
 	}
 }
 
-// Enqueue implements [Enqueuer]. Everything is checked before anything is sent. When it returns without an error, the jobs are
-// committed; when the context or the connection ends on the way, the error says so, and the jobs may or may not be there.
-// Calls of many goroutines are folded into batches when the connections are busy.
+// Enqueue implements [Enqueuer]. Everything is checked before anything is sent. When it returns
+// without an error, the jobs are committed; when the context or the connection ends on the way, the
+// error says so, and the jobs may or may not be there. Calls of many goroutines are folded into
+// batches when the connections are busy.
 func (c *Client) Enqueue(ctx context.Context, requests ...Request) ([]*Job, error) {
 	if err := c.usable(ctx); err != nil {
 		return nil, err
@@ -153,7 +156,7 @@ func (c *Client) usable(ctx context.Context) error {
 	return nil
 }
 
-// insertFunc inserts jobs on one way or another.
+// insertFunc inserts jobs, directly or in a transaction.
 type insertFunc func(context.Context, []wire.Spec) ([]*wire.Job, error)
 
 // insertRequests checks requests, inserts them, and converts the result.

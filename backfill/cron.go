@@ -14,20 +14,23 @@ import (
 	"github.com/backfillhq/go/internal/worker"
 )
 
-// Cron schedules the task that it is given to in [Handle]. Line is a crontab line of Graphile Worker without the task's name: five
-// time fields, in UTC, then perhaps ?options and a {payload}, which has to fit the task's args:
+// Cron schedules the task that it is given to in [Handle]. Line is a crontab line of Graphile
+// Worker without the task's name: five time fields, in UTC, then perhaps ?options and a {payload},
+// which has to fit the task's args:
 //
 //	0 4 * * *
 //	*/15 9-17 * * 1-5 ?fill=1d&queue=reports&priority=5 {"format": "pdf"}
 //	0 8 * * * ?tz=Europe/Berlin
 //
-// Every worker that has the task schedules it, and each tick is enqueued once by all of them together. The options are id (under
-// which ticks are recorded; default: the task's name, so a second line for a task needs one), fill (how far back ticks are made up
-// that were missed while no worker ran; default: not at all), max, queue, jobKey, jobKeyMode, priority, and tz. What the task's
-// descriptor says applies to its cron jobs where the line does not.
+// Every worker that has the task schedules it, and each tick is enqueued once by all of them
+// together. The options are id (under which ticks are recorded; default: the task's name, so a
+// second line for a task needs one), fill (how far back ticks are made up that were missed while no
+// worker ran; default: not at all), max, queue, jobKey, jobKeyMode, priority, and tz. What the
+// task's descriptor says applies to its cron jobs where the line does not.
 //
-// With tz the line goes by the wall clock of a zone: each local minute runs once, one that is skipped in spring runs at the end of
-// the gap, one that is repeated in autumn runs the first time. Node workers do not know the option.
+// With tz the line goes by the wall clock of a zone: each local minute runs once, one that is
+// skipped in spring runs at the end of the gap, one that is repeated in autumn runs the first time.
+// Node workers do not know the option.
 //
 // Generated code passes the lines of //backfill:cron. A line that is wrong is a start-up error.
 func Cron(line string) HandleOption { return cronOption(line) }
@@ -82,9 +85,10 @@ func decodeSafely[T any](job *Job) (args T, err error) {
 	return decodeArgs[T](job)
 }
 
-// WithCrontab schedules jobs by a crontab of Graphile Worker, for tasks in any language: lines of five time fields in UTC, a task,
-// and perhaps ?options and a {payload}. Node workers may run the same crontab, so the option tz is refused here: see [Cron].
-// Workers of [Worker.RunOnce] schedule nothing. Default: what the registry's tasks say.
+// WithCrontab schedules jobs by a crontab of Graphile Worker, for tasks in any language: lines of
+// five time fields in UTC, a task, and perhaps ?options and a {payload}. Node workers may run the
+// same crontab, so the option tz is refused here: see [Cron]. Workers of [Worker.RunOnce] schedule
+// nothing. Default: what the registry's tasks say.
 func WithCrontab(text string) WorkerOption {
 	return workerOption(func(c *workerConfig) { c.addCrontab("WithCrontab: ", text) })
 }
@@ -115,7 +119,8 @@ func (c *workerConfig) addCrontab(where, text string) {
 	}
 }
 
-// schedule returns the crontab of a worker: what its registry's tasks say, and what its options say.
+// schedule returns the crontab of a worker: what its registry's tasks say, and what its options
+// say.
 func (c *workerConfig) schedule(r *Registry) ([]worker.CronEntry, error) {
 	var entries []worker.CronEntry
 	if r == nil {

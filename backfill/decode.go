@@ -28,8 +28,8 @@ func decodeArgs[T any](job *Job) (T, error) {
 	})
 }
 
-// decodeError says where args do not decode and why. It never says what they contain: names of fields and types are all that
-// the log and the database see.
+// decodeError says where args do not decode and why. It never says what they contain: names of
+// fields and types are all that the log and the database see.
 type decodeError struct {
 	task, path, problem string
 	err                 error
@@ -55,7 +55,8 @@ func newDecodeError(job *Job, err error, decode func([]byte) error) error {
 	return e
 }
 
-// describe says what is wrong with a value, without saying what it is: messages of decoders quote their input.
+// describe says what is wrong with a value, without saying what it is: messages of decoders quote
+// their input.
 func describe(err error) string {
 	var wrongType *json.UnmarshalTypeError
 	var notTime *time.ParseError
@@ -80,9 +81,10 @@ const (
 	maxDepth   = 64
 )
 
-// locate finds the value that does not decode, and returns its JSON path with the error of this value alone. Offsets would be
-// cheaper, but encoding/json gives none for errors of a type's own decoding (time.Time) and wrong ones where that calls it in
-// turn. So the value is searched: of each object or array the shortest prefix of members that fails ends with the culprit.
+// locate finds the value that does not decode, and returns its JSON path with the error of this
+// value alone. Offsets would be cheaper, but encoding/json gives none for errors of a type's own
+// decoding (time.Time) and wrong ones where that calls it in turn. So the value is searched: of
+// each object or array the shortest prefix of members that fails ends with the culprit.
 func locate(document []byte, err error, decode func([]byte) error) (string, error) {
 	path := []byte("$")
 	var before, after []byte // what stands around value: only containers with one member
@@ -113,7 +115,8 @@ func locate(document []byte, err error, decode func([]byte) error) (string, erro
 	return string(path), err
 }
 
-// tryDecode makes an error of a panic in a type's own decoding, which may not expect documents with parts left out.
+// tryDecode makes an error of a panic in a type's own decoding, which may not expect documents with
+// parts left out.
 func tryDecode(decode func([]byte) error, document []byte) (err error) {
 	defer func() {
 		if value := recover(); value != nil {

@@ -1,10 +1,11 @@
-// Package backfill is a code-first job queue on PostgreSQL. Its tables are those of Graphile Worker, so that Go, Node and Rust
-// processes enqueue and work jobs in the same database.
+// Package backfill is a code-first job queue on PostgreSQL. Its tables are those of Graphile
+// Worker, so that Go, Node and Rust processes enqueue and work jobs in the same database.
 //
 // # Tasks
 //
-// A task is an ordinary function or method, and its args are an ordinary struct, encoded as JSON. A line above it says what its
-// jobs are given, and backfillgen (see cmd/backfillgen) writes the typed code for its package: a descriptor, a Client with
+// A task is an ordinary function or method. Its args are an ordinary struct, encoded as JSON. A
+// //backfill:task line above it holds its options. From these lines backfillgen (see
+// cmd/backfillgen) writes the typed code for the package: a descriptor of each task, a Client with
 // EnqueueSendEmail and EnqueueSendEmailMany, and NewRegistry.
 //
 //	// SendEmail renders a template and sends it to one user.
@@ -12,7 +13,7 @@
 //	//backfill:task key="welcome:{UserID}" max_attempts=5 timeout=30s
 //	func SendEmail(ctx context.Context, args SendEmailArgs) error
 //
-// This page shows what stands behind that. A descriptor can be written by hand, too:
+// This page documents what the generated code uses. You can also write a descriptor by hand:
 //
 //	var TaskSendEmail = &backfill.Task[SendEmailArgs]{
 //		Name:        "send_email",
@@ -23,7 +24,8 @@
 //
 // # Enqueuing
 //
-// [Enqueue] and [EnqueueMany] take any [Enqueuer]: the [Client], or one that is bound to a transaction.
+// [Enqueue] and [EnqueueMany] take any [Enqueuer]: the [Client], or one that is bound to a
+// transaction.
 //
 //	job, err := backfill.Enqueue(ctx, client, TaskSendEmail, SendEmailArgs{UserID: 7}, backfill.Delay(time.Hour))
 //	job, err := backfill.Enqueue(ctx, client.WithTx(tx), TaskSendEmail, args) // joins the caller's transaction
@@ -33,12 +35,14 @@
 //
 //	jobs, err := client.Enqueue(ctx, TaskSendEmail.Request(a), TaskResize.Request(b))
 //
-// What a job is given beyond its args comes from the descriptor, and can be changed for one job by an [EnqueueOption]: [Delay],
-// [RunAt], [Queue], [Key], [MaxAttempts], [Flags], a [Priority], a [KeyMode].
+// The descriptor says which queue, key, priority and so on a job gets. An [EnqueueOption] changes
+// that for one job: [Delay], [RunAt], [Queue], [Key], [MaxAttempts], [Flags], a [Priority], a
+// [KeyMode].
 //
 // # Working
 //
-// A worker runs the tasks of a [Registry], each job at least once: a handler may run again after a crash, and must bear it.
+// A worker runs the tasks of a [Registry]. Each job runs at least once: a handler may run again
+// after a crash, so it must be idempotent.
 //
 //	registry := backfill.NewRegistry(backfill.Handle(TaskSendEmail, SendEmail), backfill.Handle(TaskNightly, reports.Nightly))
 //	err := backfill.Run(ctx, registry)
@@ -52,11 +56,18 @@
 //   - a *[BatchError], if the args are a slice: only the failed elements are tried again.
 //   - a panic counts as an error, a *[PanicError].
 //
-// The context of a handler ends with a cause (context.Cause): [ErrTimeout] when the task's timeout is over, [ErrShutdown] when
-// the worker must stop, [ErrLeaseLost] when the job was taken away. A handler that
-// returns because of a shutdown fails nothing: its job is given back and runs again elsewhere, and the attempt is not charged.
+// context.Cause says why a handler's context was cancelled: [ErrTimeout] when the task's timeout is
+// over, [ErrShutdown] when the worker stops, [ErrLeaseLost] when somebody else took the job. If a
+// handler returns because of a shutdown, its job does not fail: it is given back, runs again on
+// another worker, and is not charged an attempt.
 //
 // # Extending
 //
-// There are two seams: a [Middleware] is called around each job, and an [Observer] sees what the worker does.
+// A [Middleware] is called around each job. An [Observer] is called for every event of a worker. A
+// function of yours that panics cannot end the process, unless it does so in a goroutine of its
+// own.
+//
+// # For generated code
+//
+// [GeneratedCodeVersion1], [Require], [BindTx] and [BindSQLTx] are for generated code only.
 package backfill

@@ -9,21 +9,22 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Enqueuer enqueues jobs. Clients are Enqueuers, and so are what their WithTx and WithSQLTx return. Code that only
-// enqueues should ask for this interface.
+// Enqueuer enqueues jobs. A [Client] is one, and so are the values that its WithTx and WithSQLTx
+// return. Code that only enqueues should take this interface.
 type Enqueuer interface {
-	// Enqueue enqueues one job for each request, in one round trip, all or none. It returns the jobs in the order of requests.
-	// Requests with the same key are taken one after the other: their results are the same job.
+	// Enqueue inserts one job for each request, in one round trip, all or none. It returns the jobs
+	// in the order of requests. Requests with the same key are applied one after the other: their
+	// results are the same job.
 	Enqueue(ctx context.Context, requests ...Request) ([]*Job, error)
 
-	// WithTx returns an Enqueuer whose jobs come to be when tx commits, and not at all if it is rolled back.
+	// WithTx returns an Enqueuer whose jobs are inserted in tx: they exist once it commits.
 	WithTx(tx pgx.Tx) Enqueuer
 
-	// WithSQLTx does the same for a transaction of database/sql, opened with the driver of pgx (package stdlib).
+	// WithSQLTx does the same for a transaction of database/sql, with the driver of pgx or lib/pq.
 	WithSQLTx(tx *sql.Tx) Enqueuer
 }
 
-// Enqueue enqueues one job of task t. Without an Enqueuer it returns [ErrNoClient].
+// Enqueue inserts one job of task t. If e is nil, it returns [ErrNoClient].
 func Enqueue[T any](ctx context.Context, e Enqueuer, t *Task[T], args T, opts ...EnqueueOption) (*Job, error) {
 	if e == nil {
 		return nil, ErrNoClient
@@ -39,9 +40,12 @@ func Enqueue[T any](ctx context.Context, e Enqueuer, t *Task[T], args T, opts ..
 	return jobs[0], nil
 }
 
-// EnqueueMany enqueues a job of task t for each of args, in one round trip, all or none, and returns the jobs in the order of
-// args. Options apply to every job; the option [Key] is an error, because each job would replace the one before. If the task
-// gives several jobs the same key, the last one wins, and their results are the same job. No args are no round trip.
+// EnqueueMany inserts one job of task t for each of args, in one round trip, all or none, and
+// returns the jobs in the order of args. Without args it does nothing.
+//
+// Options apply to every job. The option [Key] is an error, because each job would replace the one
+// before. If the task's key template gives several jobs the same key, the last one wins, and their
+// results are the same job.
 func EnqueueMany[T any](ctx context.Context, e Enqueuer, t *Task[T], args []T, opts ...EnqueueOption) ([]*Job, error) {
 	if e == nil {
 		return nil, ErrNoClient
@@ -70,15 +74,15 @@ func EnqueueMany[T any](ctx context.Context, e Enqueuer, t *Task[T], args []T, o
 
 type enqueuerKey struct{}
 
-// NewContext returns a context that carries e, for [FromContext] and the generated functions EnqueueX. A worker puts an
-// Enqueuer into the context of every job; elsewhere do it yourself, for example in http.Server.BaseContext, or with a client
-// that is bound to a transaction: NewContext(ctx, client.WithTx(tx)).
+// NewContext returns a context that carries e, for [FromContext] and the generated functions
+// EnqueueX. A worker puts an Enqueuer into the context of every job. Elsewhere call NewContext
+// yourself: in http.Server.BaseContext, or for a transaction, NewContext(ctx, client.WithTx(tx)).
 func NewContext(ctx context.Context, e Enqueuer) context.Context {
 	return context.WithValue(ctx, enqueuerKey{}, e)
 }
 
-// FromContext returns the Enqueuer that ctx carries. It never returns nil: if there is none, the result reports [ErrNoClient]
-// when it is asked to enqueue something.
+// FromContext returns the Enqueuer that ctx carries. It never returns nil: if ctx carries none,
+// Enqueue of the result returns [ErrNoClient].
 func FromContext(ctx context.Context) Enqueuer {
 	if ctx == nil {
 		return noClient{}
@@ -89,7 +93,7 @@ func FromContext(ctx context.Context) Enqueuer {
 	return noClient{}
 }
 
-// noClient stands for the Enqueuer that is missing.
+// noClient takes the place of a missing Enqueuer.
 type noClient struct{}
 
 func (noClient) Enqueue(context.Context, ...Request) ([]*Job, error) { return nil, ErrNoClient }

@@ -12,36 +12,40 @@ import (
 	"github.com/backfillhq/go/internal/worker"
 )
 
-// Errors to branch on with errors.Is. They may be wrapped.
+// Errors to compare with errors.Is. They may be wrapped.
 var (
-	// ErrNoClient is returned when something is to be enqueued without an Enqueuer.
-	ErrNoClient = errors.New("no client: put one into the context with backfill.NewContext, or enqueue through NewClient of the package with the tasks")
+	// ErrNoClient is returned by an enqueue without an [Enqueuer], and by methods of a nil Client.
+	ErrNoClient = errors.New("no client: put one into the context with backfill.NewContext, or use the generated NewClient")
 	// ErrNotLocked is returned by [Client.UnlockWorker] and [Client.ForceUnlock] when nothing
 	// matched: no job or queue is locked by what was given.
 	ErrNotLocked = pg.ErrNotLocked
-	// ErrBreakingMigration is returned when the database has a migration of its schema that this program cannot work with.
+	// ErrBreakingMigration is returned when the schema has a migration that this program does not
+	// know and must not work with. Upgrade the program.
 	ErrBreakingMigration = errors.New("breaking migration of the job schema")
 )
 
-// Causes of the end of a handler's context: context.Cause(ctx) is one of them, wrapped or not.
+// Why a handler's context was cancelled: compare context.Cause(ctx) with errors.Is.
 var (
-	// ErrShutdown is the cause when the worker has to stop and its time for draining is over.
+	// ErrShutdown is the cause when the worker stops and its drain timeout is over.
 	ErrShutdown = worker.ErrShutdown
-	// ErrTimeout is the cause when the timeout of the task is over.
+	// ErrTimeout is the cause when the task's timeout is over.
 	ErrTimeout = errors.New("task timed out")
-	// ErrLeaseLost is the cause when the job was released or taken by somebody else. What the handler returns is not recorded.
+	// ErrLeaseLost is the cause when somebody else released or took the job. What the handler
+	// returns is not recorded.
 	ErrLeaseLost = worker.ErrLeaseLost
-	// ErrCanceled is for jobs that an operator cancels. Nothing does yet.
+	// ErrCanceled is reserved for cancelling single jobs, which is not implemented yet: today no
+	// context ends with it.
 	ErrCanceled = errors.New("job canceled")
 )
 
-// A verdict is an error by which a handler says what becomes of its job. The outermost one counts.
+// A verdict is an error by which a handler decides how its job ends. The outermost one counts.
 type verdict interface {
 	error
 	verdict()
 }
 
-// Permanent returns an error after which the job is not tried again. It can be wrapped. A nil err is a failure too: check first.
+// Permanent returns an error after which the job is not retried. It can be wrapped. Permanent(nil)
+// is a failure as well, so check err first.
 func Permanent(err error) error {
 	if err == nil {
 		err = errors.New("failed permanently, without a reason")
@@ -55,8 +59,9 @@ func (e *permanentError) Error() string { return e.err.Error() }
 func (e *permanentError) Unwrap() error { return e.err }
 func (*permanentError) verdict()        {}
 
-// RetryIn returns an error after which the job is tried again in d, instead of the task's backoff, if attempts are left. It can
-// be wrapped. A negative d is 0. A nil err is a failure too: check first.
+// RetryIn returns an error after which the job is retried in d, instead of by the task's backoff,
+// if attempts are left. It can be wrapped. A negative d counts as 0. RetryIn(d, nil) is a failure
+// as well, so check err first.
 func RetryIn(d time.Duration, err error) error {
 	if err == nil {
 		err = errors.New("failed, without a reason")
@@ -73,8 +78,8 @@ func (e *retryError) Error() string { return e.err.Error() }
 func (e *retryError) Unwrap() error { return e.err }
 func (*retryError) verdict()        {}
 
-// Snooze returns an error after which the job runs again in d. The attempt is not charged, so a job can be snoozed for ever. It
-// can be wrapped. A negative d is 0.
+// Snooze returns an error after which the job runs again in d. The attempt is not charged, so a job
+// can be snoozed for ever. It can be wrapped. A negative d counts as 0.
 func Snooze(d time.Duration) error { return &snoozeError{max(d, 0)} }
 
 type snoozeError struct{ delay time.Duration }
@@ -82,8 +87,8 @@ type snoozeError struct{ delay time.Duration }
 func (e *snoozeError) Error() string { return fmt.Sprintf("snoozed for %v", e.delay) }
 func (*snoozeError) verdict()        {}
 
-// PanicError is what becomes of a panic in a handler or in middleware. It counts like an error that was returned. The stack goes
-// to the log; the database gets the message only.
+// PanicError is the error recorded when a handler or middleware panics. It counts like an error
+// that the handler returned. The stack goes to the log; the database gets the message only.
 type PanicError struct {
 	Value any    // what panic was called with
 	Stack []byte // of the goroutine, at the panic
@@ -106,16 +111,19 @@ func (e *PanicError) Unwrap() error {
 	return err
 }
 
-// BatchError is returned by a handler whose args are a slice, when some of the elements failed. The job keeps these only, in
-// their order and as they were stored, and is tried again with them. An index that does not exist keeps them all.
+// BatchError is returned by a handler whose args are a slice when some elements failed. The job is
+// retried with these elements only, in their order, byte for byte. An index that does not exist
+// keeps all elements.
 //
-// It may be wrapped, also by [RetryIn] and [Permanent], but not joined with other errors. Inside Errs, those and [Snooze] are
-// ordinary errors. A BatchError without a failed element is a success.
+// It may be wrapped, by [RetryIn] and [Permanent] too, but not joined with other errors. Inside
+// Errs, RetryIn, Permanent and [Snooze] are ordinary errors. A BatchError without a failed element
+// is a success.
 type BatchError struct {
 	Errs map[int]error // by index; an element whose error is nil did not fail
 }
 
-// Error returns "Batch failures:" and a line for each failed element, in order: Graphile Worker's format.
+// Error returns "Batch failures:" and a line for each failed element, in order: Graphile Worker's
+// format.
 func (e *BatchError) Error() string {
 	var text strings.Builder
 	text.WriteString("Batch failures:")

@@ -6,23 +6,40 @@ import (
 	"github.com/backfillhq/go/internal/worker"
 )
 
-// Observer is told what happens in a worker, for metrics and for tests. It is called from many goroutines, also while the worker
-// waits for it, so it must return quickly.
+// Observer is called for every [Event] of a worker, for metrics and tests. The worker calls it from
+// many goroutines at the same time and waits for it, so it must be safe for that and return
+// quickly.
+//
+// If it panics or calls runtime.Goexit, the worker goes on and logs an error, at most once a
+// minute. If a call has not returned after 10 seconds, the worker goes on without it, and drops
+// events until that call has returned.
 type Observer func(Event)
 
-// Event is something that happened in a worker. Which fields are set depends on the kind.
+// Event is something that happened in a worker. The kind says which fields are set:
+//
+//	started, listening, polled, woken, stopped   none beyond Kind and WorkerID
+//	disrupted, claim_error                       Err
+//	claimed                                      Count, Full
+//	start, lease_lost                            Job
+//	finished                                     Job, Duration
+//	failed                                       Job, Duration, Err, Delay
+//	snoozed                                      Job, Duration, Delay
+//	completed, recorded, returned, busy          Count
+//	flush_error, swept                           Count, Err
+//	scheduled, draining                          Count
+//	fenced                                       WorkerID is the id that was declared dead
 type Event struct {
 	Kind     EventKind
 	WorkerID string
-	Count    int           // of jobs, for kinds that concern several
-	Full     bool          // EventClaimed: there may be more
-	Job      *Job          // for kinds that concern one
+	Count    int           // how many jobs
+	Full     bool          // more jobs may be waiting
+	Job      *Job          // must not be changed
 	Err      error         // why
-	Delay    time.Duration // EventFailed and EventSnoozed: until the job runs again
-	Duration time.Duration // EventFinished, EventFailed and EventSnoozed: how long the handler ran
+	Delay    time.Duration // until the job runs again; 0 after its last attempt
+	Duration time.Duration // how long the handler ran
 }
 
-// EventKind tells events apart. It is the name of its constant: "claim_error" for EventClaimError.
+// EventKind says what happened. It is the name of its constant: "claim_error" for EventClaimError.
 type EventKind string
 
 // The kinds of event.
@@ -30,23 +47,23 @@ const (
 	EventStarted    EventKind = "started"     // the worker is registered and looks for jobs
 	EventListening  EventKind = "listening"   // the listener is connected
 	EventDisrupted  EventKind = "disrupted"   // the listener lost its connection, and will reconnect
-	EventPolled     EventKind = "polled"      // the poll timer ran out: a claim follows that nothing else asked for
+	EventPolled     EventKind = "polled"      // the poll interval is over: the worker looks for jobs
 	EventWoken      EventKind = "woken"       // a notification arrived
 	EventClaimed    EventKind = "claimed"     // a claim returned Count jobs
-	EventClaimError EventKind = "claim_error" // a claim failed, and will be tried again
+	EventClaimError EventKind = "claim_error" // a claim failed, and will be repeated
 	EventStart      EventKind = "start"       // a handler starts
 	EventFinished   EventKind = "finished"    // a handler succeeded
 	EventFailed     EventKind = "failed"      // a handler failed
-	EventSnoozed    EventKind = "snoozed"     // a handler asked for a later time
+	EventSnoozed    EventKind = "snoozed"     // the job runs again later, at its handler's request
 	EventCompleted  EventKind = "completed"   // Count successes were recorded
 	EventRecorded   EventKind = "recorded"    // Count failures were recorded
 	EventReturned   EventKind = "returned"    // Count jobs were given back or snoozed
-	EventFlushError EventKind = "flush_error" // recording outcomes failed, and will be tried again
-	EventBusy       EventKind = "busy"        // Count outcomes wait for a row that somebody else has locked
-	EventLeaseLost  EventKind = "lease_lost"  // a job's lease was ended by somebody else
-	EventReclaimed  EventKind = "reclaimed"   // Count jobs were released that a claim had locked whose answer was lost
-	EventFenced     EventKind = "fenced"      // the worker's row is dead; it goes on under a new id
-	EventSwept      EventKind = "swept"       // stale locks were looked for: Count jobs were released; or Err says why not
+	EventFlushError EventKind = "flush_error" // recording outcomes failed, and will be repeated
+	EventBusy       EventKind = "busy"        // Count outcomes wait for rows that others have locked
+	EventLeaseLost  EventKind = "lease_lost"  // the job was unlocked or taken by somebody else
+	EventReclaimed  EventKind = "reclaimed"   // Count jobs of a claim whose answer was lost were released
+	EventFenced     EventKind = "fenced"      // the worker was declared dead; it goes on under a new id
+	EventSwept      EventKind = "swept"       // Count jobs with stale locks were released; or Err
 	EventScheduled  EventKind = "scheduled"   // Count cron jobs were enqueued
 	EventDraining   EventKind = "draining"    // the worker stops; Count jobs are running
 	EventStopped    EventKind = "stopped"     // the worker has stopped

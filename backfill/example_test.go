@@ -29,7 +29,7 @@ var TaskWelcome = &backfill.Task[WelcomeArgs]{
 	Timeout:     30 * time.Second,
 }
 
-// Welcome handles it. A job runs at least once: a handler must bear to run again.
+// Welcome handles it. A job runs at least once, so a handler must be idempotent.
 func Welcome(ctx context.Context, args WelcomeArgs) error {
 	log.Printf("welcome, %s (attempt %d)", args.Name, backfill.JobInfo(ctx).Attempt)
 	return nil

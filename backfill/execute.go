@@ -12,7 +12,8 @@ import (
 	"github.com/backfillhq/go/internal/worker"
 )
 
-// executor runs the jobs of one worker: it finds the handler, calls it through the middleware, and says how the job ended.
+// executor runs the jobs of one worker: it finds the handler, calls it through the middleware, and
+// says how the job ended.
 type executor struct {
 	routes   map[string]route // by every name that the worker takes jobs of
 	enqueuer Enqueuer         // for the contexts of jobs
@@ -94,7 +95,8 @@ func (x *executor) guard(next HandlerFunc) HandlerFunc {
 	}
 }
 
-// outcome says what becomes of a job whose handler returned err. It survives errors whose methods panic.
+// outcome says what becomes of a job whose handler returned err. It survives errors whose methods
+// panic.
 func (x *executor) outcome(ctx context.Context, h *handler, job *wire.Job, err error) (outcome worker.Outcome) {
 	if err == nil {
 		return worker.Outcome{Kind: worker.OutcomeCompleted}
@@ -114,8 +116,8 @@ func (x *executor) outcome(ctx context.Context, h *handler, job *wire.Job, err e
 	if snooze, ok := said.(*snoozeError); ok {
 		return worker.Outcome{Kind: worker.OutcomeSnoozed, Delay: snooze.delay}
 	}
-	// A batch that was interrupted half-way is recorded as a failure, so that its finished elements do not run again; unless
-	// that would be its last attempt.
+	// A batch that was interrupted half-way is recorded as a failure, so that its finished elements
+	// do not run again; unless that would be its last attempt.
 	if interrupted(ctx, err) && (!isBatch || job.Attempt >= job.MaxAttempts) {
 		return worker.Outcome{Kind: worker.OutcomeReturned}
 	}
@@ -146,7 +148,8 @@ func failure(err error, delay time.Duration) worker.Outcome {
 	return worker.Outcome{Kind: worker.OutcomeFailed, Err: err, Text: text, Delay: delay}
 }
 
-// interrupted reports whether err is there because the worker shuts down. That is not the job's fault.
+// interrupted reports whether err is there because the worker shuts down. That is not the job's
+// fault.
 func interrupted(ctx context.Context, err error) bool {
 	return errors.Is(context.Cause(ctx), ErrShutdown) && (errors.Is(err, ErrShutdown) || errors.Is(err, context.Canceled))
 }

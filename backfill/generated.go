@@ -10,8 +10,8 @@ import (
 // For generated code: what backfillgen's files call. Handwritten code needs none of it.
 
 // GeneratedCodeVersion1 is for generated code, which names it to require this version of the
-// package. If it is undefined, backfillgen is newer than the backfill module: upgrade the module, or
-// generate with the module's own backfillgen.
+// package. If it is undefined, backfillgen is newer than the backfill module: upgrade the module,
+// or generate with the module's own backfillgen.
 const GeneratedCodeVersion1 = true
 
 // Require is for generated code. It reports a start-up error naming field unless ok, as in

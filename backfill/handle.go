@@ -15,16 +15,16 @@ import (
 	"github.com/backfillhq/go/internal/worker"
 )
 
-// HandlerShape is the union of the shapes that a handler of a task with args of type T can have.
+// HandlerShape lists the function types that can handle a task with args of type T.
 type HandlerShape[T any] interface {
 	func(context.Context, T) error
 }
 
-// HandleOption binds something to a task beside its handler, such as [BackoffFunc].
+// HandleOption configures how a worker runs a task: [BackoffFunc], [Cron].
 type HandleOption interface{ applyToHandler(h *handler) }
 
-// Handle binds a task to its handler, a function or a method value. The types have to fit, so code that was generated for an
-// older signature does not compile.
+// Handle binds a task to its handler, a function or a method value. The types must match, so code
+// that was generated for an older signature does not compile.
 func Handle[T any, F HandlerShape[T]](t *Task[T], fn F, opts ...HandleOption) Binding {
 	if t == nil {
 		return Binding{problem: errors.New("the *Task of a Handle is nil: pass the task's descriptor")}
@@ -63,9 +63,10 @@ func plainHandler[T any](fn func(context.Context, T) error) HandlerFunc {
 	}
 }
 
-// BackoffFunc computes how long a job waits for its next attempt, in place of the task's [Backoff]. Attempt is the number of the
-// one that failed, from 1, and err what it returned. A function that panics or returns a negative time is replaced by the task's
-// Backoff for that attempt. Default: the task's Backoff.
+// BackoffFunc calls fn to compute how long a failed job waits for its next attempt. Attempt is the
+// number of the attempt that failed, from 1, and err its error. If fn panics or returns a negative
+// time, the task's [Backoff] is used for that attempt, and a warning is logged. Default: the task's
+// Backoff.
 func BackoffFunc(fn func(attempt int, err error) time.Duration) HandleOption {
 	return backoffFuncOption(fn)
 }

@@ -8,11 +8,11 @@ import (
 	"github.com/backfillhq/go/internal/wire"
 )
 
-// Job is one job, as its enqueuer and its handler see it: a copy of the row at that moment. Its slices are shared and must not be
-// changed.
+// Job is a copy of a job's row, as it was when it was enqueued or claimed. Its slices are shared
+// and must not be changed.
 type Job struct {
 	ID   int64
-	Task string          // the name that it was enqueued under, which may be an alias of the task
+	Task string          // the name it was enqueued under, perhaps an alias
 	Args json.RawMessage // as they are stored
 
 	Queue, Key string // "": none
@@ -30,13 +30,14 @@ type Job struct {
 	Cron *CronTick
 }
 
-// CronTick is the moment that a cron job was enqueued for.
+// CronTick is the minute for which a cron job was enqueued.
 type CronTick struct {
 	TS         time.Time `json:"ts"`         // the whole minute that the schedule matched, in UTC
 	Backfilled bool      `json:"backfilled"` // it was missed while no worker ran, and made up for later
 }
 
-// jobContext is the context of a handler: it carries the job and an Enqueuer. One value for both, as there is one for every job.
+// jobContext is the context of a handler: it carries the job and an Enqueuer. One value for both,
+// as there is one for every job.
 type jobContext struct {
 	context.Context //nolint:containedctx // it is a context
 
@@ -57,7 +58,7 @@ func (c jobContext) Value(key any) any {
 	}
 }
 
-// JobInfo returns the job whose handler was called with ctx, and the zero Job outside a handler.
+// JobInfo returns the job whose handler got ctx, and the zero Job outside a handler.
 func JobInfo(ctx context.Context) Job {
 	if ctx == nil {
 		return Job{}

@@ -15,9 +15,10 @@ const (
 	maxFraction = 16_383
 )
 
-// checkMerge checks that PostgreSQL can merge an array, valid JSON, into that of a waiting job with the same key. It does so as
-// jsonb, which holds characters and numerics, and not every text that is JSON. One that is in the table all the same would have
-// every later request with its key refused.
+// checkMerge checks that PostgreSQL can merge an array, valid JSON, into that of a waiting job with
+// the same key. It does so as jsonb, which holds characters and numerics, and not every text that
+// is JSON. One that is in the table all the same would have every later request with its key
+// refused.
 func checkMerge(array []byte) error {
 	const place = "which PostgreSQL cannot merge into the array of a waiting job with the same key"
 	for len(array) > 0 {
@@ -38,7 +39,8 @@ func checkMerge(array []byte) error {
 	return nil
 }
 
-// scanString returns the length of the string at the beginning of a document, and what of it is no character.
+// scanString returns the length of the string at the beginning of a document, and what of it is no
+// character.
 func scanString(document []byte) (length int, odd string) {
 	high := false // the last was the first half of a surrogate pair
 	for i := 1; ; {

@@ -13,7 +13,8 @@ import (
 	"github.com/backfillhq/go/internal/worker"
 )
 
-// ClientOption configures a client, in [Open] and [NewClient]. Every ClientOption is a [RunOption] too.
+// ClientOption configures a client, in [Open] and [NewClient]. Every ClientOption is a [RunOption]
+// too.
 type ClientOption interface {
 	RunOption
 	applyToClient(c *clientConfig)
@@ -103,8 +104,8 @@ type workerOption func(c *workerConfig)
 func (o workerOption) applyToWorker(c *workerConfig) { o(c) }
 func (o workerOption) applyToRun(c *runConfig)       { c.forWork = append(c.forWork, o) }
 
-// WithSchema names the PostgreSQL schema that holds the jobs. Any legal name works: it is quoted. Processes that share jobs share
-// the schema. Default: graphile_worker, as in Graphile Worker.
+// WithSchema names the PostgreSQL schema that holds the jobs. Any legal name works, because it is
+// quoted. Processes that share jobs use the same schema. Default: graphile_worker.
 func WithSchema(name string) ClientOption {
 	return clientOption(func(c *clientConfig) {
 		if err := pg.CheckSchemaName(name); err != nil {
@@ -119,17 +120,18 @@ type MigrateMode int
 
 // The modes of [WithMigrations].
 const (
-	// MigrateAuto installs the schema where there is none and applies what is missing, except for migrations that would shut
-	// out older workers which may be running.
+	// MigrateAuto installs a missing schema and applies missing migrations, except for those that
+	// would stop older workers, which may be running.
 	MigrateAuto = MigrateMode(schema.MigrateAuto)
-	// MigrateVerify changes nothing: a schema that is not current is an error that says what is missing.
+	// MigrateVerify changes nothing. If the schema is not current, the error says what is missing.
 	MigrateVerify = MigrateMode(schema.MigrateVerify)
-	// MigrateBreaking also applies migrations that shut out older workers. Listening workers of other schemas in the same
-	// database may stop as well: notifications belong to the database.
+	// MigrateBreaking also applies migrations that stop older workers. Workers of other schemas in
+	// the same database may stop as well, because notifications belong to the database.
 	MigrateBreaking = MigrateMode(schema.MigrateBreaking)
 )
 
-// WithMigrations says what to do about the schema. Default: [MigrateAuto].
+// WithMigrations says whether the client may install and upgrade the schema. Default:
+// [MigrateAuto].
 func WithMigrations(mode MigrateMode) ClientOption {
 	return clientOption(func(c *clientConfig) {
 		switch mode {
@@ -141,8 +143,13 @@ func WithMigrations(mode MigrateMode) ClientOption {
 	})
 }
 
-// WithLogger sets the logger. Debug: every job. Info: start and stop. Warn: a job failed. Error: the worker cannot do its work.
-// Payloads are never logged. Default: slog.Default() for a client; the client's for a worker.
+// WithLogger sets the logger. It gets every job at Debug, start and stop at Info, failed jobs at
+// Warn, and what keeps the worker from its work at Error. Payloads are never logged.
+//
+// If the logger's handler panics, or has not returned after 10 seconds, the record is lost, the
+// worker goes on, and stderr gets a line at most once a minute.
+//
+// Default: slog.Default() for a client; the client's logger for a worker.
 func WithLogger(logger *slog.Logger) Option { return loggerOption{logger} }
 
 type loggerOption struct{ logger *slog.Logger }
@@ -170,10 +177,11 @@ func (o loggerOption) applyToRun(c *runConfig) {
 	c.forWork = append(c.forWork, o)
 }
 
-// maxConcurrency is far above what one process can use; a number beyond it is a mistake.
+// maxConcurrency is far above what one process can use.
 const maxConcurrency = 100_000
 
-// WithConcurrency sets how many jobs the worker runs at a time. Default: 10 × GOMAXPROCS.
+// WithConcurrency sets how many jobs the worker runs at the same time, 1 to 100,000.
+// Default: 10 × GOMAXPROCS.
 func WithConcurrency(n int) WorkerOption {
 	return workerOption(func(c *workerConfig) {
 		if n < 1 || n > maxConcurrency {
@@ -183,8 +191,10 @@ func WithConcurrency(n int) WorkerOption {
 	})
 }
 
-// WithDrainTimeout sets how long running jobs may go on after the worker is told to stop. Then their contexts are cancelled with
-// [ErrShutdown]; 5 seconds later jobs that still run are given back, their attempts refunded. Default: 25 seconds.
+// WithDrainTimeout sets how long a stopping worker waits for running jobs. Then it cancels their
+// contexts with [ErrShutdown]. 5 seconds later it gives back the jobs that still run, and refunds
+// their attempts. The platform's grace period must be longer than both together.
+// Default: 15 seconds, which fits Kubernetes' 30.
 func WithDrainTimeout(d time.Duration) WorkerOption {
 	return workerOption(func(c *workerConfig) {
 		if d < 0 {
@@ -194,7 +204,8 @@ func WithDrainTimeout(d time.Duration) WorkerOption {
 	})
 }
 
-// WithMiddleware wraps every job of the worker; the first middleware is the outermost. Several options add up. Default: none.
+// WithMiddleware calls middleware around every job of the worker; the first is the outermost. The
+// option can be given several times. Default: none.
 func WithMiddleware(middleware ...Middleware) WorkerOption {
 	return workerOption(func(c *workerConfig) {
 		for i, m := range middleware {
@@ -206,7 +217,8 @@ func WithMiddleware(middleware ...Middleware) WorkerOption {
 	})
 }
 
-// WithObserver tells a function what happens in the worker. Default: none.
+// WithObserver calls observer for every worker event. See [Observer] for what it may do.
+// Default: none.
 func WithObserver(observer Observer) WorkerOption {
 	return workerOption(func(c *workerConfig) {
 		if observer == nil {
@@ -217,8 +229,8 @@ func WithObserver(observer Observer) WorkerOption {
 	})
 }
 
-// WithForbiddenFlags makes the worker pass over jobs that have one of these flags; they wait for another worker. A job without
-// flags is never passed over. Default: none.
+// WithForbiddenFlags makes the worker skip jobs that have one of these flags. They wait for another
+// worker. A job without flags is never skipped. Default: none.
 func WithForbiddenFlags(flags ...string) WorkerOption {
 	flags = slices.Clone(flags)
 	return workerOption(func(c *workerConfig) {
@@ -229,8 +241,14 @@ func WithForbiddenFlags(flags ...string) WorkerOption {
 	})
 }
 
-// WithForbiddenFlagsFunc does the same with flags that change: the function is called before each claim, by one goroutine, and
-// must return quickly. Jobs whose flag is not forbidden any more are found within 2 seconds. Default: none.
+// WithForbiddenFlagsFunc is [WithForbiddenFlags] for flags that change. The worker calls flags
+// before each claim, one call at a time, and waits for it: it should return within milliseconds.
+// Jobs whose flag is no longer forbidden are found within 2 seconds.
+//
+// If the function panics, takes longer than a second, or returns a flag that is empty, not UTF-8 or
+// contains NUL, nobody knows which flags are forbidden. Until it answers again, jobs with flags do
+// not start: the worker puts them off by 10 seconds at a time, without charging an attempt. Jobs
+// without flags run. An error is logged at most once a minute. Default: none.
 func WithForbiddenFlagsFunc(flags func() []string) WorkerOption {
 	return workerOption(func(c *workerConfig) {
 		if flags == nil {
@@ -240,8 +258,8 @@ func WithForbiddenFlagsFunc(flags func() []string) WorkerOption {
 	})
 }
 
-// WithClient makes [Run] and [RunOnce] use a client that exists, which they leave open. Client options beside it are errors.
-// Default: a client of their own, for DATABASE_URL or the PG* variables.
+// WithClient makes [Run] and [RunOnce] use client instead of opening one; they do not close it.
+// Client options beside it are errors. Default: a new client for DATABASE_URL or the PG* variables.
 func WithClient(client *Client) RunOption { return existingClient{client} }
 
 type existingClient struct{ client *Client }

@@ -7,15 +7,16 @@ import (
 	"slices"
 )
 
-// Binding is what [NewRegistry] takes: a task with its handler, from [Handle], or a condition for starting, from [Require].
+// Binding is an argument of [NewRegistry]: a task with its handler, from [Handle], or a condition
+// for starting, from [Require].
 type Binding struct {
 	handler *handler // nil: there is only a problem, or nothing
 	problem error
 }
 
-// Registry is a set of tasks with their handlers. It never changes: [MergeRegistries] and [Registry.Only] return new ones.
-//
-// What is wrong with it is no error of the functions here. It is collected, and reported all at once when a worker is made.
+// Registry is a set of tasks with their handlers. It never changes: [MergeRegistries] and
+// [Registry.Only] return new ones. Mistakes in it are collected, and [Client.NewWorker] reports
+// them all at once.
 type Registry struct {
 	handlers []*handler
 	faults   []error
@@ -39,7 +40,8 @@ func NewRegistry(bindings ...Binding) *Registry {
 	return r
 }
 
-// MergeRegistries returns a registry of the tasks of all these. Two tasks with one name are a start-up error.
+// MergeRegistries returns a registry with the tasks of all registries, for example one of each
+// package. Two tasks with the same name are a start-up error, which says where both are bound.
 func MergeRegistries(registries ...*Registry) *Registry {
 	merged := &Registry{}
 	for i, r := range registries {
@@ -54,8 +56,9 @@ func MergeRegistries(registries ...*Registry) *Registry {
 	return merged
 }
 
-// Only returns a registry of the tasks with these names, for fleets whose workers do not all run the same tasks. Jobs of the
-// other tasks wait for another worker. Names are those of the wire, not aliases; an unknown one is a start-up error.
+// Only returns a registry with the tasks of these names, for fleets whose workers run different
+// tasks. Jobs of the other tasks wait for another worker. An alias or an unknown name is a start-up
+// error.
 func (r *Registry) Only(names ...string) *Registry {
 	if r == nil {
 		return nil
@@ -79,7 +82,8 @@ func (r *Registry) Only(names ...string) *Registry {
 	return only
 }
 
-// claimNames gives every name to the handler that claims it first, and notes those that several claim.
+// claimNames gives every name to the handler that claims it first, and notes those that several
+// claim.
 func (r *Registry) claimNames() {
 	r.names = make(map[string]*handler, len(r.handlers))
 	for _, h := range r.handlers { // names before aliases: a clash is reported as one of the alias
@@ -133,7 +137,8 @@ func (r *Registry) problems() error {
 	return errors.Join(found...)
 }
 
-// claimed returns all names that the registry takes jobs of, aliases included, in alphabetical order.
+// claimed returns all names that the registry takes jobs of, aliases included, in alphabetical
+// order.
 func (r *Registry) claimed() []string {
 	return slices.Sorted(maps.Keys(r.names))
 }

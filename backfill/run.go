@@ -11,14 +11,14 @@ import (
 	"github.com/backfillhq/go/internal/pg"
 )
 
-// Run works the jobs of a registry until ctx ends: it opens a client for DATABASE_URL, or for the PG* variables if PGHOST,
-// PGSERVICE or PGDATABASE is set, makes a worker, and runs it. It never ends the process and handles no signals; a main function
-// passes the ctx of signal.NotifyContext. See [Worker.Run].
+// Run runs the jobs of a registry until ctx ends. It opens a client for DATABASE_URL, or for the
+// PG* variables if PGHOST, PGSERVICE or PGDATABASE is set, makes a worker, and runs it. It handles
+// no signals: pass the ctx of signal.NotifyContext. See [Worker.Run].
 func Run(ctx context.Context, r *Registry, opts ...RunOption) error {
 	return withWorker(ctx, r, opts, func(w *Worker) error { return w.Run(ctx) })
 }
 
-// RunOnce does the same until nothing is ready. See [Worker.RunOnce].
+// RunOnce is [Run] until no job is due. See [Worker.RunOnce].
 func RunOnce(ctx context.Context, r *Registry, opts ...RunOption) (*Report, error) {
 	report := &Report{}
 	err := withWorker(ctx, r, opts, func(w *Worker) (err error) {
@@ -80,7 +80,8 @@ func (c runConfig) check(r *Registry) []error {
 
 const howToConfigure = "set DATABASE_URL=postgres://user:password@host:5432/database, or PGHOST and its like"
 
-// joinProblems makes one error of those that are not nil: in one line if it is one, each on its own behind the operation if not.
+// joinProblems makes one error of those that are not nil: in one line if it is one, each on its own
+// behind the operation if not.
 func joinProblems(operation string, problems []error) error {
 	err := errors.Join(problems...)
 	switch {

@@ -12,53 +12,58 @@ import (
 
 // Task describes a task: a named kind of work with args of type T. It is a package-level variable.
 //
-// It holds static data only: constants, and templates that do nothing but format fields of the args. The handler, and every
-// other function that could mention the task, is bound to it in [NewRegistry], because here it would make an initialization
-// cycle.
+// It holds static data only: constants, and templates that do nothing but format fields of the
+// args. The handler, and every other function that could mention the task, is bound to it in
+// [NewRegistry], because here it would make an initialization cycle.
 type Task[T any] struct {
 	// Name is the task's name on the wire: 1 to 128 characters.
 	Name string
 
-	// Queue gives the name of the queue that a job belongs to, at most 128 characters. The jobs of a queue run one at a time,
-	// in the whole fleet. An empty name is no queue. Default: no queue.
+	// Queue gives the name of the queue that a job belongs to, at most 128 characters. The jobs of
+	// a queue run one at a time, in the whole fleet. An empty name is no queue. Default: no queue.
 	Queue func(T) string
 
-	// Key gives a job's key, 1 to 512 characters: at most one job with a key waits at a time, and KeyMode says what enqueuing
-	// does if there is one. An empty key is an error when the job is enqueued. Default: no key.
+	// Key gives a job's key, 1 to 512 characters: at most one job with a key waits at a time, and
+	// KeyMode says what enqueuing does if there is one. An empty key is an error when the job is
+	// enqueued. Default: no key.
 	Key func(T) string
 
-	// KeyMode applies to every job that has a key, from the template or from the option. Default: [Replace].
+	// KeyMode applies to every job that has a key, from the template or from the option. Default:
+	// [Replace].
 	KeyMode KeyMode
 
 	// Priority orders jobs that are due. Default: [PriorityBulkDefault], which is 0.
 	Priority Priority
 
-	// MaxAttempts is how often a job is tried in all, 1 to 32767. Default: that of the Backoff preset, else 25.
+	// MaxAttempts is how often a job is tried in all, 1 to 32767. Default: that of the Backoff
+	// preset, else 25.
 	MaxAttempts int
 
 	// Delay is how long a job waits after it is enqueued. Default: it is due at once.
 	Delay time.Duration
 
-	// Timeout is how long a handler may run in each attempt, until its context ends with the cause [ErrTimeout]. Default: no
-	// timeout.
+	// Timeout is how long a handler may run in each attempt, until its context ends with the cause
+	// [ErrTimeout]. Default: no timeout.
 	Timeout time.Duration
 
-	// Flags are labels of a job that Graphile Worker can be told to keep away from. Default: none.
+	// Flags are labels that workers can be told to skip, see [WithForbiddenFlags]. Default: none.
 	Flags []string
 
-	// Aliases are former names of the task. Its handler takes jobs that were enqueued under them, too. Default: none.
+	// Aliases are former names of the task. Its handler takes jobs that were enqueued under them,
+	// too. Default: none.
 	Aliases []string
 
 	// Backoff says how long a job that failed waits for its next attempt. Default: see [Backoff].
 	Backoff Backoff
 }
 
-// NoArgs are the args of a task that has none: its handler is func(context.Context) error, and what a job's payload holds is
-// not looked at.
+// NoArgs are the args of a task without args, whose handler is func(context.Context) error. The
+// payload of its jobs is ignored.
 type NoArgs = struct{}
 
-// Request describes a job of the task, for lists of jobs of several tasks: client.Enqueue(ctx, a, b, c). Options change what the
-// task says, the last one wins. Errors, such as args that cannot be encoded, are reported by Enqueue.
+// Request describes a job of the task, for lists of jobs of several tasks: client.Enqueue(ctx, a,
+// b, c). Options change what the task says, the last one wins. Errors, such as args that cannot be
+// encoded, are reported by Enqueue.
 //
 // Args are encoded by encoding/json; a nil slice as [], and any other nil as {}.
 func (t *Task[T]) Request(args T, opts ...EnqueueOption) Request {
@@ -143,8 +148,8 @@ func encodeArgs(args any) (encoded json.RawMessage, err error) {
 	return encoded, nil
 }
 
-// Priority orders jobs that are due: lower numbers first. Any int16 will do; the constants are those of Graphile Worker's
-// presets. A Priority is itself an [EnqueueOption].
+// Priority orders jobs that are due: lower numbers first. Any int16 will do; the constants are
+// those of Graphile Worker's presets. A Priority is itself an [EnqueueOption].
 type Priority int16
 
 // Priorities with names.
@@ -159,26 +164,30 @@ const (
 
 func (p Priority) applyToRequest(r *Request) { r.Priority = p }
 
-// KeyMode says what enqueuing does when a job with the same key is waiting. A job that runs, or that has no attempts left, is
-// left to itself: it loses its key, and a new job is made; except with [UnsafeDedupe]. A KeyMode is itself an [EnqueueOption].
+// KeyMode says what enqueuing does when a job with the same key is waiting. A job that runs, or
+// that has no attempts left, is not changed, except that it gives up its key, and a new job is
+// inserted; with [UnsafeDedupe] it keeps the key. A KeyMode is itself an [EnqueueOption].
 //
-// A key belongs to the whole database: enqueuing can turn a waiting job of one task into a job of another.
+// A key belongs to the whole database: enqueuing can turn a waiting job of one task into a job of
+// another.
 type KeyMode string
 
 // The key modes, by their names on the wire.
 const (
-	// Replace gives the waiting job the new args, task, run_at and the rest, and starts its attempts anew. If both args are
-	// JSON arrays, the new elements are appended instead.
+	// Replace gives the waiting job the new args, task, run_at and all other values, and resets its
+	// attempts. If both args are JSON arrays, the new elements are appended to the old ones.
 	Replace KeyMode = "replace"
-	// PreserveRunAt does the same, but a job that was not tried yet keeps its run_at: new args do not push it away.
+	// PreserveRunAt does the same, but a job without attempts keeps its run_at: enqueuing again
+	// does not delay it.
 	PreserveRunAt KeyMode = "preserve_run_at"
-	// UnsafeDedupe leaves the existing job as it is, even if it runs, or has failed for good. The request is dropped.
+	// UnsafeDedupe drops the request and keeps the existing job, even if that is running or has
+	// failed for good.
 	UnsafeDedupe KeyMode = "unsafe_dedupe"
 )
 
 func (m KeyMode) applyToRequest(r *Request) { r.KeyMode = m }
 
-// problem reports a mode that there is not.
+// problem reports an unknown mode.
 func (m KeyMode) problem() error {
 	switch m {
 	case "", Replace, PreserveRunAt, UnsafeDedupe:

@@ -11,7 +11,8 @@ const (
 	cutMark      = " … (cut)"
 )
 
-// errorText is what the database keeps of an error: its message as valid UTF-8 without NUL, at most 10,000 bytes, never empty.
+// errorText is what the database keeps of an error: its message as valid UTF-8 without NUL, at most
+// 10,000 bytes, never empty.
 func errorText(err error) string {
 	text, _ := message(err)
 	if text = sanitize(text); strings.TrimSpace(text) == "" {
@@ -20,7 +21,8 @@ func errorText(err error) string {
 	return text
 }
 
-// message returns the error's message. It reports false if the error's method panicked, as that of a nil pointer may.
+// message returns the error's message. It reports false if the error's method panicked, as that of
+// a nil pointer may.
 func message(err error) (text string, ok bool) {
 	defer func() {
 		if recover() != nil {

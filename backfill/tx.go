@@ -12,12 +12,14 @@ import (
 	"github.com/backfillhq/go/internal/wire"
 )
 
-// WithTx implements [Enqueuer]: the jobs commit with tx, in the same database. The workers are notified shortly afterwards; the
-// client does not see the commit, so it does so about 2, 20 and 200 ms after the enqueue, and a job that is committed later waits
-// for their poll, 2 seconds at most. [InTx] notifies exactly.
+// WithTx implements [Enqueuer]: the jobs commit with tx, in the same database. The workers are
+// notified shortly afterwards; the client does not see the commit, so it does so about 2, 20 and
+// 200 ms after the enqueue, and a job that is committed later waits for their poll, 2 seconds at
+// most. [InTx] notifies exactly.
 //
-// A task or queue that nobody has enqueued to before is added in the transaction: others that enqueue to it wait for its end, and two
-// transactions that add names in opposite order can deadlock (SQLSTATE 40P01). Repeat such a transaction.
+// A task or queue that nobody has enqueued to before is added in the transaction: others that
+// enqueue to it wait for its end, and two transactions that add names in opposite order can
+// deadlock (SQLSTATE 40P01). Repeat such a transaction.
 func (c *Client) WithTx(tx pgx.Tx) Enqueuer {
 	if c == nil || c.pool == nil {
 		return noClient{}
@@ -25,8 +27,8 @@ func (c *Client) WithTx(tx pgx.Tx) Enqueuer {
 	return c.bindTx(tx, c.nudger.NudgeAfterCommit)
 }
 
-// WithSQLTx implements [Enqueuer]: the same for database/sql, whatever the driver. Tested are pgx's stdlib and lib/pq, each in two of
-// its modes.
+// WithSQLTx implements [Enqueuer]: the same for database/sql, whatever the driver. Tested are pgx's
+// stdlib and lib/pq, each in two of its modes.
 func (c *Client) WithSQLTx(tx *sql.Tx) Enqueuer {
 	if c == nil || c.pool == nil {
 		return noClient{}
@@ -39,9 +41,9 @@ func (c *Client) WithSQLTx(tx *sql.Tx) Enqueuer {
 	}}
 }
 
-// InTx runs fn in a transaction of the client's pool, commits if fn returns nil, and rolls back otherwise. The ctx that fn gets
-// carries an [Enqueuer] that is bound to the transaction, so that generated functions EnqueueX(ctx, …) join it. Workers are
-// notified right after the commit.
+// InTx runs fn in a transaction of the client's pool, commits if fn returns nil, and rolls back
+// otherwise. The ctx that fn gets carries an [Enqueuer] that is bound to the transaction, so that
+// generated functions EnqueueX(ctx, …) join it. Workers are notified right after the commit.
 func InTx(ctx context.Context, c *Client, fn func(ctx context.Context, tx pgx.Tx) error) error {
 	if err := c.usable(ctx); err != nil {
 		return err
@@ -61,7 +63,8 @@ func InTx(ctx context.Context, c *Client, fn func(ctx context.Context, tx pgx.Tx
 	return nil
 }
 
-// txEnqueuer enqueues in a transaction of the caller's. It never folds calls: what is enqueued must be in this transaction.
+// txEnqueuer enqueues in a transaction of the caller's. It never folds calls: what is enqueued must
+// be in this transaction.
 type txEnqueuer struct {
 	client *Client
 	insert insertFunc

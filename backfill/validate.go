@@ -31,8 +31,9 @@ var (
 	maxRunAt = time.Date(294277, time.January, 1, 0, 0, 0, 0, time.UTC) // the first that is too late
 )
 
-// Validate reports everything that is wrong with the request: args that could not be encoded, and limits of the wire. Every
-// Enqueuer of this module calls it before it sends anything. It is for writers of other Enqueuers.
+// Validate reports everything that is wrong with the request: args that could not be encoded, and
+// limits of the wire. Every Enqueuer of this module calls it before it sends anything. It is for
+// writers of other Enqueuers.
 func (r Request) Validate() error {
 	if problems := r.validate(); len(problems) > 0 {
 		return fmt.Errorf("request of task %s: %w", shortQuote(r.Task), errors.Join(problems...))
@@ -40,8 +41,8 @@ func (r Request) Validate() error {
 	return nil
 }
 
-// newSpecs converts requests to the terms of the wire. It is the one place where a Request crosses that boundary, and checks
-// all of them before anything is sent.
+// newSpecs converts requests to the terms of the wire. It is the one place where a Request crosses
+// that boundary, and checks all of them before anything is sent.
 func newSpecs(requests []Request) ([]wire.Spec, error) {
 	specs := make([]wire.Spec, len(requests))
 	var problems []error

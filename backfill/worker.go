@@ -11,10 +11,11 @@ import (
 	"github.com/backfillhq/go/internal/worker"
 )
 
-// cancelTimeout is how long jobs have between the cancellation of their contexts and being given back while they run.
+// cancelTimeout is how long jobs have between the cancellation of their contexts and being given
+// back while they run.
 const cancelTimeout = 5 * time.Second
 
-// Worker runs the jobs of a registry. Every Worker has an id of its own. It runs once.
+// Worker runs the jobs of a registry. A Worker can run once; make a new one to run again.
 type Worker struct {
 	client   *Client
 	registry *Registry
@@ -26,8 +27,8 @@ type Worker struct {
 	engine *worker.Worker // nil: not started
 }
 
-// NewWorker returns a worker for the tasks of a registry. What is wrong with the registry and the options is reported here, all
-// at once. Nothing is sent to the database before Run.
+// NewWorker returns a worker for the tasks of a registry. It reports all mistakes in the registry
+// and the options at once. It sends nothing to the database.
 func (c *Client) NewWorker(r *Registry, opts ...WorkerOption) (*Worker, error) {
 	if err := c.usable(context.Background()); err != nil {
 		return nil, fmt.Errorf("new worker: %w", err)
@@ -49,18 +50,21 @@ func (c *Client) NewWorker(r *Registry, opts ...WorkerOption) (*Worker, error) {
 	return &Worker{client: c, registry: r, config: config, executor: executor, schedule: schedule}, nil
 }
 
-// Run works until ctx ends, and then drains: it claims no more, gives back what has not started, waits for what runs as long as
-// [WithDrainTimeout] says, then cancels it, and returns. It returns nil after a drain that recorded everything, and
-// [ErrBreakingMigration] if another process installed a schema that this version must not work on. A failing job never ends it.
+// Run runs jobs until ctx ends. Then it claims no more jobs, gives back the ones that have not
+// started, waits for running ones for the time of [WithDrainTimeout], cancels their contexts, gives
+// back those that still run 5 seconds later, and returns.
 //
-// The contexts of jobs carry the values of ctx, but do not end with it; they are cancelled with one of [ErrShutdown],
-// [ErrTimeout] and [ErrLeaseLost] as their cause.
+// It returns nil if every outcome was recorded, and [ErrBreakingMigration] if another process
+// installed a schema that this version must not work on. A failing job never ends it.
+//
+// The contexts of jobs carry the values of ctx but do not end with it. Their cause is one of
+// [ErrShutdown], [ErrTimeout] and [ErrLeaseLost].
 func (w *Worker) Run(ctx context.Context) error {
 	return w.run(ctx, false)
 }
 
-// RunOnce works until nothing is ready and everything is recorded: for cron jobs of the system, and for tests. It does not wait
-// for retries or for jobs of the future. The report is not nil also when there is an error.
+// RunOnce runs jobs until none is due and every outcome is recorded. It is for system cron jobs and
+// for tests. It does not wait for retries and future jobs. The report is never nil.
 func (w *Worker) RunOnce(ctx context.Context) (*Report, error) {
 	err := w.run(ctx, true)
 	report := Report(w.Health().stats)
@@ -131,14 +135,14 @@ func (w *Worker) observe() func(worker.Event) {
 	}
 }
 
-// Health is a worker's state at one moment.
+// Health is the state of a worker at one moment, as [Worker.Health] returns it.
 type Health struct {
 	WorkerID   string    // "" before it has started; a new one after a fence
 	State      State     // where it is in its life
-	Running    int       // handlers that run
-	Buffered   int       // jobs that are claimed and have not started
-	Unrecorded int       // jobs that run, are buffered, or wait to be recorded
-	Listening  bool      // notifications arrive; without them the worker polls
+	Running    int       // running handlers
+	Buffered   int       // claimed jobs that have not started
+	Unrecorded int       // running, buffered, and ended but not recorded yet
+	Listening  bool      // notifications arrive; if not, the worker polls
 	LastClaim  time.Time // when the database last answered a claim; zero: never
 
 	stats worker.Stats
@@ -155,7 +159,7 @@ const (
 	StateStopped  = State(worker.StateStopped)
 )
 
-// Health reports the worker's state. It asks nothing of the database.
+// Health returns the worker's state, for metrics and readiness probes. It sends no query.
 func (w *Worker) Health() Health {
 	if w == nil {
 		return Health{State: StateNew}
@@ -173,12 +177,12 @@ func (w *Worker) Health() Health {
 	}
 }
 
-// Report says what a run has recorded, in numbers of jobs.
+// Report counts what a run has recorded, in jobs.
 type Report struct {
 	Completed int64 // succeeded
-	Failed    int64 // failed once, whether or not they will be retried
-	Exhausted int64 // of those: will not be retried
-	Snoozed   int64 // asked for a later time
-	Returned  int64 // were given back without having run to their end
-	Lost      int64 // ended with a lease that somebody else had taken
+	Failed    int64 // attempts that failed
+	Exhausted int64 // of these, jobs that will not be retried
+	Snoozed   int64 // run again later, at their handler's request
+	Returned  int64 // given back without having run to their end
+	Lost      int64 // ended after somebody else had taken the job
 }

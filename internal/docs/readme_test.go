@@ -49,7 +49,7 @@ func TestReadmeQuickstart(t *testing.T) {
 				continue
 			}
 			ran++
-			run(t, dir, strings.ReplaceAll(command, "=../go ", "="+root+" "))
+			run(t, dir, strings.ReplaceAll(command, "=../backfill ", "="+root+" "))
 		}
 	}
 	if ran < 5 {

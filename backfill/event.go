@@ -25,6 +25,7 @@ type Observer func(Event)
 //	failed                                       Job, Duration, Err, Delay
 //	snoozed                                      Job, Duration, Delay
 //	completed, recorded, returned, busy          Count
+//	reclaimed                                    Count
 //	flush_error, swept                           Count, Err
 //	scheduled, draining                          Count
 //	fenced                                       WorkerID is the id that was declared dead

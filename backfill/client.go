@@ -34,11 +34,15 @@ var _ Enqueuer = (*Client)(nil)
 
 // Open connects to a database with a pool of its own and installs the schema, unless
 // [WithMigrations] says otherwise. The URL is one that pgx takes,
-// postgres://user:password@host:port/database?param=value or "host=… dbname=…"; empty, it comes
-// from the PG* environment variables. Errors name the host and the database, never the password.
+// postgres://user:password@host:port/database?param=value or "host=… dbname=…"; empty, it comes from
+// the PG* environment variables. Errors name the host and the database, never the password.
+//
+// Open tries each host for the seconds of connect_timeout, 3 by default, and all for 10 seconds. It
+// connects to servers that take writes only. The files that the URL names (certificates, keys,
+// passwords) are read again for each connection.
 func Open(ctx context.Context, databaseURL string, opts ...ClientOption) (*Client, error) {
 	config := newClientConfig(opts)
-	poolConfig, err := pg.ParseURL(databaseURL)
+	poolConfig, err := pg.PoolConfig(databaseURL)
 	if err != nil {
 		config.problems = append(config.problems, err)
 	}
@@ -62,8 +66,9 @@ func Open(ctx context.Context, databaseURL string, opts ...ClientOption) (*Clien
 }
 
 // NewClient returns a client that enqueues through an existing pool, which stays the caller's to
-// close, after the client. Workers and notifications connect on their own, with the pool's
-// settings.
+// close, after the client. Workers and notifications make connections of their own, as the pool
+// does: with its TLS, dialling, life times, BeforeConnect and AfterConnect, but without its tracer,
+// its handlers, and its other hooks.
 func NewClient(ctx context.Context, pool *pgxpool.Pool, opts ...ClientOption) (*Client, error) {
 	config := newClientConfig(opts)
 	if pool == nil {
@@ -111,6 +116,9 @@ func migrate(ctx context.Context, pool *pgxpool.Pool, config clientConfig) (sche
 		return report, explainConnect(ctx, pool, err)
 	}
 	defer conn.Release()
+	if err := pg.CheckEncoding(conn.Conn()); err != nil {
+		return report, err
+	}
 	err = schema.Migrate(ctx, conn.Conn(), schema.Options{
 		Schema: config.schema, Mode: schema.Mode(config.migrations), Logger: config.logger, Report: &report, LeaveIndex: true,
 	})
@@ -170,7 +178,7 @@ func insertRequests(ctx context.Context, requests []Request, insert insertFunc) 
 	}
 	inserted, err := insert(ctx, specs)
 	if err != nil {
-		return nil, fmt.Errorf("enqueue: %w", err)
+		return nil, fmt.Errorf("enqueue: %w", pg.ExplainPooler(err))
 	}
 	jobs := make([]*Job, len(inserted))
 	converted := make(map[*wire.Job]*Job) // equal keys share one job
@@ -188,4 +196,8 @@ func insertRequests(ctx context.Context, requests []Request, insert insertFunc) 
 }
 
 // settings are what a worker connects with.
-func (c *Client) settings() pg.Settings { return pg.SettingsOf(c.pool, c.schema) }
+func (c *Client) settings() pg.Settings {
+	settings := pg.SettingsOf(c.pool, c.schema)
+	settings.Logger = c.logger
+	return settings
+}

@@ -20,10 +20,11 @@ func explainConnect(ctx context.Context, pool *pgxpool.Pool, err error) error {
 	return pg.ExplainConnect(ctx, pool.Config().ConnConfig, busy, err)
 }
 
-// explainSchema makes an error about the schema one that callers can branch on.
+// explainSchema makes an error about the schema one that callers can branch on, and says what to do
+// about a pooler that is in the way.
 func explainSchema(err error) error {
 	if _, breaking := errors.AsType[*schema.BreakingError](err); breaking {
 		return fmt.Errorf("%w: %w", ErrBreakingMigration, err)
 	}
-	return err
+	return pg.ExplainPooler(err)
 }

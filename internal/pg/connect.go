@@ -1,102 +1,34 @@
 package pg
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"os"
-	"regexp"
 	"slices"
-	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
-	"unicode"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/backfillhq/go/internal/sqlstate"
 )
 
 // ConnectTimeout is how long a client tries to make its first connection.
 const ConnectTimeout = 10 * time.Second
 
-// minPoolConnections lets ten callers insert at a time also where there are few processors. Connections are made when needed.
-const minPoolConnections = 10
-
-// ParseURL reads a connection string. Its errors never contain it, because it contains the password.
-func ParseURL(databaseURL string) (*pgxpool.Config, error) {
-	config, err := pgxpool.ParseConfig(databaseURL)
-	var problem string
-	if err != nil {
-		text := err.Error()
-		text = text[strings.LastIndexByte(text, '`')+1:] // behind the connection string
-		if parameter := parameterProblem.FindString(text); parameter != "" {
-			return nil, fmt.Errorf("the database URL cannot be used: %s", parameter)
-		}
-		problem = cmp.Or(syntaxProblem.FindString(text), notConnectionString)
-	} else {
-		problem = misread(databaseURL, config)
-	}
-	if problem != "" {
-		return nil, fmt.Errorf("the database URL cannot be read (%s): want postgres://user:password@host:5432/database, "+
-			"with special characters of the password percent-encoded", problem)
-	}
-	if !strings.Contains(databaseURL, "pool_max_conns") {
-		config.MaxConns = max(config.MaxConns, minPoolConnections)
-	}
-	if config.ConnConfig.RuntimeParams["application_name"] == "" {
-		config.ConnConfig.RuntimeParams["application_name"] = "backfill"
-	}
-	return config, nil
-}
-
-// What pgx has against a connection string, in words that cannot quote it.
-var (
-	syntaxProblem = regexp.MustCompile(`invalid port|port numbers|IPv6 host address|invalid percent-encoded token|unexpected spaces|` +
-		`separator "=" in URI query parameter|unterminated quoted string`)
-	parameterProblem = regexp.MustCompile(`sslmode is invalid|invalid sslcertmode|unable to read CA file|unable to add CA to cert pool|` +
-		`(unable to read|failed to decode) sslkey|unable to (read|load) cert|both "sslcert" and "sslkey" are required|` +
-		`cannot parse (pool_[a-z_]+|(statement|description)_cache_capacity)|pool_max_conns too small|invalid connect_timeout|` +
-		`unknown target_session_attrs|invalid default_query_exec_mode|unknown channel_binding|` +
-		`invalid (min|max)_protocol_version|min_protocol_version cannot be greater|invalid require_auth|failed to read service`)
+const (
+	// hostTimeout limits the attempt at one address, unless connect_timeout says something else.
+	hostTimeout = 3 * time.Second
+	// pingTimeout is how long a pooled connection may take to prove that it is alive.
+	pingTimeout = 3 * time.Second
+	// closeTimeout limits what is sent to a server before a connection to it is dropped.
+	closeTimeout = time.Second
 )
-
-const notConnectionString = "it is not a PostgreSQL connection string"
-
-// misread recognises strings that pgx can read, but not as they were meant, so that parts of the password are taken for names,
-// which errors of ours and of the server show.
-func misread(databaseURL string, config *pgxpool.Config) string {
-	for name := range config.ConnConfig.RuntimeParams { // user:password@host/db?sslmode=disable is one, named up to the =
-		if strings.ContainsFunc(name, notInParameter) {
-			return notConnectionString
-		}
-	}
-	_, rest, isURL := strings.Cut(databaseURL, "://")
-	if !isURL || !strings.HasPrefix(databaseURL, "postgres") {
-		return ""
-	}
-	misplaced := false
-	if i := strings.IndexAny(rest, "@/"); i >= 0 && rest[i] == '@' {
-		rest = rest[i+1:]
-	} else { // a ? of the password begins a parameter that nobody knows
-		for name, value := range config.ConnConfig.RuntimeParams {
-			misplaced = misplaced || strings.Contains(value, "@") && !strings.Contains(name, ".") && !slices.Contains(mayHaveAt, name)
-		}
-	}
-	if rest, _, _ = strings.Cut(rest, "?"); misplaced || strings.Contains(rest, "@") {
-		return "there is an @ behind the host: is it, or a / before it, part of the password?"
-	}
-	return ""
-}
-
-// mayHaveAt are the server's own parameters in whose values an @ makes sense; so it does in those of extensions, which have a dot.
-var mayHaveAt = []string{"application_name", "options", "role", "search_path"}
-
-func notInParameter(r rune) bool {
-	return r != '_' && r != '.' && r != '$' && !unicode.IsLetter(r) && !unicode.IsDigit(r)
-}
 
 // EnvironmentConfigured reports whether the environment says where the database is.
 func EnvironmentConfigured() bool {
@@ -123,94 +55,145 @@ func Connect(ctx context.Context, databaseURL string) (*pgx.Conn, error) {
 	return conn, nil
 }
 
-// ExplainConnect says why there is no connection, where to, and what to check. The caller's ctx tells its end from ours; busy is
-// the size of a pool whose connections are all in use, else 0.
-func ExplainConnect(ctx context.Context, config *pgx.ConnConfig, busy int32, err error) error {
-	where := fmt.Sprintf("%s, database %q, user %q", addresses(config), config.Database, config.User)
-	var pgErr *pgconn.PgError
-	var dns *net.DNSError
-	var hint string
-	switch {
-	case ctx.Err() != nil:
-		return fmt.Errorf("connect to PostgreSQL at %s: %w", where, context.Cause(ctx))
-	case errors.As(err, &pgErr):
-		hint = connectHint(config, pgErr.Code)
-	case errors.As(err, &dns):
-		hint = "check the host name"
-	case isTLS(err):
-		hint = "set sslmode and sslrootcert in the connection string to what the server has, or set up TLS there"
-	case errors.Is(err, context.DeadlineExceeded) && busy > 0:
-		hint = fmt.Sprintf("all %d connections of the pool were in use for %v", busy, ConnectTimeout)
-	case errors.Is(err, context.DeadlineExceeded):
-		hint = "nothing answered: check host, port and firewall"
-	default:
-		hint = fmt.Sprintf("check that PostgreSQL runs there: pg_isready -h %s -p %d", config.Host, config.Port)
+// PoolConfig reads a connection string for the pool of a client. The pool passes over servers that
+// take no writes, drops connections that have become useless, and reads the files that the string
+// names again for each connection.
+func PoolConfig(databaseURL string) (*pgxpool.Config, error) {
+	config, err := ParseURL(databaseURL)
+	if err != nil {
+		return nil, err
 	}
-	return fmt.Errorf("connect to PostgreSQL at %s: %w (%s)", where, rootCause(config, err), hint)
+	config.BeforeConnect = func(_ context.Context, c *pgx.ConnConfig) error {
+		readAgain(c)
+		closeQuickly(c)
+		return nil
+	}
+	replaceUseless(config.ConnConfig)
+	if config.PingTimeout <= 0 {
+		config.PingTimeout = pingTimeout
+	}
+	return config, nil
 }
 
-// isTLS recognises a server that does not do TLS, or shows a certificate that is not accepted.
-func isTLS(err error) bool {
-	return strings.Contains(err.Error(), "server refused TLS") || strings.Contains(err.Error(), "x509: ")
-}
-
-func connectHint(config *pgx.ConnConfig, code string) string {
-	switch code {
-	case "28P01", "28000":
-		return "check user and password, and pg_hba.conf on the server"
-	case "3D000":
-		return fmt.Sprintf("create it, as in: createdb -h %s -p %d %s", config.Host, config.Port, config.Database)
-	case "53300":
-		return "the server has no connection left: raise max_connections, or use a pooler"
-	case "57P03":
-		return "the server is starting up or shutting down: try again"
-	default:
-		return "the server refused the connection"
+// limitConnecting gives each address its time: as connect_timeout says, else so that all are tried
+// within ConnectTimeout. pgx has no limit for looking up names.
+func limitConnecting(c *pgx.ConnConfig) {
+	if c.ConnectTimeout <= 0 {
+		c.ConnectTimeout = min(hostTimeout, ConnectTimeout*9/10/time.Duration(len(hosts(c))))
+	}
+	lookup, limit := c.LookupFunc, c.ConnectTimeout
+	c.LookupFunc = func(ctx context.Context, host string) ([]string, error) {
+		ctx, cancel := context.WithTimeout(ctx, limit)
+		defer cancel()
+		return lookup(ctx, host)
 	}
 }
 
-// addresses names every host that is tried, each once.
-func addresses(config *pgx.ConnConfig) string {
-	list := []string{address(config.Host, config.Port)}
-	for _, fallback := range config.Fallbacks {
-		list = append(list, address(fallback.Host, fallback.Port))
+// readAgain reads the files that a connection string names: certificates, keys and passwords may
+// have been replaced. What cannot be read now stays as it was, and so does everything if the
+// environment has changed meanwhile.
+func readAgain(c *pgx.ConnConfig) {
+	fresh, err := pgx.ParseConfig(c.ConnString())
+	if err != nil || !slices.Equal(hosts(fresh), hosts(c)) || fresh.User != c.User {
+		return
 	}
-	return strings.Join(slices.Compact(list), ", ")
+	c.TLSConfig, c.Fallbacks = fresh.TLSConfig, fresh.Fallbacks
+	if fresh.Password != "" {
+		c.Password = fresh.Password
+	}
 }
 
-func address(host string, port uint16) string {
-	if strings.HasPrefix(host, "/") {
-		return host
+// replaceUseless makes connections skip servers that take no writes, and end when an error says
+// that they have become useless. A pool replaces a connection that has ended.
+func replaceUseless(c *pgx.ConnConfig) {
+	if c.ValidateConnect == nil { // target_session_attrs sets it
+		c.ValidateConnect = takesWrites
 	}
-	return net.JoinHostPort(host, strconv.Itoa(int(port)))
+	c.OnPgError = keep
 }
 
-// rootCause returns the innermost error: those around it repeat the address. With several addresses, they tell them apart.
-func rootCause(config *pgx.ConnConfig, err error) error {
-	var pgErr *pgconn.PgError
-	var dns *net.DNSError
-	var op *net.OpError
-	switch {
-	case strings.Contains(addresses(config), ", "):
-		return err
-	case errors.As(err, &pgErr):
-		return pgErr
-	case errors.As(err, &dns):
-		return dns
-	case errors.As(err, &op):
-		return op.Err
-	case errors.Is(err, context.DeadlineExceeded):
-		return context.DeadlineExceeded
-	case isTLS(err):
-		if tries, ok := errors.AsType[interface {
-			error
-			Unwrap() []error
-		}](err); ok {
-			err = tries.Unwrap()[0]
-		}
-		for inner := err; inner != nil; inner = errors.Unwrap(inner) {
-			err = inner
-		}
+var errReadOnly = errors.New("the server takes no writes: it is a standby, or default_transaction_read_only is on")
+
+// takesWrites makes pgx try the next address if a server takes no writes.
+func takesWrites(ctx context.Context, conn *pgconn.PgConn) error {
+	err := pgconn.ValidateConnectTargetSessionAttrsReadWrite(ctx, conn)
+	if errors.Is(err, pgconn.ErrReadOnlyConnection) {
+		return errReadOnly
 	}
 	return err
+}
+
+// keep reports whether a connection is of use after an error. It is not after a fatal error, on a
+// server that has become read-only or a standby, and when it has lost its prepared statements.
+func keep(_ *pgconn.PgConn, err *pgconn.PgError) bool {
+	switch err.Code {
+	case sqlstate.ReadOnlyTransaction, sqlstate.UnknownPreparedStatement,
+		sqlstate.AdminShutdown, sqlstate.CrashShutdown, sqlstate.CannotConnectNow:
+		return false
+	}
+	severity := err.SeverityUnlocalized
+	if severity == "" {
+		severity = err.Severity
+	}
+	return !strings.EqualFold(severity, "FATAL")
+}
+
+// closeQuickly changes the settings of one connection. When a connection breaks, pgx asks the
+// server to cancel the statement, waits for 15 s, and only then frees the connection's place in
+// the pool. A server that does not answer must not keep a pool full for that long.
+func closeQuickly(c *pgx.ConnConfig) {
+	var connected atomic.Bool
+	dial, after := c.DialFunc, c.AfterConnect
+	c.AfterConnect = func(ctx context.Context, conn *pgconn.PgConn) error {
+		connected.Store(true)
+		if after != nil {
+			return after(ctx, conn)
+		}
+		return nil
+	}
+	c.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+		if !connected.Load() {
+			conn, err := dial(ctx, network, address)
+			if err != nil {
+				return nil, err
+			}
+			return hurriedConn{conn}, nil
+		}
+		ctx, cancel := context.WithTimeout(ctx, closeTimeout) // a request to cancel
+		defer cancel()
+		conn, err := dial(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		return conn, conn.SetDeadline(time.Now().Add(closeTimeout))
+	}
+}
+
+// hurriedConn brings deadlines forward. pgx sets one in the future only while it closes.
+type hurriedConn struct{ net.Conn }
+
+func (c hurriedConn) SetDeadline(t time.Time) error {
+	if latest := time.Now().Add(closeTimeout); t.After(latest) {
+		t = latest
+	}
+	return c.Conn.SetDeadline(t)
+}
+
+// closeConn closes a connection politely, also when ctx has ended.
+func closeConn(ctx context.Context, conn *pgx.Conn) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+	defer cancel()
+	_ = conn.Close(ctx) // the server notices by itself
+}
+
+// CheckEncoding reports sessions of an application's pool that do not speak UTF-8, as pgx does: the
+// server would store other characters than those that were sent.
+func CheckEncoding(conn *pgx.Conn) error {
+	switch encoding := conn.PgConn().ParameterStatus("client_encoding"); encoding {
+	case "UTF8", "SQL_ASCII", "":
+		return nil
+	default:
+		return fmt.Errorf("the pool's sessions have client_encoding %s, but pgx sends UTF-8: "+
+			"add client_encoding=UTF8 to its connection string", encoding)
+	}
 }

@@ -3,12 +3,15 @@ package pg
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"math/rand/v2"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/backfillhq/go/internal/pg/query"
 	"github.com/backfillhq/go/internal/worker"
 )
 
@@ -19,17 +22,68 @@ const (
 	channelPing    = "backfill:ping"
 )
 
-// Listen implements worker.Store.
+const listenStatements = `
+listen "` + channelJobs + `";
+listen "` + channelMigrate + `";
+listen "` + channelPing + `"`
+
+// overlap is how long a listener that is replaced is still read beside its successor.
+const overlap = 100 * time.Millisecond
+
+// Listen implements worker.Store. A connection at the end of its life, as the application's pool
+// has it, is replaced by one that listens before the old one stops.
 func (s *Store) Listen(ctx context.Context, ready func(), on func(worker.Notification)) error {
-	conn, err := s.settings.connect(ctx, listenSession)
+	conn, err := s.sessions.connectListener(ctx)
 	if err != nil {
-		return fmt.Errorf("connect listener: %w", err)
+		return err
 	}
-	defer closeConn(ctx, conn)
+	defer func() { closeConn(ctx, conn) }()
 	ready()
 	for {
-		notification, err := conn.WaitForNotification(ctx)
+		if err := receive(ctx, conn, s.settings.lifetime(), on); err != nil {
+			return err
+		}
+		next, err := s.sessions.connectListener(ctx)
 		if err != nil {
+			return err
+		}
+		_ = receive(ctx, conn, overlap, on)
+		closeConn(ctx, conn)
+		conn = next
+	}
+}
+
+func (s *sessions) connectListener(ctx context.Context) (*pgx.Conn, error) {
+	conn, err := s.connect(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("connect listener: %w", err)
+	}
+	listening, cancel := context.WithTimeout(ctx, sessionTimeout)
+	defer cancel()
+	if _, err := conn.PgConn().Exec(listening, listenStatements).ReadAll(); err != nil {
+		closeConn(ctx, conn)
+		return nil, fmt.Errorf("listen: %w", err)
+	}
+	return conn, nil
+}
+
+var errLifeOver = errors.New("the connection's life time is over")
+
+// receive hands on notifications until the connection's life is over, and returns nil then. 0: it
+// has no end.
+func receive(ctx context.Context, conn *pgx.Conn, life time.Duration, on func(worker.Notification)) error {
+	waiting := ctx
+	if life > 0 {
+		var cancel context.CancelFunc
+		waiting, cancel = context.WithTimeoutCause(ctx, life, errLifeOver)
+		defer cancel()
+	}
+	for {
+		notification, err := conn.WaitForNotification(waiting)
+		if err != nil {
+			if ctx.Err() == nil && errors.Is(context.Cause(waiting), errLifeOver) {
+				return nil
+			}
 			return fmt.Errorf("wait for notification: %w", err)
 		}
 		if n, ok := understand(notification); ok {
@@ -38,7 +92,17 @@ func (s *Store) Listen(ctx context.Context, ready func(), on func(worker.Notific
 	}
 }
 
-// understand reads a notification as the contract's section 3 has it. ok is false for those that mean nothing to do.
+// lifetime is how long a connection may live, as the application's pool has it; 0: for ever.
+func (s Settings) lifetime() time.Duration {
+	life := s.config.MaxConnLifetime
+	if life > 0 && s.config.MaxConnLifetimeJitter > 0 {
+		life += rand.N(s.config.MaxConnLifetimeJitter)
+	}
+	return life
+}
+
+// understand reads a notification as the contract's section 3 has it. ok is false for those that
+// mean nothing to do.
 func understand(notification *pgconn.Notification) (n worker.Notification, ok bool) {
 	switch notification.Channel {
 	case channelJobs:
@@ -60,9 +124,17 @@ func understand(notification *pgconn.Notification) (n worker.Notification, ok bo
 	}
 }
 
-// closeConn closes a connection politely, also when ctx has ended.
-func closeConn(ctx context.Context, conn *pgx.Conn) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-	defer cancel()
-	_ = conn.Close(ctx) // the server notices by itself
+// Ping implements worker.Store. A server that takes no writes is an error: its listener would hear
+// of jobs that nobody can claim there.
+func (s *Store) Ping(ctx context.Context, payload string) error {
+	sent := time.Now()
+	answer, err := s.queries.Ping(ctx, query.PingParams{Channel: channelPing, Payload: payload})
+	if err != nil {
+		return err
+	}
+	if answer.ReadOnly {
+		return errReadOnly
+	}
+	s.sessions.clock.measure(sent, time.Now(), time.UnixMicro(answer.NowUs))
+	return nil
 }

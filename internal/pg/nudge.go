@@ -6,16 +6,28 @@ import (
 	"math/rand/v2"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 )
 
-// Nudges sends the notifications that wake workers, on a connection of its own (R17). It connects when it is first needed.
+// nudge sends a notification by a transaction whose commit nobody waits for: nothing is lost when
+// a notification is (R17). Behind a pooler the session is somebody else's in the next moment, so
+// everything is in one statement, and nothing of it outlives it. Names are qualified because the
+// search_path is the application's.
+const nudge = "select pg_catalog.set_config('synchronous_commit', 'off', true), pg_catalog.pg_notify($1, $2)"
+
+// nudgeTimeout limits one attempt to notify.
+const nudgeTimeout = 3 * time.Second
+
+// Nudges sends the notifications that wake workers, on a connection of its own (R17). It connects
+// when it is first needed, and changes nothing in its session.
 type Nudges struct {
 	settings Settings
 
 	mu   sync.Mutex
 	conn *pgx.Conn
+	ends time.Time // of the connection's life; zero: it has no end
 }
 
 // NewNudges returns a sender that connects with the settings of a client.
@@ -23,29 +35,51 @@ func NewNudges(settings Settings) *Nudges {
 	return &Nudges{settings: settings}
 }
 
-// Send tells every worker of the database that jobs were inserted. A connection that was lost since the last time is replaced.
+// Send tells every worker of the database that jobs were inserted. A connection that was lost since
+// the last time, or is of no use any more, is replaced.
 func (n *Nudges) Send(ctx context.Context, jobs int) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	used := n.conn != nil
 	err := n.send(ctx, jobs)
-	if err != nil && used && n.conn.IsClosed() {
+	if err != nil && used && n.conn != nil && n.conn.IsClosed() {
 		err = n.send(ctx, jobs)
 	}
 	return err
 }
 
 func (n *Nudges) send(ctx context.Context, jobs int) error {
+	if n.conn != nil && !n.ends.IsZero() && time.Now().After(n.ends) {
+		closeConn(ctx, n.conn)
+	}
 	if n.conn == nil || n.conn.IsClosed() {
-		conn, err := n.settings.connect(ctx, nudgeSession)
-		if err != nil {
+		if err := n.connect(ctx); err != nil {
 			return fmt.Errorf("connect to notify workers: %w", err)
 		}
-		n.conn = conn
 	}
-	// Control, not a query on our tables; the same statement as Notify, on a connection without a pool.
-	if _, err := n.conn.Exec(ctx, "select pg_notify($1, $2)", channelJobs, notification(jobs)); err != nil {
+	ctx, cancel := context.WithTimeout(ctx, nudgeTimeout)
+	defer cancel()
+	// Unnamed statements work behind every pooler. A pool that must not use the extended protocol
+	// says so.
+	mode := n.conn.Config().DefaultQueryExecMode
+	if mode != pgx.QueryExecModeSimpleProtocol {
+		mode = pgx.QueryExecModeExec
+	}
+	if _, err := n.conn.Exec(ctx, nudge, mode, channelJobs, notification(jobs)); err != nil {
 		return fmt.Errorf("notify workers: %w", err)
+	}
+	return nil
+}
+
+func (n *Nudges) connect(ctx context.Context) error {
+	nothing := func(context.Context, *pgx.Conn) error { return nil }
+	conn, err := connectOwn(ctx, n.settings.own(nothing))
+	if err != nil {
+		return err
+	}
+	n.conn, n.ends = conn, time.Time{}
+	if life := n.settings.lifetime(); life > 0 {
+		n.ends = time.Now().Add(life)
 	}
 	return nil
 }

@@ -26,7 +26,7 @@ func TestNudges(t *testing.T) {
 	if got := l.Take(t); len(got) != 1 || !notificationForm.MatchString(got[0]) {
 		t.Errorf("notifications %q, want one for 3 jobs", got)
 	}
-	const notifiers = "from pg_stat_activity where datname = current_database() and query like 'select pg_notify%'"
+	const notifiers = "from pg_stat_activity where datname = current_database() and query like 'select pg_catalog.set_config%'"
 	if n := dbtest.Get[int](t, db.Pool(), "select count(pg_terminate_backend(pid))::int "+notifiers); n != 1 {
 		t.Fatalf("terminated %d connections, want the one that notifies", n)
 	}

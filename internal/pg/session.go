@@ -3,6 +3,9 @@ package pg
 import (
 	"context"
 	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -10,32 +13,13 @@ import (
 	"github.com/backfillhq/go/migrations"
 )
 
-// engineSession is what every connection of a worker runs with (R26). Plans: a generic plan, made while the table was empty or
-// never analysed, must be the right one for a million rows, so only index scans are left to choose from. READ COMMITTED is
-// stated because a role or a database may default to more, at which claims fail under contention.
-const engineSession = `
-set jit = off;
-set enable_seqscan = off;
-set enable_bitmapscan = off;
-set plan_cache_mode = force_generic_plan;
-set default_transaction_isolation = 'read committed';
-set default_transaction_read_only = off;
-set statement_timeout = '10s'`
-
-// nudgeSession is for connections that send notifications and nothing else: nothing is lost when one is (R17).
-const nudgeSession = `
-set synchronous_commit = off;
-set statement_timeout = '10s'`
-
-// listenSession is for the connection that listens. Its statements are the LISTENs.
-const listenSession = `
-listen "` + channelJobs + `";
-listen "` + channelMigrate + `";
-listen "` + channelPing + `"`
-
-// workerConnections is the size of a worker's pool: one to claim, one to record outcomes, one for upkeep. The listener has a
-// connection of its own.
+// workerConnections is the size of a worker's pool: one to claim, one to record outcomes, one for
+// upkeep. The listener has a connection of its own.
 const workerConnections = 3
+
+// sessionTimeout limits each step of making a session of our own: the application's hooks, the
+// attempt at one address, and our settings.
+const sessionTimeout = 5 * time.Second
 
 // DefaultSchema is the schema of a client that names none: Graphile Worker's default.
 const DefaultSchema = migrations.DefaultSchema
@@ -43,62 +27,122 @@ const DefaultSchema = migrations.DefaultSchema
 // CheckSchemaName says what is wrong with a schema's name; nil if PostgreSQL takes it as it is.
 func CheckSchemaName(name string) error { return migrations.CheckSchemaName(name) }
 
-// Settings is how a client connects; a worker's connections are made from it, and never taken from the client's pool.
+// Settings is how a client connects. Connections of workers and of notifications are made from it,
+// and never taken from the client's pool.
 type Settings struct {
-	config *pgx.ConnConfig
-	// before changes the settings of each connection just before it is made: passwords that expire are set here.
-	before func(context.Context, *pgx.ConnConfig) error
 	Schema string
+	// Logger is told when the server's clock differs from ours. nil: nobody is.
+	Logger *slog.Logger
+	// Tracer sees the statements of sessions of our own, which the pool's tracer does not: an idle
+	// worker would be most of what it sees. nil: nobody does.
+	Tracer pgx.QueryTracer
+
+	config *pgxpool.Config
 }
 
 // SettingsOf returns the settings of a client's pool.
 func SettingsOf(pool *pgxpool.Pool, schema string) Settings {
-	config := pool.Config()
-	return Settings{config: config.ConnConfig, before: config.BeforeConnect, Schema: schema}
+	return Settings{Schema: schema, config: pool.Config()}
 }
 
-// connect makes one connection with these session parameters.
-func (s Settings) connect(ctx context.Context, parameters string) (*pgx.Conn, error) {
+// own returns the pool's configuration for sessions of our own. How to connect is the
+// application's: TLS, dialling, names, life times, BeforeConnect, and AfterConnect, which may set
+// the role. What reacts to its own use of the pool is left out: handlers, tracers, and the hooks
+// around each use. after is called last for each new connection.
+func (s Settings) own(after func(context.Context, *pgx.Conn) error) *pgxpool.Config {
 	config := s.config.Copy()
-	if s.before != nil {
-		if err := s.before(ctx, config); err != nil {
-			return nil, err
+	before, connected := config.BeforeConnect, config.AfterConnect
+	limitConnecting(config.ConnConfig)
+	config.ConnConfig.Tracer = s.Tracer // the pool itself looks at it
+	config.BeforeConnect = func(ctx context.Context, c *pgx.ConnConfig) error {
+		ctx, cancel := context.WithTimeout(ctx, sessionTimeout)
+		defer cancel()
+		if before != nil {
+			if err := before(ctx, c); err != nil {
+				return fmt.Errorf("the pool's BeforeConnect: %w", err)
+			}
 		}
+		c.Tracer = s.Tracer
+		makeOwn(c)
+		return nil
 	}
-	conn, err := pgx.ConnectConfig(ctx, config)
-	if err != nil {
+	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+		ctx, cancel := context.WithTimeout(ctx, sessionTimeout)
+		defer cancel()
+		if connected != nil {
+			if err := connected(ctx, conn); err != nil {
+				return fmt.Errorf("the pool's AfterConnect: %w", err)
+			}
+		}
+		return after(ctx, conn)
+	}
+	config.PrepareConn, config.AfterRelease = nil, nil
+	config.BeforeAcquire = nil //nolint:staticcheck // deprecated, and in use
+	config.BeforeClose = func(conn *pgx.Conn) { closeConn(context.Background(), conn) }
+	config.ShouldPing, config.PingTimeout = nil, pingTimeout
+	config.MinConns, config.MinIdleConns, config.MaxConns = 0, 0, workerConnections
+	return config
+}
+
+// makeOwn changes the settings of one connection to those of a session of our own.
+func makeOwn(c *pgx.ConnConfig) {
+	c.OnNotice = nil
+	c.OnNotification = nil // pgx then keeps notifications for WaitForNotification
+	if c.ConnectTimeout <= 0 || c.ConnectTimeout > sessionTimeout {
+		c.ConnectTimeout = sessionTimeout
+	}
+	replaceUseless(c)
+	closeQuickly(c)
+}
+
+// connectOwn makes a single connection as a pool of this configuration would.
+func connectOwn(ctx context.Context, config *pgxpool.Config) (*pgx.Conn, error) {
+	connConfig := config.ConnConfig.Copy()
+	if err := config.BeforeConnect(ctx, connConfig); err != nil {
 		return nil, err
 	}
-	if err := setSession(ctx, conn, parameters); err != nil {
+	conn, err := pgx.ConnectConfig(ctx, connConfig)
+	if err != nil {
+		return nil, explainReconnect(connConfig, err)
+	}
+	if err := config.AfterConnect(ctx, conn); err != nil {
 		closeConn(ctx, conn)
 		return nil, err
 	}
 	return conn, nil
 }
 
-// openWorkerPool makes a worker's own pool.
-func (s Settings) openWorkerPool(ctx context.Context) (*pgxpool.Pool, error) {
-	config, err := pgxpool.ParseConfig("")
-	if err != nil {
-		return nil, fmt.Errorf("configure worker connections: %w", err)
-	}
-	config.ConnConfig = s.config.Copy()
-	config.BeforeConnect = s.before
-	config.MaxConns = workerConnections
-	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
-		return setSession(ctx, conn, engineSession)
-	}
-	pool, err := pgxpool.NewWithConfig(ctx, config)
+// sessions makes the sessions of one worker.
+type sessions struct {
+	settings Settings
+	clock    clock
+	// unshared is true once a pooler was seen to give each connection a session of its own.
+	unshared atomic.Bool
+}
+
+func newSessions(settings Settings) *sessions {
+	return &sessions{settings: settings, clock: clock{logger: settings.Logger}}
+}
+
+// openPool makes a worker's own pool.
+func (s *sessions) openPool(ctx context.Context) (*pgxpool.Pool, error) {
+	pool, err := pgxpool.NewWithConfig(ctx, s.settings.own(s.prepare))
 	if err != nil {
 		return nil, fmt.Errorf("open worker connections: %w", err)
 	}
 	return pool, nil
 }
 
-func setSession(ctx context.Context, conn *pgx.Conn, settings string) error {
-	// The simple protocol takes several statements in one round trip.
-	if _, err := conn.PgConn().Exec(ctx, settings).ReadAll(); err != nil {
-		return fmt.Errorf("set session parameters: %w", err)
+// connect makes a connection of its own, for the listener.
+func (s *sessions) connect(ctx context.Context) (*pgx.Conn, error) {
+	return connectOwn(ctx, s.settings.own(s.prepare))
+}
+
+// prepare makes a new connection's session a worker's: first it makes sure that the session
+// belongs to the connection, then it states the settings.
+func (s *sessions) prepare(ctx context.Context, conn *pgx.Conn) error {
+	if err := s.checkShared(ctx, conn); err != nil {
+		return err
 	}
-	return nil
+	return s.state(ctx, conn)
 }

@@ -23,6 +23,7 @@ import (
 // Store serves one worker; it implements worker.Store.
 type Store struct {
 	settings Settings
+	sessions *sessions
 	pool     *pgxpool.Pool
 	queries  *query.Queries
 	tasks    []string
@@ -39,19 +40,19 @@ const resolveEvery = 5 * time.Second
 
 // Open returns a store with a pool of its own. It connects when it is first used.
 func Open(ctx context.Context, settings Settings) (*Store, error) {
-	pool, err := settings.openWorkerPool(ctx)
+	sessions := newSessions(settings)
+	pool, err := sessions.openPool(ctx)
 	if err != nil {
 		return nil, err
 	}
 	texts := newTexts(settings.Schema)
-	return &Store{settings: settings, pool: pool, queries: texts.queries(pool), claims: claims{texts: texts}}, nil
+	return &Store{
+		settings: settings, sessions: sessions, pool: pool, queries: texts.queries(pool), claims: claims{texts: texts},
+	}, nil
 }
 
 // Close closes the connections.
 func (s *Store) Close() { ClosePool(s.pool) }
-
-// closeTimeout bounds how long the end of a connection is waited for.
-const closeTimeout = time.Second
 
 // ClosePool closes a pool. It waits for the server's side of it no longer than a second: one that does
 // not answer would take 15.
@@ -170,11 +171,6 @@ func refused(err error) error {
 // Sweep implements worker.Store.
 func (s *Store) Sweep(ctx context.Context) (jobs, queues int, err error) {
 	return sweep(ctx, s.queries)
-}
-
-// Ping implements worker.Store.
-func (s *Store) Ping(ctx context.Context, payload string) error {
-	return s.queries.Notify(ctx, query.NotifyParams{Channel: channelPing, Payload: payload})
 }
 
 // CheckSchema implements worker.Store.

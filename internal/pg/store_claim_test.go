@@ -1,7 +1,6 @@
 package pg_test
 
 import (
-	"context"
 	"fmt"
 	"slices"
 	"sync"
@@ -11,7 +10,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/backfillhq/go/internal/dbtest"
-	"github.com/backfillhq/go/internal/pg"
 	"github.com/backfillhq/go/internal/wire"
 	"github.com/backfillhq/go/testutil/pgtest"
 )
@@ -226,47 +224,6 @@ func TestSerializableByDefault(t *testing.T) {
 	dbtest.Run(t, db.Pool(), fmt.Sprintf("alter database %s set default_transaction_isolation = serializable",
 		dbtest.Get[string](t, db.Pool(), "select quote_ident(current_database())")))
 	workTogether(t, db, 3, 400)
-}
-
-// R26: whatever a database says, a worker's sessions have the plans and the transactions that its statements are made for, and a
-// limit, after which a claim of unknown outcome is over (R6). R17: nobody waits for the commit of a notification.
-func TestSessionsWhateverTheDatabaseSays(t *testing.T) {
-	t.Parallel()
-	db := pgtest.New(t)
-	wantStore := map[string]string{
-		"jit": "off", "enable_seqscan": "off", "enable_bitmapscan": "off", "plan_cache_mode": "force_generic_plan",
-		"default_transaction_isolation": "read committed", "default_transaction_read_only": "off", "statement_timeout": "10s",
-	}
-	wantNudges := map[string]string{"synchronous_commit": "off", "statement_timeout": "10s"}
-	for name, value := range map[string]string{
-		"jit": "on", "enable_seqscan": "on", "enable_bitmapscan": "on", "plan_cache_mode": "auto", "default_transaction_isolation": "serializable",
-		"default_transaction_read_only": "on", "statement_timeout": "0", "synchronous_commit": "on",
-	} {
-		dbtest.Run(t, db.Pool(), fmt.Sprintf("alter database %s set %s = %s",
-			dbtest.Get[string](t, db.Pool(), "select quote_ident(current_database())"), name, value))
-	}
-	r := rigOn(t, db.Pool(), schemaName)
-	nudges := pg.NewNudges(pg.SettingsOf(db.Pool(), schemaName))
-	t.Cleanup(func() { nudges.Close(context.Background()) })
-	if err := nudges.Send(t.Context(), 1); err != nil {
-		t.Fatal(err)
-	}
-	check := func(session string, want map[string]string, setting func(context.Context, string) (string, error)) {
-		t.Helper()
-		got := map[string]string{}
-		for name := range want {
-			value, err := setting(t.Context(), name)
-			if err != nil {
-				t.Fatal(err)
-			}
-			got[name] = value
-		}
-		if diff := cmp.Diff(want, got); diff != "" {
-			t.Errorf("%s (-want +got):\n%s", session, diff)
-		}
-	}
-	check("the worker's sessions", wantStore, r.store.Setting)
-	check("the session for notifications", wantNudges, nudges.Setting)
 }
 
 // Promise 3, and R2: several workers on the same queues; no job twice, never two of a queue, each queue in order.

@@ -2,6 +2,7 @@ package pg
 
 import (
 	"context"
+	"log/slog"
 	"time"
 
 	"github.com/backfillhq/go/internal/pg/query"
@@ -62,3 +63,21 @@ func (n *Nudges) Setting(ctx context.Context, name string) (value string, err er
 	err = n.conn.QueryRow(ctx, setting, name).Scan(&value)
 	return value, err
 }
+
+// Connections is how many connections a store's pool has, with those that are being closed.
+func (s *Store) Connections() int { return int(s.pool.Stat().TotalConns()) }
+
+// Clock knows how far the server's clock is ahead.
+type Clock struct{ clock clock }
+
+// NewClock returns one that logs.
+func NewClock(logger *slog.Logger) *Clock { return &Clock{clock{logger: logger}} }
+
+// Measure is clock.measure; it returns the difference.
+func (c *Clock) Measure(sent, received, server time.Time) time.Duration {
+	c.clock.measure(sent, received, server)
+	return c.clock.skew
+}
+
+// CloseTimeout limits what is sent to a server before a connection to it is dropped.
+const CloseTimeout = closeTimeout

@@ -35,7 +35,12 @@ func newRig(t *testing.T) *rig {
 // rigOn registers one more worker on a database.
 func rigOn(t *testing.T, pool *pgxpool.Pool, schema string) *rig {
 	t.Helper()
-	store, err := pg.Open(t.Context(), pg.SettingsOf(pool, schema))
+	return rigWith(t, pool, pg.SettingsOf(pool, schema))
+}
+
+func rigWith(t *testing.T, pool *pgxpool.Pool, settings pg.Settings) *rig {
+	t.Helper()
+	store, err := pg.Open(t.Context(), settings)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,9 +9,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/backfillhq/go/internal/dbtest"
+	"github.com/backfillhq/go/internal/pg"
 	"github.com/backfillhq/go/internal/wire"
 	"github.com/backfillhq/go/testutil/pgtest"
 )
@@ -48,18 +48,10 @@ func TestJobsBelowTheMarksAreFound(t *testing.T) {
 func TestMarksSkipWhatIsAhead(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
-	config, err := pgxpool.ParseConfig(db.URL)
-	if err != nil {
-		t.Fatal(err)
-	}
 	trace := &claimTrace{}
-	config.ConnConfig.Tracer = trace
-	pool, err := pgxpool.NewWithConfig(t.Context(), config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(pool.Close)
-	r := rigOn(t, pool, "graphile_worker")
+	pool, settings := db.Pool(), pg.SettingsOf(db.Pool(), schemaName)
+	settings.Tracer = trace
+	r := rigWith(t, pool, settings)
 	dbtest.Run(t, pool, "select graphile_worker.add_job('foreign', run_at := now() - interval '1 hour') from generate_series(1, 500)")
 	dbtest.Run(t, pool, "select graphile_worker.add_job('a', run_at := now() - i * interval '1 second') from generate_series(1, 200) as i")
 	first := r.try(20, 20).Jobs

@@ -5,8 +5,15 @@ import "errors"
 
 // The states, as appendix A of PostgreSQL's manual lists them.
 const (
-	OutOfRange           = "22003"
-	UniqueViolation      = "23505"
+	ProtocolViolation = "08P01" // poolers report what they do not support by it
+
+	OutOfRange      = "22003"
+	UniqueViolation = "23505"
+
+	ReadOnlyTransaction        = "25006" // on a standby as well
+	UnknownPreparedStatement   = "26000"
+	DuplicatePreparedStatement = "42P05"
+
 	SerializationFailure = "40001"
 	DeadlockDetected     = "40P01"
 	InsufficientRights   = "42501"
@@ -20,6 +27,10 @@ const (
 	DuplicateTable       = "42P07"
 	LockNotAvailable     = "55P03"
 	QueryCanceled        = "57014" // also by statement_timeout
+
+	AdminShutdown    = "57P01"
+	CrashShutdown    = "57P02"
+	CannotConnectNow = "57P03"
 )
 
 // Of returns the SQLSTATE of an error that the server reported, or "".

@@ -25,9 +25,6 @@ on conflict do nothing;
 -- name: TaskIDs :many
 select id, identifier from graphile_worker._private_tasks where identifier = any(@names::text[]);
 
--- name: Notify :exec
-select pg_notify(@channel::text, @payload::text);
-
 -- name: WorkerSettled :one
 -- False while a claim of this worker may still commit: it holds the worker's row for key share (R5).
 with worker as materialized (

@@ -106,20 +106,6 @@ func (q *Queries) InsertWorker(ctx context.Context, arg InsertWorkerParams) erro
 	return err
 }
 
-const Notify = `-- name: Notify :exec
-select pg_notify($1::text, $2::text)
-`
-
-type NotifyParams struct {
-	Channel string
-	Payload string
-}
-
-func (q *Queries) Notify(ctx context.Context, arg NotifyParams) error {
-	_, err := q.db.Exec(ctx, Notify, arg.Channel, arg.Payload)
-	return err
-}
-
 const ReclaimJobs = `-- name: ReclaimJobs :execrows
 with held as materialized (
   select j.id from graphile_worker._private_jobs as j

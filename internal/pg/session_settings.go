@@ -1,0 +1,88 @@
+package pg
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// engineSession is what every connection of a worker runs with (R26), whatever the role, the
+// database or the server says. What a server of an older major does not know is left out.
+//
+// search_path: a function in the path of the role could stand in for one that our statements call.
+// Plans: a generic plan, made while the table was empty or never analysed, must be the right one
+// for a million rows, so only index scans and nested loops are left to choose from.
+// READ COMMITTED: claims fail under contention at any other level.
+// Read-only is not stated: whoever fences a database against writes must be obeyed.
+const engineSession = `
+set search_path = pg_catalog, pg_temp;
+select set_config(name, value, false) from (values
+  ('client_encoding', 'UTF8'),
+  ('datestyle', 'ISO'),
+  ('bytea_output', 'hex'),
+  ('standard_conforming_strings', 'on'),
+  ('array_nulls', 'on'),
+  ('transform_null_equals', 'off'),
+  ('row_security', 'on'),
+  ('default_transaction_isolation', 'read committed'),
+  ('default_transaction_deferrable', 'off'),
+  ('statement_timeout', '10s'),
+  ('lock_timeout', '0'),
+  ('idle_in_transaction_session_timeout', '10s'),
+  ('idle_session_timeout', '0'),
+  ('transaction_timeout', '0'),
+  ('jit', 'off'),
+  ('plan_cache_mode', 'force_generic_plan'),
+  ('enable_seqscan', 'off'),
+  ('enable_bitmapscan', 'off'),
+  ('enable_indexscan', 'on'),
+  ('enable_indexonlyscan', 'on'),
+  ('enable_nestloop', 'on'),
+  ('from_collapse_limit', '8'),
+  ('join_collapse_limit', '8')
+) as wanted (name, value) where current_setting(name, true) is not null`
+
+// observeSession tells what a new session is good for, and the server's time in microseconds.
+const observeSession = `;
+select current_setting('transaction_read_only'), (extract(epoch from clock_timestamp()) * 1000000)::bigint`
+
+// state states the settings of a session, and checks what cannot be stated.
+func (s *sessions) state(ctx context.Context, conn *pgx.Conn) error {
+	sent := time.Now()
+	row, err := lastRow(ctx, conn, engineSession+observeSession)
+	if err != nil {
+		return fmt.Errorf("set session parameters: %w", err)
+	}
+	received := time.Now()
+	if row[0] == "on" {
+		return errReadOnly
+	}
+	microseconds, err := strconv.ParseInt(row[1], 10, 64)
+	if err != nil {
+		return fmt.Errorf("read the server's clock: %w", err)
+	}
+	s.clock.measure(sent, received, time.UnixMicro(microseconds))
+	return nil
+}
+
+// lastRow sends statements in one round trip, by the simple protocol, and returns the last row of
+// the last one.
+func lastRow(ctx context.Context, conn *pgx.Conn, statements string) ([]string, error) {
+	results, err := conn.PgConn().Exec(ctx, statements).ReadAll()
+	if err != nil {
+		return nil, err
+	}
+	rows := results[len(results)-1].Rows
+	if len(rows) == 0 {
+		return nil, fmt.Errorf("the server returned no row for %q", strings.TrimSpace(statements))
+	}
+	var row []string
+	for _, value := range rows[len(rows)-1] {
+		row = append(row, string(value))
+	}
+	return row, nil
+}

@@ -104,13 +104,21 @@ func TestEncodingOfAnApplicationsPool(t *testing.T) {
 	wantError(t, err, "new client: the pool's sessions have client_encoding LATIN1, but pgx sends UTF-8: add client_encoding=UTF8")
 }
 
-// Open's sessions speak UTF-8, whatever the database's default is.
+// Open's sessions speak UTF-8 and ISO dates, whatever the database's defaults are, also by the
+// simple protocol, whose texts depend on a third default.
 func TestEncodingOfOpen(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
-	dbtest.Run(t, db.Pool(), fmt.Sprintf(`alter database %s set client_encoding = 'LATIN1'`,
-		get[string](t, db.Pool(), "select quote_ident(current_database())")))
-	client, err := backfill.Open(t.Context(), db.URL, backfill.WithLogger(quiet))
+	for _, setting := range []string{"client_encoding = 'LATIN1'", "datestyle = 'German'", "standard_conforming_strings = off"} {
+		dbtest.Run(t, db.Pool(), fmt.Sprintf("alter database %s set %s",
+			get[string](t, db.Pool(), "select quote_ident(current_database())"), setting))
+	}
+	address := serverURL(t, db, func(u *url.URL) {
+		query := u.Query()
+		query.Set("default_query_exec_mode", "simple_protocol")
+		u.RawQuery = query.Encode()
+	})
+	client, err := backfill.Open(t.Context(), address, backfill.WithLogger(quiet))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -105,6 +105,15 @@ func TestReadOnlyServer(t *testing.T) {
 	dbtest.Mentions(t, store.Register(t.Context(), "pool-1", []string{"a"}), "takes no writes", "connect to the primary")
 	dbtest.Mentions(t, store.Listen(t.Context(), func() { t.Error("it listens") }, nil),
 		"connect listener: ", "takes no writes", "default_transaction_read_only")
+	application := newPool(t, db.URL, func(c *pgxpool.Config) {
+		c.ConnConfig.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsPrimary // as target_session_attrs=primary
+	})
+	primary, err := pg.Open(t.Context(), pg.SettingsOf(application, schemaName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(primary.Close)
+	dbtest.Mentions(t, primary.Register(t.Context(), "pool-1", []string{"a"}), "takes no writes")
 	setAll(t, db.Pool(), map[string]string{"default_transaction_read_only": "off"})
 	if err := store.Register(t.Context(), "pool-1", []string{"a"}); err != nil {
 		t.Error(err)

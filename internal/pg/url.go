@@ -10,6 +10,7 @@ import (
 	"strings"
 	"unicode"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
@@ -49,6 +50,9 @@ func ParseURL(databaseURL string) (*pgxpool.Config, error) {
 	parameters["client_encoding"] = "UTF8"
 	if parameters["datestyle"] == "" {
 		parameters["datestyle"] = "ISO"
+	}
+	if config.ConnConfig.DefaultQueryExecMode == pgx.QueryExecModeSimpleProtocol {
+		parameters["standard_conforming_strings"] = "on" // pgx refuses to work without
 	}
 	limitConnecting(config.ConnConfig)
 	return config, nil

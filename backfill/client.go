@@ -91,7 +91,7 @@ func newClient(ctx context.Context, pool *pgxpool.Pool, config clientConfig) (*C
 	}
 	c := &Client{
 		pool: pool, schema: config.schema, logger: config.logger,
-		inserter: pg.NewInserter(pool, config.schema).Through(report.Access),
+		inserter: pg.NewInserter(pool, config.schema, report.Access),
 		admin:    pg.NewAdmin(pool, config.schema),
 		nudges:   pg.NewNudges(pg.SettingsOf(pool, config.schema)),
 	}
@@ -125,13 +125,15 @@ func migrate(ctx context.Context, pool *pgxpool.Pool, config clientConfig) (sche
 	return report, explainSchema(err)
 }
 
-// Close sends the last notification and closes the client's connections. Stop the client's workers
-// first. A second Close does nothing.
+// Close waits for the calls of Enqueue that are under way, at most 5 seconds, sends the last
+// notification, and closes the client's connections. Stop the client's workers first. A second Close
+// does nothing.
 func (c *Client) Close() {
 	if c == nil || c.pool == nil || c.closed.Swap(true) {
 		return
 	}
 	c.index.Close()
+	c.intake.Close()
 	c.nudger.Close()
 	c.nudges.Close(context.Background())
 	if c.owned {
@@ -139,9 +141,13 @@ func (c *Client) Close() {
 	}
 }
 
-// Enqueue implements [Enqueuer]. Everything is checked before anything is sent. When it returns
-// without an error, the jobs are committed; when the context or the connection ends on the way, the
-// error says so, and the jobs may or may not be there. Calls of many goroutines are folded into
+// Enqueue implements [Enqueuer]. Everything is checked before anything is sent. When it returns without
+// an error, the jobs are committed. After an error none is, unless the error says that they "may or may
+// not have been enqueued": then the connection or the context ended after the commit was sent.
+//
+// A call without a deadline waits at most 10 seconds for a connection, and for each statement, of which
+// calls of more than 5,000 jobs have several in one transaction. A key that another transaction holds is
+// waited for as long as that lasts, without a connection. Calls of many goroutines are folded into
 // batches when the connections are busy.
 func (c *Client) Enqueue(ctx context.Context, requests ...Request) ([]*Job, error) {
 	if err := c.usable(ctx); err != nil {

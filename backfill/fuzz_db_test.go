@@ -131,12 +131,12 @@ func fuzzWays(f *testing.F, db *pgtest.Database) []func(*testing.T) fuzzTx {
 	}
 	f.Cleanup(func() { conns.Close() })
 	conns.SetMaxOpenConns(1)
-	inserter := pg.NewInserter(pool, "graphile_worker")
+	inserter := pg.NewInserter(pool, "graphile_worker", schema.WritesTables)
 	return []func(*testing.T) fuzzTx{
 		func(t *testing.T) fuzzTx { t.Helper(); return fuzzPgx(t, pool, inserter) },
 		func(t *testing.T) fuzzTx {
 			t.Helper()
-			return fuzzPgx(t, pool, pg.NewInserter(pool, "graphile_worker").Through(schema.CallsFunction))
+			return fuzzPgx(t, pool, pg.NewInserter(pool, "graphile_worker", schema.CallsFunction))
 		},
 		func(t *testing.T) fuzzTx {
 			t.Helper()

@@ -4,265 +4,208 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
-	"sync"
 	"time"
 
 	"github.com/backfillhq/go/internal/wire"
 )
 
 const (
-	// directInserts is how many callers insert at the same time, each on its own; more callers fold into batches (R25). Their
-	// commits share the flush of the log, so ten on their own are faster than four and a batch: measured, docs/design.md.
+	// directInserts is how many callers insert at the same time, each on its own; calls beyond that are
+	// folded into batches (R25). Their commits share the flush of the log, so ten on their own are
+	// faster than four and a batch: measured, docs/design.md.
 	directInserts = 10
 	// foldJobs and foldBytes bound a batch.
 	foldJobs, foldBytes = 1000, 8 << 20
-	// statementTimeout bounds a batch, and a notification: no caller waits for them by itself.
-	statementTimeout = 10 * time.Second
-	// longInsert is after what time keyed inserts go on beside others: longer than one takes that waits for nobody.
+	// longInsert is how long a keyed insert keeps the others waiting. It goes on beside them then.
 	longInsert = 50 * time.Millisecond
+	// A call that another transaction blocks is tried again after a pause, which doubles each time.
+	firstPause, longestPause = 25 * time.Millisecond, 200 * time.Millisecond
+	// closeGrace is how long Close waits for the inserts under way.
+	closeGrace = 5 * time.Second
 )
 
-// Inserter inserts jobs, all or none, and returns them in the order of specs. It returns after the commit.
+// Inserter inserts jobs, all or none.
 type Inserter interface {
-	Insert(ctx context.Context, specs []wire.Spec) ([]*wire.Job, error)
-	// InsertAndNotify inserts one job, if it can send the workers' notification right behind the insert, in a transaction of its
-	// own on the same connection. If it cannot, ok is false and nothing was done. Otherwise it returns when the job is
-	// committed or has failed, and calls notified, from another goroutine, when the notification is sent or lost.
-	InsertAndNotify(ctx context.Context, spec wire.Spec, notified func()) (job *wire.Job, ok bool, err error)
+	// Insert returns the jobs in the order of specs, after the commit. notified says that the workers'
+	// notification was sent along; it is never, if notify is nil. A call whose context has no deadline
+	// ends all the same when the database does not answer.
+	//
+	// The type of an error says what became of the jobs: wire.RejectedError, wire.NotEnqueuedError and
+	// wire.BlockedError say that none was inserted, any other that nobody knows.
+	Insert(ctx context.Context, specs []wire.Spec, notify Piggyback) (jobs []*wire.Job, notified bool, err error)
 }
 
-// Intake takes enqueues of many callers to the database: each caller on its own while few insert, folded into batches when
-// all connections are busy (R25). Keyed jobs have a lane of their own, with one insert at a time: their statements are several, and cost
-// less in one transaction than beside each other. After each commit it nudges the workers (R17).
+// Piggyback asks whether an insert may send the notification of workers on its own connection, right
+// behind its commit. If so, it returns a function that is to be called when the notification was sent
+// or lost; otherwise nil. An insert asks when it has a connection, just before it sends.
+type Piggyback func() (done func())
+
+// Intake takes enqueues of many callers to the database: each on its own while few insert, folded into
+// batches when many do (R25). After each commit it nudges the workers (R17).
+//
+// Keyed jobs are inserted one call or batch at a time: their statements are several, and cost less in
+// one transaction than beside each other. A call that takes long goes on beside its successors. One
+// that would have to wait for a row which another transaction holds gives its connection back and is
+// repeated, so that only its own caller waits (R16).
 type Intake struct {
-	free, keyed *lane
+	free, keyed *group
+	stop        context.CancelCauseFunc // ends the inserts under way
 }
 
-// NewIntake returns an intake with up to connections inserts of a kind at a time.
+var errClosed = errors.New("the client is closed")
+
+// NewIntake returns an intake for a pool of this many connections. Keyed jobs never take more than half
+// of them: the transaction that an insert waits for may need one.
 func NewIntake(inserter Inserter, connections int, nudger *Nudger) *Intake {
+	open, stop := context.WithCancelCause(context.Background())
+	whileOpen := func(ctx context.Context) (context.Context, context.CancelFunc) {
+		both, cancel := context.WithCancelCause(ctx)
+		unlink := context.AfterFunc(open, func() { cancel(errClosed) })
+		return both, func() { unlink(); cancel(nil) }
+	}
 	most := max(1, min(connections, directInserts))
+	half := max(1, min(connections/2, directInserts))
 	return &Intake{
-		free:  &lane{inserter: inserter, nudger: nudger, permits: most, most: most},
-		keyed: &lane{inserter: inserter, nudger: nudger, permits: 1, most: most, keys: map[string]bool{}},
+		free:  &group{inserter: inserter, nudger: nudger, whileOpen: whileOpen, permits: most, most: most, keys: map[string]bool{}},
+		keyed: &group{inserter: inserter, nudger: nudger, whileOpen: whileOpen, permits: 1, most: half, keys: map[string]bool{}},
+		stop:  stop,
 	}
 }
 
-// Insert inserts jobs, all or none, and returns them in the order of specs, after the commit.
+// Insert inserts jobs, all or none, and returns them in the order of specs, after the commit. Errors are
+// those of Inserter.
 func (i *Intake) Insert(ctx context.Context, specs []wire.Spec) ([]*wire.Job, error) {
-	lane := i.free
 	for _, spec := range specs {
 		if spec.Key != "" {
-			lane = i.keyed
+			return i.keyed.insert(ctx, specs)
 		}
 	}
-	return lane.insert(ctx, specs)
+	return i.free.insert(ctx, specs)
 }
 
-// lane lets a number of inserts run at a time and folds the calls that come meanwhile. A key is in one of these inserts at most, so no
-// two of them can deadlock. One that takes long, as it does while a transaction of somebody else's has the row of its key, goes on
-// beside its successor: it must not keep up the calls with other keys, of which one may be made by that transaction's owner.
-type lane struct {
-	inserter Inserter
-	nudger   *Nudger
-	permits  int // for inserts that do not take long
-	most     int // inserts in all
-
-	mu      sync.Mutex
-	busy    int // of the permits
-	running int
-	keys    map[string]bool // of the inserts that run
-	waiting []*call
+// Close refuses further calls, waits for those under way, and ends what takes longer than closeGrace.
+func (i *Intake) Close() {
+	timer := time.AfterFunc(closeGrace, func() { i.stop(errClosed) })
+	defer timer.Stop()
+	i.free.close()
+	i.keyed.close()
+	i.stop(errClosed)
 }
 
-// turn is an insert that runs.
-type turn struct {
-	specs []wire.Spec
-	long  *time.Timer // until it counts as one that takes long; nil in a lane where that makes no difference
-}
-
-// call is one caller that waits for a batch.
+// call is one call of Insert.
 type call struct {
 	specs []wire.Spec
-	taken bool // by a batch: no longer the caller's to withdraw
-	jobs  []*wire.Job
-	err   error
-	done  chan struct{}
+	alone func() ([]*wire.Job, error) // inserts this call by itself, under its caller's context
+
+	// Under the lock of the group:
+	state   callState
+	pause   time.Duration // the next one; 0: the call may be folded into a batch
+	hasKeys bool          // while it is not running
+	leaving bool          // its context has ended
+
+	done chan struct{} // closed when jobs and err are set
+	jobs []*wire.Job
+	err  error
 }
 
-func (l *lane) insert(ctx context.Context, specs []wire.Spec) ([]*wire.Job, error) {
-	l.mu.Lock()
-	if l.freeLocked() && !l.collidesLocked(specs) {
-		turn := l.beginLocked(specs)
-		l.mu.Unlock()
-		defer l.end(turn)
-		return l.insertDirectly(ctx, specs)
-	}
-	waiting := &call{specs: specs, done: make(chan struct{})}
-	l.waiting = append(l.waiting, waiting)
-	l.mu.Unlock()
-	select {
-	case <-waiting.done:
-		return waiting.jobs, waiting.err
-	case <-ctx.Done():
-		return l.withdraw(ctx, waiting)
-	}
-}
+type callState int
 
-// insertDirectly inserts one caller's jobs. While no notification is under way, a single job takes its own along.
-func (l *lane) insertDirectly(ctx context.Context, specs []wire.Spec) ([]*wire.Job, error) {
-	if len(specs) == 1 && l.nudger.ride() {
-		job, ok, err := l.inserter.InsertAndNotify(ctx, specs[0], l.nudger.rode)
-		switch {
-		case err != nil:
-			return nil, err
-		case ok:
-			return []*wire.Job{job}, nil
-		}
-		l.nudger.stayed()
-	}
-	return l.insertAndNudge(ctx, specs)
-}
+const (
+	waiting callState = iota
+	runningAlone
+	runningInBatch
+	pausing // after another transaction blocked it; its keys are still taken
+	left    // its caller is gone
+)
 
-func (l *lane) insertAndNudge(ctx context.Context, specs []wire.Spec) ([]*wire.Job, error) {
-	jobs, err := l.inserter.Insert(ctx, specs)
+func (g *group) insert(ctx context.Context, specs []wire.Spec) ([]*wire.Job, error) {
+	c := &call{specs: specs, done: make(chan struct{})}
+	c.alone = func() ([]*wire.Job, error) {
+		bounded, cancel := g.whileOpen(ctx)
+		defer cancel()
+		return g.insertNow(bounded, specs)
+	}
+	started, err := g.enter(c)
 	if err != nil {
 		return nil, err
 	}
-	l.nudger.Nudge(len(jobs))
+	defer g.calls.Done()
+	if started != nil {
+		g.runAlone(started, c)
+	}
+	select {
+	case <-c.done:
+		return c.jobs, c.err
+	case <-ctx.Done():
+		return g.leave(ctx, c)
+	}
+}
+
+// insertNow inserts, and has the workers notified. A single job takes the notification along.
+func (g *group) insertNow(ctx context.Context, specs []wire.Spec) ([]*wire.Job, error) {
+	var notify Piggyback
+	if len(specs) == 1 {
+		notify = g.nudger.Piggyback
+	}
+	jobs, notified, err := g.inserter.Insert(ctx, specs, notify)
+	if err != nil {
+		return nil, err
+	}
+	if !notified {
+		g.nudger.Nudge(len(jobs))
+	}
 	return jobs, nil
 }
 
-// withdraw takes back a call whose context has ended, unless a batch has it already.
-func (l *lane) withdraw(ctx context.Context, gone *call) ([]*wire.Job, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	select {
-	case <-gone.done: // just in time
-		return gone.jobs, gone.err
-	default:
-	}
-	if gone.taken {
-		return nil, fmt.Errorf("the jobs may or may not have been enqueued: %w", context.Cause(ctx))
-	}
-	l.waiting = slices.DeleteFunc(l.waiting, func(c *call) bool { return c == gone })
-	return nil, fmt.Errorf("the jobs were not enqueued: %w", context.Cause(ctx))
-}
-
-func (l *lane) freeLocked() bool { return l.busy < l.permits && l.running < l.most }
-
-func (l *lane) collidesLocked(specs []wire.Spec) bool {
-	return slices.ContainsFunc(specs, func(spec wire.Spec) bool { return l.keys[spec.Key] })
-}
-
-func (l *lane) beginLocked(specs []wire.Spec) *turn {
-	for _, spec := range specs {
-		if spec.Key != "" {
-			l.keys[spec.Key] = true
-		}
-	}
-	l.busy++
-	l.running++
-	turn := &turn{specs: specs}
-	if l.permits < l.most {
-		turn.long = time.AfterFunc(longInsert, l.passOn)
-	}
-	return turn
-}
-
-// passOn gives the permit of an insert that takes long to those who wait.
-func (l *lane) passOn() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.busy--
-	l.foldLocked()
-}
-
-func (l *lane) end(ended *turn) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, spec := range ended.specs {
-		delete(l.keys, spec.Key)
-	}
-	l.running--
-	if ended.long == nil || ended.long.Stop() {
-		l.busy--
-	}
-	l.foldLocked()
-}
-
-// foldLocked begins a batch of those who wait.
-func (l *lane) foldLocked() {
-	if !l.freeLocked() {
+// runAlone inserts a call by itself. If another transaction blocks it, it gives up its connection and
+// is repeated.
+func (g *group) runAlone(started *insert, c *call) {
+	jobs, err := c.alone()
+	if _, blocked := errors.AsType[*wire.BlockedError](err); blocked && g.repeat(started, c) {
 		return
 	}
-	batch := l.takeLocked()
-	if len(batch) == 0 {
+	g.end(started)
+	c.jobs, c.err = jobs, err
+	close(c.done)
+}
+
+// runBatch inserts several calls at once, under no caller's context. If the server refuses that, or
+// another transaction blocks it, nothing was inserted, and each call is inserted by itself: what is
+// wrong with one must not harm the others. After any other error nothing is sent again.
+func (g *group) runBatch(started *insert, batch []*call) {
+	ctx, cancel := g.whileOpen(context.Background())
+	defer cancel()
+	jobs, err := g.insertNow(ctx, started.specs)
+	_, rejected := errors.AsType[*wire.RejectedError](err)
+	_, blocked := errors.AsType[*wire.BlockedError](err)
+	if rejected || blocked {
+		g.takeApart(started, batch)
 		return
 	}
-	var specs []wire.Spec
+	g.end(started)
 	for _, c := range batch {
-		specs = append(specs, c.specs...)
-	}
-	turn := l.beginLocked(specs)
-	go func() {
-		defer l.end(turn)
-		l.flush(batch, specs)
-	}()
-}
-
-// takeLocked takes the first calls that fit into a batch, but not those that wait for a key.
-func (l *lane) takeLocked() (batch []*call) {
-	jobs, bytes, full := 0, 0, false
-	l.waiting = slices.DeleteFunc(l.waiting, func(waiting *call) bool {
-		if full || l.collidesLocked(waiting.specs) {
-			return false
-		}
-		for _, spec := range waiting.specs {
-			bytes += len(spec.Payload)
-		}
-		jobs += len(waiting.specs)
-		full = jobs > foldJobs || bytes > foldBytes
-		waiting.taken = !full || len(batch) == 0
-		if waiting.taken {
-			batch = append(batch, waiting)
-		}
-		return waiting.taken
-	})
-	return batch
-}
-
-// flush inserts a batch under its own deadline, not under any caller's. If the database refuses it, each call is tried on its
-// own, so that one bad request fails one caller; after any other error the outcome is unknown, and nothing is tried again.
-func (l *lane) flush(batch []*call, specs []wire.Spec) {
-	jobs, err := l.insertAlone(specs)
-	var rejected *wire.RejectedError
-	if len(batch) > 1 && errors.As(err, &rejected) {
-		for _, c := range batch {
-			c.jobs, c.err = l.insertAlone(c.specs)
-			l.answer(c)
-		}
-		return
-	}
-	for _, c := range batch {
-		if err != nil {
-			c.err = err
-		} else {
+		if c.err = err; err == nil {
 			c.jobs, jobs = jobs[:len(c.specs):len(c.specs)], jobs[len(c.specs):]
 		}
-		l.answer(c)
+		close(c.done)
 	}
 }
 
-func (l *lane) insertAlone(specs []wire.Spec) ([]*wire.Job, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), statementTimeout)
-	defer cancel()
-	return l.insertAndNudge(ctx, specs)
-}
-
-// answer hands the result to the caller, under the lock that withdraw takes.
-func (l *lane) answer(c *call) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	close(c.done)
+// leave returns to a caller whose context has ended. A call that runs by itself ends with it.
+func (g *group) leave(ctx context.Context, c *call) ([]*wire.Job, error) {
+	switch g.withdraw(c) {
+	case runningInBatch:
+		return nil, &wire.UnknownError{Err: context.Cause(ctx)}
+	case runningAlone:
+		<-c.done
+		if _, blocked := errors.AsType[*wire.BlockedError](c.err); blocked {
+			return nil, &wire.NotEnqueuedError{Err: fmt.Errorf("%w: %w", context.Cause(ctx), c.err)}
+		}
+		return c.jobs, c.err
+	case pausing:
+		return nil, &wire.NotEnqueuedError{Err: fmt.Errorf("%w: another transaction holds a key, or adds a name, of these jobs",
+			context.Cause(ctx))}
+	default:
+		return nil, &wire.NotEnqueuedError{Err: context.Cause(ctx)}
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -18,17 +19,32 @@ import (
 
 // slowInserter takes its time for each insert, and remembers them.
 type slowInserter struct {
-	mu      sync.Mutex
-	batches []string // the tasks of each insert, in the order in which they began
-	active  int
-	most    int
-	next    int64
-	fail    func(tasks string) error
-	ride    bool // single jobs take their notification along
-	takes   time.Duration
+	mu       sync.Mutex
+	batches  []string // the tasks of each insert, in the order in which they began
+	active   int
+	most     int
+	next     int64
+	fail     func(tasks string) error
+	notifies bool            // single jobs take their notification along
+	held     map[string]bool // keys that somebody else's transaction holds
+	takes    time.Duration
 }
 
-func (s *slowInserter) Insert(ctx context.Context, specs []wire.Spec) ([]*wire.Job, error) {
+// Insert notifies a tenth of a second after the insert.
+func (s *slowInserter) Insert(ctx context.Context, specs []wire.Spec, notify enqueue.Piggyback) ([]*wire.Job, bool, error) {
+	var done func()
+	if s.notifies && notify != nil {
+		done = notify()
+	}
+	jobs, err := s.insert(ctx, specs)
+	if done == nil {
+		return jobs, false, err
+	}
+	time.AfterFunc(100*time.Millisecond, done)
+	return jobs, err == nil, err
+}
+
+func (s *slowInserter) insert(ctx context.Context, specs []wire.Spec) ([]*wire.Job, error) {
 	names := make([]string, len(specs))
 	for i, spec := range specs {
 		names[i] = spec.Task
@@ -38,8 +54,12 @@ func (s *slowInserter) Insert(ctx context.Context, specs []wire.Spec) ([]*wire.J
 	s.batches = append(s.batches, tasks)
 	s.active++
 	s.most = max(s.most, s.active)
+	takes, blocked := s.takes, slices.ContainsFunc(specs, func(spec wire.Spec) bool { return s.held[spec.Key] })
+	if blocked {
+		takes = lockWait
+	}
 	s.mu.Unlock()
-	timer := time.NewTimer(s.takes)
+	timer := time.NewTimer(takes)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
@@ -48,8 +68,11 @@ func (s *slowInserter) Insert(ctx context.Context, specs []wire.Spec) ([]*wire.J
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.active--
-	if ctx.Err() != nil {
-		return nil, ctx.Err()
+	switch {
+	case ctx.Err() != nil:
+		return nil, &wire.UnknownError{Err: context.Cause(ctx)}
+	case blocked:
+		return nil, &wire.BlockedError{Err: errors.New("lock timeout")}
 	}
 	if s.fail != nil {
 		if err := s.fail(tasks); err != nil {
@@ -64,17 +87,17 @@ func (s *slowInserter) Insert(ctx context.Context, specs []wire.Spec) ([]*wire.J
 	return jobs, nil
 }
 
-// InsertAndNotify notifies a tenth of a second after the insert.
-func (s *slowInserter) InsertAndNotify(ctx context.Context, spec wire.Spec, notified func()) (*wire.Job, bool, error) {
-	if !s.ride {
-		return nil, false, nil
+// lockWait is how long an insert waits for a key that somebody else holds.
+const lockWait = 50 * time.Millisecond
+
+// hold says which keys somebody else's transaction holds from now on.
+func (s *slowInserter) hold(keys ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.held = map[string]bool{}
+	for _, key := range keys {
+		s.held[key] = true
 	}
-	jobs, err := s.Insert(ctx, []wire.Spec{spec})
-	time.AfterFunc(100*time.Millisecond, notified)
-	if err != nil {
-		return nil, true, err
-	}
-	return jobs[0], true, nil
 }
 
 // intakeRig is an intake on a slow inserter, with what callers got.
@@ -87,7 +110,10 @@ type intakeRig struct {
 	results sync.Map // caller -> result
 }
 
-func newIntakeRig() *intakeRig {
+func newIntakeRig() *intakeRig { return newIntakeRigOf(20) }
+
+// newIntakeRigOf has a pool of this many connections.
+func newIntakeRigOf(connections int) *intakeRig {
 	r := &intakeRig{slowInserter: slowInserter{takes: time.Second}}
 	r.nudger = enqueue.NewNudger(func(_ context.Context, jobs int) error {
 		r.mu.Lock()
@@ -95,7 +121,7 @@ func newIntakeRig() *intakeRig {
 		r.nudged += jobs
 		return nil
 	}, func(error) {})
-	r.intake = enqueue.NewIntake(&r.slowInserter, 10, r.nudger)
+	r.intake = enqueue.NewIntake(&r.slowInserter, connections, r.nudger)
 	return r
 }
 
@@ -173,21 +199,21 @@ func TestIntakeNotifiesBehindTheInsert(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := newIntakeRig()
-		r.ride = true
-		r.call(t.Context(), "", "a") // rides
+		r.notifies = true
+		r.call(t.Context(), "", "a") // takes it along
 		r.call(t.Context(), "", "b") // a is under way
 		r.call(t.Context(), "", "c", "d")
 		r.callers.Wait()
 		<-time.After(time.Second)
 		if r.told() != 3 {
-			t.Errorf("nudged for %d jobs, want the 3 that did not ride", r.told())
+			t.Errorf("nudged for %d jobs, want the 3 that did not take it along", r.told())
 		}
 		r.fail = func(string) error { return errors.New("broken") }
-		r.call(t.Context(), "", "e") // rides, and fails
+		r.call(t.Context(), "", "e") // takes it along, and fails
 		r.callers.Wait()
 		<-time.After(time.Second)
 		r.fail = nil
-		r.call(t.Context(), "", "f") // rides again
+		r.call(t.Context(), "", "f") // takes it along again
 		r.want(t, []string{"a", "b", "c d", "e", "f"}, map[string]string{"a": "a", "b": "b", "c d": "c d", "e": "broken", "f": "f"})
 		if r.told() != 3 {
 			t.Errorf("nudged for %d jobs, want 3 as before", r.told())
@@ -195,8 +221,8 @@ func TestIntakeNotifiesBehindTheInsert(t *testing.T) {
 	})
 }
 
-// Keyed calls go one at a time, in a lane of their own.
-func TestIntakeKeyedLane(t *testing.T) {
+// Keyed calls go one at a time, beside those without a key.
+func TestIntakeKeyed(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := newIntakeRig()
@@ -212,8 +238,8 @@ func TestIntakeKeyedLane(t *testing.T) {
 	})
 }
 
-// A keyed insert that takes long keeps up the calls with its key, which fold, and no others.
-func TestIntakePassesOnWhatTakesLong(t *testing.T) {
+// A keyed insert that takes long keeps the calls with its key waiting, which fold, and no others.
+func TestIntakeGoesOnBesideALongInsert(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := newIntakeRig()
@@ -234,7 +260,7 @@ func TestIntakePassesOnWhatTakesLong(t *testing.T) {
 }
 
 // However many take long, there is a limit to the connections that they take.
-func TestIntakeBoundsWhatTakesLong(t *testing.T) {
+func TestIntakeBoundsLongInserts(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := newIntakeRig()
@@ -271,7 +297,9 @@ func TestIntakeRejectedBatch(t *testing.T) {
 		r.call(t.Context(), "k", "good")
 		r.call(t.Context(), "k", "bad")
 		r.call(t.Context(), "k", "fine")
-		r.want(t, []string{"first", "good bad fine", "good", "bad", "fine"},
+		r.callers.Wait()
+		slices.Sort(r.batches[2:]) // they go beside each other
+		r.want(t, []string{"first", "good bad fine", "bad", "fine", "good"},
 			map[string]string{"first": "first", "good": "good", "bad": "refused", "fine": "fine"})
 		if r.told() != 3 {
 			t.Errorf("nudged for %d jobs, want 3", r.told())
@@ -335,5 +363,155 @@ func TestIntakeBoundsBatches(t *testing.T) {
 		if diff := cmp.Diff([]int{1, 1501, 1}, sizes); diff != "" {
 			t.Errorf("sizes of batches (-want +got):\n%s", diff)
 		}
+	})
+}
+
+// A key that somebody's transaction holds delays its own caller: those folded into a batch with it are
+// inserted on their own, and later ones are not held up either.
+func TestIntakeBlockedKey(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newIntakeRig()
+		r.takes = 10 * time.Millisecond
+		r.hold("held")
+		results := map[string]string{}
+		expect := func(task string) {
+			results[task] = task
+		}
+		r.call(t.Context(), "k", "first")
+		expect("first")
+		r.call(t.Context(), "held", "blocked")
+		for i := range 20 {
+			task := fmt.Sprint("t", i)
+			r.call(t.Context(), task, task)
+			expect(task)
+		}
+		<-time.After(time.Second)
+		r.call(t.Context(), "late", "late")
+		expect("late")
+		r.call(t.Context(), "held", "behind") // the key is still its predecessor's
+		<-time.After(100 * time.Millisecond)
+		for task := range results {
+			if got, _ := r.results.Load(task); got != task {
+				t.Errorf("%s: %v after a second, beside the key that is held", task, got)
+			}
+		}
+		if _, done := r.results.Load("blocked"); done {
+			t.Error("the call whose key is held has ended")
+		}
+		r.hold()
+		expect("blocked")
+		expect("behind")
+		r.callers.Wait()
+		all := slices.Clone(r.batches)
+		r.want(t, all, results)
+		if last := all[len(all)-2:]; last[0] != "blocked" || last[1] != "behind" {
+			t.Errorf("the last inserts were %q", last)
+		}
+	})
+}
+
+// Blocked calls are repeated for as long as their callers wait, never all connections at a time, and
+// leave without a trace.
+func TestIntakeManyBlockedKeys(t *testing.T) {
+	t.Parallel()
+	for connections, most := range map[int]int{1: 1, 2: 1, 4: 2, 10: 5, 100: 10} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newIntakeRigOf(connections)
+			r.takes = 10 * time.Millisecond
+			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+			defer cancel()
+			var keys []string
+			for i := range 30 {
+				keys = append(keys, fmt.Sprint("held", i))
+			}
+			r.hold(keys...)
+			for _, key := range keys {
+				r.call(ctx, key, key)
+			}
+			<-time.After(2 * time.Second)
+			r.call(t.Context(), "other", "other")
+			<-time.After(500 * time.Millisecond)
+			if got, _ := r.results.Load("other"); got != "other" {
+				t.Errorf("%d connections: a call whose key nobody holds: %v", connections, got)
+			}
+			r.callers.Wait()
+			for _, key := range keys {
+				got, _ := r.results.Load(key)
+				text := fmt.Sprint(got)
+				unsent := strings.HasPrefix(text, "the jobs were not enqueued: context deadline exceeded")
+				if !unsent && text != "the jobs may or may not have been enqueued: context deadline exceeded" {
+					t.Errorf("%s: %s", key, text)
+				}
+			}
+			if r.most > most {
+				t.Errorf("%d of %d connections were used at a time, want %d at most", r.most, connections, most)
+			}
+			r.hold()
+			for _, key := range keys { // all keys are free again
+				if _, err := r.intake.Insert(t.Context(), []wire.Spec{{Task: "again", Key: key}}); err != nil {
+					t.Error(err)
+				}
+			}
+			r.nudger.Close()
+		})
+	}
+}
+
+// A call that has a batch to itself, as a large one has, runs under its caller's context.
+func TestIntakeLargeCallEndsWithItsCaller(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newIntakeRig()
+		r.takes = time.Minute
+		began := time.Now()
+		r.call(t.Context(), "k", "first")
+		large := make([]wire.Spec, 2000)
+		for i := range large {
+			large[i] = wire.Spec{Task: "x", Key: fmt.Sprint(i)}
+		}
+		jobs, err := r.intake.Insert(t.Context(), large)
+		if err != nil || len(jobs) != len(large) {
+			t.Errorf("without a deadline: %d jobs, %v", len(jobs), err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		began = time.Now()
+		_, err = r.intake.Insert(ctx, large)
+		if _, unknown := errors.AsType[*wire.UnknownError](err); !unknown || time.Since(began) != time.Second {
+			t.Errorf("with a deadline of 1 s: %v after %v", err, time.Since(began))
+		}
+		r.callers.Wait()
+		r.nudger.Close()
+	})
+}
+
+// Close ends, whatever hangs, and refuses what comes later.
+func TestIntakeClose(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newIntakeRig()
+		r.takes = time.Hour
+		r.hold("held")
+		r.call(t.Context(), "", "direct")
+		r.call(t.Context(), "held", "blocked")
+		r.call(t.Context(), "k", "keyed")
+		began := time.Now()
+		r.intake.Close()
+		if took := time.Since(began); took > 10*time.Second {
+			t.Errorf("Close took %v", took)
+		}
+		const unknown = "the jobs may or may not have been enqueued: the client is closed"
+		_, err := r.intake.Insert(t.Context(), []wire.Spec{{Task: "late"}})
+		if _, unsent := errors.AsType[*wire.NotEnqueuedError](err); !unsent {
+			t.Errorf("after Close: %v", err)
+		}
+		r.callers.Wait()
+		for task, want := range map[string]string{"direct": unknown, "keyed": unknown} {
+			if got, _ := r.results.Load(task); got != want {
+				t.Errorf("%s: %v", task, got)
+			}
+		}
+		r.nudger.Close()
 	})
 }

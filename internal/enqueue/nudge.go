@@ -6,25 +6,37 @@ import (
 	"time"
 )
 
-// transactionNudges is when the workers are nudged after an enqueue in a transaction whose commit we do not see (R17).
+// transactionNudges is when the workers are nudged after an enqueue in a transaction whose commit we do
+// not see (R17).
 var transactionNudges = [...]time.Duration{2 * time.Millisecond, 20 * time.Millisecond, 200 * time.Millisecond}
 
-// nudgeInterval is the least time between two nudges.
-const nudgeInterval = time.Millisecond
+const (
+	// nudgeInterval is the least time between two nudges.
+	nudgeInterval = time.Millisecond
+	// nudgeTimeout bounds a nudge.
+	nudgeTimeout = 10 * time.Second
+	// piggybackTime is how long an insert that takes its notification along keeps back the others.
+	piggybackTime = 20 * time.Millisecond
+	// lastNudge is how long Close waits for the nudges that are left.
+	lastNudge = 2 * time.Second
+)
 
-// Nudger tells the workers that jobs were inserted: one notification at a time for all that came meanwhile, after the commit
-// and outside of any transaction of the application (R17). A lost nudge costs a poll, never a job.
+// Nudger tells the workers that jobs were inserted: one notification at a time for all that came
+// meanwhile, after the commit and outside of any transaction of the application (R17). A lost nudge
+// costs a poll, never a job.
 type Nudger struct {
-	send func(ctx context.Context, jobs int) error
-	fail func(error)
+	send func(jobs int)
+	stop context.CancelFunc // ends the nudge under way
 
-	mu      sync.Mutex
-	pending int
-	sending bool      // one is under way, or about to be
-	sent    time.Time // when the last one was
-	closed  bool
-	idle    sync.Cond
-	later   [len(transactionNudges)]struct {
+	mu        sync.Mutex
+	pending   int
+	sending   bool      // one is under way, or about to be
+	piggyback uint64    // number of the insert that sends it, see Piggyback; 0: none
+	numbers   uint64    // given to such inserts
+	sent      time.Time // when the last one was
+	closed    bool
+	idle      sync.Cond
+	later     [len(transactionNudges)]struct {
 		armed   bool
 		jobs    int
 		request time.Time // of the last enqueue that this timer is for
@@ -33,7 +45,14 @@ type Nudger struct {
 
 // NewNudger returns a nudger. fail is told why a notification could not be sent.
 func NewNudger(send func(ctx context.Context, jobs int) error, fail func(error)) *Nudger {
-	n := &Nudger{send: send, fail: fail}
+	open, stop := context.WithCancel(context.Background())
+	n := &Nudger{stop: stop, send: func(jobs int) {
+		ctx, cancel := context.WithTimeout(open, nudgeTimeout)
+		defer cancel()
+		if err := send(ctx, jobs); err != nil {
+			fail(err)
+		}
+	}}
 	n.idle.L = &n.mu
 	return n
 }
@@ -55,8 +74,8 @@ func (n *Nudger) nudgeLocked(jobs int) {
 	}
 }
 
-// NudgeAfterCommit notifies the workers of jobs that a transaction will commit, we don't know when: about 2, 20 and 200 ms
-// from now.
+// NudgeAfterCommit notifies the workers of jobs that a transaction will commit, we don't know when:
+// about 2, 20 and 200 ms from now.
 func (n *Nudger) NudgeAfterCommit(jobs int) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -100,7 +119,7 @@ func (n *Nudger) run() {
 		jobs := n.pending
 		n.pending = 0
 		n.mu.Unlock()
-		n.sendOnce(jobs)
+		n.send(jobs)
 		n.mu.Lock()
 		n.sent = time.Now()
 	}
@@ -108,29 +127,34 @@ func (n *Nudger) run() {
 	n.idle.Broadcast()
 }
 
-// ride asks whether an insert may take its notification along, right behind its commit on its own connection. It may while no
-// other is under way: that saves the workers a round trip, and one at a time for the process is the rule all the same (R17). The
-// caller ends with rode or stayed.
-func (n *Nudger) ride() bool {
+// Piggyback implements the type of this name: it agrees while no nudge is under way. That saves the
+// workers a round trip, and nudges are one at a time all the same (R17). An insert that is still not
+// done after piggybackTime, because the server is slow or away, does not keep back others any longer.
+func (n *Nudger) Piggyback() (done func()) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.sending || n.closed || time.Since(n.sent) < nudgeInterval {
-		return false
+		return nil
 	}
 	n.sending = true
-	return true
+	n.numbers++
+	number := n.numbers
+	n.piggyback = number
+	late := time.AfterFunc(piggybackTime, func() { n.endPiggyback(number, time.Time{}) })
+	return func() {
+		late.Stop()
+		n.endPiggyback(number, time.Now())
+	}
 }
 
-// rode ends a ride whose notification is sent.
-func (n *Nudger) rode() { n.endRide(time.Now()) }
-
-// stayed ends a ride that did not take place.
-func (n *Nudger) stayed() { n.endRide(time.Time{}) }
-
-// endRide sends what came meanwhile.
-func (n *Nudger) endRide(sent time.Time) {
+// endPiggyback sends what came meanwhile.
+func (n *Nudger) endPiggyback(number uint64, sent time.Time) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if n.piggyback != number {
+		return // it was late
+	}
+	n.piggyback = 0
 	if !sent.IsZero() {
 		n.sent = sent
 	}
@@ -142,16 +166,11 @@ func (n *Nudger) endRide(sent time.Time) {
 	n.idle.Broadcast()
 }
 
-func (n *Nudger) sendOnce(jobs int) {
-	ctx, cancel := context.WithTimeout(context.Background(), statementTimeout)
-	defer cancel()
-	if err := n.send(ctx, jobs); err != nil {
-		n.fail(err)
-	}
-}
-
-// Close sends what is left to send, for transactions that have not been nudged for three times as well, and then no more.
+// Close sends what is left to send, for transactions that have not been nudged for three times as well,
+// and then no more. It gives up after lastNudge.
 func (n *Nudger) Close() {
+	defer n.stop()
+	defer time.AfterFunc(lastNudge, n.stop).Stop()
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if !n.closed {

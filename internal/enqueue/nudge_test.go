@@ -92,3 +92,49 @@ func TestNudgerClose(t *testing.T) {
 		r.want(t, "1 at 0s", "1 at 10ms")
 	})
 }
+
+// A notification that an insert takes along keeps back the others for a moment only: the insert may wait
+// for the server.
+func TestNudgesDoNotWaitForALatePiggyback(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newNudgeRig()
+		done := r.Piggyback()
+		if done == nil || r.Piggyback() != nil {
+			t.Fatal("want one at a time")
+		}
+		<-time.After(10 * time.Millisecond)
+		r.Nudge(1)
+		r.want(t, "1 at 20ms")
+		other := r.Piggyback()
+		if other == nil {
+			t.Fatal("declined for one that is late")
+		}
+		done() // late: it does not end the other's
+		r.Nudge(1)
+		synctest.Wait()
+		r.want(t, "1 at 20ms", "1 at 1.03s")
+		other()
+	})
+}
+
+// Close gives up on a notification that is not sent.
+func TestNudgerCloseEnds(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var failed error
+		n := enqueue.NewNudger(func(ctx context.Context, _ int) error {
+			<-ctx.Done()
+			return ctx.Err()
+		}, func(err error) { failed = err })
+		n.Nudge(1)
+		synctest.Wait()
+		n.NudgeAfterCommit(1)
+		began := time.Now()
+		n.Close()
+		if took := time.Since(began); took > 5*time.Second || failed == nil {
+			t.Errorf("Close took %v; %v", took, failed)
+		}
+		<-time.After(time.Second) // timers of the transaction
+	})
+}

@@ -12,6 +12,7 @@ import (
 	"github.com/backfillhq/go/internal/dbtest"
 	"github.com/backfillhq/go/internal/pg"
 	"github.com/backfillhq/go/internal/pg/query"
+	"github.com/backfillhq/go/internal/schema"
 	"github.com/backfillhq/go/internal/wire"
 	"github.com/backfillhq/go/testutil/pgtest"
 )
@@ -29,7 +30,7 @@ func lookups(pool *pgxpool.Pool) map[string]func(context.Context, pgx.Tx) error 
 			specs[i].Task, specs[i].Payload, specs[i].MaxAttempts = "task", []byte("{}"), 25
 		}
 		return func(ctx context.Context, tx pgx.Tx) error {
-			_, err := pg.NewInserter(pool, schemaName).InsertTx(ctx, tx, specs)
+			_, err := pg.NewInserter(pool, schemaName, schema.WritesTables).InsertTx(ctx, tx, specs)
 			return err
 		}
 	}

@@ -127,7 +127,7 @@ func takesWrites(ctx context.Context, conn *pgconn.PgConn) error {
 // server that has become read-only or a standby, and when it has lost its prepared statements.
 func keep(_ *pgconn.PgConn, err *pgconn.PgError) bool {
 	switch err.Code {
-	case sqlstate.ReadOnlyTransaction, sqlstate.UnknownPreparedStatement,
+	case sqlstate.ReadOnlyTransaction, sqlstate.UndefinedStatement,
 		sqlstate.AdminShutdown, sqlstate.CrashShutdown, sqlstate.CannotConnectNow:
 		return false
 	}

@@ -45,7 +45,7 @@ func explainReconnect(config *pgx.ConnConfig, err error) error {
 // ExplainPooler adds to an error that poolers cause what to do about it.
 func ExplainPooler(err error) error {
 	switch sqlstate.Of(err) {
-	case sqlstate.UnknownPreparedStatement, sqlstate.DuplicatePreparedStatement, sqlstate.ProtocolViolation:
+	case sqlstate.UndefinedStatement, sqlstate.DuplicateStatement, sqlstate.ProtocolViolation:
 		return fmt.Errorf("%w (%s)", err, poolerHint)
 	}
 	return err

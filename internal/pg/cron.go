@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/backfillhq/go/internal/pg/query"
+	"github.com/backfillhq/go/internal/schema"
 	"github.com/backfillhq/go/internal/wire"
 	"github.com/backfillhq/go/internal/worker"
 )
@@ -62,7 +63,7 @@ func (s *Store) Tick(ctx context.Context, tick time.Time, identifiers []string, 
 		if scheduled = len(specs); scheduled == 0 {
 			return nil
 		}
-		_, err = NewInserter(s.pool, s.settings.Schema).InsertTx(ctx, tx, specs)
+		_, err = NewInserter(s.pool, s.settings.Schema, schema.WritesTables).InsertTx(ctx, tx, specs)
 		return err
 	})
 	if rejected, ok := errors.AsType[*wire.RejectedError](refused(err)); ok && rejected.Row {

@@ -1,19 +1,16 @@
 package pg
 
 import (
-	"cmp"
 	"context"
-	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"slices"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/backfillhq/go/internal/enqueue"
@@ -23,358 +20,194 @@ import (
 	"github.com/backfillhq/go/internal/wire"
 )
 
-// insertTries bounds how often an insert is sent again because a name or a key was in other hands for a moment.
-const insertTries = 20
+const (
+	// insertTries bounds how often an insert is sent again after a conflict with other sessions.
+	insertTries = 20
+	// enqueueTimeout bounds the wait for a connection, and each statement, of a caller whose context
+	// has no deadline.
+	enqueueTimeout = 10 * time.Second
+	// lockWait is how long an insert waits for a lock before it gives its connection back, see
+	// wire.BlockedError. bulkLockWait is the same for a call of many statements, once it has the
+	// locks that it could ask for.
+	lockWait, bulkLockWait = "50ms", "9s"
+)
 
-// Inserter inserts jobs; it implements enqueue.Inserter.
+// Inserter inserts jobs; it implements enqueue.Inserter. It is safe for concurrent use.
 type Inserter struct {
 	pool      *pgxpool.Pool
 	texts     *texts
 	pipelines bool
-	access    schema.Access
+	access    schema.Access // of the pool's role
+	fixed     sync.Map      // login role that cannot take another role -> its schema.Access
 }
 
 var _ enqueue.Inserter = (*Inserter)(nil)
 
-// NewInserter returns an inserter on a client's pool.
-func NewInserter(pool *pgxpool.Pool, schema string) *Inserter {
-	return &Inserter{pool: pool, texts: newTexts(schema), pipelines: canPipeline(pool)}
+// NewInserter returns an inserter on a client's pool, whose role enqueues by access.
+func NewInserter(pool *pgxpool.Pool, schemaName string, access schema.Access) *Inserter {
+	return &Inserter{pool: pool, texts: newTexts(schemaName), pipelines: canPipeline(pool), access: access}
 }
 
-// Insert implements enqueue.Inserter: one round trip and one transaction, with rare exceptions. It is atomic except that a key
-// which a worker took at the last moment is inserted by another transaction right after.
-func (i *Inserter) Insert(ctx context.Context, specs []wire.Spec) ([]*wire.Job, error) {
-	if len(specs) == 1 && specs[0].Key == "" && specs[0].Queue == "" && i.access == schema.WritesTables {
-		job, err := i.insertOne(ctx, specs[0])
-		if !errors.Is(err, pgx.ErrNoRows) {
-			return []*wire.Job{job}, rejected(i.explain(err))
+// Insert implements enqueue.Inserter. It sends everything again, in a new transaction, when the server
+// rolled the last one back because of other sessions.
+func (i *Inserter) Insert(ctx context.Context, specs []wire.Spec, notify enqueue.Piggyback) ([]*wire.Job, bool, error) {
+	a := &attempt{Inserter: i, specs: specs, access: i.access, notify: notify}
+	for conflicts := 0; ; {
+		jobs, notified, err := a.run(ctx)
+		if err == nil {
+			return jobs, notified, nil
+		}
+		conflict, again := a.next(ctx, err)
+		if !again {
+			return nil, false, a.outcome(err)
+		}
+		if !conflict {
+			continue
+		}
+		if conflicts++; conflicts == insertTries {
+			return nil, false, &wire.RejectedError{Err: stillConflicting(err)}
+		}
+		if !wait(ctx, time.Duration(conflicts)*time.Millisecond) {
+			return nil, false, &wire.NotEnqueuedError{Err: context.Cause(ctx)}
 		}
 	}
-	jobs, err := i.insert(ctx, pgxSession{i.pool}, specs, true)
-	return jobs, rejected(err)
 }
 
-// InsertTx inserts jobs in a transaction of the caller's.
-func (i *Inserter) InsertTx(ctx context.Context, tx pgx.Tx, specs []wire.Spec) ([]*wire.Job, error) {
-	return i.insert(ctx, pgxSession{tx}, specs, false)
+// attempt inserts the specs of one call. What it learns from a try that failed is how to send the next
+// one; it keeps no result of it, because that try's transaction was rolled back.
+type attempt struct {
+	*Inserter
+
+	specs  []wire.Spec
+	notify enqueue.Piggyback
+	access schema.Access
+
+	plan      *plan                   // nil as long as the call is a single plain insert
+	names     bool                    // insert missing names first
+	unsent    int                     // tries that found their connection dead
+	forgotten int                     // tries whose prepared statements were gone
+	readOnly  int64                   // connections that the pool had made when one was first found read-only
+	rights    *query.EnqueueRightsRow // of the session, asked for after a refusal
 }
 
-// InsertSQLTx inserts jobs in a database/sql transaction of the caller's, whatever its driver.
-func (i *Inserter) InsertSQLTx(ctx context.Context, tx *sql.Tx, specs []wire.Spec) ([]*wire.Job, error) {
-	return i.insert(ctx, sqlSession{tx}, specs, false)
-}
+var errNamesMissing = errors.New("a task or queue has no id yet")
 
-// rejected marks errors with which the server refused the insert, so that the caller knows that nothing was inserted.
-func rejected(err error) error {
-	if err == nil {
-		return nil
+// run makes one try: one transaction on one connection.
+func (a *attempt) run(ctx context.Context) (jobs []*wire.Job, notified bool, err error) {
+	conn, err := a.acquire(ctx)
+	if err != nil {
+		return nil, false, err
 	}
-	err = fmt.Errorf("insert jobs: %w", err)
-	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) && pgErr.SeverityUnlocalized == "ERROR" { // a fatal one ends the connection, perhaps after the commit
-		return &wire.RejectedError{Err: err}
+	if a.plan == nil && a.access == schema.WritesTables && isPlain(a.specs) {
+		return a.insertOne(ctx, conn)
 	}
-	return err
-}
-
-func (i *Inserter) insertOne(ctx context.Context, spec wire.Spec) (*wire.Job, error) {
-	job := jobOf(spec)
-	err := i.pool.QueryRow(ctx, i.texts.render(query.InsertJob), insertArgs(spec)...).Scan(&job.ID, &job.RunAt, &job.CreatedAt)
-	return &job, err
-}
-
-// insertArgs are InsertJob's. The payload is a json.RawMessage: as bytes it would be a bytea in the query modes that poolers need.
-func insertArgs(spec wire.Spec) []any {
-	return []any{
-		spec.Task, json.RawMessage(spec.Payload), nullTime(spec.RunAt), spec.Delay.Microseconds(), spec.MaxAttempts, spec.Priority,
-		flagsObject(spec.Flags),
+	defer func() { a.release(ctx, conn, err) }()
+	if a.plan == nil {
+		a.plan = newPlan(a.specs)
+		a.names = a.names || a.plan.keyed || len(a.plan.pieces) > 1
 	}
-}
-
-// insert sends statements until every spec has its job. own says that the transaction is ours to repeat.
-func (i *Inserter) insert(ctx context.Context, session session, specs []wire.Spec, own bool) ([]*wire.Job, error) {
-	batch := newInsertion(i.texts, specs)
-	batch.byFunction = i.access == schema.CallsFunction
-	var err error
-	for try := range insertTries {
-		if try > 0 && !wait(ctx, time.Duration(try)*time.Millisecond) {
-			return nil, context.Cause(ctx)
-		}
-		err = session.run(ctx, batch.statements(try > 0))
-		if err != nil && !(own && (sqlstate.Of(err) == sqlstate.SerializationFailure || sqlstate.Of(err) == sqlstate.DeadlockDetected)) {
-			return nil, i.explain(err)
-		}
-		if err == nil && batch.done() {
-			return batch.jobs, nil
-		}
+	n := newInsertion(a.texts, a.specs, a.access)
+	n.whole = a.names
+	if a.plan.large {
+		err = n.insertLarge(ctx, conn, a.plan)
+	} else {
+		err = n.insertSmall(ctx, conn, a.plan, a.names)
 	}
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	return nil, fmt.Errorf("%d of %d jobs could not be inserted after %d tries: their keys are claimed, or their task and queue names "+
-		"inserted, by others again and again, or this transaction's snapshot is older than they are", batch.missing(), len(specs), insertTries)
-}
-
-// insertion is a list of specs on their way to becoming jobs.
-type insertion struct {
-	texts  *texts
-	specs  []wire.Spec
-	jobs   []*wire.Job // by index of specs; nil: not inserted yet
-	rounds []round
-
-	byFunction bool // all in one call, see insertByFunction
-}
-
-// round is a list of specs that one statement can insert: without keys, or each key once and one mode. Rounds keep the order of the
-// specs, for it is the order of a queue.
-type round struct {
-	keyed bool
-	mode  wire.KeyMode
-	specs []int
-}
-
-func newInsertion(texts *texts, specs []wire.Spec) *insertion {
-	n := &insertion{texts: texts, specs: specs, jobs: make([]*wire.Job, len(specs))}
-	keys := map[string]bool{}
-	for i, spec := range specs {
-		keyed, mode, last := spec.Key != "", cmp.Or(spec.KeyMode, wire.KeyReplace), len(n.rounds)-1
-		if last < 0 || n.rounds[last].keyed != keyed || keyed && (n.rounds[last].mode != mode || keys[spec.Key]) {
-			n.rounds = append(n.rounds, round{keyed: keyed, mode: mode})
-			last++
-			clear(keys)
-		}
-		keys[spec.Key] = true
-		n.rounds[last].specs = append(n.rounds[last].specs, i)
-	}
-	return n
-}
-
-func (n *insertion) missing() int {
-	missing := 0
-	for _, job := range n.jobs {
-		if job == nil {
-			missing++
-		}
-	}
-	return missing
-}
-
-// done reports whether every spec has its job. Specs with equal keys share the job that the last of them left.
-func (n *insertion) done() bool {
-	if n.missing() > 0 {
-		return false
-	}
-	if len(n.rounds) < 2 {
-		return true
-	}
-	last := map[int64]*wire.Job{}
-	for i, job := range n.jobs {
-		if n.specs[i].Key != "" {
-			last[job.ID] = job
-		}
-	}
-	for i, job := range n.jobs {
-		if n.specs[i].Key != "" {
-			n.jobs[i] = last[job.ID]
-		}
-	}
-	return true
-}
-
-// statements returns what to send for the specs that have no job yet. Names are inserted before keyed jobs, and before keyless
-// ones if an earlier try found some missing.
-func (n *insertion) statements(names bool) []statement {
-	if n.byFunction {
-		return []statement{n.insertByFunction()}
-	}
-	var list []statement
-	for _, r := range n.rounds {
-		left := slices.DeleteFunc(slices.Clone(r.specs), func(i int) bool { return n.jobs[i] != nil })
-		switch {
-		case len(left) == 0:
-		case r.keyed:
-			names = true
-			list = append(list, n.insertKeyed(r.mode, left)...)
-		default:
-			list = append(list, n.insertKeyless(left))
-		}
-	}
-	if names {
-		list = append(n.names(), list...)
-	}
-	return list
-}
-
-func (n *insertion) names() []statement {
-	var tasks, queues []string
-	for _, spec := range n.specs {
-		tasks = append(tasks, spec.Task)
-		if spec.Queue != "" {
-			queues = append(queues, spec.Queue)
-		}
-	}
-	list := []statement{{text: n.texts.render(query.AddTasks), args: []any{distinct(tasks)}}}
-	if len(queues) > 0 {
-		list = append(list, statement{text: n.texts.render(query.AddQueues), args: []any{distinct(queues)}})
-	}
-	return list
-}
-
-func (n *insertion) insertKeyless(specs []int) statement {
-	c := n.columns(specs)
-	text, args := query.InsertJobs, c.args()
-	if slices.ContainsFunc(c.queues, func(queue string) bool { return queue != "" }) {
-		text, args = query.InsertQueuedJobs, c.argsWithQueues()
-	}
-	return statement{text: n.texts.render(text), args: args, read: func(rows rows) error {
-		type inserted struct {
-			id               int64
-			runAt, createdAt time.Time
-		}
-		got := make([]inserted, 0, len(specs))
-		for rows.Next() {
-			var row inserted
-			if err := rows.Scan(&row.id, &row.runAt, &row.createdAt); err != nil {
-				return err
-			}
-			got = append(got, row)
-		}
-		if len(got) != len(specs) {
-			return nil // none: a name is missing
-		}
-		// Ids were assigned in the order of the specs.
-		slices.SortFunc(got, func(a, b inserted) int { return cmp.Compare(a.id, b.id) })
-		jobs := make([]wire.Job, len(specs)) // one allocation for all
-		for k, i := range specs {
-			jobs[k] = jobOf(n.specs[i])
-			jobs[k].ID, jobs[k].RunAt, jobs[k].CreatedAt = got[k].id, got[k].runAt, got[k].createdAt
-			n.jobs[i] = &jobs[k]
-		}
-		return nil
-	}}
-}
-
-func (n *insertion) insertKeyed(mode wire.KeyMode, specs []int) []statement {
-	byKey := make(map[string]int, len(specs))
-	keys := make([]string, 0, len(specs))
-	for _, i := range specs {
-		byKey[n.specs[i].Key] = i
-		keys = append(keys, n.specs[i].Key)
-	}
-	args := append(n.columns(specs).argsWithQueues(), keys)
-	read := func(rows rows) error {
-		for rows.Next() {
-			job, err := scanJob(rows)
-			if err != nil {
-				return err
-			}
-			n.jobs[byKey[job.Key]] = job
-		}
-		return nil
-	}
-	if mode == wire.KeyUnsafeDedupe {
-		return []statement{{text: n.texts.render(query.DedupeJobs), args: args, read: read}}
-	}
-	return []statement{ // the first two sort the keys; here they are in the order of the other columns
-		{text: n.texts.render(query.LockKeys), args: []any{keys}},
-		{text: n.texts.render(query.SupersedeKeys), args: []any{keys}},
-		{text: n.texts.render(query.UpsertJobs), args: append(args, mode == wire.KeyPreserveRunAt), read: read},
+	switch missing := n.missing(); {
+	case missing == 0:
+		return n.result(), false, nil
+	case a.names || a.access == schema.CallsFunction:
+		return nil, false, fmt.Errorf("the database returned %d jobs fewer than were sent", missing)
+	default:
+		return nil, false, errNamesMissing
 	}
 }
 
-// scanJob reads a job from the columns of UpsertJobs, and those that follow them.
-func scanJob(row interface{ Scan(dest ...any) error }, more ...any) (*wire.Job, error) {
-	var job wire.Job
-	var key *string
-	var runAt timestamp
-	var flags []byte
-	columns := []any{
-		&key, &job.ID, &job.Task, &job.Queue, &job.Payload, &runAt, &job.CreatedAt, &job.Attempt, &job.MaxAttempts,
-		&job.Priority, &job.Revision, &flags,
-	}
-	if err := row.Scan(append(columns, more...)...); err != nil {
-		return nil, err
-	}
-	if key != nil {
-		job.Key = *key
-	}
-	job.RunAt, job.Flags = runAt.Time, flagNames(flags)
-	return &job, nil
+// isPlain reports whether a call is one job that needs no name but its task's.
+func isPlain(specs []wire.Spec) bool {
+	return len(specs) == 1 && specs[0].Key == "" && specs[0].Queue == ""
 }
 
-// timestamp is scanned from any driver. Infinity, which other clients can write, leaves the zero Time.
-type timestamp struct{ pgtype.Timestamptz }
-
-// Scan is database/sql's: lib/pq has bytes for infinity.
-func (t *timestamp) Scan(src any) error {
-	if text, ok := src.([]byte); ok {
-		src = string(text)
+// insertOne inserts a single plain job by a statement that waits for no row of anybody. It takes the
+// connection over.
+func (a *attempt) insertOne(ctx context.Context, conn *pgxpool.Conn) ([]*wire.Job, bool, error) {
+	job := jobOf(a.specs[0])
+	var notified bool
+	var err error
+	if a.notify != nil && a.pipelines && a.forgotten == 0 && a.specs[0].RunAt.IsZero() {
+		notified, err = a.insertAndNotify(ctx, conn, &job)
+	} else {
+		limited, cancel := limit(ctx)
+		row := conn.QueryRow(limited, a.texts.render(query.InsertJob), insertArgs(&a.specs[0])...)
+		err = because(limited, row.Scan(&job.ID, &job.RunAt, &job.CreatedAt))
+		cancel()
+		a.release(ctx, conn, err)
 	}
-	return t.Timestamptz.Scan(src)
-}
-
-// specColumns are the columns of several specs, as array parameters.
-type specColumns struct {
-	tasks, queues, payloads, flags []string
-	runAts                         []pgtype.Timestamptz
-	delays                         []int64
-	maxAttempts, priorities        []int16
-}
-
-func (n *insertion) columns(specs []int) specColumns {
-	size := len(specs)
-	c := specColumns{
-		tasks: make([]string, size), queues: make([]string, size), payloads: make([]string, size), flags: make([]string, size),
-		runAts: make([]pgtype.Timestamptz, size), delays: make([]int64, size),
-		maxAttempts: make([]int16, size), priorities: make([]int16, size),
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return nil, false, errNamesMissing
+	case err != nil:
+		return nil, false, err
 	}
-	for k, i := range specs {
-		spec := &n.specs[i]
-		c.tasks[k], c.queues[k], c.payloads[k], c.flags[k] = spec.Task, spec.Queue, string(spec.Payload), flagsObject(spec.Flags)
-		c.runAts[k], c.delays[k] = nullTime(spec.RunAt), spec.Delay.Microseconds()
-		c.maxAttempts[k], c.priorities[k] = spec.MaxAttempts, spec.Priority
+	return []*wire.Job{&job}, notified, nil
+}
+
+// next says whether to send the call again after an error, and whether that error was a conflict with
+// another session, which is to be waited out. It does so only if nothing was inserted for certain.
+func (a *attempt) next(ctx context.Context, err error) (conflict, again bool) {
+	_, unsent := errors.AsType[*wire.NotEnqueuedError](err)
+	switch {
+	case unsent:
+		return false, false
+	case errors.Is(err, errNamesMissing):
+		a.names, a.plan = true, newPlan(a.specs)
+		return false, true
+	case pgconn.SafeToRetry(err): // the connection was dead, and nothing was sent on it
+		a.unsent++
+		return false, a.unsent == 1
+	case !isRefusal(err):
+		return false, false
 	}
-	return c
-}
-
-func (c specColumns) args() []any {
-	return []any{c.tasks, c.payloads, c.runAts, c.delays, c.maxAttempts, c.priorities, c.flags}
-}
-
-func (c specColumns) argsWithQueues() []any {
-	return []any{c.tasks, c.queues, c.payloads, c.runAts, c.delays, c.maxAttempts, c.priorities, c.flags}
-}
-
-// jobOf returns what is known of a keyless job before it is inserted.
-func jobOf(spec wire.Spec) wire.Job {
-	return wire.Job{
-		Task: spec.Task, Payload: spec.Payload, Queue: spec.Queue, Priority: spec.Priority,
-		MaxAttempts: int(spec.MaxAttempts), Flags: distinct(spec.Flags),
+	switch sqlstate.Of(err) {
+	case sqlstate.SerializationFailure, sqlstate.DeadlockDetected:
+		return true, true
+	case sqlstate.InvalidText:
+		kind, _ := raised(err)
+		again = kind == raisedTaken || kind == raisedNames
+		return again, again
+	case sqlstate.UndefinedStatement, sqlstate.DuplicateStatement, sqlstate.FeatureNotSupported:
+		a.forgotten++ // each connection of the pool may have forgotten them
+		return false, a.forgotten < insertTries
+	case sqlstate.ReadOnlyTransaction:
+		return false, a.onNewConnection()
+	case sqlstate.InsufficientRights:
+		return false, a.otherWay(ctx)
+	default:
+		return false, false
 	}
 }
 
-// nullTime returns NULL for the zero time.
-func nullTime(t time.Time) pgtype.Timestamptz {
-	return pgtype.Timestamptz{Time: t, Valid: !t.IsZero()}
+// onNewConnection reports whether the pool has made no connection since one was first found read-only:
+// those that it has may all lead to a server that is no longer the primary. Each that was tried has
+// been closed, so this ends.
+func (a *attempt) onNewConnection() bool {
+	made := a.pool.Stat().NewConnsCount() + 1 // never 0
+	if a.readOnly == 0 {
+		a.readOnly = made
+	}
+	return a.readOnly == made
 }
 
-// flagsObject returns flags as the wire has them, {"name": true}; "" if there are none.
-func flagsObject(flags []string) string {
-	if len(flags) == 0 {
-		return ""
+// insertArgs are InsertJob's. The payload is a json.RawMessage: as bytes it would be a bytea in the
+// query modes that poolers need.
+func insertArgs(spec *wire.Spec) []any {
+	return []any{
+		spec.Task, json.RawMessage(spec.Payload), nullTime(spec.RunAt), spec.Delay.Microseconds(), spec.MaxAttempts,
+		spec.Priority, flagsObject(spec.Flags),
 	}
-	set := make(map[string]bool, len(flags))
-	for _, flag := range flags {
-		set[flag] = true
-	}
-	object, _ := json.Marshal(set) // strings and true: cannot fail
-	return string(object)
-}
-
-func distinct(names []string) []string {
-	sorted := slices.Clone(names)
-	slices.Sort(sorted)
-	return slices.Compact(sorted)
 }
 
 // wait sleeps for about d. It reports false when ctx ended first.

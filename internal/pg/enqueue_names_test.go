@@ -10,6 +10,7 @@ import (
 
 	"github.com/backfillhq/go/internal/dbtest"
 	"github.com/backfillhq/go/internal/pg"
+	"github.com/backfillhq/go/internal/schema"
 	"github.com/backfillhq/go/internal/wire"
 	"github.com/backfillhq/go/testutil/pgtest"
 )
@@ -126,7 +127,7 @@ type namesRig struct {
 func newNamesRig(t *testing.T) *namesRig {
 	t.Helper()
 	db := pgtest.New(t)
-	return &namesRig{db, pg.NewInserter(db.Pool(), schemaName), dbtest.Connect(t, db.URL)}
+	return &namesRig{db, pg.NewInserter(db.Pool(), schemaName, schema.WritesTables), dbtest.Connect(t, db.URL)}
 }
 
 // begin begins a transaction on a connection of its own.

@@ -2,7 +2,6 @@ package pg
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -12,80 +11,109 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/backfillhq/go/internal/pg/query"
+	"github.com/backfillhq/go/internal/sqlstate"
 	"github.com/backfillhq/go/internal/wire"
 )
 
-// notifyAfter notifies in a transaction of its own, whose commit nobody waits for: while a notification's transaction commits,
-// no other one in the database can (R17). It is control, as in nudge.go.
+// notifyAfter notifies in a transaction of its own, whose commit nobody waits for: while a
+// notification's transaction commits, no other one in the database can (R17). It is control, as in
+// nudge.go.
 const notifyAfter = "select set_config('synchronous_commit', 'off', true), pg_notify($1, $2)"
 
 // notifyTimeout bounds the notification that follows an insert.
 const notifyTimeout = 10 * time.Second
 
-// canPipeline reports whether inserts on this pool may be pipelined by hand: not if the pool avoids prepared statements, as it
-// must behind some poolers, and not past the tracer of whoever wants to see every statement.
+// canPipeline reports whether inserts on this pool may be pipelined by hand: not if the pool avoids
+// prepared statements, as it must behind some poolers, and not past the tracer of an application that
+// wants to see every statement.
 func canPipeline(pool *pgxpool.Pool) bool {
 	config := pool.Config().ConnConfig
 	return config.Tracer == nil && config.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement
 }
 
-// InsertAndNotify implements enqueue.Inserter. Insert and notification are written together, with a Sync between them: two
-// transactions, of which the second begins when the first has committed.
-func (i *Inserter) InsertAndNotify(ctx context.Context, spec wire.Spec, notified func()) (*wire.Job, bool, error) {
-	if !i.pipelines || spec.Key != "" || spec.Queue != "" || !spec.RunAt.IsZero() {
-		return nil, false, nil
-	}
-	conn, err := i.pool.Acquire(ctx)
-	if err != nil {
-		return nil, false, nil //nolint:nilerr // the ordinary way will meet it, and report it
-	}
+// insertAndNotify inserts one job, and sends the workers' notification behind it if the nudger agrees.
+// Both are written together, with a Sync between them: two transactions, of which the second begins
+// when the first has committed. It takes the connection over, and returns when the job is committed or
+// has failed. pgx.ErrNoRows means that nothing was inserted.
+func (a *attempt) insertAndNotify(ctx context.Context, conn *pgxpool.Conn, job *wire.Job) (notified bool, err error) {
 	// The caller's context may end before the notification is sent.
-	own, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	stop := context.AfterFunc(ctx, cancel)
-	finish := func() {
-		cancel()
-		conn.Release()
+	own, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })
+	timer := time.AfterFunc(enqueueTimeout, func() { cancel(errNoAnswer) })
+	if _, ok := ctx.Deadline(); ok {
+		timer.Stop()
 	}
-	text := i.texts.render(query.InsertJob)
-	insert, err := conn.Conn().Prepare(own, text, text)
-	notify, notifyErr := conn.Conn().Prepare(own, notifyAfter, notifyAfter)
-	var parameters pgx.ExtendedQueryBuilder
-	if err == nil {
-		err = parameters.Build(conn.Conn().TypeMap(), insert, insertArgs(spec))
-	}
-	if err != nil || notifyErr != nil {
+	end := func(err error) error {
+		err = because(own, err)
 		stop()
-		finish()
-		return nil, false, nil //nolint:nilerr // as above
+		timer.Stop()
+		cancel(nil)
+		a.forget(ctx, conn, err)
+		a.release(ctx, conn, err)
+		return err
+	}
+	text := a.texts.render(query.InsertJob)
+	insert, notify, err := prepare(own, conn.Conn(), text)
+	if err != nil {
+		return false, end(notCommitted(err))
+	}
+	var parameters pgx.ExtendedQueryBuilder
+	if err = parameters.Build(conn.Conn().TypeMap(), insert, insertArgs(&a.specs[0])); err != nil {
+		return false, end(&wire.NotEnqueuedError{Err: err})
 	}
 	pipeline := conn.Conn().PgConn().StartPipeline(own)
 	pipeline.SendQueryPrepared(insert.Name, parameters.ParamValues, parameters.ParamFormats, parameters.ResultFormats)
-	pipeline.SendPipelineSync()
-	pipeline.SendQueryPrepared(notify.Name, [][]byte{[]byte(channelJobs), []byte(notification(1))}, nil, nil)
-	job := jobOf(spec)
+	done := a.notify()
+	if done != nil {
+		pipeline.SendPipelineSync()
+		pipeline.SendQueryPrepared(notify.Name, [][]byte{[]byte(channelJobs), []byte(notification(1))}, nil, nil)
+	}
 	if err = pipeline.Sync(); err == nil {
-		err = readInserted(pipeline, conn.Conn().TypeMap(), &job)
+		err = readInserted(pipeline, conn.Conn().TypeMap(), job)
 	}
+	if done == nil {
+		if closeErr := pipeline.Close(); err == nil {
+			err = closeErr
+		}
+		return false, end(err)
+	}
+	err = because(own, err)
 	stop()
-	if errors.Is(err, pgx.ErrNoRows) { // the task has no id yet; the notification was for nothing, which harms nobody
-		_ = pipeline.Close()
-		finish()
-		return nil, false, nil
-	}
+	timer.Reset(notifyTimeout)
 	go func() { // nobody waits for the rest
-		timer := time.AfterFunc(notifyTimeout, cancel)
 		_ = pipeline.Close() // a lost notification costs a poll; a broken connection leaves the pool
-		timer.Stop()
-		finish()
-		notified()
+		_ = end(err)
+		done()
 	}()
-	if err != nil && ctx.Err() != nil {
-		err = context.Cause(ctx)
-	}
-	return &job, true, rejected(i.explain(err))
+	return err == nil, err
 }
 
-// readInserted reads the insert's result up to its Sync: then it is committed.
+// prepare prepares the two statements on a connection, unless they are.
+func prepare(ctx context.Context, conn *pgx.Conn, text string) (insert, notify *pgconn.StatementDescription, err error) {
+	if insert, err = conn.Prepare(ctx, text, text); err != nil {
+		return nil, nil, err
+	}
+	notify, err = conn.Prepare(ctx, notifyAfter, notifyAfter)
+	return insert, notify, err
+}
+
+// forget makes pgx prepare our statements again on a connection that has lost them, as by DISCARD ALL.
+func (a *attempt) forget(ctx context.Context, conn *pgxpool.Conn, err error) {
+	switch sqlstate.Of(err) {
+	case sqlstate.UndefinedStatement, sqlstate.DuplicateStatement, sqlstate.FeatureNotSupported:
+	default:
+		return
+	}
+	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+	defer cancel()
+	for _, name := range []string{a.texts.render(query.InsertJob), notifyAfter} {
+		if conn.Conn().Deallocate(limited, name) != nil {
+			_ = conn.Conn().Close(limited) // the pool makes another one
+		}
+	}
+}
+
+// readInserted reads the row of InsertJob, and the end of its transaction.
 func readInserted(pipeline *pgconn.Pipeline, types *pgtype.Map, job *wire.Job) error {
 	results, err := pipeline.GetResults()
 	if err != nil {
@@ -103,8 +131,12 @@ func readInserted(pipeline *pgconn.Pipeline, types *pgtype.Map, job *wire.Job) e
 	if rows.Close(); rows.Err() != nil {
 		return rows.Err()
 	}
-	if _, syncErr := pipeline.GetResults(); syncErr != nil {
+	results, syncErr := pipeline.GetResults()
+	if syncErr != nil {
 		return syncErr
+	}
+	if _, ok := results.(*pgconn.PipelineSync); !ok {
+		return fmt.Errorf("the database ended an insert with %T", results)
 	}
 	return err
 }

@@ -12,19 +12,31 @@ import (
 
 	"github.com/backfillhq/go/internal/dbtest"
 	"github.com/backfillhq/go/internal/pg"
+	"github.com/backfillhq/go/internal/schema"
 	"github.com/backfillhq/go/internal/wire"
 	"github.com/backfillhq/go/testutil/pgtest"
 )
 
-// insertAndNotify inserts one job with its notification, and waits for both.
-func insertAndNotify(t *testing.T, pool *pgxpool.Pool, spec wire.Spec) (job *wire.Job, ok bool, err error) {
+// insertAndNotify inserts one job, and waits for the notification behind it.
+func insertAndNotify(t *testing.T, pool *pgxpool.Pool, spec wire.Spec) (job *wire.Job, notified bool, err error) {
 	t.Helper()
-	notified := make(chan struct{})
-	job, ok, err = pg.NewInserter(pool, schemaName).InsertAndNotify(t.Context(), spec, func() { close(notified) })
-	if ok {
-		<-notified
+	return insertNotified(t.Context(), pg.NewInserter(pool, schemaName, schema.WritesTables), spec)
+}
+
+func insertNotified(ctx context.Context, inserter *pg.Inserter, spec wire.Spec) (job *wire.Job, notified bool, err error) {
+	var sent []chan struct{}
+	jobs, notified, err := inserter.Insert(ctx, []wire.Spec{spec}, func() func() {
+		done := make(chan struct{})
+		sent = append(sent, done)
+		return func() { close(done) }
+	})
+	for _, done := range sent {
+		<-done
 	}
-	return job, ok, err
+	if err != nil {
+		return nil, notified, err
+	}
+	return jobs[0], notified, nil
 }
 
 // R17: the notification goes right behind the insert, in a transaction of its own; the row is add_job's.
@@ -36,14 +48,14 @@ func TestInsertAndNotify(t *testing.T) {
 	dbtest.Run(t, theirs, `select graphile_worker.add_job('a', '{"x":  1}', priority := -7, max_attempts := 3, flags := array['y', 'x'])`)
 	spec := wire.Spec{Task: "a", Payload: []byte(`{"x":  1}`), Priority: -7, MaxAttempts: 3, Flags: []string{"y", "x"}}
 
-	if _, ok, err := insertAndNotify(t, db.Pool(), spec); ok || err != nil {
-		t.Fatalf("before the task has an id: ok %v, %v", ok, err)
+	if _, notified, err := insertAndNotify(t, db.Pool(), spec); notified || err != nil {
+		t.Fatalf("before the task has an id: notified %v, %v", notified, err)
 	}
-	if got := storedRows(t, db.Pool()); len(got) != 0 {
-		t.Fatalf("something was inserted: %v", got)
+	if got := storedRows(t, db.Pool()); len(got) != 1 {
+		t.Fatalf("rows: %v, want one", got)
 	}
-	dbtest.Run(t, db.Pool(), "insert into graphile_worker._private_tasks (identifier) values ('a')")
-	l.Take(t) // it was for nothing
+	dbtest.Run(t, db.Pool(), "delete from graphile_worker._private_jobs")
+	l.Take(t) // it came before the job
 
 	job, ok, err := insertAndNotify(t, db.Pool(), spec)
 	if !ok || err != nil {
@@ -68,9 +80,9 @@ func TestInsertAndNotifyRefused(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t, pgtest.WithPoolSize(1))
 	dbtest.Run(t, db.Pool(), "insert into graphile_worker._private_tasks (identifier) values ('a')")
-	_, ok, err := insertAndNotify(t, db.Pool(), wire.Spec{Task: "a", Payload: []byte("{"), MaxAttempts: 25})
-	if _, rejected := errors.AsType[*wire.RejectedError](err); !ok || !rejected {
-		t.Errorf("ok %v, %v", ok, err)
+	_, _, err := insertAndNotify(t, db.Pool(), wire.Spec{Task: "a", Payload: []byte("{"), MaxAttempts: 25})
+	if _, rejected := errors.AsType[*wire.RejectedError](err); !rejected {
+		t.Errorf("not rejected: %v", err)
 	}
 	if _, ok, err := insertAndNotify(t, db.Pool(), wire.Spec{Task: "a", Payload: []byte("{}"), MaxAttempts: 25}); !ok || err != nil {
 		t.Errorf("the next one: ok %v, %v", ok, err)
@@ -105,21 +117,17 @@ func TestInsertAndNotifyCanceled(t *testing.T) {
 	}
 	dbtest.Run(t, tx, "lock table graphile_worker._private_jobs")
 	ctx, cancel := context.WithCancel(t.Context())
-	inserted, notified := make(chan error), make(chan struct{})
+	inserted := make(chan error)
 	go func() {
-		_, ok, err := pg.NewInserter(pool, schemaName).InsertAndNotify(ctx, spec, func() { close(notified) })
-		if !ok {
-			t.Error("it declined")
-			close(notified)
-		}
+		_, _, err := insertNotified(ctx, pg.NewInserter(pool, schemaName, schema.WritesTables), spec)
 		inserted <- err
 	}()
 	dbtest.Until(t, func() bool { return dbtest.SomeoneWaits(t, db.Pool(), "relation") })
 	cancel()
-	if err := <-inserted; !errors.Is(err, context.Canceled) {
+	err = <-inserted
+	if _, unknown := errors.AsType[*wire.UnknownError](err); !unknown || !errors.Is(err, context.Canceled) {
 		t.Errorf("insert: %v", err)
 	}
-	<-notified
 	if err := tx.Rollback(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -28,14 +28,15 @@ const byFunction = "function"
 
 func insertPool(access schema.Access) insert {
 	return func(ctx context.Context, db *pgtest.Database, specs []wire.Spec) ([]*wire.Job, error) {
-		return pg.NewInserter(db.Pool(), schemaName).Through(access).Insert(ctx, specs)
+		jobs, _, err := pg.NewInserter(db.Pool(), schemaName, access).Insert(ctx, specs, nil)
+		return jobs, err
 	}
 }
 
 func insertTx(access schema.Access) insert {
 	return func(ctx context.Context, db *pgtest.Database, specs []wire.Spec) (jobs []*wire.Job, err error) {
 		err = pgx.BeginFunc(ctx, db.Pool(), func(tx pgx.Tx) error {
-			jobs, err = pg.NewInserter(db.Pool(), schemaName).Through(access).InsertTx(ctx, tx, specs)
+			jobs, err = pg.NewInserter(db.Pool(), schemaName, access).InsertTx(ctx, tx, specs)
 			return err
 		})
 		return jobs, err
@@ -53,7 +54,7 @@ func insertSQL(access schema.Access) insert {
 		if err != nil {
 			return nil, err
 		}
-		jobs, err := pg.NewInserter(db.Pool(), schemaName).Through(access).InsertSQLTx(ctx, tx, specs)
+		jobs, err := pg.NewInserter(db.Pool(), schemaName, access).InsertSQLTx(ctx, tx, specs)
 		if err != nil {
 			return nil, errors.Join(err, tx.Rollback())
 		}

@@ -14,7 +14,7 @@ import (
 type statement struct {
 	text string
 	args []any
-	read func(rows) error // nil: it returns nothing of interest
+	read func(rows) error // nil: it returns no rows that matter
 }
 
 // rows are the rows of pgx and of database/sql.
@@ -23,16 +23,26 @@ type rows interface {
 	Scan(dest ...any) error
 }
 
-// session sends statements.
+// session sends statements in one transaction.
 type session interface {
 	run(ctx context.Context, statements []statement) error
+	// login returns the role that the session connected as, "" if that is not known.
+	login() string
 }
 
-// pgxSession sends statements in one round trip; outside of a transaction they are one by themselves.
+// pgxSession sends statements in one round trip. Outside of a transaction they make up one.
 type pgxSession struct {
 	db interface {
 		SendBatch(ctx context.Context, batch *pgx.Batch) pgx.BatchResults
 	}
+	conn *pgx.Conn // may be nil
+}
+
+func (s pgxSession) login() string {
+	if s.conn == nil {
+		return ""
+	}
+	return s.conn.PgConn().ParameterStatus("session_authorization")
 }
 
 func (s pgxSession) run(ctx context.Context, statements []statement) error {
@@ -53,9 +63,11 @@ func (s pgxSession) run(ctx context.Context, statements []statement) error {
 	return s.db.SendBatch(ctx, &batch).Close()
 }
 
-// sqlSession sends statements through database/sql, one after the other. Parameters are sent as text, and arrays as array
-// literals, which every PostgreSQL driver passes on.
+// sqlSession sends statements through database/sql, one after the other. Parameters are sent as text,
+// and arrays as array literals, which every PostgreSQL driver passes on.
 type sqlSession struct{ tx *sql.Tx }
+
+func (sqlSession) login() string { return "" }
 
 func (s sqlSession) run(ctx context.Context, statements []statement) error {
 	for _, st := range statements {

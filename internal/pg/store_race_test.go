@@ -182,7 +182,7 @@ func TestUnlockLeavesTheQueueOfAJobThatItCannotHave(t *testing.T) {
 		t.Fatal(err)
 	}
 	spec := wire.Spec{Task: "a", Payload: []byte("{}"), MaxAttempts: 25, Key: "k", RunAt: time.Now().Add(time.Hour)}
-	if _, err := pg.NewInserter(r.pool, schemaName).InsertTx(t.Context(), tx, []wire.Spec{spec}); err != nil {
+	if _, err := pg.NewInserter(r.pool, schemaName, schema.WritesTables).InsertTx(t.Context(), tx, []wire.Spec{spec}); err != nil {
 		t.Fatal(err)
 	}
 	admin, other := pg.NewAdmin(r.pool, schemaName), rigOn(t, r.pool, schemaName)
@@ -297,7 +297,7 @@ func TestKeyedJobKeepsItsQueue(t *testing.T) {
 			inserted := make(chan error, 1)
 			go func() {
 				spec := wire.Spec{Task: "a", Payload: []byte("{}"), MaxAttempts: 25, Key: "k", Queue: "q"}
-				_, err := pg.NewInserter(r.pool, schemaName).Through(access).Insert(t.Context(), []wire.Spec{spec})
+				_, _, err := pg.NewInserter(r.pool, schemaName, access).Insert(t.Context(), []wire.Spec{spec}, nil)
 				inserted <- err
 			}()
 			dbtest.Until(t, func() bool { return dbtest.SomeoneWaits(t, r.pool, "transactionid", "tuple") })

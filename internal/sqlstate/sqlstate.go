@@ -5,15 +5,13 @@ import "errors"
 
 // The states, as appendix A of PostgreSQL's manual lists them.
 const (
-	ProtocolViolation = "08P01" // poolers report what they do not support by it
-
-	OutOfRange      = "22003"
-	UniqueViolation = "23505"
-
-	ReadOnlyTransaction        = "25006" // on a standby as well
-	UnknownPreparedStatement   = "26000"
-	DuplicatePreparedStatement = "42P05"
-
+	ProtocolViolation    = "08P01" // poolers report what they do not support by it
+	FeatureNotSupported  = "0A000" // also a prepared statement whose tables were altered
+	OutOfRange           = "22003"
+	InvalidText          = "22P02"
+	UniqueViolation      = "23505"
+	ReadOnlyTransaction  = "25006" // on a standby as well
+	UndefinedStatement   = "26000" // a prepared one
 	SerializationFailure = "40001"
 	DeadlockDetected     = "40P01"
 	InsufficientRights   = "42501"
@@ -23,14 +21,14 @@ const (
 	DatatypeMismatch     = "42804"
 	UndefinedFunction    = "42883"
 	UndefinedTable       = "42P01"
+	DuplicateStatement   = "42P05" // a prepared one
 	DuplicateSchema      = "42P06"
 	DuplicateTable       = "42P07"
 	LockNotAvailable     = "55P03"
 	QueryCanceled        = "57014" // also by statement_timeout
-
-	AdminShutdown    = "57P01"
-	CrashShutdown    = "57P02"
-	CannotConnectNow = "57P03"
+	AdminShutdown        = "57P01"
+	CrashShutdown        = "57P02"
+	CannotConnectNow     = "57P03"
 )
 
 // Of returns the SQLSTATE of an error that the server reported, or "".

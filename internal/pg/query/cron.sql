@@ -7,7 +7,7 @@ select identifier, known_since, last_execution from graphile_worker._private_kno
 insert into graphile_worker._private_known_crontabs (identifier, known_since)
 select u.identifier, @start::timestamptz from unnest(@identifiers::text[]) as u(identifier)
  order by u.identifier
-on conflict do nothing;
+on conflict (identifier) do nothing;
 
 -- name: TickCrontabs :many
 -- The identifiers that have not executed this tick or a later one, and the server's time. Whoever gets one here enqueues its job in the same transaction.

@@ -13,7 +13,7 @@ const AddCrontabs = `-- name: AddCrontabs :exec
 insert into graphile_worker._private_known_crontabs (identifier, known_since)
 select u.identifier, $1::timestamptz from unnest($2::text[]) as u(identifier)
  order by u.identifier
-on conflict do nothing
+on conflict (identifier) do nothing
 `
 
 type AddCrontabsParams struct {

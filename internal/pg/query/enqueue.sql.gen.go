@@ -14,7 +14,7 @@ insert into graphile_worker._private_job_queues (queue_name)
 select distinct n.name from unnest($1::text[]) as n(name)
  where not exists (select from graphile_worker._private_job_queues as s where s.queue_name = n.name)
  order by n.name
-on conflict do nothing
+on conflict (queue_name) do nothing
 `
 
 func (q *Queries) AddQueues(ctx context.Context, names []string) error {
@@ -37,25 +37,39 @@ with upserted as (
    order by case when u.queue = '' then 0 else u.ord end, u.key
   on conflict (key) do update set revision = j.revision + 1, updated_at = now()
   returning j.key, j.id, j.task_id, j.job_queue_id, j.payload, j.run_at, j.created_at, j.attempts, j.max_attempts, j.priority,
-            j.revision, j.flags
+            j.revision, j.flags, false as taken
 )
 select u.key, u.id, coalesce(t.identifier, '') as task, coalesce(s.queue_name, '') as queue, u.payload, u.run_at, u.created_at, u.attempts,
-       u.max_attempts, u.priority, u.revision, u.flags
+       u.max_attempts, u.priority, u.revision, u.flags, u.taken
   from upserted as u
   left join graphile_worker._private_tasks as t on t.id = u.task_id
   left join graphile_worker._private_job_queues as s on s.id = u.job_queue_id
+ where (select case
+                 when count(*) = cardinality($9::text[]) then true
+                 when (select count(*)
+                         from rows from (unnest($1::text[]), unnest($2::text[])) as g(task, queue)
+                        where exists (select from graphile_worker._private_tasks as e where e.identifier = g.task)
+                          and (g.queue = ''
+                               or exists (select from graphile_worker._private_job_queues as e where e.queue_name = g.queue))
+                      ) = cardinality($9::text[])
+                   then ('backfill: dropped ' || cardinality($9::text[]) - count(*))::boolean
+                 when $10::boolean then ('backfill: names ' || count(*))::boolean
+                 else true
+               end
+          from upserted)
 `
 
 type DedupeJobsParams struct {
-	Tasks       []string
-	Queues      []string
-	Payloads    []string
-	RunAts      []pgtype.Timestamptz
-	DelaysUs    []int64
-	MaxAttempts []int16
-	Priorities  []int16
-	Flags       []string
-	Keys        []string
+	Column1  []string
+	Column2  []string
+	Column3  []string
+	Column4  []pgtype.Timestamptz
+	Column5  []int64
+	Column6  []int16
+	Column7  []int16
+	Column8  []string
+	Column9  []string
+	Column10 bool
 }
 
 type DedupeJobsRow struct {
@@ -71,20 +85,22 @@ type DedupeJobsRow struct {
 	Priority    int16
 	Revision    int32
 	Flags       []byte
+	Taken       bool
 }
 
 // Key mode unsafe_dedupe: an existing job stays as it is, whatever its state.
 func (q *Queries) DedupeJobs(ctx context.Context, arg DedupeJobsParams) ([]DedupeJobsRow, error) {
 	rows, err := q.db.Query(ctx, DedupeJobs,
-		arg.Tasks,
-		arg.Queues,
-		arg.Payloads,
-		arg.RunAts,
-		arg.DelaysUs,
-		arg.MaxAttempts,
-		arg.Priorities,
-		arg.Flags,
-		arg.Keys,
+		arg.Column1,
+		arg.Column2,
+		arg.Column3,
+		arg.Column4,
+		arg.Column5,
+		arg.Column6,
+		arg.Column7,
+		arg.Column8,
+		arg.Column9,
+		arg.Column10,
 	)
 	if err != nil {
 		return nil, err
@@ -106,6 +122,7 @@ func (q *Queries) DedupeJobs(ctx context.Context, arg DedupeJobsParams) ([]Dedup
 			&i.Priority,
 			&i.Revision,
 			&i.Flags,
+			&i.Taken,
 		); err != nil {
 			return nil, err
 		}
@@ -143,9 +160,26 @@ type InsertJobRow struct {
 	CreatedAt pgtype.Timestamptz
 }
 
-// Enqueuing. The rows are those of the contract's add_job (section 4); what differs is the way: keyless jobs by one insert,
-// keyed ones by statements that repair the lost-row race of section 4.4, and no notification inside the transaction (R17).
-// One job without key and queue. No row: the task has no id yet (AddTasks). Parameters as in InsertJobs, in its order.
+// Enqueuing. The rows are those of the contract's add_job (section 4). Keyless jobs take one insert,
+// keyed ones several statements, which close the lost-row race of section 4.4. Nothing notifies
+// inside the transaction (R17).
+//
+// A list of statements is one transaction, and inserts all jobs or none. A statement that got fewer
+// rows than it should raises an error, because the client sees the rows only after the commit. SQL
+// alone cannot raise one, so it casts a text to boolean that is none; enqueue_refused.go reads it:
+//
+//	backfill: dropped   the rows were given to the table, and a trigger suppressed some of them
+//	backfill: names     a task or queue has no id; with "whole" only
+//	backfill: taken     a worker took the job of a key; with "whole" only
+//
+// "whole" says that the transaction is the client's own, which sends all of it again. In a transaction
+// of the application's the client sends the statement again instead, because an error would end it.
+//
+// Parameters have numbers where sqlc would give them an order that nobody can foresee: tasks,
+// queues (not for InsertJobs), payloads, run_ats, delays_us, max_attempts, priorities, flags,
+// keys (of keyed jobs), whole, and preserve_run_at (of UpsertJobs).
+// One job without key and queue. No row: the task has no id yet (AddTasks), or a trigger dropped it.
+// The parameters are in the order of InsertJobs.
 func (q *Queries) InsertJob(ctx context.Context, arg InsertJobParams) (InsertJobRow, error) {
 	row := q.db.QueryRow(ctx, InsertJob,
 		arg.Column1,
@@ -168,24 +202,36 @@ with spec as materialized (
                     unnest($5::smallint[]), unnest($6::smallint[]), unnest($7::text[]))
          with ordinality as u(task, payload, run_at, delay_us, max_attempts, priority, flags, ord)
     join graphile_worker._private_tasks as t on t.identifier = u.task
+), inserted as (
+  insert into graphile_worker._private_jobs (task_id, payload, run_at, max_attempts, priority, flags)
+  select task_id, payload::json, coalesce(run_at, now()) + delay_us * interval '1 microsecond', max_attempts, priority,
+         nullif(flags, '')::jsonb
+    from spec
+   where (select count(*) from spec) = cardinality($1::text[])
+   order by ord
+  returning id, run_at, created_at
 )
-insert into graphile_worker._private_jobs (task_id, payload, run_at, max_attempts, priority, flags)
-select task_id, payload::json, coalesce(run_at, now()) + delay_us * interval '1 microsecond', max_attempts, priority,
-       nullif(flags, '')::jsonb
-  from spec
- where (select count(*) from spec) = cardinality($1::text[])
- order by ord
-returning id, run_at, created_at
+select i.id, i.run_at, i.created_at
+  from inserted as i
+ where (select case
+                 when count(*) = cardinality($1::text[]) then true
+                 when (select count(*) from spec) = cardinality($1::text[])
+                   then ('backfill: dropped ' || cardinality($1::text[]) - count(*))::boolean
+                 when $8::boolean then ('backfill: names ' || count(*))::boolean
+                 else true
+               end
+          from inserted)
 `
 
 type InsertJobsParams struct {
-	Tasks       []string
-	Payloads    []string
-	RunAts      []pgtype.Timestamptz
-	DelaysUs    []int64
-	MaxAttempts []int16
-	Priorities  []int16
-	Flags       []string
+	Column1 []string
+	Column2 []string
+	Column3 []pgtype.Timestamptz
+	Column4 []int64
+	Column5 []int16
+	Column6 []int16
+	Column7 []string
+	Column8 bool
 }
 
 type InsertJobsRow struct {
@@ -194,16 +240,18 @@ type InsertJobsRow struct {
 	CreatedAt pgtype.Timestamptz
 }
 
-// Any number of jobs without key and queue, in the order of the arrays. Nothing is inserted unless every task has an id.
+// Jobs without key and queue, in the order of the arrays. Nothing is inserted unless every task has
+// an id.
 func (q *Queries) InsertJobs(ctx context.Context, arg InsertJobsParams) ([]InsertJobsRow, error) {
 	rows, err := q.db.Query(ctx, InsertJobs,
-		arg.Tasks,
-		arg.Payloads,
-		arg.RunAts,
-		arg.DelaysUs,
-		arg.MaxAttempts,
-		arg.Priorities,
-		arg.Flags,
+		arg.Column1,
+		arg.Column2,
+		arg.Column3,
+		arg.Column4,
+		arg.Column5,
+		arg.Column6,
+		arg.Column7,
+		arg.Column8,
 	)
 	if err != nil {
 		return nil, err
@@ -236,7 +284,7 @@ with given as materialized (
    where given.queue <> ''
      and not exists (select from graphile_worker._private_job_queues as s where s.queue_name = given.queue)
    order by given.queue
-  on conflict do nothing
+  on conflict (queue_name) do nothing
   returning id, queue_name
 ), named as materialized (
   select s.id, s.queue_name from graphile_worker._private_job_queues as s where s.queue_name = any($2::text[])
@@ -249,25 +297,37 @@ with given as materialized (
     join graphile_worker._private_tasks as t on t.identifier = given.task
     left join named on named.queue_name = given.queue and given.queue <> ''
    where given.queue = '' or named.id is not null
+), inserted as (
+  insert into graphile_worker._private_jobs (job_queue_id, task_id, payload, run_at, max_attempts, priority, flags)
+  select queue_id, task_id, payload::json, coalesce(run_at, now()) + delay_us * interval '1 microsecond', max_attempts,
+         priority, nullif(flags, '')::jsonb
+    from spec
+   where (select count(*) from spec) = cardinality($1::text[])
+   order by ord
+  returning id, run_at, created_at
 )
-insert into graphile_worker._private_jobs (job_queue_id, task_id, payload, run_at, max_attempts, priority, flags)
-select queue_id, task_id, payload::json, coalesce(run_at, now()) + delay_us * interval '1 microsecond', max_attempts, priority,
-       nullif(flags, '')::jsonb
-  from spec
- where (select count(*) from spec) = cardinality($1::text[])
- order by ord
-returning id, run_at, created_at
+select i.id, i.run_at, i.created_at
+  from inserted as i
+ where (select case
+                 when count(*) = cardinality($1::text[]) then true
+                 when (select count(*) from spec) = cardinality($1::text[])
+                   then ('backfill: dropped ' || cardinality($1::text[]) - count(*))::boolean
+                 when $9::boolean then ('backfill: names ' || count(*))::boolean
+                 else true
+               end
+          from inserted)
 `
 
 type InsertQueuedJobsParams struct {
-	Tasks       []string
-	Queues      []string
-	Payloads    []string
-	RunAts      []pgtype.Timestamptz
-	DelaysUs    []int64
-	MaxAttempts []int16
-	Priorities  []int16
-	Flags       []string
+	Column1 []string
+	Column2 []string
+	Column3 []string
+	Column4 []pgtype.Timestamptz
+	Column5 []int64
+	Column6 []int16
+	Column7 []int16
+	Column8 []string
+	Column9 bool
 }
 
 type InsertQueuedJobsRow struct {
@@ -276,18 +336,19 @@ type InsertQueuedJobsRow struct {
 	CreatedAt pgtype.Timestamptz
 }
 
-// The same for jobs of which some have a queue. A queue's name that somebody else is inserting at this moment is missing here:
-// then nothing is inserted, and the statement is to be sent again.
+// Jobs without a key, some of which have a queue. It adds the queues that are missing. A queue that
+// another transaction adds at this moment is not visible to it: then nothing is inserted.
 func (q *Queries) InsertQueuedJobs(ctx context.Context, arg InsertQueuedJobsParams) ([]InsertQueuedJobsRow, error) {
 	rows, err := q.db.Query(ctx, InsertQueuedJobs,
-		arg.Tasks,
-		arg.Queues,
-		arg.Payloads,
-		arg.RunAts,
-		arg.DelaysUs,
-		arg.MaxAttempts,
-		arg.Priorities,
-		arg.Flags,
+		arg.Column1,
+		arg.Column2,
+		arg.Column3,
+		arg.Column4,
+		arg.Column5,
+		arg.Column6,
+		arg.Column7,
+		arg.Column8,
+		arg.Column9,
 	)
 	if err != nil {
 		return nil, err
@@ -307,6 +368,17 @@ func (q *Queries) InsertQueuedJobs(ctx context.Context, arg InsertQueuedJobsPara
 	return items, nil
 }
 
+const LimitLockWaits = `-- name: LimitLockWaits :exec
+select set_config('lock_timeout', $1::text, true)
+`
+
+// Limits the waits for locks for the rest of the transaction. A call whose key another transaction
+// holds must not keep a connection for as long as that transaction lasts.
+func (q *Queries) LimitLockWaits(ctx context.Context, wait string) error {
+	_, err := q.db.Exec(ctx, LimitLockWaits, wait)
+	return err
+}
+
 const LockKeys = `-- name: LockKeys :exec
 select j.id from graphile_worker._private_jobs as j where j.key = any($1::text[]) order by j.key for update
 `
@@ -323,7 +395,8 @@ update graphile_worker._private_jobs as j
  where j.key = any($1::text[]) and j.is_available is not true
 `
 
-// A job that runs, or that will not be retried, gives up its key (contract section 1.5, add_jobs step 3).
+// A job that runs, or that will not be retried, gives up its key (contract section 1.5, add_jobs
+// step 3).
 func (q *Queries) SupersedeKeys(ctx context.Context, keys []string) error {
 	_, err := q.db.Exec(ctx, SupersedeKeys, keys)
 	return err
@@ -343,34 +416,57 @@ with upserted as (
    where u.queue = '' or s.id is not null
    order by case when u.queue = '' then 0 else u.ord end, u.key
   on conflict (key) do update
-     set job_queue_id = excluded.job_queue_id, task_id = excluded.task_id, max_attempts = excluded.max_attempts,
-         priority = excluded.priority, flags = excluded.flags, revision = j.revision + 1, attempts = 0, last_error = null,
-         updated_at = now(),
-         run_at = case when $10::boolean and j.attempts = 0 then j.run_at else excluded.run_at end,
-         payload = case when json_typeof(j.payload) = 'array' and json_typeof(excluded.payload) = 'array'
+     set job_queue_id = case when j.locked_at is null then excluded.job_queue_id else j.job_queue_id end,
+         task_id = case when j.locked_at is null then excluded.task_id else j.task_id end,
+         max_attempts = case when j.locked_at is null then excluded.max_attempts else j.max_attempts end,
+         priority = case when j.locked_at is null then excluded.priority else j.priority end,
+         flags = case when j.locked_at is null then excluded.flags else j.flags end,
+         revision = case when j.locked_at is null then j.revision + 1 else j.revision end,
+         attempts = case when j.locked_at is null then 0 else j.attempts end,
+         last_error = case when j.locked_at is null then null else j.last_error end,
+         updated_at = case when j.locked_at is null then now() else j.updated_at end,
+         run_at = case when j.locked_at is not null or $11::boolean and j.attempts = 0 then j.run_at
+                       else excluded.run_at end,
+         payload = case when j.locked_at is not null then j.payload
+                        when json_typeof(j.payload) = 'array' and json_typeof(excluded.payload) = 'array'
                         then (j.payload::jsonb || excluded.payload::jsonb)::json else excluded.payload end
-   where j.locked_at is null
   returning j.key, j.id, j.task_id, j.job_queue_id, j.payload, j.run_at, j.created_at, j.attempts, j.max_attempts, j.priority,
-            j.revision, j.flags
+            j.revision, j.flags, j.locked_at is not null as taken
 )
 select u.key, u.id, t.identifier as task, coalesce(s.queue_name, '') as queue, u.payload, u.run_at, u.created_at, u.attempts, u.max_attempts,
-       u.priority, u.revision, u.flags
+       u.priority, u.revision, u.flags, u.taken
   from upserted as u
   join graphile_worker._private_tasks as t on t.id = u.task_id
   left join graphile_worker._private_job_queues as s on s.id = u.job_queue_id
+ where (select case
+                 when count(*) = cardinality($9::text[])
+                   then case when $10::boolean and bool_or(n.taken) then ('backfill: taken ' || count(*))::boolean
+                             else true end
+                 when (select count(*)
+                         from rows from (unnest($1::text[]), unnest($2::text[])) as g(task, queue)
+                        where exists (select from graphile_worker._private_tasks as e where e.identifier = g.task)
+                          and (g.queue = ''
+                               or exists (select from graphile_worker._private_job_queues as e where e.queue_name = g.queue))
+                      ) = cardinality($9::text[])
+                   then ('backfill: dropped ' || cardinality($9::text[]) - count(*))::boolean
+                 when $10::boolean then ('backfill: names ' || count(*))::boolean
+                 else true
+               end
+          from upserted as n)
 `
 
 type UpsertJobsParams struct {
-	Tasks         []string
-	Queues        []string
-	Payloads      []string
-	RunAts        []pgtype.Timestamptz
-	DelaysUs      []int64
-	MaxAttempts   []int16
-	Priorities    []int16
-	Flags         []string
-	Keys          []string
-	PreserveRunAt bool
+	Column1  []string
+	Column2  []string
+	Column3  []string
+	Column4  []pgtype.Timestamptz
+	Column5  []int64
+	Column6  []int16
+	Column7  []int16
+	Column8  []string
+	Column9  []string
+	Column10 bool
+	Column11 bool
 }
 
 type UpsertJobsRow struct {
@@ -386,23 +482,26 @@ type UpsertJobsRow struct {
 	Priority    int16
 	Revision    int32
 	Flags       []byte
+	Taken       interface{}
 }
 
-// Key modes replace and preserve_run_at (contract section 1.5, add_jobs step 5). Each key once. No row for a key: a worker took
-// the job after all, or somebody deleted the name of its task or queue; send the statements again. Keys are inserted in their order, so that two transactions do not wait for each
-// other; but jobs of queues in the order in which they were given, because it is the order in which they will run (R14, R25).
+// Key modes replace and preserve_run_at (contract section 1.5, add_jobs step 5); each key once. A job
+// that a worker took after LockKeys stays as it is and comes back as taken: send the statements
+// again. Jobs are inserted in the order of their keys, so that two transactions do not wait for each
+// other; those of queues in the order in which they were given, in which they will run (R14, R25).
 func (q *Queries) UpsertJobs(ctx context.Context, arg UpsertJobsParams) ([]UpsertJobsRow, error) {
 	rows, err := q.db.Query(ctx, UpsertJobs,
-		arg.Tasks,
-		arg.Queues,
-		arg.Payloads,
-		arg.RunAts,
-		arg.DelaysUs,
-		arg.MaxAttempts,
-		arg.Priorities,
-		arg.Flags,
-		arg.Keys,
-		arg.PreserveRunAt,
+		arg.Column1,
+		arg.Column2,
+		arg.Column3,
+		arg.Column4,
+		arg.Column5,
+		arg.Column6,
+		arg.Column7,
+		arg.Column8,
+		arg.Column9,
+		arg.Column10,
+		arg.Column11,
 	)
 	if err != nil {
 		return nil, err
@@ -424,6 +523,7 @@ func (q *Queries) UpsertJobs(ctx context.Context, arg UpsertJobsParams) ([]Upser
 			&i.Priority,
 			&i.Revision,
 			&i.Flags,
+			&i.Taken,
 		); err != nil {
 			return nil, err
 		}

@@ -96,3 +96,46 @@ func (q *Queries) EnqueueJobs(ctx context.Context, arg EnqueueJobsParams) ([]Enq
 	}
 	return items, nil
 }
+
+const EnqueueRights = `-- name: EnqueueRights :one
+select current_user::text as role,
+       coalesce((
+         select s.rolsuper or exists (select from pg_catalog.pg_auth_members as m where m.member = s.oid)
+           from pg_catalog.pg_roles as s
+          where s.rolname = session_user
+       ), true)::boolean as changes,
+       coalesce(has_schema_privilege(n.oid, 'usage') and (
+         select count(*) = 3
+                and bool_and(has_table_privilege(c.oid, 'select') and has_table_privilege(c.oid, 'insert')
+                             and (c.relname <> '_private_jobs' or has_table_privilege(c.oid, 'update')))
+           from pg_catalog.pg_class as c
+          where c.relnamespace = n.oid and c.relname in ('_private_jobs', '_private_job_queues', '_private_tasks')
+       ), false)::boolean as writes,
+       coalesce(has_schema_privilege(n.oid, 'usage') and (
+         select bool_or(has_function_privilege(f.oid, 'execute'))
+           from pg_catalog.pg_proc as f
+          where f.pronamespace = n.oid and f.proname = 'backfill_enqueue'
+       ), false)::boolean as calls
+  from (values (1)) as one
+  left join pg_catalog.pg_namespace as n on n.nspname = $1::text
+`
+
+type EnqueueRightsRow struct {
+	Role    string
+	Changes bool
+	Writes  bool
+	Calls   bool
+}
+
+// What the role that asks may do, and whether its session can take another role (SET ROLE).
+func (q *Queries) EnqueueRights(ctx context.Context, schema string) (EnqueueRightsRow, error) {
+	row := q.db.QueryRow(ctx, EnqueueRights, schema)
+	var i EnqueueRightsRow
+	err := row.Scan(
+		&i.Role,
+		&i.Changes,
+		&i.Writes,
+		&i.Calls,
+	)
+	return i, err
+}

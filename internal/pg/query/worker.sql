@@ -20,7 +20,7 @@ insert into graphile_worker._private_tasks (identifier)
 select n.name from unnest(@names::text[]) as n(name)
  where not exists (select from graphile_worker._private_tasks as t where t.identifier = n.name)
  order by n.name
-on conflict do nothing;
+on conflict (identifier) do nothing;
 
 -- name: TaskIDs :many
 select id, identifier from graphile_worker._private_tasks where identifier = any(@names::text[]);

@@ -12,7 +12,7 @@ insert into graphile_worker._private_tasks (identifier)
 select n.name from unnest($1::text[]) as n(name)
  where not exists (select from graphile_worker._private_tasks as t where t.identifier = n.name)
  order by n.name
-on conflict do nothing
+on conflict (identifier) do nothing
 `
 
 // Only missing names: an insert that conflicts would burn an identity value each time.

@@ -1,0 +1,165 @@
+package pg
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/backfillhq/go/internal/sqlstate"
+	"github.com/backfillhq/go/internal/wire"
+	"github.com/backfillhq/go/migrations"
+)
+
+// closeTimeout bounds the goodbye to a connection of the pool that is of no use.
+const closeTimeout = time.Second
+
+var errNoAnswer = fmt.Errorf("the database did not answer within %v", enqueueTimeout)
+
+// limit returns ctx, with a deadline if it has none.
+func limit(ctx context.Context) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return ctx, func() {}
+	}
+	return context.WithTimeoutCause(ctx, enqueueTimeout, errNoAnswer)
+}
+
+// because adds to an error that the end of limited led to why it ended.
+func because(limited context.Context, err error) error {
+	if err == nil || limited.Err() == nil || sqlstate.Of(err) != "" || errors.Is(err, context.Cause(limited)) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", context.Cause(limited), err)
+}
+
+// acquire takes a connection from the pool. Its errors say that nothing was enqueued.
+func (i *Inserter) acquire(ctx context.Context) (*pgxpool.Conn, error) {
+	limited, cancel := limit(ctx)
+	defer cancel()
+	began := time.Now()
+	conn, err := i.pool.Acquire(limited)
+	if err == nil {
+		return conn, nil
+	}
+	if stat := i.pool.Stat(); limited.Err() != nil && stat.AcquiredConns() >= stat.MaxConns() {
+		err = fmt.Errorf("all %d connections of the pool have been in use for %v: code that has a transaction should "+
+			"enqueue in it (WithTx, or the context of InTx), because a call without it needs a connection more: %w",
+			stat.MaxConns(), time.Since(began).Round(time.Millisecond), err)
+	} else {
+		err = fmt.Errorf("get a connection: %w", err)
+	}
+	return nil, &wire.NotEnqueuedError{Err: err}
+}
+
+// release gives a connection back to the pool. One that is alive and read-only is closed: it leads to
+// a standby, or to a server that was the primary once.
+func (i *Inserter) release(ctx context.Context, conn *pgxpool.Conn, err error) {
+	if sqlstate.Of(err) == sqlstate.ReadOnlyTransaction {
+		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+		_ = conn.Conn().Close(closing) // the pool drops it in any case
+		cancel()
+	}
+	conn.Release()
+}
+
+// isRefusal reports whether an error is the server's and ended the transaction, so that nothing was
+// inserted. A fatal error ends the connection instead, perhaps after the commit.
+func isRefusal(err error) bool {
+	pgErr, ok := errors.AsType[*pgconn.PgError](err)
+	_, unsent := errors.AsType[*wire.NotEnqueuedError](err)
+	return ok && !unsent && pgErr.SeverityUnlocalized == "ERROR"
+}
+
+// outcome returns the error of a call that is not sent again. Its type says whether jobs were inserted.
+func (a *attempt) outcome(err error) error {
+	if _, unsent := errors.AsType[*wire.NotEnqueuedError](err); unsent {
+		return err
+	}
+	wrapped := fmt.Errorf("insert jobs: %w", a.explain(err, a.role()))
+	switch {
+	case sqlstate.Of(err) == sqlstate.LockNotAvailable && isRefusal(err):
+		return &wire.BlockedError{Err: wrapped}
+	case isRefusal(err):
+		return &wire.RejectedError{Err: wrapped}
+	case pgconn.SafeToRetry(err), errors.Is(err, pgx.ErrTxCommitRollback):
+		return &wire.NotEnqueuedError{Err: wrapped}
+	default:
+		return &wire.UnknownError{Err: wrapped}
+	}
+}
+
+// What the statements of query/enqueue.sql raise.
+const (
+	raisedDropped = "dropped"
+	raisedNames   = "names"
+	raisedTaken   = "taken"
+)
+
+var raisedText = regexp.MustCompile(`backfill: (dropped|names|taken) (\d+)`)
+
+// raised returns what one of our statements raised, and its number; "" if the error is another one.
+func raised(err error) (kind, number string) {
+	if sqlstate.Of(err) != sqlstate.InvalidText {
+		return "", ""
+	}
+	match := raisedText.FindStringSubmatch(err.Error())
+	if match == nil {
+		return "", ""
+	}
+	return match[1], match[2]
+}
+
+// stillConflicting is the error of a call that insertTries have not got through.
+func stillConflicting(err error) error {
+	text := "insert jobs: still conflicting with other sessions after %d tries; in a transaction that is REPEATABLE READ or " +
+		"SERIALIZABLE, repeat the transaction, otherwise the call"
+	if err != nil && sqlstate.Of(err) != sqlstate.InvalidText {
+		return fmt.Errorf(text+": %w", insertTries, err)
+	}
+	return fmt.Errorf(text, insertTries)
+}
+
+// explain adds to an error of the server what to do about it. role is the one that was refused; "" if
+// that is not known.
+func (i *Inserter) explain(err error, role string) error {
+	table := migrations.QuoteIdentifier(i.texts.schema) + "._private_jobs"
+	switch sqlstate.Of(err) {
+	case sqlstate.InsufficientRights:
+		return i.explainRights(err, role)
+	case sqlstate.InvalidText:
+		if kind, number := raised(err); kind == raisedDropped {
+			return fmt.Errorf("%s jobs were dropped: a trigger or a rule on %s returned no row for them", number, table)
+		}
+	case sqlstate.ReadOnlyTransaction:
+		return fmt.Errorf("%w; a new connection is read-only as well: connect to the primary "+
+			"(target_session_attrs=read-write, if the URL has several hosts)", err)
+	case sqlstate.UniqueViolation:
+		return i.explainSequence(err)
+	}
+	return err
+}
+
+// primaryKeys are the constraints that a sequence behind its table violates.
+var primaryKeys = map[string]string{
+	"jobs_pkey1": "_private_jobs", "job_queues_pkey1": "_private_job_queues", "tasks_pkey": "_private_tasks",
+}
+
+// explainSequence explains an id that is given twice.
+func (i *Inserter) explainSequence(err error) error {
+	for constraint, table := range primaryKeys {
+		if !strings.Contains(err.Error(), `"`+constraint+`"`) {
+			continue
+		}
+		name := migrations.QuoteIdentifier(i.texts.schema) + "." + table
+		literal := "'" + strings.ReplaceAll(name, "'", "''") + "'"
+		return fmt.Errorf("%w; the sequence of %s.id is behind its table, as after a restore or a replication that left "+
+			"sequences out: run: select setval(pg_get_serial_sequence(%s, 'id'), max(id)) from %s;", err, name, literal, name)
+	}
+	return err
+}

@@ -1,0 +1,100 @@
+package pg
+
+import (
+	"context"
+	"database/sql"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/backfillhq/go/internal/wire"
+)
+
+// InsertTx inserts jobs in a transaction of the application's.
+func (i *Inserter) InsertTx(ctx context.Context, tx pgx.Tx, specs []wire.Spec) ([]*wire.Job, error) {
+	return i.insertIn(ctx, pgxSession{tx, tx.Conn()}, specs)
+}
+
+// InsertSQLTx inserts jobs in a database/sql transaction of the application's, whatever its driver.
+func (i *Inserter) InsertSQLTx(ctx context.Context, tx *sql.Tx, specs []wire.Spec) ([]*wire.Job, error) {
+	return i.insertIn(ctx, sqlSession{tx}, specs)
+}
+
+// insertIn inserts jobs in a transaction that is not ours. It is never rolled back here, so a piece
+// that is incomplete is sent again for the jobs that are missing; after an error nothing is, because
+// the transaction has failed.
+func (i *Inserter) insertIn(ctx context.Context, s session, specs []wire.Spec) ([]*wire.Job, error) {
+	access, role, err := i.accessIn(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	n := newInsertion(i.texts, specs, access)
+	p := newPlan(specs)
+	parts := [][]piece{p.pieces}
+	if p.large {
+		parts = slices.Collect(slices.Chunk(p.pieces, 1))
+	}
+	for _, pieces := range parts {
+		if err := n.insertUntilComplete(ctx, s, pieces); err != nil {
+			return nil, i.refusedIn(s, role, err)
+		}
+	}
+	return n.result(), nil
+}
+
+func (n *insertion) insertUntilComplete(ctx context.Context, s session, pieces []piece) error {
+	names := slices.ContainsFunc(pieces, func(p piece) bool { return p.keyed })
+	for try := range insertTries {
+		if try > 0 && !wait(ctx, time.Duration(try)*time.Millisecond) {
+			return context.Cause(ctx)
+		}
+		var list []statement
+		if names || try > 0 {
+			list = n.addNames()
+		}
+		missing := false
+		for _, p := range pieces {
+			p.specs = slices.DeleteFunc(slices.Clone(p.specs), func(i int) bool { return n.jobs[i] != nil })
+			if len(p.specs) > 0 {
+				missing = true
+				list = append(list, n.insertPiece(p)...)
+			}
+		}
+		if !missing {
+			return nil
+		}
+		if err := s.run(ctx, list); err != nil {
+			return err
+		}
+	}
+	return stillConflicting(nil)
+}
+
+// begin begins a transaction of our own, for a call that is too large for one round trip.
+func begin(ctx context.Context, conn *pgxpool.Conn) (pgx.Tx, error) {
+	limited, cancel := limit(ctx)
+	defer cancel()
+	tx, err := conn.Begin(limited)
+	if err != nil {
+		return nil, notCommitted(because(limited, err))
+	}
+	return tx, nil
+}
+
+// notCommitted marks an error before the commit of a transaction was sent, unless its meaning is known.
+func notCommitted(err error) error {
+	if isRefusal(err) || pgconn.SafeToRetry(err) {
+		return err
+	}
+	return &wire.NotEnqueuedError{Err: err}
+}
+
+// rollback ends a transaction whose connection goes back to the pool.
+func rollback(ctx context.Context, tx pgx.Tx) {
+	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+	defer cancel()
+	_ = tx.Rollback(limited) // a connection that fails in it is closed, and the transaction with it
+}

@@ -58,12 +58,18 @@ func (i *Inserter) acquire(ctx context.Context) (*pgxpool.Conn, error) {
 }
 
 // release gives a connection back to the pool. One that is alive and read-only is closed: it leads to
-// a standby, or to a server that was the primary once.
+// a standby, or to a server that was the primary once. One that pgx has closed, because the server did
+// not answer, keeps its place in the pool for 15 s while pgx waits for the server: closeTimeout is
+// enough for that.
 func (i *Inserter) release(ctx context.Context, conn *pgxpool.Conn, err error) {
 	if sqlstate.Of(err) == sqlstate.ReadOnlyTransaction {
 		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 		_ = conn.Conn().Close(closing) // the pool drops it in any case
 		cancel()
+	}
+	if conn.Conn().IsClosed() {
+		socket := conn.Conn().PgConn().Conn()
+		time.AfterFunc(closeTimeout, func() { _ = socket.Close() })
 	}
 	conn.Release()
 }
@@ -134,7 +140,7 @@ func (i *Inserter) explain(err error, role string) error {
 		return i.explainRights(err, role)
 	case sqlstate.InvalidText:
 		if kind, number := raised(err); kind == raisedDropped {
-			return fmt.Errorf("%s jobs were dropped: a trigger or a rule on %s returned no row for them", number, table)
+			return fmt.Errorf("a trigger on %s dropped jobs of this call (%s, without an error), so none was inserted", table, number)
 		}
 	case sqlstate.ReadOnlyTransaction:
 		return fmt.Errorf("%w; a new connection is read-only as well: connect to the primary "+

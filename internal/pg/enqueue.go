@@ -37,6 +37,7 @@ type Inserter struct {
 	pool      *pgxpool.Pool
 	texts     *texts
 	pipelines bool
+	bounds    bounds
 	access    schema.Access // of the pool's role
 	fixed     sync.Map      // login role that cannot take another role -> its schema.Access
 }
@@ -45,7 +46,9 @@ var _ enqueue.Inserter = (*Inserter)(nil)
 
 // NewInserter returns an inserter on a client's pool, whose role enqueues by access.
 func NewInserter(pool *pgxpool.Pool, schemaName string, access schema.Access) *Inserter {
-	return &Inserter{pool: pool, texts: newTexts(schemaName), pipelines: canPipeline(pool), access: access}
+	return &Inserter{
+		pool: pool, texts: newTexts(schemaName), pipelines: canPipeline(pool), bounds: pieceBounds, access: access,
+	}
 }
 
 // Insert implements enqueue.Inserter. It sends everything again, in a new transaction, when the server
@@ -103,7 +106,7 @@ func (a *attempt) run(ctx context.Context) (jobs []*wire.Job, notified bool, err
 	}
 	defer func() { a.release(ctx, conn, err) }()
 	if a.plan == nil {
-		a.plan = newPlan(a.specs)
+		a.plan = newPlan(a.specs, a.bounds)
 		a.names = a.names || a.plan.keyed || len(a.plan.pieces) > 1
 	}
 	n := newInsertion(a.texts, a.specs, a.access)
@@ -163,7 +166,7 @@ func (a *attempt) next(ctx context.Context, err error) (conflict, again bool) {
 	case unsent:
 		return false, false
 	case errors.Is(err, errNamesMissing):
-		a.names, a.plan = true, newPlan(a.specs)
+		a.names, a.plan = true, newPlan(a.specs, a.bounds)
 		return false, true
 	case pgconn.SafeToRetry(err): // the connection was dead, and nothing was sent on it
 		a.unsent++

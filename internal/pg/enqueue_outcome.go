@@ -88,15 +88,26 @@ func (a *attempt) outcome(err error) error {
 		return err
 	}
 	wrapped := fmt.Errorf("insert jobs: %w", a.explain(err, a.role()))
-	switch {
-	case sqlstate.Of(err) == sqlstate.LockNotAvailable && isRefusal(err):
+	if sqlstate.Of(err) == sqlstate.LockNotAvailable && isRefusal(err) {
 		return &wire.BlockedError{Err: wrapped}
-	case isRefusal(err):
+	}
+	if isRefusal(err) { // what explains it may not wrap it
 		return &wire.RejectedError{Err: wrapped}
+	}
+	return CommitOutcome(wrapped)
+}
+
+// CommitOutcome gives the error of a commit its meaning for the jobs of the transaction.
+func CommitOutcome(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case isRefusal(err):
+		return &wire.RejectedError{Err: err}
 	case pgconn.SafeToRetry(err), errors.Is(err, pgx.ErrTxCommitRollback):
-		return &wire.NotEnqueuedError{Err: wrapped}
+		return &wire.NotEnqueuedError{Err: err}
 	default:
-		return &wire.UnknownError{Err: wrapped}
+		return &wire.UnknownError{Err: err}
 	}
 }
 

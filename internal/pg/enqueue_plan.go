@@ -7,9 +7,14 @@ import (
 	"github.com/backfillhq/go/internal/wire"
 )
 
-// pieceJobs and pieceBytes bound the jobs, and the bytes of their payloads, of one statement. A call
-// that exceeds them is sent in several statements of one transaction, in bounded memory on both sides.
-const pieceJobs, pieceBytes = 5000, 8 << 20
+// bounds bound what one statement inserts. A call that exceeds them is sent in several statements of
+// one transaction, in bounded memory on both sides.
+type bounds struct {
+	jobs  int
+	bytes int // of payloads
+}
+
+var pieceBounds = bounds{jobs: 5000, bytes: 8 << 20}
 
 // plan says which statements insert the specs of a call.
 type plan struct {
@@ -29,7 +34,7 @@ type piece struct {
 // newPlan splits specs into pieces. Pieces keep the order of the specs, because jobs of one queue run
 // in it. Only jobs with a key and without a queue are sorted, by key, so that two transactions lock
 // them in the same order.
-func newPlan(specs []wire.Spec) *plan {
+func newPlan(specs []wire.Spec, most bounds) *plan {
 	p := &plan{}
 	keys := map[string]bool{}
 	bytes := 0
@@ -48,14 +53,14 @@ func newPlan(specs []wire.Spec) *plan {
 		p.pieces[last].specs = append(p.pieces[last].specs, i)
 		bytes += len(spec.Payload)
 	}
-	p.large = len(specs) > pieceJobs || bytes > pieceBytes && len(specs) > 1
+	p.large = len(specs) > most.jobs || bytes > most.bytes && len(specs) > 1
 	if p.large {
-		p.split(specs)
+		p.split(specs, most)
 	}
 	return p
 }
 
-func (p *plan) split(specs []wire.Spec) {
+func (p *plan) split(specs []wire.Spec, most bounds) {
 	var bounded []piece
 	for _, whole := range p.pieces {
 		if whole.keyed {
@@ -64,7 +69,7 @@ func (p *plan) split(specs []wire.Spec) {
 		start, bytes := 0, 0
 		for n, i := range whole.specs {
 			size := len(specs[i].Payload)
-			if n > start && (n-start == pieceJobs || bytes+size > pieceBytes) {
+			if n > start && (n-start == most.jobs || bytes+size > most.bytes) {
 				bounded = append(bounded, piece{whole.keyed, whole.mode, whole.specs[start:n]})
 				start, bytes = n, 0
 			}

@@ -32,7 +32,7 @@ func (i *Inserter) insertIn(ctx context.Context, s session, specs []wire.Spec) (
 		return nil, err
 	}
 	n := newInsertion(i.texts, specs, access)
-	p := newPlan(specs)
+	p := newPlan(specs, i.bounds)
 	parts := [][]piece{p.pieces}
 	if p.large {
 		parts = slices.Collect(slices.Chunk(p.pieces, 1))

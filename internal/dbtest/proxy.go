@@ -1,0 +1,225 @@
+package dbtest
+
+import (
+	"context"
+	"encoding/binary"
+	"io"
+	"net"
+	"net/url"
+	"sync"
+	"testing"
+)
+
+// Fault is what happens to the connection whose message it meets.
+type Fault int
+
+const (
+	// Cut closes both ends before the message is passed on.
+	Cut Fault = iota
+	// Kill has the server end the session before the message is passed on.
+	Kill
+	// Freeze passes nothing on from this message on, and closes nothing.
+	Freeze
+)
+
+func (f Fault) String() string { return [...]string{"cut", "kill", "freeze"}[f] }
+
+// Faults are all of them.
+var Faults = []Fault{Cut, Kill, Freeze}
+
+// Proxy passes messages of PostgreSQL's protocol on, in both directions, and counts them once it is
+// armed. Messages of the start of a session do not count.
+type Proxy struct {
+	// URL connects to the database through the proxy.
+	URL string
+
+	to   string
+	kill func(pid uint32)
+
+	mu       sync.Mutex
+	position int // messages until the fault; 0: not armed
+	fault    Fault
+	met      byte // the type of the message that met the fault
+	sockets  []net.Conn
+}
+
+// NewProxy returns a proxy for the database of a URL, which ends with the test.
+func NewProxy(t *testing.T, databaseURL string) *Proxy {
+	t.Helper()
+	target, err := url.Parse(databaseURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &Proxy{to: target.Host}
+	proxied := *target
+	proxied.Host = listener.Addr().String()
+	query := proxied.Query()
+	query.Set("sslmode", "disable") // messages must be readable
+	proxied.RawQuery = query.Encode()
+	p.URL = proxied.String()
+	killer := Connect(t, databaseURL)
+	var killing sync.Mutex
+	p.kill = func(pid uint32) {
+		killing.Lock()
+		defer killing.Unlock()
+		_, _ = killer.Exec(context.Background(), "select pg_terminate_backend($1::int)", int(pid))
+		for there := true; there; {
+			if killer.QueryRow(context.Background(), "select exists (select from pg_stat_activity where pid = $1::int)", int(pid)).Scan(&there) != nil {
+				return
+			}
+		}
+	}
+	t.Cleanup(func() {
+		_ = listener.Close()
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		for _, socket := range p.sockets {
+			_ = socket.Close()
+		}
+	})
+	go p.serve(listener)
+	return p
+}
+
+// Arm lets the message at a position, from 1, meet a fault.
+func (p *Proxy) Arm(position int, fault Fault) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.position, p.fault, p.met = position, fault, 0
+}
+
+// Disarm returns the type of the message that met the fault, 0 if there were not so many.
+func (p *Proxy) Disarm() byte {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.position = 0
+	return p.met
+}
+
+// meets counts a message, and returns the fault that it meets.
+func (p *Proxy) meets(kind byte) (Fault, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.position == 0 {
+		return 0, false
+	}
+	p.position--
+	if p.position > 0 {
+		return 0, false
+	}
+	p.met = kind
+	return p.fault, true
+}
+
+func (p *Proxy) serve(listener net.Listener) {
+	for {
+		client, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		server, err := net.Dial("tcp", p.to)
+		if err != nil {
+			_ = client.Close()
+			continue
+		}
+		p.mu.Lock()
+		p.sockets = append(p.sockets, client, server)
+		p.mu.Unlock()
+		s := &proxied{proxy: p, client: client, server: server}
+		go s.pass(client, server, true)
+		go s.pass(server, client, false)
+	}
+}
+
+// proxied is one session.
+type proxied struct {
+	proxy          *Proxy
+	client, server net.Conn
+
+	mu     sync.Mutex
+	pid    uint32
+	ready  bool // the start of the session is over
+	frozen bool
+}
+
+func (s *proxied) pass(from, to net.Conn, start bool) {
+	defer func() {
+		_ = from.Close()
+		_ = to.Close()
+	}()
+	for {
+		kind, message, err := readMessage(from, start)
+		start = false
+		if err != nil {
+			return
+		}
+		if !s.meet(kind, message, from == s.server) {
+			return
+		}
+		s.mu.Lock()
+		frozen := s.frozen
+		s.mu.Unlock()
+		if frozen {
+			_, _ = io.Copy(io.Discard, from)
+			return
+		}
+		if _, err := to.Write(message); err != nil {
+			return
+		}
+	}
+}
+
+// meet reports false if the session is over.
+func (s *proxied) meet(kind byte, message []byte, fromServer bool) bool {
+	s.mu.Lock()
+	ready := s.ready
+	switch {
+	case fromServer && kind == 'K':
+		s.pid = binary.BigEndian.Uint32(message[5:])
+	case fromServer && kind == 'Z':
+		s.ready = true
+	}
+	pid := s.pid
+	s.mu.Unlock()
+	if !ready {
+		return true
+	}
+	fault, ok := s.proxy.meets(kind)
+	if !ok {
+		return true
+	}
+	switch fault {
+	case Cut:
+		return false
+	case Kill:
+		s.proxy.kill(pid)
+	case Freeze:
+		s.mu.Lock()
+		s.frozen = true
+		s.mu.Unlock()
+	}
+	return true
+}
+
+// readMessage reads one message with its header. The first one of a client has no type.
+func readMessage(from io.Reader, start bool) (kind byte, message []byte, err error) {
+	header := 5
+	if start {
+		header = 4
+	}
+	message = make([]byte, header)
+	if _, err = io.ReadFull(from, message); err != nil {
+		return 0, nil, err
+	}
+	if !start {
+		kind = message[0]
+	}
+	length := int(binary.BigEndian.Uint32(message[header-4:])) - 4
+	message = append(message, make([]byte, length)...)
+	_, err = io.ReadFull(from, message[header:])
+	return kind, message, err
+}

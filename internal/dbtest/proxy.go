@@ -41,6 +41,7 @@ type Proxy struct {
 	fault    Fault
 	met      byte // the type of the message that met the fault
 	sockets  []net.Conn
+	frozen   []net.Conn
 }
 
 // NewProxy returns a proxy for the database of a URL, which ends with the test.
@@ -92,11 +93,16 @@ func (p *Proxy) Arm(position int, fault Fault) {
 	p.position, p.fault, p.met = position, fault, 0
 }
 
-// Disarm returns the type of the message that met the fault, 0 if there were not so many.
+// Disarm ends what is frozen, and returns the type of the message that met the fault, 0 if there were
+// not so many.
 func (p *Proxy) Disarm() byte {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.position = 0
+	for _, socket := range p.frozen {
+		_ = socket.Close()
+	}
+	p.frozen = nil
 	return p.met
 }
 
@@ -201,6 +207,9 @@ func (s *proxied) meet(kind byte, message []byte, fromServer bool) bool {
 		s.mu.Lock()
 		s.frozen = true
 		s.mu.Unlock()
+		s.proxy.mu.Lock()
+		s.proxy.frozen = append(s.proxy.frozen, s.client, s.server)
+		s.proxy.mu.Unlock()
 	}
 	return true
 }

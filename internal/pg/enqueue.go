@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/backfillhq/go/internal/enqueue"
@@ -87,7 +86,6 @@ type attempt struct {
 
 	plan      *plan                   // nil as long as the call is a single plain insert
 	names     bool                    // insert missing names first
-	unsent    int                     // tries that found their connection dead
 	forgotten int                     // tries whose prepared statements were gone
 	readOnly  int64                   // connections that the pool had made when one was first found read-only
 	rights    *query.EnqueueRightsRow // of the session, asked for after a refusal
@@ -168,9 +166,6 @@ func (a *attempt) next(ctx context.Context, err error) (conflict, again bool) {
 	case errors.Is(err, errNamesMissing):
 		a.names, a.plan = true, newPlan(a.specs, a.bounds)
 		return false, true
-	case pgconn.SafeToRetry(err): // the connection was dead, and nothing was sent on it
-		a.unsent++
-		return false, a.unsent == 1
 	case !isRefusal(err):
 		return false, false
 	}

@@ -17,9 +17,6 @@ import (
 	"github.com/backfillhq/go/migrations"
 )
 
-// closeTimeout bounds the goodbye to a connection of the pool that is of no use.
-const closeTimeout = time.Second
-
 var errNoAnswer = fmt.Errorf("the database did not answer within %v", enqueueTimeout)
 
 // limit returns ctx, with a deadline if it has none.
@@ -104,7 +101,7 @@ func CommitOutcome(err error) error {
 		return nil
 	case isRefusal(err):
 		return &wire.RejectedError{Err: err}
-	case pgconn.SafeToRetry(err), errors.Is(err, pgx.ErrTxCommitRollback):
+	case errors.Is(err, pgx.ErrTxCommitRollback):
 		return &wire.NotEnqueuedError{Err: err}
 	default:
 		return &wire.UnknownError{Err: err}

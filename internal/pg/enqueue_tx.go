@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/backfillhq/go/internal/wire"
@@ -86,7 +85,7 @@ func begin(ctx context.Context, conn *pgxpool.Conn) (pgx.Tx, error) {
 
 // notCommitted marks an error before the commit of a transaction was sent, unless its meaning is known.
 func notCommitted(err error) error {
-	if isRefusal(err) || pgconn.SafeToRetry(err) {
+	if isRefusal(err) {
 		return err
 	}
 	return &wire.NotEnqueuedError{Err: err}

@@ -81,6 +81,7 @@ func (c *Clock) Measure(sent, received, server time.Time) time.Duration {
 
 // CloseTimeout limits what is sent to a server before a connection to it is dropped.
 const CloseTimeout = closeTimeout
+
 // WithPieces bounds the jobs of one statement.
 func (i *Inserter) WithPieces(jobs int) *Inserter {
 	i.bounds.jobs = jobs

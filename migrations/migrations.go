@@ -56,6 +56,8 @@ var (
 	own0003 string
 	//go:embed own/0004_comments.sql
 	own0004 string
+	//go:embed own/0005_enqueue.sql
+	own0005 string
 )
 
 // Wire returns the files for Graphile Worker's tables and functions, in order.
@@ -75,6 +77,7 @@ func Own() []Migration {
 		{ID: 2, Path: "own/0002_queue_index.sql", SQL: own0002},
 		{ID: 3, Path: "own/0003_enqueue.sql", SQL: own0003},
 		{ID: 4, Path: "own/0004_comments.sql", SQL: own0004},
+		{ID: 5, Path: "own/0005_enqueue.sql", SQL: own0005},
 	}
 }
 

@@ -186,6 +186,7 @@ func (m *model) plan() (files []string, ok bool) {
 		{"own/0001_workers.sql", m.own < 1},
 		{"own/0003_enqueue.sql", m.own < 3},
 		{"own/0004_comments.sql", m.own < 4},
+		{"own/0005_enqueue.sql", m.own < 5},
 	} {
 		if file.missing {
 			files = append(files, file.path)

@@ -95,7 +95,7 @@ var errNamesMissing = errors.New("a task or queue has no id yet")
 
 // run makes one try: one transaction on one connection.
 func (a *attempt) run(ctx context.Context) (jobs []*wire.Job, notified bool, err error) {
-	conn, err := a.acquire(ctx)
+	conn, err := a.Acquire(ctx)
 	if err != nil {
 		return nil, false, err
 	}
@@ -168,6 +168,9 @@ func (a *attempt) next(ctx context.Context, err error) (conflict, again bool) {
 		return false, true
 	case !isRefusal(err):
 		return false, false
+	case isForgotten(err):
+		a.forgotten++ // each connection of the pool may have forgotten them
+		return false, a.forgotten < insertTries
 	}
 	switch sqlstate.Of(err) {
 	case sqlstate.SerializationFailure, sqlstate.DeadlockDetected:
@@ -176,9 +179,6 @@ func (a *attempt) next(ctx context.Context, err error) (conflict, again bool) {
 		kind, _ := raised(err)
 		again = kind == raisedTaken || kind == raisedNames
 		return again, again
-	case sqlstate.UndefinedStatement, sqlstate.DuplicateStatement, sqlstate.FeatureNotSupported:
-		a.forgotten++ // each connection of the pool may have forgotten them
-		return false, a.forgotten < insertTries
 	case sqlstate.ReadOnlyTransaction:
 		return false, a.onNewConnection()
 	case sqlstate.InsufficientRights:

@@ -11,7 +11,6 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/backfillhq/go/internal/pg/query"
-	"github.com/backfillhq/go/internal/sqlstate"
 	"github.com/backfillhq/go/internal/wire"
 )
 
@@ -48,7 +47,10 @@ func (a *attempt) insertAndNotify(ctx context.Context, conn *pgxpool.Conn, job *
 		stop()
 		timer.Stop()
 		cancel(nil)
-		a.forget(ctx, conn, err)
+		if isForgotten(err) && a.forget(ctx, conn) {
+			a.release(ctx, conn, nil)
+			return err
+		}
 		a.release(ctx, conn, err)
 		return err
 	}
@@ -97,20 +99,17 @@ func prepare(ctx context.Context, conn *pgx.Conn, text string) (insert, notify *
 	return insert, notify, err
 }
 
-// forget makes pgx prepare our statements again on a connection that has lost them, as by DISCARD ALL.
-func (a *attempt) forget(ctx context.Context, conn *pgxpool.Conn, err error) {
-	switch sqlstate.Of(err) {
-	case sqlstate.UndefinedStatement, sqlstate.DuplicateStatement, sqlstate.FeatureNotSupported:
-	default:
-		return
-	}
+// forget makes pgx prepare our statements again on a connection that has lost them. pgx does this only
+// for those that it has named itself.
+func (a *attempt) forget(ctx context.Context, conn *pgxpool.Conn) bool {
 	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 	defer cancel()
 	for _, name := range []string{a.texts.render(query.InsertJob), notifyAfter} {
 		if conn.Conn().Deallocate(limited, name) != nil {
-			_ = conn.Conn().Close(limited) // the pool makes another one
+			return false
 		}
 	}
+	return true
 }
 
 // readInserted reads the row of InsertJob, and the end of its transaction.

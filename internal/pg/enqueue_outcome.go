@@ -35,8 +35,8 @@ func because(limited context.Context, err error) error {
 	return fmt.Errorf("%w: %w", context.Cause(limited), err)
 }
 
-// acquire takes a connection from the pool. Its errors say that nothing was enqueued.
-func (i *Inserter) acquire(ctx context.Context) (*pgxpool.Conn, error) {
+// Acquire takes a connection from the pool. Its errors say that nothing was enqueued.
+func (i *Inserter) Acquire(ctx context.Context) (*pgxpool.Conn, error) {
 	limited, cancel := limit(ctx)
 	defer cancel()
 	began := time.Now()
@@ -54,12 +54,13 @@ func (i *Inserter) acquire(ctx context.Context) (*pgxpool.Conn, error) {
 	return nil, &wire.NotEnqueuedError{Err: err}
 }
 
-// release gives a connection back to the pool. One that is alive and read-only is closed: it leads to
-// a standby, or to a server that was the primary once. One that pgx has closed, because the server did
+// release gives a connection back to the pool. One that is alive and of no use is closed: it is
+// read-only, so it leads to a standby or to a server that was the primary once; or the statements that
+// pgx has prepared on it are gone, as after DISCARD ALL. One that pgx has closed, because the server did
 // not answer, keeps its place in the pool for 15 s while pgx waits for the server: closeTimeout is
 // enough for that.
 func (i *Inserter) release(ctx context.Context, conn *pgxpool.Conn, err error) {
-	if sqlstate.Of(err) == sqlstate.ReadOnlyTransaction {
+	if sqlstate.Of(err) == sqlstate.ReadOnlyTransaction || isForgotten(err) {
 		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 		_ = conn.Conn().Close(closing) // the pool drops it in any case
 		cancel()
@@ -69,6 +70,16 @@ func (i *Inserter) release(ctx context.Context, conn *pgxpool.Conn, err error) {
 		time.AfterFunc(closeTimeout, func() { _ = socket.Close() })
 	}
 	conn.Release()
+}
+
+// isForgotten reports whether a prepared statement is not what pgx believes it to be.
+func isForgotten(err error) bool {
+	switch sqlstate.Of(err) {
+	case sqlstate.UndefinedStatement, sqlstate.DuplicateStatement, sqlstate.FeatureNotSupported:
+		return true
+	default:
+		return false
+	}
 }
 
 // isRefusal reports whether an error is the server's and ended the transaction, so that nothing was

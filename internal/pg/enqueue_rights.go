@@ -62,7 +62,7 @@ func (a *attempt) otherWay(ctx context.Context) bool {
 		return false
 	}
 	a.rights = &query.EnqueueRightsRow{}
-	conn, err := a.acquire(ctx)
+	conn, err := a.Acquire(ctx)
 	if err != nil {
 		return false
 	}

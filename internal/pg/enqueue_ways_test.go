@@ -18,7 +18,7 @@ import (
 var inserts = map[string]insert{
 	"pool": insertPool(schema.WritesTables), "tx": insertTx(schema.WritesTables), "sql": insertSQL(schema.WritesTables),
 	byFunction: insertPool(schema.CallsFunction), byFunction + ", tx": insertTx(schema.CallsFunction),
-	byFunction + ", sql": insertSQL(schema.CallsFunction),
+	byFunction + ", sql": insertSQL(schema.CallsFunction), "pieces": insertPieces,
 }
 
 type insert func(context.Context, *pgtest.Database, []wire.Spec) ([]*wire.Job, error)
@@ -31,6 +31,12 @@ func insertPool(access schema.Access) insert {
 		jobs, _, err := pg.NewInserter(db.Pool(), schemaName, access).Insert(ctx, specs, nil)
 		return jobs, err
 	}
+}
+
+// insertPieces sends each job by itself, in one transaction.
+func insertPieces(ctx context.Context, db *pgtest.Database, specs []wire.Spec) ([]*wire.Job, error) {
+	jobs, _, err := pg.NewInserter(db.Pool(), schemaName, schema.WritesTables).WithPieces(1).Insert(ctx, specs, nil)
+	return jobs, err
 }
 
 func insertTx(access schema.Access) insert {

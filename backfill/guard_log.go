@@ -60,7 +60,7 @@ func (h *logHandler) Handle(ctx context.Context, record slog.Record) error {
 	var err error
 	if problem := h.guard.try(func() { err = h.next.Handle(ctx, record) }); problem != nil {
 		go h.guard.report(problem) // writing to stderr may block as well
-		return nil
+		return problem
 	}
 	return err
 }

@@ -60,11 +60,11 @@ func (h brokenLog) WithAttrs([]slog.Attr) slog.Handler { h.broken("WithAttrs"); 
 func (h brokenLog) WithGroup(string) slog.Handler      { h.broken("WithGroup"); return h }
 
 // Whatever a function of the user's does, the worker runs the jobs, and says once what happened.
-func TestUsersFunctionsCannotStopAWorker(t *testing.T) {
+func TestUsersFunctionsCannotStopAWorker(t *testing.T) { //nolint:tparallel // one after the other on one database
 	t.Parallel()
 	db := pgtest.New(t)
 	client := newClient(t, db)
-	for way, end := range ways {
+	for way, end := range ways { //nolint:paralleltest // the same
 		var calls atomic.Int64
 		broken := func() { calls.Add(1); end() }
 		var log logBook
@@ -87,10 +87,12 @@ func TestUsersFunctionsCannotStopAWorker(t *testing.T) {
 			"log, enabled": {options: []backfill.WorkerOption{
 				backfill.WithLogger(slog.New(brokenLog{quiet.Handler(), "Enabled", end, &calls})),
 			}},
-			"backoff": {options: []backfill.WorkerOption{backfill.WithLogger(log.logger())}, err: errBoom,
+			"backoff": {
+				options: []backfill.WorkerOption{backfill.WithLogger(log.logger())}, err: errBoom,
 				handle: []backfill.HandleOption{
 					backfill.BackoffFunc(func(int, error) time.Duration { broken(); return 0 }),
-				}},
+				},
+			},
 			"middleware": {options: []backfill.WorkerOption{
 				backfill.WithLogger(log.logger()),
 				backfill.WithMiddleware(func(next backfill.HandlerFunc) backfill.HandlerFunc {
@@ -191,7 +193,7 @@ func TestUsersFunctionThatBlocks(t *testing.T) {
 		if calls != 1 || !putOff("eu") || strings.Count(log.String(), "level=ERROR") != 1 {
 			t.Errorf("%d calls; the log has\n%s", calls, log.String())
 		}
-		time.Sleep(2 * time.Minute)
+		<-time.After(2 * time.Minute)
 		if current(); strings.Count(log.String(), "level=ERROR") != 2 {
 			t.Errorf("after two minutes the log has\n%s", log.String())
 		}
@@ -245,7 +247,7 @@ func TestTemplatesThatPanic(t *testing.T) {
 func TestErrorsWhoseMethodsPanic(t *testing.T) {
 	t.Parallel()
 	for what, err := range map[string]error{
-		"plain": evilError{}, "wrapped": fmt.Errorf("send: %w", error(evilWrapped{})), "joined": errors.Join(evilError{}, errBoom),
+		"plain": evilError{}, "wrapped": fmt.Errorf("send: %w", error(evilWrappedError{})), "joined": errors.Join(evilError{}, errBoom),
 	} {
 		task := &backfill.Task[mailArgs]{Name: "t"}
 		outcome := execute(t.Context(), task, "{}", func(context.Context, mailArgs) error { return err })
@@ -255,7 +257,7 @@ func TestErrorsWhoseMethodsPanic(t *testing.T) {
 	}
 }
 
-// evilWrapped has a message, and panics when it is looked into.
-type evilWrapped struct{ evilError }
+// evilWrappedError has a message, and panics when it is looked into.
+type evilWrappedError struct{ evilError }
 
-func (evilWrapped) Error() string { return "mail server" }
+func (evilWrappedError) Error() string { return "mail server" }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // HandlerFunc runs a job. Its error decides how the job ends, as the error of a handler does.
@@ -21,8 +22,8 @@ type Middleware func(next HandlerFunc) HandlerFunc
 
 // chain wraps handler; the first middleware becomes the outermost.
 func chain(handler HandlerFunc, middleware []Middleware) (HandlerFunc, error) {
-	for i := len(middleware) - 1; i >= 0; i-- {
-		wrapped, err := wrap(middleware[i], handler)
+	for i, m := range slices.Backward(middleware) {
+		wrapped, err := wrap(m, handler)
 		if err != nil {
 			return nil, fmt.Errorf("WithMiddleware: argument %d: %w", i+1, err)
 		}

@@ -2,13 +2,16 @@ package backfill_test
 
 import (
 	"context"
+	"database/sql"
 	"go/ast"
 	"go/parser"
 	"go/token"
-	"io/fs"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
+
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/backfillhq/go/backfill"
 	"github.com/backfillhq/go/testutil/pgtest"
@@ -66,8 +69,14 @@ func TestMethodsOfClosedClient(t *testing.T) {
 		"Enqueue", "CompleteJobs", "FailJobs", "RescheduleJobs", "RemoveJob", "ForceUnlock", "UnlockWorker", "ReleaseStaleLocks", "Cleanup",
 	} {
 		results := invoke(reflect.ValueOf(open).MethodByName(method), noContext)
-		err, _ := results[len(results)-1].Interface().(error)
+		err, _ := reflect.TypeAssert[error](results[len(results)-1])
 		wantError(t, err, "the context is nil")
+	}
+	for _, tx := range []backfill.Enqueuer{
+		open.WithTx(nil), open.WithTx((*pgxpool.Tx)(nil)), open.WithTx(&pgxpool.Tx{}), open.WithSQLTx(nil), open.WithSQLTx(&sql.Tx{}),
+	} {
+		_, err := tx.Enqueue(t.Context(), backfill.Request{Task: "t"})
+		wantError(t, err, "in transaction: ")
 	}
 	wantError(t, backfill.InTx(t.Context(), open, nil), "the function is nil")
 	wantError(t, backfill.Run(nil, nil), "the context is nil") //nolint:staticcheck // nil on purpose
@@ -92,7 +101,7 @@ func callAll(t *testing.T, name string, receiver, ctx reflect.Value, want string
 			if last.Type() != reflect.TypeFor[error]() {
 				return
 			}
-			err, _ := last.Interface().(error)
+			err, _ := reflect.TypeAssert[error](last)
 			switch {
 			case err == nil:
 				t.Errorf("%s: no error", method)
@@ -121,13 +130,12 @@ func invoke(method, ctx reflect.Value) []reflect.Value {
 // methodOwners returns the exported types whose exported methods have pointer receivers.
 func methodOwners(t *testing.T) []string {
 	t.Helper()
-	shipped := func(info fs.FileInfo) bool { return !strings.HasSuffix(info.Name(), "_test.go") }
-	packages, err := parser.ParseDir(token.NewFileSet(), ".", shipped, 0)
+	paths, err := filepath.Glob("*.go")
 	if err != nil {
 		t.Fatal(err)
 	}
 	owners := map[string]bool{}
-	ast.Inspect(packages["backfill"], func(n ast.Node) bool {
+	note := func(n ast.Node) bool {
 		method, ok := n.(*ast.FuncDecl)
 		if !ok || method.Recv == nil || !method.Name.IsExported() {
 			return true
@@ -143,7 +151,17 @@ func methodOwners(t *testing.T) []string {
 			owners[name.Name] = true
 		}
 		return true
-	})
+	}
+	for _, path := range paths {
+		if strings.HasSuffix(path, "_test.go") {
+			continue
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ast.Inspect(file, note)
+	}
 	if len(owners) < 5 {
 		t.Fatalf("found methods of %v only", owners)
 	}

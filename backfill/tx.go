@@ -97,11 +97,12 @@ func (c *Client) bindTx(tx pgx.Tx, nudge func(jobs int)) *txEnqueuer {
 	}}
 }
 
-func (e *txEnqueuer) Enqueue(ctx context.Context, requests ...Request) ([]*Job, error) {
+func (e *txEnqueuer) Enqueue(ctx context.Context, requests ...Request) (jobs []*Job, err error) {
+	defer recoverAs("in transaction", &err) // the transaction may be a zero value
 	if err := e.client.usable(ctx); err != nil {
 		return nil, err
 	}
-	jobs, err := insertRequests(ctx, requests, e.insert)
+	jobs, err = insertRequests(ctx, requests, e.insert)
 	if err != nil {
 		return nil, fmt.Errorf("in transaction: %w", err)
 	}

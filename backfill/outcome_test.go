@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -106,6 +107,37 @@ func TestLastAttempt(t *testing.T) {
 	}
 	if row := onlyRow(t, db); row.Attempts != 3 || row.LastError != "attempt 3" || row.Locked {
 		t.Errorf("row %+v", row)
+	}
+}
+
+// Neither the log nor the event promises a retry that will not come; run_at moves, as the contract has it.
+func TestLastAttemptPromisesNoRetry(t *testing.T) {
+	t.Parallel()
+	client := newClient(t, pgtest.New(t))
+	for what, test := range map[string]struct {
+		attempts int
+		err      error
+		promises bool
+	}{
+		"retry": {2, errBoom, true}, "last": {1, errBoom, false}, "last, RetryIn": {1, backfill.RetryIn(time.Hour, errBoom), false},
+		"permanent": {2, backfill.Permanent(errBoom), false},
+	} {
+		var log logBook
+		var mu sync.Mutex
+		var delays []time.Duration
+		task := &backfill.Task[mailArgs]{Name: "last", MaxAttempts: test.attempts, Backoff: backfill.FixedBackoff(time.Hour)}
+		registry := backfill.NewRegistry(backfill.Handle(task, func(context.Context, mailArgs) error { return test.err }))
+		enqueue(t, client, task, mailArgs{})
+		runOnce(t, client, registry, backfill.WithLogger(log.logger()), backfill.WithObserver(func(e backfill.Event) {
+			if e.Kind == backfill.EventFailed {
+				mu.Lock()
+				defer mu.Unlock()
+				delays = append(delays, e.Delay)
+			}
+		}))
+		if len(delays) != 1 || delays[0] > 0 != test.promises || strings.Contains(log.String(), "retry_in") != test.promises {
+			t.Errorf("%s: delays %v, log:\n%s", what, delays, log.String())
+		}
 	}
 }
 

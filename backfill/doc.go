@@ -27,9 +27,11 @@
 // [Enqueue] and [EnqueueMany] take any [Enqueuer]: the [Client], or one that is bound to a
 // transaction.
 //
-//	job, err := backfill.Enqueue(ctx, client, TaskSendEmail, SendEmailArgs{UserID: 7}, backfill.Delay(time.Hour))
-//	job, err := backfill.Enqueue(ctx, client.WithTx(tx), TaskSendEmail, args) // joins the caller's transaction
-//	job, err := backfill.Enqueue(ctx, backfill.FromContext(ctx), TaskSendEmail, args) // in a handler
+//	job, err := backfill.Enqueue(ctx, client, TaskSendEmail, args, backfill.Delay(time.Hour))
+//	job, err := backfill.Enqueue(ctx, client.WithTx(tx), TaskSendEmail, args) // commits with tx
+//
+//	// In a handler:
+//	job, err := backfill.Enqueue(ctx, backfill.FromContext(ctx), TaskSendEmail, args)
 //
 // Jobs of several tasks go into one round trip, all or none, as a list of [Request]:
 //
@@ -44,7 +46,10 @@
 // A worker runs the tasks of a [Registry]. Each job runs at least once: a handler may run again
 // after a crash, so it must be idempotent.
 //
-//	registry := backfill.NewRegistry(backfill.Handle(TaskSendEmail, SendEmail), backfill.Handle(TaskNightly, reports.Nightly))
+//	registry := backfill.NewRegistry(
+//		backfill.Handle(TaskSendEmail, SendEmail),
+//		backfill.Handle(TaskNightly, reports.Nightly),
+//	)
 //	err := backfill.Run(ctx, registry)
 //
 // What a handler returns decides how its job ends:

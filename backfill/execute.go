@@ -95,7 +95,7 @@ func (x *executor) guard(next HandlerFunc) HandlerFunc {
 	}
 }
 
-// outcome says what becomes of a job whose handler returned err. It survives errors whose methods
+// outcome says how a job ends whose handler returned err. It survives errors whose methods
 // panic.
 func (x *executor) outcome(ctx context.Context, h *handler, job *wire.Job, err error) (outcome worker.Outcome) {
 	if err == nil {

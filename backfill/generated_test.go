@@ -62,10 +62,10 @@ type Client struct{ enqueuer backfill.Enqueuer }
 // NewClient returns a client that enqueues with e.
 func NewClient(e backfill.Enqueuer) Client { return Client{enqueuer: e} }
 
-// WithTx returns a client whose jobs come to be when tx commits.
+// WithTx returns a client whose jobs are inserted in tx: they exist once it commits.
 func (c Client) WithTx(tx pgx.Tx) Client { return NewClient(backfill.BindTx(c.enqueuer, tx)) }
 
-// WithSQLTx returns a client whose jobs come to be when tx commits.
+// WithSQLTx returns a client whose jobs are inserted in tx: they exist once it commits.
 func (c Client) WithSQLTx(tx *sql.Tx) Client { return NewClient(backfill.BindSQLTx(c.enqueuer, tx)) }
 
 // EnqueueNightly enqueues [Reports.Nightly].

@@ -273,7 +273,7 @@ func TestOptionsThatAreWrong(t *testing.T) {
 		wantError(t, opening, problem)
 		wantError(t, making, problem)
 	}
-	wantError(t, opening, "the database URL cannot be read (invalid port)")
+	wantError(t, opening, "the database URL cannot be read (its host, port or parameters")
 	wantError(t, making, "the pool is nil")
 	if n := strings.Count(opening.Error(), "WithSchema"); n != 3 {
 		t.Errorf("%d problems of WithSchema, want 3: %v", n, opening)

@@ -16,8 +16,9 @@ import (
 )
 
 // Pooler starts a PgBouncer before the server of a URL, in the pool mode session, transaction or
-// statement, with this many sessions, and returns the URL that leads through it.
-func Pooler(t *testing.T, databaseURL, mode string, sessions int) string {
+// statement, with this many sessions and more lines of configuration, and returns the URL that leads
+// through it.
+func Pooler(t *testing.T, databaseURL, mode string, sessions int, more ...string) string {
 	t.Helper()
 	program, err := exec.LookPath("pgbouncer")
 	if err != nil {
@@ -49,7 +50,8 @@ auth_type = any
 pool_mode = %s
 default_pool_size = %d
 ignore_startup_parameters = extra_float_digits
-`, server.Host, server.Port, quote(server.User), quote(server.Password), port, mode, sessions)
+%s
+`, server.Host, server.Port, quote(server.User), quote(server.Password), port, mode, sessions, strings.Join(more, "\n"))
 	//nolint:gosec // the pooler's own user reads them, and the test server's password is no secret
 	for path, change := range map[string]func(string) error{
 		folder: func(path string) error { return os.Chmod(path, 0o755) },

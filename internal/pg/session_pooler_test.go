@@ -98,6 +98,25 @@ func TestSharedSessionsAreRefused(t *testing.T) {
 	}
 }
 
+// A pooler that hands out its sessions in turn is recognised as well, also if two connections that
+// ask in turn get each its own.
+func TestSharedSessionsInTurn(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	for _, sessions := range []int{1, 2, 3, 4, 5} {
+		through := dbtest.Pooler(t, db.URL, "transaction", sessions, "server_round_robin = 1")
+		store, err := pg.Open(t.Context(), pg.SettingsOf(newPool(t, through, nil), schemaName))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(store.Close)
+		if found := changed(t, withParameter(t, through, "default_query_exec_mode", "exec"), sessions); len(found) > 0 {
+			t.Fatalf("before anything: %q", found)
+		} // and now the pooler has all its sessions
+		dbtest.Mentions(t, store.Register(t.Context(), wire.NewWorkerID(), []string{"a"}), "a pooler that shares each session")
+	}
+}
+
 // A pooler that gives each connection its session is as good as none.
 func TestSessionPooler(t *testing.T) {
 	t.Parallel()

@@ -258,6 +258,20 @@ func TestSessionsOfAnApplicationsPool(t *testing.T) {
 	}
 }
 
+// A password that a pool has read from a file is not read again: a refusal says so.
+func TestHintForFilesReadOnce(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	pool := newPool(t, db.URL, func(c *pgxpool.Config) {
+		c.BeforeConnect = func(_ context.Context, c *pgx.ConnConfig) error { c.Password = "expired"; return nil }
+	})
+	if pool.Ping(t.Context()) == nil {
+		t.Skip("the test server takes any password")
+	}
+	nudges := pg.NewNudges(pg.SettingsOf(pool, schemaName))
+	dbtest.Mentions(t, nudges.Send(t.Context(), 1), "28P01", "check user and password", "restart the process if they have changed")
+}
+
 // A listener at the end of its life is replaced by one that listens before it stops.
 func TestListenerLivesAsLongAsThePoolSays(t *testing.T) {
 	t.Parallel()

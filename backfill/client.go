@@ -141,14 +141,15 @@ func (c *Client) Close() {
 	}
 }
 
-// Enqueue implements [Enqueuer]. Everything is checked before anything is sent. When it returns without
-// an error, the jobs are committed. After an error none is, unless the error says that they "may or may
-// not have been enqueued": then the connection or the context ended after the commit was sent.
+// Enqueue implements [Enqueuer]. Everything is checked before anything is sent. When it returns
+// without an error, the jobs are committed. After an error none is, unless the error says that
+// they "may or may not have been enqueued": then the connection or the context ended after the
+// commit was sent.
 //
-// A call without a deadline waits at most 10 seconds for a connection, and for each statement, of which
-// calls of more than 5,000 jobs have several in one transaction. A key that another transaction holds is
-// waited for as long as that lasts, without a connection. Calls of many goroutines are folded into
-// batches when the connections are busy.
+// A call without a deadline waits at most 10 seconds for a connection, and for each statement, of
+// which calls of more than 5,000 jobs have several in one transaction. A key that another
+// transaction holds is waited for as long as that lasts, without a connection. Calls of many
+// goroutines are folded into batches when the connections are busy.
 func (c *Client) Enqueue(ctx context.Context, requests ...Request) ([]*Job, error) {
 	if err := c.usable(ctx); err != nil {
 		return nil, err

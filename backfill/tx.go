@@ -13,17 +13,17 @@ import (
 	"github.com/backfillhq/go/internal/wire"
 )
 
-// WithTx implements [Enqueuer]: the jobs are inserted in tx, which is of the same database: they exist
-// once it commits. The client does not see the commit, so it notifies the workers about 2, 20 and 200 ms
-// after the enqueue; a job that is committed later waits for their poll, 2 seconds at most. [InTx]
-// notifies right after the commit.
+// WithTx implements [Enqueuer]: the jobs are inserted in tx, which is of the same database: they
+// exist once it commits. The client does not see the commit, so it notifies the workers about 2,
+// 20 and 200 ms after the enqueue; a job that is committed later waits for their poll, 2 seconds
+// at most. [InTx] notifies right after the commit.
 //
 // The role that tx has at this moment (SET ROLE) needs the right to enqueue: one of the two that
 // "backfill migrate --enqueue-role" and "--worker-role" give.
 //
-// A task or queue that nobody has enqueued to before is added in the transaction. Others that enqueue to
-// it wait for its end, and two transactions that add names in opposite order can deadlock (SQLSTATE
-// 40P01). Repeat such a transaction.
+// A task or queue that nobody has enqueued to before is added in the transaction. Others that
+// enqueue to it wait for its end, and two transactions that add names in opposite order can
+// deadlock (SQLSTATE 40P01). Repeat such a transaction.
 func (c *Client) WithTx(tx pgx.Tx) Enqueuer {
 	if c == nil || c.pool == nil {
 		return noClient{}
@@ -47,9 +47,10 @@ func (c *Client) WithSQLTx(tx *sql.Tx) Enqueuer {
 
 // InTx runs fn in a transaction of the client's pool, commits if fn returns nil, and rolls back
 // otherwise. The ctx that fn gets carries an [Enqueuer] that is bound to the transaction, so that
-// generated functions EnqueueX(ctx, …) join it. Workers are notified right after the commit. If the
-// connection ends while the commit is acknowledged, the error says that the jobs "may or may not have
-// been enqueued". Without a deadline in ctx, InTx waits at most 10 seconds for a connection.
+// generated functions EnqueueX(ctx, …) join it. Workers are notified right after the commit. If
+// the connection ends while the commit is acknowledged, the error says that the jobs "may or may
+// not have been enqueued". Without a deadline in ctx, InTx waits at most 10 seconds for a
+// connection.
 func InTx(ctx context.Context, c *Client, fn func(ctx context.Context, tx pgx.Tx) error) error {
 	if err := c.usable(ctx); err != nil {
 		return err
@@ -80,8 +81,8 @@ func InTx(ctx context.Context, c *Client, fn func(ctx context.Context, tx pgx.Tx
 	return nil
 }
 
-// txEnqueuer enqueues in a transaction of the application's. It never folds calls: the jobs belong to
-// this transaction.
+// txEnqueuer enqueues in a transaction of the application's. It never folds calls: the jobs belong
+// to this transaction.
 type txEnqueuer struct {
 	client *Client
 	insert insertFunc

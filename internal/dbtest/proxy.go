@@ -93,8 +93,8 @@ func (p *Proxy) Arm(position int, fault Fault) {
 	p.position, p.fault, p.met = position, fault, 0
 }
 
-// Disarm ends what is frozen, and returns the type of the message that met the fault, 0 if there were
-// not so many.
+// Disarm ends what is frozen, and returns the type of the message that met the fault, 0 if there
+// were not so many.
 func (p *Proxy) Disarm() byte {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -9,8 +9,8 @@ import (
 	"github.com/backfillhq/go/internal/wire"
 )
 
-// group lets a number of inserts run at a time, and folds the calls that come meanwhile into batches. A
-// key is in one of its inserts at most, so that no two of them can deadlock.
+// group lets a number of inserts run at a time, and folds the calls that come meanwhile into
+// batches. A key is in one of its inserts at most, so that no two of them can deadlock.
 type group struct {
 	inserter  Inserter
 	nudger    *Nudger
@@ -79,8 +79,8 @@ func (g *group) withdraw(c *call) callState {
 	return was
 }
 
-// repeat ends an insert that was blocked, and begins it again after a pause. It reports false if its
-// caller does not wait for that.
+// repeat ends an insert that was blocked, and begins it again after a pause. It reports false if
+// its caller does not wait for that.
 func (g *group) repeat(started *insert, c *call) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -106,8 +106,8 @@ func (g *group) wake(c *call) {
 	}
 }
 
-// takeApart ends a batch of which nothing was inserted, and lets its calls wait to be inserted one by
-// one, before all others.
+// takeApart ends a batch of which nothing was inserted, and lets its calls wait to be inserted one
+// by one, before all others.
 func (g *group) takeApart(started *insert, batch []*call) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -198,8 +198,8 @@ func (g *group) startLocked() {
 	g.startRepeatedLocked()
 }
 
-// startRepeatedLocked begins calls that were blocked, or whose batch was taken apart, each by itself.
-// While only one insert has a permit, they leave room for it: they may be blocked again.
+// startRepeatedLocked begins calls that were blocked, or whose batch was taken apart, each by
+// itself. While only one insert has a permit, they leave room for it: they may be blocked again.
 func (g *group) startRepeatedLocked() {
 	limit := g.most
 	if g.permits < g.most {

@@ -10,9 +10,9 @@ import (
 )
 
 const (
-	// directInserts is how many callers insert at the same time, each on its own; calls beyond that are
-	// folded into batches (R25). Their commits share the flush of the log, so ten on their own are
-	// faster than four and a batch: measured, docs/design.md.
+	// directInserts is how many callers insert at the same time, each on its own; calls beyond
+	// that are folded into batches (R25). Their commits share the flush of the log, so ten on
+	// their own are faster than four and a batch: measured, docs/design.md.
 	directInserts = 10
 	// foldJobs and foldBytes bound a batch.
 	foldJobs, foldBytes = 1000, 8 << 20
@@ -26,27 +26,27 @@ const (
 
 // Inserter inserts jobs, all or none.
 type Inserter interface {
-	// Insert returns the jobs in the order of specs, after the commit. notified says that the workers'
-	// notification was sent along; it is never, if notify is nil. A call whose context has no deadline
-	// ends all the same when the database does not answer.
+	// Insert returns the jobs in the order of specs, after the commit. notified says that the
+	// workers' notification was sent along; it is never, if notify is nil. A call whose context
+	// has no deadline ends all the same when the database does not answer.
 	//
-	// The type of an error says what became of the jobs: wire.RejectedError, wire.NotEnqueuedError and
-	// wire.BlockedError say that none was inserted, any other that nobody knows.
+	// The type of an error says what became of the jobs: wire.RejectedError, wire.NotEnqueuedError
+	// and wire.BlockedError say that none was inserted, any other that nobody knows.
 	Insert(ctx context.Context, specs []wire.Spec, notify Piggyback) (jobs []*wire.Job, notified bool, err error)
 }
 
-// Piggyback asks whether an insert may send the notification of workers on its own connection, right
-// behind its commit. If so, it returns a function that is to be called when the notification was sent
-// or lost; otherwise nil. An insert asks when it has a connection, just before it sends.
+// Piggyback asks whether an insert may send the notification of workers on its own connection,
+// right behind its commit. If so, it returns a function that is to be called when the notification
+// was sent or lost; otherwise nil. An insert asks when it has a connection, just before it sends.
 type Piggyback func() (done func())
 
-// Intake takes enqueues of many callers to the database: each on its own while few insert, folded into
-// batches when many do (R25). After each commit it nudges the workers (R17).
+// Intake takes enqueues of many callers to the database: each on its own while few insert, folded
+// into batches when many do (R25). After each commit it nudges the workers (R17).
 //
-// Keyed jobs are inserted one call or batch at a time: their statements are several, and cost less in
-// one transaction than beside each other. A call that takes long goes on beside its successors. One
-// that would have to wait for a row which another transaction holds gives its connection back and is
-// repeated, so that only its own caller waits (R16).
+// Keyed jobs are inserted one call or batch at a time: their statements are several, and cost less
+// in one transaction than beside each other. A call that takes long goes on beside its successors.
+// One that would have to wait for a row which another transaction holds gives its connection back
+// and is repeated, so that only its own caller waits (R16).
 type Intake struct {
 	free, keyed *group
 	stop        context.CancelCauseFunc // ends the inserts under way
@@ -54,8 +54,8 @@ type Intake struct {
 
 var errClosed = errors.New("the client is closed")
 
-// NewIntake returns an intake for a pool of this many connections. Keyed jobs never take more than half
-// of them: the transaction that an insert waits for may need one.
+// NewIntake returns an intake for a pool of this many connections. Keyed jobs never take more than
+// half of them: the transaction that an insert waits for may need one.
 func NewIntake(inserter Inserter, connections int, nudger *Nudger) *Intake {
 	open, stop := context.WithCancelCause(context.Background())
 	whileOpen := func(ctx context.Context) (context.Context, context.CancelFunc) {
@@ -72,8 +72,8 @@ func NewIntake(inserter Inserter, connections int, nudger *Nudger) *Intake {
 	}
 }
 
-// Insert inserts jobs, all or none, and returns them in the order of specs, after the commit. Errors are
-// those of Inserter.
+// Insert inserts jobs, all or none, and returns them in the order of specs, after the commit.
+// Errors are those of Inserter.
 func (i *Intake) Insert(ctx context.Context, specs []wire.Spec) ([]*wire.Job, error) {
 	for _, spec := range specs {
 		if spec.Key != "" {
@@ -83,7 +83,8 @@ func (i *Intake) Insert(ctx context.Context, specs []wire.Spec) ([]*wire.Job, er
 	return i.free.insert(ctx, specs)
 }
 
-// Close refuses further calls, waits for those under way, and ends what takes longer than closeGrace.
+// Close refuses further calls, waits for those under way, and ends what takes longer than
+// closeGrace.
 func (i *Intake) Close() {
 	timer := time.AfterFunc(closeGrace, func() { i.stop(errClosed) })
 	defer timer.Stop()
@@ -157,8 +158,8 @@ func (g *group) insertNow(ctx context.Context, specs []wire.Spec) ([]*wire.Job, 
 	return jobs, nil
 }
 
-// runAlone inserts a call by itself. If another transaction blocks it, it gives up its connection and
-// is repeated.
+// runAlone inserts a call by itself. If another transaction blocks it, it gives up its connection
+// and is repeated.
 func (g *group) runAlone(started *insert, c *call) {
 	jobs, err := c.alone()
 	if _, blocked := errors.AsType[*wire.BlockedError](err); blocked && g.repeat(started, c) {

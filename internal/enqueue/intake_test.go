@@ -170,7 +170,8 @@ func (r *intakeRig) want(t *testing.T, batches []string, results map[string]stri
 	}
 }
 
-// R25: a caller that finds a free connection inserts directly; when all ten are busy, callers fold into the next batch.
+// R25: a caller that finds a free connection inserts directly; when all ten are busy, callers fold
+// into the next batch.
 func TestIntakeFolds(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -194,7 +195,8 @@ func TestIntakeFolds(t *testing.T) {
 	})
 }
 
-// R17: a single job takes its notification along, one at a time for the process; the others are notified for apart.
+// R17: a single job takes its notification along, one at a time for the process; the others are
+// notified for apart.
 func TestIntakeNotifiesBehindTheInsert(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -325,7 +327,8 @@ func TestIntakeUnknownOutcome(t *testing.T) {
 	})
 }
 
-// A caller whose context ends is told whether its jobs can be there; the others of its batch are not affected.
+// A caller whose context ends is told whether its jobs can be there; the others of its batch are
+// not affected.
 func TestIntakeCallerGivesUp(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -366,8 +369,8 @@ func TestIntakeBoundsBatches(t *testing.T) {
 	})
 }
 
-// A key that somebody's transaction holds delays its own caller: those folded into a batch with it are
-// inserted on their own, and later ones are not held up either.
+// A key that somebody's transaction holds delays its own caller: those folded into a batch with it
+// are inserted on their own, and later ones are not held up either.
 func TestIntakeBlockedKey(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -411,8 +414,8 @@ func TestIntakeBlockedKey(t *testing.T) {
 	})
 }
 
-// Blocked calls are repeated for as long as their callers wait, never all connections at a time, and
-// leave without a trace.
+// Blocked calls are repeated for as long as their callers wait, never all connections at a time,
+// and leave without a trace.
 func TestIntakeManyBlockedKeys(t *testing.T) {
 	t.Parallel()
 	for connections, most := range map[int]int{1: 1, 2: 1, 4: 2, 10: 5, 100: 10} {
@@ -464,7 +467,6 @@ func TestIntakeLargeCallEndsWithItsCaller(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newIntakeRig()
 		r.takes = time.Minute
-		began := time.Now()
 		r.call(t.Context(), "k", "first")
 		large := make([]wire.Spec, 2000)
 		for i := range large {
@@ -476,7 +478,7 @@ func TestIntakeLargeCallEndsWithItsCaller(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		began = time.Now()
+		began := time.Now()
 		_, err = r.intake.Insert(ctx, large)
 		if _, unknown := errors.AsType[*wire.UnknownError](err); !unknown || time.Since(began) != time.Second {
 			t.Errorf("with a deadline of 1 s: %v after %v", err, time.Since(began))

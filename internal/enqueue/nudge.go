@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// transactionNudges is when the workers are nudged after an enqueue in a transaction whose commit we do
-// not see (R17).
+// transactionNudges is when the workers are nudged after an enqueue in a transaction whose commit
+// we do not see (R17).
 var transactionNudges = [...]time.Duration{2 * time.Millisecond, 20 * time.Millisecond, 200 * time.Millisecond}
 
 const (
@@ -127,9 +127,10 @@ func (n *Nudger) run() {
 	n.idle.Broadcast()
 }
 
-// Piggyback implements the type of this name: it agrees while no nudge is under way. That saves the
-// workers a round trip, and nudges are one at a time all the same (R17). An insert that is still not
-// done after piggybackTime, because the server is slow or away, does not keep back others any longer.
+// Piggyback implements the type of this name: it agrees while no nudge is under way. That saves
+// the workers a round trip, and nudges are one at a time all the same (R17). An insert that is
+// still not done after piggybackTime, because the server is slow or away, does not keep back
+// others any longer.
 func (n *Nudger) Piggyback() (done func()) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -166,8 +167,8 @@ func (n *Nudger) endPiggyback(number uint64, sent time.Time) {
 	n.idle.Broadcast()
 }
 
-// Close sends what is left to send, for transactions that have not been nudged for three times as well,
-// and then no more. It gives up after lastNudge.
+// Close sends what is left to send, for transactions that have not been nudged for three times as
+// well, and then no more. It gives up after lastNudge.
 func (n *Nudger) Close() {
 	defer n.stop()
 	defer time.AfterFunc(lastNudge, n.stop).Stop()

@@ -63,7 +63,8 @@ func TestNudgesFold(t *testing.T) {
 	})
 }
 
-// R17: for a transaction whose commit we do not see, about 2, 20 and 200 ms after the enqueue, also when another one came before.
+// R17: for a transaction whose commit we do not see, about 2, 20 and 200 ms after the enqueue,
+// also when another one came before.
 func TestNudgesAfterAnUnseenCommit(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -93,8 +94,8 @@ func TestNudgerClose(t *testing.T) {
 	})
 }
 
-// A notification that an insert takes along keeps back the others for a moment only: the insert may wait
-// for the server.
+// A notification that an insert takes along keeps back the others for a moment only: the insert
+// may wait for the server.
 func TestNudgesDoNotWaitForALatePiggyback(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

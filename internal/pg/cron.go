@@ -38,8 +38,9 @@ func (s *Store) KnownCrontabs(ctx context.Context, identifiers []string, start t
 	return known, nil
 }
 
-// Tick implements worker.CronStore. It is the peer's one statement in two steps of a transaction, because the jobs are inserted by
-// our own statements: add_job notifies inside of the transaction (R17), and loses a keyed job that a worker takes meanwhile.
+// Tick implements worker.CronStore. It is the peer's one statement in two steps of a transaction,
+// because the jobs are inserted by our own statements: add_job notifies inside of the transaction
+// (R17), and loses a keyed job that a worker takes meanwhile.
 func (s *Store) Tick(ctx context.Context, tick time.Time, identifiers []string, jobs []wire.Spec) (scheduled int, err error) {
 	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		won, err := s.claims.texts.queries(tx).TickCrontabs(ctx, query.TickCrontabsParams{

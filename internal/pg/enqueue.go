@@ -22,8 +22,8 @@ import (
 const (
 	// insertTries bounds how often an insert is sent again after a conflict with other sessions.
 	insertTries = 20
-	// enqueueTimeout bounds the wait for a connection, and each statement, of a caller whose context
-	// has no deadline.
+	// enqueueTimeout bounds the wait for a connection, and each statement, of a caller whose
+	// context has no deadline.
 	enqueueTimeout = 10 * time.Second
 	// lockWait is how long an insert waits for a lock before it gives its connection back, see
 	// wire.BlockedError. bulkLockWait is the same for a call of many statements, once it has the
@@ -50,8 +50,8 @@ func NewInserter(pool *pgxpool.Pool, schemaName string, access schema.Access) *I
 	}
 }
 
-// Insert implements enqueue.Inserter. It sends everything again, in a new transaction, when the server
-// rolled the last one back because of other sessions.
+// Insert implements enqueue.Inserter. It sends everything again, in a new transaction, when the
+// server rolled the last one back because of other sessions.
 func (i *Inserter) Insert(ctx context.Context, specs []wire.Spec, notify enqueue.Piggyback) ([]*wire.Job, bool, error) {
 	a := &attempt{Inserter: i, specs: specs, access: i.access, notify: notify}
 	for conflicts := 0; ; {
@@ -75,8 +75,8 @@ func (i *Inserter) Insert(ctx context.Context, specs []wire.Spec, notify enqueue
 	}
 }
 
-// attempt inserts the specs of one call. What it learns from a try that failed is how to send the next
-// one; it keeps no result of it, because that try's transaction was rolled back.
+// attempt inserts the specs of one call. What it learns from a try that failed is how to send the
+// next one; it keeps no result of it, because that try's transaction was rolled back.
 type attempt struct {
 	*Inserter
 
@@ -132,8 +132,8 @@ func isPlain(specs []wire.Spec) bool {
 	return len(specs) == 1 && specs[0].Key == "" && specs[0].Queue == ""
 }
 
-// insertOne inserts a single plain job by a statement that waits for no row of anybody. It takes the
-// connection over.
+// insertOne inserts a single plain job by a statement that waits for no row of anybody. It takes
+// the connection over.
 func (a *attempt) insertOne(ctx context.Context, conn *pgxpool.Conn) ([]*wire.Job, bool, error) {
 	job := jobOf(a.specs[0])
 	var notified bool
@@ -156,8 +156,9 @@ func (a *attempt) insertOne(ctx context.Context, conn *pgxpool.Conn) ([]*wire.Jo
 	return []*wire.Job{&job}, notified, nil
 }
 
-// next says whether to send the call again after an error, and whether that error was a conflict with
-// another session, which is to be waited out. It does so only if nothing was inserted for certain.
+// next says whether to send the call again after an error, and whether that error was a conflict
+// with another session, which is to be waited out. It does so only if nothing was inserted for
+// certain.
 func (a *attempt) next(ctx context.Context, err error) (conflict, again bool) {
 	_, unsent := errors.AsType[*wire.NotEnqueuedError](err)
 	switch {
@@ -188,9 +189,9 @@ func (a *attempt) next(ctx context.Context, err error) (conflict, again bool) {
 	}
 }
 
-// onNewConnection reports whether the pool has made no connection since one was first found read-only:
-// those that it has may all lead to a server that is no longer the primary. Each that was tried has
-// been closed, so this ends.
+// onNewConnection reports whether the pool has made no connection since one was first found
+// read-only: those that it has may all lead to a server that is no longer the primary. Each that
+// was tried has been closed, so this ends.
 func (a *attempt) onNewConnection() bool {
 	made := a.pool.Stat().NewConnsCount() + 1 // never 0
 	if a.readOnly == 0 {

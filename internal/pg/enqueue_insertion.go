@@ -125,8 +125,8 @@ func (n *insertion) missing() int {
 	return missing
 }
 
-// result returns the jobs in the order of the specs. Specs with equal keys share the job that the last
-// of them left.
+// result returns the jobs in the order of the specs. Specs with equal keys share the job that the
+// last of them left.
 func (n *insertion) result() []*wire.Job {
 	last := map[int64]*wire.Job{}
 	for i, job := range n.jobs {
@@ -237,8 +237,9 @@ func (n *insertion) insertKeyed(p piece) []statement {
 	}
 }
 
-// insertByFunction inserts by one call of backfill_enqueue, jobs without keys first. The function gives
-// out no payloads: a job that is not as it was sent, because its key found another one, has none.
+// insertByFunction inserts by one call of backfill_enqueue, jobs without keys first. The function
+// gives out no payloads: a job that is not as it was sent, because its key found another one, has
+// none.
 func (n *insertion) insertByFunction(p piece) statement {
 	keys, modes := n.keys(p.specs), make([]string, len(p.specs))
 	for k, i := range p.specs {
@@ -286,7 +287,8 @@ func scanJob(row interface{ Scan(dest ...any) error }, more ...any) (*wire.Job, 
 	return &job, nil
 }
 
-// timestamp is scanned from any driver. Infinity, which other clients can write, leaves the zero Time.
+// timestamp is scanned from any driver. Infinity, which other clients can write, leaves the zero
+// Time.
 type timestamp struct{ pgtype.Timestamptz }
 
 // Scan is database/sql's: lib/pq has bytes for infinity.

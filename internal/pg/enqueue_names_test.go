@@ -15,8 +15,9 @@ import (
 	"github.com/backfillhq/go/testutil/pgtest"
 )
 
-// A name belongs to the transaction that adds it, as with the contract's add_job: who enqueues to the same new name meanwhile waits
-// for its end, and adds the name if it was rolled back. With names that are there, nobody waits.
+// A name belongs to the transaction that adds it, as with the contract's add_job: who enqueues to
+// the same new name meanwhile waits for its end, and adds the name if it was rolled back. With
+// names that are there, nobody waits.
 func TestNewNameOfAnOpenTransaction(t *testing.T) {
 	t.Parallel()
 	for end, want := range map[string][]int{"commit": {1, 2}, "rollback": {2}} {
@@ -40,8 +41,8 @@ func TestNewNameOfAnOpenTransaction(t *testing.T) {
 	}
 }
 
-// Two transactions that add two names in opposite order are a deadlock, of which the server ends one: it can be repeated as a whole,
-// the other goes on, and both leave their jobs.
+// Two transactions that add two names in opposite order are a deadlock, of which the server ends
+// one: it can be repeated as a whole, the other goes on, and both leave their jobs.
 func TestNewNamesInOppositeOrder(t *testing.T) {
 	t.Parallel()
 	for kind, names := range map[string][2][2]string{"tasks": {{"a", ""}, {"b", ""}}, "queues": {{"t", "a"}, {"t", "b"}}} {
@@ -79,8 +80,8 @@ func TestNewNamesInOppositeOrder(t *testing.T) {
 	}
 }
 
-// Names that are known burn no identity values, of which there are 2^31: a keyed enqueue and the second try of a keyless one name all
-// that they need, and so does a worker that starts.
+// Names that are known burn no identity values, of which there are 2^31: a keyed enqueue and the
+// second try of a keyless one name all that they need, and so does a worker that starts.
 func TestKnownNamesBurnNoIDs(t *testing.T) {
 	t.Parallel()
 	for way, insert := range inserts {

@@ -22,18 +22,18 @@ const notifyAfter = "select set_config('synchronous_commit', 'off', true), pg_no
 // notifyTimeout bounds the notification that follows an insert.
 const notifyTimeout = 10 * time.Second
 
-// canPipeline reports whether inserts on this pool may be pipelined by hand: not if the pool avoids
-// prepared statements, as it must behind some poolers, and not past the tracer of an application that
-// wants to see every statement.
+// canPipeline reports whether inserts on this pool may be pipelined by hand: not if the pool
+// avoids prepared statements, as it must behind some poolers, and not past the tracer of an
+// application that wants to see every statement.
 func canPipeline(pool *pgxpool.Pool) bool {
 	config := pool.Config().ConnConfig
 	return config.Tracer == nil && config.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement
 }
 
-// insertAndNotify inserts one job, and sends the workers' notification behind it if the nudger agrees.
-// Both are written together, with a Sync between them: two transactions, of which the second begins
-// when the first has committed. It takes the connection over, and returns when the job is committed or
-// has failed. pgx.ErrNoRows means that nothing was inserted.
+// insertAndNotify inserts one job, and sends the workers' notification behind it if the nudger
+// agrees. Both are written together, with a Sync between them: two transactions, of which the
+// second begins when the first has committed. It takes the connection over, and returns when the
+// job is committed or has failed. pgx.ErrNoRows means that nothing was inserted.
 func (a *attempt) insertAndNotify(ctx context.Context, conn *pgxpool.Conn, job *wire.Job) (notified bool, err error) {
 	// The caller's context may end before the notification is sent.
 	own, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
@@ -99,8 +99,8 @@ func prepare(ctx context.Context, conn *pgx.Conn, text string) (insert, notify *
 	return insert, notify, err
 }
 
-// forget makes pgx prepare our statements again on a connection that has lost them. pgx does this only
-// for those that it has named itself.
+// forget makes pgx prepare our statements again on a connection that has lost them. pgx does this
+// only for those that it has named itself.
 func (a *attempt) forget(ctx context.Context, conn *pgxpool.Conn) bool {
 	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 	defer cancel()

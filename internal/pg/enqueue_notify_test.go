@@ -39,7 +39,8 @@ func insertNotified(ctx context.Context, inserter *pg.Inserter, spec wire.Spec) 
 	return jobs[0], notified, nil
 }
 
-// R17: the notification goes right behind the insert, in a transaction of its own; the row is add_job's.
+// R17: the notification goes right behind the insert, in a transaction of its own; the row is
+// add_job's.
 func TestInsertAndNotify(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
@@ -92,7 +93,8 @@ func TestInsertAndNotifyRefused(t *testing.T) {
 	}
 }
 
-// The caller's context ends while the insert waits: the error is that of the context, and the connection is given up.
+// The caller's context ends while the insert waits: the error is that of the context, and the
+// connection is given up.
 func TestInsertAndNotifyCanceled(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
@@ -136,8 +138,8 @@ func TestInsertAndNotifyCanceled(t *testing.T) {
 	}
 }
 
-// Pools that must not prepare statements, or whose statements somebody traces, are left alone; and so is what one statement with
-// text parameters does not do.
+// Pools that must not prepare statements, or whose statements somebody traces, are left alone; and
+// so is what one statement with text parameters does not do.
 func TestInsertAndNotifyDeclines(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)

@@ -55,10 +55,10 @@ func (i *Inserter) Acquire(ctx context.Context) (*pgxpool.Conn, error) {
 }
 
 // release gives a connection back to the pool. One that is alive and of no use is closed: it is
-// read-only, so it leads to a standby or to a server that was the primary once; or the statements that
-// pgx has prepared on it are gone, as after DISCARD ALL. One that pgx has closed, because the server did
-// not answer, keeps its place in the pool for 15 s while pgx waits for the server: closeTimeout is
-// enough for that.
+// read-only, so it leads to a standby or to a server that was the primary once; or the statements
+// that pgx has prepared on it are gone, as after DISCARD ALL. One that pgx has closed, because the
+// server did not answer, keeps its place in the pool for 15 s while pgx waits for the server:
+// closeTimeout is enough for that.
 func (i *Inserter) release(ctx context.Context, conn *pgxpool.Conn, err error) {
 	if sqlstate.Of(err) == sqlstate.ReadOnlyTransaction || isForgotten(err) {
 		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
@@ -90,7 +90,8 @@ func isRefusal(err error) bool {
 	return ok && !unsent && pgErr.SeverityUnlocalized == "ERROR"
 }
 
-// outcome returns the error of a call that is not sent again. Its type says whether jobs were inserted.
+// outcome returns the error of a call that is not sent again. Its type says whether jobs were
+// inserted.
 func (a *attempt) outcome(err error) error {
 	if _, unsent := errors.AsType[*wire.NotEnqueuedError](err); unsent {
 		return err
@@ -150,8 +151,8 @@ func stillConflicting(err error) error {
 	return fmt.Errorf(text, insertTries)
 }
 
-// explain adds to an error of the server what to do about it. role is the one that was refused; "" if
-// that is not known.
+// explain adds to an error of the server what to do about it. role is the one that was refused; ""
+// if that is not known.
 func (i *Inserter) explain(err error, role string) error {
 	table := migrations.QuoteIdentifier(i.texts.schema) + "._private_jobs"
 	switch sqlstate.Of(err) {

@@ -7,8 +7,8 @@ import (
 	"github.com/backfillhq/go/internal/wire"
 )
 
-// bounds bound what one statement inserts. A call that exceeds them is sent in several statements of
-// one transaction, in bounded memory on both sides.
+// bounds bound what one statement inserts. A call that exceeds them is sent in several statements
+// of one transaction, in bounded memory on both sides.
 type bounds struct {
 	jobs  int
 	bytes int // of payloads
@@ -23,17 +23,17 @@ type plan struct {
 	large  bool // too much to be sent at once
 }
 
-// piece is a list of specs that one statement inserts: all without keys, or with keys, each once and
-// all in one mode.
+// piece is a list of specs that one statement inserts: all without keys, or with keys, each once
+// and all in one mode.
 type piece struct {
 	keyed bool
 	mode  wire.KeyMode
 	specs []int
 }
 
-// newPlan splits specs into pieces. Pieces keep the order of the specs, because jobs of one queue run
-// in it. Only jobs with a key and without a queue are sorted, by key, so that two transactions lock
-// them in the same order.
+// newPlan splits specs into pieces. Pieces keep the order of the specs, because jobs of one queue
+// run in it. Only jobs with a key and without a queue are sorted, by key, so that two transactions
+// lock them in the same order.
 func newPlan(specs []wire.Spec, most bounds) *plan {
 	p := &plan{}
 	keys := map[string]bool{}

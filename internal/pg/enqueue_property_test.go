@@ -23,7 +23,8 @@ import (
 	"github.com/backfillhq/go/testutil/pgtest"
 )
 
-// promiseRig inserts on each way while things fail, and compares what callers were told with the rows.
+// promiseRig inserts on each way while things fail, and compares what callers were told with the
+// rows.
 type promiseRig struct {
 	t     *testing.T
 	admin *pgx.Conn // not through the proxy
@@ -67,8 +68,8 @@ func (r *promiseRig) spec(id, task, queue, key string) wire.Spec {
 	return wire.Spec{Task: task, Queue: queue, Key: key, Payload: fmt.Appendf(nil, `{"caller":%q}`, id), MaxAttempts: 25}
 }
 
-// kinds are the calls that are sent differently. Each run has names and keys of its own beside those
-// that are there.
+// kinds are the calls that are sent differently. Each run has names and keys of its own beside
+// those that are there.
 func (r *promiseRig) kinds(id string) map[string][]wire.Spec {
 	dedupe := r.spec(id, "known", "", "dedupe"+id)
 	dedupe.KeyMode = wire.KeyUnsafeDedupe
@@ -247,9 +248,9 @@ func (r *promiseRig) meet(what string, position int, fault dbtest.Fault, limit t
 // hang ends a test that has failed already.
 const hang = time.Minute
 
-// What a caller is told about its jobs is true, whichever message between client and server is lost, and
-// however: rows are there if there was no error, none is there if it was refused or not sent, and
-// otherwise the error says that nobody knows.
+// What a caller is told about its jobs is true, whichever message between client and server is
+// lost, and however: rows are there if there was no error, none is there if it was refused or not
+// sent, and otherwise the error says that nobody knows.
 func TestOutcomeIsTrueAtEveryMessage(t *testing.T) {
 	t.Parallel()
 	cut := []dbtest.Fault{dbtest.Cut}
@@ -335,8 +336,9 @@ func (r *promiseRig) refuse(code string, n int, atCommit bool) {
 	dbtest.Run(r.t, r.admin, trigger)
 }
 
-// The same when the server ends a transaction: at any of its rows or at its commit, with an error after
-// which the client tries again or with one after which it does not, at every isolation level.
+// The same when the server ends a transaction: at any of its rows or at its commit, with an error
+// after which the client tries again or with one after which it does not, at every isolation
+// level.
 func TestOutcomeIsTrueAtEveryServerError(t *testing.T) {
 	t.Parallel()
 	for _, isolation := range []string{"read committed", "repeatable read", "serializable"} {

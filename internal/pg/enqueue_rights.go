@@ -10,8 +10,8 @@ import (
 	"github.com/backfillhq/go/internal/sqlstate"
 )
 
-// accessOf returns how a session may enqueue: as the pool's role does, if it may do that too. One that
-// may not at all is refused by the tables.
+// accessOf returns how a session may enqueue: as the pool's role does, if it may do that too. One
+// that may not at all is refused by the tables.
 func (i *Inserter) accessOf(rights *query.EnqueueRightsRow) schema.Access {
 	if rights.Calls && (i.access == schema.CallsFunction || !rights.Writes) {
 		return schema.CallsFunction
@@ -36,9 +36,9 @@ func (i *Inserter) askRights(ctx context.Context, s session) (*query.EnqueueRigh
 	return &rights, nil
 }
 
-// accessIn returns how a transaction of the application's may enqueue. Its role is not always that of
-// the pool: the transaction may be another login's, or have done SET ROLE. So it is asked each time,
-// except for a login role that cannot take another one.
+// accessIn returns how a transaction of the application's may enqueue. Its role is not always that
+// of the pool: the transaction may be another login's, or have done SET ROLE. So it is asked each
+// time, except for a login role that cannot take another one.
 func (i *Inserter) accessIn(ctx context.Context, s session) (access schema.Access, role string, err error) {
 	login := s.login()
 	if known, ok := i.fixed.Load(login); ok && login != "" {
@@ -55,8 +55,9 @@ func (i *Inserter) accessIn(ctx context.Context, s session) (access schema.Acces
 	return access, rights.Role, nil
 }
 
-// otherWay asks what the pool's role may do after it was refused, and reports whether there is another
-// way to enqueue than the one that was tried: rights may have changed since the client was opened.
+// otherWay asks what the pool's role may do after it was refused, and reports whether there is
+// another way to enqueue than the one that was tried: rights may have changed since the client was
+// opened.
 func (a *attempt) otherWay(ctx context.Context) bool {
 	if a.rights != nil {
 		return false

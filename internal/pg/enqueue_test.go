@@ -60,7 +60,8 @@ var keyedStates = map[string]string{
 	"locked": "select graphile_worker.add_job('old', '{}', job_key := 'k', run_at := '2101-01-01')",
 }
 
-// prepareKeyed brings a database into a state. The lock is set by hand: a job cannot be locked in the statement that adds it.
+// prepareKeyed brings a database into a state. The lock is set by hand: a job cannot be locked in
+// the statement that adds it.
 func prepareKeyed(t *testing.T, pool *pgxpool.Pool, state string) {
 	t.Helper()
 	dbtest.Run(t, pool, keyedStates[state])
@@ -110,8 +111,8 @@ func TestKeyedInsertsEqualAddJob(t *testing.T) {
 	}
 }
 
-// wantReturned checks that the job which an insert returned is the row that it left; without its payload, if it is not the one
-// that was sent and must not be given out.
+// wantReturned checks that the job which an insert returned is the row that it left; without its
+// payload, if it is not the one that was sent and must not be given out.
 func wantReturned(t *testing.T, pool *pgxpool.Pool, job *wire.Job, hidden bool, sent string) {
 	t.Helper()
 	var want wire.Job
@@ -134,7 +135,8 @@ func wantReturned(t *testing.T, pool *pgxpool.Pool, job *wire.Job, hidden bool, 
 	}
 }
 
-// Keyless jobs: the rows of add_job, in order, on every path, with and without queues, for one and for many.
+// Keyless jobs: the rows of add_job, in order, on every path, with and without queues, for one and
+// for many.
 func TestKeylessInsertsEqualAddJob(t *testing.T) {
 	t.Parallel()
 	theirs := pgtest.New(t).Pool()
@@ -200,7 +202,8 @@ func TestInsertsDoNotNotify(t *testing.T) {
 	}
 }
 
-// Equal keys in one call: as if enqueued one after the other; the last wins, and both results point to it.
+// Equal keys in one call: as if enqueued one after the other; the last wins, and both results
+// point to it.
 func TestEqualKeysInOneCall(t *testing.T) {
 	t.Parallel()
 	spec := func(payload, key string, mode wire.KeyMode) wire.Spec {
@@ -236,7 +239,8 @@ func TestEqualKeysInOneCall(t *testing.T) {
 	}
 }
 
-// Contract section 4.4, peer issue 580: workers take keyed jobs in a tight loop while they are re-added; no request is lost.
+// Contract section 4.4, peer issue 580: workers take keyed jobs in a tight loop while they are
+// re-added; no request is lost.
 func TestKeyedInsertsAgainstClaims(t *testing.T) {
 	t.Parallel()
 	for _, access := range accesses {
@@ -277,7 +281,8 @@ func keyedInsertsAgainstClaims(t *testing.T, access schema.Access) {
 	for caller := range callers {
 		inserting.Go(func() {
 			for n := range each {
-				// Arrays merge: an element that was accepted and then superseded would be lost, and must not be.
+				// Arrays merge: an element that was accepted and then superseded would be lost,
+				// and must not be.
 				jobs, err := insertUnblocked(t, inserter, []wire.Spec{{
 					Task: "a", Payload: fmt.Appendf(nil, "[%d]", caller*each+n), Key: "k", MaxAttempts: 25,
 				}})

@@ -60,8 +60,8 @@ func insertPiggyback(ctx context.Context, inserter *pg.Inserter, specs []wire.Sp
 	return err
 }
 
-// A trigger that drops rows is an error at once, and not a conflict to be waited out; the rest of the
-// call is not inserted.
+// A trigger that drops rows is an error at once, and not a conflict to be waited out; the rest of
+// the call is not inserted.
 func TestTriggerThatDropsRows(t *testing.T) {
 	t.Parallel()
 	for _, which := range []string{"true", "new.priority = 7"} {
@@ -91,8 +91,8 @@ func TestTriggerThatDropsRows(t *testing.T) {
 	}
 }
 
-// Connections that are alive and read-only, as after a switch-over, are replaced: nothing was inserted
-// on them, so the call goes through on a new one.
+// Connections that are alive and read-only, as after a switch-over, are replaced: nothing was
+// inserted on them, so the call goes through on a new one.
 func TestReadOnlyConnectionsAreReplaced(t *testing.T) {
 	t.Parallel()
 	for kind := range troubleKinds("") {

@@ -22,9 +22,9 @@ func (i *Inserter) InsertSQLTx(ctx context.Context, tx *sql.Tx, specs []wire.Spe
 	return i.insertIn(ctx, sqlSession{tx}, specs)
 }
 
-// insertIn inserts jobs in a transaction that is not ours. It is never rolled back here, so a piece
-// that is incomplete is sent again for the jobs that are missing; after an error nothing is, because
-// the transaction has failed.
+// insertIn inserts jobs in a transaction that is not ours. It is never rolled back here, so a
+// piece that is incomplete is sent again for the jobs that are missing; after an error nothing is,
+// because the transaction has failed.
 func (i *Inserter) insertIn(ctx context.Context, s session, specs []wire.Spec) ([]*wire.Job, error) {
 	access, role, err := i.accessIn(ctx, s)
 	if err != nil {
@@ -83,7 +83,8 @@ func begin(ctx context.Context, conn *pgxpool.Conn) (pgx.Tx, error) {
 	return tx, nil
 }
 
-// notCommitted marks an error before the commit of a transaction was sent, unless its meaning is known.
+// notCommitted marks an error before the commit of a transaction was sent, unless its meaning is
+// known.
 func notCommitted(err error) error {
 	if isRefusal(err) {
 		return err

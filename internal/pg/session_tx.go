@@ -63,8 +63,8 @@ func (s pgxSession) run(ctx context.Context, statements []statement) error {
 	return s.db.SendBatch(ctx, &batch).Close()
 }
 
-// sqlSession sends statements through database/sql, one after the other. Parameters are sent as text,
-// and arrays as array literals, which every PostgreSQL driver passes on.
+// sqlSession sends statements through database/sql, one after the other. Parameters are sent as
+// text, and arrays as array literals, which every PostgreSQL driver passes on.
 type sqlSession struct{ tx *sql.Tx }
 
 func (sqlSession) login() string { return "" }

@@ -9,8 +9,8 @@ func (e *NotEnqueuedError) Error() string { return "the jobs were not enqueued: 
 // Unwrap returns the reason.
 func (e *NotEnqueuedError) Unwrap() error { return e.Err }
 
-// UnknownError is the reason why nobody knows whether jobs were inserted: their commit was sent, and
-// not acknowledged.
+// UnknownError is the reason why nobody knows whether jobs were inserted: their commit was sent,
+// and not acknowledged.
 type UnknownError struct{ Err error }
 
 func (e *UnknownError) Error() string {
@@ -20,8 +20,8 @@ func (e *UnknownError) Error() string {
 // Unwrap returns the reason.
 func (e *UnknownError) Unwrap() error { return e.Err }
 
-// BlockedError says that another transaction holds a row that an insert has to wait for. Nothing was
-// inserted; the same insert can be sent again later.
+// BlockedError says that another transaction holds a row that an insert has to wait for. Nothing
+// was inserted; the same insert can be sent again later.
 type BlockedError struct{ Err error }
 
 func (e *BlockedError) Error() string { return e.Err.Error() }

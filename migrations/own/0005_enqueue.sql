@@ -1,6 +1,6 @@
--- backfill_enqueue again, see 0003_enqueue.sql. Inserts of names give the conflict that they ignore, so
--- that an id that is taken, because a sequence is behind its table, is an error. A trigger that drops
--- rows is an error at once, and not a conflict to be waited out.
+-- backfill_enqueue again, see 0003_enqueue.sql. Inserts of names give the conflict that they
+-- ignore, so that an id that is taken, because a sequence is behind its table, is an error. A
+-- trigger that drops rows is an error at once, and not a conflict to be waited out.
 
 create or replace function graphile_worker.backfill_enqueue(
   tasks text[],
@@ -121,8 +121,9 @@ begin
     end if;
   end loop;
 
-  -- In the order of the keys, so that two callers cannot deadlock. Jobs of queues come in the order in
-  -- which they were given, because they will run in it. A key that is given twice is inserted twice.
+  -- In the order of the keys, so that two callers cannot deadlock. Jobs of queues come in the
+  -- order in which they were given, because they will run in it. A key that is given twice is
+  -- inserted twice.
   for v_spec in
     select u.*, row_number() over (partition by u.key order by u.ord) as nth
     from unnest(tasks, queues, payloads, run_ats, delays_us, attempt_limits, priorities, flag_sets, keys, key_modes)
@@ -170,7 +171,8 @@ begin
       returning j.* into v_job;
 
       exit when found;
-      -- A job that a worker took is locked by the insert that it conflicted with, so it is visible here.
+      -- A job that a worker took is locked by the insert that it conflicted with, so it is visible
+      -- here.
       if not exists (select from graphile_worker._private_jobs as j where j.key = v_spec.key and j.locked_at is not null)
         and exists (select from graphile_worker._private_tasks as t where t.identifier = v_spec.task)
         and (

@@ -1,23 +1,24 @@
--- Enqueuing. The rows are those of the contract's add_job (section 4). Keyless jobs take one insert,
--- keyed ones several statements, which close the lost-row race of section 4.4. Nothing notifies
--- inside the transaction (R17).
+-- Enqueuing. The rows are those of the contract's add_job (section 4). Keyless jobs take one
+-- insert, keyed ones several statements, which close the lost-row race of section 4.4. Nothing
+-- notifies inside the transaction (R17).
 --
 -- A list of statements is one transaction, and inserts all jobs or none. A statement that got fewer
 -- rows than it should raises an error, because the client sees the rows only after the commit. SQL
--- alone cannot raise one, so it casts a text to boolean that is none; enqueue_refused.go reads it:
+-- alone cannot raise one, so it casts a text to boolean that is none; enqueue_outcome.go reads it:
 --   backfill: dropped   the rows were given to the table, and a trigger suppressed some of them
 --   backfill: names     a task or queue has no id; with "whole" only
 --   backfill: taken     a worker took the job of a key; with "whole" only
--- "whole" says that the transaction is the client's own, which sends all of it again. In a transaction
--- of the application's the client sends the statement again instead, because an error would end it.
+-- "whole" says that the transaction is the client's own, which sends all of it again. In a
+-- transaction of the application's the client sends the statement again instead, because an error
+-- would end it.
 --
 -- Parameters have numbers where sqlc would give them an order that nobody can foresee: tasks,
 -- queues (not for InsertJobs), payloads, run_ats, delays_us, max_attempts, priorities, flags,
 -- keys (of keyed jobs), whole, and preserve_run_at (of UpsertJobs).
 
 -- name: InsertJob :one
--- One job without key and queue. No row: the task has no id yet (AddTasks), or a trigger dropped it.
--- The parameters are in the order of InsertJobs.
+-- One job without key and queue. No row: the task has no id yet (AddTasks), or a trigger dropped
+-- it. The parameters are in the order of InsertJobs.
 insert into graphile_worker._private_jobs (task_id, payload, run_at, max_attempts, priority, flags)
 select t.id, $2::json, coalesce($3::timestamptz, now()) + $4::bigint * interval '1 microsecond', $5::smallint, $6::smallint,
        nullif($7::text, '')::jsonb
@@ -126,10 +127,11 @@ update graphile_worker._private_jobs as j
  where j.key = any(@keys::text[]) and j.is_available is not true;
 
 -- name: UpsertJobs :many
--- Key modes replace and preserve_run_at (contract section 1.5, add_jobs step 5); each key once. A job
--- that a worker took after LockKeys stays as it is and comes back as taken: send the statements
--- again. Jobs are inserted in the order of their keys, so that two transactions do not wait for each
--- other; those of queues in the order in which they were given, in which they will run (R14, R25).
+-- Key modes replace and preserve_run_at (contract section 1.5, add_jobs step 5); each key once. A
+-- job that a worker took after LockKeys stays as it is and comes back as taken: send the
+-- statements again. Jobs are inserted in the order of their keys, so that two transactions do not
+-- wait for each other; those of queues in the order in which they were given, in which they will
+-- run (R14, R25).
 with upserted as (
   insert into graphile_worker._private_jobs as j (job_queue_id, task_id, payload, run_at, max_attempts, key, priority, flags)
   select s.id, t.id, u.payload::json, coalesce(u.run_at, now()) + u.delay_us * interval '1 microsecond', u.max_attempts, u.key,

@@ -1,4 +1,4 @@
--- For a role that may only enqueue: migrations/own/0003_enqueue.sql says what the function does.
+-- For a role that may only enqueue: migrations/own/0003_enqueue.sql and 0005_enqueue.sql have the function.
 
 -- name: EnqueueJobs :many
 -- The columns of UpsertJobs, but payloads stay where they are, and two of its own.

@@ -49,7 +49,7 @@ type EnqueueJobsRow struct {
 	AsSent      interface{}
 }
 
-// For a role that may only enqueue: migrations/own/0003_enqueue.sql says what the function does.
+// For a role that may only enqueue: migrations/own/0003_enqueue.sql and 0005_enqueue.sql have the function.
 // The columns of UpsertJobs, but payloads stay where they are, and two of its own.
 func (q *Queries) EnqueueJobs(ctx context.Context, arg EnqueueJobsParams) ([]EnqueueJobsRow, error) {
 	rows, err := q.db.Query(ctx, EnqueueJobs,

@@ -83,6 +83,7 @@ func (w *Worker) run(ctx context.Context, once bool) error {
 		return err
 	}
 	defer store.Close()
+	store.LogTo(w.config.logger)
 	running, err := w.start(store, once)
 	if err != nil {
 		return err

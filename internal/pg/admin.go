@@ -90,21 +90,11 @@ func (a *Admin) findWorker(ctx context.Context, lockedBy string) (id string, reg
 	return lockedBy, false, nil
 }
 
-// Sweep is worker.Store's.
+// Sweep releases jobs and queues whose locks are stale, except for rows that somebody else has locked
+// at this moment. It does not wait for a worker that is sweeping.
 func (a *Admin) Sweep(ctx context.Context) (jobs, queues int, err error) {
-	jobs, queues, err = sweep(ctx, a.queries)
+	jobs, queues, err = newSweep(a.queries, a.settings.Schema, false).run(ctx)
 	return jobs, queues, a.settings.explainWork(err)
-}
-
-// sweep releases jobs and queues whose locks are stale, except for rows that somebody else has locked at this moment.
-func sweep(ctx context.Context, queries *query.Queries) (jobs, queues int, err error) {
-	if jobs, err = inBatches(func() (int64, error) { return queries.SweepJobs(ctx) }); err != nil {
-		return jobs, 0, fmt.Errorf("release stale jobs: %w", err)
-	}
-	if queues, err = inBatches(func() (int64, error) { return queries.SweepQueues(ctx) }); err != nil {
-		return jobs, queues, fmt.Errorf("release stale queues: %w", err)
-	}
-	return jobs, queues, nil
 }
 
 // inBatches repeats a statement until it changes nothing, and returns how many rows it changed in all.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"os"
 	"slices"
@@ -30,6 +31,9 @@ type Store struct {
 	resolved time.Time // when the ids of tasks were looked up
 	served   atomic.Pointer[map[int32]string]
 	claims   claims
+	sweep    *sweep
+	logger   *slog.Logger
+	saidSlow time.Time // when a slow claim was last logged
 }
 
 var _ worker.Store = (*Store)(nil)
@@ -46,8 +50,10 @@ func Open(ctx context.Context, settings Settings) (*Store, error) {
 		return nil, err
 	}
 	texts := newTexts(settings.Schema)
+	queries := texts.queries(pool)
 	return &Store{
-		settings: settings, sessions: sessions, pool: pool, queries: texts.queries(pool), claims: claims{texts: texts},
+		settings: settings, sessions: sessions, pool: pool, queries: queries, claims: claims{texts: texts},
+		sweep: newSweep(queries, settings.Schema, true),
 	}, nil
 }
 
@@ -84,7 +90,11 @@ func (s *Store) Register(ctx context.Context, workerID string, tasks []string) (
 	if err != nil {
 		return fmt.Errorf("insert worker: %w", err)
 	}
-	s.claims.reset(taskIDs)
+	indexed, err := s.queries.QueueIndexIsValid(ctx, s.settings.Schema)
+	if err != nil {
+		return fmt.Errorf("look for the index on queues: %w", err)
+	}
+	s.claims.reset(taskIDs, indexed)
 	return nil
 }
 
@@ -128,23 +138,6 @@ func (s *Store) Retire(ctx context.Context, workerID string) error {
 	return s.queries.RetireWorker(ctx, workerID)
 }
 
-// Claim implements worker.Store.
-func (s *Store) Claim(ctx context.Context, request worker.ClaimRequest) (worker.Claimed, error) {
-	if time.Since(s.resolved) >= resolveEvery {
-		taskIDs, err := s.taskIDs(ctx)
-		if err != nil {
-			return worker.Claimed{}, err
-		}
-		s.claims.serve(taskIDs)
-	}
-	claimed, err := s.claims.claim(ctx, s.pool, request)
-	if err != nil {
-		s.suspectConnections(ctx)
-		return worker.Claimed{}, refused(err)
-	}
-	return claimed, nil
-}
-
 // suspectConnections has the pool replace its idle connections after a statement that has got no answer
 // in time: they may lead to the same dead end, and each would cost as long again.
 func (s *Store) suspectConnections(ctx context.Context) {
@@ -170,7 +163,7 @@ func refused(err error) error {
 
 // Sweep implements worker.Store.
 func (s *Store) Sweep(ctx context.Context) (jobs, queues int, err error) {
-	return sweep(ctx, s.queries)
+	return s.sweep.run(ctx)
 }
 
 // CheckSchema implements worker.Store.

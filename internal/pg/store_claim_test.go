@@ -107,7 +107,7 @@ func TestDeadWorkersClaimNothing(t *testing.T) {
 				t.Parallel()
 				r := newRig(t)
 				dbtest.Run(t, r.pool, clog)
-				if !r.try(1, 0).Alive {
+				if !r.try(1, 1).Alive {
 					t.Error("a living worker is told that it is dead")
 				}
 				r.add("'a'")

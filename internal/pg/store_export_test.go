@@ -6,33 +6,42 @@ import (
 	"time"
 
 	"github.com/backfillhq/go/internal/pg/query"
+	"github.com/backfillhq/go/internal/worker"
 )
 
 // RewriteClaims changes the texts of the store's later claims.
 func (s *Store) RewriteClaims(rewrite func(string) string) {
-	for _, size := range batchSizes {
-		for _, which := range []*claimText{claimFree, claimFront, claimDeep} {
-			s.claims.sized[sized{which, size}] = rewrite(s.claims.text(which, size))
+	for _, kind := range claimTexts {
+		for _, text := range kind {
+			s.claims.texts.rendered.Store(text, rewrite(s.claims.texts.render(text)))
 		}
 	}
 }
 
-// NextClaim names the text of the store's next claim.
-func (s *Store) NextClaim() string {
-	return map[*claimText]string{claimFree: "free", claimFront: "front", claimDeep: "deep"}[s.claims.which()]
+// RewriteSweeps changes the texts of the store's later sweeps.
+func (s *Store) RewriteSweeps(rewrite func(string) string) {
+	for _, text := range []string{query.SweepJobs, query.SweepQueues} {
+		s.claims.texts.rendered.Store(text, rewrite(s.claims.texts.render(text)))
+	}
 }
 
-// ClaimTexts are the texts of a full batch's claim, for the default schema.
-func ClaimTexts() map[string]string {
-	return map[string]string{
-		"free":  withLimits(query.ClaimFree, batchSizes[len(batchSizes)-1]),
-		"front": withLimits(query.ClaimFront, batchSizes[len(batchSizes)-1]),
-		"deep":  withLimits(query.ClaimDeep, batchSizes[len(batchSizes)-1]),
+// SweptTo returns where the store's next sweep goes on.
+func (s *Store) SweptTo() int64 { return s.sweep.after }
 
-		"free without flags":  withLimits(passing[claimFree].sql, batchSizes[len(batchSizes)-1]),
-		"front without flags": withLimits(passing[claimFront].sql, batchSizes[len(batchSizes)-1]),
-		"deep without flags":  withLimits(passing[claimDeep].sql, batchSizes[len(batchSizes)-1]),
+var claimNames = [...]string{claimFree: "free", claimFront: "front", claimDeep: "deep", claimScan: "scan"}
+
+// NextClaim names the text of the store's next claim with room for jobs of queues.
+func (s *Store) NextClaim() string {
+	return claimNames[s.claims.kind(worker.ClaimRequest{Serial: 1}, s.claims.marks.fullClaimIsDue(time.Now()))]
+}
+
+// ClaimTexts are the claim's texts, for the default schema.
+func ClaimTexts() map[string]string {
+	texts := make(map[string]string)
+	for kind, name := range claimNames {
+		texts[name], texts[name+" without flags"] = claimTexts[kind][0], claimTexts[kind][1]
 	}
+	return texts
 }
 
 // WithTries limits how often the locks for deleting names are tried.
@@ -46,9 +55,6 @@ func (s *Store) ForgetTasks() { s.resolved = time.Time{} }
 
 // EngineSession is what a worker's connections run with.
 const EngineSession = engineSession
-
-// BatchSizes are the limits that a claim can have.
-var BatchSizes = batchSizes
 
 const setting = "select current_setting($1)"
 

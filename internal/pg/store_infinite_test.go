@@ -29,7 +29,7 @@ func TestParkedJobs(t *testing.T) {
 				}
 			}
 			soon := r.add("'a', run_at := now() + interval '1 hour'")
-			if next := r.try(10, 10).NextDue; next < 50*time.Minute || next > time.Hour {
+			if next := r.tryAll(10, 10).NextDue; next < 50*time.Minute || next > time.Hour {
 				t.Errorf("the next job, %d, is due in %v, want an hour", soon, next)
 			}
 		})

@@ -36,14 +36,17 @@ func TestPlansCachedOnAnEmptyTable(t *testing.T) {
 	for name, text := range pg.ClaimTexts() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			kind, passing, _ := strings.Cut(name, " ")
-			more := map[string][2]string{"front": {", int", ", 20"}, "deep": {", int, int", ", 20, 0"}}[kind]
-			if passing != "" {
+			kind, flags, _ := strings.Cut(name, " ")
+			types := "text, text, int[], smallint[], timestamptz[], int, bigint, bigint, smallint"
+			values := "'pool-x', 'pool-x.1', '{1}', '{}', '{}', 500, 16000000, 0, -32768"
+			more := map[string][2]string{
+				"front": {", int, int[]", ", 20, '{1,2,3}'"}, "deep": {", int, int[], int", ", 20, '{1,2,3}', 0"}, "scan": {", int", ", 20"},
+			}[kind]
+			if flags != "" {
 				more[0] += ", text[]"
 				more[1] += ", '{f}'"
 			}
-			planChecker(t, text, "(text, text, int[], smallint[], timestamptz[]"+more[0]+")",
-				"('pool-x', 'pool-x.1', '{1}', '{}', '{}'"+more[1]+")")(20_000)
+			planChecker(t, text, "("+types+more[0]+")", "("+values+more[1]+")")(30_000)
 		})
 	}
 	finishes := map[string]struct{ text, types, arguments string }{

@@ -25,6 +25,9 @@ type rig struct {
 	claims uint64
 
 	forbidden []string // flags
+	freed     []int32  // queues, for the next claim
+	bytes     int64
+	payload   int64 // the largest
 }
 
 func newRig(t *testing.T) *rig {
@@ -58,34 +61,62 @@ func (r *rig) register() {
 }
 
 // add runs the contract's add_job and returns the job's id.
-func (r *rig) add(arguments string) int64 {
+func (r *rig) add(arguments string, args ...any) int64 {
 	r.t.Helper()
-	return dbtest.Get[int64](r.t, r.pool, "select id from graphile_worker.add_job("+arguments+")")
+	return dbtest.Get[int64](r.t, r.pool, "select id from graphile_worker.add_job("+arguments+")", args...)
 }
 
 // try claims, and returns the whole answer.
 func (r *rig) try(batch, serial int) worker.Claimed {
 	r.t.Helper()
-	r.claims++
-	claimed, err := r.store.Claim(r.t.Context(), worker.ClaimRequest{
-		WorkerID: r.id, Number: r.claims, Batch: batch, Serial: serial, Forbidden: r.forbidden,
-	})
+	claimed, err := r.tryErr(batch, serial)
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	return claimed
 }
 
-// claim claims up to n jobs of any kind, following the store's wish for more.
+func (r *rig) tryErr(batch, serial int) (worker.Claimed, error) {
+	r.claims++
+	freed := r.freed
+	r.freed = nil
+	return r.store.Claim(r.t.Context(), worker.ClaimRequest{
+		WorkerID: r.id, Number: r.claims, Batch: batch, Serial: serial, Forbidden: r.forbidden,
+		Queues: freed, Bytes: r.bytes, MaxPayload: r.payload,
+	})
+}
+
+// wait waits until the store says that a claim looks everywhere.
+func (r *rig) wait(claimed worker.Claimed) {
+	select {
+	case <-time.After(claimed.Again):
+	case <-r.t.Context().Done():
+	}
+}
+
+// tryAll makes claims that find nothing until one has looked everywhere.
+func (r *rig) tryAll(batch, serial int) worker.Claimed {
+	r.t.Helper()
+	for {
+		claimed := r.try(batch, serial)
+		if len(claimed.Jobs) > 0 || claimed.Again == 0 {
+			return claimed
+		}
+		r.wait(claimed)
+	}
+}
+
+// claim claims up to n jobs of any kind, following the store's wish for more, as a worker does.
 func (r *rig) claim(n int) []*wire.Job {
 	r.t.Helper()
 	var jobs []*wire.Job
 	for len(jobs) < n {
 		claimed := r.try(n-len(jobs), n-len(jobs))
 		jobs = append(jobs, claimed.Jobs...)
-		if !claimed.More {
+		if !claimed.More && claimed.Again == 0 {
 			break
 		}
+		r.wait(claimed)
 	}
 	return jobs
 }

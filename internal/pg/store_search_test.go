@@ -13,7 +13,6 @@ import (
 	"github.com/backfillhq/go/internal/dbtest"
 	"github.com/backfillhq/go/internal/pg"
 	"github.com/backfillhq/go/internal/wire"
-	"github.com/backfillhq/go/testutil/pgtest"
 )
 
 // R21: marks are a hint. What is committed below a mark is found by the next full claim, which comes soon also while there is
@@ -47,11 +46,9 @@ func TestJobsBelowTheMarksAreFound(t *testing.T) {
 // Marked claims start where the last one ended: they do not walk again what it had to skip.
 func TestMarksSkipWhatIsAhead(t *testing.T) {
 	t.Parallel()
-	db := pgtest.New(t)
-	trace := &claimTrace{}
-	pool, settings := db.Pool(), pg.SettingsOf(db.Pool(), schemaName)
-	settings.Tracer = trace
-	r := rigWith(t, pool, settings)
+	r, trace := tracedRig(t)
+	r.slowFullClaims(1) // the next one does not follow soon
+	pool := r.pool
 	dbtest.Run(t, pool, "select graphile_worker.add_job('foreign', run_at := now() - interval '1 hour') from generate_series(1, 500)")
 	dbtest.Run(t, pool, "select graphile_worker.add_job('a', run_at := now() - i * interval '1 second') from generate_series(1, 200) as i")
 	first := r.try(20, 20).Jobs

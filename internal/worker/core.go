@@ -100,7 +100,7 @@ func (c *core) next(now time.Time) (next step, do actions) {
 		}
 		d.blocked = true
 	}
-	next.done = c.once && !d.wanted && !d.queues && c.leases.held() == 0
+	next.done = c.once && !d.wanted && !d.queues && d.againAt.IsZero() && c.leases.held() == 0
 	next.wait = c.idle(now)
 	return next, do
 }
@@ -153,6 +153,7 @@ func (c *core) idle(now time.Time) time.Duration {
 	}
 	sooner(c.demand.pollAt)
 	sooner(c.demand.dueAt)
+	sooner(c.demand.againAt)
 	sooner(c.doubts.next())
 	if c.demand.wanted || c.demand.queues {
 		sooner(c.demand.notBefore)

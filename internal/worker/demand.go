@@ -21,6 +21,7 @@ type demand struct {
 	notBefore time.Time // no claim earlier: after an error, an empty claim, or behind a short lock
 	pollAt    time.Time // the safety net below notifications; zero in a worker that runs once
 	dueAt     time.Time // when the nearest job becomes due; zero: none known
+	againAt   time.Time // when to look for what the last claim did not look for; zero: nothing
 
 	empty    time.Duration // the longest wait after the last claims, which were prompted in vain
 	failures int           // claims that failed in a row
@@ -52,6 +53,9 @@ func (d *demand) tick(now time.Time) (polled bool) {
 	if !d.dueAt.IsZero() && !now.Before(d.dueAt) {
 		d.wanted, d.prompted, d.dueAt = true, true, time.Time{}
 	}
+	if !d.againAt.IsZero() && !now.Before(d.againAt) {
+		d.wanted, d.againAt = true, time.Time{}
+	}
 	return polled
 }
 
@@ -60,6 +64,10 @@ func (d *demand) answered(now time.Time, prompted bool, claimed Claimed) {
 	d.failures = 0
 	if claimed.NextDue > 0 {
 		d.due(now.Add(claimed.NextDue))
+	}
+	d.againAt = time.Time{}
+	if claimed.Again > 0 {
+		d.againAt = now.Add(claimed.Again)
 	}
 	found := len(claimed.Jobs)
 	switch {

@@ -67,9 +67,13 @@ type ClaimRequest struct {
 	Serial    int      // at most this many of them from queues (R23)
 	Forbidden []string // no job that has one of these flags
 	Queues    []int32  // that a finish has freed: their heads are looked at first
-	// Bytes bounds the payloads of the batch together; the first job is taken whatever its size.
-	// MaxPayload bounds each of them. 0: no limit.
-	Bytes, MaxPayload int64
+	// Bytes bounds the payloads of the batch together; the first job is taken whatever its size. 0: no
+	// limit.
+	Bytes int64
+	// MaxPayload bounds each payload. A head that is larger keeps its queue. A payload that is stored
+	// packed, in more than 64 KiB, counts with the most that it can unpack to, so ask for small jobs
+	// beside large ones with it, and for the large ones without. 0: no limit.
+	MaxPayload int64
 }
 
 // Claimed is the answer to a claim.
@@ -83,6 +87,10 @@ type Claimed struct {
 	Alive bool
 	// More says that jobs may be waiting that this claim did not look at: ask again at once.
 	More bool
+	// Again is when jobs may be found that this claim did not look for: ask again after that long. It
+	// is set if nothing else asks for a claim: until then the look would cost too much of the
+	// database's time (R21). 0: this claim has looked for everything.
+	Again time.Duration
 	// MoreSerial says that queues wait which ClaimRequest.Serial kept out: ask again when there is
 	// room for jobs of queues.
 	MoreSerial bool

@@ -1,24 +1,46 @@
 -- What operators ask for: stale locks, the contract's admin functions, and cleaning up.
 
--- name: SweepJobs :execrows
--- The contract's sweep (section 5.6), a batch at a time: the attempt stays charged, and updated_at where it is.
-with held as materialized (
+-- name: SweepJobs :one
+-- The contract's sweep (section 5.6) of one page: the attempt stays charged, and updated_at where it
+-- is. A page is what comes next by id, so that no statement runs for long, however many jobs there
+-- are. Workers of a fleet take turns: while one sweeps a page, another one that tries gets no turn.
+with turn as materialized (
+  select not @in_turn::bool or pg_try_advisory_xact_lock(hashtextextended('backfill sweep ' || @schema_name::text, 0)) as got
+), page as materialized (
+  select j.id, j.locked_at from graphile_worker._private_jobs as j
+   where (select got from turn) and j.id > @after::bigint order by j.id limit @size::int
+), held as materialized (
   select j.id from graphile_worker._private_jobs as j
-   where j.locked_at < now() - interval '4 hours'
-   order by j.id limit 1000 for update skip locked
+   where j.id = any(array(select id from page where locked_at < now() - interval '4 hours'))
+     and j.locked_at < now() - interval '4 hours'
+   order by j.id for update skip locked
+), swept as (
+  update graphile_worker._private_jobs as j
+     set locked_at = null, locked_by = null, run_at = greatest(j.run_at, now())
+   where j.id = any(array(select id from held))
+  returning j.id
 )
-update graphile_worker._private_jobs as j
-   set locked_at = null, locked_by = null, run_at = greatest(j.run_at, now())
- where j.id = any(array(select id from held));
+select (select got from turn)::bool as got, (select count(*) from swept)::int as swept,
+       (select count(*) from page)::int as seen, coalesce((select max(id) from page), 0)::bigint as last;
 
--- name: SweepQueues :execrows
-with held as materialized (
+-- name: SweepQueues :one
+with turn as materialized (
+  select not @in_turn::bool or pg_try_advisory_xact_lock(hashtextextended('backfill sweep ' || @schema_name::text, 0)) as got
+), page as materialized (
+  select s.id, s.locked_at from graphile_worker._private_job_queues as s
+   where (select got from turn) and s.id > @after::bigint order by s.id limit @size::int
+), held as materialized (
   select s.id from graphile_worker._private_job_queues as s
-   where s.locked_at < now() - interval '4 hours'
-   order by s.id limit 1000 for update skip locked
+   where s.id = any(array(select id from page where locked_at < now() - interval '4 hours'))
+     and s.locked_at < now() - interval '4 hours'
+   order by s.id for update skip locked
+), swept as (
+  update graphile_worker._private_job_queues as s set locked_at = null, locked_by = null
+   where s.id = any(array(select id from held))
+  returning s.id
 )
-update graphile_worker._private_job_queues as s set locked_at = null, locked_by = null
- where s.id = any(array(select id from held));
+select (select got from turn)::bool as got, (select count(*) from swept)::int as swept,
+       (select count(*) from page)::int as seen, coalesce((select max(id) from page), 0)::bigint as last;
 
 -- name: AdminComplete :many
 -- This and the next four return the columns of UpsertJobs. A job whose task's name is gone has none.

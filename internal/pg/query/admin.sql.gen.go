@@ -442,44 +442,112 @@ func (q *Queries) RegisteredWorker(ctx context.Context, ids []string) (string, e
 	return column_1, err
 }
 
-const SweepJobs = `-- name: SweepJobs :execrows
+const SweepJobs = `-- name: SweepJobs :one
 
-with held as materialized (
+with turn as materialized (
+  select not $1::bool or pg_try_advisory_xact_lock(hashtextextended('backfill sweep ' || $2::text, 0)) as got
+), page as materialized (
+  select j.id, j.locked_at from graphile_worker._private_jobs as j
+   where (select got from turn) and j.id > $3::bigint order by j.id limit $4::int
+), held as materialized (
   select j.id from graphile_worker._private_jobs as j
-   where j.locked_at < now() - interval '4 hours'
-   order by j.id limit 1000 for update skip locked
+   where j.id = any(array(select id from page where locked_at < now() - interval '4 hours'))
+     and j.locked_at < now() - interval '4 hours'
+   order by j.id for update skip locked
+), swept as (
+  update graphile_worker._private_jobs as j
+     set locked_at = null, locked_by = null, run_at = greatest(j.run_at, now())
+   where j.id = any(array(select id from held))
+  returning j.id
 )
-update graphile_worker._private_jobs as j
-   set locked_at = null, locked_by = null, run_at = greatest(j.run_at, now())
- where j.id = any(array(select id from held))
+select (select got from turn)::bool as got, (select count(*) from swept)::int as swept,
+       (select count(*) from page)::int as seen, coalesce((select max(id) from page), 0)::bigint as last
 `
 
-// What operators ask for: stale locks, the contract's admin functions, and cleaning up.
-// The contract's sweep (section 5.6), a batch at a time: the attempt stays charged, and updated_at where it is.
-func (q *Queries) SweepJobs(ctx context.Context) (int64, error) {
-	result, err := q.db.Exec(ctx, SweepJobs)
-	if err != nil {
-		return 0, err
-	}
-	return result.RowsAffected(), nil
+type SweepJobsParams struct {
+	InTurn     bool
+	SchemaName string
+	After      int64
+	Size       int32
 }
 
-const SweepQueues = `-- name: SweepQueues :execrows
-with held as materialized (
+type SweepJobsRow struct {
+	Got   bool
+	Swept int32
+	Seen  int32
+	Last  int64
+}
+
+// What operators ask for: stale locks, the contract's admin functions, and cleaning up.
+// The contract's sweep (section 5.6) of one page: the attempt stays charged, and updated_at where it
+// is. A page is what comes next by id, so that no statement runs for long, however many jobs there
+// are. Workers of a fleet take turns: while one sweeps a page, another one that tries gets no turn.
+func (q *Queries) SweepJobs(ctx context.Context, arg SweepJobsParams) (SweepJobsRow, error) {
+	row := q.db.QueryRow(ctx, SweepJobs,
+		arg.InTurn,
+		arg.SchemaName,
+		arg.After,
+		arg.Size,
+	)
+	var i SweepJobsRow
+	err := row.Scan(
+		&i.Got,
+		&i.Swept,
+		&i.Seen,
+		&i.Last,
+	)
+	return i, err
+}
+
+const SweepQueues = `-- name: SweepQueues :one
+with turn as materialized (
+  select not $1::bool or pg_try_advisory_xact_lock(hashtextextended('backfill sweep ' || $2::text, 0)) as got
+), page as materialized (
+  select s.id, s.locked_at from graphile_worker._private_job_queues as s
+   where (select got from turn) and s.id > $3::bigint order by s.id limit $4::int
+), held as materialized (
   select s.id from graphile_worker._private_job_queues as s
-   where s.locked_at < now() - interval '4 hours'
-   order by s.id limit 1000 for update skip locked
+   where s.id = any(array(select id from page where locked_at < now() - interval '4 hours'))
+     and s.locked_at < now() - interval '4 hours'
+   order by s.id for update skip locked
+), swept as (
+  update graphile_worker._private_job_queues as s set locked_at = null, locked_by = null
+   where s.id = any(array(select id from held))
+  returning s.id
 )
-update graphile_worker._private_job_queues as s set locked_at = null, locked_by = null
- where s.id = any(array(select id from held))
+select (select got from turn)::bool as got, (select count(*) from swept)::int as swept,
+       (select count(*) from page)::int as seen, coalesce((select max(id) from page), 0)::bigint as last
 `
 
-func (q *Queries) SweepQueues(ctx context.Context) (int64, error) {
-	result, err := q.db.Exec(ctx, SweepQueues)
-	if err != nil {
-		return 0, err
-	}
-	return result.RowsAffected(), nil
+type SweepQueuesParams struct {
+	InTurn     bool
+	SchemaName string
+	After      int64
+	Size       int32
+}
+
+type SweepQueuesRow struct {
+	Got   bool
+	Swept int32
+	Seen  int32
+	Last  int64
+}
+
+func (q *Queries) SweepQueues(ctx context.Context, arg SweepQueuesParams) (SweepQueuesRow, error) {
+	row := q.db.QueryRow(ctx, SweepQueues,
+		arg.InTurn,
+		arg.SchemaName,
+		arg.After,
+		arg.Size,
+	)
+	var i SweepQueuesRow
+	err := row.Scan(
+		&i.Got,
+		&i.Swept,
+		&i.Seen,
+		&i.Last,
+	)
+	return i, err
 }
 
 const UnlockNodeJobs = `-- name: UnlockNodeJobs :execrows

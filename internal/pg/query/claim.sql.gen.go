@@ -10,118 +10,187 @@ import (
 )
 
 const ClaimDeep = `-- name: ClaimDeep :many
-with recursive prio(p) as (
-  (select priority from graphile_worker._private_jobs
-    where is_available and cardinality($4::smallint[]) = 0 order by priority limit 1)
+with recursive prio(p, low, n) as (              -- full claim only: the priorities, and where their jobs begin
+  (select priority, run_at, 1 from graphile_worker._private_jobs
+    where is_available and priority >= $9::smallint and cardinality($4::smallint[]) = 0
+    order by priority, run_at limit 1)
   union all
-  select (select j.priority from graphile_worker._private_jobs as j
-           where j.is_available and j.priority > prio.p order by j.priority limit 1)
-    from prio where prio.p is not null
-), mark as materialized (
-  select p, timestamptz '-infinity' as low from prio where p is not null
+  select j.priority, j.run_at, prio.n + 1 from prio cross join lateral (
+    select priority, run_at from graphile_worker._private_jobs
+     where is_available and priority > prio.p order by priority, run_at limit 1) j
+   where prio.n < 100
+), mark as materialized (                        -- ascending; from here on always walked in this order
+  select p, low from prio
   union all
   select m.p, m.low from rows from (unnest($4::smallint[]), unnest($5::timestamptz[])) as m(p, low)
-), qs(q, n) as (
+), peek as materialized (                        -- the free jobs that would fill the batch alone
+  select f.id, f.priority, f.run_at from mark cross join lateral (
+    select id, priority, run_at from graphile_worker._private_jobs
+     where is_available and job_queue_id is null and priority = mark.p
+       and run_at between mark.low and now() and task_id = any($3::int[])
+     order by run_at limit 500) f
+  limit $6::int
+), cut as materialized (                         -- where it would end
+  select priority, run_at from peek offset $6::int - 1 limit 1
+), qs(q, n) as (                                 -- the next queues by number that have waiting jobs
   (select job_queue_id, 1 from graphile_worker._private_jobs
-    where is_available and job_queue_id is not null and job_queue_id > $7::int order by job_queue_id limit 1)
+    where is_available and job_queue_id is not null and job_queue_id > $12::int order by job_queue_id limit 1)
   union all
-  select (select j.job_queue_id from graphile_worker._private_jobs as j
-           where j.is_available and j.job_queue_id is not null and j.job_queue_id > qs.q
-           order by j.job_queue_id limit 1), qs.n + 1
-    from qs where qs.q is not null and qs.n < 9004
-), line as materialized (
-  select s.id as q
+  select j.job_queue_id, qs.n + 1 from qs cross join lateral (
+    select job_queue_id from graphile_worker._private_jobs
+     where is_available and job_queue_id is not null and job_queue_id > qs.q order by job_queue_id limit 1) j
+   where qs.n < greatest(2 * $6::int, 400)
+), seen as materialized (
+  select s.id as q, h.id, h.priority, h.run_at
     from qs join graphile_worker._private_job_queues as s on s.id = qs.q and s.is_available
    cross join lateral (
-     select j.priority, j.run_at from graphile_worker._private_jobs as j
-      where j.job_queue_id = s.id and j.is_available and j.run_at <= now() and j.task_id = any($3::int[])
-      order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) j
-   order by j.priority, j.run_at limit 9002
-), lockq as materialized (
-  select l.id from line cross join lateral (
+    select j.id, j.priority, j.run_at from graphile_worker._private_jobs as j
+     where j.job_queue_id = s.id and j.is_available and j.run_at <= now() and j.task_id = any($3::int[])
+     order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) h
+   where (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
+), freed as materialized (                       -- and those that the worker has just freed, wherever their jobs are
+  select u.q, h.id, h.priority, h.run_at from unnest($11::int[]) as u(q) cross join lateral (
+    select j.id, j.priority, j.run_at from graphile_worker._private_jobs as j
+     where j.job_queue_id = u.q and j.is_available and j.run_at <= now() and j.task_id = any($3::int[])
+     order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) h
+   where (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
+), line as materialized (                        -- the queues to try, best first
+  select q, id from (
+    select distinct on (q) q, id, priority, run_at from (select q, id, priority, run_at from seen union all select q, id, priority, run_at from freed) as x
+     order by q, priority, run_at, id) as y
+   order by priority, run_at, id
+), lockq as materialized (                       -- lock open queues one after the other, never waiting
+  select l.id, line.id as head from line cross join lateral (
     select s.id from graphile_worker._private_job_queues as s
      where s.id = line.q and s.is_available for update skip locked) l
-  limit least(9001, $6::int)
-), lockh as materialized (
-  select k.id from lockq
+), lockh as materialized (                       -- until enough heads are locked: only heads; if one is locked, leave its queue
+  select k.id, k.priority, k.run_at, k.stored from lockq
    cross join lateral (
-    select j.id from graphile_worker._private_jobs as j
+    select j.id, j.priority, j.run_at from graphile_worker._private_jobs as j
      where j.job_queue_id = lockq.id and j.is_available and j.run_at <= now() and j.task_id = any($3::int[])
      order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) h
    cross join lateral (
-    select j.id from graphile_worker._private_jobs as j
-     where j.id = h.id and j.job_queue_id = lockq.id and j.is_available and j.run_at <= now()
-       and j.task_id = any($3::int[])
+    select j.id, j.priority, j.run_at, pg_column_size(j.payload) as stored from graphile_worker._private_jobs as j
+     where j.id = h.id and j.job_queue_id = lockq.id and j.is_available
+       and j.run_at <= now() and j.task_id = any($3::int[])        -- checked again under the lock
+       and case when $8::bigint = 0 or pg_column_size(j.payload)::bigint * 256 <= $8::bigint then true
+                when pg_column_size(j.payload)::bigint > 65536 then false
+                else octet_length(j.payload::text) <= $8::bigint end
      for update skip locked) k
-), free as materialized (
-  select f.id from mark cross join lateral (
-    select id from graphile_worker._private_jobs
+   limit least($6::int, $10::int)
+), heads as materialized (                       -- and those that free jobs ahead of them leave room for
+  select r.id, r.priority, r.run_at, r.stored from (
+    select x.free, x.id, x.priority, x.run_at, x.stored, row_number() over (order by x.priority, x.run_at, x.id) as n from (
+      select false as free, l.id, l.priority, l.run_at, l.stored from lockh as l
+      union all
+      select true, p.id, p.priority, p.run_at, 0 from peek as p where exists (select from lockh)) as x) as r
+   where not r.free and r.n <= $6::int
+), free as materialized (                        -- the rest of the batch from free jobs
+  select f.id, f.priority, f.run_at, f.stored from mark cross join lateral (
+    select id, priority, run_at, pg_column_size(payload) as stored from graphile_worker._private_jobs
      where is_available and job_queue_id is null and priority = mark.p
        and run_at between mark.low and now() and task_id = any($3::int[])
-     order by run_at limit 9001 for update skip locked) f
-   limit greatest(0, 9001 - (select count(*) from lockh))
-), alive as materialized (
+       and case when $8::bigint = 0 or pg_column_size(payload)::bigint * 256 <= $8::bigint then true
+                when pg_column_size(payload)::bigint > 65536 then false
+                else octet_length(payload::text) <= $8::bigint end
+     order by run_at limit 500 for update skip locked) f
+   limit $6::int - (select count(*) from heads)
+), picked as materialized (
+  select id, priority, run_at, stored from heads union all select id, priority, run_at, stored from free
+), sorted as materialized (
+  select array_agg(id order by priority, run_at, id) as ids from picked
+), fit(n, bytes) as (                            -- how many of them fit into $7: each is unpacked until they do not
+  select 0, 0::bigint
+  union all
+  select fit.n + 1, fit.bytes + (select octet_length(j.payload::text) from graphile_worker._private_jobs as j
+                                  where j.id = (select sorted.ids[fit.n + 1] from sorted))
+    from fit where fit.bytes <= $7::bigint and fit.n < (select cardinality(ids) from sorted)
+), chosen as materialized (                      -- no payload unpacks to more than 256 times its size
+  select case when $7::bigint = 0 or (select coalesce(sum(stored), 0) * 256 from picked) <= $7::bigint
+              then array(select id from picked)
+              else (select ids[1:(select greatest(1, max(n)) from fit where bytes <= $7::bigint)] from sorted) end as ids
+), alive as materialized (                       -- a worker that was declared dead claims nothing (R5)
   select 1 from graphile_worker.backfill_workers as w where w.id = $1::text and w.dead_at is null for key share
 ), upd as (
   update graphile_worker._private_jobs as j
      set attempts = j.attempts + 1, locked_at = now(),
          locked_by = $2::text || '.' || (j.attempts + 1) || case when j.key is null then '' else 'k' end
-   where exists (select from alive) and j.id = any(array(select id from lockh union all select id from free))
+   where exists (select from alive) and j.id = any((select ids from chosen)::bigint[])
   returning j.id, j.job_queue_id, j.task_id, j.payload, j.priority, j.run_at, j.attempts, j.max_attempts,
             j.created_at, j.key, j.locked_by, j.revision, j.flags
-), qup as (
+), qup as (                                      -- the queues of what was really claimed, by id: by ctid a new version is missed
   update graphile_worker._private_job_queues as s set locked_by = $2::text, locked_at = now()
    where s.id = any(array(select job_queue_id from upd where job_queue_id is not null))
 )
-select aux.alive, aux.queued, aux.found, aux.contended, aux.held_back, aux.next_due, upd.id, upd.job_queue_id, upd.task_id, upd.payload, upd.priority, upd.run_at, upd.attempts, upd.max_attempts, upd.created_at, upd.key, upd.locked_by, upd.revision, upd.flags,
-       (select s.queue_name from graphile_worker._private_job_queues as s where s.id = upd.job_queue_id) as queue_name
-  from (select exists (select from alive) as alive, true as queued,
-               coalesce((select max(q) from qs having max(n) >= 9004), 0)::int as found,   -- where the scan goes on; 0: at the end
-               not exists (select from lockq) and $6::int > 0 and exists (select from line) as contended,
-               (select count(*) from line) > (select count(*) from lockq)
-                 and (select count(*) from lockq) = least(9001, $6::int) as held_back,
+select aux.alive, aux.picked, aux.at, aux.queued, aux.next_queue, aux.clogged, aux.contended, aux.held_back, aux.last_priority, aux.next_due, aux.looked, upd.id, upd.job_queue_id, upd.task_id, upd.payload, upd.priority, upd.run_at, upd.attempts, upd.max_attempts, upd.created_at, upd.key, upd.locked_by, upd.revision, upd.flags, (select s.queue_name from graphile_worker._private_job_queues as s where s.id = upd.job_queue_id) as queue_name
+  from (select exists (select from alive) as alive,
+               (select count(*) from picked)::int as picked,
+               now() as at,
+               true as queued,
+               coalesce((select max(q) from qs having max(n) >= greatest(2 * $6::int, 400)), 0)::int as next_queue,
+               false as clogged,
+               case when $10::int = 0 or exists (select from lockh) then false
+                    else not exists (select from lockq) and exists (select from line join graphile_worker._private_job_queues as s on s.id = line.q and s.is_available) end as contended,
+               case when (select count(*) from lockh) < least($6::int, $10::int) then false
+                    else exists (select from line join graphile_worker._private_job_queues as s on s.id = line.q and s.is_available offset (select count(*) from lockh) limit 1) end as held_back,
+               (select p from prio where n = 100) as last_priority,
+               -- Microseconds until the next job of a served task is due, or until a look beyond 200 others is.
                (select (extract(epoch from min(n.run_at) - now()) * 1000000)::bigint from mark cross join lateral (
-                  select j.run_at from graphile_worker._private_jobs as j
-                   where j.is_available and j.priority = mark.p and j.run_at > now()
-                     and j.run_at < now() + interval '100 years' order by j.run_at limit 1) n
-                 where cardinality($4::smallint[]) = 0)::bigint as next_due
+                  select i.run_at from (
+                    select j.run_at, j.task_id, row_number() over () as i from (
+                      select run_at, task_id from graphile_worker._private_jobs
+                       where is_available and priority = mark.p and run_at > now() and run_at < now() + interval '100 years'
+                       order by run_at limit 200) j) i
+                   where i.task_id = any($3::int[]) or i.i = 200 limit 1) n
+                 where cardinality($4::smallint[]) = 0)::bigint as next_due,
+               -- Microseconds for all that was looked at, before anything is written or sent.
+               (extract(epoch from clock_timestamp() - statement_timestamp()) * 1000000)::bigint as looked
        ) aux left join upd on true
 `
 
 type ClaimDeepParams struct {
-	Column1 string
-	Column2 string
-	Column3 []int32
-	Column4 []int16
-	Column5 []pgtype.Timestamptz
-	Column6 int32
-	Column7 int32
+	Column1  string
+	Column2  string
+	Column3  []int32
+	Column4  []int16
+	Column5  []pgtype.Timestamptz
+	Column6  int32
+	Column7  int64
+	Column8  int64
+	Column9  int16
+	Column10 int32
+	Column11 []int32
+	Column12 int32
 }
 
 type ClaimDeepRow struct {
-	Alive       bool
-	Queued      bool
-	Found       int32
-	Contended   pgtype.Bool
-	HeldBack    pgtype.Bool
-	NextDue     int64
-	ID          pgtype.Int8
-	JobQueueID  pgtype.Int4
-	TaskID      pgtype.Int4
-	Payload     []byte
-	Priority    pgtype.Int2
-	RunAt       pgtype.Timestamptz
-	Attempts    pgtype.Int2
-	MaxAttempts pgtype.Int2
-	CreatedAt   pgtype.Timestamptz
-	Key         pgtype.Text
-	LockedBy    pgtype.Text
-	Revision    pgtype.Int4
-	Flags       []byte
-	QueueName   string
+	Alive        bool
+	Picked       int32
+	At           interface{}
+	Queued       bool
+	NextQueue    int32
+	Clogged      bool
+	Contended    interface{}
+	HeldBack     interface{}
+	LastPriority int16
+	NextDue      int64
+	Looked       int64
+	ID           pgtype.Int8
+	JobQueueID   pgtype.Int4
+	TaskID       pgtype.Int4
+	Payload      []byte
+	Priority     pgtype.Int2
+	RunAt        pgtype.Timestamptz
+	Attempts     pgtype.Int2
+	MaxAttempts  pgtype.Int2
+	CreatedAt    pgtype.Timestamptz
+	Key          pgtype.Text
+	LockedBy     pgtype.Text
+	Revision     pgtype.Int4
+	Flags        []byte
+	QueueName    string
 }
 
-// For a front that is clogged by jobs of blocked queues: a bounded, rotating loose scan over the queues that have waiting jobs.
 func (q *Queries) ClaimDeep(ctx context.Context, arg ClaimDeepParams) ([]ClaimDeepRow, error) {
 	rows, err := q.db.Query(ctx, ClaimDeep,
 		arg.Column1,
@@ -131,6 +200,11 @@ func (q *Queries) ClaimDeep(ctx context.Context, arg ClaimDeepParams) ([]ClaimDe
 		arg.Column5,
 		arg.Column6,
 		arg.Column7,
+		arg.Column8,
+		arg.Column9,
+		arg.Column10,
+		arg.Column11,
+		arg.Column12,
 	)
 	if err != nil {
 		return nil, err
@@ -141,11 +215,259 @@ func (q *Queries) ClaimDeep(ctx context.Context, arg ClaimDeepParams) ([]ClaimDe
 		var i ClaimDeepRow
 		if err := rows.Scan(
 			&i.Alive,
+			&i.Picked,
+			&i.At,
 			&i.Queued,
-			&i.Found,
+			&i.NextQueue,
+			&i.Clogged,
 			&i.Contended,
 			&i.HeldBack,
+			&i.LastPriority,
 			&i.NextDue,
+			&i.Looked,
+			&i.ID,
+			&i.JobQueueID,
+			&i.TaskID,
+			&i.Payload,
+			&i.Priority,
+			&i.RunAt,
+			&i.Attempts,
+			&i.MaxAttempts,
+			&i.CreatedAt,
+			&i.Key,
+			&i.LockedBy,
+			&i.Revision,
+			&i.Flags,
+			&i.QueueName,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const ClaimDeepFlags = `-- name: ClaimDeepFlags :many
+with recursive prio(p, low, n) as (              -- full claim only: the priorities, and where their jobs begin
+  (select priority, run_at, 1 from graphile_worker._private_jobs
+    where is_available and priority >= $9::smallint and cardinality($4::smallint[]) = 0
+    order by priority, run_at limit 1)
+  union all
+  select j.priority, j.run_at, prio.n + 1 from prio cross join lateral (
+    select priority, run_at from graphile_worker._private_jobs
+     where is_available and priority > prio.p order by priority, run_at limit 1) j
+   where prio.n < 100
+), mark as materialized (                        -- ascending; from here on always walked in this order
+  select p, low from prio
+  union all
+  select m.p, m.low from rows from (unnest($4::smallint[]), unnest($5::timestamptz[])) as m(p, low)
+), peek as materialized (                        -- the free jobs that would fill the batch alone
+  select f.id, f.priority, f.run_at from mark cross join lateral (
+    select id, priority, run_at from graphile_worker._private_jobs
+     where is_available and job_queue_id is null and priority = mark.p
+       and run_at between mark.low and now() and task_id = any($3::int[]) and (flags ?| $13::text[]) is not true
+     order by run_at limit 500) f
+  limit $6::int
+), cut as materialized (                         -- where it would end
+  select priority, run_at from peek offset $6::int - 1 limit 1
+), qs(q, n) as (                                 -- the next queues by number that have waiting jobs
+  (select job_queue_id, 1 from graphile_worker._private_jobs
+    where is_available and job_queue_id is not null and job_queue_id > $12::int order by job_queue_id limit 1)
+  union all
+  select j.job_queue_id, qs.n + 1 from qs cross join lateral (
+    select job_queue_id from graphile_worker._private_jobs
+     where is_available and job_queue_id is not null and job_queue_id > qs.q order by job_queue_id limit 1) j
+   where qs.n < greatest(2 * $6::int, 400)
+), seen as materialized (
+  select s.id as q, h.id, h.priority, h.run_at
+    from qs join graphile_worker._private_job_queues as s on s.id = qs.q and s.is_available
+   cross join lateral (
+    select j.id, j.priority, j.run_at from graphile_worker._private_jobs as j
+     where j.job_queue_id = s.id and j.is_available and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $13::text[]) is not true
+     order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) h
+   where (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
+), freed as materialized (                       -- and those that the worker has just freed, wherever their jobs are
+  select u.q, h.id, h.priority, h.run_at from unnest($11::int[]) as u(q) cross join lateral (
+    select j.id, j.priority, j.run_at from graphile_worker._private_jobs as j
+     where j.job_queue_id = u.q and j.is_available and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $13::text[]) is not true
+     order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) h
+   where (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
+), line as materialized (                        -- the queues to try, best first
+  select q, id from (
+    select distinct on (q) q, id, priority, run_at from (select q, id, priority, run_at from seen union all select q, id, priority, run_at from freed) as x
+     order by q, priority, run_at, id) as y
+   order by priority, run_at, id
+), lockq as materialized (                       -- lock open queues one after the other, never waiting
+  select l.id, line.id as head from line cross join lateral (
+    select s.id from graphile_worker._private_job_queues as s
+     where s.id = line.q and s.is_available for update skip locked) l
+), lockh as materialized (                       -- until enough heads are locked: only heads; if one is locked, leave its queue
+  select k.id, k.priority, k.run_at, k.stored from lockq
+   cross join lateral (
+    select j.id, j.priority, j.run_at from graphile_worker._private_jobs as j
+     where j.job_queue_id = lockq.id and j.is_available and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $13::text[]) is not true
+     order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) h
+   cross join lateral (
+    select j.id, j.priority, j.run_at, pg_column_size(j.payload) as stored from graphile_worker._private_jobs as j
+     where j.id = h.id and j.job_queue_id = lockq.id and j.is_available
+       and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $13::text[]) is not true        -- checked again under the lock
+       and case when $8::bigint = 0 or pg_column_size(j.payload)::bigint * 256 <= $8::bigint then true
+                when pg_column_size(j.payload)::bigint > 65536 then false
+                else octet_length(j.payload::text) <= $8::bigint end
+     for update skip locked) k
+   limit least($6::int, $10::int)
+), heads as materialized (                       -- and those that free jobs ahead of them leave room for
+  select r.id, r.priority, r.run_at, r.stored from (
+    select x.free, x.id, x.priority, x.run_at, x.stored, row_number() over (order by x.priority, x.run_at, x.id) as n from (
+      select false as free, l.id, l.priority, l.run_at, l.stored from lockh as l
+      union all
+      select true, p.id, p.priority, p.run_at, 0 from peek as p where exists (select from lockh)) as x) as r
+   where not r.free and r.n <= $6::int
+), free as materialized (                        -- the rest of the batch from free jobs
+  select f.id, f.priority, f.run_at, f.stored from mark cross join lateral (
+    select id, priority, run_at, pg_column_size(payload) as stored from graphile_worker._private_jobs
+     where is_available and job_queue_id is null and priority = mark.p
+       and run_at between mark.low and now() and task_id = any($3::int[]) and (flags ?| $13::text[]) is not true
+       and case when $8::bigint = 0 or pg_column_size(payload)::bigint * 256 <= $8::bigint then true
+                when pg_column_size(payload)::bigint > 65536 then false
+                else octet_length(payload::text) <= $8::bigint end
+     order by run_at limit 500 for update skip locked) f
+   limit $6::int - (select count(*) from heads)
+), picked as materialized (
+  select id, priority, run_at, stored from heads union all select id, priority, run_at, stored from free
+), sorted as materialized (
+  select array_agg(id order by priority, run_at, id) as ids from picked
+), fit(n, bytes) as (                            -- how many of them fit into $7: each is unpacked until they do not
+  select 0, 0::bigint
+  union all
+  select fit.n + 1, fit.bytes + (select octet_length(j.payload::text) from graphile_worker._private_jobs as j
+                                  where j.id = (select sorted.ids[fit.n + 1] from sorted))
+    from fit where fit.bytes <= $7::bigint and fit.n < (select cardinality(ids) from sorted)
+), chosen as materialized (                      -- no payload unpacks to more than 256 times its size
+  select case when $7::bigint = 0 or (select coalesce(sum(stored), 0) * 256 from picked) <= $7::bigint
+              then array(select id from picked)
+              else (select ids[1:(select greatest(1, max(n)) from fit where bytes <= $7::bigint)] from sorted) end as ids
+), alive as materialized (                       -- a worker that was declared dead claims nothing (R5)
+  select 1 from graphile_worker.backfill_workers as w where w.id = $1::text and w.dead_at is null for key share
+), upd as (
+  update graphile_worker._private_jobs as j
+     set attempts = j.attempts + 1, locked_at = now(),
+         locked_by = $2::text || '.' || (j.attempts + 1) || case when j.key is null then '' else 'k' end
+   where exists (select from alive) and j.id = any((select ids from chosen)::bigint[])
+  returning j.id, j.job_queue_id, j.task_id, j.payload, j.priority, j.run_at, j.attempts, j.max_attempts,
+            j.created_at, j.key, j.locked_by, j.revision, j.flags
+), qup as (                                      -- the queues of what was really claimed, by id: by ctid a new version is missed
+  update graphile_worker._private_job_queues as s set locked_by = $2::text, locked_at = now()
+   where s.id = any(array(select job_queue_id from upd where job_queue_id is not null))
+)
+select aux.alive, aux.picked, aux.at, aux.queued, aux.next_queue, aux.clogged, aux.contended, aux.held_back, aux.last_priority, aux.next_due, aux.looked, upd.id, upd.job_queue_id, upd.task_id, upd.payload, upd.priority, upd.run_at, upd.attempts, upd.max_attempts, upd.created_at, upd.key, upd.locked_by, upd.revision, upd.flags, (select s.queue_name from graphile_worker._private_job_queues as s where s.id = upd.job_queue_id) as queue_name
+  from (select exists (select from alive) as alive,
+               (select count(*) from picked)::int as picked,
+               now() as at,
+               true as queued,
+               coalesce((select max(q) from qs having max(n) >= greatest(2 * $6::int, 400)), 0)::int as next_queue,
+               false as clogged,
+               case when $10::int = 0 or exists (select from lockh) then false
+                    else not exists (select from lockq) and exists (select from line join graphile_worker._private_job_queues as s on s.id = line.q and s.is_available) end as contended,
+               case when (select count(*) from lockh) < least($6::int, $10::int) then false
+                    else exists (select from line join graphile_worker._private_job_queues as s on s.id = line.q and s.is_available offset (select count(*) from lockh) limit 1) end as held_back,
+               (select p from prio where n = 100) as last_priority,
+               -- Microseconds until the next job of a served task is due, or until a look beyond 200 others is.
+               (select (extract(epoch from min(n.run_at) - now()) * 1000000)::bigint from mark cross join lateral (
+                  select i.run_at from (
+                    select j.run_at, j.task_id, row_number() over () as i from (
+                      select run_at, case when (flags ?| $13::text[]) is not true then task_id end as task_id from graphile_worker._private_jobs
+                       where is_available and priority = mark.p and run_at > now() and run_at < now() + interval '100 years'
+                       order by run_at limit 200) j) i
+                   where i.task_id = any($3::int[]) or i.i = 200 limit 1) n
+                 where cardinality($4::smallint[]) = 0)::bigint as next_due,
+               -- Microseconds for all that was looked at, before anything is written or sent.
+               (extract(epoch from clock_timestamp() - statement_timestamp()) * 1000000)::bigint as looked
+       ) aux left join upd on true
+`
+
+type ClaimDeepFlagsParams struct {
+	Column1  string
+	Column2  string
+	Column3  []int32
+	Column4  []int16
+	Column5  []pgtype.Timestamptz
+	Column6  int32
+	Column7  int64
+	Column8  int64
+	Column9  int16
+	Column10 int32
+	Column11 []int32
+	Column12 int32
+	Column13 []string
+}
+
+type ClaimDeepFlagsRow struct {
+	Alive        bool
+	Picked       int32
+	At           interface{}
+	Queued       bool
+	NextQueue    int32
+	Clogged      bool
+	Contended    interface{}
+	HeldBack     interface{}
+	LastPriority int16
+	NextDue      int64
+	Looked       int64
+	ID           pgtype.Int8
+	JobQueueID   pgtype.Int4
+	TaskID       pgtype.Int4
+	Payload      []byte
+	Priority     pgtype.Int2
+	RunAt        pgtype.Timestamptz
+	Attempts     pgtype.Int2
+	MaxAttempts  pgtype.Int2
+	CreatedAt    pgtype.Timestamptz
+	Key          pgtype.Text
+	LockedBy     pgtype.Text
+	Revision     pgtype.Int4
+	Flags        []byte
+	QueueName    string
+}
+
+func (q *Queries) ClaimDeepFlags(ctx context.Context, arg ClaimDeepFlagsParams) ([]ClaimDeepFlagsRow, error) {
+	rows, err := q.db.Query(ctx, ClaimDeepFlags,
+		arg.Column1,
+		arg.Column2,
+		arg.Column3,
+		arg.Column4,
+		arg.Column5,
+		arg.Column6,
+		arg.Column7,
+		arg.Column8,
+		arg.Column9,
+		arg.Column10,
+		arg.Column11,
+		arg.Column12,
+		arg.Column13,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []ClaimDeepFlagsRow
+	for rows.Next() {
+		var i ClaimDeepFlagsRow
+		if err := rows.Scan(
+			&i.Alive,
+			&i.Picked,
+			&i.At,
+			&i.Queued,
+			&i.NextQueue,
+			&i.Clogged,
+			&i.Contended,
+			&i.HeldBack,
+			&i.LastPriority,
+			&i.NextDue,
+			&i.Looked,
 			&i.ID,
 			&i.JobQueueID,
 			&i.TaskID,
@@ -172,44 +494,74 @@ func (q *Queries) ClaimDeep(ctx context.Context, arg ClaimDeepParams) ([]ClaimDe
 }
 
 const ClaimFree = `-- name: ClaimFree :many
-with recursive prio(p) as (
-  (select priority from graphile_worker._private_jobs
-    where is_available and cardinality($4::smallint[]) = 0 order by priority limit 1)
+with recursive prio(p, low, n) as (              -- full claim only: the priorities, and where their jobs begin
+  (select priority, run_at, 1 from graphile_worker._private_jobs
+    where is_available and priority >= $9::smallint and cardinality($4::smallint[]) = 0
+    order by priority, run_at limit 1)
   union all
-  select (select j.priority from graphile_worker._private_jobs as j
-           where j.is_available and j.priority > prio.p order by j.priority limit 1)
-    from prio where prio.p is not null
-), mark as materialized (
-  select p, timestamptz '-infinity' as low from prio where p is not null
+  select j.priority, j.run_at, prio.n + 1 from prio cross join lateral (
+    select priority, run_at from graphile_worker._private_jobs
+     where is_available and priority > prio.p order by priority, run_at limit 1) j
+   where prio.n < 100
+), mark as materialized (                        -- ascending; from here on always walked in this order
+  select p, low from prio
   union all
   select m.p, m.low from rows from (unnest($4::smallint[]), unnest($5::timestamptz[])) as m(p, low)
-), free as materialized (
-  select f.id from mark cross join lateral (
-    select id from graphile_worker._private_jobs
+), free as materialized (                        -- the rest of the batch from free jobs
+  select f.id, f.priority, f.run_at, f.stored from mark cross join lateral (
+    select id, priority, run_at, pg_column_size(payload) as stored from graphile_worker._private_jobs
      where is_available and job_queue_id is null and priority = mark.p
        and run_at between mark.low and now() and task_id = any($3::int[])
-     order by run_at limit 9001 for update skip locked) f
-   limit 9001
-), alive as materialized (
+       and case when $8::bigint = 0 or pg_column_size(payload)::bigint * 256 <= $8::bigint then true
+                when pg_column_size(payload)::bigint > 65536 then false
+                else octet_length(payload::text) <= $8::bigint end
+     order by run_at limit 500 for update skip locked) f
+   limit $6::int
+), picked as materialized (
+  select id, priority, run_at, stored from free
+), sorted as materialized (
+  select array_agg(id order by priority, run_at, id) as ids from picked
+), fit(n, bytes) as (                            -- how many of them fit into $7: each is unpacked until they do not
+  select 0, 0::bigint
+  union all
+  select fit.n + 1, fit.bytes + (select octet_length(j.payload::text) from graphile_worker._private_jobs as j
+                                  where j.id = (select sorted.ids[fit.n + 1] from sorted))
+    from fit where fit.bytes <= $7::bigint and fit.n < (select cardinality(ids) from sorted)
+), chosen as materialized (                      -- no payload unpacks to more than 256 times its size
+  select case when $7::bigint = 0 or (select coalesce(sum(stored), 0) * 256 from picked) <= $7::bigint
+              then array(select id from picked)
+              else (select ids[1:(select greatest(1, max(n)) from fit where bytes <= $7::bigint)] from sorted) end as ids
+), alive as materialized (                       -- a worker that was declared dead claims nothing (R5)
   select 1 from graphile_worker.backfill_workers as w where w.id = $1::text and w.dead_at is null for key share
 ), upd as (
   update graphile_worker._private_jobs as j
      set attempts = j.attempts + 1, locked_at = now(),
          locked_by = $2::text || '.' || (j.attempts + 1) || case when j.key is null then '' else 'k' end
-   where exists (select from alive) and j.id = any(array(select id from free))
+   where exists (select from alive) and j.id = any((select ids from chosen)::bigint[])
   returning j.id, j.job_queue_id, j.task_id, j.payload, j.priority, j.run_at, j.attempts, j.max_attempts,
             j.created_at, j.key, j.locked_by, j.revision, j.flags
 )
-select aux.alive, aux.queued, aux.found, aux.contended, aux.held_back, aux.next_due, upd.id, upd.job_queue_id, upd.task_id, upd.payload, upd.priority, upd.run_at, upd.attempts, upd.max_attempts, upd.created_at, upd.key, upd.locked_by, upd.revision, upd.flags, null::text as queue_name
+select aux.alive, aux.picked, aux.at, aux.queued, aux.next_queue, aux.clogged, aux.contended, aux.held_back, aux.last_priority, aux.next_due, aux.looked, upd.id, upd.job_queue_id, upd.task_id, upd.payload, upd.priority, upd.run_at, upd.attempts, upd.max_attempts, upd.created_at, upd.key, upd.locked_by, upd.revision, upd.flags, null::text as queue_name
   from (select exists (select from alive) as alive,
-               (select e.job_queue_id from graphile_worker._private_jobs as e
-                 where e.is_available and e.job_queue_id is not null order by e.job_queue_id limit 1) is not null as queued,
-               0 as found, false as contended, false as held_back,
+               (select count(*) from picked)::int as picked,
+               now() as at,
+               case when cardinality($4::smallint[]) = 0 then (
+                 select e.job_queue_id from graphile_worker._private_jobs as e
+                  where e.is_available and e.job_queue_id is not null order by e.job_queue_id limit 1) is not null end as queued,
+               0 as next_queue, false as clogged,
+               false as contended, false as held_back,
+               (select p from prio where n = 100) as last_priority,
+               -- Microseconds until the next job of a served task is due, or until a look beyond 200 others is.
                (select (extract(epoch from min(n.run_at) - now()) * 1000000)::bigint from mark cross join lateral (
-                  select j.run_at from graphile_worker._private_jobs as j
-                   where j.is_available and j.priority = mark.p and j.run_at > now()
-                     and j.run_at < now() + interval '100 years' order by j.run_at limit 1) n
-                 where cardinality($4::smallint[]) = 0)::bigint as next_due
+                  select i.run_at from (
+                    select j.run_at, j.task_id, row_number() over () as i from (
+                      select run_at, task_id from graphile_worker._private_jobs
+                       where is_available and priority = mark.p and run_at > now() and run_at < now() + interval '100 years'
+                       order by run_at limit 200) j) i
+                   where i.task_id = any($3::int[]) or i.i = 200 limit 1) n
+                 where cardinality($4::smallint[]) = 0)::bigint as next_due,
+               -- Microseconds for all that was looked at, before anything is written or sent.
+               (extract(epoch from clock_timestamp() - statement_timestamp()) * 1000000)::bigint as looked
        ) aux left join upd on true
 `
 
@@ -219,32 +571,40 @@ type ClaimFreeParams struct {
 	Column3 []int32
 	Column4 []int16
 	Column5 []pgtype.Timestamptz
+	Column6 int32
+	Column7 int64
+	Column8 int64
+	Column9 int16
 }
 
 type ClaimFreeRow struct {
-	Alive       bool
-	Queued      interface{}
-	Found       int32
-	Contended   bool
-	HeldBack    bool
-	NextDue     int64
-	ID          pgtype.Int8
-	JobQueueID  pgtype.Int4
-	TaskID      pgtype.Int4
-	Payload     []byte
-	Priority    pgtype.Int2
-	RunAt       pgtype.Timestamptz
-	Attempts    pgtype.Int2
-	MaxAttempts pgtype.Int2
-	CreatedAt   pgtype.Timestamptz
-	Key         pgtype.Text
-	LockedBy    pgtype.Text
-	Revision    pgtype.Int4
-	Flags       []byte
-	QueueName   pgtype.Text
+	Alive        bool
+	Picked       int32
+	At           interface{}
+	Queued       interface{}
+	NextQueue    int32
+	Clogged      bool
+	Contended    bool
+	HeldBack     bool
+	LastPriority int16
+	NextDue      int64
+	Looked       int64
+	ID           pgtype.Int8
+	JobQueueID   pgtype.Int4
+	TaskID       pgtype.Int4
+	Payload      []byte
+	Priority     pgtype.Int2
+	RunAt        pgtype.Timestamptz
+	Attempts     pgtype.Int2
+	MaxAttempts  pgtype.Int2
+	CreatedAt    pgtype.Timestamptz
+	Key          pgtype.Text
+	LockedBy     pgtype.Text
+	Revision     pgtype.Int4
+	Flags        []byte
+	QueueName    pgtype.Text
 }
 
-// For as long as no jobs of queues wait: most of the front text is about them, and starting a plan costs for what it does not do.
 func (q *Queries) ClaimFree(ctx context.Context, arg ClaimFreeParams) ([]ClaimFreeRow, error) {
 	rows, err := q.db.Query(ctx, ClaimFree,
 		arg.Column1,
@@ -252,6 +612,10 @@ func (q *Queries) ClaimFree(ctx context.Context, arg ClaimFreeParams) ([]ClaimFr
 		arg.Column3,
 		arg.Column4,
 		arg.Column5,
+		arg.Column6,
+		arg.Column7,
+		arg.Column8,
+		arg.Column9,
 	)
 	if err != nil {
 		return nil, err
@@ -262,11 +626,186 @@ func (q *Queries) ClaimFree(ctx context.Context, arg ClaimFreeParams) ([]ClaimFr
 		var i ClaimFreeRow
 		if err := rows.Scan(
 			&i.Alive,
+			&i.Picked,
+			&i.At,
 			&i.Queued,
-			&i.Found,
+			&i.NextQueue,
+			&i.Clogged,
 			&i.Contended,
 			&i.HeldBack,
+			&i.LastPriority,
 			&i.NextDue,
+			&i.Looked,
+			&i.ID,
+			&i.JobQueueID,
+			&i.TaskID,
+			&i.Payload,
+			&i.Priority,
+			&i.RunAt,
+			&i.Attempts,
+			&i.MaxAttempts,
+			&i.CreatedAt,
+			&i.Key,
+			&i.LockedBy,
+			&i.Revision,
+			&i.Flags,
+			&i.QueueName,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const ClaimFreeFlags = `-- name: ClaimFreeFlags :many
+with recursive prio(p, low, n) as (              -- full claim only: the priorities, and where their jobs begin
+  (select priority, run_at, 1 from graphile_worker._private_jobs
+    where is_available and priority >= $9::smallint and cardinality($4::smallint[]) = 0
+    order by priority, run_at limit 1)
+  union all
+  select j.priority, j.run_at, prio.n + 1 from prio cross join lateral (
+    select priority, run_at from graphile_worker._private_jobs
+     where is_available and priority > prio.p order by priority, run_at limit 1) j
+   where prio.n < 100
+), mark as materialized (                        -- ascending; from here on always walked in this order
+  select p, low from prio
+  union all
+  select m.p, m.low from rows from (unnest($4::smallint[]), unnest($5::timestamptz[])) as m(p, low)
+), free as materialized (                        -- the rest of the batch from free jobs
+  select f.id, f.priority, f.run_at, f.stored from mark cross join lateral (
+    select id, priority, run_at, pg_column_size(payload) as stored from graphile_worker._private_jobs
+     where is_available and job_queue_id is null and priority = mark.p
+       and run_at between mark.low and now() and task_id = any($3::int[]) and (flags ?| $10::text[]) is not true
+       and case when $8::bigint = 0 or pg_column_size(payload)::bigint * 256 <= $8::bigint then true
+                when pg_column_size(payload)::bigint > 65536 then false
+                else octet_length(payload::text) <= $8::bigint end
+     order by run_at limit 500 for update skip locked) f
+   limit $6::int
+), picked as materialized (
+  select id, priority, run_at, stored from free
+), sorted as materialized (
+  select array_agg(id order by priority, run_at, id) as ids from picked
+), fit(n, bytes) as (                            -- how many of them fit into $7: each is unpacked until they do not
+  select 0, 0::bigint
+  union all
+  select fit.n + 1, fit.bytes + (select octet_length(j.payload::text) from graphile_worker._private_jobs as j
+                                  where j.id = (select sorted.ids[fit.n + 1] from sorted))
+    from fit where fit.bytes <= $7::bigint and fit.n < (select cardinality(ids) from sorted)
+), chosen as materialized (                      -- no payload unpacks to more than 256 times its size
+  select case when $7::bigint = 0 or (select coalesce(sum(stored), 0) * 256 from picked) <= $7::bigint
+              then array(select id from picked)
+              else (select ids[1:(select greatest(1, max(n)) from fit where bytes <= $7::bigint)] from sorted) end as ids
+), alive as materialized (                       -- a worker that was declared dead claims nothing (R5)
+  select 1 from graphile_worker.backfill_workers as w where w.id = $1::text and w.dead_at is null for key share
+), upd as (
+  update graphile_worker._private_jobs as j
+     set attempts = j.attempts + 1, locked_at = now(),
+         locked_by = $2::text || '.' || (j.attempts + 1) || case when j.key is null then '' else 'k' end
+   where exists (select from alive) and j.id = any((select ids from chosen)::bigint[])
+  returning j.id, j.job_queue_id, j.task_id, j.payload, j.priority, j.run_at, j.attempts, j.max_attempts,
+            j.created_at, j.key, j.locked_by, j.revision, j.flags
+)
+select aux.alive, aux.picked, aux.at, aux.queued, aux.next_queue, aux.clogged, aux.contended, aux.held_back, aux.last_priority, aux.next_due, aux.looked, upd.id, upd.job_queue_id, upd.task_id, upd.payload, upd.priority, upd.run_at, upd.attempts, upd.max_attempts, upd.created_at, upd.key, upd.locked_by, upd.revision, upd.flags, null::text as queue_name
+  from (select exists (select from alive) as alive,
+               (select count(*) from picked)::int as picked,
+               now() as at,
+               case when cardinality($4::smallint[]) = 0 then (
+                 select e.job_queue_id from graphile_worker._private_jobs as e
+                  where e.is_available and e.job_queue_id is not null order by e.job_queue_id limit 1) is not null end as queued,
+               0 as next_queue, false as clogged,
+               false as contended, false as held_back,
+               (select p from prio where n = 100) as last_priority,
+               -- Microseconds until the next job of a served task is due, or until a look beyond 200 others is.
+               (select (extract(epoch from min(n.run_at) - now()) * 1000000)::bigint from mark cross join lateral (
+                  select i.run_at from (
+                    select j.run_at, j.task_id, row_number() over () as i from (
+                      select run_at, case when (flags ?| $10::text[]) is not true then task_id end as task_id from graphile_worker._private_jobs
+                       where is_available and priority = mark.p and run_at > now() and run_at < now() + interval '100 years'
+                       order by run_at limit 200) j) i
+                   where i.task_id = any($3::int[]) or i.i = 200 limit 1) n
+                 where cardinality($4::smallint[]) = 0)::bigint as next_due,
+               -- Microseconds for all that was looked at, before anything is written or sent.
+               (extract(epoch from clock_timestamp() - statement_timestamp()) * 1000000)::bigint as looked
+       ) aux left join upd on true
+`
+
+type ClaimFreeFlagsParams struct {
+	Column1  string
+	Column2  string
+	Column3  []int32
+	Column4  []int16
+	Column5  []pgtype.Timestamptz
+	Column6  int32
+	Column7  int64
+	Column8  int64
+	Column9  int16
+	Column10 []string
+}
+
+type ClaimFreeFlagsRow struct {
+	Alive        bool
+	Picked       int32
+	At           interface{}
+	Queued       interface{}
+	NextQueue    int32
+	Clogged      bool
+	Contended    bool
+	HeldBack     bool
+	LastPriority int16
+	NextDue      int64
+	Looked       int64
+	ID           pgtype.Int8
+	JobQueueID   pgtype.Int4
+	TaskID       pgtype.Int4
+	Payload      []byte
+	Priority     pgtype.Int2
+	RunAt        pgtype.Timestamptz
+	Attempts     pgtype.Int2
+	MaxAttempts  pgtype.Int2
+	CreatedAt    pgtype.Timestamptz
+	Key          pgtype.Text
+	LockedBy     pgtype.Text
+	Revision     pgtype.Int4
+	Flags        []byte
+	QueueName    pgtype.Text
+}
+
+func (q *Queries) ClaimFreeFlags(ctx context.Context, arg ClaimFreeFlagsParams) ([]ClaimFreeFlagsRow, error) {
+	rows, err := q.db.Query(ctx, ClaimFreeFlags,
+		arg.Column1,
+		arg.Column2,
+		arg.Column3,
+		arg.Column4,
+		arg.Column5,
+		arg.Column6,
+		arg.Column7,
+		arg.Column8,
+		arg.Column9,
+		arg.Column10,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []ClaimFreeFlagsRow
+	for rows.Next() {
+		var i ClaimFreeFlagsRow
+		if err := rows.Scan(
+			&i.Alive,
+			&i.Picked,
+			&i.At,
+			&i.Queued,
+			&i.NextQueue,
+			&i.Clogged,
+			&i.Contended,
+			&i.HeldBack,
+			&i.LastPriority,
+			&i.NextDue,
+			&i.Looked,
 			&i.ID,
 			&i.JobQueueID,
 			&i.TaskID,
@@ -293,146 +832,187 @@ func (q *Queries) ClaimFree(ctx context.Context, arg ClaimFreeParams) ([]ClaimFr
 }
 
 const ClaimFront = `-- name: ClaimFront :many
-
-with recursive prio(p) as (                      -- full claim only: the distinct priorities, by loose index scan
-  (select priority from graphile_worker._private_jobs
-    where is_available and cardinality($4::smallint[]) = 0 order by priority limit 1)
+with recursive prio(p, low, n) as (              -- full claim only: the priorities, and where their jobs begin
+  (select priority, run_at, 1 from graphile_worker._private_jobs
+    where is_available and priority >= $9::smallint and cardinality($4::smallint[]) = 0
+    order by priority, run_at limit 1)
   union all
-  select (select j.priority from graphile_worker._private_jobs as j
-           where j.is_available and j.priority > prio.p order by j.priority limit 1)
-    from prio where prio.p is not null
+  select j.priority, j.run_at, prio.n + 1 from prio cross join lateral (
+    select priority, run_at from graphile_worker._private_jobs
+     where is_available and priority > prio.p order by priority, run_at limit 1) j
+   where prio.n < 100
 ), mark as materialized (                        -- ascending; from here on always walked in this order
-  select p, timestamptz '-infinity' as low from prio where p is not null
+  select p, low from prio
   union all
   select m.p, m.low from rows from (unnest($4::smallint[]), unnest($5::timestamptz[])) as m(p, low)
-), cut as materialized (                         -- where the batch would end if there were only free jobs
-  select f.priority, f.run_at from mark cross join lateral (
-    select priority, run_at from graphile_worker._private_jobs
+), peek as materialized (                        -- the free jobs that would fill the batch alone
+  select f.id, f.priority, f.run_at from mark cross join lateral (
+    select id, priority, run_at from graphile_worker._private_jobs
      where is_available and job_queue_id is null and priority = mark.p
        and run_at between mark.low and now() and task_id = any($3::int[])
-     order by run_at limit 9001) f
-   where (select e.job_queue_id from graphile_worker._private_jobs as e              -- only if queued jobs wait at all
-           where e.is_available and e.job_queue_id is not null order by e.job_queue_id limit 1) is not null
-  offset 9000 limit 1
+     order by run_at limit 500) f
+  limit $6::int
+), cut as materialized (                         -- where it would end
+  select priority, run_at from peek offset $6::int - 1 limit 1
 ), win as materialized (                         -- a bounded look at the front of the whole line
-  select w.q, w.task_id, w.priority, w.run_at, row_number() over () as rn from (
-    select j.q, j.task_id, j.priority, j.run_at from mark cross join lateral (
-      select job_queue_id as q, task_id, priority, run_at from graphile_worker._private_jobs
-       where is_available and priority = mark.p and run_at between mark.low and now()
-       order by run_at limit 9003) j
-     where (select e.job_queue_id from graphile_worker._private_jobs as e
-             where e.is_available and e.job_queue_id is not null order by e.job_queue_id limit 1) is not null
-     limit 9003) w
+  select j.q, j.id, j.task_id, j.priority, j.run_at from mark cross join lateral (
+    select job_queue_id as q, id, task_id, priority, run_at from graphile_worker._private_jobs
+     where is_available and priority = mark.p and run_at between mark.low and now()
+     order by run_at limit 2000) j
+  limit greatest(4 * $6::int, 400)
+), edge as materialized (                        -- the last that was looked at, if there may be more
+  select priority, run_at from win offset greatest(4 * $6::int, 400) - 1 limit 1
+), seen as materialized (                        -- the queues there, each with its first job that is served
+  select distinct on (q) q, id, priority, run_at from win
+   where q is not null and task_id = any($3::int[]) and (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
+   order by q, priority, run_at, id
+), freed as materialized (                       -- and those that the worker has just freed, wherever their jobs are
+  select u.q, h.id, h.priority, h.run_at from unnest($11::int[]) as u(q) cross join lateral (
+    select j.id, j.priority, j.run_at from graphile_worker._private_jobs as j
+     where j.job_queue_id = u.q and j.is_available and j.run_at <= now() and j.task_id = any($3::int[])
+     order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) h
+   where (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
 ), line as materialized (                        -- the queues to try, best first
-  select q from (
-    select q, min(rn) as rn from win
-     where q is not null and task_id = any($3::int[])
-       and (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
-     group by q) x
-  order by rn limit 9002
-), lockq as materialized (                       -- lock open queues, never waiting
-  select l.id from line cross join lateral (
+  select q, id from (
+    select distinct on (q) q, id, priority, run_at from (select q, id, priority, run_at from seen union all select q, id, priority, run_at from freed) as x
+     order by q, priority, run_at, id) as y
+   order by priority, run_at, id
+), lockq as materialized (                       -- lock open queues one after the other, never waiting
+  select l.id, line.id as head from line cross join lateral (
     select s.id from graphile_worker._private_job_queues as s
      where s.id = line.q and s.is_available for update skip locked) l
-  limit least(9001, $6::int)
-), lockh as materialized (                       -- the head of each, and only the head: if its row is locked, leave the queue
-  select k.id from lockq
+), lockh as materialized (                       -- until enough heads are locked: only heads; if one is locked, leave its queue
+  select k.id, k.priority, k.run_at, k.stored from lockq
    cross join lateral (
-    select j.id from graphile_worker._private_jobs as j
+    select j.id, j.priority, j.run_at from graphile_worker._private_jobs as j
      where j.job_queue_id = lockq.id and j.is_available and j.run_at <= now() and j.task_id = any($3::int[])
      order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) h
    cross join lateral (
-    select j.id from graphile_worker._private_jobs as j
-     where j.id = h.id and j.job_queue_id = lockq.id and j.is_available and j.run_at <= now()
-       and j.task_id = any($3::int[])                                                  -- checked again under the lock
+    select j.id, j.priority, j.run_at, pg_column_size(j.payload) as stored from graphile_worker._private_jobs as j
+     where j.id = h.id and j.job_queue_id = lockq.id and j.is_available
+       and j.run_at <= now() and j.task_id = any($3::int[])        -- checked again under the lock
+       and case when $8::bigint = 0 or pg_column_size(j.payload)::bigint * 256 <= $8::bigint then true
+                when pg_column_size(j.payload)::bigint > 65536 then false
+                else octet_length(j.payload::text) <= $8::bigint end
      for update skip locked) k
+   limit least($6::int, $10::int)
+), heads as materialized (                       -- and those that free jobs ahead of them leave room for
+  select r.id, r.priority, r.run_at, r.stored from (
+    select x.free, x.id, x.priority, x.run_at, x.stored, row_number() over (order by x.priority, x.run_at, x.id) as n from (
+      select false as free, l.id, l.priority, l.run_at, l.stored from lockh as l
+      union all
+      select true, p.id, p.priority, p.run_at, 0 from peek as p where exists (select from lockh)) as x) as r
+   where not r.free and r.n <= $6::int
 ), free as materialized (                        -- the rest of the batch from free jobs
-  select f.id from mark cross join lateral (
-    select id from graphile_worker._private_jobs
+  select f.id, f.priority, f.run_at, f.stored from mark cross join lateral (
+    select id, priority, run_at, pg_column_size(payload) as stored from graphile_worker._private_jobs
      where is_available and job_queue_id is null and priority = mark.p
        and run_at between mark.low and now() and task_id = any($3::int[])
-     order by run_at limit 9001 for update skip locked) f
-   limit greatest(0, 9001 - (select count(*) from lockh))
+       and case when $8::bigint = 0 or pg_column_size(payload)::bigint * 256 <= $8::bigint then true
+                when pg_column_size(payload)::bigint > 65536 then false
+                else octet_length(payload::text) <= $8::bigint end
+     order by run_at limit 500 for update skip locked) f
+   limit $6::int - (select count(*) from heads)
+), picked as materialized (
+  select id, priority, run_at, stored from heads union all select id, priority, run_at, stored from free
+), sorted as materialized (
+  select array_agg(id order by priority, run_at, id) as ids from picked
+), fit(n, bytes) as (                            -- how many of them fit into $7: each is unpacked until they do not
+  select 0, 0::bigint
+  union all
+  select fit.n + 1, fit.bytes + (select octet_length(j.payload::text) from graphile_worker._private_jobs as j
+                                  where j.id = (select sorted.ids[fit.n + 1] from sorted))
+    from fit where fit.bytes <= $7::bigint and fit.n < (select cardinality(ids) from sorted)
+), chosen as materialized (                      -- no payload unpacks to more than 256 times its size
+  select case when $7::bigint = 0 or (select coalesce(sum(stored), 0) * 256 from picked) <= $7::bigint
+              then array(select id from picked)
+              else (select ids[1:(select greatest(1, max(n)) from fit where bytes <= $7::bigint)] from sorted) end as ids
 ), alive as materialized (                       -- a worker that was declared dead claims nothing (R5)
   select 1 from graphile_worker.backfill_workers as w where w.id = $1::text and w.dead_at is null for key share
 ), upd as (
   update graphile_worker._private_jobs as j
      set attempts = j.attempts + 1, locked_at = now(),
          locked_by = $2::text || '.' || (j.attempts + 1) || case when j.key is null then '' else 'k' end
-   where exists (select from alive) and j.id = any(array(select id from lockh union all select id from free))
+   where exists (select from alive) and j.id = any((select ids from chosen)::bigint[])
   returning j.id, j.job_queue_id, j.task_id, j.payload, j.priority, j.run_at, j.attempts, j.max_attempts,
             j.created_at, j.key, j.locked_by, j.revision, j.flags
 ), qup as (                                      -- the queues of what was really claimed, by id: by ctid a new version is missed
   update graphile_worker._private_job_queues as s set locked_by = $2::text, locked_at = now()
    where s.id = any(array(select job_queue_id from upd where job_queue_id is not null))
 )
-select aux.alive, aux.queued, aux.found, aux.contended, aux.held_back, aux.next_due, upd.id, upd.job_queue_id, upd.task_id, upd.payload, upd.priority, upd.run_at, upd.attempts, upd.max_attempts, upd.created_at, upd.key, upd.locked_by, upd.revision, upd.flags,
-       (select s.queue_name from graphile_worker._private_job_queues as s where s.id = upd.job_queue_id) as queue_name
+select aux.alive, aux.picked, aux.at, aux.queued, aux.next_queue, aux.clogged, aux.contended, aux.held_back, aux.last_priority, aux.next_due, aux.looked, upd.id, upd.job_queue_id, upd.task_id, upd.payload, upd.priority, upd.run_at, upd.attempts, upd.max_attempts, upd.created_at, upd.key, upd.locked_by, upd.revision, upd.flags, (select s.queue_name from graphile_worker._private_job_queues as s where s.id = upd.job_queue_id) as queue_name
   from (select exists (select from alive) as alive,
-               (select e.job_queue_id from graphile_worker._private_jobs as e
-                 where e.is_available and e.job_queue_id is not null order by e.job_queue_id limit 1) is not null as queued,
-               (select count(*) from win)::int as found,
-               not exists (select from lockq) and $6::int > 0 and exists (     -- open queues wait, and others hold them for a moment
-                 select from line join graphile_worker._private_job_queues as s on s.id = line.q and s.is_available
-               ) as contended,
-               (select count(*) from line) > (select count(*) from lockq)
-                 and (select count(*) from lockq) = least(9001, $6::int) as held_back,   -- queues wait that $6 kept out
+               (select count(*) from picked)::int as picked,
+               now() as at,
+               case when cardinality($4::smallint[]) = 0 then (
+                 select e.job_queue_id from graphile_worker._private_jobs as e
+                  where e.is_available and e.job_queue_id is not null order by e.job_queue_id limit 1) is not null end as queued,
+               0 as next_queue,
+               exists (select from edge     -- there may be queues that this window did not reach, before the end of the batch
+                        where not exists (select from cut) or (priority, run_at) < (select priority, run_at from cut)
+                           or not exists (select from lockh)
+                          and (priority, run_at) = (select priority, run_at from cut)) as clogged,
+               case when $10::int = 0 or exists (select from lockh) then false
+                    else not exists (select from lockq) and exists (select from line join graphile_worker._private_job_queues as s on s.id = line.q and s.is_available) end as contended,
+               case when (select count(*) from lockh) < least($6::int, $10::int) then false
+                    else exists (select from line join graphile_worker._private_job_queues as s on s.id = line.q and s.is_available offset (select count(*) from lockh) limit 1) end as held_back,
+               (select p from prio where n = 100) as last_priority,
+               -- Microseconds until the next job of a served task is due, or until a look beyond 200 others is.
                (select (extract(epoch from min(n.run_at) - now()) * 1000000)::bigint from mark cross join lateral (
-                  select j.run_at from graphile_worker._private_jobs as j
-                   where j.is_available and j.priority = mark.p and j.run_at > now()
-                     and j.run_at < now() + interval '100 years' order by j.run_at limit 1) n
-                 where cardinality($4::smallint[]) = 0)::bigint as next_due    -- microseconds; full claim only
+                  select i.run_at from (
+                    select j.run_at, j.task_id, row_number() over () as i from (
+                      select run_at, task_id from graphile_worker._private_jobs
+                       where is_available and priority = mark.p and run_at > now() and run_at < now() + interval '100 years'
+                       order by run_at limit 200) j) i
+                   where i.task_id = any($3::int[]) or i.i = 200 limit 1) n
+                 where cardinality($4::smallint[]) = 0)::bigint as next_due,
+               -- Microseconds for all that was looked at, before anything is written or sent.
+               (extract(epoch from clock_timestamp() - statement_timestamp()) * 1000000)::bigint as looked
        ) aux left join upd on true
 `
 
 type ClaimFrontParams struct {
-	Column1 string
-	Column2 string
-	Column3 []int32
-	Column4 []int16
-	Column5 []pgtype.Timestamptz
-	Column6 int32
+	Column1  string
+	Column2  string
+	Column3  []int32
+	Column4  []int16
+	Column5  []pgtype.Timestamptz
+	Column6  int32
+	Column7  int64
+	Column8  int64
+	Column9  int16
+	Column10 int32
+	Column11 []int32
 }
 
 type ClaimFrontRow struct {
-	Alive       bool
-	Queued      interface{}
-	Found       int32
-	Contended   pgtype.Bool
-	HeldBack    pgtype.Bool
-	NextDue     int64
-	ID          pgtype.Int8
-	JobQueueID  pgtype.Int4
-	TaskID      pgtype.Int4
-	Payload     []byte
-	Priority    pgtype.Int2
-	RunAt       pgtype.Timestamptz
-	Attempts    pgtype.Int2
-	MaxAttempts pgtype.Int2
-	CreatedAt   pgtype.Timestamptz
-	Key         pgtype.Text
-	LockedBy    pgtype.Text
-	Revision    pgtype.Int4
-	Flags       []byte
-	QueueName   string
+	Alive        bool
+	Picked       int32
+	At           interface{}
+	Queued       interface{}
+	NextQueue    int32
+	Clogged      bool
+	Contended    interface{}
+	HeldBack     interface{}
+	LastPriority int16
+	NextDue      int64
+	Looked       int64
+	ID           pgtype.Int8
+	JobQueueID   pgtype.Int4
+	TaskID       pgtype.Int4
+	Payload      []byte
+	Priority     pgtype.Int2
+	RunAt        pgtype.Timestamptz
+	Attempts     pgtype.Int2
+	MaxAttempts  pgtype.Int2
+	CreatedAt    pgtype.Timestamptz
+	Key          pgtype.Text
+	LockedBy     pgtype.Text
+	Revision     pgtype.Int4
+	Flags        []byte
+	QueueName    string
 }
 
-// The claim, in three texts. They lock at most a batch of due jobs that this worker serves, free ones and the heads of open
-// queues, and do a bounded amount of work whatever stands ahead: blocked queues, tasks that nobody here serves, jobs of the
-// future, dead index entries. docs/design.md has the rules (R2, R5, R14, R15, R21, R23) and the measurements.
-//
-//	$1 text          worker id
-//	$2 text          claim token
-//	$3 int[]         ids of the served tasks
-//	$4 smallint[]    marks: priorities, ascending; empty in a full claim
-//	$5 timestamptz[] marks: below this run_at the last full claim left no free job
-//	$6 int           not in the free text: at most this many jobs from queues
-//	$7 int           deep text only: the queue id to go on from
-//
-// A job's run_at can be infinity, or far away: it is never due, and arithmetic with it fails or overflows.
-//
-// The limits are literals, because a parameter there spoils the plan; claim.go makes a text for each batch size out of these,
-// and replaces 9001 by the batch, 9000 by one less, 9002 by twice the batch, 9003 by the window and 9004 by the depth.
 func (q *Queries) ClaimFront(ctx context.Context, arg ClaimFrontParams) ([]ClaimFrontRow, error) {
 	rows, err := q.db.Query(ctx, ClaimFront,
 		arg.Column1,
@@ -441,6 +1021,11 @@ func (q *Queries) ClaimFront(ctx context.Context, arg ClaimFrontParams) ([]Claim
 		arg.Column4,
 		arg.Column5,
 		arg.Column6,
+		arg.Column7,
+		arg.Column8,
+		arg.Column9,
+		arg.Column10,
+		arg.Column11,
 	)
 	if err != nil {
 		return nil, err
@@ -451,11 +1036,16 @@ func (q *Queries) ClaimFront(ctx context.Context, arg ClaimFrontParams) ([]Claim
 		var i ClaimFrontRow
 		if err := rows.Scan(
 			&i.Alive,
+			&i.Picked,
+			&i.At,
 			&i.Queued,
-			&i.Found,
+			&i.NextQueue,
+			&i.Clogged,
 			&i.Contended,
 			&i.HeldBack,
+			&i.LastPriority,
 			&i.NextDue,
+			&i.Looked,
 			&i.ID,
 			&i.JobQueueID,
 			&i.TaskID,
@@ -479,4 +1069,778 @@ func (q *Queries) ClaimFront(ctx context.Context, arg ClaimFrontParams) ([]Claim
 		return nil, err
 	}
 	return items, nil
+}
+
+const ClaimFrontFlags = `-- name: ClaimFrontFlags :many
+with recursive prio(p, low, n) as (              -- full claim only: the priorities, and where their jobs begin
+  (select priority, run_at, 1 from graphile_worker._private_jobs
+    where is_available and priority >= $9::smallint and cardinality($4::smallint[]) = 0
+    order by priority, run_at limit 1)
+  union all
+  select j.priority, j.run_at, prio.n + 1 from prio cross join lateral (
+    select priority, run_at from graphile_worker._private_jobs
+     where is_available and priority > prio.p order by priority, run_at limit 1) j
+   where prio.n < 100
+), mark as materialized (                        -- ascending; from here on always walked in this order
+  select p, low from prio
+  union all
+  select m.p, m.low from rows from (unnest($4::smallint[]), unnest($5::timestamptz[])) as m(p, low)
+), peek as materialized (                        -- the free jobs that would fill the batch alone
+  select f.id, f.priority, f.run_at from mark cross join lateral (
+    select id, priority, run_at from graphile_worker._private_jobs
+     where is_available and job_queue_id is null and priority = mark.p
+       and run_at between mark.low and now() and task_id = any($3::int[]) and (flags ?| $12::text[]) is not true
+     order by run_at limit 500) f
+  limit $6::int
+), cut as materialized (                         -- where it would end
+  select priority, run_at from peek offset $6::int - 1 limit 1
+), win as materialized (                         -- a bounded look at the front of the whole line
+  select j.q, j.id, j.task_id, j.priority, j.run_at from mark cross join lateral (
+    select job_queue_id as q, id, case when (flags ?| $12::text[]) is not true then task_id end as task_id, priority, run_at from graphile_worker._private_jobs
+     where is_available and priority = mark.p and run_at between mark.low and now()
+     order by run_at limit 2000) j
+  limit greatest(4 * $6::int, 400)
+), edge as materialized (                        -- the last that was looked at, if there may be more
+  select priority, run_at from win offset greatest(4 * $6::int, 400) - 1 limit 1
+), seen as materialized (                        -- the queues there, each with its first job that is served
+  select distinct on (q) q, id, priority, run_at from win
+   where q is not null and task_id = any($3::int[]) and (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
+   order by q, priority, run_at, id
+), freed as materialized (                       -- and those that the worker has just freed, wherever their jobs are
+  select u.q, h.id, h.priority, h.run_at from unnest($11::int[]) as u(q) cross join lateral (
+    select j.id, j.priority, j.run_at from graphile_worker._private_jobs as j
+     where j.job_queue_id = u.q and j.is_available and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $12::text[]) is not true
+     order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) h
+   where (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
+), line as materialized (                        -- the queues to try, best first
+  select q, id from (
+    select distinct on (q) q, id, priority, run_at from (select q, id, priority, run_at from seen union all select q, id, priority, run_at from freed) as x
+     order by q, priority, run_at, id) as y
+   order by priority, run_at, id
+), lockq as materialized (                       -- lock open queues one after the other, never waiting
+  select l.id, line.id as head from line cross join lateral (
+    select s.id from graphile_worker._private_job_queues as s
+     where s.id = line.q and s.is_available for update skip locked) l
+), lockh as materialized (                       -- until enough heads are locked: only heads; if one is locked, leave its queue
+  select k.id, k.priority, k.run_at, k.stored from lockq
+   cross join lateral (
+    select j.id, j.priority, j.run_at from graphile_worker._private_jobs as j
+     where j.job_queue_id = lockq.id and j.is_available and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $12::text[]) is not true
+     order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) h
+   cross join lateral (
+    select j.id, j.priority, j.run_at, pg_column_size(j.payload) as stored from graphile_worker._private_jobs as j
+     where j.id = h.id and j.job_queue_id = lockq.id and j.is_available
+       and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $12::text[]) is not true        -- checked again under the lock
+       and case when $8::bigint = 0 or pg_column_size(j.payload)::bigint * 256 <= $8::bigint then true
+                when pg_column_size(j.payload)::bigint > 65536 then false
+                else octet_length(j.payload::text) <= $8::bigint end
+     for update skip locked) k
+   limit least($6::int, $10::int)
+), heads as materialized (                       -- and those that free jobs ahead of them leave room for
+  select r.id, r.priority, r.run_at, r.stored from (
+    select x.free, x.id, x.priority, x.run_at, x.stored, row_number() over (order by x.priority, x.run_at, x.id) as n from (
+      select false as free, l.id, l.priority, l.run_at, l.stored from lockh as l
+      union all
+      select true, p.id, p.priority, p.run_at, 0 from peek as p where exists (select from lockh)) as x) as r
+   where not r.free and r.n <= $6::int
+), free as materialized (                        -- the rest of the batch from free jobs
+  select f.id, f.priority, f.run_at, f.stored from mark cross join lateral (
+    select id, priority, run_at, pg_column_size(payload) as stored from graphile_worker._private_jobs
+     where is_available and job_queue_id is null and priority = mark.p
+       and run_at between mark.low and now() and task_id = any($3::int[]) and (flags ?| $12::text[]) is not true
+       and case when $8::bigint = 0 or pg_column_size(payload)::bigint * 256 <= $8::bigint then true
+                when pg_column_size(payload)::bigint > 65536 then false
+                else octet_length(payload::text) <= $8::bigint end
+     order by run_at limit 500 for update skip locked) f
+   limit $6::int - (select count(*) from heads)
+), picked as materialized (
+  select id, priority, run_at, stored from heads union all select id, priority, run_at, stored from free
+), sorted as materialized (
+  select array_agg(id order by priority, run_at, id) as ids from picked
+), fit(n, bytes) as (                            -- how many of them fit into $7: each is unpacked until they do not
+  select 0, 0::bigint
+  union all
+  select fit.n + 1, fit.bytes + (select octet_length(j.payload::text) from graphile_worker._private_jobs as j
+                                  where j.id = (select sorted.ids[fit.n + 1] from sorted))
+    from fit where fit.bytes <= $7::bigint and fit.n < (select cardinality(ids) from sorted)
+), chosen as materialized (                      -- no payload unpacks to more than 256 times its size
+  select case when $7::bigint = 0 or (select coalesce(sum(stored), 0) * 256 from picked) <= $7::bigint
+              then array(select id from picked)
+              else (select ids[1:(select greatest(1, max(n)) from fit where bytes <= $7::bigint)] from sorted) end as ids
+), alive as materialized (                       -- a worker that was declared dead claims nothing (R5)
+  select 1 from graphile_worker.backfill_workers as w where w.id = $1::text and w.dead_at is null for key share
+), upd as (
+  update graphile_worker._private_jobs as j
+     set attempts = j.attempts + 1, locked_at = now(),
+         locked_by = $2::text || '.' || (j.attempts + 1) || case when j.key is null then '' else 'k' end
+   where exists (select from alive) and j.id = any((select ids from chosen)::bigint[])
+  returning j.id, j.job_queue_id, j.task_id, j.payload, j.priority, j.run_at, j.attempts, j.max_attempts,
+            j.created_at, j.key, j.locked_by, j.revision, j.flags
+), qup as (                                      -- the queues of what was really claimed, by id: by ctid a new version is missed
+  update graphile_worker._private_job_queues as s set locked_by = $2::text, locked_at = now()
+   where s.id = any(array(select job_queue_id from upd where job_queue_id is not null))
+)
+select aux.alive, aux.picked, aux.at, aux.queued, aux.next_queue, aux.clogged, aux.contended, aux.held_back, aux.last_priority, aux.next_due, aux.looked, upd.id, upd.job_queue_id, upd.task_id, upd.payload, upd.priority, upd.run_at, upd.attempts, upd.max_attempts, upd.created_at, upd.key, upd.locked_by, upd.revision, upd.flags, (select s.queue_name from graphile_worker._private_job_queues as s where s.id = upd.job_queue_id) as queue_name
+  from (select exists (select from alive) as alive,
+               (select count(*) from picked)::int as picked,
+               now() as at,
+               case when cardinality($4::smallint[]) = 0 then (
+                 select e.job_queue_id from graphile_worker._private_jobs as e
+                  where e.is_available and e.job_queue_id is not null order by e.job_queue_id limit 1) is not null end as queued,
+               0 as next_queue,
+               exists (select from edge     -- there may be queues that this window did not reach, before the end of the batch
+                        where not exists (select from cut) or (priority, run_at) < (select priority, run_at from cut)
+                           or not exists (select from lockh)
+                          and (priority, run_at) = (select priority, run_at from cut)) as clogged,
+               case when $10::int = 0 or exists (select from lockh) then false
+                    else not exists (select from lockq) and exists (select from line join graphile_worker._private_job_queues as s on s.id = line.q and s.is_available) end as contended,
+               case when (select count(*) from lockh) < least($6::int, $10::int) then false
+                    else exists (select from line join graphile_worker._private_job_queues as s on s.id = line.q and s.is_available offset (select count(*) from lockh) limit 1) end as held_back,
+               (select p from prio where n = 100) as last_priority,
+               -- Microseconds until the next job of a served task is due, or until a look beyond 200 others is.
+               (select (extract(epoch from min(n.run_at) - now()) * 1000000)::bigint from mark cross join lateral (
+                  select i.run_at from (
+                    select j.run_at, j.task_id, row_number() over () as i from (
+                      select run_at, case when (flags ?| $12::text[]) is not true then task_id end as task_id from graphile_worker._private_jobs
+                       where is_available and priority = mark.p and run_at > now() and run_at < now() + interval '100 years'
+                       order by run_at limit 200) j) i
+                   where i.task_id = any($3::int[]) or i.i = 200 limit 1) n
+                 where cardinality($4::smallint[]) = 0)::bigint as next_due,
+               -- Microseconds for all that was looked at, before anything is written or sent.
+               (extract(epoch from clock_timestamp() - statement_timestamp()) * 1000000)::bigint as looked
+       ) aux left join upd on true
+`
+
+type ClaimFrontFlagsParams struct {
+	Column1  string
+	Column2  string
+	Column3  []int32
+	Column4  []int16
+	Column5  []pgtype.Timestamptz
+	Column6  int32
+	Column7  int64
+	Column8  int64
+	Column9  int16
+	Column10 int32
+	Column11 []int32
+	Column12 []string
+}
+
+type ClaimFrontFlagsRow struct {
+	Alive        bool
+	Picked       int32
+	At           interface{}
+	Queued       interface{}
+	NextQueue    int32
+	Clogged      bool
+	Contended    interface{}
+	HeldBack     interface{}
+	LastPriority int16
+	NextDue      int64
+	Looked       int64
+	ID           pgtype.Int8
+	JobQueueID   pgtype.Int4
+	TaskID       pgtype.Int4
+	Payload      []byte
+	Priority     pgtype.Int2
+	RunAt        pgtype.Timestamptz
+	Attempts     pgtype.Int2
+	MaxAttempts  pgtype.Int2
+	CreatedAt    pgtype.Timestamptz
+	Key          pgtype.Text
+	LockedBy     pgtype.Text
+	Revision     pgtype.Int4
+	Flags        []byte
+	QueueName    string
+}
+
+func (q *Queries) ClaimFrontFlags(ctx context.Context, arg ClaimFrontFlagsParams) ([]ClaimFrontFlagsRow, error) {
+	rows, err := q.db.Query(ctx, ClaimFrontFlags,
+		arg.Column1,
+		arg.Column2,
+		arg.Column3,
+		arg.Column4,
+		arg.Column5,
+		arg.Column6,
+		arg.Column7,
+		arg.Column8,
+		arg.Column9,
+		arg.Column10,
+		arg.Column11,
+		arg.Column12,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []ClaimFrontFlagsRow
+	for rows.Next() {
+		var i ClaimFrontFlagsRow
+		if err := rows.Scan(
+			&i.Alive,
+			&i.Picked,
+			&i.At,
+			&i.Queued,
+			&i.NextQueue,
+			&i.Clogged,
+			&i.Contended,
+			&i.HeldBack,
+			&i.LastPriority,
+			&i.NextDue,
+			&i.Looked,
+			&i.ID,
+			&i.JobQueueID,
+			&i.TaskID,
+			&i.Payload,
+			&i.Priority,
+			&i.RunAt,
+			&i.Attempts,
+			&i.MaxAttempts,
+			&i.CreatedAt,
+			&i.Key,
+			&i.LockedBy,
+			&i.Revision,
+			&i.Flags,
+			&i.QueueName,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const ClaimScan = `-- name: ClaimScan :many
+with recursive prio(p, low, n) as (              -- full claim only: the priorities, and where their jobs begin
+  (select priority, run_at, 1 from graphile_worker._private_jobs
+    where is_available and priority >= $9::smallint and cardinality($4::smallint[]) = 0
+    order by priority, run_at limit 1)
+  union all
+  select j.priority, j.run_at, prio.n + 1 from prio cross join lateral (
+    select priority, run_at from graphile_worker._private_jobs
+     where is_available and priority > prio.p order by priority, run_at limit 1) j
+   where prio.n < 100
+), mark as materialized (                        -- ascending; from here on always walked in this order
+  select p, low from prio
+  union all
+  select m.p, m.low from rows from (unnest($4::smallint[]), unnest($5::timestamptz[])) as m(p, low)
+), peek as materialized (                        -- the free jobs that would fill the batch alone
+  select f.id, f.priority, f.run_at from mark cross join lateral (
+    select id, priority, run_at from graphile_worker._private_jobs
+     where is_available and job_queue_id is null and priority = mark.p
+       and run_at between mark.low and now() and task_id = any($3::int[])
+     order by run_at limit 500) f
+  limit $6::int
+), cut as materialized (                         -- where it would end
+  select priority, run_at from peek offset $6::int - 1 limit 1
+), win as materialized (                         -- a bounded look at the front of the whole line
+  select j.q, j.id, j.task_id, j.priority, j.run_at from mark cross join lateral (
+    select job_queue_id as q, id, task_id, priority, run_at from graphile_worker._private_jobs
+     where is_available and priority = mark.p and run_at between mark.low and now()
+     order by run_at limit 4000) j
+  limit 4000
+), edge as materialized (                        -- the last that was looked at, if there may be more
+  select priority, run_at from win offset 4000 - 1 limit 1
+), seen as materialized (                        -- the queues there, each with its first job that is served
+  select distinct on (q) q, id, priority, run_at from win
+   where q is not null and task_id = any($3::int[]) and (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
+   order by q, priority, run_at, id
+), line as materialized (                        -- the queues to try, best first
+  select q, id from seen
+   order by priority, run_at, id
+), lockq as materialized (                       -- lock open queues one after the other, never waiting
+  select l.id, line.id as head from line cross join lateral (
+    select s.id from graphile_worker._private_job_queues as s
+     where s.id = line.q and s.is_available for update skip locked) l
+), lockh as materialized (                       -- until enough heads are locked: only heads; if one is locked, leave its queue
+  select k.id, k.priority, k.run_at, k.stored from lockq
+   cross join lateral (
+    select j.id, j.priority, j.run_at, pg_column_size(j.payload) as stored from graphile_worker._private_jobs as j
+     where j.id = lockq.head and j.job_queue_id = lockq.id and j.is_available
+       and j.run_at <= now() and j.task_id = any($3::int[])        -- checked again under the lock
+       and case when $8::bigint = 0 or pg_column_size(j.payload)::bigint * 256 <= $8::bigint then true
+                when pg_column_size(j.payload)::bigint > 65536 then false
+                else octet_length(j.payload::text) <= $8::bigint end
+     for update skip locked) k
+   limit least($6::int, $10::int)
+), heads as materialized (                       -- and those that free jobs ahead of them leave room for
+  select r.id, r.priority, r.run_at, r.stored from (
+    select x.free, x.id, x.priority, x.run_at, x.stored, row_number() over (order by x.priority, x.run_at, x.id) as n from (
+      select false as free, l.id, l.priority, l.run_at, l.stored from lockh as l
+      union all
+      select true, p.id, p.priority, p.run_at, 0 from peek as p where exists (select from lockh)) as x) as r
+   where not r.free and r.n <= $6::int
+), free as materialized (                        -- the rest of the batch from free jobs
+  select f.id, f.priority, f.run_at, f.stored from mark cross join lateral (
+    select id, priority, run_at, pg_column_size(payload) as stored from graphile_worker._private_jobs
+     where is_available and job_queue_id is null and priority = mark.p
+       and run_at between mark.low and now() and task_id = any($3::int[])
+       and case when $8::bigint = 0 or pg_column_size(payload)::bigint * 256 <= $8::bigint then true
+                when pg_column_size(payload)::bigint > 65536 then false
+                else octet_length(payload::text) <= $8::bigint end
+     order by run_at limit 500 for update skip locked) f
+   limit $6::int - (select count(*) from heads)
+), picked as materialized (
+  select id, priority, run_at, stored from heads union all select id, priority, run_at, stored from free
+), sorted as materialized (
+  select array_agg(id order by priority, run_at, id) as ids from picked
+), fit(n, bytes) as (                            -- how many of them fit into $7: each is unpacked until they do not
+  select 0, 0::bigint
+  union all
+  select fit.n + 1, fit.bytes + (select octet_length(j.payload::text) from graphile_worker._private_jobs as j
+                                  where j.id = (select sorted.ids[fit.n + 1] from sorted))
+    from fit where fit.bytes <= $7::bigint and fit.n < (select cardinality(ids) from sorted)
+), chosen as materialized (                      -- no payload unpacks to more than 256 times its size
+  select case when $7::bigint = 0 or (select coalesce(sum(stored), 0) * 256 from picked) <= $7::bigint
+              then array(select id from picked)
+              else (select ids[1:(select greatest(1, max(n)) from fit where bytes <= $7::bigint)] from sorted) end as ids
+), alive as materialized (                       -- a worker that was declared dead claims nothing (R5)
+  select 1 from graphile_worker.backfill_workers as w where w.id = $1::text and w.dead_at is null for key share
+), upd as (
+  update graphile_worker._private_jobs as j
+     set attempts = j.attempts + 1, locked_at = now(),
+         locked_by = $2::text || '.' || (j.attempts + 1) || case when j.key is null then '' else 'k' end
+   where exists (select from alive) and j.id = any((select ids from chosen)::bigint[])
+  returning j.id, j.job_queue_id, j.task_id, j.payload, j.priority, j.run_at, j.attempts, j.max_attempts,
+            j.created_at, j.key, j.locked_by, j.revision, j.flags
+), qup as (                                      -- the queues of what was really claimed, by id: by ctid a new version is missed
+  update graphile_worker._private_job_queues as s set locked_by = $2::text, locked_at = now()
+   where s.id = any(array(select job_queue_id from upd where job_queue_id is not null))
+)
+select aux.alive, aux.picked, aux.at, aux.queued, aux.next_queue, aux.clogged, aux.contended, aux.held_back, aux.last_priority, aux.next_due, aux.looked, upd.id, upd.job_queue_id, upd.task_id, upd.payload, upd.priority, upd.run_at, upd.attempts, upd.max_attempts, upd.created_at, upd.key, upd.locked_by, upd.revision, upd.flags, (select s.queue_name from graphile_worker._private_job_queues as s where s.id = upd.job_queue_id) as queue_name
+  from (select exists (select from alive) as alive,
+               (select count(*) from picked)::int as picked,
+               now() as at,
+               exists (select from win where q is not null) as queued,
+               0 as next_queue,
+               exists (select from edge     -- there may be queues that this window did not reach, before the end of the batch
+                        where not exists (select from cut) or (priority, run_at) < (select priority, run_at from cut)
+                           or not exists (select from lockh)
+                          and (priority, run_at) = (select priority, run_at from cut)) as clogged,
+               case when $10::int = 0 or exists (select from lockh) then false
+                    else not exists (select from lockq) and exists (select from line join graphile_worker._private_job_queues as s on s.id = line.q and s.is_available) end as contended,
+               case when (select count(*) from lockh) < least($6::int, $10::int) then false
+                    else exists (select from line join graphile_worker._private_job_queues as s on s.id = line.q and s.is_available offset (select count(*) from lockh) limit 1) end as held_back,
+               (select p from prio where n = 100) as last_priority,
+               -- Microseconds until the next job of a served task is due, or until a look beyond 200 others is.
+               (select (extract(epoch from min(n.run_at) - now()) * 1000000)::bigint from mark cross join lateral (
+                  select i.run_at from (
+                    select j.run_at, j.task_id, row_number() over () as i from (
+                      select run_at, task_id from graphile_worker._private_jobs
+                       where is_available and priority = mark.p and run_at > now() and run_at < now() + interval '100 years'
+                       order by run_at limit 200) j) i
+                   where i.task_id = any($3::int[]) or i.i = 200 limit 1) n
+                 where cardinality($4::smallint[]) = 0)::bigint as next_due,
+               -- Microseconds for all that was looked at, before anything is written or sent.
+               (extract(epoch from clock_timestamp() - statement_timestamp()) * 1000000)::bigint as looked
+       ) aux left join upd on true
+`
+
+type ClaimScanParams struct {
+	Column1  string
+	Column2  string
+	Column3  []int32
+	Column4  []int16
+	Column5  []pgtype.Timestamptz
+	Column6  int32
+	Column7  int64
+	Column8  int64
+	Column9  int16
+	Column10 int32
+}
+
+type ClaimScanRow struct {
+	Alive        bool
+	Picked       int32
+	At           interface{}
+	Queued       bool
+	NextQueue    int32
+	Clogged      bool
+	Contended    interface{}
+	HeldBack     interface{}
+	LastPriority int16
+	NextDue      int64
+	Looked       int64
+	ID           pgtype.Int8
+	JobQueueID   pgtype.Int4
+	TaskID       pgtype.Int4
+	Payload      []byte
+	Priority     pgtype.Int2
+	RunAt        pgtype.Timestamptz
+	Attempts     pgtype.Int2
+	MaxAttempts  pgtype.Int2
+	CreatedAt    pgtype.Timestamptz
+	Key          pgtype.Text
+	LockedBy     pgtype.Text
+	Revision     pgtype.Int4
+	Flags        []byte
+	QueueName    string
+}
+
+func (q *Queries) ClaimScan(ctx context.Context, arg ClaimScanParams) ([]ClaimScanRow, error) {
+	rows, err := q.db.Query(ctx, ClaimScan,
+		arg.Column1,
+		arg.Column2,
+		arg.Column3,
+		arg.Column4,
+		arg.Column5,
+		arg.Column6,
+		arg.Column7,
+		arg.Column8,
+		arg.Column9,
+		arg.Column10,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []ClaimScanRow
+	for rows.Next() {
+		var i ClaimScanRow
+		if err := rows.Scan(
+			&i.Alive,
+			&i.Picked,
+			&i.At,
+			&i.Queued,
+			&i.NextQueue,
+			&i.Clogged,
+			&i.Contended,
+			&i.HeldBack,
+			&i.LastPriority,
+			&i.NextDue,
+			&i.Looked,
+			&i.ID,
+			&i.JobQueueID,
+			&i.TaskID,
+			&i.Payload,
+			&i.Priority,
+			&i.RunAt,
+			&i.Attempts,
+			&i.MaxAttempts,
+			&i.CreatedAt,
+			&i.Key,
+			&i.LockedBy,
+			&i.Revision,
+			&i.Flags,
+			&i.QueueName,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const ClaimScanFlags = `-- name: ClaimScanFlags :many
+with recursive prio(p, low, n) as (              -- full claim only: the priorities, and where their jobs begin
+  (select priority, run_at, 1 from graphile_worker._private_jobs
+    where is_available and priority >= $9::smallint and cardinality($4::smallint[]) = 0
+    order by priority, run_at limit 1)
+  union all
+  select j.priority, j.run_at, prio.n + 1 from prio cross join lateral (
+    select priority, run_at from graphile_worker._private_jobs
+     where is_available and priority > prio.p order by priority, run_at limit 1) j
+   where prio.n < 100
+), mark as materialized (                        -- ascending; from here on always walked in this order
+  select p, low from prio
+  union all
+  select m.p, m.low from rows from (unnest($4::smallint[]), unnest($5::timestamptz[])) as m(p, low)
+), peek as materialized (                        -- the free jobs that would fill the batch alone
+  select f.id, f.priority, f.run_at from mark cross join lateral (
+    select id, priority, run_at from graphile_worker._private_jobs
+     where is_available and job_queue_id is null and priority = mark.p
+       and run_at between mark.low and now() and task_id = any($3::int[]) and (flags ?| $11::text[]) is not true
+     order by run_at limit 500) f
+  limit $6::int
+), cut as materialized (                         -- where it would end
+  select priority, run_at from peek offset $6::int - 1 limit 1
+), win as materialized (                         -- a bounded look at the front of the whole line
+  select j.q, j.id, j.task_id, j.priority, j.run_at from mark cross join lateral (
+    select job_queue_id as q, id, case when (flags ?| $11::text[]) is not true then task_id end as task_id, priority, run_at from graphile_worker._private_jobs
+     where is_available and priority = mark.p and run_at between mark.low and now()
+     order by run_at limit 4000) j
+  limit 4000
+), edge as materialized (                        -- the last that was looked at, if there may be more
+  select priority, run_at from win offset 4000 - 1 limit 1
+), seen as materialized (                        -- the queues there, each with its first job that is served
+  select distinct on (q) q, id, priority, run_at from win
+   where q is not null and task_id = any($3::int[]) and (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
+   order by q, priority, run_at, id
+), line as materialized (                        -- the queues to try, best first
+  select q, id from seen
+   order by priority, run_at, id
+), lockq as materialized (                       -- lock open queues one after the other, never waiting
+  select l.id, line.id as head from line cross join lateral (
+    select s.id from graphile_worker._private_job_queues as s
+     where s.id = line.q and s.is_available for update skip locked) l
+), lockh as materialized (                       -- until enough heads are locked: only heads; if one is locked, leave its queue
+  select k.id, k.priority, k.run_at, k.stored from lockq
+   cross join lateral (
+    select j.id, j.priority, j.run_at, pg_column_size(j.payload) as stored from graphile_worker._private_jobs as j
+     where j.id = lockq.head and j.job_queue_id = lockq.id and j.is_available
+       and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $11::text[]) is not true        -- checked again under the lock
+       and case when $8::bigint = 0 or pg_column_size(j.payload)::bigint * 256 <= $8::bigint then true
+                when pg_column_size(j.payload)::bigint > 65536 then false
+                else octet_length(j.payload::text) <= $8::bigint end
+     for update skip locked) k
+   limit least($6::int, $10::int)
+), heads as materialized (                       -- and those that free jobs ahead of them leave room for
+  select r.id, r.priority, r.run_at, r.stored from (
+    select x.free, x.id, x.priority, x.run_at, x.stored, row_number() over (order by x.priority, x.run_at, x.id) as n from (
+      select false as free, l.id, l.priority, l.run_at, l.stored from lockh as l
+      union all
+      select true, p.id, p.priority, p.run_at, 0 from peek as p where exists (select from lockh)) as x) as r
+   where not r.free and r.n <= $6::int
+), free as materialized (                        -- the rest of the batch from free jobs
+  select f.id, f.priority, f.run_at, f.stored from mark cross join lateral (
+    select id, priority, run_at, pg_column_size(payload) as stored from graphile_worker._private_jobs
+     where is_available and job_queue_id is null and priority = mark.p
+       and run_at between mark.low and now() and task_id = any($3::int[]) and (flags ?| $11::text[]) is not true
+       and case when $8::bigint = 0 or pg_column_size(payload)::bigint * 256 <= $8::bigint then true
+                when pg_column_size(payload)::bigint > 65536 then false
+                else octet_length(payload::text) <= $8::bigint end
+     order by run_at limit 500 for update skip locked) f
+   limit $6::int - (select count(*) from heads)
+), picked as materialized (
+  select id, priority, run_at, stored from heads union all select id, priority, run_at, stored from free
+), sorted as materialized (
+  select array_agg(id order by priority, run_at, id) as ids from picked
+), fit(n, bytes) as (                            -- how many of them fit into $7: each is unpacked until they do not
+  select 0, 0::bigint
+  union all
+  select fit.n + 1, fit.bytes + (select octet_length(j.payload::text) from graphile_worker._private_jobs as j
+                                  where j.id = (select sorted.ids[fit.n + 1] from sorted))
+    from fit where fit.bytes <= $7::bigint and fit.n < (select cardinality(ids) from sorted)
+), chosen as materialized (                      -- no payload unpacks to more than 256 times its size
+  select case when $7::bigint = 0 or (select coalesce(sum(stored), 0) * 256 from picked) <= $7::bigint
+              then array(select id from picked)
+              else (select ids[1:(select greatest(1, max(n)) from fit where bytes <= $7::bigint)] from sorted) end as ids
+), alive as materialized (                       -- a worker that was declared dead claims nothing (R5)
+  select 1 from graphile_worker.backfill_workers as w where w.id = $1::text and w.dead_at is null for key share
+), upd as (
+  update graphile_worker._private_jobs as j
+     set attempts = j.attempts + 1, locked_at = now(),
+         locked_by = $2::text || '.' || (j.attempts + 1) || case when j.key is null then '' else 'k' end
+   where exists (select from alive) and j.id = any((select ids from chosen)::bigint[])
+  returning j.id, j.job_queue_id, j.task_id, j.payload, j.priority, j.run_at, j.attempts, j.max_attempts,
+            j.created_at, j.key, j.locked_by, j.revision, j.flags
+), qup as (                                      -- the queues of what was really claimed, by id: by ctid a new version is missed
+  update graphile_worker._private_job_queues as s set locked_by = $2::text, locked_at = now()
+   where s.id = any(array(select job_queue_id from upd where job_queue_id is not null))
+)
+select aux.alive, aux.picked, aux.at, aux.queued, aux.next_queue, aux.clogged, aux.contended, aux.held_back, aux.last_priority, aux.next_due, aux.looked, upd.id, upd.job_queue_id, upd.task_id, upd.payload, upd.priority, upd.run_at, upd.attempts, upd.max_attempts, upd.created_at, upd.key, upd.locked_by, upd.revision, upd.flags, (select s.queue_name from graphile_worker._private_job_queues as s where s.id = upd.job_queue_id) as queue_name
+  from (select exists (select from alive) as alive,
+               (select count(*) from picked)::int as picked,
+               now() as at,
+               exists (select from win where q is not null) as queued,
+               0 as next_queue,
+               exists (select from edge     -- there may be queues that this window did not reach, before the end of the batch
+                        where not exists (select from cut) or (priority, run_at) < (select priority, run_at from cut)
+                           or not exists (select from lockh)
+                          and (priority, run_at) = (select priority, run_at from cut)) as clogged,
+               case when $10::int = 0 or exists (select from lockh) then false
+                    else not exists (select from lockq) and exists (select from line join graphile_worker._private_job_queues as s on s.id = line.q and s.is_available) end as contended,
+               case when (select count(*) from lockh) < least($6::int, $10::int) then false
+                    else exists (select from line join graphile_worker._private_job_queues as s on s.id = line.q and s.is_available offset (select count(*) from lockh) limit 1) end as held_back,
+               (select p from prio where n = 100) as last_priority,
+               -- Microseconds until the next job of a served task is due, or until a look beyond 200 others is.
+               (select (extract(epoch from min(n.run_at) - now()) * 1000000)::bigint from mark cross join lateral (
+                  select i.run_at from (
+                    select j.run_at, j.task_id, row_number() over () as i from (
+                      select run_at, case when (flags ?| $11::text[]) is not true then task_id end as task_id from graphile_worker._private_jobs
+                       where is_available and priority = mark.p and run_at > now() and run_at < now() + interval '100 years'
+                       order by run_at limit 200) j) i
+                   where i.task_id = any($3::int[]) or i.i = 200 limit 1) n
+                 where cardinality($4::smallint[]) = 0)::bigint as next_due,
+               -- Microseconds for all that was looked at, before anything is written or sent.
+               (extract(epoch from clock_timestamp() - statement_timestamp()) * 1000000)::bigint as looked
+       ) aux left join upd on true
+`
+
+type ClaimScanFlagsParams struct {
+	Column1  string
+	Column2  string
+	Column3  []int32
+	Column4  []int16
+	Column5  []pgtype.Timestamptz
+	Column6  int32
+	Column7  int64
+	Column8  int64
+	Column9  int16
+	Column10 int32
+	Column11 []string
+}
+
+type ClaimScanFlagsRow struct {
+	Alive        bool
+	Picked       int32
+	At           interface{}
+	Queued       bool
+	NextQueue    int32
+	Clogged      bool
+	Contended    interface{}
+	HeldBack     interface{}
+	LastPriority int16
+	NextDue      int64
+	Looked       int64
+	ID           pgtype.Int8
+	JobQueueID   pgtype.Int4
+	TaskID       pgtype.Int4
+	Payload      []byte
+	Priority     pgtype.Int2
+	RunAt        pgtype.Timestamptz
+	Attempts     pgtype.Int2
+	MaxAttempts  pgtype.Int2
+	CreatedAt    pgtype.Timestamptz
+	Key          pgtype.Text
+	LockedBy     pgtype.Text
+	Revision     pgtype.Int4
+	Flags        []byte
+	QueueName    string
+}
+
+func (q *Queries) ClaimScanFlags(ctx context.Context, arg ClaimScanFlagsParams) ([]ClaimScanFlagsRow, error) {
+	rows, err := q.db.Query(ctx, ClaimScanFlags,
+		arg.Column1,
+		arg.Column2,
+		arg.Column3,
+		arg.Column4,
+		arg.Column5,
+		arg.Column6,
+		arg.Column7,
+		arg.Column8,
+		arg.Column9,
+		arg.Column10,
+		arg.Column11,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []ClaimScanFlagsRow
+	for rows.Next() {
+		var i ClaimScanFlagsRow
+		if err := rows.Scan(
+			&i.Alive,
+			&i.Picked,
+			&i.At,
+			&i.Queued,
+			&i.NextQueue,
+			&i.Clogged,
+			&i.Contended,
+			&i.HeldBack,
+			&i.LastPriority,
+			&i.NextDue,
+			&i.Looked,
+			&i.ID,
+			&i.JobQueueID,
+			&i.TaskID,
+			&i.Payload,
+			&i.Priority,
+			&i.RunAt,
+			&i.Attempts,
+			&i.MaxAttempts,
+			&i.CreatedAt,
+			&i.Key,
+			&i.LockedBy,
+			&i.Revision,
+			&i.Flags,
+			&i.QueueName,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const OldestSnapshot = `-- name: OldestSnapshot :one
+select coalesce(max(h.holder), '')::text as holder, coalesce(max(h.age), 0)::bigint as age from (
+  select x.holder, x.age from (
+    select format('session %s of role %s (%s), %s, in a transaction since %s', a.pid, a.usename,
+                  coalesce(a.application_name, ''), coalesce(a.state, a.backend_type, 'unknown state'), a.xact_start) as holder,
+           age(a.backend_xmin)::bigint as age
+      from pg_catalog.pg_stat_activity as a
+     where a.backend_xmin is not null and a.pid <> pg_backend_pid() and coalesce(a.datname, current_database()) = current_database()
+    union all
+    select format('prepared transaction %s of role %s, since %s', quote_literal(p.gid), p.owner, p.prepared),
+           age(p.transaction)::bigint
+      from pg_catalog.pg_prepared_xacts as p where p.database = current_database()
+    union all
+    select format('replication slot %s', quote_literal(s.slot_name)), age(s.xmin)::bigint
+      from pg_catalog.pg_replication_slots as s where s.xmin is not null
+  ) as x order by x.age desc limit 1) as h
+`
+
+type OldestSnapshotRow struct {
+	Holder string
+	Age    int64
+}
+
+// Says who holds the oldest snapshot, since which vacuum may not remove deleted rows: a session, a
+// prepared transaction or a replication slot.
+func (q *Queries) OldestSnapshot(ctx context.Context) (OldestSnapshotRow, error) {
+	row := q.db.QueryRow(ctx, OldestSnapshot)
+	var i OldestSnapshotRow
+	err := row.Scan(&i.Holder, &i.Age)
+	return i, err
+}
+
+const QueueIndexIsValid = `-- name: QueueIndexIsValid :one
+
+
+select exists (select from pg_catalog.pg_index as i
+                where i.indexrelid = to_regclass(format('%I.%I', $1::text, 'backfill_jobs_queue_idx'))
+                  and i.indisvalid and i.indisready)
+`
+
+// Code generated by internal/claimsql from claim.sql.tmpl; DO NOT EDIT.
+// A claim locks at most a batch of due jobs that this worker serves, free ones and the heads of open
+// queues, and returns them in no order. It does a bounded amount of work, no matter what is ahead in
+// the line: blocked queues, tasks that nobody here serves, jobs of the future. Dead index entries are
+// the exception; marks pass over them, and full claims, which have no marks, walk over them once.
+// docs/design.md has the rules (R2, R5, R14, R15, R21, R23) and the measurements.
+//
+// Free   no queues, because none had a waiting job at the last full claim
+// Front  queues from a bounded window at the front of the line
+// Deep   queues by number, because the window did not reach as far as the batch does
+// Scan   full claims without the index on queues: heads are what comes first in a larger window
+//
+// Each has a second text for workers with forbidden flags. Parameters:
+//
+//	 $1 text          worker id
+//	 $2 text          claim token
+//	 $3 int[]         ids of the served tasks
+//	 $4 smallint[]    marks: priorities, ascending; empty in a full claim
+//	 $5 timestamptz[] marks: below this run_at the last full claim left no free job
+//	 $6 int           at most this many jobs
+//	 $7 bigint        at most this many bytes of payload, but at least one job; 0: no limit
+//	 $8 bigint        no larger payload; 0: no limit
+//	 $9 smallint      full claim: no better priority than this
+//	$10 int           not in Free: at most this many jobs from queues
+//	$11 int[]         Front and Deep: queues that the worker has just freed
+//	$12 int           Deep: the queue id to go on from
+//
+// The limits of inner subqueries are literals: they decide the plan, and a parameter there spoils it
+// (R26). Outer limits stop the same plan earlier, so they may be parameters: a CTE, a lateral join and
+// a row lock are only carried on for as long as somebody asks for rows.
+//
+// A job's run_at can be infinity, or far away: it is never due, and arithmetic with it fails or
+// overflows.
+// Says whether the index on queues is there and can be used. A peer's migration can drop it, and an
+// interrupted build leaves one that is invalid.
+func (q *Queries) QueueIndexIsValid(ctx context.Context, schemaName string) (bool, error) {
+	row := q.db.QueryRow(ctx, QueueIndexIsValid, schemaName)
+	var exists bool
+	err := row.Scan(&exists)
+	return exists, err
 }

@@ -1,0 +1,54 @@
+package pg
+
+import "github.com/backfillhq/go/internal/wire"
+
+// deepClaims is how many claims in a row look for queues by number before the front is tried again.
+const deepClaims = 32
+
+// search remembers how to look for queues that the window at the front of the line does not reach,
+// because it is full of jobs of blocked queues, of tasks that nobody here serves, or of queues whose
+// first job somebody has locked.
+type search struct {
+	deep   int   // claims left before the front is tried again; 0: look at the front
+	cursor int32 // queue id where the search goes on
+	idle   bool  // the present pass over the queues has claimed none of their jobs so far
+}
+
+// note decides where the next claim looks for queues. It reports whether one should follow at once.
+func (s *search) note(kind claimKind, serial int, answer answer) bool {
+	switch kind {
+	case claimFront:
+		// A claim that held queues back has seen open ones, which the next one with room takes.
+		if serial == 0 || answer.heldBack || !answer.clogged {
+			return false
+		}
+		s.deep, s.idle = deepClaims, s.cursor == 0
+		return true
+	case claimDeep:
+		s.deep--
+		s.cursor = answer.nextQueue
+		if hasSerial(answer.jobs) {
+			s.idle = false
+		}
+		if s.cursor != 0 {
+			return true
+		}
+		idle := s.idle
+		s.idle = true
+		if idle { // a whole pass found nothing
+			s.deep = 0
+		}
+		return !idle
+	default:
+		return false
+	}
+}
+
+func hasSerial(jobs []*wire.Job) bool {
+	for _, job := range jobs {
+		if job.QueueID != 0 {
+			return true
+		}
+	}
+	return false
+}

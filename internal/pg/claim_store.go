@@ -1,0 +1,74 @@
+package pg
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/backfillhq/go/internal/wire"
+	"github.com/backfillhq/go/internal/worker"
+)
+
+const (
+	slowClaim    = time.Second // a claim that takes longer to find its jobs is said
+	slowLogEvery = time.Minute
+)
+
+// Claim implements worker.Store.
+func (s *Store) Claim(ctx context.Context, request worker.ClaimRequest) (worker.Claimed, error) {
+	if time.Since(s.resolved) >= resolveEvery {
+		if err := s.resolve(ctx); err != nil {
+			s.suspectConnections(ctx)
+			return worker.Claimed{}, &wire.RejectedError{Err: err} // no claim was made
+		}
+	}
+	claimed, looked, err := s.claims.claim(ctx, s.pool, request)
+	if looked > slowClaim && time.Since(s.saidSlow) >= slowLogEvery {
+		s.saidSlow = time.Now()
+		s.saySlow(ctx, looked)
+	}
+	if err != nil {
+		s.resolved = time.Time{} // the schema may have changed
+		s.suspectConnections(ctx)
+		return worker.Claimed{}, refused(err)
+	}
+	return claimed, nil
+}
+
+// resolve looks up what claims depend on and others can change.
+func (s *Store) resolve(ctx context.Context) error {
+	taskIDs, err := s.taskIDs(ctx)
+	if err != nil {
+		return err
+	}
+	indexed, err := s.queries.QueueIndexIsValid(ctx, s.settings.Schema)
+	if err != nil {
+		s.resolved = time.Time{}
+		return fmt.Errorf("look for the index on queues: %w", err)
+	}
+	s.claims.serve(taskIDs, indexed)
+	return nil
+}
+
+// LogTo says where the store logs; slog.Default() without it. Call it before the first claim.
+func (s *Store) LogTo(logger *slog.Logger) { s.logger = logger }
+
+// saySlow logs that a claim took long, and who keeps vacuum from removing dead rows, which is the
+// usual reason.
+func (s *Store) saySlow(ctx context.Context, looked time.Duration) {
+	logger := s.logger
+	if logger == nil {
+		logger = slog.Default()
+	}
+	attrs := []slog.Attr{slog.Duration("took", looked)}
+	holder, err := s.queries.OldestSnapshot(ctx)
+	if err != nil {
+		attrs = append(attrs, slog.Any("error", fmt.Errorf("look for the oldest snapshot: %w", err)))
+	} else {
+		attrs = append(attrs, slog.String("oldest_snapshot", holder.Holder), slog.Int64("transactions_since", holder.Age))
+	}
+	logger.LogAttrs(ctx, slog.LevelWarn,
+		"finding jobs took long, probably because of deleted rows that vacuum may not remove: "+
+			"end the transaction or drop the slot that is oldest", attrs...)
+}

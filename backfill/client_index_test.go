@@ -68,5 +68,5 @@ func TestOpenVerifiesTheIndex(t *testing.T) {
 		t.Fatal(err)
 	}
 	client.Close()
-	log.want(t, "index for queues is missing or invalid", "run: backfill migrate")
+	log.want(t, "index is missing or invalid", "run: backfill migrate")
 }

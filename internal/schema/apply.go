@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/backfillhq/go/internal/sqlstate"
 	"github.com/backfillhq/go/migrations"
 )
 
@@ -53,8 +54,13 @@ func (m *migrator) applyMissing(ctx context.Context, tx pgx.Tx) (ran []string, e
 	}
 	ran = append(ran, p.paths()...)
 	if p.index == indexMissing {
-		built, err := m.indexEmptyTable(ctx, tx)
-		if err != nil {
+		var built []string
+		err := pgx.BeginFunc(ctx, tx, func(tx pgx.Tx) (err error) {
+			built, err = m.indexEmptyTable(ctx, tx)
+			return err
+		})
+		// An open transaction that has enqueued has the table. The index can be built later.
+		if err != nil && sqlstate.Of(err) != sqlstate.LockNotAvailable {
 			return nil, fmt.Errorf("create index %s: %w", migrations.QueueIndex, err)
 		}
 		ran = append(ran, built...)

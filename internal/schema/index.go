@@ -19,25 +19,28 @@ func (m *migrator) buildIndex(ctx context.Context) error {
 	done, err := m.buildIndexAlone(ctx)
 	switch {
 	case sqlstate.Of(err) != "" && ctx.Err() == nil:
-		m.warnOfIndex(ctx, "was not built", err)
+		m.warnOfIndex(ctx, "the build failed", err)
 		return nil
 	case err != nil:
 		return wrapSchema(m.schema, "build index "+migrations.QueueIndex, err)
 	case !done:
-		m.warnOfIndex(ctx, "is being built by another process", nil)
+		m.warnOfIndex(ctx, "another process is building it", nil)
 	default:
 		m.report.Index = true
 	}
 	return nil
 }
 
-// warnOfIndex says why there is no index, and what to do.
-func (m *migrator) warnOfIndex(ctx context.Context, what string, err error) {
-	args := []any{slog.String("schema", m.schema), slog.String("index", migrations.QueueIndex)}
+// warnOfIndex says why there is no valid index, and what to do. The error may be nil.
+func (m *migrator) warnOfIndex(ctx context.Context, reason string, err error) {
+	args := []any{
+		slog.String("schema", m.schema), slog.String("index", migrations.QueueIndex), slog.String("reason", reason),
+		slog.String("remedy", "as the owner of the tables, run: "+command(m.schema)),
+	}
 	if err != nil {
 		args = append(args, slog.Any("error", err))
 	}
-	m.logger.WarnContext(ctx, "index for queues "+what+", so queued jobs are claimed more slowly: as the owner of the tables, run: "+command(m.schema), args...)
+	m.logger.WarnContext(ctx, "queued jobs are claimed more slowly, because their index is missing or invalid", args...)
 }
 
 const dropIndex = "drop index concurrently if exists graphile_worker." + migrations.QueueIndex
@@ -152,7 +155,7 @@ func (m *migrator) dropLeftover(ctx context.Context) error {
 		return limited(ctx, m.conn, migrations.Render("drop index if exists graphile_worker."+migrations.QueueIndex, m.schema))
 	})
 	if err != nil {
-		m.warnOfIndex(ctx, "was left behind invalid by an interrupted build; until it is built anew, inserts may have to maintain it", err)
+		m.warnOfIndex(ctx, "an interrupted build left it invalid; until it is built anew, inserts may have to maintain it", err)
 	}
 	return nil
 }

@@ -73,7 +73,7 @@ func (b *IndexBuild) run(ctx context.Context) {
 			failures++
 		}
 		if final, _ := errors.AsType[*finalError](err); final != nil || failures == indexFailures {
-			m.warnOfIndex(ctx, "was not built", err)
+			m.warnOfIndex(ctx, "the build was given up", err)
 			return
 		}
 		if !pause(ctx, indexRetry) {

@@ -106,7 +106,7 @@ func TestIndexBuildClosed(t *testing.T) {
 				t.Errorf("the index is %s, want it %s", got, test.left)
 			}
 			warnings := strings.Join(log.take(), "\n")
-			if got := strings.Contains(warnings, "left behind invalid") && strings.Contains(warnings, "run: backfill migrate"); got != (test.left == "invalid") {
+			if got := strings.Contains(warnings, "left it invalid") && strings.Contains(warnings, "run: backfill migrate"); got != (test.left == "invalid") {
 				t.Errorf("warnings = %q", warnings)
 			}
 			if n := dbtest.Get[int](t, observer, "select count(*) from pg_stat_activity where datname = current_database() and query like '%index%' and state = 'active' and pid <> pg_backend_pid()"); n > 0 {

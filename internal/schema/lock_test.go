@@ -35,7 +35,6 @@ type lockUser struct {
 // lockUsers are all of them: rights and migrations, by us and by printed scripts.
 func lockUsers() map[string]lockUser {
 	complete := func(t *testing.T, conn *pgx.Conn) { t.Helper(); migrate(t, conn, schema.Options{}) }
-	nodes := func(t *testing.T, conn *pgx.Conn) { t.Helper(); installWire(t, conn, 20) }
 	late := func(t *testing.T, conn *pgx.Conn) {
 		t.Helper()
 		complete(t, conn)
@@ -57,8 +56,7 @@ func lockUsers() map[string]lockUser {
 			_, err := conn.PgConn().Exec(ctx, script).ReadAll()
 			return err
 		}, complete},
-		"index of an empty table": {enqueuing, apply, nodes},
-		"sequences":               {enqueuing, apply, late},
+		"sequences": {enqueuing, apply, late},
 		"printed sequences": {enqueuing, func(ctx context.Context, conn *pgx.Conn, _ string, opts schema.Options) error {
 			script, err := schema.MissingScript(ctx, conn, schema.Options{Schema: migrations.DefaultSchema})
 			if err != nil {
@@ -136,5 +134,25 @@ func TestLocksHeldForGood(t *testing.T) {
 				t.Errorf("something was changed:\n%s", after)
 			}
 		})
+	}
+}
+
+// TestLocksIndexCanWait migrates a schema of Node's beside a transaction that has enqueued: only the
+// index needs a lock that this transaction refuses.
+func TestLocksIndexCanWait(t *testing.T) {
+	t.Parallel()
+	url := dbtest.EmptyURL(t)
+	holder, conn := dbtest.Connect(t, url), dbtest.Connect(t, url)
+	installWire(t, conn, 20)
+	dbtest.Run(t, holder, enqueuing)
+	var report schema.Report
+	migrate(t, conn, schema.Options{LeaveIndex: true, Report: &report})
+	if report.Index || indexState(t, conn) != "missing" {
+		t.Errorf("the index is %s", indexState(t, conn))
+	}
+	dbtest.Run(t, holder, "rollback")
+	migrate(t, conn, schema.Options{})
+	if got := indexState(t, conn); got != "valid" {
+		t.Errorf("the index is %s", got)
 	}
 }

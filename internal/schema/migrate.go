@@ -312,8 +312,7 @@ func (m *migrator) finish(ctx context.Context, state *schemaState) error {
 	case state.index == indexValid:
 		return nil
 	case m.mode == MigrateVerify:
-		m.logger.WarnContext(ctx, "index for queues is missing or invalid, so queued jobs are claimed more slowly: as the owner of the tables, run: "+command(m.schema),
-			slog.String("schema", m.schema), slog.String("index", migrations.QueueIndex))
+		m.warnOfIndex(ctx, "a client that only verifies does not build it", nil)
 		return nil
 	case m.leaveIndex:
 		return nil

@@ -30,7 +30,9 @@ func (l *logger) Handle(_ context.Context, record slog.Record) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.warnings = append(l.warnings, record.Message)
+	text := record.Message
+	record.Attrs(func(attr slog.Attr) bool { text += " " + attr.String(); return true })
+	l.warnings = append(l.warnings, text)
 	return nil
 }
 

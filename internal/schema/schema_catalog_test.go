@@ -99,6 +99,17 @@ func TestOurObjects(t *testing.T) {
 	}
 }
 
+// TestHeartbeatSaysThatItIsUnused warns whoever reads the column: it looks alive and is not.
+func TestHeartbeatSaysThatItIsUnused(t *testing.T) {
+	t.Parallel()
+	comment := dbtest.Get[string](t, dbtest.Installed(t), `
+		select coalesce(col_description(attrelid, attnum), 'none') from pg_attribute
+		where attrelid = 'graphile_worker.backfill_workers'::regclass and attname = 'heartbeat_at'`)
+	if !strings.Contains(comment, "Not in use yet") {
+		t.Errorf("comment on heartbeat_at: %s", comment)
+	}
+}
+
 // TestFilesByHand runs the files as a DBA does by hand: the result must be the same.
 func TestFilesByHand(t *testing.T) {
 	t.Parallel()

@@ -243,7 +243,7 @@ func TestTransactionWithAnotherRole(t *testing.T) {
 		} else {
 			dbtest.Mentions(t, err, "42501", plain, schema.GrantCommand(schemaName, plain, schema.EnqueueRole))
 		}
-		if _, err := schema.GrantRole(t.Context(), admin, schemaName, plain, schema.EnqueueRole, false); err != nil {
+		if _, err := schema.GrantRole(t.Context(), admin, plain, schema.EnqueueRole, schema.Options{Schema: schemaName}); err != nil {
 			t.Fatal(err)
 		}
 		// The role changes within a transaction, too.

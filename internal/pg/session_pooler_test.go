@@ -124,7 +124,7 @@ func TestSessionPooler(t *testing.T) {
 	pool := newPool(t, dbtest.Pooler(t, db.URL, "session", 20), nil)
 	r := rigOn(t, pool, schemaName)
 	r.add("'a'")
-	r.settled(r.store.Complete(r.quick(), leasesOf([]*wire.Job{r.claimOne()})))
+	endings["complete"](r, r.claimOne())
 	heard := listen(t, r.store)
 	if err := r.store.Ping(t.Context(), "through"); err != nil {
 		t.Fatal(err)

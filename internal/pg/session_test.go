@@ -77,7 +77,7 @@ func TestSessionsWhateverTheDatabaseSays(t *testing.T) {
 	r := rigOn(t, db.Pool(), schemaName)
 	check("the worker's sessions", want, r.store.Setting)
 	r.add("'a'")
-	r.settled(r.store.Complete(r.quick(), leasesOf(r.claim(1))))
+	endings["complete"](r, r.claimOne())
 	heard := listen(t, r.store)
 	nudges := pg.NewNudges(pg.SettingsOf(db.Pool(), schemaName))
 	t.Cleanup(func() { nudges.Close(context.Background()) })

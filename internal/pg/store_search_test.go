@@ -11,7 +11,6 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/backfillhq/go/internal/dbtest"
-	"github.com/backfillhq/go/internal/pg"
 	"github.com/backfillhq/go/internal/wire"
 )
 

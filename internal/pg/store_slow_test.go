@@ -8,9 +8,9 @@ import (
 	"testing"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/backfillhq/go/internal/dbtest"
+	"github.com/backfillhq/go/internal/pg"
 	"github.com/backfillhq/go/internal/wire"
 	"github.com/backfillhq/go/testutil/pgtest"
 )
@@ -18,18 +18,10 @@ import (
 // tracedRig is a rig that records what its claims are sent with.
 func tracedRig(t *testing.T) (*rig, *claimTrace) {
 	t.Helper()
-	config, err := pgxpool.ParseConfig(pgtest.New(t).URL)
-	if err != nil {
-		t.Fatal(err)
-	}
-	trace := &claimTrace{}
-	config.ConnConfig.Tracer = trace
-	pool, err := pgxpool.NewWithConfig(t.Context(), config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(pool.Close)
-	return rigOn(t, pool, "graphile_worker"), trace
+	trace, pool := &claimTrace{}, pgtest.New(t).Pool()
+	settings := pg.SettingsOf(pool, schemaName)
+	settings.Tracer = trace
+	return rigWith(t, pool, settings), trace
 }
 
 // slowFullClaims makes full claims look for so many seconds, as if there were that many deleted rows

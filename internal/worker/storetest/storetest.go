@@ -129,8 +129,12 @@ func (r *rig) claim(n int) (jobs []*wire.Job) {
 	for tries := 0; len(jobs) < n && tries < 50; tries++ {
 		claimed := r.try(worker.ClaimRequest{Batch: n - len(jobs), Serial: n - len(jobs)})
 		jobs = append(jobs, claimed.Jobs...)
-		if len(claimed.Jobs) == 0 && !claimed.More && !claimed.Contended && !claimed.MoreSerial {
-			break
+		switch {
+		case len(claimed.Jobs) > 0 || claimed.More || claimed.Contended || claimed.MoreSerial:
+		case claimed.Again > 0:
+			<-time.After(claimed.Again)
+		default:
+			tries = 50
 		}
 	}
 	slices.SortFunc(jobs, wire.CompareJobs)

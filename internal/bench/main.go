@@ -6,6 +6,10 @@
 // The serial shapes are measured beside Graphile Worker, if npm can install it: it need not finish them (-patience), and has one run
 // where it is slow. -serial 10000 makes them smaller.
 //
+// Against another revision, both in turns on one server, 7 pairs:
+//
+//	go run . -against main [-shapes work,latency] [-pairs 7] [-n 200000] [-json FILE]
+//
 // It prints Markdown. What it compares with, and what that leaves out, is said beside each floor, in floor_*.go. The server is
 // a private one with normal durability on a real disk, gone afterwards; or the one that DATABASE_URL or PG* name, in a database
 // of its own that is dropped afterwards. Only ratios of one run mean something: machines differ, and a busy one lies.
@@ -37,6 +41,9 @@ type options struct {
 	working    time.Duration // how long the worker works meanwhile
 	serial     int           // jobs of the serial shapes; what stands in their way is in proportion
 	patience   time.Duration // with a peer
+	against    string        // another revision
+	pairs      int           // of runs, then
+	amounts    []string      // the flags that were given which say how much to measure
 	json       string
 	dir        string
 	cpu, mem   string // profiles of our worker
@@ -80,6 +87,9 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if opts.against != "" {
+		return compareWith(ctx, opts, os.Stdout)
+	}
 	return measure(ctx, opts, os.Stdout)
 }
 
@@ -88,6 +98,8 @@ func parseFlags(args []string) (options, error) {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	shapes := flags.String("shapes", strings.Join(measured, ","), "what to measure, of "+strings.Join(measured, ", ")+" and "+shapeFleet)
 	flags.IntVar(&o.runs, "runs", 5, "runs of each system and shape; medians are reported")
+	flags.StringVar(&o.against, "against", "", "measure this git `revision` and this tree in turns, and report the ratios")
+	flags.IntVar(&o.pairs, "pairs", 7, "pairs of runs of each shape with -against")
 	flags.IntVar(&o.jobs, "n", 200_000, "jobs to work off, to insert in bulk, and for the fleet")
 	flags.DurationVar(&o.seconds, "enqueue", 2500*time.Millisecond, "how long each run enqueues one by one")
 	flags.IntVar(&o.latency, "latency", 1000, "jobs of each run that measures latency")
@@ -104,15 +116,38 @@ func parseFlags(args []string) (options, error) {
 		return options{}, err
 	}
 	o.shapes = strings.Split(*shapes, ",")
+	return o, o.check(flags)
+}
+
+// check says what is wrong with the flags, and sorts out what -against passes on.
+func (o *options) check(flags *flag.FlagSet) error {
 	for _, name := range o.shapes {
 		if name != shapeFleet && !slices.Contains(measured, name) {
-			return options{}, fmt.Errorf("unknown shape %q: want some of %s, %s", name, strings.Join(measured, ", "), shapeFleet)
+			return fmt.Errorf("unknown shape %q: want some of %s, %s", name, strings.Join(measured, ", "), shapeFleet)
 		}
 	}
-	if min(o.runs, o.jobs, o.latency, o.waiting, o.serial/10) < 1 || min(o.seconds, o.working, o.patience) <= 0 || flags.NArg() > 0 {
-		return options{}, errors.New("numbers have to be positive, and there are no arguments: see -help")
+	if min(o.runs, o.pairs, o.jobs, o.latency, o.waiting, o.serial/10) < 1 || min(o.seconds, o.working, o.patience) <= 0 || flags.NArg() > 0 {
+		return errors.New("numbers have to be positive, and there are no arguments: see -help")
 	}
-	return o, nil
+	var alone []string
+	flags.Visit(func(f *flag.Flag) {
+		switch f.Name {
+		case "shapes", "against", "pairs", "json", "dir":
+		case "runs", "cpuprofile", "memprofile", "statements":
+			alone = append(alone, "-"+f.Name)
+		default:
+			o.amounts = append(o.amounts, "-"+f.Name+"="+f.Value.String())
+		}
+	})
+	switch {
+	case o.against == "":
+		return nil
+	case len(alone) > 0:
+		return fmt.Errorf("%s cannot be used with -against: -pairs says how many runs it makes", strings.Join(alone, ", "))
+	case slices.Contains(o.shapes, shapeFleet):
+		return fmt.Errorf("the shape %s measures nothing that -against could compare", shapeFleet)
+	}
+	return nil
 }
 
 // measure starts a server, runs the shapes on it, and prints the results.

@@ -146,7 +146,11 @@ func (r *report) printUnfinished(out io.Writer) {
 // write writes all numbers of all runs.
 func (r *report) write(path string) error {
 	r.Goals = r.rows()
-	content, err := json.MarshalIndent(r, "", "  ")
+	return writeJSON(path, r)
+}
+
+func writeJSON(path string, numbers any) error {
+	content, err := json.MarshalIndent(numbers, "", "  ")
 	if err == nil {
 		err = os.WriteFile(path, append(content, '\n'), 0o600)
 	}

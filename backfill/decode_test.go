@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -90,6 +91,20 @@ func (*stubborn) UnmarshalText(text []byte) error {
 	return fmt.Errorf("cannot be %q", text)
 }
 
+// anyReason, as the end of a wanted error, is for reasons that depend on the version of encoding/json.
+const anyReason = "…"
+
+// A reason names the kind of value and the type that it is for, never the value.
+var (
+	reason = regexp.MustCompile(`^(` + strings.Join([]string{
+		`not valid JSON at byte \d+`,
+		`cannot use (string|number|bool|object|array) as [\w.\[\]]+(: want (base64|a time as in RFC 3339))?`,
+		`cannot use this number as \w+: it is out of range, or not of that kind`,
+		`the value is refused by the type that it is for \(\*\w+\.\w+\)`,
+	}, "|") + `)$`)
+	values = regexp.MustCompile(`secret|later|4711|47\.11|-1|1e999`)
+)
+
 func TestDecodeErrors(t *testing.T) {
 	t.Parallel()
 	tests := map[string]struct {
@@ -107,9 +122,9 @@ func TestDecodeErrors(t *testing.T) {
 		"map key":                    {`{"by_id":{"1":{},"secret":{}}}`, `$.by_id.secret: cannot use this number as int: it is out of range, or not of that kind`},
 		"pointer":                    {`{"pointer":{"count":-1}}`, `$.pointer.count: cannot use this number as uint: it is out of range, or not of that kind`},
 		"time":                       {`{"user_id":1,"at":"secret","items":[]}`, `$.at: cannot use string as time.Time: want a time as in RFC 3339`},
-		"number for time":            {`{"at":5}`, `$.at: the value is refused by the type that it is for (*errors.errorString)`},
-		"base64":                     {`{"blob":"=secret"}`, `$.blob: cannot use string as []byte: want base64`},
-		"quoted number":              {`{"quoted":"secret"}`, `$.quoted: the value is refused by the type that it is for (*errors.errorString)`},
+		"number for time":            {`{"at":5}`, `$.at: ` + anyReason},
+		"base64":                     {`{"blob":"=secret"}`, `$.blob: ` + anyReason},
+		"quoted number":              {`{"quoted":"secret"}`, `$.quoted: ` + anyReason},
 		"own decoding":               {`{"user_id":1,"range":[{"price":1},{"price":"secret"}]}`, `$.range: cannot use string as float64`},
 		"own decoding, patient":      {`{"user_id":1,"wrapped":{"price":1,"count":"secret"}}`, `$.wrapped.count: cannot use string as uint`},
 		"own decoding, quoting":      {`{"odd":"secret"}`, `$.odd: the value is refused by the type that it is for (*errors.errorString)`},
@@ -129,8 +144,17 @@ func TestDecodeErrors(t *testing.T) {
 			if err == nil {
 				t.Fatalf("decoded as %+v", got)
 			}
-			if diff := cmp.Diff("decode args of task send_email: "+test.want, err.Error()); diff != "" {
+			want := "decode args of task send_email: " + test.want
+			said := err.Error()
+			path, why, _ := strings.Cut(strings.TrimPrefix(said, "decode args of task send_email: "), ": ")
+			if strings.HasSuffix(want, anyReason) {
+				said = strings.TrimSuffix(said, why) + anyReason
+			}
+			if diff := cmp.Diff(want, said); diff != "" {
 				t.Errorf("error (-want +got):\n%s", diff)
+			}
+			if !reason.MatchString(why) || values.MatchString(why) {
+				t.Errorf("%s: the reason is none of ours, or quotes a value: %s", path, why)
 			}
 		})
 	}

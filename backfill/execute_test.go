@@ -82,7 +82,7 @@ func TestOutcomes(t *testing.T) {
 		"outermost wins":    {func() error { return backfill.Permanent(backfill.RetryIn(time.Hour, errBoom)) }, worker.Outcome{Kind: worker.OutcomeExhausted, Text: "boom"}, errBoom},
 		"panic":             {func() error { panic("at the disco") }, failed("panic: at the disco"), nil},
 		"panic with error":  {func() error { panic(errBoom) }, failed("panic: boom"), errBoom},
-		"panic nil":         {func() error { panic(nil) }, failed("panic: panic called with nil argument"), nil},
+		"panic nil":         {func() error { panic(nil) }, failed("panic: " + new(runtime.PanicNilError).Error()), nil},
 		"panic that panics": {func() error { panic((*nilError)(nil)) }, failed("panic: <nil>"), nil},
 		"canceled":          {func() error { return context.Canceled }, failed("context canceled"), context.Canceled},
 		"batch of a struct": {

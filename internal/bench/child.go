@@ -35,6 +35,8 @@ type childSpec struct {
 	Jobs       int    // their args are 0 to Jobs-1
 	Log        string // roleServe: append what ran to this file
 	Tell       bool   // roleServe: say when it listens
+	Queued     int    // roleServe: take the time; the first so many jobs are in queues
+	Busy       bool   // then: each job takes 1 to 2 ms
 	CPUProfile string
 	MemProfile string
 }
@@ -47,6 +49,7 @@ type childReport struct {
 	Mallocs uint64
 	Bytes   uint64 // allocated
 	PeakRSS float64
+	Timing  timing // with childSpec.Queued
 }
 
 // child is a child as its parent sees it.

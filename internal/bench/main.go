@@ -1,6 +1,6 @@
 // Command bench measures backfill beside bare SQL, in one run on one server:
 //
-//	go run . [-shapes work,enqueue,bulk,latency,memory,serial] [-runs 5] [-n 200000] [-json FILE]
+//	go run . [-shapes work,enqueue,bulk,latency,memory,serial,flood] [-runs 5] [-n 200000] [-json FILE]
 //	go run . -shapes fleet    # no measurement: counts that four worker processes lose nothing and run nothing twice
 //
 // The serial shapes are measured beside Graphile Worker, if npm can install it: it need not finish them (-patience), and has one run
@@ -41,6 +41,7 @@ type options struct {
 	working    time.Duration // how long the worker works meanwhile
 	serial     int           // jobs of the serial shapes; what stands in their way is in proportion
 	patience   time.Duration // with a peer
+	flood      int           // free jobs of the flood shapes; what is before them is in proportion
 	against    string        // another revision
 	pairs      int           // of runs, then
 	amounts    []string      // the flags that were given which say how much to measure
@@ -58,10 +59,11 @@ const (
 	shapeLatency = "latency"
 	shapeMemory  = "memory"
 	shapeSerial  = "serial"
+	shapeFlood   = "flood"
 	shapeFleet   = "fleet"
 )
 
-var measured = []string{shapeWork, shapeEnqueue, shapeBulk, shapeLatency, shapeMemory, shapeSerial}
+var measured = []string{shapeWork, shapeEnqueue, shapeBulk, shapeLatency, shapeMemory, shapeSerial, shapeFlood}
 
 func main() {
 	// Defaults are measured, and the default logger with them; but not what it prints.
@@ -106,6 +108,7 @@ func parseFlags(args []string) (options, error) {
 	flags.IntVar(&o.waiting, "waiting", 1_000_000, "jobs that wait while memory is measured")
 	flags.DurationVar(&o.working, "working", 5*time.Second, "how long the worker works while memory is measured")
 	flags.IntVar(&o.serial, "serial", 100_000, "jobs of the serial shapes; what stands in their way is in proportion")
+	flags.IntVar(&o.flood, "flood", 20_000, "free jobs of the flood shapes; what is before them is in proportion")
 	flags.DurationVar(&o.patience, "patience", 15*time.Second, "how long a peer may work in a run of a serial shape")
 	flags.StringVar(&o.json, "json", "", "also write all numbers to this `file`")
 	flags.StringVar(&o.dir, "dir", "", "put the server's data into this `folder`, on a real disk (default /var/tmp, else the folder for temporary files)")
@@ -126,7 +129,7 @@ func (o *options) check(flags *flag.FlagSet) error {
 			return fmt.Errorf("unknown shape %q: want some of %s, %s", name, strings.Join(measured, ", "), shapeFleet)
 		}
 	}
-	if min(o.runs, o.pairs, o.jobs, o.latency, o.waiting, o.serial/10) < 1 || min(o.seconds, o.working, o.patience) <= 0 || flags.NArg() > 0 {
+	if min(o.runs, o.pairs, o.jobs, o.latency, o.waiting, o.serial/10, o.flood/200) < 1 || min(o.seconds, o.working, o.patience) <= 0 || flags.NArg() > 0 {
 		return errors.New("numbers have to be positive, and there are no arguments: see -help")
 	}
 	var alone []string

@@ -28,6 +28,10 @@ func (o ours) startServing(ctx context.Context, jobs int) (*child, error) {
 	return o.spawn(ctx, childSpec{Role: roleServe, Jobs: jobs, Tell: true})
 }
 
+func (o ours) startFlood(ctx context.Context, b backlog, busy bool) (*child, error) {
+	return o.spawn(ctx, childSpec{Role: roleServe, Jobs: b.jobs, Tell: true, Queued: b.first, Busy: busy})
+}
+
 func (o ours) work(ctx context.Context, jobs int) (sample, error) {
 	return o.workIn(ctx, childSpec{Role: roleOnce, Jobs: jobs, CPUProfile: o.opts.cpu, MemProfile: o.opts.mem})
 }

@@ -101,7 +101,7 @@ func (r *report) print(out io.Writer) {
 
 // allMetrics in the order of columns.
 var allMetrics = []metric{
-	rate, p50, p99, allDone, slowest, share, unhindered, leftOver, cpu, serverCPU, wal, allocs, allocated, peakRSS, rss,
+	rate, p50, p99, allDone, slowest, share, unhindered, lastQueuedShare, lastQueued, queuedRate, freeRate, leftOver, cpu, serverCPU, wal, allocs, allocated, peakRSS, rss,
 }
 
 // printAll prints the medians of every system, and so of peers, which have no goals: of what was measured at all.
@@ -131,7 +131,7 @@ func (r *report) printAll(out io.Writer) {
 	}
 }
 
-// printUnfinished says what a peer did not finish.
+// printUnfinished says what a system did not finish.
 func (r *report) printUnfinished(out io.Writer) {
 	for _, shape := range r.Shapes {
 		for _, name := range shape.Systems {

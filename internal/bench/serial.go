@@ -168,6 +168,10 @@ func (l *lab) until(ctx context.Context, s serves, stuck int, started time.Time,
 	if !isPeer(s) {
 		patience = stuckAfter
 	}
+	return l.within(ctx, s, stuck, started, patience)
+}
+
+func (l *lab) within(ctx context.Context, s serves, stuck int, started time.Time, patience time.Duration) (bool, error) {
 	for {
 		unfinished, err := s.unfinished(ctx, stuck)
 		if took := time.Since(started); err != nil || !unfinished || took > patience {

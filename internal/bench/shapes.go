@@ -48,7 +48,8 @@ func (l *lab) shapes() []shape {
 		shapes = append(shapes, l.enqueueShape(callers))
 	}
 	shapes = append(shapes, l.bulkShape(), l.latencyShape(), l.memoryShape())
-	return append(shapes, l.serialShapes()...)
+	shapes = append(shapes, l.serialShapes()...)
+	return append(shapes, l.floodShapes()...)
 }
 
 func (l *lab) workShape() shape {

@@ -72,6 +72,11 @@ const (
 	unhindered metric = "unhindered_jobs_per_second"
 	leftOver   metric = "unfinished_jobs" // when a peer's time was up
 	gaveUp     metric = "gave_up_after_s" // then
+
+	lastQueued      metric = "last_queued_start_ms"    // after the first job of all
+	lastQueuedShare metric = "last_queued_start_share" // of the time that the free jobs take
+	queuedRate      metric = "queued_jobs_per_second"
+	freeRate        metric = "free_jobs_per_second"
 )
 
 // sample is what one run measured.

@@ -30,6 +30,7 @@ func (l *lab) tables() tables { return tables{l, "graphile_worker"} }
 type backlog struct {
 	jobs   int // with args from 0 on
 	queues int // that jobs are dealt to in turns; 0: they have none
+	first  int // only the first so many of jobs are in queues, and they are older; 0: all are
 	stuck  int // ahead of jobs, half of them by priority, half by time; they have the first ids
 	locked int // queues that the stuck are in, locked by somebody else; 0: they are of a task that nobody serves
 }
@@ -53,11 +54,11 @@ func (t tables) fill(ctx context.Context, b backlog) error {
 		               from generate_series(0, %d) as i join graphile_worker._private_tasks as t on t.identifier = '%s'
 		               left join graphile_worker._private_job_queues as q on q.queue_name = 'stuck ' || i / 2 %% greatest(1, %d)
 		              order by i`, b.stuck-1, stuckTask, b.locked),
-		fmt.Sprintf(`insert into graphile_worker._private_jobs (task_id, job_queue_id, payload)
-		             select t.id, q.id, json_build_object('n', i)
-		               from generate_series(0, %d) as i join graphile_worker._private_tasks as t on t.identifier = '%s'
-		               left join graphile_worker._private_job_queues as q on q.queue_name = 'queue ' || i %% greatest(1, %d)
-		              order by i`, b.jobs-1, taskName, b.queues),
+		fmt.Sprintf(`insert into graphile_worker._private_jobs (task_id, job_queue_id, payload, run_at)
+		             select t.id, q.id, json_build_object('n', i), now() - case when i < %[1]d then interval '30 minutes' - i * interval '1 ms' else interval '0' end
+		               from generate_series(0, %[2]d) as i join graphile_worker._private_tasks as t on t.identifier = '%[3]s'
+		               left join graphile_worker._private_job_queues as q on q.queue_name = 'queue ' || i %% greatest(1, %[4]d) and (i < %[1]d or %[1]d = 0)
+		              order by i`, b.first, b.jobs-1, taskName, b.queues),
 		"vacuum analyze graphile_worker._private_jobs, graphile_worker._private_job_queues, graphile_worker._private_tasks, graphile_worker.backfill_workers",
 		"checkpoint",
 	} {

@@ -95,7 +95,11 @@ func prepareServe(ctx context.Context, spec childSpec) (func(context.Context) (c
 		}
 		done.log = bufio.NewWriter(file)
 	}
-	worker, err := client.NewWorker(backfill.NewRegistry(backfill.Handle(task, done.handle)))
+	handle, watch := done.handle, &stopwatch{first: spec.Queued, busy: spec.Busy}
+	if spec.Queued > 0 {
+		handle = watch.timed(handle)
+	}
+	worker, err := client.NewWorker(backfill.NewRegistry(backfill.Handle(task, handle)))
 	if err != nil {
 		return nil, err
 	}
@@ -107,7 +111,9 @@ func prepareServe(ctx context.Context, spec childSpec) (func(context.Context) (c
 		if file != nil {
 			err = errors.Join(err, done.log.Flush(), file.Close())
 		}
-		return done.report(), err
+		r := done.report()
+		r.Timing = watch.report()
+		return r, err
 	}, nil
 }
 

@@ -36,9 +36,9 @@ test-matrix: ## Run all tests on each PostgreSQL of VERSIONS, 12 to 18
 	printf '\nPostgreSQL  tests   time\n%b' "$$table"; exit $$status
 
 fuzz: ## Fuzz each target of FUZZ for FUZZTIME, all at once
-	@for package in $(sort $(basename $(FUZZ))); do go test -c -fuzz=. -o /dev/null ./$$package || exit; done # one by one: they share most
+	@for package in $(sort $(basename $(FUZZ))); do go test -c -vet=off -fuzz=. -o /dev/null ./$$package || exit; done # one by one: they share most
 	@printf '%s\n' $(FUZZ) | xargs -P 0 -I TARGET sh -c 'target=TARGET; \
-	  out=$$(go test -run="^$$" -fuzz="^$${target##*.}\$$" -fuzztime=$(FUZZTIME) -fuzzminimizetime=10x -parallel=1 ./$${target%.*} 2>&1); \
+	  out=$$(go test -vet=off -run="^$$" -fuzz="^$${target##*.}\$$" -fuzztime=$(FUZZTIME) -fuzzminimizetime=10x -parallel=1 ./$${target%.*} 2>&1); \
 	  status=$$?; printf "== %s\n%s\n" "$$target" "$$out"; exit $$status'
 
 lint: $(GOLANGCI) ## Check formatting (gofumpt, gci) and run the linters
@@ -60,7 +60,7 @@ check: $(SQLC) ## Check that generated code and go.mod are current, and every qu
 	before=$$($(TREE)); go generate ./... && [ "$$before" = "$$($(TREE))" ] || { git status; exit 1; }
 	$(PRIVATE) sh -c 'go run ./internal/schema/internal/migrate && $(SQLC) vet -f $(QUERIES)'
 
-bench: ## Measure against the bare-SQL floor
+bench: ## Measure against the bare-SQL floor; go -C internal/bench run . -against REV compares revisions
 	cd internal/bench && go run .
 
 ci: ## Run what CI runs

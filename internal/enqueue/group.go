@@ -12,9 +12,8 @@ import (
 // group lets a number of inserts run at a time, and folds the calls that come meanwhile into
 // batches. A key is in one of its inserts at most, so that no two of them can deadlock.
 type group struct {
-	inserter  Inserter
-	nudger    *Nudger
-	whileOpen func(context.Context) (context.Context, context.CancelFunc)
+	inserter Inserter
+	nudger   *Nudger
 
 	permits int // inserts at a time; those that take long, and those that are repeated, need none
 	most    int // inserts at a time in all
@@ -22,11 +21,19 @@ type group struct {
 	mu          sync.Mutex
 	closed      bool
 	calls       sync.WaitGroup
-	busy        int             // permits
-	running     int             // inserts
-	keys        map[string]bool // of the inserts that run, and of the calls that pause
+	busy        int // permits
+	stopped     bool
+	running     map[*insert]context.CancelCauseFunc // nil as long as it cannot be canceled
+	keys        map[string]bool                     // of the inserts that run, and of the calls that pause
 	waiting     []*call
 	repeatFirst bool
+}
+
+func newGroup(inserter Inserter, nudger *Nudger, permits, most int) *group {
+	return &group{
+		inserter: inserter, nudger: nudger, permits: permits, most: most,
+		running: map[*insert]context.CancelCauseFunc{}, keys: map[string]bool{},
+	}
 }
 
 // insert is one that runs.
@@ -58,6 +65,28 @@ func (g *group) close() {
 	g.closed = true
 	g.mu.Unlock()
 	g.calls.Wait()
+}
+
+// onStop says how to end an insert that runs.
+func (g *group) onStop(started *insert, cancel context.CancelCauseFunc) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.running[started] = cancel
+	if g.stopped {
+		cancel(errClosed)
+	}
+}
+
+// stop ends the inserts that run, and those that begin later.
+func (g *group) stop() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.stopped = true
+	for _, cancel := range g.running {
+		if cancel != nil {
+			cancel(errClosed)
+		}
+	}
 }
 
 // withdraw takes back a call that is not running, and returns its state.
@@ -136,8 +165,8 @@ func (g *group) beginLocked(specs []wire.Spec, permit bool) *insert {
 			g.keys[specs[i].Key] = true
 		}
 	}
-	g.running++
 	started := &insert{specs: specs, permit: permit}
+	g.running[started] = nil
 	if permit {
 		g.busy++
 		if g.permits < g.most {
@@ -148,7 +177,7 @@ func (g *group) beginLocked(specs []wire.Spec, permit bool) *insert {
 }
 
 func (g *group) endLocked(ended *insert) {
-	g.running--
+	delete(g.running, ended)
 	g.freePermitLocked(ended)
 }
 
@@ -176,7 +205,7 @@ func (g *group) freeKeysLocked(specs []wire.Spec) {
 	}
 }
 
-func (g *group) permitFreeLocked() bool { return g.busy < g.permits && g.running < g.most }
+func (g *group) permitFreeLocked() bool { return g.busy < g.permits && len(g.running) < g.most }
 
 func (g *group) collidesLocked(specs []wire.Spec) bool {
 	return len(g.keys) > 0 && slices.ContainsFunc(specs, func(spec wire.Spec) bool { return g.keys[spec.Key] })
@@ -206,7 +235,7 @@ func (g *group) startRepeatedLocked() {
 		limit--
 	}
 	g.waiting = slices.DeleteFunc(g.waiting, func(c *call) bool {
-		if c.pause == 0 || g.running >= limit || !c.hasKeys && g.collidesLocked(c.specs) {
+		if c.pause == 0 || len(g.running) >= limit || !c.hasKeys && g.collidesLocked(c.specs) {
 			return false
 		}
 		c.state, c.hasKeys = runningAlone, false

@@ -49,7 +49,6 @@ type Piggyback func() (done func())
 // and is repeated, so that only its own caller waits (R16).
 type Intake struct {
 	free, keyed *group
-	stop        context.CancelCauseFunc // ends the inserts under way
 }
 
 var errClosed = errors.New("the client is closed")
@@ -57,19 +56,9 @@ var errClosed = errors.New("the client is closed")
 // NewIntake returns an intake for a pool of this many connections. Keyed jobs never take more than
 // half of them: the transaction that an insert waits for may need one.
 func NewIntake(inserter Inserter, connections int, nudger *Nudger) *Intake {
-	open, stop := context.WithCancelCause(context.Background())
-	whileOpen := func(ctx context.Context) (context.Context, context.CancelFunc) {
-		both, cancel := context.WithCancelCause(ctx)
-		unlink := context.AfterFunc(open, func() { cancel(errClosed) })
-		return both, func() { unlink(); cancel(nil) }
-	}
 	most := max(1, min(connections, directInserts))
 	half := max(1, min(connections/2, directInserts))
-	return &Intake{
-		free:  &group{inserter: inserter, nudger: nudger, whileOpen: whileOpen, permits: most, most: most, keys: map[string]bool{}},
-		keyed: &group{inserter: inserter, nudger: nudger, whileOpen: whileOpen, permits: 1, most: half, keys: map[string]bool{}},
-		stop:  stop,
-	}
+	return &Intake{free: newGroup(inserter, nudger, most, most), keyed: newGroup(inserter, nudger, 1, half)}
 }
 
 // Insert inserts jobs, all or none, and returns them in the order of specs, after the commit.
@@ -86,17 +75,19 @@ func (i *Intake) Insert(ctx context.Context, specs []wire.Spec) ([]*wire.Job, er
 // Close refuses further calls, waits for those under way, and ends what takes longer than
 // closeGrace.
 func (i *Intake) Close() {
-	timer := time.AfterFunc(closeGrace, func() { i.stop(errClosed) })
+	timer := time.AfterFunc(closeGrace, func() {
+		i.free.stop()
+		i.keyed.stop()
+	})
 	defer timer.Stop()
 	i.free.close()
 	i.keyed.close()
-	i.stop(errClosed)
 }
 
 // call is one call of Insert.
 type call struct {
 	specs []wire.Spec
-	alone func() ([]*wire.Job, error) // inserts this call by itself, under its caller's context
+	alone func(*insert) ([]*wire.Job, error) // inserts this call by itself, under its caller's context
 
 	// Under the lock of the group:
 	state   callState
@@ -121,11 +112,7 @@ const (
 
 func (g *group) insert(ctx context.Context, specs []wire.Spec) ([]*wire.Job, error) {
 	c := &call{specs: specs, done: make(chan struct{})}
-	c.alone = func() ([]*wire.Job, error) {
-		bounded, cancel := g.whileOpen(ctx)
-		defer cancel()
-		return g.insertNow(bounded, specs)
-	}
+	c.alone = func(started *insert) ([]*wire.Job, error) { return g.insertNow(ctx, started) }
 	started, err := g.enter(c)
 	if err != nil {
 		return nil, err
@@ -143,12 +130,15 @@ func (g *group) insert(ctx context.Context, specs []wire.Spec) ([]*wire.Job, err
 }
 
 // insertNow inserts, and has the workers notified. A single job takes the notification along.
-func (g *group) insertNow(ctx context.Context, specs []wire.Spec) ([]*wire.Job, error) {
+func (g *group) insertNow(ctx context.Context, started *insert) ([]*wire.Job, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	g.onStop(started, cancel)
 	var notify Piggyback
-	if len(specs) == 1 {
+	if len(started.specs) == 1 {
 		notify = g.nudger.Piggyback
 	}
-	jobs, notified, err := g.inserter.Insert(ctx, specs, notify)
+	jobs, notified, err := g.inserter.Insert(ctx, started.specs, notify)
 	if err != nil {
 		return nil, err
 	}
@@ -161,7 +151,7 @@ func (g *group) insertNow(ctx context.Context, specs []wire.Spec) ([]*wire.Job, 
 // runAlone inserts a call by itself. If another transaction blocks it, it gives up its connection
 // and is repeated.
 func (g *group) runAlone(started *insert, c *call) {
-	jobs, err := c.alone()
+	jobs, err := c.alone(started)
 	if _, blocked := errors.AsType[*wire.BlockedError](err); blocked && g.repeat(started, c) {
 		return
 	}
@@ -174,9 +164,7 @@ func (g *group) runAlone(started *insert, c *call) {
 // another transaction blocks it, nothing was inserted, and each call is inserted by itself: what is
 // wrong with one must not harm the others. After any other error nothing is sent again.
 func (g *group) runBatch(started *insert, batch []*call) {
-	ctx, cancel := g.whileOpen(context.Background())
-	defer cancel()
-	jobs, err := g.insertNow(ctx, started.specs)
+	jobs, err := g.insertNow(context.Background(), started)
 	_, rejected := errors.AsType[*wire.RejectedError](err)
 	_, blocked := errors.AsType[*wire.BlockedError](err)
 	if rejected || blocked {

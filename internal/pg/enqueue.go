@@ -95,12 +95,15 @@ var errNamesMissing = errors.New("a task or queue has no id yet")
 
 // run makes one try: one transaction on one connection.
 func (a *attempt) run(ctx context.Context) (jobs []*wire.Job, notified bool, err error) {
-	conn, err := a.Acquire(ctx)
+	limited, step, cancel := limit(ctx)
+	defer cancel()
+	conn, err := a.acquire(limited)
 	if err != nil {
 		return nil, false, err
 	}
+	step()
 	if a.plan == nil && a.access == schema.WritesTables && isPlain(a.specs) {
-		return a.insertOne(ctx, conn)
+		return a.insertOne(limited, conn)
 	}
 	defer func() { a.release(ctx, conn, err) }()
 	if a.plan == nil {
@@ -110,9 +113,9 @@ func (a *attempt) run(ctx context.Context) (jobs []*wire.Job, notified bool, err
 	n := newInsertion(a.texts, a.specs, a.access)
 	n.whole = a.names
 	if a.plan.large {
-		err = n.insertLarge(ctx, conn, a.plan)
+		err = n.insertLarge(limited, step, conn, a.plan)
 	} else {
-		err = n.insertSmall(ctx, conn, a.plan, a.names)
+		err = n.insertSmall(limited, conn, a.plan, a.names)
 	}
 	if err != nil {
 		return nil, false, err
@@ -138,13 +141,15 @@ func (a *attempt) insertOne(ctx context.Context, conn *pgxpool.Conn) ([]*wire.Jo
 	job := jobOf(a.specs[0])
 	var notified bool
 	var err error
+	var done func()
 	if a.notify != nil && a.pipelines && a.forgotten == 0 && a.specs[0].RunAt.IsZero() {
-		notified, err = a.insertAndNotify(ctx, conn, &job)
+		done = a.notify()
+	}
+	if done != nil {
+		notified, err = a.insertAndNotify(ctx, conn, &job, done)
 	} else {
-		limited, cancel := limit(ctx)
-		row := conn.QueryRow(limited, a.texts.render(query.InsertJob), insertArgs(&a.specs[0])...)
-		err = because(limited, row.Scan(&job.ID, &job.RunAt, &job.CreatedAt))
-		cancel()
+		row := conn.QueryRow(ctx, a.texts.render(query.InsertJob), insertArgs(&a.specs[0])...)
+		err = because(ctx, row.Scan(&job.ID, &job.RunAt, &job.CreatedAt))
 		a.release(ctx, conn, err)
 	}
 	switch {

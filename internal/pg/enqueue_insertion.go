@@ -43,23 +43,20 @@ func (n *insertion) insertSmall(ctx context.Context, conn *pgxpool.Conn, p *plan
 	for _, piece := range p.pieces {
 		list = append(list, n.insertPiece(piece)...)
 	}
-	limited, cancel := limit(ctx)
-	defer cancel()
-	return because(limited, pgxSession{conn, conn.Conn()}.run(limited, list))
+	return because(ctx, pgxSession{conn, conn.Conn()}.run(ctx, list))
 }
 
 // insertLarge sends one piece after the other. It first locks what may be locked by others: when it
 // has to give up because of that, little work is lost.
-func (n *insertion) insertLarge(ctx context.Context, conn *pgxpool.Conn, p *plan) (err error) {
-	tx, err := begin(ctx, conn)
+func (n *insertion) insertLarge(ctx context.Context, step func(), conn *pgxpool.Conn, p *plan) error {
+	tx, err := conn.Begin(ctx)
 	if err != nil {
-		return err
+		return notCommitted(because(ctx, err))
 	}
 	s := pgxSession{tx, conn.Conn()}
 	send := func(list []statement) error {
-		limited, cancel := limit(ctx)
-		defer cancel()
-		return because(limited, s.run(limited, list))
+		step()
+		return because(ctx, s.run(ctx, list))
 	}
 	if err = send(append([]statement{n.limitLockWaits(lockWait)}, n.addNames()...)); err == nil {
 		err = n.lockAll(p, send)
@@ -74,9 +71,8 @@ func (n *insertion) insertLarge(ctx context.Context, conn *pgxpool.Conn, p *plan
 		rollback(ctx, tx)
 		return notCommitted(err)
 	}
-	limited, cancel := limit(ctx)
-	defer cancel()
-	return because(limited, tx.Commit(limited))
+	step()
+	return because(ctx, tx.Commit(ctx))
 }
 
 // lockAll locks the rows of all keys.

@@ -30,22 +30,18 @@ func canPipeline(pool *pgxpool.Pool) bool {
 	return config.Tracer == nil && config.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement
 }
 
-// insertAndNotify inserts one job, and sends the workers' notification behind it if the nudger
-// agrees. Both are written together, with a Sync between them: two transactions, of which the
-// second begins when the first has committed. It takes the connection over, and returns when the
-// job is committed or has failed. pgx.ErrNoRows means that nothing was inserted.
-func (a *attempt) insertAndNotify(ctx context.Context, conn *pgxpool.Conn, job *wire.Job) (notified bool, err error) {
+// insertAndNotify inserts one job, and sends the workers' notification behind it. Both are written
+// together, with a Sync between them: two transactions, of which the second begins when the first has
+// committed. It takes the connection over, returns when the job is committed or has failed, and calls
+// done when the notification is sent or lost. pgx.ErrNoRows means that nothing was inserted.
+func (a *attempt) insertAndNotify(ctx context.Context, conn *pgxpool.Conn, job *wire.Job, done func()) (notified bool, err error) {
 	// The caller's context may end before the notification is sent.
 	own, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })
-	timer := time.AfterFunc(enqueueTimeout, func() { cancel(errNoAnswer) })
-	if _, ok := ctx.Deadline(); ok {
-		timer.Stop()
-	}
 	end := func(err error) error {
+		defer done()
 		err = because(own, err)
 		stop()
-		timer.Stop()
 		cancel(nil)
 		if isForgotten(err) && a.forget(ctx, conn) {
 			a.release(ctx, conn, nil)
@@ -65,27 +61,18 @@ func (a *attempt) insertAndNotify(ctx context.Context, conn *pgxpool.Conn, job *
 	}
 	pipeline := conn.Conn().PgConn().StartPipeline(own)
 	pipeline.SendQueryPrepared(insert.Name, parameters.ParamValues, parameters.ParamFormats, parameters.ResultFormats)
-	done := a.notify()
-	if done != nil {
-		pipeline.SendPipelineSync()
-		pipeline.SendQueryPrepared(notify.Name, [][]byte{[]byte(channelJobs), []byte(notification(1))}, nil, nil)
-	}
+	pipeline.SendPipelineSync()
+	pipeline.SendQueryPrepared(notify.Name, [][]byte{[]byte(channelJobs), []byte(notification(1))}, nil, nil)
 	if err = pipeline.Sync(); err == nil {
 		err = readInserted(pipeline, conn.Conn().TypeMap(), job)
 	}
-	if done == nil {
-		if closeErr := pipeline.Close(); err == nil {
-			err = closeErr
-		}
-		return false, end(err)
-	}
 	err = because(own, err)
 	stop()
-	timer.Reset(notifyTimeout)
 	go func() { // nobody waits for the rest
+		timer := time.AfterFunc(notifyTimeout, func() { cancel(errNoAnswer) })
+		defer timer.Stop()
 		_ = pipeline.Close() // a lost notification costs a poll; a broken connection leaves the pool
 		_ = end(err)
-		done()
 	}()
 	return err == nil, err
 }

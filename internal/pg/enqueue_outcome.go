@@ -19,12 +19,17 @@ import (
 
 var errNoAnswer = fmt.Errorf("the database did not answer within %v", enqueueTimeout)
 
-// limit returns ctx, with a deadline if it has none.
-func limit(ctx context.Context) (context.Context, context.CancelFunc) {
+// limit returns ctx, and if that has no deadline, one that ends enqueueTimeout after the last step.
+func limit(ctx context.Context) (limited context.Context, step, cancel func()) {
 	if _, ok := ctx.Deadline(); ok {
-		return ctx, func() {}
+		return ctx, func() {}, func() {}
 	}
-	return context.WithTimeoutCause(ctx, enqueueTimeout, errNoAnswer)
+	limited, end := context.WithCancelCause(ctx)
+	timer := time.AfterFunc(enqueueTimeout, func() { end(errNoAnswer) })
+	return limited, func() { timer.Reset(enqueueTimeout) }, func() {
+		timer.Stop()
+		end(nil)
+	}
 }
 
 // because adds to an error that the end of limited led to why it ended.
@@ -37,12 +42,19 @@ func because(limited context.Context, err error) error {
 
 // Acquire takes a connection from the pool. Its errors say that nothing was enqueued.
 func (i *Inserter) Acquire(ctx context.Context) (*pgxpool.Conn, error) {
-	limited, cancel := limit(ctx)
+	limited, _, cancel := limit(ctx)
 	defer cancel()
+	return i.acquire(limited)
+}
+
+func (i *Inserter) acquire(limited context.Context) (*pgxpool.Conn, error) {
 	began := time.Now()
 	conn, err := i.pool.Acquire(limited)
 	if err == nil {
 		return conn, nil
+	}
+	if errors.Is(context.Cause(limited), errNoAnswer) {
+		err = context.DeadlineExceeded
 	}
 	if stat := i.pool.Stat(); limited.Err() != nil && stat.AcquiredConns() >= stat.MaxConns() {
 		err = fmt.Errorf("all %d connections of the pool have been in use for %v: code that has a transaction should "+

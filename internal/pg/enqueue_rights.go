@@ -63,13 +63,14 @@ func (a *attempt) otherWay(ctx context.Context) bool {
 		return false
 	}
 	a.rights = &query.EnqueueRightsRow{}
-	conn, err := a.Acquire(ctx)
+	limited, step, cancel := limit(ctx)
+	defer cancel()
+	conn, err := a.acquire(limited)
 	if err != nil {
 		return false
 	}
 	defer conn.Release()
-	limited, cancel := limit(ctx)
-	defer cancel()
+	step()
 	rights, err := a.askRights(limited, pgxSession{conn, conn.Conn()})
 	if err != nil {
 		return false

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/backfillhq/go/internal/wire"
 )
@@ -70,17 +69,6 @@ func (n *insertion) insertUntilComplete(ctx context.Context, s session, pieces [
 		}
 	}
 	return stillConflicting(nil)
-}
-
-// begin begins a transaction of our own, for a call that is too large for one round trip.
-func begin(ctx context.Context, conn *pgxpool.Conn) (pgx.Tx, error) {
-	limited, cancel := limit(ctx)
-	defer cancel()
-	tx, err := conn.Begin(limited)
-	if err != nil {
-		return nil, notCommitted(because(limited, err))
-	}
-	return tx, nil
 }
 
 // notCommitted marks an error before the commit of a transaction was sent, unless its meaning is

@@ -60,7 +60,7 @@ func (r *Recorder) Enqueue(ctx context.Context, requests ...backfill.Request) ([
 	if needNoDatabase(requests) {
 		return new(backfill.Client).Enqueue(ctx, requests...)
 	}
-	return r.record(ctx, requests, "enqueue: insert jobs", false)
+	return r.record(ctx, requests, "enqueue: the jobs were not enqueued: get a connection", false)
 }
 
 // WithTx implements [backfill.Enqueuer]. What is enqueued through the result is

@@ -25,6 +25,9 @@ func (i *Inserter) InsertSQLTx(ctx context.Context, tx *sql.Tx, specs []wire.Spe
 // piece that is incomplete is sent again for the jobs that are missing; after an error nothing is,
 // because the transaction has failed.
 func (i *Inserter) insertIn(ctx context.Context, s session, specs []wire.Spec) ([]*wire.Job, error) {
+	if err := ctx.Err(); err != nil { // without harm to the transaction
+		return nil, err
+	}
 	access, role, err := i.accessIn(ctx, s)
 	if err != nil {
 		return nil, err

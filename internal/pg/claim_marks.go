@@ -12,9 +12,11 @@ import (
 const (
 	// A full claim begins at the earliest fullClaimPause times as long after the last one as that has
 	// looked: full claims take a tenth of the time (R21). While there is always more to claim above the
-	// marks, there is also fullClaimEvery between them.
+	// marks, there is also fullClaimEvery between them; while there is not, one that has looked for no
+	// longer than cheapLook is as good as any other claim, and may be followed by another.
 	fullClaimPause = 10
 	fullClaimEvery = 50 * time.Millisecond
+	cheapLook      = 5 * time.Millisecond
 	// lateCommit is how far below its marks a claim begins that follows one which left nothing: a job's
 	// time is when its transaction began, and others have been committed since then.
 	lateCommit = time.Second
@@ -38,8 +40,11 @@ func noMarks() marks { return marks{from: math.MinInt16} }
 // nextFull returns when the next full claim may be sent.
 func (m *marks) nextFull() time.Time {
 	pause := fullClaimPause * m.looked
-	if !m.short {
+	switch {
+	case !m.short:
 		pause = max(pause, fullClaimEvery)
+	case m.looked <= cheapLook:
+		pause = 0
 	}
 	return m.fullAt.Add(pause)
 }

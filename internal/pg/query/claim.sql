@@ -73,7 +73,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
   select p, low from prio
   union all
   select m.p, m.low from rows from (unnest($4::smallint[]), unnest($5::timestamptz[])) as m(p, low)
-), free as materialized (                        -- the rest of the batch from free jobs
+), picked as materialized (                        -- the rest of the batch from free jobs
   select f.id, f.priority, f.run_at, f.stored from mark cross join lateral (
     select id, priority, run_at, pg_column_size(payload) as stored from graphile_worker._private_jobs
      where is_available and job_queue_id is null and priority = mark.p
@@ -83,8 +83,6 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
                 else octet_length(payload::text) <= $8::bigint end
      order by run_at limit 500 for update skip locked) f
    limit $6::int
-), picked as materialized (
-  select * from free
 ), sorted as materialized (
   select array_agg(id order by priority, run_at, id) as ids from picked
 ), fit(n, bytes) as (                            -- how many of them fit into $7: each is unpacked until they do not
@@ -144,7 +142,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
   select p, low from prio
   union all
   select m.p, m.low from rows from (unnest($4::smallint[]), unnest($5::timestamptz[])) as m(p, low)
-), free as materialized (                        -- the rest of the batch from free jobs
+), picked as materialized (                        -- the rest of the batch from free jobs
   select f.id, f.priority, f.run_at, f.stored from mark cross join lateral (
     select id, priority, run_at, pg_column_size(payload) as stored from graphile_worker._private_jobs
      where is_available and job_queue_id is null and priority = mark.p
@@ -154,8 +152,6 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
                 else octet_length(payload::text) <= $8::bigint end
      order by run_at limit 500 for update skip locked) f
    limit $6::int
-), picked as materialized (
-  select * from free
 ), sorted as materialized (
   select array_agg(id order by priority, run_at, id) as ids from picked
 ), fit(n, bytes) as (                            -- how many of them fit into $7: each is unpacked until they do not
@@ -237,15 +233,13 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
    where q is not null and task_id = any($3::int[]) and (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
    order by q, priority, run_at, id
 ), freed as materialized (                       -- and those that the worker has just freed, wherever their jobs are
-  select u.q, h.id, h.priority, h.run_at from unnest($11::int[]) as u(q) cross join lateral (
+  select u.q, h.id, h.priority, h.run_at from (select distinct unnest($11::int[]) as q) as u cross join lateral (
     select j.id, j.priority, j.run_at from graphile_worker._private_jobs as j
      where j.job_queue_id = u.q and j.is_available and j.run_at <= now() and j.task_id = any($3::int[])
      order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) h
-   where (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
+   where u.q not in (select q from seen) and (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
 ), line as materialized (                        -- the queues to try, best first
-  select q, id from (
-    select distinct on (q) q, id, priority, run_at from (select * from seen union all select * from freed) as x
-     order by q, priority, run_at, id) as y
+  select q, id from (select * from seen union all select * from freed) as x
    order by priority, run_at, id
 ), lockq as materialized (                       -- lock open queues one after the other, never waiting
   select l.id, line.id as head from line cross join lateral (
@@ -376,15 +370,13 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
    where q is not null and task_id = any($3::int[]) and (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
    order by q, priority, run_at, id
 ), freed as materialized (                       -- and those that the worker has just freed, wherever their jobs are
-  select u.q, h.id, h.priority, h.run_at from unnest($11::int[]) as u(q) cross join lateral (
+  select u.q, h.id, h.priority, h.run_at from (select distinct unnest($11::int[]) as q) as u cross join lateral (
     select j.id, j.priority, j.run_at from graphile_worker._private_jobs as j
      where j.job_queue_id = u.q and j.is_available and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $12::text[]) is not true
      order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) h
-   where (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
+   where u.q not in (select q from seen) and (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
 ), line as materialized (                        -- the queues to try, best first
-  select q, id from (
-    select distinct on (q) q, id, priority, run_at from (select * from seen union all select * from freed) as x
-     order by q, priority, run_at, id) as y
+  select q, id from (select * from seen union all select * from freed) as x
    order by priority, run_at, id
 ), lockq as materialized (                       -- lock open queues one after the other, never waiting
   select l.id, line.id as head from line cross join lateral (
@@ -519,15 +511,13 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
      order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) h
    where (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
 ), freed as materialized (                       -- and those that the worker has just freed, wherever their jobs are
-  select u.q, h.id, h.priority, h.run_at from unnest($11::int[]) as u(q) cross join lateral (
+  select u.q, h.id, h.priority, h.run_at from (select distinct unnest($11::int[]) as q) as u cross join lateral (
     select j.id, j.priority, j.run_at from graphile_worker._private_jobs as j
      where j.job_queue_id = u.q and j.is_available and j.run_at <= now() and j.task_id = any($3::int[])
      order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) h
-   where (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
+   where u.q not in (select q from seen) and (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
 ), line as materialized (                        -- the queues to try, best first
-  select q, id from (
-    select distinct on (q) q, id, priority, run_at from (select * from seen union all select * from freed) as x
-     order by q, priority, run_at, id) as y
+  select q, id from (select * from seen union all select * from freed) as x
    order by priority, run_at, id
 ), lockq as materialized (                       -- lock open queues one after the other, never waiting
   select l.id, line.id as head from line cross join lateral (
@@ -657,15 +647,13 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
      order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) h
    where (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
 ), freed as materialized (                       -- and those that the worker has just freed, wherever their jobs are
-  select u.q, h.id, h.priority, h.run_at from unnest($11::int[]) as u(q) cross join lateral (
+  select u.q, h.id, h.priority, h.run_at from (select distinct unnest($11::int[]) as q) as u cross join lateral (
     select j.id, j.priority, j.run_at from graphile_worker._private_jobs as j
      where j.job_queue_id = u.q and j.is_available and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $13::text[]) is not true
      order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) h
-   where (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
+   where u.q not in (select q from seen) and (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
 ), line as materialized (                        -- the queues to try, best first
-  select q, id from (
-    select distinct on (q) q, id, priority, run_at from (select * from seen union all select * from freed) as x
-     order by q, priority, run_at, id) as y
+  select q, id from (select * from seen union all select * from freed) as x
    order by priority, run_at, id
 ), lockq as materialized (                       -- lock open queues one after the other, never waiting
   select l.id, line.id as head from line cross join lateral (

@@ -12,6 +12,7 @@ import (
 	"github.com/backfillhq/go/internal/enqueue"
 	"github.com/backfillhq/go/internal/pg"
 	"github.com/backfillhq/go/internal/schema"
+	"github.com/backfillhq/go/internal/trouble"
 	"github.com/backfillhq/go/internal/wire"
 )
 
@@ -95,9 +96,18 @@ func newClient(ctx context.Context, pool *pgxpool.Pool, config clientConfig) (*C
 		admin:    pg.NewAdmin(pool, config.schema),
 		nudges:   pg.NewNudges(pg.SettingsOf(pool, config.schema)),
 	}
-	c.nudger = enqueue.NewNudger(c.nudges.Send, func(err error) {
-		c.logger.Warn("workers were not notified of new jobs, and will find them when they poll", slog.Any("error", err))
-	})
+	unnotified := &trouble.Log{
+		Failing: "workers were not notified of new jobs, and find them when they poll",
+		Over:    "workers are notified of new jobs again", Level: slog.LevelWarn,
+	}
+	send := func(ctx context.Context, jobs int) error {
+		err := c.nudges.Send(ctx, jobs)
+		if err == nil {
+			unnotified.Success(c.logger)
+		}
+		return err
+	}
+	c.nudger = enqueue.NewNudger(send, func(err error) { unnotified.Failure(c.logger, err) })
 	c.intake = enqueue.NewIntake(c.inserter, int(pool.Config().MaxConns), c.nudger)
 	if !report.Index && config.migrations != MigrateVerify {
 		c.index = schema.StartIndexBuild(c.settings().Connect, schema.Options{Schema: config.schema, Logger: config.logger})

@@ -169,7 +169,7 @@ func (c *core) idle(now time.Time) time.Duration {
 
 // claimed takes the answer to a claim. stopped says that the worker was told to stop meanwhile: then
 // nothing of it starts.
-func (c *core) claimed(made step, answer Claimed, stopped bool, now time.Time) (do actions) {
+func (c *core) claimed(made step, answer Claimed, stopped bool, now time.Time) actions {
 	c.lastSeen = now
 	if !c.once {
 		c.demand.pollAt = now.Add(pollInterval)
@@ -177,23 +177,15 @@ func (c *core) claimed(made step, answer Claimed, stopped bool, now time.Time) (
 	c.most = min(2*c.most, maxBatch)
 	c.slow = max(c.slow-1, 0)
 	c.demand.answered(now, made.prompted, answer)
-	for _, unreadable := range answer.Unreadable {
-		l := c.lease(&wire.Job{Lease: unreadable.Lease}, made.request.WorkerID, now)
-		c.end(l, leaseEnding, unreadable.Outcome, now)
-		do.flush = true
-	}
 	fresh := make([]*lease, len(answer.Jobs))
 	for i, job := range answer.Jobs {
 		fresh[i] = c.lease(job, made.request.WorkerID, now)
 	}
 	if stopped {
-		given := c.giveBack(fresh, now)
-		do.flush = do.flush || given.flush
-		return do
+		return c.giveBack(fresh, now)
 	}
 	c.buffer.add(fresh)
-	do.start = len(fresh)
-	return do
+	return actions{start: len(fresh)}
 }
 
 func (c *core) lease(job *wire.Job, workerID string, now time.Time) *lease {

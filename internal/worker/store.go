@@ -79,9 +79,6 @@ type ClaimRequest struct {
 // Claimed is the answer to a claim.
 type Claimed struct {
 	Jobs []*wire.Job
-	// Unreadable are jobs that were claimed and whose rows could not be read, with the failure to
-	// record.
-	Unreadable []Ended
 	// Alive is false when the worker's row is gone or marked dead: nothing was claimed, and nothing
 	// will be (R5).
 	Alive bool

@@ -91,7 +91,7 @@ func (*stubborn) UnmarshalText(text []byte) error {
 	return fmt.Errorf("cannot be %q", text)
 }
 
-// anyReason, as the end of a wanted error, is for reasons that depend on the version of encoding/json.
+// anyReason ends a wanted error whose reason depends on the version of encoding/json.
 const anyReason = "…"
 
 // A reason names the kind of value and the type that it is for, never the value.

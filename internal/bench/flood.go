@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// The flood shapes are about fairness: jobs of queues are first in line, and a flood of free jobs is
-// behind them. A queue whose next job waits for the flood to end has starved.
+// In the flood shapes, jobs of queues are first in line, and a flood of free jobs is behind them. A
+// queue whose next job waits for the flood to end has starved.
 
 // floods works with jobs of queues in front of free ones, and notes when they ran.
 type floods interface {
@@ -16,8 +16,8 @@ type floods interface {
 	startFlood(ctx context.Context, b backlog, busy bool) (*child, error)
 }
 
-// floodPatience is how long a run may take. What is not done then is reported as unfinished: a worker
-// that never runs the queues' jobs has a figure too.
+// floodPatience is how long a run may take. The jobs that are left then are reported as unfinished,
+// so that a worker that never runs the queues' jobs has figures too.
 const floodPatience = time.Minute
 
 // floodShapes are in proportion to the flood: 100 jobs of one queue, or 1,000 of 100 queues, and

@@ -10,7 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Jobs that do not run in time make the figures of a run bounds, and the run is said to be unfinished.
+// If jobs do not run in time, the figures are bounds, and the run is reported as unfinished.
 func TestFloodFigures(t *testing.T) {
 	t.Parallel()
 	b := backlog{jobs: 1100, first: 100}
@@ -48,8 +48,8 @@ func TestFloodFigures(t *testing.T) {
 	}
 }
 
-// The jobs of queues are older than the free ones, and what stands in front is older than both. A run
-// has an end also if nothing is done.
+// The jobs of queues are older than the free ones, and the stuck ones come before both. A run ends
+// when its time is up, whatever is left.
 func TestFlood(t *testing.T) {
 	t.Parallel()
 	server, err := startServer(t.Context(), options{}, false)

@@ -1,14 +1,14 @@
 // Command bench measures backfill beside bare SQL, in one run on one server:
 //
-//	go run . [-shapes work,enqueue,bulk,latency,memory,serial,flood] [-runs 5] [-n 200000] [-json FILE]
+//	go run . [-shapes work,enqueue,bulk,latency,memory,serial,flood] [-runs 5] [-json FILE]
 //	go run . -shapes fleet    # no measurement: counts that four worker processes lose nothing and run nothing twice
 //
 // The serial shapes are measured beside Graphile Worker, if npm can install it: it need not finish them (-patience), and has one run
 // where it is slow. -serial 10000 makes them smaller.
 //
-// Against another revision, both in turns on one server, 7 pairs:
+// It measures another revision and this tree in turns on one server, and prints the ratios:
 //
-//	go run . -against main [-shapes work,latency] [-pairs 7] [-n 200000] [-json FILE]
+//	go run . -against main [-shapes work,latency] [-pairs 7] [-json FILE]
 //
 // It prints Markdown. What it compares with, and what that leaves out, is said beside each floor, in floor_*.go. The server is
 // a private one with normal durability on a real disk, gone afterwards; or the one that DATABASE_URL or PG* name, in a database

@@ -11,8 +11,8 @@ import (
 	"strings"
 )
 
-// buildRevision builds the benchmark of another revision in a folder, and returns its commit and the
-// program.
+// buildRevision builds the benchmark of another revision in a folder. It returns the revision's
+// commit and the program's path.
 func buildRevision(ctx context.Context, revision, folder string) (commit, program string, err error) {
 	root, err := output(ctx, "git", "rev-parse", "--show-toplevel")
 	if err != nil {

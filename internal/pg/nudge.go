@@ -2,13 +2,16 @@ package pg
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strconv"
 	"sync"
 	"time"
 
+	"github.com/backfillhq/go/internal/sqlstate"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // nudge sends a notification by a transaction whose commit nobody waits for: nothing is lost when
@@ -66,9 +69,19 @@ func (n *Nudges) send(ctx context.Context, jobs int) error {
 		mode = pgx.QueryExecModeExec
 	}
 	if _, err := n.conn.Exec(ctx, nudge, mode, channelJobs, notification(jobs)); err != nil {
-		return fmt.Errorf("notify workers: %w", err)
+		return fmt.Errorf("notify workers: %w", explainFullQueue(err))
 	}
 	return nil
+}
+
+// explainFullQueue adds who keeps the server's queue of notifications full: a session that listens, and
+// whose transaction does not end.
+func explainFullQueue(err error) error {
+	pgErr, ok := errors.AsType[*pgconn.PgError](err)
+	if !ok || pgErr.Code != sqlstate.ProgramLimitExceeded || pgErr.Detail == "" {
+		return err
+	}
+	return fmt.Errorf("%w: %s End that session's transaction", err, pgErr.Detail)
 }
 
 func (n *Nudges) connect(ctx context.Context) error {

@@ -24,6 +24,7 @@ const (
 	DuplicateStatement   = "42P05" // a prepared one
 	DuplicateSchema      = "42P06"
 	DuplicateTable       = "42P07"
+	ProgramLimitExceeded = "54000" // also a full queue of notifications
 	LockNotAvailable     = "55P03"
 	QueryCanceled        = "57014" // also by statement_timeout
 	AdminShutdown        = "57P01"

@@ -161,10 +161,15 @@ func (c *Client) Close() {
 // transaction holds is waited for as long as that lasts, without a connection. Calls of many
 // goroutines are folded into batches when the connections are busy.
 func (c *Client) Enqueue(ctx context.Context, requests ...Request) ([]*Job, error) {
-	if err := c.usable(ctx); err != nil {
-		return nil, err
+	if len(requests) == 0 {
+		return nil, c.usable(ctx)
 	}
-	return insertRequests(ctx, requests, c.intake.Insert)
+	return insertRequests(ctx, requests, func(ctx context.Context, specs []wire.Spec) ([]*wire.Job, error) {
+		if err := c.usable(ctx); err != nil {
+			return nil, err
+		}
+		return c.intake.Insert(ctx, specs)
+	})
 }
 
 // usable reports a client that cannot do anything: nil, a zero value, or closed. Every method that

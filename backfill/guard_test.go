@@ -185,13 +185,13 @@ func TestUsersFunctionThatBlocks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log logBook
 		release := make(chan struct{})
-		calls := 0
-		current, putOff := backfill.ForbiddenFlags(func() []string { calls++; <-release; return nil }, log.logger())
+		var calls atomic.Int64
+		current, putOff := backfill.ForbiddenFlags(func() []string { calls.Add(1); <-release; return nil }, log.logger())
 		for range 100 {
 			current()
 		}
-		if calls != 1 || !putOff("eu") || strings.Count(log.String(), "level=ERROR") != 1 {
-			t.Errorf("%d calls; the log has\n%s", calls, log.String())
+		if calls.Load() != 1 || !putOff("eu") || strings.Count(log.String(), "level=ERROR") != 1 {
+			t.Errorf("%d calls; the log has\n%s", calls.Load(), log.String())
 		}
 		<-time.After(2 * time.Minute)
 		if current(); strings.Count(log.String(), "level=ERROR") != 2 {
@@ -199,8 +199,8 @@ func TestUsersFunctionThatBlocks(t *testing.T) {
 		}
 		close(release)
 		synctest.Wait()
-		if current(); calls != 2 || putOff("eu") {
-			t.Errorf("%d calls after the first has returned", calls)
+		if current(); calls.Load() != 2 || putOff("eu") {
+			t.Errorf("%d calls after the first has returned", calls.Load())
 		}
 	})
 }

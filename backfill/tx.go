@@ -25,25 +25,30 @@ import (
 // enqueue to it wait for its end, and two transactions that add names in opposite order can
 // deadlock (SQLSTATE 40P01). Repeat such a transaction.
 func (c *Client) WithTx(tx pgx.Tx) Enqueuer {
-	if c == nil || c.pool == nil {
+	if c == nil {
 		return noClient{}
 	}
-	return c.bindTx(tx, c.nudger.NudgeAfterCommit)
+	return c.bindTx(tx, c.nudgeAfterCommit)
 }
 
 // WithSQLTx implements [Enqueuer]: the same for database/sql, whatever the driver. Tested are pgx's
 // stdlib and lib/pq, each in two of its modes.
 func (c *Client) WithSQLTx(tx *sql.Tx) Enqueuer {
-	if c == nil || c.pool == nil {
+	if c == nil {
 		return noClient{}
 	}
-	return &txEnqueuer{client: c, nudge: c.nudger.NudgeAfterCommit, insert: func(ctx context.Context, specs []wire.Spec) ([]*wire.Job, error) {
+	return &txEnqueuer{client: c, nudge: c.nudgeAfterCommit, insert: func(ctx context.Context, specs []wire.Spec) ([]*wire.Job, error) {
 		if tx == nil {
 			return nil, errors.New("WithSQLTx: the transaction is nil")
+		}
+		if err := c.usable(ctx); err != nil {
+			return nil, err
 		}
 		return c.inserter.InsertSQLTx(ctx, tx, specs)
 	}}
 }
+
+func (c *Client) nudgeAfterCommit(jobs int) { c.nudger.NudgeAfterCommit(jobs) }
 
 // InTx runs fn in a transaction of the client's pool, commits if fn returns nil, and rolls back
 // otherwise. The ctx that fn gets carries an [Enqueuer] that is bound to the transaction, so that
@@ -94,14 +99,17 @@ func (c *Client) bindTx(tx pgx.Tx, nudge func(jobs int)) *txEnqueuer {
 		if tx == nil {
 			return nil, errors.New("WithTx: the transaction is nil")
 		}
+		if err := c.usable(ctx); err != nil {
+			return nil, err
+		}
 		return c.inserter.InsertTx(ctx, tx, specs)
 	}}
 }
 
 func (e *txEnqueuer) Enqueue(ctx context.Context, requests ...Request) (jobs []*Job, err error) {
 	defer recoverAs("in transaction", &err) // the transaction may be a zero value
-	if err := e.client.usable(ctx); err != nil {
-		return nil, err
+	if len(requests) == 0 {
+		return nil, e.client.usable(ctx)
 	}
 	jobs, err = insertRequests(ctx, requests, e.insert)
 	if err != nil {

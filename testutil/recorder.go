@@ -57,6 +57,9 @@ func NewRecorder() *Recorder { return &Recorder{} }
 // the clock is time.Now. A job with a key waits for the next request with that
 // key, which gets the same job, changed as the key mode says.
 func (r *Recorder) Enqueue(ctx context.Context, requests ...backfill.Request) ([]*backfill.Job, error) {
+	if len(requests) == 0 {
+		return nil, nil
+	}
 	if needNoDatabase(requests) {
 		return new(backfill.Client).Enqueue(ctx, requests...)
 	}
@@ -113,17 +116,20 @@ type txRecorder struct {
 }
 
 func (t txRecorder) Enqueue(ctx context.Context, requests ...backfill.Request) ([]*backfill.Job, error) {
+	if len(requests) == 0 {
+		return nil, nil
+	}
 	if t.isNil || needNoDatabase(requests) {
 		return t.client.Enqueue(ctx, requests...)
 	}
 	return t.record(ctx, requests, "in transaction: enqueue", true)
 }
 
-// needNoDatabase reports whether a client answers requests by itself: there are
-// none, or one is wrong. A zero Client can do that. So these errors are not
-// copies that could go stale.
+// needNoDatabase reports whether a client answers requests by itself, because
+// one is wrong. A zero Client can do that. So these errors are not copies that
+// could go stale.
 func needNoDatabase(requests []backfill.Request) bool {
-	return len(requests) == 0 || slices.ContainsFunc(requests, func(r backfill.Request) bool { return r.Validate() != nil })
+	return slices.ContainsFunc(requests, func(r backfill.Request) bool { return r.Validate() != nil })
 }
 
 // record does what the database does for a client.

@@ -6,12 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/backfillhq/go/backfill"
 )
@@ -147,14 +149,20 @@ func testKeysOfGosJobs(f *fixture, node *peer) {
 	if err := <-ended; err != nil {
 		f.Fatal(err)
 	}
-	f.wantStates("after Go's jobs", func(c keyCase) []string { return c.after })
+	f.wantStates("after Go's jobs", func(c keyCase) []string { return gone(c.after) })
 
 	f.execute("update graphile_worker._private_jobs set run_at = now()")
 	var runs []string
 	for _, m := range f.workOnceInNode(node, bodies{hold.Name: "", next.Name: ""}, nil) {
 		runs = append(runs, m.Job.keyed(f).Case+": "+m.Job.Task)
 	}
-	f.wantKeysEnd(runs)
+	f.wantKeysEnd(runs, gone(keyLeft))
+}
+
+// gone leaves out the jobs that were superseded or removed while they ran: Go deletes them also if they
+// fail, where Node leaves their rows for good.
+func gone(states []string) []string {
+	return slices.DeleteFunc(slices.Clone(states), func(state string) bool { return strings.Contains(state, "hold - 5/5") })
 }
 
 // testKeysOfNodesJobs: Node runs the jobs, Go adds and removes, and in the end Go runs what there is to run. Node is stopped.
@@ -200,7 +208,7 @@ func testKeysOfNodesJobs(f *fixture, node *peer) {
 		return nil
 	}
 	f.workOnce(backfill.NewRegistry(backfill.Handle(hold, run), backfill.Handle(next, run)))
-	f.wantKeysEnd(runs)
+	f.wantKeysEnd(runs, keyLeft)
 }
 
 func (k keyed) end() error {
@@ -256,13 +264,13 @@ func (f *fixture) wantStates(when string, of func(keyCase) []string) {
 }
 
 // wantKeysEnd checks what has run, and what is left. No queue is locked.
-func (f *fixture) wantKeysEnd(runs []string) {
+func (f *fixture) wantKeysEnd(runs, left []string) {
 	f.Helper()
 	slices.Sort(runs)
 	if diff := cmp.Diff(keyRuns, runs); diff != "" {
 		f.Errorf("runs of the other side (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff(keyLeft, f.states()); diff != "" {
+	if diff := cmp.Diff(left, f.states(), cmpopts.EquateEmpty()); diff != "" {
 		f.Errorf("jobs in the end (-want +got):\n%s", diff)
 	}
 	if locked := f.lines("select queue_name from graphile_worker._private_job_queues where not is_available"); len(locked) > 0 {

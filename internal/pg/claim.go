@@ -94,7 +94,7 @@ func (c *claims) claim(
 	kind := c.kind(request, full)
 	answer, err := c.ask(ctx, db, kind, request, size, full)
 	if err != nil {
-		if full && sqlstate.Of(err) == sqlstate.QueryCanceled {
+		if full && (ctx.Err() != nil || sqlstate.Of(err) == sqlstate.QueryCanceled) {
 			looked = time.Since(started)
 			c.marks.timedOut(started, looked)
 		}

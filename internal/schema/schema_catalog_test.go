@@ -94,7 +94,7 @@ func TestOurObjects(t *testing.T) {
 		t.Errorf("index = %s, want %s", got, index)
 	}
 	ledger := dbtest.Get[string](t, conn, "select string_agg(id || ' ' || name, ',' order by id) from graphile_worker.backfill_migrations")
-	if want := "1 workers,2 queue_index,3 enqueue,4 comments"; ledger != want {
+	if want := "1 workers,2 queue_index,3 enqueue,4 comments,5 enqueue_conflicts"; ledger != want {
 		t.Errorf("our ledger = %s, want %s", ledger, want)
 	}
 }

@@ -34,8 +34,9 @@ type core struct {
 	demand   demand
 	pace     pace
 	most     int // jobs a claim may ask for: halved when one fails
-	slow     int // claims that took too long on a server that answers
-	tooSlow  bool
+	slow     int // claims that took too long on a server that answers: each doubles the time of the next
+	slowAt   time.Time
+	tooSlow  bool // the last claim was given up for its time
 	doubts   doubts
 	lastSeen time.Time // when the last claim was answered
 	stats    Stats
@@ -175,7 +176,9 @@ func (c *core) claimed(made step, answer Claimed, stopped bool, now time.Time) a
 		c.demand.pollAt = now.Add(pollInterval)
 	}
 	c.most = min(2*c.most, maxBatch)
-	c.slow = max(c.slow-1, 0)
+	if now.Sub(c.slowAt) > slowFor {
+		c.slow = 0
+	}
 	c.demand.answered(now, made.prompted, answer)
 	fresh := make([]*lease, len(answer.Jobs))
 	for i, job := range answer.Jobs {
@@ -211,7 +214,7 @@ func (c *core) claimFailed(made step, unknown, tooSlow bool, now time.Time) (wai
 // looked takes what a look into a doubt has shown.
 func (c *core) looked(about *doubt, answer Reclaimed, err error, now time.Time) {
 	if err == nil && about.claim && c.tooSlow { // the server answers, so the claim needs more time
-		c.slow, c.tooSlow = min(c.slow+1, 3), false
+		c.slow, c.slowAt, c.tooSlow = min(c.slow+1, 3), now, false
 	}
 	c.doubts.looked(about, err == nil, err == nil && answer.Settled, now)
 	if answer.Jobs+answer.Queues > 0 {

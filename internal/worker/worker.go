@@ -15,6 +15,7 @@ import (
 const (
 	statementTimeout = 5 * time.Second        // of a statement that is to take milliseconds
 	claimTimeout     = 3 * time.Second        // of a claim; doubled when one took longer on a server that answers
+	slowFor          = 10 * time.Minute       // how long claims keep the time that one has needed
 	lookTimeout      = 30 * time.Second       // of a look for what is locked and not in memory: it scans the jobs
 	pollInterval     = 2 * time.Second        // the safety net below notifications, as Graphile Worker's default
 	startWithin      = 250 * time.Millisecond // a claimed job that has not started by then is given back (R23)

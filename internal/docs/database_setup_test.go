@@ -35,7 +35,7 @@ type scene struct {
 }
 
 // Every block of the page is compiled or run, and its output is that of the page.
-func TestDatabaseSetup(t *testing.T) {
+func TestDatabaseSetup(t *testing.T) { //nolint:tparallel // each step goes on from the one before
 	t.Parallel()
 	page, err := os.ReadFile(filepath.Join(root, "docs/database-setup.md"))
 	if err != nil {
@@ -68,7 +68,7 @@ func TestDatabaseSetup(t *testing.T) {
 			done[b.name] = !t.Failed()
 		})
 	}
-	for name := range byName {
+	for name := range byName { //nolint:paralleltest // it takes this for the loop of the steps
 		t.Errorf("no test runs the block %q", name)
 	}
 }

@@ -9,9 +9,10 @@ import (
 	"sync"
 	"time"
 
-	"github.com/backfillhq/go/internal/sqlstate"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/backfillhq/go/internal/sqlstate"
 )
 
 // nudge sends a notification by a transaction whose commit nobody waits for: nothing is lost when

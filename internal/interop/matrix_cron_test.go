@@ -84,7 +84,7 @@ func (s *shift) run(minutes int, starts ...func() scheduler) {
 	}
 	// Go makes up for what was missed beside the ticks of the other entries.
 	const behind = "select extract(epoch from min(k.last_execution) filter (where k.identifier = 'filled'))::bigint < " +
-		"extract(epoch from max(k.last_execution))::bigint - 60 from "
+		"extract(epoch from max(k.last_execution))::bigint from "
 	dbtest.Until(s.T, func() bool {
 		return !dbtest.Get[bool](s.T, s.db.Pool(), behind+s.table("_private_known_crontabs")+" as k")
 	})

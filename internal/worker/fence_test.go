@@ -204,3 +204,28 @@ func TestRenewalErrorsCancelNothing(t *testing.T) {
 		r.nothingLeft()
 	})
 }
+
+// A handler that fails because its worker was declared dead is not charged for it, if its lease is still valid.
+func TestFencedJobsAreNotCharged(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		db := newDB(t)
+		id := db.add(1, wire.Job{})[0]
+		var runs atomic.Int64
+		r := newRig(t, db, func(ctx context.Context, _ *wire.Job) worker.Outcome {
+			if runs.Add(1) > 1 {
+				return completed
+			}
+			<-ctx.Done()
+			return worker.Outcome{Kind: worker.OutcomeFailed, Err: ctx.Err(), Text: "cancelled", Delay: time.Hour}
+		}, concurrency(2))
+		r.pass(time.Second)
+		db.kill(r.worker.Health().WorkerID)
+		db.insert(1, wire.Job{})
+		r.pass(5 * time.Second)
+		if job := db.job(id); job != nil {
+			t.Errorf("the job is left as %+v", job)
+		}
+		r.stats(worker.Stats{Completed: 2, Returned: 1})
+	})
+}

@@ -58,9 +58,9 @@ func TestSessionsWhateverTheDatabaseSays(t *testing.T) {
 	dbtest.Run(t, db.Pool(), `create schema evil;
 		create function evil.now() returns timestamptz language sql as $$ select '1970-01-01'::timestamptz $$;
 		create function evil.pg_backend_pid() returns int language sql as $$ select 0 $$;
-		create function evil.set_config(text, text, boolean) returns text language sql as $$ select 1 / 0 $$;
+		create function evil.set_config(text, text, boolean) returns text language sql as $$ select (1 / 0)::text $$;
 		create function evil.pg_notify(text, text) returns void language sql as $$ select 1 / 0 $$;
-		create function evil.unnest(anyarray) returns setof anyelement language sql as $$ select null limit 0 $$`)
+		create function evil.unnest(anyarray) returns setof anyelement language sql as $$ select $1[1] limit 0 $$`)
 	setAll(t, db.Pool(), odd)
 	check := func(session string, want map[string]string, setting func(context.Context, string) (string, error)) {
 		t.Helper()

@@ -91,7 +91,8 @@ func TestCompleteJobs(t *testing.T) {
 	}
 }
 
-// Many ids are one call, and a job whose task's name is gone is not hidden, as the view would hide it.
+// Many ids are one call, and a job whose task's name is gone is not hidden, as the view would hide
+// it.
 func TestFailJobs(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)

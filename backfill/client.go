@@ -35,8 +35,8 @@ var _ Enqueuer = (*Client)(nil)
 
 // Open connects to a database with a pool of its own and installs the schema, unless
 // [WithMigrations] says otherwise. The URL is one that pgx takes,
-// postgres://user:password@host:port/database?param=value or "host=… dbname=…"; empty, it comes from
-// the PG* environment variables. Errors name the host and the database, never the password.
+// postgres://user:password@host:port/database?param=value or "host=… dbname=…"; empty, it comes
+// from the PG* environment variables. Errors name the host and the database, never the password.
 //
 // Open tries each host for the seconds of connect_timeout, 3 by default, and all for 10 seconds. It
 // connects to servers that take writes only. The files that the URL names (certificates, keys,
@@ -115,8 +115,9 @@ func newClient(ctx context.Context, pool *pgxpool.Pool, config clientConfig) (*C
 	return c, nil
 }
 
-// migrate connects, where most mistakes of configuration show, and brings the schema up to date. The
-// index on a table with jobs is left to the client: its build waits for the transactions of others.
+// migrate connects, where most mistakes of configuration show, and brings the schema up to date.
+// The index on a table with jobs is left to the client: its build waits for the transactions of
+// others.
 func migrate(ctx context.Context, pool *pgxpool.Pool, config clientConfig) (schema.Report, error) {
 	var report schema.Report
 	connecting, cancel := context.WithTimeout(ctx, pg.ConnectTimeout)
@@ -136,8 +137,8 @@ func migrate(ctx context.Context, pool *pgxpool.Pool, config clientConfig) (sche
 }
 
 // Close waits for the calls of Enqueue that are under way, at most 5 seconds, sends the last
-// notification, and closes the client's connections. Stop the client's workers first. A second Close
-// does nothing.
+// notification, and closes the client's connections. Stop the client's workers first. A second
+// Close does nothing.
 func (c *Client) Close() {
 	if c == nil || c.pool == nil || c.closed.Swap(true) {
 		return

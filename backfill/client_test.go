@@ -110,8 +110,8 @@ func TestNewClientLeavesThePoolOpen(t *testing.T) {
 	wantJobs(t, db, 1)
 }
 
-// The worker, its listener and the notifications connect with the pool's settings, hook included: without the hook nothing here
-// has the password.
+// The worker, its listener and the notifications connect with the pool's settings, hook included:
+// without the hook nothing here has the password.
 func TestPoolSettingsAreUsedForEveryConnection(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)

@@ -56,7 +56,8 @@ func serverURL(t *testing.T, db *pgtest.Database, change func(*url.URL)) string 
 	return u.String()
 }
 
-// What cannot be connected to is an error with the reason, host and database, and what to check; the password is never in it.
+// What cannot be connected to is an error with the reason, host and database, and what to check;
+// the password is never in it.
 func TestUnreachable(t *testing.T) {
 	t.Parallel()
 	closed, hangsUp := peer(t, nil), peer(t, func(c net.Conn) { c.Close() })
@@ -283,7 +284,8 @@ func TestConnectErrorsOfManyShapes(t *testing.T) {
 	wantError(t, backfill.ExplainConnect(t.Context(), two, errors.Join(refused, denied)), "db:5432, db2:1, ")
 }
 
-// Run is configured by the environment alone. Its tests change it, so they do not run in parallel with others.
+// Run is configured by the environment alone. Its tests change it, so they do not run in parallel
+// with others.
 func TestRunByTheEnvironment(t *testing.T) {
 	db := pgtest.New(t)
 	for _, name := range []string{"DATABASE_URL", "PGHOST", "PGSERVICE", "PGDATABASE", "PGPASSWORD", "PGUSER", "PGPORT", "PGSSLMODE"} {

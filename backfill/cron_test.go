@@ -20,7 +20,8 @@ type reportArgs struct {
 	Pages  int    `json:"pages"`
 }
 
-// A tick that was missed is made up for: its job has what its line says, what the task says where the line does not, and its tick.
+// A tick that was missed is made up for: its job has what its line says, what the task says where
+// the line does not, and its tick.
 func TestCronJob(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
@@ -87,7 +88,8 @@ func TestCronKeys(t *testing.T) {
 	}
 }
 
-// A task whose jobs the database refuses holds up no other's, and loses only the ticks before the last.
+// A task whose jobs the database refuses holds up no other's, and loses only the ticks before the
+// last.
 func TestCronJobRefused(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
@@ -124,7 +126,8 @@ func TestCronJobRefused(t *testing.T) {
 	}
 }
 
-// Each job has _cron in its payload, so a type that cannot hold it is refused, with a payload and without.
+// Each job has _cron in its payload, so a type that cannot hold it is refused, with a payload and
+// without.
 func TestCronInMaps(t *testing.T) {
 	t.Parallel()
 	task := &backfill.Task[map[string]string]{Name: "map"}

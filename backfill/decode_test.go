@@ -38,7 +38,8 @@ type item struct {
 	Count uint    `json:"count"`
 }
 
-// wrapped decodes by itself, and calls encoding/json in turn: offsets in its errors are those of a document of its own.
+// wrapped decodes by itself, and calls encoding/json in turn: offsets in its errors are those of a
+// document of its own.
 type wrapped struct{ item item }
 
 func (w *wrapped) UnmarshalJSON(data []byte) error { return json.Unmarshal(data, &w.item) }
@@ -195,7 +196,8 @@ var decodeSeeds = []string{
 	`{"blob":"!","user_id":1e5}`, `{"pointer":{"pointer":[]}}`, `{"USER_ID":[]}`, `{"labels":[],"labels":{"a":2}}`,
 }
 
-// The path of a value that does not decode leads to a value of the document, and that value alone keeps it from decoding.
+// The path of a value that does not decode leads to a value of the document, and that value alone
+// keeps it from decoding.
 func FuzzDecodePath(f *testing.F) {
 	for _, seed := range decodeSeeds {
 		f.Add([]byte(seed))

@@ -12,7 +12,8 @@ import (
 	"github.com/backfillhq/go/testutil/pgtest"
 )
 
-// When Run's context ends, what runs may finish, in a context that lives; what has not started is given back.
+// When Run's context ends, what runs may finish, in a context that lives; what has not started is
+// given back.
 func TestDrainLetsJobsFinish(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
@@ -53,7 +54,8 @@ func TestDrainLetsJobsFinish(t *testing.T) {
 	}
 }
 
-// A handler that returns because of the shutdown is not charged for it; one that fails for another reason is.
+// A handler that returns because of the shutdown is not charged for it; one that fails for another
+// reason is.
 func TestDrainCancels(t *testing.T) {
 	t.Parallel()
 	tests := map[string]struct {
@@ -100,8 +102,8 @@ func TestDrainCancels(t *testing.T) {
 	}
 }
 
-// A job that ignores the end of its context is given back while it runs, and its result does not count. This takes the 5 seconds
-// that jobs have to return.
+// A job that ignores the end of its context is given back while it runs, and its result does not
+// count. This takes the 5 seconds that jobs have to return.
 func TestDrainGivesUp(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)

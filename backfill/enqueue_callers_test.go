@@ -15,7 +15,8 @@ import (
 	"github.com/backfillhq/go/testutil/pgtest"
 )
 
-// Callers beyond the connections fold into batches; each gets its own jobs, and every job is there once.
+// Callers beyond the connections fold into batches; each gets its own jobs, and every job is there
+// once.
 func TestManyCallersAtOnce(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
@@ -123,8 +124,8 @@ func TestCallersThatLeave(t *testing.T) {
 	}
 }
 
-// A keyed enqueue that waits, for a transaction of the application's own, keeps up no others: not the one that the transaction's owner
-// makes before it commits.
+// A keyed enqueue that waits, for a transaction of the application's own, keeps up no others: not
+// the one that the transaction's owner makes before it commits.
 func TestKeyedEnqueueBesideOneThatWaits(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)

@@ -232,7 +232,8 @@ func TestKeyModes(t *testing.T) {
 	}
 }
 
-// A job that runs keeps running without its key, and a new one waits; unsafe_dedupe drops the request.
+// A job that runs keeps running without its key, and a new one waits; unsafe_dedupe drops the
+// request.
 func TestKeysOfRunningJobs(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []backfill.KeyMode{backfill.Replace, backfill.PreserveRunAt, backfill.UnsafeDedupe} {
@@ -275,8 +276,9 @@ func (c *tracer) TraceBatchStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceBa
 func (c *tracer) TraceBatchQuery(context.Context, *pgx.Conn, pgx.TraceBatchQueryData) {}
 func (c *tracer) TraceBatchEnd(context.Context, *pgx.Conn, pgx.TraceBatchEndData)     {}
 
-// Each limit of the wire, by every way to enqueue: what is at the limit is stored, and what is beyond is refused before anything
-// is sent, with the limit in the error; nothing else of the call is stored either.
+// Each limit of the wire, by every way to enqueue: what is at the limit is stored, and what is
+// beyond is refused before anything is sent, with the limit in the error; nothing else of the call
+// is stored either.
 func TestWireLimits(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)

@@ -214,7 +214,8 @@ func TestExecuteUnknownTask(t *testing.T) {
 	}
 }
 
-// An interrupted job is given back, whatever its handler makes of the interruption; other ends count as they are.
+// An interrupted job is given back, whatever its handler makes of the interruption; other ends
+// count as they are.
 func TestShutdown(t *testing.T) {
 	t.Parallel()
 	batch := &backfill.BatchError{Errs: map[int]error{1: context.Canceled}}

@@ -10,7 +10,8 @@ import (
 	"github.com/backfillhq/go/internal/worker"
 )
 
-// What tests of package backfill_test reach inside for: the seams between this package and the engine.
+// What tests of package backfill_test reach inside for: the seams between this package and the
+// engine.
 var (
 	NewSpecs       = newSpecs
 	NewEvent       = newEvent
@@ -34,7 +35,8 @@ func DecodeArgs[T any](task string, args []byte) (T, error) {
 	return decodeArgs[T](&Job{Task: task, Args: args})
 }
 
-// DecodePath decodes args into a T and returns the path of the value that does not decode; "" if all do.
+// DecodePath decodes args into a T and returns the path of the value that does not decode; "" if
+// all do.
 func DecodePath[T any](args []byte) string {
 	_, err := DecodeArgs[T]("t", args)
 	if err == nil {
@@ -55,7 +57,8 @@ func Executor(r *Registry, e Enqueuer, logger *slog.Logger, middleware ...Middle
 	return x.execute
 }
 
-// ForbiddenFlags returns what a claim asks for flags, and what a job with flags is asked before it starts.
+// ForbiddenFlags returns what a claim asks for flags, and what a job with flags is asked before it
+// starts.
 func ForbiddenFlags(ask func() []string, logger *slog.Logger) (current func() []string, putOff func(flags ...string) bool) {
 	f := newForbiddenFlags(ask, guardLogger(logger))
 	return f.current, func(flags ...string) bool {

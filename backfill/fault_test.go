@@ -12,7 +12,8 @@ import (
 	"github.com/backfillhq/go/testutil/pgtest"
 )
 
-// The jobs of a worker that is gone are released, whether it was one of ours or a Node worker; others keep theirs.
+// The jobs of a worker that is gone are released, whether it was one of ours or a Node worker;
+// others keep theirs.
 func TestUnlockDeadWorkers(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
@@ -65,8 +66,8 @@ func TestUnlockDeadWorkers(t *testing.T) {
 	wantError(t, err, "the id is empty")
 }
 
-// An operator passes what the tables show. The queue goes with the job, the attempt is refunded, and
-// workers whose ids only look alike keep theirs: a Node worker's id can be any text.
+// An operator passes what the tables show. The queue goes with the job, the attempt is refunded,
+// and workers whose ids only look alike keep theirs: a Node worker's id can be any text.
 func TestUnlockWorkerByWhatTheTablesShow(t *testing.T) {
 	t.Parallel()
 	const ours, gone, node = "pool-0123456789abcdef01", "pool-0123456789abcdef02", "pool-0123456789abcdef03"

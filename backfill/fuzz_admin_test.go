@@ -18,8 +18,9 @@ import (
 	"github.com/backfillhq/go/testutil/pgtest"
 )
 
-// Whatever operators ask for: the admin methods leave the jobs that the contract's functions leave, and refuse before anything is
-// sent what these refuse, and beyond that what the documentation says.
+// Whatever operators ask for: the admin methods leave the jobs that the contract's functions leave,
+// and refuse before anything is sent what these refuse, and beyond that what the documentation
+// says.
 func FuzzAdmin(f *testing.F) {
 	pool := pgtest.New(f, pgtest.WithPoolSize(1)).Pool()
 	client, err := backfill.NewClient(f.Context(), pool, backfill.WithLogger(quiet))
@@ -192,7 +193,8 @@ var adminOperations = []adminOperation{
 	},
 }
 
-// unlockToken matches what locked_by says of the jobs and queues of the worker that resetJobs has registered.
+// unlockToken matches what locked_by says of the jobs and queues of the worker that resetJobs has
+// registered.
 var unlockToken = regexp.MustCompile(`^pool-x\.[0-9a-f]+(\.[0-9]{1,9}k?)?$`)
 
 // call calls a function of the contract.

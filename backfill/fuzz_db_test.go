@@ -24,8 +24,9 @@ import (
 	"github.com/backfillhq/go/testutil/pgtest"
 )
 
-// Whatever the request: one that is valid leaves the rows that the contract's add_job leaves, on each of the ways to enqueue; and
-// one that add_job refuses is refused before anything is sent. What is refused beyond that is what the documentation says.
+// Whatever the request: one that is valid leaves the rows that the contract's add_job leaves, on
+// each of the ways to enqueue; and one that add_job refuses is refused before anything is sent.
+// What is refused beyond that is what the documentation says.
 func FuzzEnqueue(f *testing.F) {
 	db := pgtest.New(f, pgtest.WithPoolSize(1))
 	begins := fuzzWays(f, db)
@@ -121,7 +122,8 @@ type fuzzTx struct {
 	rollback func()
 }
 
-// fuzzWays begin transactions: to write the tables, to call backfill_enqueue, and to write the tables through database/sql.
+// fuzzWays begin transactions: to write the tables, to call backfill_enqueue, and to write the
+// tables through database/sql.
 func fuzzWays(f *testing.F, db *pgtest.Database) []func(*testing.T) fuzzTx {
 	f.Helper()
 	pool := db.Pool()
@@ -168,7 +170,8 @@ func fuzzPgx(t *testing.T, pool *pgxpool.Pool, inserter *pg.Inserter) fuzzTx {
 	}
 }
 
-// fuzzScalar returns a value that is text; "" for NULL. Values are sent as they are, and refused by the server or not at all.
+// fuzzScalar returns a value that is text; "" for NULL. Values are sent as they are, and refused by
+// the server or not at all.
 func fuzzScalar(t *testing.T, tx pgx.Tx, sql string, args ...any) (string, error) {
 	t.Helper()
 	var value *string
@@ -211,7 +214,8 @@ func peerAdds(t *testing.T, tx fuzzTx, situation string, r *backfill.Request) (r
 	return "", err
 }
 
-// runAtSQL computes run_at without losing a microsecond, which a product of an interval would in the far future.
+// runAtSQL computes run_at without losing a microsecond, which a product of an interval would in
+// the far future.
 const runAtSQL = `case when $4::boolean then (timestamp 'epoch' + make_interval(days => $5::int) + $6::bigint * interval '1 microsecond') at time zone 'UTC'
 	else now() + $12::bigint * interval '1 microsecond' end`
 
@@ -221,7 +225,8 @@ func dayOf(t time.Time) (day, micros int64) {
 	return (t.Unix() - second) / daily, second*1e6 + int64(t.Nanosecond()/1000)
 }
 
-// wantCode checks that a refusal is one of the contract's (section 4.3), or what PostgreSQL says of the values of a type.
+// wantCode checks that a refusal is one of the contract's (section 4.3), or what PostgreSQL says of
+// the values of a type.
 func wantCode(t *testing.T, err error) {
 	t.Helper()
 	pgErr, ok := errors.AsType[*pgconn.PgError](err)

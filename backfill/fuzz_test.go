@@ -14,7 +14,8 @@ import (
 	"github.com/backfillhq/go/internal/worker"
 )
 
-// Whatever a line of a crontab and the task say: a worker starts only if the database takes the jobs.
+// Whatever a line of a crontab and the task say: a worker starts only if the database takes the
+// jobs.
 func FuzzCron(f *testing.F) {
 	for _, line := range []string{
 		`* * * * *`, `0 4 * * * ?id=a&fill=1d&max=3&queue=q&jobKey=k&jobKeyMode=replace&priority=-1 {key: "k", queue: "q"}`,
@@ -50,7 +51,8 @@ func FuzzCron(f *testing.F) {
 	})
 }
 
-// Whatever a batch and its errors are: the job keeps the elements that failed, byte for byte and in their order, or all of them.
+// Whatever a batch and its errors are: the job keeps the elements that failed, byte for byte and in
+// their order, or all of them.
 func FuzzBatch(f *testing.F) {
 	for _, seed := range []struct{ payload, indexes, text string }{
 		{`[1, {"a" : 2},"\u0000",[ ]]`, "\x00\x02\x02", "a\nb"},

@@ -1,7 +1,8 @@
 package backfill_test
 
-// This file has the shape of what backfillgen writes for the tasks of tasks_test.go. It is written by hand, because backfillgen
-// leaves test files alone; its own tests compile what it writes against this package.
+// This file has the shape of what backfillgen writes for the tasks of tasks_test.go. It is written
+// by hand, because backfillgen leaves test files alone; its own tests compile what it writes
+// against this package.
 
 import (
 	"context"
@@ -98,17 +99,20 @@ func (c Client) EnqueueSendEmailMany(ctx context.Context, args []SendEmailArgs, 
 	return backfill.EnqueueMany(ctx, c.enqueuer, TaskSendEmail, args, opts...)
 }
 
-// EnqueueNightly is for handlers: it enqueues with the Enqueuer that ctx carries. Elsewhere use [Client].
+// EnqueueNightly is for handlers: it enqueues with the Enqueuer that ctx carries. Elsewhere use
+// [Client].
 func EnqueueNightly(ctx context.Context, args NightlyArgs, opts ...backfill.EnqueueOption) (*backfill.Job, error) {
 	return NewClient(backfill.FromContext(ctx)).EnqueueNightly(ctx, args, opts...)
 }
 
-// EnqueuePurge is for handlers: it enqueues with the Enqueuer that ctx carries. Elsewhere use [Client].
+// EnqueuePurge is for handlers: it enqueues with the Enqueuer that ctx carries. Elsewhere use
+// [Client].
 func EnqueuePurge(ctx context.Context, opts ...backfill.EnqueueOption) (*backfill.Job, error) {
 	return NewClient(backfill.FromContext(ctx)).EnqueuePurge(ctx, opts...)
 }
 
-// EnqueueSendEmail is for handlers: it enqueues with the Enqueuer that ctx carries. Elsewhere use [Client].
+// EnqueueSendEmail is for handlers: it enqueues with the Enqueuer that ctx carries. Elsewhere use
+// [Client].
 func EnqueueSendEmail(ctx context.Context, args SendEmailArgs, opts ...backfill.EnqueueOption) (*backfill.Job, error) {
 	return NewClient(backfill.FromContext(ctx)).EnqueueSendEmail(ctx, args, opts...)
 }

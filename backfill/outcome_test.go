@@ -16,7 +16,8 @@ import (
 	"github.com/backfillhq/go/testutil/pgtest"
 )
 
-// wantRetry checks when a job runs again, by the database's clock alone: between the given times, plus the delay.
+// wantRetry checks when a job runs again, by the database's clock alone: between the given times,
+// plus the delay.
 func wantRetry(t *testing.T, db *pgtest.Database, before time.Time, least, most time.Duration) {
 	t.Helper()
 	runAt := get[time.Time](t, db.Pool(), "select run_at from graphile_worker._private_jobs")
@@ -110,7 +111,8 @@ func TestLastAttempt(t *testing.T) {
 	}
 }
 
-// Neither the log nor the event promises a retry that will not come; run_at moves, as the contract has it.
+// Neither the log nor the event promises a retry that will not come; run_at moves, as the contract
+// has it.
 func TestLastAttemptPromisesNoRetry(t *testing.T) {
 	t.Parallel()
 	client := newClient(t, pgtest.New(t))
@@ -238,7 +240,8 @@ func TestHandlersThatDoNotReturn(t *testing.T) {
 
 func panicsDeepInside() { panic("oops") }
 
-// Args that do not decode leave a job that is retried, and says where they are wrong; never what they are.
+// Args that do not decode leave a job that is retried, and says where they are wrong; never what
+// they are.
 func TestArgsThatDoNotDecode(t *testing.T) {
 	t.Parallel()
 	tests := map[string]struct{ args, want string }{

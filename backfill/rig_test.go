@@ -17,7 +17,8 @@ import (
 	"github.com/backfillhq/go/testutil/pgtest"
 )
 
-// hang is how long a test waits for something that must happen. It only ends a test that has failed already.
+// hang is how long a test waits for something that must happen. It only ends a test that has failed
+// already.
 const hang = time.Minute
 
 // newClient returns a client on the pool of a database.

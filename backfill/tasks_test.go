@@ -29,7 +29,8 @@ type (
 	}
 )
 
-// SendEmail enqueues itself, and its backoff mentions its task: neither may be an initialization cycle.
+// SendEmail enqueues itself, and its backoff mentions its task: neither may be an initialization
+// cycle.
 func SendEmail(ctx context.Context, args SendEmailArgs) error {
 	if args.Template == "again" {
 		_, err := EnqueueSendEmail(ctx, SendEmailArgs{UserID: args.UserID, Template: "last"}, backfill.Key("again"))

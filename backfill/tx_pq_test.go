@@ -23,8 +23,8 @@ import (
 // sqlDriver is a driver for database/sql, with what turns on one of its modes.
 type sqlDriver struct{ name, parameter string }
 
-// The modes differ in what is sent: parameters apart from the statement, or written into it; of types that the server infers, or
-// that the driver does.
+// The modes differ in what is sent: parameters apart from the statement, or written into it; of
+// types that the server infers, or that the driver does.
 var sqlDrivers = map[string]sqlDriver{
 	"pgx":                  {"pgx", ""},
 	"pgx simple protocol":  {"pgx", "default_query_exec_mode=simple_protocol"},
@@ -92,7 +92,8 @@ func commit(t *testing.T, tx *sql.Tx) {
 	}
 }
 
-// Many jobs of one task, with and without a queue and keys: one statement each, the results in the order of the args.
+// Many jobs of one task, with and without a queue and keys: one statement each, the results in the
+// order of the args.
 func TestSQLTxMany(t *testing.T) {
 	t.Parallel()
 	for name, driver := range sqlDrivers {
@@ -197,7 +198,8 @@ func TestSQLTxKeyModes(t *testing.T) {
 	}
 }
 
-// Times, to the microsecond and to PostgreSQL's ends, and payloads arrive as they were, whatever the session says.
+// Times, to the microsecond and to PostgreSQL's ends, and payloads arrive as they were, whatever
+// the session says.
 func TestSQLTxValues(t *testing.T) {
 	t.Parallel()
 	times := []time.Time{
@@ -253,8 +255,8 @@ func sqlState(err error) string {
 	return ""
 }
 
-// What is refused says why. Before anything is sent, the transaction goes on; what the server refuses ends it, or what came since
-// a savepoint.
+// What is refused says why. Before anything is sent, the transaction goes on; what the server
+// refuses ends it, or what came since a savepoint.
 func TestSQLTxRefusals(t *testing.T) {
 	t.Parallel()
 	for name, driver := range sqlDrivers {
@@ -303,8 +305,8 @@ func TestSQLTxRefusals(t *testing.T) {
 	}
 }
 
-// A SERIALIZABLE transaction that conflicts fails with the state that callers repeat transactions for, and does nothing; one that
-// does not conflict commits.
+// A SERIALIZABLE transaction that conflicts fails with the state that callers repeat transactions
+// for, and does nothing; one that does not conflict commits.
 func TestSQLTxSerializable(t *testing.T) {
 	t.Parallel()
 	for name, driver := range sqlDrivers {

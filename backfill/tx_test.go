@@ -52,7 +52,8 @@ func manyKinds() []backfill.Request {
 	}
 }
 
-// Jobs of a transaction are there, and run, once it has committed; the results are those of a client without one.
+// Jobs of a transaction are there, and run, once it has committed; the results are those of a
+// client without one.
 func TestTransactionCommits(t *testing.T) {
 	t.Parallel()
 	for kind, begin := range transactions() {

@@ -14,9 +14,10 @@ import (
 	"github.com/backfillhq/go/testutil/pgtest"
 )
 
-// withoutPoll checks that what enqueue enqueues runs, in one of a few tries, after a notification and without a poll in between. A
-// poll that happens to fall in between, or a claim that was on its way, proves nothing, so there are several tries; where polls are
-// what makes jobs start, each of them fails.
+// withoutPoll checks that what enqueue enqueues runs, in one of a few tries, after a notification
+// and without a poll in between. A poll that happens to fall in between, or a claim that was on its
+// way, proves nothing, so there are several tries; where polls are what makes jobs start, each of
+// them fails.
 func withoutPoll(t *testing.T, w *running, enqueue func() *backfill.Job) {
 	t.Helper()
 	for range 5 {
@@ -114,7 +115,8 @@ func TestDueJobsWake(t *testing.T) {
 	}
 }
 
-// The jobs of a queue run in its order, one at a time, and each starts because the one before has ended.
+// The jobs of a queue run in its order, one at a time, and each starts because the one before has
+// ended.
 func TestQueueRunsInOrderWithoutPolls(t *testing.T) {
 	t.Parallel()
 	const jobs = 60

@@ -15,7 +15,8 @@ import (
 	"github.com/backfillhq/go/testutil/pgtest"
 )
 
-// Functions and methods run with their args, the job in the context, and an Enqueuer that generated code finds.
+// Functions and methods run with their args, the job in the context, and an Enqueuer that generated
+// code finds.
 func TestWorkerRunsHandlers(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)

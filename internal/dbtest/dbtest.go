@@ -165,8 +165,9 @@ func Until(t *testing.T, condition func() bool) {
 	}
 }
 
-// SomeoneWaits reports whether a statement in the test's own database waits for a lock of these kinds. pg_locks cannot tell: it has
-// the locks of all databases, those of the tests beside this one among them.
+// SomeoneWaits reports whether a statement in the test's own database waits for a lock of these
+// kinds. pg_locks cannot tell: it has the locks of all databases, those of the tests beside this
+// one among them.
 func SomeoneWaits(t *testing.T, db Execer, kinds ...string) bool {
 	t.Helper()
 	return Get[bool](t, db, `select exists (select from pg_stat_activity

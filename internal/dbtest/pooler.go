@@ -16,8 +16,8 @@ import (
 )
 
 // Pooler starts a PgBouncer before the server of a URL, in the pool mode session, transaction or
-// statement, with this many sessions and more lines of configuration, and returns the URL that leads
-// through it.
+// statement, with this many sessions and more lines of configuration, and returns the URL that
+// leads through it.
 func Pooler(t *testing.T, databaseURL, mode string, sessions int, more ...string) string {
 	t.Helper()
 	program, err := exec.LookPath("pgbouncer")

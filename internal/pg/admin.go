@@ -90,14 +90,15 @@ func (a *Admin) findWorker(ctx context.Context, lockedBy string) (id string, reg
 	return lockedBy, false, nil
 }
 
-// Sweep releases jobs and queues whose locks are stale, except for rows that somebody else has locked
-// at this moment. It does not wait for a worker that is sweeping.
+// Sweep releases jobs and queues whose locks are stale, except for rows that somebody else has
+// locked at this moment. It does not wait for a worker that is sweeping.
 func (a *Admin) Sweep(ctx context.Context) (jobs, queues int, err error) {
 	jobs, queues, err = newSweep(a.queries, a.settings.Schema, false).run(ctx)
 	return jobs, queues, a.settings.explainWork(err)
 }
 
-// inBatches repeats a statement until it changes nothing, and returns how many rows it changed in all.
+// inBatches repeats a statement until it changes nothing, and returns how many rows it changed in
+// all.
 func inBatches(batch func() (int64, error)) (rows int, err error) {
 	for {
 		n, err := batch()
@@ -108,7 +109,8 @@ func inBatches(batch func() (int64, error)) (rows int, err error) {
 	}
 }
 
-// Complete, Fail, Reschedule and Remove call the contract's functions (section 1.5), and return the jobs that they changed.
+// Complete, Fail, Reschedule and Remove call the contract's functions (section 1.5), and return the
+// jobs that they changed.
 
 // Complete deletes jobs.
 func (a *Admin) Complete(ctx context.Context, ids []int64) ([]*wire.Job, error) {

@@ -9,8 +9,8 @@ import (
 	"github.com/backfillhq/go/internal/pg"
 )
 
-// Contract section 5.6, by the database's clock: older than 4 hours, and no younger; more than one batch; a job that is not due yet
-// keeps its time; and R16.
+// Contract section 5.6, by the database's clock: older than 4 hours, and no younger; more than one
+// batch; a job that is not due yet keeps its time; and R16.
 func TestSweep(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
@@ -68,7 +68,8 @@ func TestSweepOfManyRows(t *testing.T) {
 	}
 }
 
-// While one worker sweeps, the others of its schema leave it alone. An operator's sweep does not wait.
+// While one worker sweeps, the others of its schema leave it alone. An operator's sweep does not
+// wait.
 func TestOneWorkerSweeps(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)

@@ -8,8 +8,8 @@ import (
 	"github.com/backfillhq/go/internal/pg"
 )
 
-// Contract section 5.2: a job is passed over if one of its flags is forbidden; without flags it never is. In a queue, the next
-// one is taken.
+// Contract section 5.2: a job is passed over if one of its flags is forbidden; without flags it
+// never is. In a queue, the next one is taken.
 func TestForbiddenFlags(t *testing.T) {
 	t.Parallel()
 	for _, queue := range []string{"", ", queue_name := 'q' || i"} {

@@ -11,22 +11,22 @@ import (
 
 const (
 	// A full claim begins at the earliest fullClaimPause times as long after the last one as that has
-	// looked: full claims take a tenth of the time (R21). While there is always more to claim above the
-	// marks, there is also fullClaimEvery between them; while there is not, one that has looked for no
-	// longer than cheapLook is as good as any other claim, and may be followed by another.
+	// looked: full claims take a tenth of the time (R21). While there is always more to claim above
+	// the marks, there is also fullClaimEvery between them; while there is not, one that has looked
+	// for no longer than cheapLook is as good as any other claim, and may be followed by another.
 	fullClaimPause = 10
 	fullClaimEvery = 50 * time.Millisecond
 	cheapLook      = 5 * time.Millisecond
-	// lateCommit is how far below its marks a claim begins that follows one which left nothing: a job's
-	// time is when its transaction began, and others have been committed since then.
+	// lateCommit is how far below its marks a claim begins that follows one which left nothing: a
+	// job's time is when its transaction began, and others have been committed since then.
 	lateCommit = time.Second
 	// maxMarks bounds the priorities that are remembered, and with it the work of a claim.
 	maxMarks = 100
 )
 
 // marks say for each priority how far the free jobs have been claimed: up to this run_at. The next
-// claim begins there, past the index entries of deleted jobs and whatever it had to skip. They are a
-// hint, and for free jobs only: every full claim begins at the front of the line (R21).
+// claim begins there, past the index entries of deleted jobs and whatever it had to skip. They are
+// a hint, and for free jobs only: every full claim begins at the front of the line (R21).
 type marks struct {
 	at     map[int16]time.Time
 	short  bool          // the last claim left nothing
@@ -66,8 +66,8 @@ func (m *marks) columns() (priorities []int16, lows []time.Time) {
 	return priorities, lows
 }
 
-// note remembers what a claim has found. It reports whether a full claim has to follow, because this
-// one has not looked at all priorities.
+// note remembers what a claim has found. It reports whether a full claim has to follow, because
+// this one has not looked at all priorities.
 func (m *marks) note(sent time.Time, full, short bool, answer answer) (unseen bool) {
 	m.short = short
 	if m.at == nil || full && !short || len(m.at) > maxMarks {
@@ -99,8 +99,8 @@ func (m *marks) note(sent time.Time, full, short bool, answer answer) (unseen bo
 	return true
 }
 
-// timedOut remembers that a full claim took longer than a statement may. The next claims begin at the
-// marks, if there are any.
+// timedOut remembers that a full claim took longer than a statement may. The next claims begin at
+// the marks, if there are any.
 func (m *marks) timedOut(sent time.Time, looked time.Duration) {
 	m.fullAt, m.looked, m.from = sent, looked, math.MinInt16
 }

@@ -6,8 +6,8 @@ import "github.com/backfillhq/go/internal/wire"
 const deepClaims = 32
 
 // search remembers how to look for queues that the window at the front of the line does not reach,
-// because it is full of jobs of blocked queues, of tasks that nobody here serves, or of queues whose
-// first job somebody has locked.
+// because it is full of jobs of blocked queues, of tasks that nobody here serves, or of queues
+// whose first job somebody has locked.
 type search struct {
 	deep   int   // claims left before the front is tried again; 0: look at the front
 	cursor int32 // queue id where the search goes on

@@ -11,21 +11,25 @@ import (
 	"github.com/backfillhq/go/internal/sqlstate"
 )
 
-// A name may go when no job refers to it, and no transaction has looked its id up for a job that it has not committed: the job
-// would dangle, and never run. Whoever looks a name up holds the lock of an insert on the tables of names or of jobs from before
-// that until its transaction ends: add_job inserts missing names first, also if none is; our inserts without a key look names up
-// in the statement that inserts the jobs. So names are deleted under a lock that excludes inserts (LockTasks, LockQueues): behind
-// it, every lookup is committed, or has yet to begin and will not find the name. That a transaction at REPEATABLE READ or above
-// sees names that were deleted since it began, nothing of ours can prevent.
+// A name may go when no job refers to it, and no transaction has looked its id up for a job that it
+// has not committed: the job would dangle, and never run. Whoever looks a name up holds the lock of
+// an insert on the tables of names or of jobs from before that until its transaction ends: add_job
+// inserts missing names first, also if none is; our inserts without a key look names up in the
+// statement that inserts the jobs. So names are deleted under a lock that excludes inserts
+// (LockTasks, LockQueues): behind it, every lookup is committed, or has yet to begin and will not
+// find the name. That a transaction at REPEATABLE READ or above sees names that were deleted since
+// it began, nothing of ours can prevent.
 //
-// While we wait for the lock, the whole database waits behind us; so we wait for lockTimeout, and try again after lockPause.
+// While we wait for the lock, the whole database waits behind us; so we wait for lockTimeout, and
+// try again after lockPause.
 const (
 	limitLock = "set local lock_timeout = '50ms'; set local statement_timeout = '2s'"
 	lockPause = time.Second
 	maxTries  = 60
 )
 
-// DeleteFailed deletes the jobs that have failed for good and that nobody has locked, and returns how many.
+// DeleteFailed deletes the jobs that have failed for good and that nobody has locked, and returns
+// how many.
 func (a *Admin) DeleteFailed(ctx context.Context) (jobs int, err error) {
 	var last int64
 	for {
@@ -40,13 +44,15 @@ func (a *Admin) DeleteFailed(ctx context.Context) (jobs int, err error) {
 	}
 }
 
-// DeleteTasks deletes the names of tasks that no job has, except those to keep, and returns how many.
+// DeleteTasks deletes the names of tasks that no job has, except those to keep, and returns how
+// many.
 func (a *Admin) DeleteTasks(ctx context.Context, keep []string) (tasks int, err error) {
 	return a.deleteNames(ctx, "task names", (*query.Queries).LockTasks, func() ([]int32, error) { return a.queries.UnusedTasks(ctx, keep) },
 		(*query.Queries).DeleteTasks)
 }
 
-// DeleteQueues deletes the names of queues that no job has and nobody has locked, and returns how many.
+// DeleteQueues deletes the names of queues that no job has and nobody has locked, and returns how
+// many.
 func (a *Admin) DeleteQueues(ctx context.Context) (queues int, err error) {
 	return a.deleteNames(ctx, "queue names", (*query.Queries).LockQueues, func() ([]int32, error) { return a.queries.UnusedQueues(ctx) },
 		(*query.Queries).DeleteQueues)

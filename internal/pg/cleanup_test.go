@@ -17,7 +17,8 @@ import (
 	"github.com/backfillhq/go/testutil/pgtest"
 )
 
-// lookups are the ways in which a transaction looks up the names of a job's task and queue, "task" and "queue".
+// lookups are the ways in which a transaction looks up the names of a job's task and queue, "task"
+// and "queue".
 func lookups(pool *pgxpool.Pool) map[string]func(context.Context, pgx.Tx) error {
 	sql := func(arguments string) func(context.Context, pgx.Tx) error {
 		return func(ctx context.Context, tx pgx.Tx) error {
@@ -52,7 +53,8 @@ func lookups(pool *pgxpool.Pool) map[string]func(context.Context, pgx.Tx) error 
 	}
 }
 
-// insertOne runs the statement of a single insert, which adds missing names by another one (see Inserter.Insert).
+// insertOne runs the statement of a single insert, which adds missing names by another one (see
+// Inserter.Insert).
 func insertOne(ctx context.Context, tx pgx.Tx) error {
 	for range 2 {
 		var ignored any
@@ -67,7 +69,8 @@ func insertOne(ctx context.Context, tx pgx.Tx) error {
 	return nil
 }
 
-// namesToDelete is a database with names that no job has, and a waiting job with a key and other names.
+// namesToDelete is a database with names that no job has, and a waiting job with a key and other
+// names.
 func namesToDelete(t *testing.T) *pgxpool.Pool {
 	t.Helper()
 	pool := pgtest.New(t).Pool()
@@ -193,7 +196,8 @@ func TestDeleteNames(t *testing.T) {
 	}
 }
 
-// A queue that a worker locks after it was found unused, with a job that was enqueued and is gone again, is kept.
+// A queue that a worker locks after it was found unused, with a job that was enqueued and is gone
+// again, is kept.
 func TestDeleteQueuesLooksTwice(t *testing.T) {
 	t.Parallel()
 	pool := namesToDelete(t)
@@ -226,7 +230,8 @@ func (b beforeLock) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.T
 
 func (beforeLock) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
 
-// Permanently failed is attempts = max_attempts and unlocked (contract section 8). R16: what is locked is left out.
+// Permanently failed is attempts = max_attempts and unlocked (contract section 8). R16: what is
+// locked is left out.
 func TestDeleteFailed(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)

@@ -41,7 +41,8 @@ func TestKnownCrontabs(t *testing.T) {
 	}
 }
 
-// A tick is enqueued once per identifier, by whoever comes first; an older one never; and all of it or nothing.
+// A tick is enqueued once per identifier, by whoever comes first; an older one never; and all of it
+// or nothing.
 func TestTickOnce(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
@@ -95,7 +96,8 @@ func TestTickOnce(t *testing.T) {
 	}
 }
 
-// The server's clock is behind that of the process that schedules: a tick's job is due at once all the same.
+// The server's clock is behind that of the process that schedules: a tick's job is due at once all
+// the same.
 func TestTickIsDueByTheServersClock(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)

@@ -31,9 +31,9 @@ func canPipeline(pool *pgxpool.Pool) bool {
 }
 
 // insertAndNotify inserts one job, and sends the workers' notification behind it. Both are written
-// together, with a Sync between them: two transactions, of which the second begins when the first has
-// committed. It takes the connection over, returns when the job is committed or has failed, and calls
-// done when the notification is sent or lost. pgx.ErrNoRows means that nothing was inserted.
+// together, with a Sync between them: two transactions, of which the second begins when the first
+// has committed. It takes the connection over, returns when the job is committed or has failed, and
+// calls done when the notification is sent or lost. pgx.ErrNoRows means that nothing was inserted.
 func (a *attempt) insertAndNotify(ctx context.Context, conn *pgxpool.Conn, job *wire.Job, done func()) (notified bool, err error) {
 	// The caller's context may end before the notification is sent.
 	own, cancel := context.WithCancelCause(context.WithoutCancel(ctx))

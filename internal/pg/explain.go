@@ -7,8 +7,8 @@ import (
 	"github.com/backfillhq/go/internal/sqlstate"
 )
 
-// explainWork adds to a failure to connect what to check, and to a refusal what lets a role work, or
-// do what an operator does.
+// explainWork adds to a failure to connect what to check, and to a refusal what lets a role work,
+// or do what an operator does.
 func (s Settings) explainWork(err error) error {
 	err = explainReconnect(s.config.ConnConfig, err)
 	return s.explain(err, "work or change its jobs", "as the owner of its tables, run: "+schema.GrantCommand(s.Schema, s.config.ConnConfig.User, schema.WorkerRole))

@@ -118,8 +118,8 @@ func (s *Store) next(task int32) worker.NextInQueue {
 	return worker.NextForeign
 }
 
-// settle asks once about the leases that a statement passed over. Those that are lost leave their queue
-// locked, if it still is, and nobody else would free it (R7).
+// settle asks once about the leases that a statement passed over. Those that are lost leave their
+// queue locked, if it still is, and nobody else would free it (R7).
 func (s *Store) settle(ctx context.Context, leases []wire.Lease, fates []worker.Fate) ([]worker.Fate, error) {
 	var ids []int64
 	for i, fate := range fates {
@@ -168,7 +168,8 @@ func (s *Store) endFailed(ctx context.Context, err error) error {
 	return refused(err)
 }
 
-// unsettled is an error behind a statement that was applied: the whole is not refused, whatever it says.
+// unsettled is an error behind a statement that was applied: the whole is not refused, whatever it
+// says.
 func (s *Store) unsettled(ctx context.Context, err error) error {
 	s.suspectConnections(ctx)
 	return err

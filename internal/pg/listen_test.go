@@ -10,8 +10,8 @@ import (
 	"github.com/backfillhq/go/internal/worker"
 )
 
-// What notifications mean (contract section 3): jobs unless the count says that there are none, whatever else the payload is; and a
-// migration unless it says that it breaks nothing.
+// What notifications mean (contract section 3): jobs unless the count says that there are none,
+// whatever else the payload is; and a migration unless it says that it breaks nothing.
 func TestListen(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)

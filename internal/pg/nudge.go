@@ -75,8 +75,8 @@ func (n *Nudges) send(ctx context.Context, jobs int) error {
 	return nil
 }
 
-// explainFullQueue adds who keeps the server's queue of notifications full: a session that listens, and
-// whose transaction does not end.
+// explainFullQueue adds who keeps the server's queue of notifications full: a session that listens,
+// and whose transaction does not end.
 func explainFullQueue(err error) error {
 	pgErr, ok := errors.AsType[*pgconn.PgError](err)
 	if !ok || pgErr.Code != sqlstate.ProgramLimitExceeded || pgErr.Detail == "" {

@@ -12,16 +12,16 @@ import (
 	"github.com/backfillhq/go/internal/worker"
 )
 
-// settledTimeout bounds the question whether a claim is under way, which takes no time: a connection
-// that does not answer it is given up before the scan that follows.
+// settledTimeout bounds the question whether a claim is under way, which takes no time: a
+// connection that does not answer it is given up before the scan that follows.
 const settledTimeout = 2 * time.Second
 
 // surveyTimeout bounds each statement of a survey: on a table where it takes longer, the log does
 // without.
 const surveyTimeout = 2 * time.Second
 
-// Reclaim implements worker.Store. It asks first whether a claim of the worker may still commit: what is
-// committed by then, the statements that follow see.
+// Reclaim implements worker.Store. It asks first whether a claim of the worker may still commit:
+// what is committed by then, the statements that follow see.
 func (s *Store) Reclaim(ctx context.Context, workerID string, held []wire.Lease) (answer worker.Reclaimed, err error) {
 	asking, cancel := context.WithTimeout(ctx, settledTimeout)
 	defer cancel()
@@ -68,8 +68,8 @@ func (s *Store) scanBatches(ctx context.Context, batch func(*query.Queries) (int
 	})
 }
 
-// scan runs a statement that no index answers. A worker's sessions do without sequential scans, so that
-// claims have the right plan in any case; this one needs it.
+// scan runs a statement that no index answers. A worker's sessions do without sequential scans, so
+// that claims have the right plan in any case; this one needs it.
 func (s *Store) scan(ctx context.Context, statement func(*query.Queries) error) error {
 	return pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, "set local enable_seqscan = on"); err != nil {

@@ -8,8 +8,8 @@ import (
 	"github.com/backfillhq/go/internal/worker"
 )
 
-// R6: a claim whose commit hangs, as it does without its synchronous standby, is not taken for one that has
-// ended. What it has locked is released once it is committed.
+// R6: a claim whose commit hangs, as it does without its synchronous standby, is not taken for one
+// that has ended. What it has locked is released once it is committed.
 func TestReclaimKnowsOfAClaimUnderWay(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)

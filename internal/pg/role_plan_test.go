@@ -15,7 +15,8 @@ import (
 	"github.com/backfillhq/go/testutil/pgtest"
 )
 
-// filters are conditions that no index answers: row level security changes the order in which they are checked.
+// filters are conditions that no index answers: row level security changes the order in which they
+// are checked.
 var filters = regexp.MustCompile(`Filter: .*`)
 
 // R26: row level security does not change the plans of a worker that does not own the tables.

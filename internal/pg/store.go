@@ -38,8 +38,8 @@ type Store struct {
 
 var _ worker.Store = (*Store)(nil)
 
-// resolveEvery is how often a claim looks up the ids of tasks again. They change when an operator deletes the names that no job
-// has (Admin.DeleteTasks), and the next enqueue adds them again.
+// resolveEvery is how often a claim looks up the ids of tasks again. They change when an operator
+// deletes the names that no job has (Admin.DeleteTasks), and the next enqueue adds them again.
 const resolveEvery = 5 * time.Second
 
 // Open returns a store with a pool of its own. It connects when it is first used.
@@ -60,8 +60,8 @@ func Open(ctx context.Context, settings Settings) (*Store, error) {
 // Close closes the connections.
 func (s *Store) Close() { ClosePool(s.pool) }
 
-// ClosePool closes a pool. It waits for the server's side of it no longer than a second: one that does
-// not answer would take 15.
+// ClosePool closes a pool. It waits for the server's side of it no longer than a second: one that
+// does not answer would take 15.
 func ClosePool(pool *pgxpool.Pool) {
 	closed := make(chan struct{})
 	go func() {
@@ -98,8 +98,9 @@ func (s *Store) Register(ctx context.Context, workerID string, tasks []string) (
 	return nil
 }
 
-// addTasks makes sure that every task has an id. Names are added one by one: somebody's open transaction may have added some of
-// them, and to wait for it while holding another could be a deadlock.
+// addTasks makes sure that every task has an id. Names are added one by one: somebody's open
+// transaction may have added some of them, and to wait for it while holding another could be a
+// deadlock.
 func (s *Store) addTasks(ctx context.Context) (map[int32]string, error) {
 	for {
 		ids, err := s.taskIDs(ctx)
@@ -138,21 +139,21 @@ func (s *Store) Retire(ctx context.Context, workerID string) error {
 	return s.queries.RetireWorker(ctx, workerID)
 }
 
-// suspectConnections has the pool replace its idle connections after a statement that has got no answer
-// in time: they may lead to the same dead end, and each would cost as long again.
+// suspectConnections has the pool replace its idle connections after a statement that has got no
+// answer in time: they may lead to the same dead end, and each would cost as long again.
 func (s *Store) suspectConnections(ctx context.Context) {
 	if ctx.Err() != nil {
 		s.pool.Reset()
 	}
 }
 
-// refusals are the classes of errors that are about what a row holds: its data, a constraint, the limits
-// of an index, and what a trigger raises. Others, such as those of a server that is read-only for a
-// while, or without space, are not the row's.
+// refusals are the classes of errors that are about what a row holds: its data, a constraint, the
+// limits of an index, and what a trigger raises. Others, such as those of a server that is
+// read-only for a while, or without space, are not the row's.
 var refusals = []string{"22", "23", "44", "54", "P0"}
 
-// refused marks errors with which the server ended a statement, so that nothing was changed. A fatal one
-// ends the connection, perhaps after the commit.
+// refused marks errors with which the server ended a statement, so that nothing was changed. A
+// fatal one ends the connection, perhaps after the commit.
 func refused(err error) error {
 	pgErr, ok := errors.AsType[*pgconn.PgError](err)
 	if !ok || pgErr.SeverityUnlocalized != "ERROR" {

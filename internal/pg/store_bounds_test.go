@@ -7,8 +7,8 @@ import (
 	"github.com/backfillhq/go/internal/dbtest"
 )
 
-// Jobs that are not due yet and that nobody here serves make no claims: the next time is that of a job
-// that is served. Behind many others it is a time to look again.
+// Jobs that are not due yet and that nobody here serves make no claims: the next time is that of a
+// job that is served. Behind many others it is a time to look again.
 func TestNextDueOfServedJobs(t *testing.T) {
 	t.Parallel()
 	const foreign = `select graphile_worker.add_job('foreign', run_at := now() + interval '5 minutes' + i * interval '1 second')
@@ -33,8 +33,8 @@ func TestNextDueOfServedJobs(t *testing.T) {
 	between(t, r.tryAll(10, 10).NextDue, 6*time.Minute, 9*time.Minute)
 }
 
-// However many priorities there are, a claim looks at a hundred of them; the next one goes on behind
-// them, and nothing is left out.
+// However many priorities there are, a claim looks at a hundred of them; the next one goes on
+// behind them, and nothing is left out.
 func TestManyPriorities(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
@@ -65,8 +65,8 @@ func TestManyPriorities(t *testing.T) {
 	}
 }
 
-// Without the index on queues, or with one whose building was interrupted, claims use another text, and
-// claim the same jobs in the same order.
+// Without the index on queues, or with one whose building was interrupted, claims use another text,
+// and claim the same jobs in the same order.
 func TestWithoutTheQueueIndex(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]string{

@@ -39,7 +39,8 @@ func TestClaim(t *testing.T) {
 	r.wantConsistent()
 }
 
-// Jobs that are not for this claim: not due, no attempts left, locked, of other tasks, behind their queue's head.
+// Jobs that are not for this claim: not due, no attempts left, locked, of other tasks, behind their
+// queue's head.
 func TestClaimPassesOver(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
@@ -54,7 +55,8 @@ func TestClaimPassesOver(t *testing.T) {
 	r.claimNone()
 }
 
-// R14: each claim of a queue takes the least (priority, run_at, id); a job that failed lets the others pass.
+// R14: each claim of a queue takes the least (priority, run_at, id); a job that failed lets the
+// others pass.
 func TestOrderOfAQueue(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
@@ -160,7 +162,8 @@ func TestSerialLimit(t *testing.T) {
 	}
 }
 
-// A claim that finds open queues whose rows somebody locks for a moment, as a Node worker's fetch does, says so.
+// A claim that finds open queues whose rows somebody locks for a moment, as a Node worker's fetch
+// does, says so.
 func TestContended(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
@@ -183,7 +186,8 @@ func TestContended(t *testing.T) {
 	}
 }
 
-// R14, C7: while an application holds the row of a queue's head, the queue waits; its second job must not pass.
+// R14, C7: while an application holds the row of a queue's head, the queue waits; its second job
+// must not pass.
 func TestLockedHeadHoldsItsQueue(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
@@ -226,7 +230,8 @@ func TestSerializableByDefault(t *testing.T) {
 	workTogether(t, db, 3, 400)
 }
 
-// Promise 3, and R2: several workers on the same queues; no job twice, never two of a queue, each queue in order.
+// Promise 3, and R2: several workers on the same queues; no job twice, never two of a queue, each
+// queue in order.
 func TestSeveralWorkers(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
@@ -235,7 +240,8 @@ func TestSeveralWorkers(t *testing.T) {
 	workTogether(t, db, 4, 1500)
 }
 
-// workTogether lets workers claim and complete until all jobs are done, and checks what each of them saw.
+// workTogether lets workers claim and complete until all jobs are done, and checks what each of
+// them saw.
 func workTogether(t *testing.T, db *pgtest.Database, workers, jobs int) {
 	t.Helper()
 	var mu sync.Mutex
@@ -280,7 +286,8 @@ func workTogether(t *testing.T, db *pgtest.Database, workers, jobs int) {
 				begin(batch)
 				ended = end(batch) // before the statement: another worker may claim right after it
 				for len(batch) > 0 {
-					// Busy: another claim looked at the row before it knew that it is taken, and holds it until it ends.
+					// Busy: another claim looked at the row before it knew that it is taken, and holds it until it
+					// ends.
 					busy := endings["complete"](r, batch...).Busy
 					batch = slices.DeleteFunc(batch, func(job *wire.Job) bool { return !slices.Contains(busy, job.ID) })
 				}

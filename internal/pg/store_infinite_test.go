@@ -10,8 +10,8 @@ import (
 	"github.com/backfillhq/go/internal/wire"
 )
 
-// The contract's functions take run_at := 'infinity', to park a job, and dates further away than a time.Duration reaches. Such a job is
-// never due, and is in nobody's way.
+// The contract's functions take run_at := 'infinity', to park a job, and dates further away than a
+// time.Duration reaches. Such a job is never due, and is in nobody's way.
 func TestParkedJobs(t *testing.T) {
 	t.Parallel()
 	for name, at := range map[string]string{"infinity": "infinity", "far away": "9999-12-31Z"} {

@@ -10,8 +10,8 @@ import (
 	"github.com/backfillhq/go/internal/worker"
 )
 
-// R1: attempts of a locked job change under its owner's hands (C1), which must not cost it the lease. R3: what was removed or
-// superseded while it ran is never tried again.
+// R1: attempts of a locked job change under its owner's hands (C1), which must not cost it the
+// lease. R3: what was removed or superseded while it ran is never tried again.
 func TestPeersChangeARunningJob(t *testing.T) {
 	t.Parallel()
 	changes := map[string]string{
@@ -78,7 +78,8 @@ func TestGivingBackKeepsThePlace(t *testing.T) {
 	}
 }
 
-// R2: the lease of an earlier claim is worth nothing, also when job, worker and attempt are equal (C2).
+// R2: the lease of an earlier claim is worth nothing, also when job, worker and attempt are equal
+// (C2).
 func TestEqualTripleByForceUnlockAndReplace(t *testing.T) {
 	t.Parallel()
 	for ending, end := range endings {
@@ -118,7 +119,8 @@ func TestEqualTripleByGiveBack(t *testing.T) {
 	}
 }
 
-// R7: somebody deletes the running job of a queue; whoever held it frees the queue, and nobody else's.
+// R7: somebody deletes the running job of a queue; whoever held it frees the queue, and nobody
+// else's.
 func TestForeignDeleteOfARunningQueuedJob(t *testing.T) {
 	t.Parallel()
 	for ending, end := range endings {
@@ -142,8 +144,9 @@ func TestForeignDeleteOfARunningQueuedJob(t *testing.T) {
 	}
 }
 
-// R2: a queue that was unlocked by force belongs to the claim that has taken it since, also while the job of the earlier one is still
-// held by its owner: it ends its job, and leaves the queue alone.
+// R2: a queue that was unlocked by force belongs to the claim that has taken it since, also while
+// the job of the earlier one is still held by its owner: it ends its job, and leaves the queue
+// alone.
 func TestFinishLeavesAQueueThatAnotherClaimHas(t *testing.T) {
 	t.Parallel()
 	for ending, end := range endings {
@@ -166,7 +169,8 @@ func TestFinishLeavesAQueueThatAnotherClaimHas(t *testing.T) {
 	}
 }
 
-// R16: an application's transaction holds the row of one running job; all others are recorded, and nothing waits.
+// R16: an application's transaction holds the row of one running job; all others are recorded, and
+// nothing waits.
 func TestApplicationHoldsARunningKeyDuringAFlush(t *testing.T) {
 	t.Parallel()
 	for ending, end := range endings {
@@ -203,8 +207,9 @@ func TestApplicationHoldsARunningKeyDuringAFlush(t *testing.T) {
 	}
 }
 
-// R7, R16: renewal moves the lock times of job and queue, reports what is lost, and waits for nothing: neither for the row of a job
-// nor for that of a queue, each of which is renewed without the other.
+// R7, R16: renewal moves the lock times of job and queue, reports what is lost, and waits for
+// nothing: neither for the row of a job nor for that of a queue, each of which is renewed without
+// the other.
 func TestRenew(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)

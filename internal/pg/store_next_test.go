@@ -6,7 +6,8 @@ import (
 	"github.com/backfillhq/go/internal/dbtest"
 )
 
-// Whoever ends a lease learns whether the job that is now first in its queue is due, and one of its own tasks.
+// Whoever ends a lease learns whether the job that is now first in its queue is due, and one of its
+// own tasks.
 func TestNextInQueue(t *testing.T) {
 	t.Parallel()
 	const own, foreign = "'a', queue_name := 'q'", "'foreign', queue_name := 'q'"

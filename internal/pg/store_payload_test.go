@@ -24,8 +24,9 @@ func (r *rig) addPayload(kind string, size int, more string) int64 {
 	return id
 }
 
-// The payloads of a batch have at most as many bytes as the claim asks for, in the order of the line;
-// the first job is taken whatever its size. What did not fit is not locked, and asked for at once.
+// The payloads of a batch have at most as many bytes as the claim asks for, in the order of the
+// line; the first job is taken whatever its size. What did not fit is not locked, and asked for at
+// once.
 func TestBytesOfABatch(t *testing.T) {
 	t.Parallel()
 	const kb = 1000
@@ -96,8 +97,8 @@ func TestMaxPayload(t *testing.T) {
 	}
 }
 
-// A claim that looks for small jobs, or for as many as fit, unpacks no large payload for it: jobs of
-// 50 MB ahead of it cost it nothing.
+// A claim that looks for small jobs, or for as many as fit, unpacks no large payload for it: jobs
+// of 50 MB ahead of it cost it nothing.
 func TestLargePayloadsAreNotUnpacked(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)

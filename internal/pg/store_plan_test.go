@@ -30,7 +30,8 @@ func (p planned) walk(visit func(planned)) {
 	}
 }
 
-// R26: plans that were made and cached while the table was empty, and never analysed, do bounded work when it is full.
+// R26: plans that were made and cached while the table was empty, and never analysed, do bounded
+// work when it is full.
 func TestPlansCachedOnAnEmptyTable(t *testing.T) {
 	t.Parallel()
 	for name, text := range pg.ClaimTexts() {
@@ -67,8 +68,9 @@ func TestPlansCachedOnAnEmptyTable(t *testing.T) {
 	}
 }
 
-// planChecker prepares a statement on an empty table, lets its plan be cached, fills the table, and returns a function that runs
-// the statement and checks that no scan of the jobs returned more rows than most.
+// planChecker prepares a statement on an empty table, lets its plan be cached, fills the table, and
+// returns a function that runs the statement and checks that no scan of the jobs returned more rows
+// than most.
 func planChecker(t *testing.T, text, types, arguments string) func(most float64) {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), pgtest.New(t).URL)

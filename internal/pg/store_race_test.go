@@ -16,8 +16,8 @@ import (
 	"github.com/backfillhq/go/testutil/pgtest"
 )
 
-// C7: rows that change between the claim's snapshot and its locks. The claim is made to stop in between, at an advisory lock in
-// the part that runs first; meanwhile the rows change.
+// C7: rows that change between the claim's snapshot and its locks. The claim is made to stop in
+// between, at an advisory lock in the part that runs first; meanwhile the rows change.
 func TestRowsChangeBetweenSnapshotAndLock(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
@@ -77,8 +77,8 @@ func TestRowsChangeBetweenSnapshotAndLock(t *testing.T) {
 	r.wantConsistent()
 }
 
-// R4, R5: a worker is declared dead while its claim is in flight. The tombstone waits for the claim, so that whoever releases the
-// worker's jobs next sees them.
+// R4, R5: a worker is declared dead while its claim is in flight. The tombstone waits for the
+// claim, so that whoever releases the worker's jobs next sees them.
 func TestTombstoneWaitsForAClaimInFlight(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
@@ -123,7 +123,8 @@ func TestTombstoneWaitsForAClaimInFlight(t *testing.T) {
 	}
 }
 
-// R4: a tombstone stays for a day, in which a claim that was in flight must find it. Whoever starts then deletes it.
+// R4: a tombstone stays for a day, in which a claim that was in flight must find it. Whoever starts
+// then deletes it.
 func TestTombstonesStayForADay(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
@@ -140,8 +141,8 @@ func TestTombstonesStayForADay(t *testing.T) {
 	}
 }
 
-// A transaction that adds the names of tasks in another order than a worker that starts is no deadlock: the worker waits for it
-// with empty hands.
+// A transaction that adds the names of tasks in another order than a worker that starts is no
+// deadlock: the worker waits for it with empty hands.
 func TestWorkerStartsBesideATransactionThatAddsItsTasks(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.New(t).Pool()
@@ -169,8 +170,9 @@ func TestWorkerStartsBesideATransactionThatAddsItsTasks(t *testing.T) {
 	}
 }
 
-// R4: a transaction of an application has the row of a dead worker's job, because it enqueues its key again. The job stays locked, and
-// so does its queue: two leases of one queue would follow, because the worker may live.
+// R4: a transaction of an application has the row of a dead worker's job, because it enqueues its
+// key again. The job stays locked, and so does its queue: two leases of one queue would follow,
+// because the worker may live.
 func TestUnlockLeavesTheQueueOfAJobThatItCannotHave(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
@@ -237,8 +239,9 @@ func TestUnlockWaitsForNothing(t *testing.T) {
 	}
 }
 
-// R3: a job that was removed or superseded while its worker died stays exhausted, also on its last attempt, where only the key can
-// tell, and so does one whose attempts somebody has changed. The others get their attempt back.
+// R3: a job that was removed or superseded while its worker died stays exhausted, also on its last
+// attempt, where only the key can tell, and so does one whose attempts somebody has changed. The
+// others get their attempt back.
 func TestUnlockRefunds(t *testing.T) {
 	t.Parallel()
 	for _, maxAttempts := range []int{25, 1} {
@@ -263,7 +266,8 @@ func TestUnlockRefunds(t *testing.T) {
 	}
 }
 
-// Any text can be a Node worker's id. It is no token of ours, and its jobs have no attempt to refund.
+// Any text can be a Node worker's id. It is no token of ours, and its jobs have no attempt to
+// refund.
 func TestUnlockIDsOfAnyShape(t *testing.T) {
 	t.Parallel()
 	for _, lockedBy := range []string{"host", "host.example", "host.example.7", "host.1f.7x", "host.1f.7", "host.1f.12345678901", "host."} {
@@ -279,8 +283,8 @@ func TestUnlockIDsOfAnyShape(t *testing.T) {
 	}
 }
 
-// Node's GC_JOB_QUEUES takes no lock of ours: the name of a queue goes while a keyed enqueue waits for the row of its key. The job
-// must not be without its queue then, beside the others of it.
+// Node's GC_JOB_QUEUES takes no lock of ours: the name of a queue goes while a keyed enqueue waits
+// for the row of its key. The job must not be without its queue then, beside the others of it.
 func TestKeyedJobKeepsItsQueue(t *testing.T) {
 	t.Parallel()
 	for name, access := range map[string]schema.Access{"statements": schema.WritesTables, "function": schema.CallsFunction} {

@@ -138,7 +138,8 @@ func (r *rig) claimNone() {
 	}
 }
 
-// quick is a deadline far below any lock that a test holds: a statement that waits for a lock does not meet it.
+// quick is a deadline far below any lock that a test holds: a statement that waits for a lock does
+// not meet it.
 func (r *rig) quick() context.Context {
 	ctx, cancel := context.WithTimeout(r.t.Context(), 5*time.Second)
 	r.t.Cleanup(cancel)
@@ -258,8 +259,8 @@ func (r *rig) wantRow(id int64, want *row) {
 	}
 }
 
-// wantConsistent checks that queues and jobs in flight agree: every locked queue has exactly one job in flight, that of the
-// same claim, and every queued job in flight has its queue.
+// wantConsistent checks that queues and jobs in flight agree: every locked queue has exactly one
+// job in flight, that of the same claim, and every queued job in flight has its queue.
 func (r *rig) wantConsistent() {
 	r.t.Helper()
 	if n := dbtest.Get[int](r.t, r.pool, `select count(*)::int from graphile_worker._private_job_queues as s where s.locked_by is not null

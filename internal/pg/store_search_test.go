@@ -14,8 +14,8 @@ import (
 	"github.com/backfillhq/go/internal/wire"
 )
 
-// R21: marks are a hint. What is committed below a mark is found by the next full claim, which comes soon also while there is
-// always more to claim above.
+// R21: marks are a hint. What is committed below a mark is found by the next full claim, which
+// comes soon also while there is always more to claim above.
 func TestJobsBelowTheMarksAreFound(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
@@ -81,7 +81,8 @@ func (c *claimTrace) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.
 
 func (*claimTrace) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
 
-// Bounded work finds what is claimable behind anything: blocked queues, foreign tasks, jobs of the future.
+// Bounded work finds what is claimable behind anything: blocked queues, foreign tasks, jobs of the
+// future.
 func TestClaimBehindAClog(t *testing.T) {
 	t.Parallel()
 	for name, clog := range map[string]string{
@@ -123,8 +124,9 @@ func TestClaimBehindAClog(t *testing.T) {
 	}
 }
 
-// R14: the queues with the first jobs come first, each with the first of its jobs, behind a clog as well. Nothing may lean on the
-// index that happens to have them in order: a peer's migration can drop it.
+// R14: the queues with the first jobs come first, each with the first of its jobs, behind a clog as
+// well. Nothing may lean on the index that happens to have them in order: a peer's migration can
+// drop it.
 func TestFirstOfTheQueues(t *testing.T) {
 	t.Parallel()
 	for text, clog := range map[string]int{"front": 1, "deep": 400} {
@@ -134,8 +136,8 @@ func TestFirstOfTheQueues(t *testing.T) {
 				r := newRig(t)
 				dbtest.Run(t, r.pool, change)
 				dbtest.Run(t, r.pool, "select graphile_worker.add_job('foreign', queue_name := 'foreign', priority := -9) from generate_series(1, $1)", clog)
-				// First in each queue is its fourth job, which ties with the fifth and lies behind it in the table; of the queues it
-				// is the last.
+				// First in each queue is its fourth job, which ties with the fifth and lies behind it in the
+				// table; of the queues it is the last.
 				dbtest.Run(t, r.pool, `select graphile_worker.add_job('a', json_build_object('rank', q * 10 + i), queue_name := 'q' || q,
 						priority := case i when 4 then 9 when 5 then 0 else 4 - i end,
 						run_at := now() - least(i, 4) * interval '1 hour' - q * interval '1 minute')
@@ -160,7 +162,8 @@ func TestFirstOfTheQueues(t *testing.T) {
 	}
 }
 
-// A front of open queues is not clogged, however few of them a claim has room for: the next one, when there is room, looks there.
+// A front of open queues is not clogged, however few of them a claim has room for: the next one,
+// when there is room, looks there.
 func TestNoSearchForWantOfRoom(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)

@@ -24,8 +24,8 @@ func tracedRig(t *testing.T) (*rig, *claimTrace) {
 	return rigWith(t, pool, settings), trace
 }
 
-// slowFullClaims makes full claims look for so many seconds, as if there were that many deleted rows
-// that vacuum may not remove.
+// slowFullClaims makes full claims look for so many seconds, as if there were that many deleted
+// rows that vacuum may not remove.
 func (r *rig) slowFullClaims(seconds float64) {
 	r.store.RewriteClaims(func(text string) string {
 		return strings.Replace(text, "now() as at,", fmt.Sprintf(
@@ -33,9 +33,9 @@ func (r *rig) slowFullClaims(seconds float64) {
 	})
 }
 
-// R21: full claims take a tenth of the time at most, even if every claim comes back short. In between
-// claims begin at the marks, and find what has come since, also if its transaction began before that
-// of a job that was claimed, and ended after it.
+// R21: full claims take a tenth of the time at most, even if every claim comes back short. In
+// between claims begin at the marks, and find what has come since, also if its transaction began
+// before that of a job that was claimed, and ended after it.
 func TestFullClaimsTakeATenthOfTheTime(t *testing.T) {
 	t.Parallel()
 	r, trace := tracedRig(t)
@@ -63,8 +63,8 @@ func TestFullClaimsTakeATenthOfTheTime(t *testing.T) {
 	}
 }
 
-// A claim that looks for long is logged, once a minute, with who keeps vacuum from removing what it has
-// to look at.
+// A claim that looks for long is logged, once a minute, with who keeps vacuum from removing what it
+// has to look at.
 func TestSlowClaimsAreLogged(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
@@ -96,8 +96,8 @@ func TestSlowClaimsAreLogged(t *testing.T) {
 	}
 }
 
-// A full claim that takes longer than a statement may is not repeated at once: the next claims begin at
-// the marks.
+// A full claim that takes longer than a statement may is not repeated at once: the next claims
+// begin at the marks.
 func TestFullClaimThatTimesOut(t *testing.T) {
 	t.Parallel()
 	r, trace := tracedRig(t)

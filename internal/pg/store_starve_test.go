@@ -156,8 +156,8 @@ func TestLockedHeadsStopNoOtherQueue(t *testing.T) {
 	}
 }
 
-// A queue that a finish has freed gets its next job started with the next claim, though the marks are
-// beyond it; but not before the free jobs that are ahead of it.
+// A queue that a finish has freed gets its next job started with the next claim, though the marks
+// are beyond it; but not before the free jobs that are ahead of it.
 func TestFreedQueues(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)

@@ -12,8 +12,8 @@ import (
 )
 
 // Tables and views refer to each other by number, but functions by name: their bodies name the
-// schema. After ALTER SCHEMA … RENAME, or in a copy under another name, they still use the tables of
-// the old name, which may be another system's.
+// schema. After ALTER SCHEMA … RENAME, or in a copy under another name, they still use the tables
+// of the old name, which may be another system's.
 
 // foreign returns how the schema's functions name other schemas, as identifiers in SQL text.
 func (s *schemaState) foreign(schema string) []string {

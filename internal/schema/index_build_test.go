@@ -85,8 +85,8 @@ func TestIndexBuild(t *testing.T) {
 	})
 }
 
-// TestIndexBuildClosed cancels a build. The index that it leaves behind is dropped at once, or logged
-// and built anew by the next build.
+// TestIndexBuildClosed cancels a build. The index that it leaves behind is dropped at once, or
+// logged and built anew by the next build.
 func TestIndexBuildClosed(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct{ hold, left string }{

@@ -50,7 +50,8 @@ func (p patience) retry(ctx context.Context, try func() error) error {
 	}
 }
 
-// limited runs a statement in its own transaction, which waits for locks no longer than lockTimeout.
+// limited runs a statement in its own transaction, which waits for locks no longer than
+// lockTimeout.
 func limited(ctx context.Context, conn *pgx.Conn, statement string) error {
 	text := fmt.Sprintf("begin; set local lock_timeout = %d; set local client_min_messages = warning; %s; commit",
 		lockTimeout.Milliseconds(), statement)

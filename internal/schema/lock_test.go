@@ -137,8 +137,8 @@ func TestLocksHeldForGood(t *testing.T) {
 	}
 }
 
-// TestLocksIndexCanWait migrates a schema of Node's beside a transaction that has enqueued: only the
-// index needs a lock that this transaction refuses.
+// TestLocksIndexCanWait migrates a schema of Node's beside a transaction that has enqueued: only
+// the index needs a lock that this transaction refuses.
 func TestLocksIndexCanWait(t *testing.T) {
 	t.Parallel()
 	url := dbtest.EmptyURL(t)

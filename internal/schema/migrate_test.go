@@ -279,7 +279,8 @@ func TestMigrateAhead(t *testing.T) {
 	}
 }
 
-// TestMigrateForeign is a schema of graphile_worker_rs, whose own revisions 19 and 20 break nothing.
+// TestMigrateForeign is a schema of graphile_worker_rs, whose own revisions 19 and 20 break
+// nothing.
 func TestMigrateForeign(t *testing.T) {
 	t.Parallel()
 	conn := dbtest.Connect(t, dbtest.EmptyURL(t))

@@ -54,7 +54,8 @@ func TestForeignFunctions(t *testing.T) {
 	}
 }
 
-// TestForeignFunctionsOfACopy replaces functions of a copy beside the original, which stays as it is.
+// TestForeignFunctionsOfACopy replaces functions of a copy beside the original, which stays as it
+// is.
 func TestForeignFunctionsOfACopy(t *testing.T) {
 	t.Parallel()
 	conn := dbtest.Connect(t, dbtest.EmptyURL(t))

@@ -239,8 +239,8 @@ func inspect(ctx context.Context, db querier, schema string) (*schemaState, erro
 	return state, err
 }
 
-// inspectIncomplete reads the state of a schema that may lack tables. Missing tables are no error of
-// the server, so it can be used in a transaction.
+// inspectIncomplete reads the state of a schema that may lack tables. Missing tables are no error
+// of the server, so it can be used in a transaction.
 func inspectIncomplete(ctx context.Context, db querier, schema string) (*schemaState, error) {
 	ledger, own := noLedgerSQL, noOwnLedgerSQL
 	for {

@@ -11,8 +11,8 @@ import (
 // The waits between two lines of the log about one trouble that lasts.
 const leastWait, longestWait = time.Second, time.Minute
 
-// Log logs one kind of trouble: the first failure, then one line after a second, two, four, and so on
-// up to a minute, and a line when it is over. It is safe for concurrent use.
+// Log logs one kind of trouble: the first failure, then one line after a second, two, four, and so
+// on up to a minute, and a line when it is over. It is safe for concurrent use.
 type Log struct {
 	Failing string     // the message while it lasts
 	Over    string     // the message when it is over

@@ -19,7 +19,8 @@ type Job struct {
 	Flags                []string
 }
 
-// Lease is one claim of one job: the pair (job id, token) that every later statement is guarded by (R1, R2).
+// Lease is one claim of one job: the pair (job id, token) that every later statement is guarded by
+// (R1, R2).
 type Lease struct {
 	ID      int64
 	QueueID int32 // 0: the job has no queue

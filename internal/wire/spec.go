@@ -15,7 +15,8 @@ type Spec struct {
 	Flags       []string
 }
 
-// KeyMode says what a request does to an existing job with its key, in the contract's words (section 4.2).
+// KeyMode says what a request does to an existing job with its key, in the contract's words
+// (section 4.2).
 type KeyMode string
 
 // The key modes.
@@ -25,8 +26,8 @@ const (
 	KeyUnsafeDedupe  KeyMode = "unsafe_dedupe"
 )
 
-// RejectedError is an error with which the database refused a statement, so that nothing was changed.
-// After any other error the outcome is unknown.
+// RejectedError is an error with which the database refused a statement, so that nothing was
+// changed. After any other error the outcome is unknown.
 type RejectedError struct {
 	Err error
 	// Row says that the statement was refused for what a row holds, not for the state of the server:

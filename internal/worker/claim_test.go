@@ -108,7 +108,8 @@ func TestStuckSlotsEndPrefetching(t *testing.T) {
 	})
 }
 
-// A claimed job that has not started after 250 ms is given back, keeps its place, and is there for others at once (R23).
+// A claimed job that has not started after 250 ms is given back, keeps its place, and is there for
+// others at once (R23).
 func TestUnstartedJobsAreGivenBack(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -172,7 +173,8 @@ func TestQueuedJobsAreClaimedForFreeSlotsOnly(t *testing.T) {
 	})
 }
 
-// Queues wait because no slot is free for them. They are claimed as soon as one is, though nothing else asks for it.
+// Queues wait because no slot is free for them. They are claimed as soon as one is, though nothing
+// else asks for it.
 func TestHeldBackQueuesAreClaimedWhenThereIsRoom(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -8,12 +8,13 @@ import (
 	"github.com/backfillhq/go/internal/wire"
 )
 
-// core is what a worker knows and decides. Its methods are the events of a worker's life: they change
-// the state and return what has to be done about it. They neither lock, nor wait, nor read a clock,
-// nor speak to the database: the Worker around the core does, and calls them under its mutex.
+// core is what a worker knows and decides. Its methods are the events of a worker's life: they
+// change the state and return what has to be done about it. They neither lock, nor wait, nor read a
+// clock, nor speak to the database: the Worker around the core does, and calls them under its
+// mutex.
 //
-// There is a method for each event, not one that takes an event of any kind and returns a list: slots
-// call start and ended for each job, and neither allocates.
+// There is a method for each event, not one that takes an event of any kind and returns a list:
+// slots call start and ended for each job, and neither allocates.
 type core struct {
 	concurrency int
 	once        bool
@@ -168,8 +169,8 @@ func (c *core) idle(now time.Time) time.Duration {
 	return next.Sub(now)
 }
 
-// claimed takes the answer to a claim. stopped says that the worker was told to stop meanwhile: then
-// nothing of it starts.
+// claimed takes the answer to a claim. stopped says that the worker was told to stop meanwhile:
+// then nothing of it starts.
 func (c *core) claimed(made step, answer Claimed, stopped bool, now time.Time) actions {
 	c.lastSeen = now
 	if !c.once {
@@ -222,8 +223,8 @@ func (c *core) looked(about *doubt, answer Reclaimed, err error, now time.Time) 
 	}
 }
 
-// fenced takes that the present id was declared dead: handlers are cancelled, and what has not started
-// is given back if it is still ours. The worker goes on under a fresh id (R2, R5).
+// fenced takes that the present id was declared dead: handlers are cancelled, and what has not
+// started is given back if it is still ours. The worker goes on under a fresh id (R2, R5).
 func (c *core) fenced(now time.Time) (dead string, do actions) {
 	dead = c.id
 	c.id = wire.NewWorkerID()
@@ -269,7 +270,8 @@ func (c *core) start(cancel context.CancelCauseFunc, now time.Time) (l *lease, d
 	return l, c.roomChanged()
 }
 
-// ended takes the end of a handler. What it says does not count if the job was given back meanwhile.
+// ended takes the end of a handler. What it says does not count if the job was given back
+// meanwhile.
 func (c *core) ended(l *lease, outcome Outcome, now time.Time) (do actions) {
 	l.handling = false
 	c.handling--
@@ -291,7 +293,8 @@ func (c *core) forget(l *lease) {
 	}
 }
 
-// roomChanged wakes a dispatcher that waits for room to claim, and one that waits for the last handler.
+// roomChanged wakes a dispatcher that waits for room to claim, and one that waits for the last
+// handler.
 func (c *core) roomChanged() (do actions) {
 	if c.state == StateDraining || c.demand.blocked && c.room() > 0 {
 		c.demand.blocked, do.dispatch = false, true
@@ -321,8 +324,8 @@ func (c *core) abandon(now time.Time) actions {
 	return actions{flush: true}
 }
 
-// renewed takes the fates of leases whose locks were to be renewed: handlers whose lease somebody else
-// ended are cancelled.
+// renewed takes the fates of leases whose locks were to be renewed: handlers whose lease somebody
+// else ended are cancelled.
 func (c *core) renewed(list []*lease, fates []Fate, now time.Time) (do actions) {
 	for i, l := range list {
 		if fates[i].Kind == FateLost && l.state == leaseRunning {

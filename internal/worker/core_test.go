@@ -9,8 +9,8 @@ import (
 	"github.com/backfillhq/go/internal/wire"
 )
 
-// model plays the database and the handlers for a core, by a random schedule, without goroutines and
-// without time passing.
+// model plays the database and the handlers for a core, by a random schedule, without goroutines
+// and without time passing.
 type model struct {
 	t      *testing.T
 	random *rand.Rand
@@ -25,8 +25,8 @@ type model struct {
 	unknown []*wire.Job     // of claims whose answers were lost
 }
 
-// Whatever happens, in whatever order: a lease is in one state and one place, every job that was claimed
-// ends in the database once, and what the core counts is what there is.
+// Whatever happens, in whatever order: a lease is in one state and one place, every job that was
+// claimed ends in the database once, and what the core counts is what there is.
 func TestAnyOrderOfEvents(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(1000) {
@@ -64,7 +64,8 @@ func (m *model) step() {
 	}
 }
 
-// dispatch does what the core wants to be done: a claim that succeeds, fails, or is lost, or a look.
+// dispatch does what the core wants to be done: a claim that succeeds, fails, or is lost, or a
+// look.
 func (m *model) dispatch() {
 	next, _ := m.c.next(m.now)
 	switch {
@@ -130,7 +131,8 @@ func (m *model) endOne() {
 	m.c.ended(l, Outcome{Kind: kind}, m.now)
 }
 
-// flush records a part: it succeeds, fails before or after it was applied, is refused, or meets locked rows.
+// flush records a part: it succeeds, fails before or after it was applied, is refused, or meets
+// locked rows.
 func (m *model) flush(luck int) {
 	s, part, _ := m.c.outbox.next(m.now)
 	if len(part) == 0 {

@@ -15,7 +15,8 @@ import (
 	"github.com/backfillhq/go/internal/wire"
 )
 
-// tickDelay is how long after the beginning of a minute its tick comes, as with Graphile Worker (contract section 7.5).
+// tickDelay is how long after the beginning of a minute its tick comes, as with Graphile Worker
+// (contract section 7.5).
 const tickDelay = time.Millisecond
 
 // aloneMax is the longest wait before a tick that failed by itself is tried again.
@@ -24,13 +25,15 @@ const aloneMax = time.Minute
 // defaultMaxAttempts is the wire's (contract section 1.1).
 const defaultMaxAttempts = 25
 
-// CronStore is what the schedule needs from a database. Its statements are the wire's protocol, by which any number of processes
-// with the same crontab schedule each tick once, without a leader (contract section 7.3).
+// CronStore is what the schedule needs from a database. Its statements are the wire's protocol, by
+// which any number of processes with the same crontab schedule each tick once, without a leader
+// (contract section 7.3).
 type CronStore interface {
-	// KnownCrontabs returns what the database knew of these identifiers, and makes the others known since start.
+	// KnownCrontabs returns what the database knew of these identifiers, and makes the others known
+	// since start.
 	KnownCrontabs(ctx context.Context, identifiers []string, start time.Time) (map[string]KnownCrontab, error)
-	// Tick enqueues the jobs of those identifiers that have not executed this tick or a later one, all or none. It returns how
-	// many that were. A RejectedError is for what a job holds.
+	// Tick enqueues the jobs of those identifiers that have not executed this tick or a later one, all
+	// or none. It returns how many that were. A RejectedError is for what a job holds.
 	Tick(ctx context.Context, tick time.Time, identifiers []string, jobs []wire.Spec) (scheduled int, err error)
 }
 
@@ -80,9 +83,9 @@ type schedule struct {
 	permit chan struct{} // holds one: lines that are alone get one connection at a time
 }
 
-// schedule enqueues cron jobs until ctx ends: each minute's in one transaction, in their order, by the
-// clock of this process. An entry that is behind, because ticks were missed or failed, catches up in a
-// goroutine of its own, so that the others are on time.
+// schedule enqueues cron jobs until ctx ends: each minute's in one transaction, in their order, by
+// the clock of this process. An entry that is behind, because ticks were missed or failed, catches
+// up in a goroutine of its own, so that the others are on time.
 func (w *Worker) schedule(ctx context.Context) {
 	s := &schedule{Worker: w, start: w.config.Clock.Now(), permit: make(chan struct{}, 1)}
 	defer s.alone.Wait()
@@ -117,8 +120,8 @@ func (w *Worker) schedule(ctx context.Context) {
 	}
 }
 
-// warnOfClock says that an entry has no tick for a while, because it executed at a time that is yet to
-// come by the clock of this process: another process's clock is, or was, ahead.
+// warnOfClock says that an entry has no tick for a while, because it executed at a time that is yet
+// to come by the clock of this process: another process's clock is, or was, ahead.
 func (s *schedule) warnOfClock(identifier string, known KnownCrontab) {
 	if ahead := known.LastExecution.Sub(s.start); ahead > time.Minute {
 		s.config.Logger.WarnContext(context.Background(),
@@ -127,7 +130,8 @@ func (s *schedule) warnOfClock(identifier string, known KnownCrontab) {
 	}
 }
 
-// known returns what the database knew of the entries. It asks until there is an answer, or ctx ends.
+// known returns what the database knew of the entries. It asks until there is an answer, or ctx
+// ends.
 func (s *schedule) known(ctx context.Context) map[string]KnownCrontab {
 	identifiers := make([]string, len(s.config.Crontab))
 	for i, entry := range s.config.Crontab {
@@ -145,7 +149,8 @@ func (s *schedule) known(ctx context.Context) map[string]KnownCrontab {
 	return nil
 }
 
-// due returns the lines whose tick is that of the minute. Lines that are behind are sent to catch up.
+// due returns the lines whose tick is that of the minute. Lines that are behind are sent to catch
+// up.
 func (s *schedule) due(ctx context.Context, minute time.Time) []*cronLine {
 	var due []*cronLine
 	for _, line := range s.lines {
@@ -160,7 +165,8 @@ func (s *schedule) due(ctx context.Context, minute time.Time) []*cronLine {
 	return due
 }
 
-// tick enqueues the jobs of lines that are at the same tick, all or none. To repeat it does no harm.
+// tick enqueues the jobs of lines that are at the same tick, all or none. To repeat it does no
+// harm.
 func (s *schedule) tick(ctx context.Context, lines ...*cronLine) error {
 	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
@@ -183,8 +189,8 @@ func (s *schedule) tick(ctx context.Context, lines ...*cronLine) error {
 	return nil
 }
 
-// catchUp enqueues the ticks of a line that are due, one after the other, beside the other lines. A tick
-// whose job the database refuses is given up when the next is due.
+// catchUp enqueues the ticks of a line that are due, one after the other, beside the other lines. A
+// tick whose job the database refuses is given up when the next is due.
 func (s *schedule) catchUp(ctx context.Context, line *cronLine) {
 	line.alone.Store(true)
 	s.alone.Go(func() {
@@ -241,7 +247,8 @@ func CronPayload(payload []byte, tick time.Time, backfilled bool) json.RawMessag
 	return fmt.Appendf(nil, `%s"_cron":{"ts":"%s","backfilled":%t}}`, fields, tick.UTC().Format("2006-01-02T15:04:05.000Z"), backfilled)
 }
 
-// wallClock is the time of this process, without the monotonic clock, which does not notice that somebody sets the clock.
+// wallClock is the time of this process, without the monotonic clock, which does not notice that
+// somebody sets the clock.
 type wallClock struct{}
 
 func (wallClock) Now() time.Time { return time.Now().Round(0).UTC() }

@@ -123,7 +123,8 @@ func ticked(id, at string, backfilled bool) string {
 	return fmt.Sprintf(`%s %s {"_cron":{"ts":"2000-01-01T%s:00.000Z","backfilled":%t}}`, id, at, at, backfilled)
 }
 
-// The bubble's clock begins at midnight of 2000-01-01. Every minute is scheduled once, however many workers there are.
+// The bubble's clock begins at midnight of 2000-01-01. Every minute is scheduled once, however many
+// workers there are.
 func TestCronTicksOnceForAllWorkers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -145,8 +146,8 @@ func TestCronTicksOnceForAllWorkers(t *testing.T) {
 	})
 }
 
-// What was missed while nobody ran is made up as far as an entry's fill says, each entry in its order, and
-// marked; what became known just now was not missed.
+// What was missed while nobody ran is made up as far as an entry's fill says, each entry in its
+// order, and marked; what became known just now was not missed.
 func TestCronMakesUpWhatWasMissed(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -227,7 +228,8 @@ func (setClock) Sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// A clock that is set back is early: nothing is due until it has caught up, or is set again (contract section 7.5).
+// A clock that is set back is early: nothing is due until it has caught up, or is set again
+// (contract section 7.5).
 func TestCronClockSetBack(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -294,8 +296,8 @@ func TestCronTriesAgain(t *testing.T) {
 	})
 }
 
-// An entry whose jobs cannot be enqueued holds up no others. Ticks that fail are made up for in their order, except that one whose
-// job is refused is given up when the next is due.
+// An entry whose jobs cannot be enqueued holds up no others. Ticks that fail are made up for in
+// their order, except that one whose job is refused is given up when the next is due.
 func TestCronOneEntryFails(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {

@@ -42,8 +42,8 @@ func (d *demand) freed() {
 	}
 }
 
-// tick notes the timers that have run out. It reports whether the poll's led to a claim that nothing
-// else had asked for.
+// tick notes the timers that have run out. It reports whether the poll's led to a claim that
+// nothing else had asked for.
 func (d *demand) tick(now time.Time) (polled bool) {
 	if !d.pollAt.IsZero() && !now.Before(d.pollAt) {
 		polled = !d.wanted

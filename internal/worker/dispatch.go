@@ -9,12 +9,12 @@ import (
 	"github.com/backfillhq/go/internal/wire"
 )
 
-// stopGrace is how long a claim that is under way when the worker is told to stop has for its answer.
-// Without one, its jobs are released at the end of the stop.
+// stopGrace is how long a claim that is under way when the worker is told to stop has for its
+// answer. Without one, its jobs are released at the end of the stop.
 const stopGrace = 2 * time.Second
 
-// dispatch claims whenever there is room and reason, until ctx ends, a listener stops the worker, or, in
-// a worker that runs once, nothing is left.
+// dispatch claims whenever there is room and reason, until ctx ends, a listener stops the worker,
+// or, in a worker that runs once, nothing is left.
 func (w *Worker) dispatch(ctx context.Context, stopped <-chan error) error {
 	timer := time.NewTimer(pollInterval)
 	defer timer.Stop()

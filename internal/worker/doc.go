@@ -2,8 +2,8 @@
 // and drains when it is told to stop.
 //
 // It is concurrency over a [Store] and contains no SQL. Package pg implements Store on PostgreSQL;
-// the tests of this package implement it in memory and run in testing/synctest, without sleeps. Both
-// keep the contract in package storetest.
+// the tests of this package implement it in memory and run in testing/synctest, without sleeps.
+// Both keep the contract in package storetest.
 //
 // Read what a worker knows and decides first. This is a [core] without lock, clock and I/O:
 //

@@ -12,8 +12,8 @@ const (
 	claimsRest, claimsRestLongest = 15 * time.Second, time.Minute
 )
 
-// doubt is about one worker id, under which rows may be locked that are not in memory: the answer to
-// a claim was lost, or a lease was lost to somebody unknown (R6).
+// doubt is about one worker id, under which rows may be locked that are not in memory: the answer
+// to a claim was lost, or a lease was lost to somebody unknown (R6).
 type doubt struct {
 	id       string
 	claim    bool      // a claim may have been committed, or may still be

@@ -79,8 +79,8 @@ func TestRefusedClaimsAreNotLookedFor(t *testing.T) {
 	})
 }
 
-// While nothing answers, there are no claims that would lock ever more; when something does, the first thing
-// is to release what the last one may have locked.
+// While nothing answers, there are no claims that would lock ever more; when something does, the
+// first thing is to release what the last one may have locked.
 func TestNoClaimsWhileNothingAnswers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -108,7 +108,8 @@ func TestNoClaimsWhileNothingAnswers(t *testing.T) {
 	})
 }
 
-// At a stop too, what a lost claim has locked is released; and if that cannot be, the error says how it can.
+// At a stop too, what a lost claim has locked is released; and if that cannot be, the error says
+// how it can.
 func TestLostClaimsAreReleasedAtTheStop(t *testing.T) {
 	t.Parallel()
 	for name, away := range map[string]bool{"the database answers again": false, "it does not": true} {
@@ -154,8 +155,8 @@ func TestLostClaimsAreReleasedAtTheStop(t *testing.T) {
 	}
 }
 
-// A claim that is under way when the worker is told to stop, and does not come back, holds up nothing; what
-// it locks is released.
+// A claim that is under way when the worker is told to stop, and does not come back, holds up
+// nothing; what it locks is released.
 func TestStopDoesNotWaitForAClaim(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

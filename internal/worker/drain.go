@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// drain stops the worker: it claims no more, gives back what has not started, waits for the handlers that
-// run, cancels them, waits a little more, and gives back what still runs.
+// drain stops the worker: it claims no more, gives back what has not started, waits for the
+// handlers that run, cancels them, waits a little more, and gives back what still runs.
 func (w *Worker) drain(cancelJobs context.CancelCauseFunc) {
 	running := 0
 	var since time.Duration
@@ -72,8 +72,8 @@ func (w *Worker) abandon() {
 	}
 }
 
-// retire marks the worker's row as dead and releases what is locked under its ids and not recorded. An
-// error says which jobs run again although they have run, and what may stay locked.
+// retire marks the worker's row as dead and releases what is locked under its ids and not recorded.
+// An error says which jobs run again although they have run, and what may stay locked.
 func (w *Worker) retire(statements context.Context) error {
 	w.setState(StateStopped)
 	w.observe(Event{Kind: EventStopped})
@@ -116,7 +116,7 @@ func (w *Worker) reclaimAll(ctx context.Context, id string) error {
 	}
 	w.reclaimed(id, answer)
 	if !answer.Settled {
-		return errors.New("somebody else has locked a row of it")
+		return errors.New("a claim of it may still commit, or somebody else has locked a row")
 	}
 	return nil
 }

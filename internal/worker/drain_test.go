@@ -84,7 +84,8 @@ func TestDrainCancelsWhatRunsTooLong(t *testing.T) {
 	})
 }
 
-// A handler that ignores its context is given back while it runs; what it says afterwards does not count.
+// A handler that ignores its context is given back while it runs; what it says afterwards does not
+// count.
 func TestDrainGivesBackWhatIgnoresItsContext(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -15,8 +15,8 @@ import (
 	"github.com/backfillhq/go/internal/worker"
 )
 
-// fakeDB is the database that the fake stores of a test share. It keeps the rules of the real one in memory, by the clock of
-// the bubble, and notes what breaks a promise.
+// fakeDB is the database that the fake stores of a test share. It keeps the rules of the real one
+// in memory, by the clock of the bubble, and notes what breaks a promise.
 type fakeDB struct {
 	mu         sync.Mutex
 	jobs       map[int64]*fakeJob
@@ -220,7 +220,8 @@ func (db *fakeDB) free(queue, claim string) {
 	}
 }
 
-// starts notes that a handler starts, and that no other may be running under a lease of the same job or queue.
+// starts notes that a handler starts, and that no other may be running under a lease of the same
+// job or queue.
 func (db *fakeDB) starts(job *wire.Job) (ends func()) {
 	db.mu.Lock()
 	defer db.mu.Unlock()
@@ -419,7 +420,8 @@ func (j *fakeJob) refund() {
 	}
 }
 
-// next returns the job that is first in line in the queue of one that ends, if it is due; db.mu is held.
+// next returns the job that is first in line in the queue of one that ends, if it is due; db.mu is
+// held.
 func (db *fakeDB) next(ends *fakeJob) (first *fakeJob) {
 	for _, job := range db.jobs {
 		if job.QueueID == 0 || job.QueueID != ends.QueueID || job.LockedBy != "" || job.Attempt >= job.MaxAttempts || job.RunAt.After(time.Now()) {

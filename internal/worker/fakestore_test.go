@@ -29,7 +29,8 @@ const (
 	opSurvey   = "survey"
 )
 
-// fakeStore is one worker's connection to a fakeDB. The fields before mu are set before the worker runs.
+// fakeStore is one worker's connection to a fakeDB. The fields before mu are set before the worker
+// runs.
 type fakeStore struct {
 	db      *fakeDB
 	latency map[string]time.Duration                 // of each statement, half before and half after it takes effect
@@ -75,7 +76,8 @@ func (s *fakeStore) calls(op string) []call {
 	return calls
 }
 
-// do runs a statement with its latency and faults. Claims and ends of leases each come one at a time.
+// do runs a statement with its latency and faults. Claims and ends of leases each come one at a
+// time.
 func (s *fakeStore) do(ctx context.Context, c call, apply func() []int64) error {
 	lane := c.Op
 	if lane == opFail || lane == opRelease {

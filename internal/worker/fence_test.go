@@ -112,7 +112,8 @@ func TestFenceGivesBackWhatHasNotStarted(t *testing.T) {
 	})
 }
 
-// Registering fails, or rows die as soon as they are born: the worker neither gives up nor runs wild.
+// Registering fails, or rows die as soon as they are born: the worker neither gives up nor runs
+// wild.
 func TestFenceBacksOff(t *testing.T) {
 	t.Parallel()
 	for name, refused := range map[string]error{"rows die": nil, "rows are not born": errors.New("connection lost")} {
@@ -205,7 +206,8 @@ func TestRenewalErrorsCancelNothing(t *testing.T) {
 	})
 }
 
-// A handler that fails because its worker was declared dead is not charged for it, if its lease is still valid.
+// A handler that fails because its worker was declared dead is not charged for it, if its lease is
+// still valid.
 func TestFencedJobsAreNotCharged(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

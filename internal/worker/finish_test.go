@@ -300,7 +300,8 @@ func TestOutcomesReachTheRow(t *testing.T) {
 	}
 }
 
-// While outcomes can't be recorded, claims stop at a bound; when they can again, work goes on at once.
+// While outcomes can't be recorded, claims stop at a bound; when they can again, work goes on at
+// once.
 func TestUnrecordedOutcomesAreBounded(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -9,10 +9,10 @@ import (
 	"github.com/backfillhq/go/internal/wire"
 )
 
-// record writes outcomes to the database until ctx ends: a statement starts when the one before it is
-// done, with whatever has gathered, and never waits for a timer. What could not be recorded waits apart,
-// for a row that somebody else has locked (R16) or after an error. At the end everything is tried once
-// more. Statements end with the context of that name.
+// record writes outcomes to the database until ctx ends: a statement starts when the one before it
+// is done, with whatever has gathered, and never waits for a timer. What could not be recorded
+// waits apart, for a row that somebody else has locked (R16) or after an error. At the end
+// everything is tried once more. Statements end with the context of that name.
 func (w *Worker) record(ctx, statements context.Context) {
 	retry := time.NewTimer(time.Hour)
 	defer retry.Stop()
@@ -85,8 +85,8 @@ func (w *Worker) flushPart(base context.Context, which statement, part []*lease)
 	}
 }
 
-// flushFailed tells an error that an outcome is to blame for from one of the server: the first has its
-// statement halved, and the second one retry for all.
+// flushFailed tells an error that an outcome is to blame for from one of the server: the first has
+// its statement halved, and the second one retry for all.
 func (w *Worker) flushFailed(which statement, part []*lease, err error) {
 	rejected, ok := errors.AsType[*wire.RejectedError](err)
 	refused := ok && rejected.Row

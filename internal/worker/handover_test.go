@@ -12,7 +12,8 @@ import (
 	"github.com/backfillhq/go/internal/worker"
 )
 
-// When a queue is freed and we won't take its next job at once, other workers hear of it (contract section 11 C); and only then.
+// When a queue is freed and we won't take its next job at once, other workers hear of it (contract
+// section 11 C); and only then.
 func TestOthersHearOfTheNextJobOfAQueue(t *testing.T) {
 	t.Parallel()
 	tests := map[string]struct {

@@ -61,8 +61,8 @@ func (o *outbox) putBack(s statement, part []*lease) {
 	o.ready[s] = slices.Concat(part, o.ready[s])
 }
 
-// next takes the leases of the next statement, in turn of the three. If there are none, it returns how
-// long there will be none.
+// next takes the leases of the next statement, in turn of the three. If there are none, it returns
+// how long there will be none.
 func (o *outbox) next(now time.Time) (s statement, part []*lease, wait time.Duration) {
 	wait = time.Hour
 	o.waiting = slices.DeleteFunc(o.waiting, func(l *lease) bool {
@@ -113,8 +113,8 @@ func partOf(list []*lease) int {
 	return min(len(list), most)
 }
 
-// failed puts back a part whose statement failed for a reason that is not the outcomes'. All outcomes
-// wait for one retry.
+// failed puts back a part whose statement failed for a reason that is not the outcomes'. All
+// outcomes wait for one retry.
 func (o *outbox) failed(s statement, part []*lease, now time.Time) (wait time.Duration) {
 	for _, l := range part {
 		l.retry.unsure = true
@@ -126,8 +126,8 @@ func (o *outbox) failed(s statement, part []*lease, now time.Time) (wait time.Du
 	return wait
 }
 
-// refused puts back a part of which the server refuses an outcome: in halves, so that it is soon alone,
-// and then with its text mended (R19). It returns it when nothing is left to mend.
+// refused puts back a part of which the server refuses an outcome: in halves, so that it is soon
+// alone, and then with its text mended (R19). It returns it when nothing is left to mend.
 func (o *outbox) refused(s statement, part []*lease, now time.Time) (stuck []*lease) {
 	if len(part) > 1 {
 		for _, l := range part {
@@ -148,8 +148,8 @@ func (o *outbox) refused(s statement, part []*lease, now time.Time) (stuck []*le
 	return part
 }
 
-// busy puts back leases whose rows somebody else has locked: together, so that they meet again in one
-// statement.
+// busy puts back leases whose rows somebody else has locked: together, so that they meet again in
+// one statement.
 func (o *outbox) busy(part []*lease, now time.Time) {
 	if len(part) == 0 {
 		return
@@ -161,8 +161,8 @@ func (o *outbox) busy(part []*lease, now time.Time) {
 	o.waiting = append(o.waiting, part...)
 }
 
-// mended are the forms of an outcome that are tried in turn when the server refuses one: as it is, with
-// its text in ASCII, and without text and payload.
+// mended are the forms of an outcome that are tried in turn when the server refuses one: as it is,
+// with its text in ASCII, and without text and payload.
 type mended [3]func(Outcome) Outcome
 
 var forms = mended{
@@ -237,9 +237,9 @@ func (c *core) settled(s statement, part []*lease, fates []Fate, now time.Time) 
 	return recorded, do
 }
 
-// forOthers returns how many of the jobs that became claimable this worker will not claim at once: one
-// that was given back, and the first in line of queues that were freed. Others would find them only when
-// they poll.
+// forOthers returns how many of the jobs that became claimable this worker will not claim at once:
+// one that was given back, and the first in line of queues that were freed. Others would find them
+// only when they poll.
 func (c *core) forOthers(again bool, own, foreign int, now time.Time) int {
 	given := 0
 	if again {

@@ -38,7 +38,8 @@ func (c *chaos) intN(n int) int {
 
 func (c *chaos) upTo(d time.Duration) time.Duration { return time.Duration(c.intN(int(d) + 1)) }
 
-// handle is a job's handler: it ends in any way, after any time, and whether or not it obeys its context.
+// handle is a job's handler: it ends in any way, after any time, and whether or not it obeys its
+// context.
 func (c *chaos) handle(ctx context.Context, job *wire.Job) worker.Outcome {
 	d := c.upTo(20 * time.Millisecond)
 	if c.happens(0.1) {
@@ -139,8 +140,9 @@ func (db *fakeDB) settled() bool {
 	return true
 }
 
-// Whatever goes wrong: no job is lost, none is run by two leases at a time, no queue's jobs overlap, no token is used twice
-// (the fake database checks these), and everything settles and stops.
+// Whatever goes wrong: no job is lost, none is run by two leases at a time, no queue's jobs
+// overlap, no token is used twice (the fake database checks these), and everything settles and
+// stops.
 func TestAnyScheduleSettles(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(40) {

@@ -8,8 +8,8 @@ import (
 )
 
 // Store is what the worker needs from a database. Every call carries a deadline in its context. A
-// Store serves one worker and is used by several goroutines at a time, but it never has two calls of
-// Claim in flight, and none of Reclaim beside one of Claim.
+// Store serves one worker and is used by several goroutines at a time, but it never has two calls
+// of Claim in flight, and none of Reclaim beside one of Claim.
 //
 // Package storetest has the contract: the same cases run on the Store of package pg and on the one
 // in memory that the tests of this package use.

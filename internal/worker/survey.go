@@ -9,8 +9,8 @@ import (
 // waitsLong is after what time a job that is due, or a lock, is worth a line in the log.
 const waitsLong = time.Minute
 
-// surveyor says what waits that this worker does not serve, and which locks others hold: when the worker
-// starts, and later when there are other tasks and owners than it has said.
+// surveyor says what waits that this worker does not serve, and which locks others hold: when the
+// worker starts, and later when there are other tasks and owners than it has said.
 type surveyor struct {
 	tasks, owners map[string]bool // that were said
 }

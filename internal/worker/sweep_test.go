@@ -12,7 +12,8 @@ import (
 	"github.com/backfillhq/go/internal/worker"
 )
 
-// Contract section 5.6: a first sweep within a minute, then one every 480 to 600 seconds, whether or not one fails.
+// Contract section 5.6: a first sweep within a minute, then one every 480 to 600 seconds, whether
+// or not one fails.
 func TestSweepCadence(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -41,7 +42,8 @@ func TestSweepCadence(t *testing.T) {
 	})
 }
 
-// What a sweep frees is claimed at once, and other workers hear of it; what we renew is never stale.
+// What a sweep frees is claimed at once, and other workers hear of it; what we renew is never
+// stale.
 func TestSweepFreesWhatOthersLeft(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

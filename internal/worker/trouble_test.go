@@ -17,7 +17,8 @@ import (
 	"github.com/backfillhq/go/internal/worker"
 )
 
-// logged keeps the messages of a log from WARN on, and those of INFO that say that a trouble is over.
+// logged keeps the messages of a log from WARN on, and those of INFO that say that a trouble is
+// over.
 type logged struct {
 	mu    sync.Mutex
 	lines []string
@@ -55,7 +56,8 @@ func (l *logged) with(text string) (lines []string) {
 
 func logTo(l *logged) func(*setup) { return func(s *setup) { s.Logger = slog.New(l) } }
 
-// An outage makes one retry and ever fewer lines, however many outcomes wait, and one line when it is over.
+// An outage makes one retry and ever fewer lines, however many outcomes wait, and one line when it
+// is over.
 func TestOutageDoesNotFloodTheLog(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -91,7 +93,8 @@ func TestOutageDoesNotFloodTheLog(t *testing.T) {
 	})
 }
 
-// An outcome whose text the server refuses is recorded with the text mended, and as a last resort without it.
+// An outcome whose text the server refuses is recorded with the text mended, and as a last resort
+// without it.
 func TestRefusedTextsAreMended(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
@@ -124,7 +127,8 @@ func TestRefusedTextsAreMended(t *testing.T) {
 	}
 }
 
-// Anybody can notify of migrations. However often it happens, the schema is looked at once a second.
+// Anybody can notify of migrations. However often it happens, the schema is looked at once a
+// second.
 func TestNotificationsOfMigrationsAreBounded(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -145,7 +149,8 @@ func TestNotificationsOfMigrationsAreBounded(t *testing.T) {
 	})
 }
 
-// A worker says what waits that it does not serve, and which locks others hold: at its start, and when that changes.
+// A worker says what waits that it does not serve, and which locks others hold: at its start, and
+// when that changes.
 func TestSurveyIsSaidOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

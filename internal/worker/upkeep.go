@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// renew moves the lock times of what runs long, or cannot be recorded, so that no peer's sweep takes it
-// for stale (R7), until ctx ends. It goes by the leases in memory, never by what the database says is
-// ours (R6).
+// renew moves the lock times of what runs long, or cannot be recorded, so that no peer's sweep
+// takes it for stale (R7), until ctx ends. It goes by the leases in memory, never by what the
+// database says is ours (R6).
 func (w *Worker) renew(ctx context.Context) {
 	for sleep(ctx, renewInterval) {
 		w.mu.Lock()
@@ -30,8 +30,8 @@ func (w *Worker) renew(ctx context.Context) {
 	}
 }
 
-// sweep releases what has been locked for 4 hours, as the workers of the database do (contract section
-// 5.6), and says what waits and who holds locks, until ctx ends.
+// sweep releases what has been locked for 4 hours, as the workers of the database do (contract
+// section 5.6), and says what waits and who holds locks, until ctx ends.
 func (w *Worker) sweep(ctx context.Context) {
 	var said surveyor
 	said.survey(ctx, w)

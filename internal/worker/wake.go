@@ -91,8 +91,8 @@ func (w *Worker) listenOnce(ctx context.Context) (proven bool, err error) {
 	return proven, context.Cause(connection)
 }
 
-// proveAll sends a notification to ourselves every proofInterval, or when it is asked for, and returns
-// when one does not come back.
+// proveAll sends a notification to ourselves every proofInterval, or when it is asked for, and
+// returns when one does not come back.
 func (w *Worker) proveAll(ctx context.Context, self string, proofs <-chan struct{}) (proven bool, err error) {
 	for {
 		if err := w.proveOnce(ctx, self, proofs); err != nil {
@@ -149,8 +149,8 @@ func (w *Worker) announce(jobs int) {
 	w.config.Nudge(jobs)
 }
 
-// checkSchema reads the ledger again when somebody has migrated the database, which may have been another
-// schema in it, until ctx ends. A schema that this build must not work on goes to stopped.
+// checkSchema reads the ledger again when somebody has migrated the database, which may have been
+// another schema in it, until ctx ends. A schema that this build must not work on goes to stopped.
 func (w *Worker) checkSchema(ctx context.Context, stopped chan<- error) {
 	for {
 		select {

@@ -155,7 +155,8 @@ func TestRetryStartsOnTime(t *testing.T) {
 	}
 }
 
-// Workers that were woken for nothing wait before the next claim, longer each time, until a claim finds something (R18).
+// Workers that were woken for nothing wait before the next claim, longer each time, until a claim
+// finds something (R18).
 func TestEmptyWakesBackOff(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -240,7 +241,8 @@ func TestHerdBackOffDoesNotDelayASerialQueue(t *testing.T) {
 	})
 }
 
-// Somebody holds the queue for the length of a statement: the claim is repeated within milliseconds.
+// Somebody holds the queue for the length of a statement: the claim is repeated within
+// milliseconds.
 func TestContendedClaimIsRepeatedSoon(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -267,7 +269,8 @@ func TestContendedClaimIsRepeatedSoon(t *testing.T) {
 	})
 }
 
-// More queues wait than there is room for, and the heads of those that were tried are locked by an application's transaction.
+// More queues wait than there is room for, and the heads of those that were tried are locked by an
+// application's transaction.
 func TestLockedHeadsAreNotClaimedInATightLoop(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

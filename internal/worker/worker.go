@@ -44,11 +44,13 @@ type Config struct {
 	Tasks       []string
 	Concurrency int
 
-	// Once makes Run return when nothing is ready and everything claimed is recorded. Such a worker does not listen.
+	// Once makes Run return when nothing is ready and everything claimed is recorded. Such a worker
+	// does not listen.
 	Once bool
 
-	// DrainTimeout is how long running jobs may go on after Run's context has ended; then their contexts are cancelled.
-	// CancelTimeout is how long they have after that; then they are given back while they still run.
+	// DrainTimeout is how long running jobs may go on after Run's context has ended; then their
+	// contexts are cancelled. CancelTimeout is how long they have after that; then they are given back
+	// while they still run.
 	DrainTimeout, CancelTimeout time.Duration
 
 	// Crontab is what the worker schedules, through Cron, unless it runs with Once.
@@ -57,12 +59,14 @@ type Config struct {
 	// Clock is what the crontab goes by. nil: the clock of this process.
 	Clock Clock
 
-	// Execute runs one job and writes how it ended to outcome, also when the handler ends its goroutine (runtime.Goexit). It
-	// must not panic.
+	// Execute runs one job and writes how it ended to outcome, also when the handler ends its
+	// goroutine (runtime.Goexit). It must not panic.
 	Execute func(ctx context.Context, job *wire.Job, outcome *Outcome)
-	// Forbidden returns flags before each claim: jobs that have one of them are passed over. It must return quickly. nil: none.
+	// Forbidden returns flags before each claim: jobs that have one of them are passed over. It must
+	// return quickly. nil: none.
 	Forbidden func() []string
-	// Nudge notifies every worker of the database, soon and without waiting, that this many jobs became claimable.
+	// Nudge notifies every worker of the database, soon and without waiting, that this many jobs
+	// became claimable.
 	Nudge func(jobs int)
 	// Observe is called for every event, from many goroutines. It must return quickly.
 	Observe func(Event)
@@ -80,8 +84,8 @@ const (
 	StateStopped  State = "stopped"
 )
 
-// Worker claims and runs jobs. It is the core's shell: the mutex, the goroutines, and the calls to the
-// database, which take events to the core and carry out its actions.
+// Worker claims and runs jobs. It is the core's shell: the mutex, the goroutines, and the calls to
+// the database, which take events to the core and carry out its actions.
 type Worker struct {
 	config   Config
 	store    Store
@@ -129,8 +133,8 @@ func New(store Store, config Config) *Worker {
 	return w
 }
 
-// Run works until ctx ends and then drains; with Config.Once, until nothing is ready. The contexts of
-// jobs carry the values of ctx and outlive it by the drain. A Worker runs once.
+// Run works until ctx ends and then drains; with Config.Once, until nothing is ready. The contexts
+// of jobs carry the values of ctx and outlive it by the drain. A Worker runs once.
 func (w *Worker) Run(ctx context.Context) error {
 	if !w.begin() {
 		return errors.New("run worker: it has run already; make a new one")

@@ -1,6 +1,6 @@
-// Package storetest is the contract of worker.Store: the same cases for every implementation. The Store
-// on PostgreSQL has to pass them, and so has the one in memory on which the worker's own tests run, so
-// that what these prove holds for the real one.
+// Package storetest is the contract of worker.Store: the same cases for every implementation. The
+// Store on PostgreSQL has to pass them, and so has the one in memory on which the worker's own
+// tests run, so that what these prove holds for the real one.
 package storetest
 
 import (
@@ -35,8 +35,8 @@ type Database interface {
 	Delete(id int64)
 	// Relock changes locked_by of a job; "" unlocks it.
 	Relock(id int64, lockedBy string)
-	// Supersede enqueues another job with a job's key, as add_job does, and Remove takes the job away as
-	// remove_job does.
+	// Supersede enqueues another job with a job's key, as add_job does, and Remove takes the job away
+	// as remove_job does.
 	Supersede(id int64)
 	Remove(id int64)
 	// Age makes the locks of a job and of its queue older.

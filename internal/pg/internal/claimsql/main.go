@@ -64,12 +64,12 @@ func (variant) MaxBatch() int { return 500 }
 // Priorities is how many of them a full claim looks at; the next goes on behind them.
 func (variant) Priorities() int { return 100 }
 
-// Future is how many jobs of a priority that are not due yet are looked at, for the next one that is
-// served.
+// Future is how many jobs of a priority that are not due yet are looked at, for the next one that
+// is served.
 func (variant) Future() int { return 200 }
 
-// Unpacked is how many times larger than it is stored a payload can be: lz4 writes at best a byte for
-// 255, pglz three for 273.
+// Unpacked is how many times larger than it is stored a payload can be: lz4 writes at best a byte
+// for 255, pglz three for 273.
 func (variant) Unpacked() int { return 256 }
 
 // WindowSize is how many rows a batch's window has.
@@ -105,7 +105,8 @@ func (v variant) passes(before, alias string) string {
 }
 
 // Fits is the condition that a job's payload is not too large. To know its size it has to be
-// unpacked, if it is packed at all. So a large one passes only if it fits however well it is packed.
+// unpacked, if it is packed at all. So a large one passes only if it fits however well it is
+// packed.
 func (v variant) Fits(alias string) string {
 	stored := "pg_column_size(" + alias + "payload)::bigint"
 	return fmt.Sprintf(`case when $8::bigint = 0 or %[1]s * %[2]d <= $8::bigint then true

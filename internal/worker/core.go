@@ -115,6 +115,11 @@ func (c *core) room() int {
 	}
 	target := c.concurrency - c.handling + c.pace.prefetch()
 	room := target - c.buffer.len()
+	if room < max(1, target/2) && len(c.freed) > 0 {
+		// The next jobs of freed queues do not wait until half of the buffer has started: they may be
+		// ahead of all that is in it.
+		return min(len(c.freed), c.serialRoom(), c.most)
+	}
 	if room < max(1, target/2) || !c.demand.wanted && c.serialRoom() == 0 {
 		return 0
 	}

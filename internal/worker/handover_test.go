@@ -137,3 +137,27 @@ func TestOthersHearOfWhatIsGivenBack(t *testing.T) {
 		}
 	})
 }
+
+// The next job of a queue that was freed does not wait until half of what is claimed ahead has started.
+func TestFreedQueuesDoNotWaitForTheBuffer(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		db := newDB(t)
+		first := db.add(50, wire.Job{Queue: "a", Priority: -1})
+		db.add(3000, wire.Job{})
+		r := newRig(t, db, takes(2*time.Millisecond), concurrency(4),
+			latency(opClaim, 2*time.Millisecond), latency(opComplete, time.Millisecond))
+		r.pass(5 * time.Second)
+		r.nothingLeft()
+		before := 0 // free jobs that started before the last of the queue
+		for _, run := range r.started() {
+			if run.Job == first[len(first)-1] {
+				break
+			}
+			before++
+		}
+		if before > 1200 {
+			t.Errorf("%d jobs started before the last one of the queue that is first in line", before)
+		}
+	})
+}

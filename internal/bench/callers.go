@@ -13,7 +13,7 @@ import (
 )
 
 // call has callers enqueue one job after the other for a while, and reports how many and how long each took.
-func call(ctx context.Context, callers int, during time.Duration, enqueue func(ctx context.Context, n int) error) (sample, int, error) {
+func (l *lab) call(ctx context.Context, callers int, during time.Duration, enqueue func(ctx context.Context, n int) error) (sample, int, error) {
 	// Whatever is done at a first call: connect, prepare. All callers at once, or only one connection is warm.
 	if err := calls(callers, func(caller int) error { return enqueue(ctx, -1-caller) }); err != nil {
 		return nil, 0, fmt.Errorf("enqueue: %w", err)
@@ -26,8 +26,13 @@ func call(ctx context.Context, callers int, during time.Duration, enqueue func(c
 	var before, after runtime.MemStats
 	runtime.GC()
 	runtime.ReadMemStats(&before)
+	server, err := l.serverUse(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	used := ownCPU()
 	started := time.Now()
-	err := calls(callers, func(caller int) error {
+	err = calls(callers, func(caller int) error {
 		for {
 			begin := time.Now()
 			if begin.Sub(started) >= during {
@@ -40,6 +45,7 @@ func call(ctx context.Context, callers int, during time.Duration, enqueue func(c
 		}
 	})
 	elapsed := time.Since(started)
+	used = ownCPU() - used
 	runtime.ReadMemStats(&after)
 	if err != nil {
 		return nil, 0, fmt.Errorf("enqueue: %w", err)
@@ -54,7 +60,10 @@ func call(ctx context.Context, callers int, during time.Duration, enqueue func(c
 		allocated: float64(after.TotalAlloc-before.TotalAlloc) / float64(len(all)),
 	}
 	s.percentiles(all)
-	return s, len(all) + callers, nil
+	if used > 0 {
+		s[cpu] = float64(used.Microseconds()) / float64(len(all))
+	}
+	return s, len(all) + callers, server.add(ctx, s, len(all))
 }
 
 // calls runs a function for each caller at the same time.

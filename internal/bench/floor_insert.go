@@ -59,7 +59,7 @@ func (f floorInsert) enqueue(ctx context.Context, callers int, during time.Durat
 	if f.notify {
 		statement = insertNotify
 	}
-	return call(ctx, callers, during, func(ctx context.Context, n int) error {
+	return f.call(ctx, callers, during, func(ctx context.Context, n int) error {
 		var id int64
 		return pool.QueryRow(ctx, statement, task, payload(n)).Scan(&id)
 	})

@@ -42,7 +42,7 @@ func (o ours) enqueue(ctx context.Context, callers int, during time.Duration) (s
 		return nil, 0, err
 	}
 	defer client.Close()
-	return call(ctx, callers, during, func(ctx context.Context, n int) error {
+	return o.call(ctx, callers, during, func(ctx context.Context, n int) error {
 		_, err := backfill.Enqueue(ctx, client, task, Args{n})
 		return err
 	})

@@ -42,6 +42,12 @@ func field(fields []string, number int) int {
 	return n
 }
 
+// ownCPU is what this process has used so far; 0 if that cannot be seen.
+func ownCPU() time.Duration {
+	_, fields := stat(os.Getpid())
+	return time.Duration(field(fields, 14)+field(fields, 15)) * tick
+}
+
 // parentOfPostgres returns the parent of one of PostgreSQL's processes; 0 if it does not run here.
 func parentOfPostgres(pid int) int {
 	if program, fields := stat(pid); strings.HasPrefix(program, "postgres") {

@@ -19,7 +19,8 @@ func (s *search) note(kind claimKind, serial int, answer answer) bool {
 	switch kind {
 	case claimFront:
 		// A claim that held queues back has seen open ones, which the next one with room takes.
-		if serial == 0 || answer.heldBack || !answer.clogged {
+		noQueues := answer.queued.Valid && !answer.queued.Bool
+		if serial == 0 || answer.heldBack || !answer.clogged || noQueues {
 			return false
 		}
 		s.deep, s.idle = deepClaims, s.cursor == 0

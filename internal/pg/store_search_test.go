@@ -173,3 +173,30 @@ func TestNoSearchForWantOfRoom(t *testing.T) {
 		t.Errorf("%d jobs, held back: %v, search: %v; want 5, and no search", len(claimed.Jobs), claimed.MoreSerial, claimed.More)
 	}
 }
+
+// While no jobs of queues wait, claims look for none, however the free jobs lie: at many times, or
+// all at the one time of the transaction that inserted them. A queue's job that comes is seen.
+func TestNoQueuesToSearch(t *testing.T) {
+	t.Parallel()
+	for name, runAt := range map[string]string{"one time": "now()", "many times": "now() - i * interval '1 ms'"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			dbtest.Run(t, r.pool, "select graphile_worker.add_job('a', run_at := "+runAt+") from generate_series(1, 800) as i")
+			r.try(20, 20) // which is full, and sees that there are no queues
+			for i := range 30 {
+				if got := r.store.NextClaim(); got != "free" {
+					t.Fatalf("claim %d looks for queues: its text is %q", i+2, got)
+				}
+				if n := len(r.try(20, 20).Jobs); n != 20 {
+					t.Fatalf("claimed %d", n)
+				}
+			}
+			queued := r.add("'a', queue_name := 'q', run_at := now() - interval '1 hour'")
+			dbtest.Until(t, func() bool { // at the latest with the next full claim
+				r.try(20, 20)
+				return r.row(queued).Locked
+			})
+		})
+	}
+}

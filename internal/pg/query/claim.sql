@@ -586,7 +586,7 @@ select aux.*, upd.*, (select s.queue_name from graphile_worker._private_job_queu
   from (select exists (select from alive) as alive,
                (select count(*) from picked)::int as picked,
                now() as at,
-               true as queued,
+               case when exists (select from qs) then true when $12::int = 0 then false end as queued,
                coalesce((select max(q) from qs having max(n) >= greatest(2 * $6::int, 400)), 0)::int as next_queue,
                false as clogged,
                case when $10::int = 0 or exists (select from lockh) then false
@@ -722,7 +722,7 @@ select aux.*, upd.*, (select s.queue_name from graphile_worker._private_job_queu
   from (select exists (select from alive) as alive,
                (select count(*) from picked)::int as picked,
                now() as at,
-               true as queued,
+               case when exists (select from qs) then true when $12::int = 0 then false end as queued,
                coalesce((select max(q) from qs having max(n) >= greatest(2 * $6::int, 400)), 0)::int as next_queue,
                false as clogged,
                case when $10::int = 0 or exists (select from lockh) then false

@@ -124,7 +124,7 @@ select aux.alive, aux.picked, aux.at, aux.queued, aux.next_queue, aux.clogged, a
   from (select exists (select from alive) as alive,
                (select count(*) from picked)::int as picked,
                now() as at,
-               true as queued,
+               case when exists (select from qs) then true when $12::int = 0 then false end as queued,
                coalesce((select max(q) from qs having max(n) >= greatest(2 * $6::int, 400)), 0)::int as next_queue,
                false as clogged,
                case when $10::int = 0 or exists (select from lockh) then false
@@ -165,7 +165,7 @@ type ClaimDeepRow struct {
 	Alive        bool
 	Picked       int32
 	At           interface{}
-	Queued       bool
+	Queued       interface{}
 	NextQueue    int32
 	Clogged      bool
 	Contended    interface{}
@@ -363,7 +363,7 @@ select aux.alive, aux.picked, aux.at, aux.queued, aux.next_queue, aux.clogged, a
   from (select exists (select from alive) as alive,
                (select count(*) from picked)::int as picked,
                now() as at,
-               true as queued,
+               case when exists (select from qs) then true when $12::int = 0 then false end as queued,
                coalesce((select max(q) from qs having max(n) >= greatest(2 * $6::int, 400)), 0)::int as next_queue,
                false as clogged,
                case when $10::int = 0 or exists (select from lockh) then false
@@ -405,7 +405,7 @@ type ClaimDeepFlagsRow struct {
 	Alive        bool
 	Picked       int32
 	At           interface{}
-	Queued       bool
+	Queued       interface{}
 	NextQueue    int32
 	Clogged      bool
 	Contended    interface{}

@@ -68,12 +68,12 @@ func (g *group) close() {
 }
 
 // onStop says how to end an insert that runs.
-func (g *group) onStop(started *insert, cancel context.CancelCauseFunc) {
+func (g *group) onStop(started *insert, end context.CancelCauseFunc) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.running[started] = cancel
+	g.running[started] = end
 	if g.stopped {
-		cancel(errClosed)
+		end(errClosed)
 	}
 }
 
@@ -82,9 +82,9 @@ func (g *group) stop() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.stopped = true
-	for _, cancel := range g.running {
-		if cancel != nil {
-			cancel(errClosed)
+	for _, end := range g.running {
+		if end != nil {
+			end(errClosed)
 		}
 	}
 }

@@ -27,12 +27,14 @@ const (
 // Inserter inserts jobs, all or none.
 type Inserter interface {
 	// Insert returns the jobs in the order of specs, after the commit. notified says that the
-	// workers' notification was sent along; it is never, if notify is nil. A call whose context
-	// has no deadline ends all the same when the database does not answer.
+	// workers' notification was sent along; it is never, if notify is nil. If ctx has no deadline,
+	// Insert ends it with end when the database does not answer.
 	//
 	// The type of an error says what became of the jobs: wire.RejectedError, wire.NotEnqueuedError
 	// and wire.BlockedError say that none was inserted, any other that nobody knows.
-	Insert(ctx context.Context, specs []wire.Spec, notify Piggyback) (jobs []*wire.Job, notified bool, err error)
+	Insert(
+		ctx context.Context, end context.CancelCauseFunc, specs []wire.Spec, notify Piggyback,
+	) (jobs []*wire.Job, notified bool, err error)
 }
 
 // Piggyback asks whether an insert may send the notification of workers on its own connection,
@@ -87,7 +89,7 @@ func (i *Intake) Close() {
 // call is one call of Insert.
 type call struct {
 	specs []wire.Spec
-	alone func(*insert) ([]*wire.Job, error) // inserts this call by itself, under its caller's context
+	ctx   context.Context //nolint:containedctx // its caller's, for as long as that waits
 
 	// Under the lock of the group:
 	state   callState
@@ -111,8 +113,7 @@ const (
 )
 
 func (g *group) insert(ctx context.Context, specs []wire.Spec) ([]*wire.Job, error) {
-	c := &call{specs: specs, done: make(chan struct{})}
-	c.alone = func(started *insert) ([]*wire.Job, error) { return g.insertNow(ctx, started) }
+	c := &call{specs: specs, ctx: ctx, done: make(chan struct{})}
 	started, err := g.enter(c)
 	if err != nil {
 		return nil, err
@@ -131,14 +132,14 @@ func (g *group) insert(ctx context.Context, specs []wire.Spec) ([]*wire.Job, err
 
 // insertNow inserts, and has the workers notified. A single job takes the notification along.
 func (g *group) insertNow(ctx context.Context, started *insert) ([]*wire.Job, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	g.onStop(started, cancel)
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	g.onStop(started, end)
 	var notify Piggyback
 	if len(started.specs) == 1 {
 		notify = g.nudger.Piggyback
 	}
-	jobs, notified, err := g.inserter.Insert(ctx, started.specs, notify)
+	jobs, notified, err := g.inserter.Insert(ctx, end, started.specs, notify)
 	if err != nil {
 		return nil, err
 	}
@@ -151,7 +152,7 @@ func (g *group) insertNow(ctx context.Context, started *insert) ([]*wire.Job, er
 // runAlone inserts a call by itself. If another transaction blocks it, it gives up its connection
 // and is repeated.
 func (g *group) runAlone(started *insert, c *call) {
-	jobs, err := c.alone(started)
+	jobs, err := g.insertNow(c.ctx, started)
 	if _, blocked := errors.AsType[*wire.BlockedError](err); blocked && g.repeat(started, c) {
 		return
 	}

@@ -31,7 +31,9 @@ type slowInserter struct {
 }
 
 // Insert notifies a tenth of a second after the insert.
-func (s *slowInserter) Insert(ctx context.Context, specs []wire.Spec, notify enqueue.Piggyback) ([]*wire.Job, bool, error) {
+func (s *slowInserter) Insert(
+	ctx context.Context, _ context.CancelCauseFunc, specs []wire.Spec, notify enqueue.Piggyback,
+) ([]*wire.Job, bool, error) {
 	var done func()
 	if s.notifies && notify != nil {
 		done = notify()

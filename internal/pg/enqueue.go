@@ -52,8 +52,11 @@ func NewInserter(pool *pgxpool.Pool, schemaName string, access schema.Access) *I
 
 // Insert implements enqueue.Inserter. It sends everything again, in a new transaction, when the
 // server rolled the last one back because of other sessions.
-func (i *Inserter) Insert(ctx context.Context, specs []wire.Spec, notify enqueue.Piggyback) ([]*wire.Job, bool, error) {
-	a := &attempt{Inserter: i, specs: specs, access: i.access, notify: notify}
+func (i *Inserter) Insert(
+	ctx context.Context, end context.CancelCauseFunc, specs []wire.Spec, notify enqueue.Piggyback,
+) ([]*wire.Job, bool, error) {
+	a := &attempt{Inserter: i, limit: newLimit(ctx, end), specs: specs, access: i.access, notify: notify}
+	defer a.limit.stop()
 	for conflicts := 0; ; {
 		jobs, notified, err := a.run(ctx)
 		if err == nil {
@@ -80,6 +83,7 @@ func (i *Inserter) Insert(ctx context.Context, specs []wire.Spec, notify enqueue
 type attempt struct {
 	*Inserter
 
+	limit  limit
 	specs  []wire.Spec
 	notify enqueue.Piggyback
 	access schema.Access
@@ -95,15 +99,14 @@ var errNamesMissing = errors.New("a task or queue has no id yet")
 
 // run makes one try: one transaction on one connection.
 func (a *attempt) run(ctx context.Context) (jobs []*wire.Job, notified bool, err error) {
-	limited, step, cancel := limit(ctx)
-	defer cancel()
-	conn, err := a.acquire(limited)
+	a.limit.step()
+	conn, err := a.acquire(ctx)
 	if err != nil {
 		return nil, false, err
 	}
-	step()
+	a.limit.step()
 	if a.plan == nil && a.access == schema.WritesTables && isPlain(a.specs) {
-		return a.insertOne(limited, conn)
+		return a.insertOne(ctx, conn)
 	}
 	defer func() { a.release(ctx, conn, err) }()
 	if a.plan == nil {
@@ -113,9 +116,9 @@ func (a *attempt) run(ctx context.Context) (jobs []*wire.Job, notified bool, err
 	n := newInsertion(a.texts, a.specs, a.access)
 	n.whole = a.names
 	if a.plan.large {
-		err = n.insertLarge(limited, step, conn, a.plan)
+		err = n.insertLarge(ctx, a.limit, conn, a.plan)
 	} else {
-		err = n.insertSmall(limited, conn, a.plan, a.names)
+		err = n.insertSmall(ctx, conn, a.plan, a.names)
 	}
 	if err != nil {
 		return nil, false, err

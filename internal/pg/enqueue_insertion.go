@@ -48,14 +48,14 @@ func (n *insertion) insertSmall(ctx context.Context, conn *pgxpool.Conn, p *plan
 
 // insertLarge sends one piece after the other. It first locks what may be locked by others: when it
 // has to give up because of that, little work is lost.
-func (n *insertion) insertLarge(ctx context.Context, step func(), conn *pgxpool.Conn, p *plan) error {
+func (n *insertion) insertLarge(ctx context.Context, limit limit, conn *pgxpool.Conn, p *plan) error {
 	tx, err := conn.Begin(ctx)
 	if err != nil {
 		return notCommitted(because(ctx, err))
 	}
 	s := pgxSession{tx, conn.Conn()}
 	send := func(list []statement) error {
-		step()
+		limit.step()
 		return because(ctx, s.run(ctx, list))
 	}
 	if err = send(append([]statement{n.limitLockWaits(lockWait)}, n.addNames()...)); err == nil {
@@ -71,7 +71,7 @@ func (n *insertion) insertLarge(ctx context.Context, step func(), conn *pgxpool.
 		rollback(ctx, tx)
 		return notCommitted(err)
 	}
-	step()
+	limit.step()
 	return because(ctx, tx.Commit(ctx))
 }
 

@@ -25,7 +25,7 @@ func insertAndNotify(t *testing.T, pool *pgxpool.Pool, spec wire.Spec) (job *wir
 
 func insertNotified(ctx context.Context, inserter *pg.Inserter, spec wire.Spec) (job *wire.Job, notified bool, err error) {
 	var sent []chan struct{}
-	jobs, notified, err := inserter.Insert(ctx, []wire.Spec{spec}, func() func() {
+	jobs, notified, err := inserter.InsertAll(ctx, []wire.Spec{spec}, func() func() {
 		done := make(chan struct{})
 		sent = append(sent, done)
 		return func() { close(done) }

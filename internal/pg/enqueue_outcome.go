@@ -19,16 +19,26 @@ import (
 
 var errNoAnswer = fmt.Errorf("the database did not answer within %v", enqueueTimeout)
 
-// limit returns ctx, and if that has no deadline, one that ends enqueueTimeout after the last step.
-func limit(ctx context.Context) (limited context.Context, step, cancel func()) {
+// limit ends a context that has no deadline when enqueueTimeout has passed since its last step.
+type limit struct{ timer *time.Timer }
+
+// newLimit begins one for ctx, which end ends.
+func newLimit(ctx context.Context, end context.CancelCauseFunc) limit {
 	if _, ok := ctx.Deadline(); ok {
-		return ctx, func() {}, func() {}
+		return limit{}
 	}
-	limited, end := context.WithCancelCause(ctx)
-	timer := time.AfterFunc(enqueueTimeout, func() { end(errNoAnswer) })
-	return limited, func() { timer.Reset(enqueueTimeout) }, func() {
-		timer.Stop()
-		end(nil)
+	return limit{time.AfterFunc(enqueueTimeout, func() { end(errNoAnswer) })}
+}
+
+func (l limit) step() {
+	if l.timer != nil {
+		l.timer.Reset(enqueueTimeout)
+	}
+}
+
+func (l limit) stop() {
+	if l.timer != nil {
+		l.timer.Stop()
 	}
 }
 
@@ -42,8 +52,9 @@ func because(limited context.Context, err error) error {
 
 // Acquire takes a connection from the pool. Its errors say that nothing was enqueued.
 func (i *Inserter) Acquire(ctx context.Context) (*pgxpool.Conn, error) {
-	limited, _, cancel := limit(ctx)
-	defer cancel()
+	limited, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	defer newLimit(limited, end).stop()
 	return i.acquire(limited)
 }
 

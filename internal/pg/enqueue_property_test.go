@@ -92,7 +92,7 @@ func (r *promiseRig) ways() map[string]func(context.Context, []wire.Spec) error 
 	function := pg.NewInserter(r.pool, schemaName, schema.CallsFunction).WithPieces(2)
 	own := func(inserter *pg.Inserter, notify enqueue.Piggyback) func(context.Context, []wire.Spec) error {
 		return func(ctx context.Context, specs []wire.Spec) error {
-			jobs, _, err := inserter.Insert(ctx, specs, notify)
+			jobs, _, err := inserter.InsertAll(ctx, specs, notify)
 			if err == nil {
 				r.checkJobs(jobs, specs)
 			}

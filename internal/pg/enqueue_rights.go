@@ -63,15 +63,14 @@ func (a *attempt) otherWay(ctx context.Context) bool {
 		return false
 	}
 	a.rights = &query.EnqueueRightsRow{}
-	limited, step, cancel := limit(ctx)
-	defer cancel()
-	conn, err := a.acquire(limited)
+	a.limit.step()
+	conn, err := a.acquire(ctx)
 	if err != nil {
 		return false
 	}
 	defer conn.Release()
-	step()
-	rights, err := a.askRights(limited, pgxSession{conn, conn.Conn()})
+	a.limit.step()
+	rights, err := a.askRights(ctx, pgxSession{conn, conn.Conn()})
 	if err != nil {
 		return false
 	}

@@ -310,7 +310,7 @@ func keyedInsertsAgainstClaims(t *testing.T, access schema.Access) {
 func insertUnblocked(t *testing.T, inserter *pg.Inserter, specs []wire.Spec) ([]*wire.Job, error) {
 	t.Helper()
 	for {
-		jobs, _, err := inserter.Insert(t.Context(), specs, nil)
+		jobs, _, err := inserter.InsertAll(t.Context(), specs, nil)
 		if _, blocked := errors.AsType[*wire.BlockedError](err); !blocked {
 			return jobs, err
 		}
@@ -371,7 +371,7 @@ func rejectedInserts(t *testing.T, access schema.Access) {
 		{{Task: "a", Payload: []byte("{"), MaxAttempts: 25}},
 		{{Task: "a", Payload: []byte("{}"), MaxAttempts: 25, Queue: "q"}, {Task: "a", Payload: []byte("{}"), Key: "k", MaxAttempts: 0}},
 	} {
-		_, _, err := inserter.Insert(t.Context(), specs, nil)
+		_, _, err := inserter.InsertAll(t.Context(), specs, nil)
 		if _, rejected := errors.AsType[*wire.RejectedError](err); !rejected {
 			t.Errorf("%v is not a RejectedError", err)
 		}
@@ -381,7 +381,7 @@ func rejectedInserts(t *testing.T, access schema.Access) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, _, err := inserter.Insert(ctx, []wire.Spec{{Task: "a", Payload: []byte("{}"), MaxAttempts: 25}}, nil)
+	_, _, err := inserter.InsertAll(ctx, []wire.Spec{{Task: "a", Payload: []byte("{}"), MaxAttempts: 25}}, nil)
 	if _, unsent := errors.AsType[*wire.NotEnqueuedError](err); !unsent {
 		t.Errorf("with a context that has ended: %v", err)
 	}

@@ -50,7 +50,7 @@ func poolWith(t *testing.T, url string, change func(*pgxpool.Config)) *pgxpool.P
 func insertPiggyback(ctx context.Context, inserter *pg.Inserter, specs []wire.Spec) error {
 	done := make(chan struct{}, 100)
 	sent := 0
-	_, _, err := inserter.Insert(ctx, specs, func() func() {
+	_, _, err := inserter.InsertAll(ctx, specs, func() func() {
 		sent++
 		return func() { done <- struct{}{} }
 	})
@@ -195,7 +195,7 @@ func TestPoolInUse(t *testing.T) {
 	defer conn.Release()
 	for kind, specs := range troubleKinds("") {
 		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-		_, _, err := inserter.Insert(ctx, specs, nil)
+		_, _, err := inserter.InsertAll(ctx, specs, nil)
 		cancel()
 		if _, unsent := errors.AsType[*wire.NotEnqueuedError](err); !unsent {
 			t.Errorf("%s: %v", kind, err)

@@ -28,14 +28,14 @@ const byFunction = "function"
 
 func insertPool(access schema.Access) insert {
 	return func(ctx context.Context, db *pgtest.Database, specs []wire.Spec) ([]*wire.Job, error) {
-		jobs, _, err := pg.NewInserter(db.Pool(), schemaName, access).Insert(ctx, specs, nil)
+		jobs, _, err := pg.NewInserter(db.Pool(), schemaName, access).InsertAll(ctx, specs, nil)
 		return jobs, err
 	}
 }
 
 // insertPieces sends each job by itself, in one transaction.
 func insertPieces(ctx context.Context, db *pgtest.Database, specs []wire.Spec) ([]*wire.Job, error) {
-	jobs, _, err := pg.NewInserter(db.Pool(), schemaName, schema.WritesTables).WithPieces(1).Insert(ctx, specs, nil)
+	jobs, _, err := pg.NewInserter(db.Pool(), schemaName, schema.WritesTables).WithPieces(1).InsertAll(ctx, specs, nil)
 	return jobs, err
 }
 

@@ -57,7 +57,7 @@ func TestWhoWritesWhichColumn(t *testing.T) {
 	const freed = "is_available=true locked_at=null locked_by=null"
 	insert := func(mode wire.KeyMode) func(*rig, *wire.Job) error {
 		return func(r *rig, _ *wire.Job) error {
-			_, _, err := pg.NewInserter(r.pool, schemaName, schema.WritesTables).Insert(r.t.Context(), []wire.Spec{{
+			_, _, err := pg.NewInserter(r.pool, schemaName, schema.WritesTables).InsertAll(r.t.Context(), []wire.Spec{{
 				Task: "a", Queue: "q", Key: "k", KeyMode: mode, Payload: []byte("[9]"), MaxAttempts: 25, Flags: []string{"f"}, RunAt: time.Now(),
 			}}, nil)
 			return err

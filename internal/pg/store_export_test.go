@@ -5,7 +5,9 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/backfillhq/go/internal/enqueue"
 	"github.com/backfillhq/go/internal/pg/query"
+	"github.com/backfillhq/go/internal/wire"
 	"github.com/backfillhq/go/internal/worker"
 )
 
@@ -92,4 +94,13 @@ const CloseTimeout = closeTimeout
 func (i *Inserter) WithPieces(jobs int) *Inserter {
 	i.bounds.jobs = jobs
 	return i
+}
+
+// InsertAll inserts under a context of its own.
+func (i *Inserter) InsertAll(
+	ctx context.Context, specs []wire.Spec, notify enqueue.Piggyback,
+) ([]*wire.Job, bool, error) {
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	return i.Insert(ctx, end, specs, notify)
 }

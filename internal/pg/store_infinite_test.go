@@ -65,7 +65,7 @@ func TestParkedJobsAreReturned(t *testing.T) {
 	insert := func(mode wire.KeyMode, access schema.Access) func(*rig, int64) ([]*wire.Job, error) {
 		return func(r *rig, _ int64) ([]*wire.Job, error) {
 			spec := wire.Spec{Task: "a", Payload: []byte("{}"), MaxAttempts: 25, Key: "k", KeyMode: mode}
-			jobs, _, err := pg.NewInserter(r.pool, schemaName, access).Insert(r.t.Context(), []wire.Spec{spec}, nil)
+			jobs, _, err := pg.NewInserter(r.pool, schemaName, access).InsertAll(r.t.Context(), []wire.Spec{spec}, nil)
 			if err != nil {
 				return nil, err
 			}

@@ -301,7 +301,7 @@ func TestKeyedJobKeepsItsQueue(t *testing.T) {
 			inserted := make(chan error, 1)
 			go func() {
 				spec := wire.Spec{Task: "a", Payload: []byte("{}"), MaxAttempts: 25, Key: "k", Queue: "q"}
-				_, _, err := pg.NewInserter(r.pool, schemaName, access).Insert(t.Context(), []wire.Spec{spec}, nil)
+				_, _, err := pg.NewInserter(r.pool, schemaName, access).InsertAll(t.Context(), []wire.Spec{spec}, nil)
 				inserted <- err
 			}()
 			dbtest.Until(t, func() bool { return dbtest.SomeoneWaits(t, r.pool, "transactionid", "tuple") })

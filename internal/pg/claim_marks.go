@@ -14,9 +14,11 @@ const (
 	// looked: full claims take a tenth of the time (R21). While there is always more to claim above
 	// the marks, there is also fullClaimEvery between them; while there is not, one that has looked
 	// for no longer than cheapLook is as good as any other claim, and may be followed by another.
+	// What it took to lock the jobs that were found, about lockingOne each, was not for nothing.
 	fullClaimPause = 10
 	fullClaimEvery = 50 * time.Millisecond
 	cheapLook      = 5 * time.Millisecond
+	lockingOne     = 40 * time.Microsecond
 	// lateCommit is how far below its marks a claim begins that follows one which left nothing: a
 	// job's time is when its transaction began, and others have been committed since then.
 	lateCommit = time.Second
@@ -81,7 +83,7 @@ func (m *marks) note(sent time.Time, full, short bool, answer answer) (unseen bo
 	if !full {
 		return false
 	}
-	m.fullAt, m.looked, m.from = sent, answer.looked, math.MinInt16
+	m.fullAt, m.looked, m.from = sent, max(0, answer.looked-time.Duration(answer.picked)*lockingOne), math.MinInt16
 	if !short {
 		return false
 	}

@@ -112,12 +112,10 @@ func TestDeadWorkersClaimNothing(t *testing.T) {
 				if !r.try(1, 1).Alive {
 					t.Error("a living worker is told that it is dead")
 				}
+				dbtest.Until(t, func() bool { return r.store.NextClaim() == text }) // a full claim that took long is not repeated at once
 				r.add("'a'")
 				if text != "free" {
 					r.add("'a', queue_name := 'mine'")
-				}
-				if got := r.store.NextClaim(); got != text {
-					t.Fatalf("the next claim has the %s text", got)
 				}
 				dbtest.Run(t, r.pool, kill)
 				if claimed := r.try(5, 5); claimed.Alive || len(claimed.Jobs) != 0 || claimed.More {

@@ -115,15 +115,20 @@ func (c *core) room() int {
 	}
 	target := c.concurrency - c.handling + c.pace.prefetch()
 	room := target - c.buffer.len()
-	if room < max(1, target/2) && len(c.freed) > 0 {
+	serial := c.serialRoom()
+	if serial < c.buffer.queued {
+		serial = 0 // until half of the queues' jobs have started
+	}
+	switch half := room >= max(1, target/2); {
+	case half && (c.demand.wanted || serial > 0):
+		return min(room, c.most)
+	case !half:
 		// The next jobs of freed queues do not wait until half of the buffer has started: they may be
 		// ahead of all that is in it.
-		return min(len(c.freed), c.serialRoom(), c.most)
-	}
-	if room < max(1, target/2) || !c.demand.wanted && c.serialRoom() == 0 {
+		return min(len(c.freed), serial, c.most)
+	default:
 		return 0
 	}
-	return min(room, c.most)
 }
 
 // serialRoom returns how many jobs of queues could start now or almost now (R23). What waits in the
@@ -140,10 +145,12 @@ func (c *core) serialRoom() int {
 func (c *core) request(batch int) ClaimRequest {
 	c.claims++
 	request := ClaimRequest{
-		WorkerID: c.id, Number: c.claims, Batch: batch, Serial: min(batch, c.serialRoom()), Queues: c.freed,
+		WorkerID: c.id, Number: c.claims, Batch: batch, Serial: min(batch, c.serialRoom()),
 		Bytes: maxBufferedBytes - c.buffer.bytes,
 	}
-	c.freed = nil
+	if request.Serial > 0 {
+		request.Queues, c.freed = c.freed, nil
+	}
 	if c.large > 0 {
 		request.MaxPayload = largePayload
 	}
@@ -210,6 +217,7 @@ func (c *core) lease(job *wire.Job, workerID string, now time.Time) *lease {
 // have been committed all the same.
 func (c *core) claimFailed(made step, unknown, tooSlow bool, now time.Time) (wait time.Duration) {
 	c.most = max(1, made.request.Batch/2)
+	c.freed = append(made.request.Queues, c.freed...)
 	c.tooSlow = tooSlow
 	if unknown {
 		c.doubts.claimLost(made.request.WorkerID, now)

@@ -2,7 +2,10 @@ package worker
 
 import (
 	"math/rand/v2"
+	"slices"
 	"time"
+
+	"github.com/backfillhq/go/internal/wire"
 )
 
 const (
@@ -34,9 +37,9 @@ func (d *demand) due(t time.Time) {
 	}
 }
 
-// freed notes that a queue of ours is free again: its next job does not wait for anything.
+// freed notes that a queue of ours is free again, and its next job due: that waits for nothing.
 func (d *demand) freed() {
-	d.wanted = true
+	d.queues = true
 	if d.failures == 0 {
 		d.notBefore = time.Time{}
 	}
@@ -78,8 +81,10 @@ func (d *demand) answered(now time.Time, prompted bool, claimed Claimed) {
 		d.empty = min(max(emptyMin, 2*d.empty), emptyMax)
 		d.notBefore = now.Add(rand.N(d.empty))
 	}
-	d.wanted = d.wanted || claimed.More || claimed.Contended
-	d.queues = d.queues || claimed.MoreSerial
+	// What is behind a batch that queues have filled can wait until there is room for queues again.
+	serial := found > 0 && !slices.ContainsFunc(claimed.Jobs, func(job *wire.Job) bool { return job.QueueID == 0 })
+	d.wanted = d.wanted || claimed.More && !serial || claimed.Contended
+	d.queues = d.queues || claimed.More && serial || claimed.MoreSerial
 	if claimed.Contended || claimed.MoreSerial && found == 0 {
 		// Others hold the queues, or the rows of their first jobs, for a moment.
 		d.notBefore = now.Add(contendedMin + rand.N(contendedMax-contendedMin))

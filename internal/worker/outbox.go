@@ -220,7 +220,7 @@ func (c *core) settled(s statement, part []*lease, fates []Fate, now time.Time) 
 		case fate.Due > 0:
 			c.demand.wanted, again = true, true
 		}
-		if l.QueueID != 0 {
+		if fate.Next != NextNone || fate.Kind == FateLost && l.QueueID != 0 {
 			c.demand.freed()
 			next[fate.Next]++
 			if fate.Next == NextOwn && len(c.freed) < maxBatch {
@@ -232,7 +232,7 @@ func (c *core) settled(s statement, part []*lease, fates []Fate, now time.Time) 
 	if c.once && recorded > 0 && c.leases.held() == 0 { // handlers may have enqueued, and nobody listens
 		c.demand.wanted = true
 	}
-	do.dispatch = c.demand.wanted || due || c.leases.held() == 0
+	do.dispatch = c.demand.wanted || c.demand.queues || due || c.leases.held() == 0
 	do.nudge = c.forOthers(again, next[NextOwn], next[NextForeign], now)
 	return recorded, do
 }

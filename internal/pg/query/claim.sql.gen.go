@@ -62,13 +62,15 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
     select s.id from graphile_worker._private_job_queues as s
      where s.id = line.q and s.is_available for update skip locked) l
 ), lockh as materialized (                       -- until enough heads are locked: only heads; if one is locked, leave its queue
-  select k.id, k.priority, k.run_at, k.stored from lockq
+  select k.id, k.priority, k.run_at, k.bytes from lockq
    cross join lateral (
     select j.id, j.priority, j.run_at from graphile_worker._private_jobs as j
      where j.job_queue_id = lockq.id and j.is_available and j.run_at <= now() and j.task_id = any($3::int[])
      order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) h
    cross join lateral (
-    select j.id, j.priority, j.run_at, pg_column_size(j.payload) as stored from graphile_worker._private_jobs as j
+    select j.id, j.priority, j.run_at,
+           case when pg_column_size(j.payload) <= 2000 then octet_length(j.payload::text)
+                else pg_column_size(j.payload)::bigint * 256 end as bytes from graphile_worker._private_jobs as j
      where j.id = h.id and j.job_queue_id = lockq.id and j.is_available
        and j.run_at <= now() and j.task_id = any($3::int[])        -- checked again under the lock
        and case when $8::bigint = 0 or pg_column_size(j.payload)::bigint * 256 <= $8::bigint then true
@@ -77,24 +79,28 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
      for update skip locked) k
    limit least($6::int, $10::int)
 ), heads as materialized (                       -- and those that free jobs ahead of them leave room for
-  select r.id, r.priority, r.run_at, r.stored from (
-    select x.free, x.id, x.priority, x.run_at, x.stored, row_number() over (order by x.priority, x.run_at, x.id) as n from (
-      select false as free, l.id, l.priority, l.run_at, l.stored from lockh as l
+  select r.id, r.priority, r.run_at, r.bytes from (
+    select x.free, x.id, x.priority, x.run_at, x.bytes, row_number() over (order by x.priority, x.run_at, x.id) as n from (
+      select false as free, l.id, l.priority, l.run_at, l.bytes from lockh as l
       union all
       select true, p.id, p.priority, p.run_at, 0 from peek as p where exists (select from lockh)) as x) as r
    where not r.free and r.n <= $6::int
+), begin as materialized (                       -- before the first that was peeked at is none
+  select mark.p, coalesce((select min(peek.run_at) from peek where peek.priority = mark.p), mark.low) as low from mark
 ), free as materialized (                        -- the rest of the batch from free jobs
-  select f.id, f.priority, f.run_at, f.stored from mark cross join lateral (
-    select id, priority, run_at, pg_column_size(payload) as stored from graphile_worker._private_jobs
-     where is_available and job_queue_id is null and priority = mark.p
-       and run_at between mark.low and now() and task_id = any($3::int[])
+  select f.id, f.priority, f.run_at, f.bytes from begin cross join lateral (
+    select id, priority, run_at,
+           case when pg_column_size(payload) <= 2000 then octet_length(payload::text)
+                else pg_column_size(payload)::bigint * 256 end as bytes from graphile_worker._private_jobs
+     where is_available and job_queue_id is null and priority = begin.p
+       and run_at between begin.low and now() and task_id = any($3::int[])
        and case when $8::bigint = 0 or pg_column_size(payload)::bigint * 256 <= $8::bigint then true
                 when pg_column_size(payload)::bigint > 65536 then false
                 else octet_length(payload::text) <= $8::bigint end
      order by run_at limit 500 for update skip locked) f
    limit $6::int - (select count(*) from heads)
 ), picked as materialized (
-  select id, priority, run_at, stored from heads union all select id, priority, run_at, stored from free
+  select id, priority, run_at, bytes from heads union all select id, priority, run_at, bytes from free
 ), sorted as materialized (
   select array_agg(id order by priority, run_at, id) as ids from picked
 ), fit(n, bytes) as (                            -- how many of them fit into $7: each is unpacked until they do not
@@ -103,8 +109,8 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
   select fit.n + 1, fit.bytes + (select octet_length(j.payload::text) from graphile_worker._private_jobs as j
                                   where j.id = (select sorted.ids[fit.n + 1] from sorted))
     from fit where fit.bytes <= $7::bigint and fit.n < (select cardinality(ids) from sorted)
-), chosen as materialized (                      -- no payload unpacks to more than 256 times its size
-  select case when $7::bigint = 0 or (select coalesce(sum(stored), 0) * 256 from picked) <= $7::bigint
+), chosen as materialized (                      -- no payload is larger than its bytes here
+  select case when $7::bigint = 0 or (select coalesce(sum(bytes), 0) from picked) <= $7::bigint
               then array(select id from picked)
               else (select ids[1:(select greatest(1, max(n)) from fit where bytes <= $7::bigint)] from sorted) end as ids
 ), alive as materialized (                       -- a worker that was declared dead claims nothing (R5)
@@ -301,13 +307,15 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
     select s.id from graphile_worker._private_job_queues as s
      where s.id = line.q and s.is_available for update skip locked) l
 ), lockh as materialized (                       -- until enough heads are locked: only heads; if one is locked, leave its queue
-  select k.id, k.priority, k.run_at, k.stored from lockq
+  select k.id, k.priority, k.run_at, k.bytes from lockq
    cross join lateral (
     select j.id, j.priority, j.run_at from graphile_worker._private_jobs as j
      where j.job_queue_id = lockq.id and j.is_available and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $13::text[]) is not true
      order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) h
    cross join lateral (
-    select j.id, j.priority, j.run_at, pg_column_size(j.payload) as stored from graphile_worker._private_jobs as j
+    select j.id, j.priority, j.run_at,
+           case when pg_column_size(j.payload) <= 2000 then octet_length(j.payload::text)
+                else pg_column_size(j.payload)::bigint * 256 end as bytes from graphile_worker._private_jobs as j
      where j.id = h.id and j.job_queue_id = lockq.id and j.is_available
        and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $13::text[]) is not true        -- checked again under the lock
        and case when $8::bigint = 0 or pg_column_size(j.payload)::bigint * 256 <= $8::bigint then true
@@ -316,24 +324,28 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
      for update skip locked) k
    limit least($6::int, $10::int)
 ), heads as materialized (                       -- and those that free jobs ahead of them leave room for
-  select r.id, r.priority, r.run_at, r.stored from (
-    select x.free, x.id, x.priority, x.run_at, x.stored, row_number() over (order by x.priority, x.run_at, x.id) as n from (
-      select false as free, l.id, l.priority, l.run_at, l.stored from lockh as l
+  select r.id, r.priority, r.run_at, r.bytes from (
+    select x.free, x.id, x.priority, x.run_at, x.bytes, row_number() over (order by x.priority, x.run_at, x.id) as n from (
+      select false as free, l.id, l.priority, l.run_at, l.bytes from lockh as l
       union all
       select true, p.id, p.priority, p.run_at, 0 from peek as p where exists (select from lockh)) as x) as r
    where not r.free and r.n <= $6::int
+), begin as materialized (                       -- before the first that was peeked at is none
+  select mark.p, coalesce((select min(peek.run_at) from peek where peek.priority = mark.p), mark.low) as low from mark
 ), free as materialized (                        -- the rest of the batch from free jobs
-  select f.id, f.priority, f.run_at, f.stored from mark cross join lateral (
-    select id, priority, run_at, pg_column_size(payload) as stored from graphile_worker._private_jobs
-     where is_available and job_queue_id is null and priority = mark.p
-       and run_at between mark.low and now() and task_id = any($3::int[]) and (flags ?| $13::text[]) is not true
+  select f.id, f.priority, f.run_at, f.bytes from begin cross join lateral (
+    select id, priority, run_at,
+           case when pg_column_size(payload) <= 2000 then octet_length(payload::text)
+                else pg_column_size(payload)::bigint * 256 end as bytes from graphile_worker._private_jobs
+     where is_available and job_queue_id is null and priority = begin.p
+       and run_at between begin.low and now() and task_id = any($3::int[]) and (flags ?| $13::text[]) is not true
        and case when $8::bigint = 0 or pg_column_size(payload)::bigint * 256 <= $8::bigint then true
                 when pg_column_size(payload)::bigint > 65536 then false
                 else octet_length(payload::text) <= $8::bigint end
      order by run_at limit 500 for update skip locked) f
    limit $6::int - (select count(*) from heads)
 ), picked as materialized (
-  select id, priority, run_at, stored from heads union all select id, priority, run_at, stored from free
+  select id, priority, run_at, bytes from heads union all select id, priority, run_at, bytes from free
 ), sorted as materialized (
   select array_agg(id order by priority, run_at, id) as ids from picked
 ), fit(n, bytes) as (                            -- how many of them fit into $7: each is unpacked until they do not
@@ -342,8 +354,8 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
   select fit.n + 1, fit.bytes + (select octet_length(j.payload::text) from graphile_worker._private_jobs as j
                                   where j.id = (select sorted.ids[fit.n + 1] from sorted))
     from fit where fit.bytes <= $7::bigint and fit.n < (select cardinality(ids) from sorted)
-), chosen as materialized (                      -- no payload unpacks to more than 256 times its size
-  select case when $7::bigint = 0 or (select coalesce(sum(stored), 0) * 256 from picked) <= $7::bigint
+), chosen as materialized (                      -- no payload is larger than its bytes here
+  select case when $7::bigint = 0 or (select coalesce(sum(bytes), 0) from picked) <= $7::bigint
               then array(select id from picked)
               else (select ids[1:(select greatest(1, max(n)) from fit where bytes <= $7::bigint)] from sorted) end as ids
 ), alive as materialized (                       -- a worker that was declared dead claims nothing (R5)
@@ -504,8 +516,10 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
   union all
   select m.p, m.low from rows from (unnest($4::smallint[]), unnest($5::timestamptz[])) as m(p, low)
 ), picked as materialized (                        -- the rest of the batch from free jobs
-  select f.id, f.priority, f.run_at, f.stored from mark cross join lateral (
-    select id, priority, run_at, pg_column_size(payload) as stored from graphile_worker._private_jobs
+  select f.id, f.priority, f.run_at, f.bytes from mark cross join lateral (
+    select id, priority, run_at,
+           case when pg_column_size(payload) <= 2000 then octet_length(payload::text)
+                else pg_column_size(payload)::bigint * 256 end as bytes from graphile_worker._private_jobs
      where is_available and job_queue_id is null and priority = mark.p
        and run_at between mark.low and now() and task_id = any($3::int[])
        and case when $8::bigint = 0 or pg_column_size(payload)::bigint * 256 <= $8::bigint then true
@@ -521,8 +535,8 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
   select fit.n + 1, fit.bytes + (select octet_length(j.payload::text) from graphile_worker._private_jobs as j
                                   where j.id = (select sorted.ids[fit.n + 1] from sorted))
     from fit where fit.bytes <= $7::bigint and fit.n < (select cardinality(ids) from sorted)
-), chosen as materialized (                      -- no payload unpacks to more than 256 times its size
-  select case when $7::bigint = 0 or (select coalesce(sum(stored), 0) * 256 from picked) <= $7::bigint
+), chosen as materialized (                      -- no payload is larger than its bytes here
+  select case when $7::bigint = 0 or (select coalesce(sum(bytes), 0) from picked) <= $7::bigint
               then array(select id from picked)
               else (select ids[1:(select greatest(1, max(n)) from fit where bytes <= $7::bigint)] from sorted) end as ids
 ), alive as materialized (                       -- a worker that was declared dead claims nothing (R5)
@@ -670,8 +684,10 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
   union all
   select m.p, m.low from rows from (unnest($4::smallint[]), unnest($5::timestamptz[])) as m(p, low)
 ), picked as materialized (                        -- the rest of the batch from free jobs
-  select f.id, f.priority, f.run_at, f.stored from mark cross join lateral (
-    select id, priority, run_at, pg_column_size(payload) as stored from graphile_worker._private_jobs
+  select f.id, f.priority, f.run_at, f.bytes from mark cross join lateral (
+    select id, priority, run_at,
+           case when pg_column_size(payload) <= 2000 then octet_length(payload::text)
+                else pg_column_size(payload)::bigint * 256 end as bytes from graphile_worker._private_jobs
      where is_available and job_queue_id is null and priority = mark.p
        and run_at between mark.low and now() and task_id = any($3::int[]) and (flags ?| $10::text[]) is not true
        and case when $8::bigint = 0 or pg_column_size(payload)::bigint * 256 <= $8::bigint then true
@@ -687,8 +703,8 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
   select fit.n + 1, fit.bytes + (select octet_length(j.payload::text) from graphile_worker._private_jobs as j
                                   where j.id = (select sorted.ids[fit.n + 1] from sorted))
     from fit where fit.bytes <= $7::bigint and fit.n < (select cardinality(ids) from sorted)
-), chosen as materialized (                      -- no payload unpacks to more than 256 times its size
-  select case when $7::bigint = 0 or (select coalesce(sum(stored), 0) * 256 from picked) <= $7::bigint
+), chosen as materialized (                      -- no payload is larger than its bytes here
+  select case when $7::bigint = 0 or (select coalesce(sum(bytes), 0) from picked) <= $7::bigint
               then array(select id from picked)
               else (select ids[1:(select greatest(1, max(n)) from fit where bytes <= $7::bigint)] from sorted) end as ids
 ), alive as materialized (                       -- a worker that was declared dead claims nothing (R5)
@@ -872,13 +888,15 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
     select s.id from graphile_worker._private_job_queues as s
      where s.id = line.q and s.is_available for update skip locked) l
 ), lockh as materialized (                       -- until enough heads are locked: only heads; if one is locked, leave its queue
-  select k.id, k.priority, k.run_at, k.stored from lockq
+  select k.id, k.priority, k.run_at, k.bytes from lockq
    cross join lateral (
     select j.id, j.priority, j.run_at from graphile_worker._private_jobs as j
      where j.job_queue_id = lockq.id and j.is_available and j.run_at <= now() and j.task_id = any($3::int[])
      order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) h
    cross join lateral (
-    select j.id, j.priority, j.run_at, pg_column_size(j.payload) as stored from graphile_worker._private_jobs as j
+    select j.id, j.priority, j.run_at,
+           case when pg_column_size(j.payload) <= 2000 then octet_length(j.payload::text)
+                else pg_column_size(j.payload)::bigint * 256 end as bytes from graphile_worker._private_jobs as j
      where j.id = h.id and j.job_queue_id = lockq.id and j.is_available
        and j.run_at <= now() and j.task_id = any($3::int[])        -- checked again under the lock
        and case when $8::bigint = 0 or pg_column_size(j.payload)::bigint * 256 <= $8::bigint then true
@@ -887,24 +905,28 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
      for update skip locked) k
    limit least($6::int, $10::int)
 ), heads as materialized (                       -- and those that free jobs ahead of them leave room for
-  select r.id, r.priority, r.run_at, r.stored from (
-    select x.free, x.id, x.priority, x.run_at, x.stored, row_number() over (order by x.priority, x.run_at, x.id) as n from (
-      select false as free, l.id, l.priority, l.run_at, l.stored from lockh as l
+  select r.id, r.priority, r.run_at, r.bytes from (
+    select x.free, x.id, x.priority, x.run_at, x.bytes, row_number() over (order by x.priority, x.run_at, x.id) as n from (
+      select false as free, l.id, l.priority, l.run_at, l.bytes from lockh as l
       union all
       select true, p.id, p.priority, p.run_at, 0 from peek as p where exists (select from lockh)) as x) as r
    where not r.free and r.n <= $6::int
+), begin as materialized (                       -- before the first that was peeked at is none
+  select mark.p, coalesce((select min(peek.run_at) from peek where peek.priority = mark.p), mark.low) as low from mark
 ), free as materialized (                        -- the rest of the batch from free jobs
-  select f.id, f.priority, f.run_at, f.stored from mark cross join lateral (
-    select id, priority, run_at, pg_column_size(payload) as stored from graphile_worker._private_jobs
-     where is_available and job_queue_id is null and priority = mark.p
-       and run_at between mark.low and now() and task_id = any($3::int[])
+  select f.id, f.priority, f.run_at, f.bytes from begin cross join lateral (
+    select id, priority, run_at,
+           case when pg_column_size(payload) <= 2000 then octet_length(payload::text)
+                else pg_column_size(payload)::bigint * 256 end as bytes from graphile_worker._private_jobs
+     where is_available and job_queue_id is null and priority = begin.p
+       and run_at between begin.low and now() and task_id = any($3::int[])
        and case when $8::bigint = 0 or pg_column_size(payload)::bigint * 256 <= $8::bigint then true
                 when pg_column_size(payload)::bigint > 65536 then false
                 else octet_length(payload::text) <= $8::bigint end
      order by run_at limit 500 for update skip locked) f
    limit $6::int - (select count(*) from heads)
 ), picked as materialized (
-  select id, priority, run_at, stored from heads union all select id, priority, run_at, stored from free
+  select id, priority, run_at, bytes from heads union all select id, priority, run_at, bytes from free
 ), sorted as materialized (
   select array_agg(id order by priority, run_at, id) as ids from picked
 ), fit(n, bytes) as (                            -- how many of them fit into $7: each is unpacked until they do not
@@ -913,8 +935,8 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
   select fit.n + 1, fit.bytes + (select octet_length(j.payload::text) from graphile_worker._private_jobs as j
                                   where j.id = (select sorted.ids[fit.n + 1] from sorted))
     from fit where fit.bytes <= $7::bigint and fit.n < (select cardinality(ids) from sorted)
-), chosen as materialized (                      -- no payload unpacks to more than 256 times its size
-  select case when $7::bigint = 0 or (select coalesce(sum(stored), 0) * 256 from picked) <= $7::bigint
+), chosen as materialized (                      -- no payload is larger than its bytes here
+  select case when $7::bigint = 0 or (select coalesce(sum(bytes), 0) from picked) <= $7::bigint
               then array(select id from picked)
               else (select ids[1:(select greatest(1, max(n)) from fit where bytes <= $7::bigint)] from sorted) end as ids
 ), alive as materialized (                       -- a worker that was declared dead claims nothing (R5)
@@ -1110,13 +1132,15 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
     select s.id from graphile_worker._private_job_queues as s
      where s.id = line.q and s.is_available for update skip locked) l
 ), lockh as materialized (                       -- until enough heads are locked: only heads; if one is locked, leave its queue
-  select k.id, k.priority, k.run_at, k.stored from lockq
+  select k.id, k.priority, k.run_at, k.bytes from lockq
    cross join lateral (
     select j.id, j.priority, j.run_at from graphile_worker._private_jobs as j
      where j.job_queue_id = lockq.id and j.is_available and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $12::text[]) is not true
      order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) h
    cross join lateral (
-    select j.id, j.priority, j.run_at, pg_column_size(j.payload) as stored from graphile_worker._private_jobs as j
+    select j.id, j.priority, j.run_at,
+           case when pg_column_size(j.payload) <= 2000 then octet_length(j.payload::text)
+                else pg_column_size(j.payload)::bigint * 256 end as bytes from graphile_worker._private_jobs as j
      where j.id = h.id and j.job_queue_id = lockq.id and j.is_available
        and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $12::text[]) is not true        -- checked again under the lock
        and case when $8::bigint = 0 or pg_column_size(j.payload)::bigint * 256 <= $8::bigint then true
@@ -1125,24 +1149,28 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
      for update skip locked) k
    limit least($6::int, $10::int)
 ), heads as materialized (                       -- and those that free jobs ahead of them leave room for
-  select r.id, r.priority, r.run_at, r.stored from (
-    select x.free, x.id, x.priority, x.run_at, x.stored, row_number() over (order by x.priority, x.run_at, x.id) as n from (
-      select false as free, l.id, l.priority, l.run_at, l.stored from lockh as l
+  select r.id, r.priority, r.run_at, r.bytes from (
+    select x.free, x.id, x.priority, x.run_at, x.bytes, row_number() over (order by x.priority, x.run_at, x.id) as n from (
+      select false as free, l.id, l.priority, l.run_at, l.bytes from lockh as l
       union all
       select true, p.id, p.priority, p.run_at, 0 from peek as p where exists (select from lockh)) as x) as r
    where not r.free and r.n <= $6::int
+), begin as materialized (                       -- before the first that was peeked at is none
+  select mark.p, coalesce((select min(peek.run_at) from peek where peek.priority = mark.p), mark.low) as low from mark
 ), free as materialized (                        -- the rest of the batch from free jobs
-  select f.id, f.priority, f.run_at, f.stored from mark cross join lateral (
-    select id, priority, run_at, pg_column_size(payload) as stored from graphile_worker._private_jobs
-     where is_available and job_queue_id is null and priority = mark.p
-       and run_at between mark.low and now() and task_id = any($3::int[]) and (flags ?| $12::text[]) is not true
+  select f.id, f.priority, f.run_at, f.bytes from begin cross join lateral (
+    select id, priority, run_at,
+           case when pg_column_size(payload) <= 2000 then octet_length(payload::text)
+                else pg_column_size(payload)::bigint * 256 end as bytes from graphile_worker._private_jobs
+     where is_available and job_queue_id is null and priority = begin.p
+       and run_at between begin.low and now() and task_id = any($3::int[]) and (flags ?| $12::text[]) is not true
        and case when $8::bigint = 0 or pg_column_size(payload)::bigint * 256 <= $8::bigint then true
                 when pg_column_size(payload)::bigint > 65536 then false
                 else octet_length(payload::text) <= $8::bigint end
      order by run_at limit 500 for update skip locked) f
    limit $6::int - (select count(*) from heads)
 ), picked as materialized (
-  select id, priority, run_at, stored from heads union all select id, priority, run_at, stored from free
+  select id, priority, run_at, bytes from heads union all select id, priority, run_at, bytes from free
 ), sorted as materialized (
   select array_agg(id order by priority, run_at, id) as ids from picked
 ), fit(n, bytes) as (                            -- how many of them fit into $7: each is unpacked until they do not
@@ -1151,8 +1179,8 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
   select fit.n + 1, fit.bytes + (select octet_length(j.payload::text) from graphile_worker._private_jobs as j
                                   where j.id = (select sorted.ids[fit.n + 1] from sorted))
     from fit where fit.bytes <= $7::bigint and fit.n < (select cardinality(ids) from sorted)
-), chosen as materialized (                      -- no payload unpacks to more than 256 times its size
-  select case when $7::bigint = 0 or (select coalesce(sum(stored), 0) * 256 from picked) <= $7::bigint
+), chosen as materialized (                      -- no payload is larger than its bytes here
+  select case when $7::bigint = 0 or (select coalesce(sum(bytes), 0) from picked) <= $7::bigint
               then array(select id from picked)
               else (select ids[1:(select greatest(1, max(n)) from fit where bytes <= $7::bigint)] from sorted) end as ids
 ), alive as materialized (                       -- a worker that was declared dead claims nothing (R5)
@@ -1344,9 +1372,11 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
     select s.id from graphile_worker._private_job_queues as s
      where s.id = line.q and s.is_available for update skip locked) l
 ), lockh as materialized (                       -- until enough heads are locked: only heads; if one is locked, leave its queue
-  select k.id, k.priority, k.run_at, k.stored from lockq
+  select k.id, k.priority, k.run_at, k.bytes from lockq
    cross join lateral (
-    select j.id, j.priority, j.run_at, pg_column_size(j.payload) as stored from graphile_worker._private_jobs as j
+    select j.id, j.priority, j.run_at,
+           case when pg_column_size(j.payload) <= 2000 then octet_length(j.payload::text)
+                else pg_column_size(j.payload)::bigint * 256 end as bytes from graphile_worker._private_jobs as j
      where j.id = lockq.head and j.job_queue_id = lockq.id and j.is_available
        and j.run_at <= now() and j.task_id = any($3::int[])        -- checked again under the lock
        and case when $8::bigint = 0 or pg_column_size(j.payload)::bigint * 256 <= $8::bigint then true
@@ -1355,24 +1385,28 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
      for update skip locked) k
    limit least($6::int, $10::int)
 ), heads as materialized (                       -- and those that free jobs ahead of them leave room for
-  select r.id, r.priority, r.run_at, r.stored from (
-    select x.free, x.id, x.priority, x.run_at, x.stored, row_number() over (order by x.priority, x.run_at, x.id) as n from (
-      select false as free, l.id, l.priority, l.run_at, l.stored from lockh as l
+  select r.id, r.priority, r.run_at, r.bytes from (
+    select x.free, x.id, x.priority, x.run_at, x.bytes, row_number() over (order by x.priority, x.run_at, x.id) as n from (
+      select false as free, l.id, l.priority, l.run_at, l.bytes from lockh as l
       union all
       select true, p.id, p.priority, p.run_at, 0 from peek as p where exists (select from lockh)) as x) as r
    where not r.free and r.n <= $6::int
+), begin as materialized (                       -- before the first that was peeked at is none
+  select mark.p, coalesce((select min(peek.run_at) from peek where peek.priority = mark.p), mark.low) as low from mark
 ), free as materialized (                        -- the rest of the batch from free jobs
-  select f.id, f.priority, f.run_at, f.stored from mark cross join lateral (
-    select id, priority, run_at, pg_column_size(payload) as stored from graphile_worker._private_jobs
-     where is_available and job_queue_id is null and priority = mark.p
-       and run_at between mark.low and now() and task_id = any($3::int[])
+  select f.id, f.priority, f.run_at, f.bytes from begin cross join lateral (
+    select id, priority, run_at,
+           case when pg_column_size(payload) <= 2000 then octet_length(payload::text)
+                else pg_column_size(payload)::bigint * 256 end as bytes from graphile_worker._private_jobs
+     where is_available and job_queue_id is null and priority = begin.p
+       and run_at between begin.low and now() and task_id = any($3::int[])
        and case when $8::bigint = 0 or pg_column_size(payload)::bigint * 256 <= $8::bigint then true
                 when pg_column_size(payload)::bigint > 65536 then false
                 else octet_length(payload::text) <= $8::bigint end
      order by run_at limit 500 for update skip locked) f
    limit $6::int - (select count(*) from heads)
 ), picked as materialized (
-  select id, priority, run_at, stored from heads union all select id, priority, run_at, stored from free
+  select id, priority, run_at, bytes from heads union all select id, priority, run_at, bytes from free
 ), sorted as materialized (
   select array_agg(id order by priority, run_at, id) as ids from picked
 ), fit(n, bytes) as (                            -- how many of them fit into $7: each is unpacked until they do not
@@ -1381,8 +1415,8 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
   select fit.n + 1, fit.bytes + (select octet_length(j.payload::text) from graphile_worker._private_jobs as j
                                   where j.id = (select sorted.ids[fit.n + 1] from sorted))
     from fit where fit.bytes <= $7::bigint and fit.n < (select cardinality(ids) from sorted)
-), chosen as materialized (                      -- no payload unpacks to more than 256 times its size
-  select case when $7::bigint = 0 or (select coalesce(sum(stored), 0) * 256 from picked) <= $7::bigint
+), chosen as materialized (                      -- no payload is larger than its bytes here
+  select case when $7::bigint = 0 or (select coalesce(sum(bytes), 0) from picked) <= $7::bigint
               then array(select id from picked)
               else (select ids[1:(select greatest(1, max(n)) from fit where bytes <= $7::bigint)] from sorted) end as ids
 ), alive as materialized (                       -- a worker that was declared dead claims nothing (R5)
@@ -1568,9 +1602,11 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
     select s.id from graphile_worker._private_job_queues as s
      where s.id = line.q and s.is_available for update skip locked) l
 ), lockh as materialized (                       -- until enough heads are locked: only heads; if one is locked, leave its queue
-  select k.id, k.priority, k.run_at, k.stored from lockq
+  select k.id, k.priority, k.run_at, k.bytes from lockq
    cross join lateral (
-    select j.id, j.priority, j.run_at, pg_column_size(j.payload) as stored from graphile_worker._private_jobs as j
+    select j.id, j.priority, j.run_at,
+           case when pg_column_size(j.payload) <= 2000 then octet_length(j.payload::text)
+                else pg_column_size(j.payload)::bigint * 256 end as bytes from graphile_worker._private_jobs as j
      where j.id = lockq.head and j.job_queue_id = lockq.id and j.is_available
        and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $11::text[]) is not true        -- checked again under the lock
        and case when $8::bigint = 0 or pg_column_size(j.payload)::bigint * 256 <= $8::bigint then true
@@ -1579,24 +1615,28 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
      for update skip locked) k
    limit least($6::int, $10::int)
 ), heads as materialized (                       -- and those that free jobs ahead of them leave room for
-  select r.id, r.priority, r.run_at, r.stored from (
-    select x.free, x.id, x.priority, x.run_at, x.stored, row_number() over (order by x.priority, x.run_at, x.id) as n from (
-      select false as free, l.id, l.priority, l.run_at, l.stored from lockh as l
+  select r.id, r.priority, r.run_at, r.bytes from (
+    select x.free, x.id, x.priority, x.run_at, x.bytes, row_number() over (order by x.priority, x.run_at, x.id) as n from (
+      select false as free, l.id, l.priority, l.run_at, l.bytes from lockh as l
       union all
       select true, p.id, p.priority, p.run_at, 0 from peek as p where exists (select from lockh)) as x) as r
    where not r.free and r.n <= $6::int
+), begin as materialized (                       -- before the first that was peeked at is none
+  select mark.p, coalesce((select min(peek.run_at) from peek where peek.priority = mark.p), mark.low) as low from mark
 ), free as materialized (                        -- the rest of the batch from free jobs
-  select f.id, f.priority, f.run_at, f.stored from mark cross join lateral (
-    select id, priority, run_at, pg_column_size(payload) as stored from graphile_worker._private_jobs
-     where is_available and job_queue_id is null and priority = mark.p
-       and run_at between mark.low and now() and task_id = any($3::int[]) and (flags ?| $11::text[]) is not true
+  select f.id, f.priority, f.run_at, f.bytes from begin cross join lateral (
+    select id, priority, run_at,
+           case when pg_column_size(payload) <= 2000 then octet_length(payload::text)
+                else pg_column_size(payload)::bigint * 256 end as bytes from graphile_worker._private_jobs
+     where is_available and job_queue_id is null and priority = begin.p
+       and run_at between begin.low and now() and task_id = any($3::int[]) and (flags ?| $11::text[]) is not true
        and case when $8::bigint = 0 or pg_column_size(payload)::bigint * 256 <= $8::bigint then true
                 when pg_column_size(payload)::bigint > 65536 then false
                 else octet_length(payload::text) <= $8::bigint end
      order by run_at limit 500 for update skip locked) f
    limit $6::int - (select count(*) from heads)
 ), picked as materialized (
-  select id, priority, run_at, stored from heads union all select id, priority, run_at, stored from free
+  select id, priority, run_at, bytes from heads union all select id, priority, run_at, bytes from free
 ), sorted as materialized (
   select array_agg(id order by priority, run_at, id) as ids from picked
 ), fit(n, bytes) as (                            -- how many of them fit into $7: each is unpacked until they do not
@@ -1605,8 +1645,8 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
   select fit.n + 1, fit.bytes + (select octet_length(j.payload::text) from graphile_worker._private_jobs as j
                                   where j.id = (select sorted.ids[fit.n + 1] from sorted))
     from fit where fit.bytes <= $7::bigint and fit.n < (select cardinality(ids) from sorted)
-), chosen as materialized (                      -- no payload unpacks to more than 256 times its size
-  select case when $7::bigint = 0 or (select coalesce(sum(stored), 0) * 256 from picked) <= $7::bigint
+), chosen as materialized (                      -- no payload is larger than its bytes here
+  select case when $7::bigint = 0 or (select coalesce(sum(bytes), 0) from picked) <= $7::bigint
               then array(select id from picked)
               else (select ids[1:(select greatest(1, max(n)) from fit where bytes <= $7::bigint)] from sorted) end as ids
 ), alive as materialized (                       -- a worker that was declared dead claims nothing (R5)

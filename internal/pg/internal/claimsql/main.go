@@ -104,6 +104,13 @@ func (v variant) passes(before, alias string) string {
 	return before + "(" + alias + "flags ?| " + v.Flags + "::text[]) is not true"
 }
 
+// Bytes is how large a payload is, or the most that it can be. PostgreSQL packs rows of more than
+// 2 kB, so a smaller payload is hardly ever packed, and asking for its size costs a copy.
+func (v variant) Bytes(alias string) string {
+	return fmt.Sprintf("case when pg_column_size(%[1]spayload) <= 2000 then octet_length(%[1]spayload::text)\n"+
+		"                else pg_column_size(%[1]spayload)::bigint * %[2]d end as bytes", alias, v.Unpacked())
+}
+
 // Fits is the condition that a job's payload is not too large. To know its size it has to be
 // unpacked, if it is packed at all. So a large one passes only if it fits however well it is
 // packed.

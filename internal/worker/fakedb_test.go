@@ -46,7 +46,7 @@ type fakeQueue struct {
 	ID       int32
 	LockedBy string
 	LockedAt time.Time
-	Held     bool // somebody else has the row locked, for the length of a statement
+	Held     bool // somebody else has the row locked
 }
 
 type fakeListener struct {
@@ -334,7 +334,7 @@ func (db *fakeDB) endOne(tasks []string, lease wire.Lease, change func(*fakeJob)
 	if !db.holds(lease) {
 		return db.lost(lease)
 	}
-	if job.Busy {
+	if queue := db.queues[job.Queue]; job.Busy || queue != nil && queue.Held {
 		return worker.Fate{Kind: worker.FateBusy}
 	}
 	fate.Kind = worker.FateRecorded

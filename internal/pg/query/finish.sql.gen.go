@@ -12,12 +12,20 @@ import (
 const CompleteJobs = `-- name: CompleteJobs :one
 
 with held as materialized (
-  select j.id, u.ord
+  select j.id, j.job_queue_id, u.ord
     from rows from (unnest($1::bigint[]), unnest($2::text[])) with ordinality as u(id, token, ord)
     join graphile_worker._private_jobs as j on j.id = u.id and j.locked_by = u.token
    order by j.id for update of j skip locked
+), queue as materialized (
+  select s.id from graphile_worker._private_job_queues as s
+   where s.id = any(array(select job_queue_id from held)) order by s.id for update skip locked
+), ending as materialized (
+  select held.id from held
+   where held.job_queue_id is null
+      or not exists (select from graphile_worker._private_job_queues as s
+                      where s.id = held.job_queue_id and s.id <> all(array(select id from queue)))
 ), ended as (
-  delete from graphile_worker._private_jobs as j where j.id = any(array(select id from held))
+  delete from graphile_worker._private_jobs as j where j.id = any(array(select id from ending))
   returning j.id, j.job_queue_id, j.locked_by
 ), freed as (
   update graphile_worker._private_job_queues as s set locked_at = null, locked_by = null
@@ -45,10 +53,11 @@ type CompleteJobsRow struct {
 	NextTasks  []int32
 }
 
-// Ending leases. Every statement is guarded by (id, token) and by nothing else (R1), locks the rows that
-// it can get in the order of their ids and skips the others (R16), and frees a queue only if the same
-// claim holds it (R2). Rows are told apart by their place in the arrays (ord), not by job id: two leases
-// of one job can meet in a statement. What does not come back is looked up once (LeaseHolders): lost, or
+// Ending leases. Every statement is guarded by (id, token) and by nothing else (R1), locks the rows
+// that it can get in the order of their ids and skips the others (R16), and frees a queue only if the
+// same claim holds it (R2). A job whose queue's row somebody has locked is skipped as well, so that it
+// alone waits. Rows are told apart by their place in the arrays (ord), not by job id: two leases of one
+// job can meet in a statement. What does not come back is looked up once (LeaseHolders): lost, or
 // locked by somebody for the moment.
 //
 // The statements also say of which task the job is that is now first in line in each queue that they
@@ -71,11 +80,19 @@ with failure as materialized (
                     unnest($5::boolean[]), unnest($6::text[]))
          with ordinality as u(id, token, error, delay_us, permanent, payload, ord)
 ), held as materialized (
-  select j.id, failure.ord, failure.token like '%k' and j.key is null as superseded from failure
+  select j.id, j.job_queue_id, failure.ord, failure.token like '%k' and j.key is null as superseded from failure
     join graphile_worker._private_jobs as j on j.id = failure.id and j.locked_by = failure.token
    order by j.id for update of j skip locked
+), queue as materialized (
+  select s.id from graphile_worker._private_job_queues as s
+   where s.id = any(array(select job_queue_id from held)) order by s.id for update skip locked
+), ending as materialized (
+  select held.id, held.superseded from held
+   where held.job_queue_id is null
+      or not exists (select from graphile_worker._private_job_queues as s
+                      where s.id = held.job_queue_id and s.id <> all(array(select id from queue)))
 ), dropped as (
-  delete from graphile_worker._private_jobs as j where j.id = any(array(select id from held where superseded))
+  delete from graphile_worker._private_jobs as j where j.id = any(array(select id from ending where superseded))
   returning j.id, j.job_queue_id, j.locked_by as token
 ), ended as (
   update graphile_worker._private_jobs as j
@@ -85,7 +102,7 @@ with failure as materialized (
          payload = case when failure.payload = '' then j.payload else failure.payload::json end,
          locked_at = null, locked_by = null
     from failure
-   where j.id = failure.id and j.id = any(array(select id from held where not superseded))
+   where j.id = failure.id and j.id = any(array(select id from ending where not superseded))
      and j.locked_by = failure.token
   returning j.id, j.job_queue_id, failure.token, j.attempts < j.max_attempts as retry,
             (extract(epoch from least(greatest(j.run_at, now()), now() + interval '100 years') - now()) * 1000000)::bigint as due_us
@@ -214,11 +231,19 @@ with release as materialized (
     from rows from (unnest($1::bigint[]), unnest($2::text[]), unnest($3::bigint[]))
          with ordinality as u(id, token, delay_us, ord)
 ), held as materialized (
-  select j.id, release.ord, release.token like '%k' and j.key is null as superseded from release
+  select j.id, j.job_queue_id, release.ord, release.token like '%k' and j.key is null as superseded from release
     join graphile_worker._private_jobs as j on j.id = release.id and j.locked_by = release.token
    order by j.id for update of j skip locked
+), queue as materialized (
+  select s.id from graphile_worker._private_job_queues as s
+   where s.id = any(array(select job_queue_id from held)) order by s.id for update skip locked
+), ending as materialized (
+  select held.id, held.superseded from held
+   where held.job_queue_id is null
+      or not exists (select from graphile_worker._private_job_queues as s
+                      where s.id = held.job_queue_id and s.id <> all(array(select id from queue)))
 ), dropped as (
-  delete from graphile_worker._private_jobs as j where j.id = any(array(select id from held where superseded))
+  delete from graphile_worker._private_jobs as j where j.id = any(array(select id from ending where superseded))
   returning j.id, j.job_queue_id, j.locked_by as token
 ), ended as (
   update graphile_worker._private_jobs as j
@@ -228,7 +253,7 @@ with release as materialized (
                        else now() + release.delay_us * interval '1 microsecond' end,
          locked_at = null, locked_by = null
     from release
-   where j.id = release.id and j.id = any(array(select id from held where not superseded))
+   where j.id = release.id and j.id = any(array(select id from ending where not superseded))
      and j.locked_by = release.token
   returning j.id, j.job_queue_id, release.token, j.attempts < j.max_attempts as retry,
             (extract(epoch from least(greatest(j.run_at, now()), now() + interval '100 years') - now()) * 1000000)::bigint as due_us

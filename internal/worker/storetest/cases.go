@@ -309,6 +309,21 @@ var endCases = map[string]func(*rig){
 		r.row(id, &Row{Attempts: 1, LockedBy: job.Token})
 		r.kinds("complete", r.complete(job), worker.FateRecorded)
 	},
+	"a queue whose row somebody has locked keeps its own job busy, and no other": func(r *rig) {
+		r.each(func(name string, end func(...*wire.Job) []worker.Fate) {
+			id, fine := r.add(wire.Job{Queue: name}), r.add(wire.Job{Queue: name + " free"})
+			jobs := r.claim(2)
+			r.ids("claimed", jobs, id, fine)
+			unlock := r.LockQueue(name)
+			r.kinds(name, end(jobs...), worker.FateBusy, worker.FateRecorded)
+			unlock()
+			r.row(id, &Row{Attempts: 1, LockedBy: jobs[0].Token})
+			r.kinds(name, end(jobs[0]), worker.FateRecorded)
+			r.free(name)
+			r.Delete(id)
+			r.Delete(fine)
+		})
+	},
 	"a refused outcome is a row's fault, and records nothing": func(r *rig) {
 		bad, fine := r.add(wire.Job{}), r.add(wire.Job{Priority: 1})
 		jobs := r.claim(2)

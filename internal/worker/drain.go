@@ -12,11 +12,11 @@ import (
 // handlers that run, cancels them, waits a little more, and gives back what still runs.
 func (w *Worker) drain(cancelJobs context.CancelCauseFunc) {
 	running := 0
-	var since time.Duration
+	var told time.Time
 	w.on(func(c *core, now time.Time) (do actions) {
 		running, do = c.drained(now)
-		if !w.toldAt.IsZero() {
-			since = now.Sub(w.toldAt)
+		if told = w.toldAt; told.IsZero() {
+			told = now
 		}
 		return do
 	})
@@ -27,7 +27,7 @@ func (w *Worker) drain(cancelJobs context.CancelCauseFunc) {
 			slog.Int("jobs", running), slog.Duration("timeout", w.config.DrainTimeout))
 	}
 	handlers := func(c *core) int { return c.handling }
-	if !w.await(w.config.DrainTimeout-since, handlers) {
+	if !w.await(w.config.DrainTimeout-time.Since(told), handlers) { // an observer or a log may have taken long
 		cancelJobs(ErrShutdown)
 		if !w.await(w.config.CancelTimeout, handlers) {
 			w.abandon()

@@ -120,6 +120,32 @@ func TestDrainGivesBackWhatIgnoresItsContext(t *testing.T) {
 	})
 }
 
+// The time that an observer or a log takes to hear of the stop is part of the drain timeout.
+func TestDrainTimeoutCountsFromTheStop(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		db := newDB(t)
+		db.add(1, wire.Job{})
+		var causes causes
+		r := newRig(t, db, causes.obey(time.Hour), func(s *setup) {
+			observe := s.Observe
+			s.Observe = func(e worker.Event) {
+				observe(e)
+				if e.Kind == worker.EventDraining {
+					<-time.After(9 * time.Second)
+				}
+			}
+		})
+		r.passUntil(time.Second)
+		if err := r.stop(); err != nil {
+			t.Errorf("Run: %v", err)
+		}
+		if took := time.Since(r.start); took != 11*time.Second {
+			t.Errorf("Run returned after %v, want 11s", took)
+		}
+	})
+}
+
 func TestDrainGivesBackWhatHasNotStarted(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

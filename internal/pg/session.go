@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/backfillhq/go/migrations"
@@ -87,7 +88,8 @@ func (s Settings) own(after func(context.Context, *pgx.Conn) error) *pgxpool.Con
 // makeOwn changes the settings of one connection to those of a session of our own.
 func makeOwn(c *pgx.ConnConfig) {
 	c.OnNotice = nil
-	c.OnNotification = nil // pgx then keeps notifications for WaitForNotification
+	// The application's AfterConnect may listen: without a handler, pgx would keep what comes.
+	c.OnNotification = func(*pgconn.PgConn, *pgconn.Notification) {}
 	if c.ConnectTimeout <= 0 || c.ConnectTimeout > sessionTimeout {
 		c.ConnectTimeout = sessionTimeout
 	}
@@ -135,7 +137,14 @@ func (s *sessions) openPool(ctx context.Context) (*pgxpool.Pool, error) {
 
 // connect makes a connection of its own, for the listener.
 func (s *sessions) connect(ctx context.Context) (*pgx.Conn, error) {
-	return connectOwn(ctx, s.settings.own(s.prepare))
+	config := s.settings.own(s.prepare)
+	before := config.BeforeConnect
+	config.BeforeConnect = func(ctx context.Context, c *pgx.ConnConfig) error {
+		err := before(ctx, c)
+		c.OnNotification = nil // pgx then keeps notifications for WaitForNotification
+		return err
+	}
+	return connectOwn(ctx, config)
 }
 
 // prepare makes a new connection's session a worker's: first it makes sure that the session

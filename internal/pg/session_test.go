@@ -258,6 +258,47 @@ func TestSessionsOfAnApplicationsPool(t *testing.T) {
 	}
 }
 
+// What the application's connections listen to is kept by none of our own: nobody would read it.
+func TestSessionsKeepNoNotifications(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	var mu sync.Mutex
+	var conns []*pgx.Conn
+	pool := newPool(t, db.URL, func(c *pgxpool.Config) {
+		c.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+			mu.Lock()
+			defer mu.Unlock()
+			conns = append(conns, conn)
+			_, err := conn.Exec(ctx, "listen application")
+			return err
+		}
+	})
+	r := rigOn(t, pool, schemaName)
+	nudges := pg.NewNudges(pg.SettingsOf(pool, schemaName))
+	t.Cleanup(func() { nudges.Close(context.Background()) })
+	for range 2 { // the second time, what came is read
+		if err := nudges.Send(t.Context(), 1); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.store.Setting(t.Context(), "role"); err != nil {
+			t.Fatal(err)
+		}
+		dbtest.Run(t, db.Pool(), "notify application")
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	mu.Lock()
+	defer mu.Unlock()
+	if len(conns) != 2 {
+		t.Fatalf("%d connections, want the worker's and the one for notifications", len(conns))
+	}
+	for i, conn := range conns {
+		if n, err := conn.WaitForNotification(ended); err == nil {
+			t.Errorf("connection %d has kept %+v", i, n)
+		}
+	}
+}
+
 // A password that a pool has read from a file is not read again: a refusal says so.
 func TestHintForFilesReadOnce(t *testing.T) {
 	t.Parallel()

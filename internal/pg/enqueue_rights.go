@@ -104,8 +104,11 @@ func (i *Inserter) explainRights(err error, role string) error {
 
 // refusedIn explains an error in a transaction of the application's.
 func (i *Inserter) refusedIn(s session, role string, err error) error {
-	if sqlstate.Of(err) == sqlstate.InsufficientRights {
+	switch sqlstate.Of(err) {
+	case sqlstate.InsufficientRights:
 		i.fixed.Delete(s.login()) // its rights have changed: ask again
+	case sqlstate.ReadOnlyTransaction:
+		return fmt.Errorf("%w; the transaction is read-only, or its server takes no writes: begin one that writes, on the primary", err)
 	}
 	return i.explain(err, role)
 }

@@ -313,3 +313,39 @@ func eachRole(statements []string, exec func(string) error, insert func() error)
 	}
 	return nil
 }
+
+// An error of the transaction itself is the reason that the caller gets, and what to do about it is
+// about the transaction.
+func TestTransactionThatCannotEnqueue(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	inserter := pg.NewInserter(db.Pool(), schemaName, schema.WritesTables)
+	conn, err := sql.Open("pgx", db.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	specs := []wire.Spec{{Task: "a", Payload: []byte("{}"), MaxAttempts: 25}}
+	for statement, want := range map[string][]string{
+		"set transaction read only": {"25006", "the transaction is read-only"},
+		"select 1 / 0":              {"25P02"},
+	} {
+		tx, err := db.Pool().Begin(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = tx.Exec(t.Context(), statement) // one of them fails
+		_, err = inserter.InsertTx(t.Context(), tx, specs)
+		dbtest.Mentions(t, err, want...)
+		_ = tx.Rollback(t.Context())
+
+		sqlTx, err := conn.BeginTx(t.Context(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = sqlTx.ExecContext(t.Context(), statement)
+		_, err = inserter.InsertSQLTx(t.Context(), sqlTx, specs)
+		dbtest.Mentions(t, err, want...)
+		_ = sqlTx.Rollback()
+	}
+}

@@ -1,6 +1,7 @@
 package pg
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -21,6 +22,7 @@ type statement struct {
 type rows interface {
 	Next() bool
 	Scan(dest ...any) error
+	Err() error
 }
 
 // session sends statements in one transaction.
@@ -54,10 +56,7 @@ func (s pgxSession) run(ctx context.Context, statements []statement) error {
 		}
 		queued.Query(func(rows pgx.Rows) error {
 			defer rows.Close()
-			if err := st.read(rows); err != nil {
-				return err
-			}
-			return rows.Err()
+			return readAll(rows, st.read)
 		})
 	}
 	return s.db.SendBatch(ctx, &batch).Close()
@@ -94,10 +93,14 @@ func (s sqlSession) runOne(ctx context.Context, st statement) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, rows.Close()) }()
-	if err := st.read(rows); err != nil {
-		return err
-	}
-	return rows.Err()
+	return readAll(rows, st.read)
+}
+
+// readAll reads rows. Where the server has ended them with an error, that is the reason for what
+// is missing.
+func readAll(rows rows, read func(rows) error) error {
+	err := read(rows)
+	return cmp.Or(rows.Err(), err)
 }
 
 // textParameter returns a parameter in PostgreSQL's text format.

@@ -43,6 +43,9 @@ var _ Enqueuer = (*Client)(nil)
 // passwords) are read again for each connection.
 func Open(ctx context.Context, databaseURL string, opts ...ClientOption) (*Client, error) {
 	config := newClientConfig(opts)
+	if ctx == nil {
+		config.problems = append(config.problems, errNoContext)
+	}
 	poolConfig, err := pg.PoolConfig(databaseURL)
 	if err != nil {
 		config.problems = append(config.problems, err)
@@ -72,6 +75,9 @@ func Open(ctx context.Context, databaseURL string, opts ...ClientOption) (*Clien
 // its handlers, and its other hooks.
 func NewClient(ctx context.Context, pool *pgxpool.Pool, opts ...ClientOption) (*Client, error) {
 	config := newClientConfig(opts)
+	if ctx == nil {
+		config.problems = append(config.problems, errNoContext)
+	}
 	if pool == nil {
 		config.problems = append(config.problems, errors.New("the pool is nil: pass what pgxpool.New returns, or use Open"))
 	}
@@ -173,6 +179,8 @@ func (c *Client) Enqueue(ctx context.Context, requests ...Request) ([]*Job, erro
 	})
 }
 
+var errNoContext = errors.New("the context is nil: pass context.Background()")
+
 // usable reports a client that cannot do anything: nil, a zero value, or closed. Every method that
 // returns an error begins with it.
 func (c *Client) usable(ctx context.Context) error {
@@ -182,7 +190,7 @@ func (c *Client) usable(ctx context.Context) error {
 	case c.closed.Load():
 		return errors.New("the client was closed: close it after its last use")
 	case ctx == nil:
-		return errors.New("the context is nil: pass context.Background()")
+		return errNoContext
 	}
 	return nil
 }

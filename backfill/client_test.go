@@ -3,6 +3,7 @@ package backfill_test
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -264,7 +265,7 @@ func TestOptionsThatAreWrong(t *testing.T) {
 	db := pgtest.New(t)
 	wrong := []backfill.ClientOption{
 		nil, backfill.WithSchema(""), backfill.WithSchema("a\x00b"), backfill.WithSchema(strings.Repeat("x", 64)),
-		backfill.WithMigrations(9), backfill.WithLogger(nil),
+		backfill.WithMigrations(9), backfill.WithLogger(&slog.Logger{}),
 	}
 	problems := []string{"WithSchema: ", "WithMigrations: unknown mode 9", "WithLogger: the logger is nil"}
 	_, opening := backfill.Open(t.Context(), "postgres://u:secret@host:port/db", wrong...)

@@ -80,6 +80,10 @@ func TestMethodsOfClosedClient(t *testing.T) {
 	}
 	wantError(t, backfill.InTx(t.Context(), open, nil), "the function is nil")
 	wantError(t, backfill.Run(nil, nil), "the context is nil") //nolint:staticcheck // nil on purpose
+	_, err = backfill.Open(nil, pgtest.New(t).URL)             //nolint:staticcheck // nil on purpose
+	wantError(t, err, "the context is nil")
+	_, err = backfill.NewClient(nil, pgtest.New(t).Pool()) //nolint:staticcheck // nil on purpose
+	wantError(t, err, "the context is nil")
 }
 
 // callAll calls every method with zero values.

@@ -156,8 +156,11 @@ type loggerOption struct{ logger *slog.Logger }
 
 var errNilLogger = errors.New("WithLogger: the logger is nil: leave the option out, or pass slog.New(slog.DiscardHandler)")
 
+// isNil reports a logger that cannot log: a zero one has no handler.
+func (o loggerOption) isNil() bool { return o.logger == nil || o.logger.Handler() == nil }
+
 func (o loggerOption) applyToClient(c *clientConfig) {
-	if o.logger == nil {
+	if o.isNil() {
 		c.problems = append(c.problems, errNilLogger)
 		return
 	}
@@ -165,7 +168,7 @@ func (o loggerOption) applyToClient(c *clientConfig) {
 }
 
 func (o loggerOption) applyToWorker(c *workerConfig) {
-	if o.logger == nil {
+	if o.isNil() {
 		c.problems = append(c.problems, errNilLogger)
 		return
 	}

@@ -30,7 +30,7 @@ func RunOnce(ctx context.Context, r *Registry, opts ...RunOption) (*Report, erro
 
 func withWorker(ctx context.Context, r *Registry, opts []RunOption, run func(*Worker) error) error {
 	if ctx == nil {
-		return errors.New("run: the context is nil: pass context.Background()")
+		return fmt.Errorf("run: %w", errNoContext)
 	}
 	config := newRunConfig(opts)
 	if err := joinProblems("run", config.check(r)); err != nil {

@@ -10,6 +10,9 @@ const (
 	// statement within 10 s; only a commit that waits for a standby takes longer, and then the next
 	// claim's would wait as well. While nothing answers, claims wait for claimsRestLongest.
 	claimsRest, claimsRestLongest = 15 * time.Second, time.Minute
+	// Nothing is claimed during a look. When claims go on although looks fail, as on a table too large
+	// to be scanned in time, there is this many times as long between two looks as one takes.
+	looksPause = 9
 )
 
 // doubt is about one worker id, under which rows may be locked that are not in memory: the answer
@@ -20,6 +23,7 @@ type doubt struct {
 	since    time.Time // when that became so
 	last     time.Time // the last event of the kind
 	next     time.Time // when to look
+	looking  time.Time // when the last look began
 	answered bool      // the last look was
 	failures int       // looks that failed, or settled nothing, in a row
 }
@@ -61,6 +65,7 @@ func (d *doubts) leaseLost(id string, now time.Time) {
 func (d *doubts) due(now time.Time) *doubt {
 	for _, about := range *d {
 		if !about.next.After(now) {
+			about.looking = now
 			return about
 		}
 	}
@@ -94,7 +99,11 @@ func (d *doubts) looked(about *doubt, answered, settled bool, now time.Time) {
 	about.answered = answered
 	if !settled {
 		about.failures++
-		about.next = now.Add(backoff(about.failures, errorMin, errorMax/2))
+		wait := backoff(about.failures, errorMin, errorMax/2)
+		if now.Sub(about.since) >= claimsRestLongest {
+			wait = max(wait, looksPause*now.Sub(about.looking))
+		}
+		about.next = now.Add(wait)
 		return
 	}
 	about.claim, about.failures = false, 0

@@ -55,6 +55,38 @@ func TestLostClaimsAreReclaimedBeforeTheNext(t *testing.T) {
 	})
 }
 
+// A look that fails again and again, because the table is too large to be scanned in time, takes a
+// tenth of the time, and jobs run in the rest.
+func TestLooksThatFailTakeATenthOfTheTime(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		db := newDB(t)
+		db.add(1500, wire.Job{})
+		const took = 10 * time.Second
+		var over atomic.Bool
+		r := newRig(t, db, takes(time.Second), losing(1), latency(opReclaim, 2*took), func(s *setup) {
+			s.before = func(op string) error { // after half of the latency
+				if op == opReclaim && !over.Load() {
+					return errors.New("canceling statement due to statement timeout")
+				}
+				return nil
+			}
+		})
+		r.pass(2 * time.Minute)
+		looks, runs := len(r.store.calls(opReclaim)), len(r.runs)
+		r.pass(10 * time.Minute)
+		if n := len(r.store.calls(opReclaim)) - looks; n < 5 || n > 7 {
+			t.Errorf("%d looks of %v in 10 minutes, want 6", n, took)
+		}
+		if n := len(r.runs) - runs; n < 900 {
+			t.Errorf("%d jobs ran, want most of 1,200", n)
+		}
+		over.Store(true)
+		r.pass(5 * time.Minute)
+		r.nothingLeft()
+	})
+}
+
 // A claim that the server refused has locked nothing: nobody looks for it.
 func TestRefusedClaimsAreNotLookedFor(t *testing.T) {
 	t.Parallel()

@@ -68,11 +68,14 @@ func (w *Worker) flushPart(base context.Context, which statement, part []*lease)
 		return
 	}
 	w.troubles.flushes.Success(w.config.Logger)
-	recorded := 0
+	recorded, waiting := 0, 0
+	var stuck *lease
 	w.on(func(c *core, now time.Time) (do actions) {
 		recorded, do = c.settled(which, part, fates, now)
+		stuck, waiting = c.stuck(now)
 		return do
 	})
+	w.reportStuck(stuck, waiting)
 	w.observe(Event{Kind: which.event(), Count: recorded})
 	busy := 0
 	for _, fate := range fates {
@@ -83,6 +86,18 @@ func (w *Worker) flushPart(base context.Context, which statement, part []*lease)
 	if busy > 0 {
 		w.observe(Event{Kind: EventBusy, Count: busy})
 	}
+}
+
+var errBusy = errors.New("another transaction has locked these jobs or their queues, or a trigger keeps them as they are")
+
+// reportStuck says that outcomes have waited for rows for long, and when none does any more.
+func (w *Worker) reportStuck(first *lease, n int) {
+	if first == nil {
+		w.troubles.busy.Success(w.config.Logger)
+		return
+	}
+	w.troubles.busy.Failure(w.config.Logger, errBusy, slog.Int("jobs", n), slog.String("task", first.Task),
+		slog.Int64("job_id", first.ID), slog.Duration("waits", time.Since(first.since).Round(time.Second)))
 }
 
 // flushFailed tells an error that an outcome is to blame for from one of the server: the first has

@@ -10,6 +10,7 @@ const (
 	busyMin, busyMax = time.Millisecond, 500 * time.Millisecond
 	refusedMax       = time.Minute       // between tries of an outcome that is refused in every form
 	flushMax         = time.Second       // between tries while the server takes nothing
+	busyLong         = 15 * time.Second  // an outcome that waits for a row for as long is worth a line in the log
 	dueNow           = time.Millisecond  // a job that is due again within this is claimed at once
 	maxRefused       = len(mended{}) - 1 // tries after which nothing is left to mend
 )
@@ -235,6 +236,22 @@ func (c *core) settled(s statement, part []*lease, fates []Fate, now time.Time) 
 	do.dispatch = c.demand.wanted || c.demand.queues || due || c.leases.held() == 0
 	do.nudge = c.forOthers(again, next[NextOwn], next[NextForeign], now)
 	return recorded, do
+}
+
+// stuck returns a lease whose outcome has waited for a row for long, and how many there are; nil if
+// there is none.
+func (c *core) stuck(now time.Time) (first *lease, n int) {
+	for _, state := range []leaseState{leaseEnding, leaseAbandoned} {
+		for _, l := range c.leases.in[state] {
+			if l.retry.busy == 0 || now.Sub(l.since) < busyLong {
+				continue
+			}
+			if n++; first == nil || l.since.Before(first.since) {
+				first = l
+			}
+		}
+	}
+	return first, n
 }
 
 // forOthers returns how many of the jobs that became claimable this worker will not claim at once:

@@ -127,6 +127,36 @@ func TestRefusedTextsAreMended(t *testing.T) {
 	}
 }
 
+// An outcome whose row stays locked for long is said, ever more rarely, and once when it is recorded.
+func TestOutcomesThatWaitForRowsAreSaid(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		db := newDB(t)
+		ids := db.add(2, wire.Job{})
+		var log logged
+		r := newRig(t, db, func(_ context.Context, job *wire.Job) worker.Outcome {
+			db.update(job.ID, func(job *fakeJob) { job.Busy = true })
+			return completed
+		}, logTo(&log))
+		r.pass(10 * time.Second)
+		if lines := log.with("outcomes wait"); len(lines) > 0 {
+			t.Errorf("said too early: %q", lines)
+		}
+		r.pass(10 * time.Minute)
+		if n := len(log.with("outcomes wait for rows task")); n < 10 || n > 20 {
+			t.Errorf("%d lines in 10 minutes", n)
+		}
+		for _, id := range ids {
+			db.update(id, func(job *fakeJob) { job.Busy = false })
+		}
+		r.pass(time.Second)
+		if n := len(log.with("outcomes wait for no row any more")); n != 1 {
+			t.Errorf("%d lines say that it is over", n)
+		}
+		r.nothingLeft()
+	})
+}
+
 // Anybody can notify of migrations. However often it happens, the schema is looked at once a
 // second.
 func TestNotificationsOfMigrationsAreBounded(t *testing.T) {

@@ -8,7 +8,7 @@ import (
 
 // troubles are those that a worker can be in.
 type troubles struct {
-	claims, flushes, listener, renewals, sweeps, looks, refusals, cron trouble.Log
+	claims, flushes, busy, listener, renewals, sweeps, looks, refusals, cron trouble.Log
 }
 
 func newTroubles() *troubles {
@@ -18,6 +18,7 @@ func newTroubles() *troubles {
 	t := &troubles{
 		claims:   about("claim failed", "claims succeed again"),
 		flushes:  about("recording outcomes failed", "outcomes are recorded again"),
+		busy:     about("outcomes wait for rows", "outcomes wait for no row any more"),
 		listener: about("listener disconnected; polling goes on", "listener is connected again"),
 		renewals: about("renewing leases failed", "leases are renewed again"),
 		sweeps:   about("releasing stale locks failed", "stale locks are released again"),
@@ -26,6 +27,6 @@ func newTroubles() *troubles {
 		refusals: about("the server refuses an outcome in every form; its job stays locked, and it is tried again", ""),
 		cron:     about("scheduling cron jobs failed", "cron jobs are scheduled again"),
 	}
-	t.listener.Level = slog.LevelWarn
+	t.busy.Level, t.listener.Level = slog.LevelWarn, slog.LevelWarn
 	return t
 }

@@ -22,10 +22,9 @@ with held as materialized (
   select s.id from graphile_worker._private_job_queues as s
    where s.id = any(array(select job_queue_id from held)) order by s.id for update skip locked
 ), ending as materialized (
-  select held.id from held
-   where held.job_queue_id is null
-      or not exists (select from graphile_worker._private_job_queues as s
-                      where s.id = held.job_queue_id and s.id <> all(array(select id from queue)))
+  select held.id from held left join queue on queue.id = held.job_queue_id
+   where held.job_queue_id is null or queue.id is not null
+      or not exists (select from graphile_worker._private_job_queues as s where s.id = held.job_queue_id)
 ), ended as (
   delete from graphile_worker._private_jobs as j where j.id = any(array(select id from ending))
   returning j.id, j.job_queue_id, j.locked_by
@@ -59,10 +58,9 @@ with failure as materialized (
   select s.id from graphile_worker._private_job_queues as s
    where s.id = any(array(select job_queue_id from held)) order by s.id for update skip locked
 ), ending as materialized (
-  select held.id, held.superseded from held
-   where held.job_queue_id is null
-      or not exists (select from graphile_worker._private_job_queues as s
-                      where s.id = held.job_queue_id and s.id <> all(array(select id from queue)))
+  select held.id, held.superseded from held left join queue on queue.id = held.job_queue_id
+   where held.job_queue_id is null or queue.id is not null
+      or not exists (select from graphile_worker._private_job_queues as s where s.id = held.job_queue_id)
 ), dropped as (
   delete from graphile_worker._private_jobs as j where j.id = any(array(select id from ending where superseded))
   returning j.id, j.job_queue_id, j.locked_by as token
@@ -109,10 +107,9 @@ with release as materialized (
   select s.id from graphile_worker._private_job_queues as s
    where s.id = any(array(select job_queue_id from held)) order by s.id for update skip locked
 ), ending as materialized (
-  select held.id, held.superseded from held
-   where held.job_queue_id is null
-      or not exists (select from graphile_worker._private_job_queues as s
-                      where s.id = held.job_queue_id and s.id <> all(array(select id from queue)))
+  select held.id, held.superseded from held left join queue on queue.id = held.job_queue_id
+   where held.job_queue_id is null or queue.id is not null
+      or not exists (select from graphile_worker._private_job_queues as s where s.id = held.job_queue_id)
 ), dropped as (
   delete from graphile_worker._private_jobs as j where j.id = any(array(select id from ending where superseded))
   returning j.id, j.job_queue_id, j.locked_by as token

@@ -166,10 +166,20 @@ func TestWorkerRoleStore(t *testing.T) {
 	}
 	_, err = store.Reclaim(ctx, id, nil)
 	check("reclaim", err)
-	_, err = store.Survey(ctx, id)
+	_, err = store.Survey(ctx)
 	check("survey", err)
-	_, _, err = store.Sweep(ctx)
+	listening, ready := make(chan error, 1), make(chan struct{})
+	go func() { listening <- store.Listen(ctx, func() { close(ready) }, func(worker.Notification) {}) }()
+	select {
+	case <-ready:
+	case err := <-listening:
+		check("listen", err)
+	}
+	swept, err := store.Sweep(ctx, id)
 	check("sweep", err)
+	if !swept.Whole {
+		t.Errorf("swept %+v", swept)
+	}
 	_, err = store.KnownCrontabs(ctx, []string{"nightly"}, time.Now())
 	check("known crontabs", err)
 	scheduled, err := store.Tick(ctx, time.Now(), []string{"nightly"}, []wire.Spec{{Task: "a", Payload: []byte("{}"), MaxAttempts: 25}})

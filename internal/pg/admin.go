@@ -91,10 +91,10 @@ func (a *Admin) findWorker(ctx context.Context, lockedBy string) (id string, reg
 }
 
 // Sweep releases jobs and queues whose locks are stale, except for rows that somebody else has
-// locked at this moment. It does not wait for a worker that is sweeping.
+// locked at this moment. It does so at once, whoever else sweeps.
 func (a *Admin) Sweep(ctx context.Context) (jobs, queues int, err error) {
-	jobs, queues, err = newSweep(a.queries, a.settings.Schema, false).run(ctx)
-	return jobs, queues, a.settings.explainWork(err)
+	swept, err := newSweep(a.queries, noRest).run(ctx, "")
+	return swept.Jobs, swept.Queues, a.settings.explainWork(err)
 }
 
 // inBatches repeats a statement until it changes nothing, and returns how many rows it changed in

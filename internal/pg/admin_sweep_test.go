@@ -1,12 +1,18 @@
 package pg_test
 
 import (
+	"fmt"
+	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/backfillhq/go/internal/dbtest"
 	"github.com/backfillhq/go/internal/pg"
+	"github.com/backfillhq/go/testutil/pgtest"
 )
 
 // Contract section 5.6, by the database's clock: older than 4 hours, and no younger; more than one
@@ -32,14 +38,14 @@ func TestSweep(t *testing.T) {
 	}
 	dbtest.Run(t, tx, "select from graphile_worker._private_jobs where id = $1 for update", held)
 	dbtest.Run(t, tx, "select from graphile_worker._private_job_queues where id = $1 for update", heldQueue)
-	jobs, queues, err := r.store.Sweep(r.quick())
-	if err != nil || jobs != 2100 || queues != 2099 {
-		t.Errorf("swept %d jobs and %d queues (%v), want all but the job and the queue that are held", jobs, queues, err)
+	r.listen()
+	if swept := r.sweep(); swept.Jobs != 2100 || swept.Queues != 2099 {
+		t.Errorf("swept %+v, want all but the job and the queue that are held", swept)
 	}
 	if err := tx.Rollback(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	jobs, queues, err = pg.NewAdmin(r.pool, schemaName).Sweep(r.quick())
+	jobs, queues, err := pg.NewAdmin(r.pool, schemaName).Sweep(r.quick())
 	if err != nil || jobs != 1 || queues != 1 {
 		t.Errorf("then swept %d jobs and %d queues (%v), want one of each", jobs, queues, err)
 	}
@@ -63,48 +69,166 @@ func TestSweepOfManyRows(t *testing.T) {
 		dbtest.Run(t, r.pool, "update graphile_worker."+table+` set locked_by = 'pool-node', locked_at = now() - interval '5 hours'
 			where id in (select min(id) from graphile_worker.`+table+` union all select max(id) from graphile_worker.`+table+")")
 	}
-	if jobs, queues, err := r.store.Sweep(t.Context()); err != nil || jobs != 2 || queues != 2 {
-		t.Errorf("swept %d jobs and %d queues (%v), want 2 of each", jobs, queues, err)
+	dbtest.Run(t, r.pool, `update graphile_worker._private_jobs set locked_by = 'somebody', locked_at = now() - interval '1 hour'
+		where id in (2, 3, (select max(id) - 1 from graphile_worker._private_jobs))`)
+	r.listen()
+	r.store.RestBy(func(time.Duration) bool { return true })
+	swept := r.sweep()
+	if !swept.Whole || swept.Jobs != 2 || swept.Queues != 2 || len(swept.Locks) != 1 || swept.Locks[0].Jobs != 3 {
+		t.Errorf("swept %+v, want 2 jobs and queues, and 3 locks of an owner", swept)
 	}
 }
 
-// While one worker sweeps, the others of its schema leave it alone. An operator's sweep does not
-// wait.
-func TestOneWorkerSweeps(t *testing.T) {
+// Locks are told by owner, whatever is in the columns.
+func TestSweepTellsOfLocks(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	r.addMany(1, "a", time.Hour, 0, "q", 1)
-	dbtest.Run(t, r.pool, "update graphile_worker._private_jobs set locked_by = 'pool-node', locked_at = now() - interval '5 hours'")
-	r.store.RewriteSweeps(func(text string) string {
-		return strings.Replace(text, "select (select got from turn)::bool as got", "select (select got from turn)::bool and pg_advisory_xact_lock_shared(3)::text = '' as got", 1)
-	})
-	gate, err := r.pool.Begin(t.Context())
-	if err != nil {
-		t.Fatal(err)
+	other := rigOn(t, r.pool, schemaName)
+	id := r.add("'a', queue_name := 'q'")
+	other.claimOne()
+	for i, at := range []string{"'infinity'", "now() + interval '1 hour'", "null", "now() - interval '2 hours'"} {
+		dbtest.Run(t, r.pool, "update graphile_worker._private_jobs set locked_by = $2, locked_at = "+at+" where id = $1",
+			r.add("'a'"), fmt.Sprint("worker.of.node.", i))
 	}
-	dbtest.Run(t, gate, "select pg_advisory_xact_lock(3)")
-	swept := make(chan struct{})
-	go func() {
-		defer close(swept)
-		if _, _, err := r.store.Sweep(t.Context()); err != nil {
-			t.Error(err)
+	for i := range 20 {
+		dbtest.Run(t, r.pool, "update graphile_worker._private_jobs set locked_by = $2, locked_at = now() - interval '3 hours' where id = $1",
+			r.add("'a'"), fmt.Sprint("many.", i))
+	}
+	r.listen()
+	swept := r.sweep()
+	if len(swept.Locks) != 20 || swept.Locks[0].Owner != "many.0" || swept.Locks[0].Oldest.Round(time.Hour) != 3*time.Hour {
+		t.Errorf("locks: %+v, want the 20 oldest", swept.Locks)
+	}
+	dbtest.Run(t, r.pool, "delete from graphile_worker._private_jobs where locked_by like 'many.%'")
+	dbtest.Run(t, r.pool, "update graphile_worker._private_jobs set locked_at = now() - interval '1 hour' where id = $1", id)
+	var owners []string
+	for _, l := range r.sweep().Locks {
+		owners = append(owners, l.Owner)
+		if l.Owner == other.id && (l.Host == "" || l.Pid != os.Getpid() || l.Jobs != 1 || l.Queues != 1) {
+			t.Errorf("the other worker's locks are %+v", l)
 		}
-	}()
-	dbtest.Until(t, func() bool { return dbtest.SomeoneWaits(t, r.pool, "advisory") })
-	other := rigOn(t, r.pool, "graphile_worker")
-	if jobs, queues, err := other.store.Sweep(r.quick()); err != nil || jobs+queues != 0 || other.store.SweptTo() != 0 {
-		t.Errorf("another worker swept %d jobs and %d queues up to %d (%v)", jobs, queues, other.store.SweptTo(), err)
+		if l.Owner != other.id && l.Pid != 0 {
+			t.Errorf("a Node worker's locks are %+v", l)
+		}
 	}
-	if jobs, _, err := pg.NewAdmin(r.pool, schemaName).Sweep(r.quick()); err != nil || jobs != 1 {
-		t.Errorf("an operator swept %d jobs (%v), want 1", jobs, err)
+	want := []string{"worker.of.node.3", other.id, "worker.of.node.0", "worker.of.node.1", "worker.of.node.2"}
+	if diff := cmp.Diff(want, owners); diff != "" {
+		t.Errorf("owners (-want +got):\n%s", diff)
 	}
-	if err := gate.Commit(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	<-swept
 }
 
-// A sweep that ends for its deadline is continued by the next one.
+// turns are the locks of the turns to sweep, of this period (0) and those around it.
+const turns = `select pg_try_advisory_lock(hashtextextended('backfill sweep graphile_worker ' ||
+	(floor(extract(epoch from now()) / 1200)::bigint + $1::int), 0))`
+
+// The turn stays with who has it, whose session holds two locks, however often it asks. For the
+// others a sweep is one statement. An operator's does not ask.
+func TestOneWorkerSweeps(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.New(t).Pool()
+	traced := func() (*rig, *dbtest.Statements) {
+		statements := new(dbtest.Statements)
+		settings := pg.SettingsOf(pool, schemaName)
+		settings.Tracer = statements
+		r := rigWith(t, pool, settings)
+		r.store.RewriteSweeps(func(text string) string { // a period is what the test says
+			return strings.Replace(text, "floor(extract(epoch from clock_timestamp()) / 1200)::bigint", "(select last_value from graphile_worker.jobs_id_seq1)", 1)
+		})
+		r.listen()
+		return r, statements
+	}
+	r, _ := traced()
+	r.addMany(1, "a", time.Hour, 0, "q", 1)
+	if !r.sweep().Turn {
+		t.Error("the only worker does not sweep")
+	}
+	other, statements := traced()
+	for range 4 {
+		dbtest.Get[int64](t, pool, "select nextval('graphile_worker.jobs_id_seq1')")
+		statements.Take()
+		if swept := other.sweep(); swept.Turn {
+			t.Errorf("another worker swept %+v", swept)
+		}
+		if sent := statements.Take(); len(sent) != 1 {
+			t.Errorf("a worker whose turn it is not sent %q", sent)
+		}
+		if !r.sweep().Turn {
+			t.Error("the worker whose turn it is does not sweep")
+		}
+	}
+	const holders = "select array_agg(distinct pid) from pg_locks where locktype = 'advisory' and granted and database = (select oid from pg_database where datname = current_database())"
+	pids := dbtest.Get[[]int32](t, pool, holders)
+	if n := dbtest.Get[int](t, pool, "select count(*)::int from pg_locks where pid = any($1) and locktype = 'advisory'", pids); len(pids) != 1 || n != 2 {
+		t.Fatalf("%d sessions hold %d locks, want one that holds two", len(pids), n)
+	}
+	dbtest.Run(t, pool, "update graphile_worker._private_jobs set locked_by = 'pool-node', locked_at = now() - interval '5 hours'")
+	if jobs, _, err := pg.NewAdmin(pool, schemaName).Sweep(r.quick()); err != nil || jobs != 1 {
+		t.Errorf("an operator swept %d jobs (%v), want 1", jobs, err)
+	}
+	dbtest.Run(t, pool, "select pg_terminate_backend($1)", pids[0])
+	dbtest.Until(t, func() bool { return other.sweep().Turn })
+	r.listen()
+	if r.sweep().Turn {
+		t.Error("the worker that has lost its connection sweeps beside the one that took over")
+	}
+}
+
+// A turn ends with its period and the next one, whatever became of its worker.
+func TestTurnEnds(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.listen()
+	frozen := dbtest.Connect(t, r.pool.Config().ConnString())
+	dbtest.Get[bool](t, frozen, turns, -2)
+	dbtest.Get[bool](t, frozen, turns, -1)
+	if !r.sweep().Turn {
+		t.Error("a turn of the past holds up a sweep")
+	}
+	next := rigOn(t, r.pool, schemaName)
+	if !dbtest.Get[bool](t, frozen, turns, 2) {
+		t.Error("a turn reaches beyond the next period")
+	}
+	next.listen()
+	if next.sweep().Turn {
+		t.Error("two workers have the turn")
+	}
+}
+
+// A worker's sweep pauses between pages, 10 times as long as a page took, and goes on where it
+// stopped. An operator's does not pause.
+func TestSweepPauses(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.addMany(20_001, "a", time.Hour, 0, "", 0)
+	dbtest.Run(t, r.pool, "update graphile_worker._private_jobs set locked_by = 'x', locked_at = now() - interval '5 hours' where id in (1, 10001, 20001)")
+	dbtest.Run(t, r.pool, "update graphile_worker._private_jobs set locked_by = 'somebody', locked_at = now() - interval '1 hour' where id in (2, 10002)")
+	r.store.RewriteSweeps(func(text string) string {
+		return strings.Replace(text, "from page) as counted", "from page, pg_sleep(0.02)) as counted", 1)
+	})
+	var rests []time.Duration
+	left := 1
+	r.store.RestBy(func(d time.Duration) bool {
+		rests = append(rests, d)
+		left--
+		return left >= 0
+	})
+	r.listen()
+	if swept := r.sweep(); swept.Whole || swept.Jobs != 2 || swept.Locks != nil {
+		t.Errorf("in two pages swept %+v, want 2 jobs", swept)
+	}
+	left = 100
+	if swept := r.sweep(); !swept.Whole || swept.Jobs != 1 || len(swept.Locks) != 1 || swept.Locks[0].Jobs != 2 {
+		t.Errorf("then swept %+v, want the rest, with the locks of all", swept)
+	}
+	if len(rests) != 3 || slices.Min(rests) < 200*time.Millisecond {
+		t.Errorf("paused for %v between 4 pages that took at least 20 ms each", rests)
+	}
+	if jobs, _, err := pg.NewAdmin(r.pool, schemaName).Sweep(t.Context()); err != nil || jobs != 0 || len(rests) != 3 {
+		t.Errorf("an operator swept %d jobs (%v) with %d pauses", jobs, err, len(rests)-3)
+	}
+}
+
+// A sweep that ends for an error is continued by the next one.
 func TestSweepGoesOn(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
@@ -112,20 +236,19 @@ func TestSweepGoesOn(t *testing.T) {
 	dbtest.Run(t, r.pool, `update graphile_worker._private_jobs set locked_by = 'pool-node', locked_at = now() - interval '5 hours'
 		where id in (1, 10001)`)
 	r.store.RewriteSweeps(func(text string) string { // the second page ends the first sweep
-		return strings.Replace(text, "select (select got from turn)::bool as got",
-			"select 1 / case when $3::bigint > 0 and (select last_value from graphile_worker.jobs_id_seq1) < 20000 then 0 else 1 end = 1 "+
-				"and (select got from turn) as got", 1)
+		return strings.Replace(text, "counted.seen,",
+			"counted.seen / case when $1::bigint > 0 and (select last_value from graphile_worker.jobs_id_seq1) < 20000 then 0 else 1 end,", 1)
 	})
-	jobs, _, err := r.store.Sweep(t.Context())
-	if err == nil || jobs != 1 {
-		t.Fatalf("swept %d jobs (%v), want 1 and an error", jobs, err)
+	r.listen()
+	swept, err := r.store.Sweep(t.Context(), r.id)
+	if err == nil || swept.Jobs != 1 {
+		t.Fatalf("swept %+v (%v), want 1 job and an error", swept, err)
 	}
 	dbtest.Run(t, r.pool, "select setval('graphile_worker.jobs_id_seq1', 20001)")
 	dbtest.Run(t, r.pool, "update graphile_worker._private_jobs set locked_by = 'pool-node', locked_at = now() - interval '5 hours' where id = 2")
-	if jobs, _, err := r.store.Sweep(t.Context()); err != nil || jobs != 1 {
-		t.Errorf("then swept %d jobs (%v), want the one of the second page", jobs, err)
-	}
-	if jobs, _, err := r.store.Sweep(t.Context()); err != nil || jobs != 1 {
-		t.Errorf("then swept %d jobs (%v), want the one of the first page", jobs, err)
+	for _, want := range []string{"second", "first"} {
+		if swept := r.sweep(); swept.Jobs != 1 {
+			t.Errorf("then swept %+v, want the job of the %s page", swept, want)
+		}
 	}
 }

@@ -16,10 +16,6 @@ import (
 // connection that does not answer it is given up before the scan that follows.
 const settledTimeout = 2 * time.Second
 
-// surveyTimeout bounds each statement of a survey: on a table where it takes longer, the log does
-// without.
-const surveyTimeout = 2 * time.Second
-
 // Reclaim implements worker.Store. It asks first whether a claim of the worker may still commit:
 // what is committed by then, the statements that follow see.
 func (s *Store) Reclaim(ctx context.Context, workerID string, held []wire.Lease) (answer worker.Reclaimed, err error) {
@@ -80,39 +76,21 @@ func (s *Store) scan(ctx context.Context, statement func(*query.Queries) error) 
 }
 
 // Survey implements worker.Store.
-func (s *Store) Survey(ctx context.Context, workerID string) (found worker.Survey, err error) {
+func (s *Store) Survey(ctx context.Context) (unserved []worker.UnservedTask, err error) {
 	served := []int32{}
 	for id := range *s.served.Load() {
 		served = append(served, id)
 	}
-	looking, cancel := context.WithTimeout(ctx, surveyTimeout)
-	defer cancel()
-	tasks, err := s.queries.UnservedTasks(looking, served)
+	tasks, err := s.queries.UnservedTasks(ctx, served)
 	if err != nil {
-		return found, fmt.Errorf("look for jobs that this worker does not serve: %w", err)
+		return nil, fmt.Errorf("look for jobs that this worker does not serve: %w", err)
 	}
 	for _, task := range tasks {
-		found.Unserved = append(found.Unserved, worker.UnservedTask{
+		unserved = append(unserved, worker.UnservedTask{
 			Task: task.Identifier, Jobs: int(task.Jobs), Oldest: seconds(task.OldestSeconds),
 		})
 	}
-	looking, cancel = context.WithTimeout(ctx, surveyTimeout)
-	defer cancel()
-	var locks []query.HeldLocksRow
-	err = s.scan(looking, func(q *query.Queries) (err error) {
-		locks, err = q.HeldLocks(looking, workerID)
-		return err
-	})
-	if err != nil {
-		return found, fmt.Errorf("look for locks of others: %w", err)
-	}
-	for _, lock := range locks {
-		found.Locks = append(found.Locks, worker.HeldLocks{
-			Owner: lock.Owner, Host: lock.Host, Pid: int(lock.Pid), Dead: lock.Dead,
-			Jobs: int(lock.Jobs), Queues: int(lock.Queues), Oldest: seconds(lock.OldestSeconds),
-		})
-	}
-	return found, nil
+	return unserved, nil
 }
 
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }

@@ -2,7 +2,6 @@ package pg_test
 
 import (
 	"testing"
-	"time"
 
 	"github.com/backfillhq/go/internal/dbtest"
 	"github.com/backfillhq/go/internal/worker"
@@ -52,42 +51,19 @@ func TestReclaimKnowsOfAClaimUnderWay(t *testing.T) {
 	}
 }
 
-// A survey names the tasks that this worker does not serve, and who else holds locks.
+// A survey names the tasks that this worker does not serve.
 func TestSurvey(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	other := rigOn(t, r.pool, schemaName)
-	r.add("'a', queue_name := 'q'")
-	other.claimOne()
-	r.add("'b'")
-	node := r.claimOne()
-	dbtest.Run(t, r.pool, "update graphile_worker._private_jobs set locked_by = 'worker.of.node', locked_at = now() - interval '1 hour' where id = $1", node.ID)
 	r.add("'a', run_at := '-infinity'")
 	r.add("'renamed', run_at := now() - interval '2 hours'")
 	r.add("'renamed', run_at := '-infinity'")
 	r.add("'foreign', run_at := now() + interval '1 hour'")
-	r.claimOne() // of ours: not said
-
-	found, err := r.store.Survey(t.Context(), r.id)
+	found, err := r.store.Survey(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(found.Unserved) != 1 || found.Unserved[0].Task != "renamed" || found.Unserved[0].Jobs != 2 {
-		t.Errorf("unserved: %+v, want two jobs of the task renamed", found.Unserved)
-	}
-	if len(found.Locks) != 2 {
-		t.Fatalf("locks: %+v, want those of two owners", found.Locks)
-	}
-	if l := found.Locks[0]; l.Owner != "worker.of.node" || l.Jobs != 1 || l.Host != "" || l.Oldest.Round(time.Hour) != time.Hour {
-		t.Errorf("the oldest locks are %+v", l)
-	}
-	if l := found.Locks[1]; l.Owner != other.id || l.Jobs != 1 || l.Queues != 1 || l.Pid == 0 || l.Dead {
-		t.Errorf("the other worker's locks are %+v", l)
-	}
-	if err := other.store.Retire(t.Context(), other.id); err != nil {
-		t.Fatal(err)
-	}
-	if found, err = r.store.Survey(t.Context(), r.id); err != nil || !found.Locks[1].Dead {
-		t.Errorf("a worker that has stopped is not told from one that lives: %+v, %v", found.Locks, err)
+	if len(found) != 1 || found[0].Task != "renamed" || found[0].Jobs != 2 {
+		t.Errorf("unserved: %+v, want two jobs of the task renamed", found)
 	}
 }

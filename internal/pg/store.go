@@ -32,6 +32,7 @@ type Store struct {
 	served   atomic.Pointer[map[int32]string]
 	claims   claims
 	sweep    *sweep
+	asks     chan ask // what the listener's connection is to do
 	logger   *slog.Logger
 	saidSlow time.Time // when a slow claim was last logged
 }
@@ -53,7 +54,7 @@ func Open(ctx context.Context, settings Settings) (*Store, error) {
 	queries := texts.queries(pool)
 	return &Store{
 		settings: settings, sessions: sessions, pool: pool, queries: queries, claims: claims{texts: texts},
-		sweep: newSweep(queries, settings.Schema, true),
+		sweep: newSweep(queries, rest), asks: make(chan ask),
 	}, nil
 }
 
@@ -160,11 +161,6 @@ func refused(err error) error {
 		return err
 	}
 	return &wire.RejectedError{Err: err, Row: slices.Contains(refusals, pgErr.Code[:min(2, len(pgErr.Code))])}
-}
-
-// Sweep implements worker.Store.
-func (s *Store) Sweep(ctx context.Context) (jobs, queues int, err error) {
-	return s.sweep.run(ctx)
 }
 
 // CheckSchema implements worker.Store.

@@ -22,13 +22,15 @@ func (s *Store) RewriteClaims(rewrite func(string) string) {
 
 // RewriteSweeps changes the texts of the store's later sweeps.
 func (s *Store) RewriteSweeps(rewrite func(string) string) {
-	for _, text := range []string{query.SweepJobs, query.SweepQueues} {
+	for _, text := range []string{query.TakeTurn, query.SweepJobs, query.SweepQueues} {
 		s.claims.texts.rendered.Store(text, rewrite(s.claims.texts.render(text)))
 	}
 }
 
-// SweptTo returns where the store's next sweep goes on.
-func (s *Store) SweptTo() int64 { return s.sweep.after }
+// RestBy replaces the pauses of the store's sweeps.
+func (s *Store) RestBy(rest func(time.Duration) (goOn bool)) {
+	s.sweep.rest = func(_ context.Context, d time.Duration) bool { return rest(d) }
+}
 
 var claimNames = [...]string{claimFree: "free", claimFront: "front", claimDeep: "deep", claimScan: "scan"}
 

@@ -60,7 +60,7 @@ func (db contractDB) Delete(id int64) {
 }
 
 func (db contractDB) Relock(id int64, lockedBy string) {
-	db.update(id, func(job *fakeJob) { job.LockedBy = lockedBy })
+	db.update(id, func(job *fakeJob) { job.LockedBy, job.LockedAt = lockedBy, time.Now() })
 }
 
 func (db contractDB) Supersede(id int64) {

@@ -29,6 +29,8 @@ type fakeDB struct {
 	completed  map[int64]int
 	superseded int
 	refused    map[int64]bool // changes of these rows are refused
+	turn       *fakeListener  // whose turn it is to sweep,
+	turnUntil  time.Time      // and how long it stays that, unless it asks again
 	lastID     int64
 	violations []string
 }

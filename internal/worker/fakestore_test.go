@@ -41,7 +41,7 @@ type fakeStore struct {
 	answer  func(worker.ClaimRequest, *worker.Claimed) // changes the answers to claims
 	dropped bool                                       // pings do not come back
 	poison  int64                                      // statements with this job are refused
-	survey  worker.Survey
+	survey  []worker.UnservedTask
 	refuse  func(worker.Outcome) bool // these outcomes are refused
 
 	mu       sync.Mutex
@@ -49,6 +49,7 @@ type fakeStore struct {
 	log      []call
 	inFlight map[string]int
 	tasks    []string
+	asks     chan chan bool // of the listener: whose turn it is to sweep
 }
 
 // call is one statement in the log.
@@ -60,7 +61,10 @@ type call struct {
 }
 
 func (db *fakeDB) newStore() *fakeStore {
-	return &fakeStore{db: db, latency: make(map[string]time.Duration), start: time.Now(), inFlight: make(map[string]int)}
+	return &fakeStore{
+		db: db, latency: make(map[string]time.Duration), start: time.Now(), inFlight: make(map[string]int),
+		asks: make(chan chan bool),
+	}
 }
 
 // calls returns the log of one statement.
@@ -193,7 +197,7 @@ func (s *fakeStore) Reclaim(ctx context.Context, workerID string, held []wire.Le
 	return answer, nil
 }
 
-func (s *fakeStore) Survey(ctx context.Context, _ string) (found worker.Survey, err error) {
+func (s *fakeStore) Survey(ctx context.Context) (found []worker.UnservedTask, err error) {
 	err = s.do(ctx, call{Op: opSurvey}, func() []int64 {
 		found = s.survey
 		return nil
@@ -282,28 +286,6 @@ func (s *fakeStore) Renew(ctx context.Context, leases []wire.Lease) (fates []wor
 	return fates, err
 }
 
-func (s *fakeStore) Sweep(ctx context.Context) (jobs, queues int, err error) {
-	err = s.do(ctx, call{Op: opSweep}, func() []int64 {
-		s.db.mu.Lock()
-		defer s.db.mu.Unlock()
-		stale := time.Now().Add(-4 * time.Hour)
-		for _, job := range s.db.jobs {
-			if job.LockedBy != "" && job.LockedAt.Before(stale) && !job.Busy {
-				job.LockedBy = ""
-				jobs++
-			}
-		}
-		for _, queue := range s.db.queues {
-			if queue.LockedBy != "" && queue.LockedAt.Before(stale) && !queue.Held {
-				queue.LockedBy = ""
-				queues++
-			}
-		}
-		return nil
-	})
-	return jobs, queues, err
-}
-
 func (s *fakeStore) Listen(ctx context.Context, ready func(), on func(worker.Notification)) error {
 	s.mu.Lock()
 	s.log = append(s.log, call{Op: opListen, At: time.Since(s.start)})
@@ -321,6 +303,9 @@ func (s *fakeStore) Listen(ctx context.Context, ready func(), on func(worker.Not
 		s.db.mu.Lock()
 		defer s.db.mu.Unlock()
 		delete(s.db.listeners, l)
+		if s.db.turn == l { // a lock of its session
+			s.db.turn = nil
+		}
 	}()
 	ready()
 	for {
@@ -329,6 +314,8 @@ func (s *fakeStore) Listen(ctx context.Context, ready func(), on func(worker.Not
 			return ctx.Err()
 		case err := <-l.broken:
 			return err
+		case ask := <-s.asks:
+			ask <- s.db.takeTurn(l)
 		case n := <-l.notifications:
 			on(n)
 		}

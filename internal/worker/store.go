@@ -42,11 +42,13 @@ type Store interface {
 	Renew(ctx context.Context, leases []wire.Lease) ([]Fate, error)
 
 	// Sweep releases jobs and queues that have been locked for 4 hours, whoever did it (contract
-	// section 5.6). It never waits for a row lock. One worker of the fleet does it at a time: the
-	// others return at once.
-	Sweep(ctx context.Context) (jobs, queues int, err error)
-	// Survey looks at what waits and at who holds locks, for the log.
-	Survey(ctx context.Context, workerID string) (Survey, error)
+	// section 5.6), and looks at which locks others than this worker hold. It never waits for a row
+	// lock, and pauses between pages of rows. One worker of the fleet does it, which is one that
+	// listens; for the others it does nothing. The turn stays with that worker while it sweeps every 8
+	// to 10 minutes, until its listener's connection ends.
+	Sweep(ctx context.Context, workerID string) (Swept, error)
+	// Survey looks at which tasks wait that this worker does not serve, for the log.
+	Survey(ctx context.Context) ([]UnservedTask, error)
 
 	// Listen connects, calls ready, and then on for each notification, until ctx ends or the
 	// connection breaks.
@@ -144,10 +146,14 @@ const (
 	NextForeign                    // a job of another task
 )
 
-// Survey is what waits and who holds locks, as far as a short look shows it.
-type Survey struct {
-	Unserved []UnservedTask
-	Locks    []HeldLocks
+// Swept is what a sweep has done and seen.
+type Swept struct {
+	Turn         bool // it was this worker's turn; false: nothing was done
+	Jobs, Queues int  // that were released
+	// Whole says that the sweep has reached the end of the rows. If not, the next one goes on where it
+	// stopped.
+	Whole bool
+	Locks []HeldLocks // of others, the oldest first, at most 20; of a whole sweep
 }
 
 // UnservedTask is a task that this worker does not serve and of which jobs are due.

@@ -9,6 +9,9 @@ import (
 // waitsLong is after what time a job that is due, or a lock, is worth a line in the log.
 const waitsLong = time.Minute
 
+// surveyTimeout bounds a survey: on a table where it takes longer, the log does without.
+const surveyTimeout = 2 * time.Second
+
 // surveyor says what waits that this worker does not serve, and which locks others hold: when the
 // worker starts, and later when there are other tasks and owners than it has said.
 type surveyor struct {
@@ -16,17 +19,17 @@ type surveyor struct {
 }
 
 func (s *surveyor) survey(ctx context.Context, w *Worker) {
-	statement, cancel := context.WithTimeout(ctx, lookTimeout)
+	statement, cancel := context.WithTimeout(ctx, surveyTimeout)
 	defer cancel()
-	found, err := w.store.Survey(statement, w.workerID())
+	found, err := w.store.Survey(statement)
 	if err != nil {
 		if ctx.Err() == nil {
-			w.config.Logger.DebugContext(ctx, "looking for what waits and who holds locks failed", slog.Any("error", err))
+			w.config.Logger.DebugContext(ctx, "looking for what waits failed", slog.Any("error", err))
 		}
 		return
 	}
-	tasks, owners := map[string]bool{}, map[string]bool{}
-	for _, task := range found.Unserved {
+	tasks := map[string]bool{}
+	for _, task := range found {
 		if task.Oldest < waitsLong {
 			continue
 		}
@@ -36,7 +39,12 @@ func (s *surveyor) survey(ctx context.Context, w *Worker) {
 				slog.String("task", task.Task), slog.Int("jobs", task.Jobs), slog.Duration("oldest", task.Oldest.Round(time.Second)))
 		}
 	}
-	for _, locks := range found.Locks {
+	s.tasks = tasks
+}
+
+func (s *surveyor) locks(ctx context.Context, w *Worker, found []HeldLocks) {
+	owners := map[string]bool{}
+	for _, locks := range found {
 		if !locks.Dead && locks.Oldest < waitsLong {
 			continue
 		}
@@ -48,5 +56,5 @@ func (s *surveyor) survey(ctx context.Context, w *Worker) {
 				slog.Duration("oldest", locks.Oldest.Round(time.Second)))
 		}
 	}
-	s.tasks, s.owners = tasks, owners
+	s.owners = owners
 }

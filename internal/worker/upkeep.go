@@ -30,29 +30,42 @@ func (w *Worker) renew(ctx context.Context) {
 	}
 }
 
-// sweep releases what has been locked for 4 hours, as the workers of the database do (contract
-// section 5.6), and says what waits and who holds locks, until ctx ends.
-func (w *Worker) sweep(ctx context.Context) {
+// keepUp sweeps, and says what waits and who holds locks, until ctx ends. The second round is for
+// locks that were too young to be said in the first: those of a process that this one has replaced.
+func (w *Worker) keepUp(ctx context.Context) {
 	var said surveyor
-	said.survey(ctx, w)
-	for wait := rand.N(sweepFirst); sleep(ctx, wait); wait = sweepMin + rand.N(sweepMax-sweepMin) {
-		statements, cancel := context.WithTimeout(ctx, sweepTimeout)
-		jobs, queues, err := w.store.Sweep(statements)
-		cancel()
-		if ctx.Err() != nil {
+	for wait := waitsLong; ; wait = sweepMin + rand.N(sweepMax-sweepMin) {
+		said.survey(ctx, w)
+		w.sweep(ctx, &said)
+		if !sleep(ctx, wait) {
 			return
 		}
-		if err != nil {
-			w.troubles.sweeps.Failure(w.config.Logger, err)
-		} else {
-			w.troubles.sweeps.Success(w.config.Logger)
-		}
-		if jobs+queues > 0 { // also when it failed half-way
-			w.config.Logger.WarnContext(ctx, "released locks that were 4 hours old",
-				slog.Int("jobs", jobs), slog.Int("queues", queues))
-			w.announce(jobs + queues)
-		}
-		w.observe(Event{Kind: EventSwept, Count: jobs, Err: err})
-		said.survey(ctx, w)
+	}
+}
+
+// sweep releases what has been locked for 4 hours, as the workers of the database do (contract
+// section 5.6), if it is this worker's turn.
+func (w *Worker) sweep(ctx context.Context, said *surveyor) {
+	statements, cancel := context.WithTimeout(ctx, sweepTimeout)
+	swept, err := w.store.Sweep(statements, w.workerID())
+	cancel()
+	switch {
+	case ctx.Err() != nil:
+		return
+	case err != nil:
+		w.troubles.sweeps.Failure(w.config.Logger, err)
+	case swept.Turn:
+		w.troubles.sweeps.Success(w.config.Logger)
+	}
+	if released := swept.Jobs + swept.Queues; released > 0 { // also when it failed half-way
+		w.config.Logger.WarnContext(ctx, "released locks that were 4 hours old",
+			slog.Int("jobs", swept.Jobs), slog.Int("queues", swept.Queues))
+		w.announce(released)
+	}
+	if swept.Turn || err != nil {
+		w.observe(Event{Kind: EventSwept, Count: swept.Jobs, Err: err})
+	}
+	if swept.Whole {
+		said.locks(ctx, w, swept.Locks)
 	}
 }

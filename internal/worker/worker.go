@@ -20,11 +20,10 @@ const (
 	pollInterval     = 2 * time.Second        // the safety net below notifications, as Graphile Worker's default
 	startWithin      = 250 * time.Millisecond // a claimed job that has not started by then is given back (R23)
 	renewInterval    = 30 * time.Minute       // far below the 4 hours after which a peer sweeps a lock (R7)
-	sweepFirst       = 60 * time.Second       // contract section 5.6: the first sweep within this,
-	sweepMin         = 480 * time.Second      // and then one after sweepMin to sweepMax
-	sweepMax         = 600 * time.Second
-	sweepTimeout     = time.Minute
-	maxUnrecorded    = 4 * maxBatch // outcomes waiting to be recorded, above which nothing is claimed
+	sweepMin         = 480 * time.Second      // contract section 5.6: a sweep at the start,
+	sweepMax         = 600 * time.Second      // and then one after sweepMin to sweepMax
+	sweepTimeout     = sweepMin               // it pauses most of this
+	maxUnrecorded    = 4 * maxBatch           // outcomes waiting to be recorded, above which nothing is claimed
 
 	// CloseTimeout is how long a stop may take after its last handler: to record outcomes, within
 	// recordTimeout and a last try, to mark the worker's row, and to release what is left.
@@ -45,7 +44,7 @@ type Config struct {
 	Concurrency int
 
 	// Once makes Run return when nothing is ready and everything claimed is recorded. Such a worker
-	// does not listen.
+	// neither listens nor sweeps.
 	Once bool
 
 	// DrainTimeout is how long running jobs may go on after Run's context has ended; then their
@@ -161,7 +160,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	if !w.config.Once {
 		background.Go(func() { w.listen(upkeep) })
 		background.Go(func() { w.checkSchema(upkeep, stopped) })
-		background.Go(func() { w.sweep(upkeep) })
+		background.Go(func() { w.keepUp(upkeep) })
 		if len(w.config.Crontab) > 0 {
 			background.Go(func() { w.schedule(scheduling) })
 		}

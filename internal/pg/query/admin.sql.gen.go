@@ -442,13 +442,11 @@ func (q *Queries) RegisteredWorker(ctx context.Context, ids []string) (string, e
 	return column_1, err
 }
 
-const SweepJobs = `-- name: SweepJobs :one
+const SweepJobs = `-- name: SweepJobs :many
 
-with turn as materialized (
-  select not $1::bool or pg_try_advisory_xact_lock(hashtextextended('backfill sweep ' || $2::text, 0)) as got
-), page as materialized (
-  select j.id, j.locked_at from graphile_worker._private_jobs as j
-   where (select got from turn) and j.id > $3::bigint order by j.id limit $4::int
+with page as materialized (
+  select j.id, j.locked_at, j.locked_by from graphile_worker._private_jobs as j
+   where j.id > $1::bigint order by j.id limit $2::int
 ), held as materialized (
   select j.id from graphile_worker._private_jobs as j
    where j.id = any(array(select id from page where locked_at < now() - interval '4 hours'))
@@ -459,95 +457,167 @@ with turn as materialized (
      set locked_at = null, locked_by = null, run_at = greatest(j.run_at, now())
    where j.id = any(array(select id from held))
   returning j.id
+), lock as materialized (
+  select case when page.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+\.[0-9]+k?$'
+              then split_part(page.locked_by, '.', 1) else page.locked_by end as owner, page.locked_at
+    from page
+   where page.locked_by is not null and coalesce(page.locked_at >= now() - interval '4 hours', true)
+), owned as materialized (
+  select lock.owner, count(*) as locks, min(lock.locked_at) as oldest_at
+    from lock where lock.owner <> $3::text
+   group by lock.owner order by min(lock.locked_at) limit 20
 )
-select (select got from turn)::bool as got, (select count(*) from swept)::int as swept,
-       (select count(*) from page)::int as seen, coalesce((select max(id) from page), 0)::bigint as last
+select counted.swept, counted.seen, counted.last,
+       coalesce(owned.owner, '')::text as owner, coalesce(owned.locks, 0)::int as locks,
+       coalesce(extract(epoch from now() - least(owned.oldest_at, now())), 0)::float8 as oldest_seconds
+  from (select (select count(*) from swept)::int as swept, count(*)::int as seen,
+               coalesce(max(page.id), 0)::bigint as last from page) as counted
+  left join owned on true
 `
 
 type SweepJobsParams struct {
-	InTurn     bool
-	SchemaName string
-	After      int64
-	Size       int32
+	After    int64
+	Size     int32
+	WorkerID string
 }
 
 type SweepJobsRow struct {
-	Got   bool
-	Swept int32
-	Seen  int32
-	Last  int64
+	Swept         int32
+	Seen          int32
+	Last          int64
+	Owner         string
+	Locks         int32
+	OldestSeconds float64
 }
 
 // What operators ask for: stale locks, the contract's admin functions, and cleaning up.
-// The contract's sweep (section 5.6) of one page: the attempt stays charged, and updated_at where it
-// is. A page is what comes next by id, so that no statement runs for long, however many jobs there
-// are. Workers of a fleet take turns: while one sweeps a page, another one that tries gets no turn.
-func (q *Queries) SweepJobs(ctx context.Context, arg SweepJobsParams) (SweepJobsRow, error) {
-	row := q.db.QueryRow(ctx, SweepJobs,
-		arg.InTurn,
-		arg.SchemaName,
-		arg.After,
-		arg.Size,
-	)
-	var i SweepJobsRow
-	err := row.Scan(
-		&i.Got,
-		&i.Swept,
-		&i.Seen,
-		&i.Last,
-	)
-	return i, err
+// The contract's sweep (section 5.6) of one page, and who else holds locks in it: one walk does for
+// both. The attempt stays charged, and updated_at where it is. A page is what comes next by id, so
+// that no statement runs for long, however many jobs there are. The id of a Go worker is in front of
+// the first dot of its tokens. Each row repeats the counts; an empty owner: nobody holds locks.
+func (q *Queries) SweepJobs(ctx context.Context, arg SweepJobsParams) ([]SweepJobsRow, error) {
+	rows, err := q.db.Query(ctx, SweepJobs, arg.After, arg.Size, arg.WorkerID)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []SweepJobsRow
+	for rows.Next() {
+		var i SweepJobsRow
+		if err := rows.Scan(
+			&i.Swept,
+			&i.Seen,
+			&i.Last,
+			&i.Owner,
+			&i.Locks,
+			&i.OldestSeconds,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
 
-const SweepQueues = `-- name: SweepQueues :one
-with turn as materialized (
-  select not $1::bool or pg_try_advisory_xact_lock(hashtextextended('backfill sweep ' || $2::text, 0)) as got
-), page as materialized (
-  select s.id, s.locked_at from graphile_worker._private_job_queues as s
-   where (select got from turn) and s.id > $3::bigint order by s.id limit $4::int
+const SweepQueues = `-- name: SweepQueues :many
+with page as materialized (
+  select s.id, s.locked_at, s.locked_by from graphile_worker._private_job_queues as s
+   where s.id > $1::bigint order by s.id limit $2::int
 ), held as materialized (
   select s.id from graphile_worker._private_job_queues as s
    where s.id = any(array(select id from page where locked_at < now() - interval '4 hours'))
      and s.locked_at < now() - interval '4 hours'
    order by s.id for update skip locked
 ), swept as (
-  update graphile_worker._private_job_queues as s set locked_at = null, locked_by = null
+  update graphile_worker._private_job_queues as s
+     set locked_at = null, locked_by = null
    where s.id = any(array(select id from held))
   returning s.id
+), lock as materialized (
+  select case when page.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+$'
+              then split_part(page.locked_by, '.', 1) else page.locked_by end as owner, page.locked_at
+    from page
+   where page.locked_by is not null and coalesce(page.locked_at >= now() - interval '4 hours', true)
+), owned as materialized (
+  select lock.owner, count(*) as locks, min(lock.locked_at) as oldest_at
+    from lock where lock.owner <> $3::text
+   group by lock.owner order by min(lock.locked_at) limit 20
 )
-select (select got from turn)::bool as got, (select count(*) from swept)::int as swept,
-       (select count(*) from page)::int as seen, coalesce((select max(id) from page), 0)::bigint as last
+select counted.swept, counted.seen, counted.last,
+       coalesce(owned.owner, '')::text as owner, coalesce(owned.locks, 0)::int as locks,
+       coalesce(extract(epoch from now() - least(owned.oldest_at, now())), 0)::float8 as oldest_seconds
+  from (select (select count(*) from swept)::int as swept, count(*)::int as seen,
+               coalesce(max(page.id), 0)::bigint as last from page) as counted
+  left join owned on true
 `
 
 type SweepQueuesParams struct {
-	InTurn     bool
-	SchemaName string
-	After      int64
-	Size       int32
+	After    int64
+	Size     int32
+	WorkerID string
 }
 
 type SweepQueuesRow struct {
-	Got   bool
-	Swept int32
-	Seen  int32
-	Last  int64
+	Swept         int32
+	Seen          int32
+	Last          int64
+	Owner         string
+	Locks         int32
+	OldestSeconds float64
 }
 
-func (q *Queries) SweepQueues(ctx context.Context, arg SweepQueuesParams) (SweepQueuesRow, error) {
-	row := q.db.QueryRow(ctx, SweepQueues,
-		arg.InTurn,
-		arg.SchemaName,
-		arg.After,
-		arg.Size,
-	)
-	var i SweepQueuesRow
-	err := row.Scan(
-		&i.Got,
-		&i.Swept,
-		&i.Seen,
-		&i.Last,
-	)
-	return i, err
+func (q *Queries) SweepQueues(ctx context.Context, arg SweepQueuesParams) ([]SweepQueuesRow, error) {
+	rows, err := q.db.Query(ctx, SweepQueues, arg.After, arg.Size, arg.WorkerID)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []SweepQueuesRow
+	for rows.Next() {
+		var i SweepQueuesRow
+		if err := rows.Scan(
+			&i.Swept,
+			&i.Seen,
+			&i.Last,
+			&i.Owner,
+			&i.Locks,
+			&i.OldestSeconds,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const TakeTurn = `-- name: TakeTurn :one
+with period as materialized (
+  select 'backfill sweep ' || $1::text || ' ' as name,
+         floor(extract(epoch from clock_timestamp()) / 1200)::bigint as number,
+         pg_advisory_unlock_all()::text as let_go
+)
+select (case when pg_try_advisory_lock(hashtextextended(period.name || period.number, 0))
+             then pg_try_advisory_lock(hashtextextended(period.name || (period.number + 1), 0)) is not null
+             else false end)::bool as mine
+  from period where period.let_go = ''
+`
+
+// Whether this session's worker sweeps for the fleet. It does if it holds the lock of the present
+// period of 20 minutes. With that it takes the lock of the next one, so that the turn stays with it
+// as long as it asks again, every 8 to 10 minutes and the length of a sweep. A process that is frozen
+// holds up nobody after that, and locks end with their session. What was held before is let go first:
+// locks of sessions are counted.
+func (q *Queries) TakeTurn(ctx context.Context, schemaName string) (bool, error) {
+	row := q.db.QueryRow(ctx, TakeTurn, schemaName)
+	var mine bool
+	err := row.Scan(&mine)
+	return mine, err
 }
 
 const UnlockNodeJobs = `-- name: UnlockNodeJobs :execrows

@@ -79,24 +79,10 @@ select t.identifier, count(*)::int as jobs, extract(epoch from now() - min(front
  where t.id <> all(@served::int[])
  group by t.identifier order by t.identifier limit 20;
 
--- name: HeldLocks :many
--- Who else holds locks. The id of a Go worker is in front of the first dot of its tokens.
-with lock as materialized (
-  select case when j.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+\.[0-9]+k?$' then split_part(j.locked_by, '.', 1) else j.locked_by end as owner,
-         j.locked_at, 1 as job, 0 as queue
-    from graphile_worker._private_jobs as j where j.locked_by is not null
-  union all
-  select case when s.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+$' then split_part(s.locked_by, '.', 1) else s.locked_by end,
-         s.locked_at, 0, 1
-    from graphile_worker._private_job_queues as s where s.locked_by is not null
-)
-select lock.owner::text as owner, coalesce(w.host, '') as host, coalesce(w.pid, 0) as pid, (w.dead_at is not null)::boolean as dead,
-       sum(lock.job)::int as jobs, sum(lock.queue)::int as queues,
-       coalesce(extract(epoch from now() - min(greatest(lock.locked_at, now() - interval '100 years'))), 0)::float8 as oldest_seconds
-  from lock left join graphile_worker.backfill_workers as w on w.id = lock.owner
- where lock.owner <> @worker_id::text
- group by lock.owner, w.host, w.pid, w.dead_at
- order by min(lock.locked_at) limit 20;
+-- name: LockOwners :many
+-- Those of the owners of locks that are Go workers.
+select w.id, w.host, w.pid, (w.dead_at is not null)::boolean as dead
+  from graphile_worker.backfill_workers as w where w.id = any(@ids::text[]);
 
 -- name: UnlockJobs :execrows
 -- Releases the jobs that a worker has locked: by its tokens, with the attempt refunded as in

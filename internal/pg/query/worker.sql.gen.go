@@ -31,64 +31,6 @@ func (q *Queries) DeleteOldWorkers(ctx context.Context) error {
 	return err
 }
 
-const HeldLocks = `-- name: HeldLocks :many
-with lock as materialized (
-  select case when j.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+\.[0-9]+k?$' then split_part(j.locked_by, '.', 1) else j.locked_by end as owner,
-         j.locked_at, 1 as job, 0 as queue
-    from graphile_worker._private_jobs as j where j.locked_by is not null
-  union all
-  select case when s.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+$' then split_part(s.locked_by, '.', 1) else s.locked_by end,
-         s.locked_at, 0, 1
-    from graphile_worker._private_job_queues as s where s.locked_by is not null
-)
-select lock.owner::text as owner, coalesce(w.host, '') as host, coalesce(w.pid, 0) as pid, (w.dead_at is not null)::boolean as dead,
-       sum(lock.job)::int as jobs, sum(lock.queue)::int as queues,
-       coalesce(extract(epoch from now() - min(greatest(lock.locked_at, now() - interval '100 years'))), 0)::float8 as oldest_seconds
-  from lock left join graphile_worker.backfill_workers as w on w.id = lock.owner
- where lock.owner <> $1::text
- group by lock.owner, w.host, w.pid, w.dead_at
- order by min(lock.locked_at) limit 20
-`
-
-type HeldLocksRow struct {
-	Owner         string
-	Host          string
-	Pid           int32
-	Dead          bool
-	Jobs          int32
-	Queues        int32
-	OldestSeconds float64
-}
-
-// Who else holds locks. The id of a Go worker is in front of the first dot of its tokens.
-func (q *Queries) HeldLocks(ctx context.Context, workerID string) ([]HeldLocksRow, error) {
-	rows, err := q.db.Query(ctx, HeldLocks, workerID)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var items []HeldLocksRow
-	for rows.Next() {
-		var i HeldLocksRow
-		if err := rows.Scan(
-			&i.Owner,
-			&i.Host,
-			&i.Pid,
-			&i.Dead,
-			&i.Jobs,
-			&i.Queues,
-			&i.OldestSeconds,
-		); err != nil {
-			return nil, err
-		}
-		items = append(items, i)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	return items, nil
-}
-
 const InsertWorker = `-- name: InsertWorker :exec
 
 insert into graphile_worker.backfill_workers (id, host, pid) values ($1, $2, $3)
@@ -104,6 +46,44 @@ type InsertWorkerParams struct {
 func (q *Queries) InsertWorker(ctx context.Context, arg InsertWorkerParams) error {
 	_, err := q.db.Exec(ctx, InsertWorker, arg.ID, arg.Host, arg.Pid)
 	return err
+}
+
+const LockOwners = `-- name: LockOwners :many
+select w.id, w.host, w.pid, (w.dead_at is not null)::boolean as dead
+  from graphile_worker.backfill_workers as w where w.id = any($1::text[])
+`
+
+type LockOwnersRow struct {
+	ID   string
+	Host string
+	Pid  int32
+	Dead bool
+}
+
+// Those of the owners of locks that are Go workers.
+func (q *Queries) LockOwners(ctx context.Context, ids []string) ([]LockOwnersRow, error) {
+	rows, err := q.db.Query(ctx, LockOwners, ids)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []LockOwnersRow
+	for rows.Next() {
+		var i LockOwnersRow
+		if err := rows.Scan(
+			&i.ID,
+			&i.Host,
+			&i.Pid,
+			&i.Dead,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
 
 const ReclaimJobs = `-- name: ReclaimJobs :execrows

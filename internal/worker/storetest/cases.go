@@ -12,7 +12,7 @@ import (
 )
 
 func init() { //nolint:gochecknoinits // the cases refer to the rig that the table is declared for
-	for _, group := range []map[string]func(*rig){claimCases, endCases, lostCases, upkeepCases} {
+	for _, group := range []map[string]func(*rig){claimCases, endCases, lostCases, sweepCases, upkeepCases} {
 		maps.Copy(cases, group)
 	}
 }
@@ -400,8 +400,9 @@ var lostCases = map[string]func(*rig){
 		fates := r.fates(r.store.Renew(r.ctx(), leases(jobs)))
 		r.kinds("renew", fates, worker.FateRecorded, worker.FateLost, worker.FateBusy)
 		unlock()
-		if n, _, err := r.store.Sweep(r.ctx()); err != nil || n != 1 {
-			r.t.Errorf("a sweep released %d jobs, want the one that was not renewed: %v", n, err)
+		r.listen()
+		if n := r.sweep().Jobs; n != 1 {
+			r.t.Errorf("a sweep released %d jobs, want the one that was not renewed", n)
 		}
 		r.row(mine, &Row{Attempts: 1, LockedBy: jobs[0].Token})
 		if by := r.QueueLock("q"); by != claimOf(jobs[0]) {
@@ -469,35 +470,8 @@ func (r *rig) freeQueueOf(old *wire.Job) {
 	r.free(old.Queue)
 }
 
-// Sweeps and ids.
+// Ids.
 var upkeepCases = map[string]func(*rig){
-	"a sweep releases what was locked for 4 hours": func(r *rig) {
-		stale := r.add(wire.Job{Queue: "q"})
-		young := r.add(wire.Job{Queue: "p"})
-		jobs := r.claim(2)
-		r.ids("claimed", jobs, stale, young)
-		r.Age(stale, 4*time.Hour+time.Minute)
-		r.Age(young, 3*time.Hour+time.Minute)
-		n, queues, err := r.store.Sweep(r.ctx())
-		if err != nil || n != 1 || queues != 1 {
-			r.t.Errorf("released %d jobs and %d queues, %v", n, queues, err)
-		}
-		r.row(stale, &Row{Attempts: 1}) // charged, as by a peer
-		r.row(young, &Row{Attempts: 1, LockedBy: jobs[1].Token})
-		r.free("q")
-		r.kinds("complete", r.complete(jobs[0]), worker.FateLost)
-	},
-	"a sweep waits for no row": func(r *rig) {
-		stale := r.add(wire.Job{})
-		job := r.only()
-		r.Age(stale, 5*time.Hour)
-		unlock := r.LockJob(stale)
-		if n, _, err := r.store.Sweep(r.ctx()); err != nil || n != 0 {
-			r.t.Errorf("released %d jobs, %v", n, err)
-		}
-		unlock()
-		r.row(stale, &Row{Attempts: 1, LockedBy: job.Token})
-	},
 	"a worker id is registered once": func(r *rig) {
 		if err := r.store.Register(r.ctx(), r.id, []string{"a"}); err == nil {
 			r.t.Error("a second registration succeeded")

@@ -203,7 +203,7 @@ func TestSweepPauses(t *testing.T) {
 	dbtest.Run(t, r.pool, "update graphile_worker._private_jobs set locked_by = 'x', locked_at = now() - interval '5 hours' where id in (1, 10001, 20001)")
 	dbtest.Run(t, r.pool, "update graphile_worker._private_jobs set locked_by = 'somebody', locked_at = now() - interval '1 hour' where id in (2, 10002)")
 	r.store.RewriteSweeps(func(text string) string {
-		return strings.Replace(text, "from page) as counted", "from page, pg_sleep(0.02)) as counted", 1)
+		return strings.Replace(text, "from page left join", "from pg_sleep(0.02), page left join", 1)
 	})
 	var rests []time.Duration
 	left := 1
@@ -236,8 +236,8 @@ func TestSweepGoesOn(t *testing.T) {
 	dbtest.Run(t, r.pool, `update graphile_worker._private_jobs set locked_by = 'pool-node', locked_at = now() - interval '5 hours'
 		where id in (1, 10001)`)
 	r.store.RewriteSweeps(func(text string) string { // the second page ends the first sweep
-		return strings.Replace(text, "counted.seen,",
-			"counted.seen / case when $1::bigint > 0 and (select last_value from graphile_worker.jobs_id_seq1) < 20000 then 0 else 1 end,", 1)
+		return strings.Replace(text, "page.seen,",
+			"page.seen / case when $1::bigint > 0 and (select last_value from graphile_worker.jobs_id_seq1) < 20000 then 0 else 1 end,", 1)
 	})
 	r.listen()
 	swept, err := r.store.Sweep(t.Context(), r.id)

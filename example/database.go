@@ -45,7 +45,7 @@ func openDatabase(ctx context.Context, url string, out io.Writer) (_ *database, 
 func startPostgres(ctx context.Context, out io.Writer) (*devpg.Server, error) {
 	dir, homeless := devpg.CacheDir("example")
 	fmt.Fprintln(out, "Looking for a PostgreSQL …")
-	server, err := devpg.Start(ctx, devpg.WithDataDir(dir))
+	server, err := devpg.Start(ctx, devpg.Config{DataDir: dir})
 	if busy, ok := errors.AsType[*devpg.InUseError](err); ok {
 		fmt.Fprintln(out, "Another process of the example runs the private server, and stops it when it ends.")
 		return &devpg.Server{URL: busy.URL}, nil

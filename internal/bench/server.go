@@ -39,7 +39,7 @@ func startServer(ctx context.Context, opts options, durable bool) (*server, erro
 	var err error
 	if durable {
 		err = s.startDurable(ctx, opts)
-	} else if s.pg, err = devpg.Start(ctx); err != nil {
+	} else if s.pg, err = devpg.Start(ctx, devpg.Config{}); err != nil {
 		err = fmt.Errorf("start PostgreSQL: %w", err)
 	}
 	if err == nil {
@@ -61,7 +61,7 @@ func (s *server) startDurable(ctx context.Context, opts options) error {
 	}
 	s.folder = folder
 	start := func() (err error) {
-		if s.pg, err = devpg.Start(ctx, devpg.WithDataDir(filepath.Join(folder, "pg"))); err != nil {
+		if s.pg, err = devpg.Start(ctx, devpg.Config{DataDir: filepath.Join(folder, "pg")}); err != nil {
 			return fmt.Errorf("start PostgreSQL: %w", err)
 		}
 		return nil

@@ -4,7 +4,6 @@ package devpg
 
 import (
 	"context"
-	"crypto/rand"
 	"fmt"
 	"io/fs"
 	"os"
@@ -27,8 +26,8 @@ type cluster struct {
 	account  account
 	dir      string
 	folder   *folder // nil if the data is kept
-	password string
-	url      string // once it answers
+	password string  // unguessable; it needs no quoting in URLs and SQL
+	url      string  // once it answers
 }
 
 func (c *cluster) keep() bool   { return c.folder == nil }
@@ -51,7 +50,7 @@ func (c *cluster) initdb(ctx context.Context, data string) error {
 		return err
 	}
 	defer os.Remove(pwfile)
-	if err := c.own(c.dir, pwfile); err != nil {
+	if err := c.own(); err != nil {
 		return err
 	}
 	cmd := c.command(ctx, "initdb", "--pgdata="+data, "--username=postgres", "--pwfile="+pwfile,
@@ -65,29 +64,16 @@ func (c *cluster) initdb(ctx context.Context, data string) error {
 	return nil
 }
 
-// own gives files to the account that PostgreSQL runs as.
-func (c *cluster) own(paths ...string) error {
+// own gives the folder to the account that PostgreSQL runs as.
+func (c *cluster) own() error {
 	if c.account.uid == -1 {
 		return nil
 	}
-	for _, path := range paths {
-		if err := os.Lchown(path, c.account.uid, c.account.gid); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// ownAll is own for everything in the data folder.
-func (c *cluster) ownAll() error {
-	if c.account.uid == -1 {
-		return nil
-	}
-	return filepath.WalkDir(c.data(), func(path string, _ fs.DirEntry, err error) error {
+	return filepath.WalkDir(c.dir, func(path string, _ fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
-		return c.own(path)
+		return os.Lchown(path, c.account.uid, c.account.gid)
 	})
 }
 
@@ -133,6 +119,3 @@ func lastLines(text string) string {
 	lines := strings.Split(strings.TrimRight(text, "\n"), "\n")
 	return strings.Join(lines[max(0, len(lines)-15):], "\n")
 }
-
-// newPassword is unguessable, and needs no quoting in URLs and SQL.
-func newPassword() string { return rand.Text() }

@@ -46,7 +46,7 @@ func TestServerOutlivesTheThreadOfItsCaller(t *testing.T) {
 	onThread = func() {
 		runtime.LockOSThread() // and not unlocked: this thread ends with the goroutine
 		if thread = syscall.Gettid(); thread != os.Getpid() {
-			server, err = devpg.Start(context.Background())
+			server, err = devpg.Start(context.Background(), devpg.Config{})
 			return
 		}
 		inGoroutine(onThread) // the main thread does not end, and is taken
@@ -67,7 +67,7 @@ func TestServerOutlivesTheThreadOfItsCaller(t *testing.T) {
 		}
 		return ""
 	})
-	start(t) // which takes longer than a stop would
+	start(t, devpg.Config{}) // which takes longer than a stop would
 	if query(t, server.URL, "select 'ok'") != "ok" {
 		t.Error("no answer")
 	}
@@ -86,7 +86,7 @@ func inGoroutine(f func()) {
 func TestServerThatNothingRefersToStays(t *testing.T) {
 	t.Parallel()
 	url, data := func() (string, string) {
-		server, err := devpg.Start(t.Context())
+		server, err := devpg.Start(t.Context(), devpg.Config{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -119,7 +119,7 @@ func TestNoKeptServerIsLeft(t *testing.T) {
 	signal(t, h.cmd.Process.Pid, syscall.SIGKILL)
 	eventually(t, func() string { return processesOf(t, dir) })
 	_ = h.cmd.Wait() // killed
-	server, _ := start(t, devpg.WithDataDir(dir))
+	server, _ := start(t, devpg.Config{DataDir: dir})
 	if got := query(t, server.URL, "select n::text from kept"); got != "42" {
 		t.Errorf("got %s", got)
 	}
@@ -141,7 +141,7 @@ func TestCtrlCDoesNotReachTheServer(t *testing.T) {
 // A server that cannot be told to stop, and a folder that nobody removed, are for the next Start.
 func TestReaper(t *testing.T) {
 	t.Parallel()
-	live, _ := start(t)
+	live, _ := start(t, devpg.Config{})
 	dead := startHelper(t, "start", ownGroup)
 	folder := filepath.Dir(dead.data)
 	for line := range strings.Lines(processesOf(t, folder)) {

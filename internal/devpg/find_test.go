@@ -19,7 +19,7 @@ func offline() (string, error) { return "", errOffline }
 // realBin is the folder of a real PostgreSQL, or npm's.
 func realBin(t *testing.T) string {
 	t.Helper()
-	server, _ := start(t)
+	server, _ := start(t, devpg.Config{})
 	pid := strings.TrimSpace(query(t, server.URL, "select pg_read_file('postmaster.opts')"))
 	return filepath.Dir(strings.Fields(pid)[0])
 }

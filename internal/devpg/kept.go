@@ -4,6 +4,7 @@ package devpg
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
@@ -17,8 +18,8 @@ import (
 const urlName = "url"
 
 // startKept starts the server of a folder that only this process may use.
-func startKept(ctx context.Context, cfg config) (string, func() error, error) {
-	dir, err := filepath.Abs(cfg.dataDir)
+func startKept(ctx context.Context, cfg Config) (string, func() error, error) {
+	dir, err := filepath.Abs(cfg.DataDir)
 	if err != nil {
 		return "", nil, fmt.Errorf("find the data folder: %w", err)
 	}
@@ -63,7 +64,7 @@ func lockKept(ctx context.Context, dir string) (*fileLock, error) {
 	return lock, err
 }
 
-func startLocked(ctx context.Context, cfg config, dir string) (*cluster, *process, error) {
+func startLocked(ctx context.Context, cfg Config, dir string) (*cluster, *process, error) {
 	c := &cluster{dir: dir}
 	urlFile := filepath.Join(dir, urlName)
 	if err := os.RemoveAll(urlFile); err != nil { // of a process that was killed
@@ -73,11 +74,11 @@ func startLocked(ctx context.Context, cfg config, dir string) (*cluster, *proces
 	if err != nil {
 		return nil, nil, err
 	}
-	if made != 0 && cfg.major != 0 && made != cfg.major {
+	if made != 0 && cfg.Major != 0 && made != cfg.Major {
 		return nil, nil, fmt.Errorf("use %s: its data is of PostgreSQL %d, and %d was asked for",
-			dir, made, cfg.major)
+			dir, made, cfg.Major)
 	}
-	cfg.major = max(made, cfg.major)
+	cfg.Major = max(made, cfg.Major)
 	if c.install, err = newSearch(cfg).find(ctx); err != nil {
 		if made != 0 {
 			err = fmt.Errorf("use %s, whose data is of PostgreSQL %d: %w", dir, made, err)
@@ -115,7 +116,7 @@ func (c *cluster) prepare(ctx context.Context, fresh bool) error {
 		stopLeftover(c.data())
 		return nil
 	}
-	c.password = newPassword()
+	c.password = rand.Text()
 	if err := writeFile(passwordFile, c.password); err != nil {
 		return err
 	}
@@ -131,17 +132,16 @@ func (c *cluster) prepare(ctx context.Context, fresh bool) error {
 }
 
 // dataMajor is the major version of a data folder, 0 if there is none.
-func dataMajor(data string) (int, error) {
+func dataMajor(data string) (major int, err error) {
 	content, err := os.ReadFile(filepath.Join(data, "PG_VERSION"))
 	if errors.Is(err, os.ErrNotExist) {
 		return 0, nil
 	}
-	if err != nil {
-		return 0, fmt.Errorf("read the version of the data: %w", err)
+	if err == nil {
+		major, err = strconv.Atoi(strings.TrimSpace(string(content)))
 	}
-	major, err := strconv.Atoi(strings.TrimSpace(string(content)))
 	if err != nil {
-		return 0, fmt.Errorf("read the version of the data: %w", err)
+		err = fmt.Errorf("read the version of the data: %w", err)
 	}
-	return major, nil
+	return major, err
 }

@@ -20,7 +20,7 @@ func TestDataDirKeepsTheData(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "db")
 	openToAll(t, filepath.Dir(dir))
-	first, err := devpg.Start(t.Context(), devpg.WithDataDir(dir))
+	first, err := devpg.Start(t.Context(), devpg.Config{DataDir: dir})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,7 +37,7 @@ func TestDataDirKeepsTheData(t *testing.T) {
 	if log, err := os.ReadFile(filepath.Join(dir, "log")); err != nil || !strings.Contains(string(log), "database system is shut down") {
 		t.Errorf("it was not shut down in order: %v\n%s", err, log)
 	}
-	second, _ := start(t, devpg.WithDataDir(dir))
+	second, _ := start(t, devpg.Config{DataDir: dir})
 	if got := query(t, second.URL, "select n::text from kept"); got != "42" {
 		t.Errorf("got %s", got)
 	}
@@ -48,7 +48,7 @@ func TestDataDirIsOfOneProcess(t *testing.T) {
 	dir := t.TempDir()
 	openToAll(t, dir)
 	h := startHelper(t, "dir="+dir, nil)
-	server, err := devpg.Start(t.Context(), devpg.WithDataDir(dir))
+	server, err := devpg.Start(t.Context(), devpg.Config{DataDir: dir})
 	busy, ok := errors.AsType[*devpg.InUseError](err)
 	if !ok {
 		t.Fatalf("the server is %v, the error is %v", server, err)
@@ -72,7 +72,7 @@ func TestDataDirByTenAtOnce(t *testing.T) {
 	for i := range servers {
 		group.Go(func() {
 			var err error
-			servers[i], err = devpg.Start(t.Context(), devpg.WithDataDir(dir))
+			servers[i], err = devpg.Start(t.Context(), devpg.Config{DataDir: dir})
 			switch found, ok := errors.AsType[*devpg.InUseError](err); {
 			case ok && found.URL != "":
 				busy.Add(1)
@@ -125,7 +125,7 @@ func TestDataDirOfAnotherMajor(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "data", "PG_VERSION"), []byte("13\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	server, err := devpg.Start(t.Context(), devpg.WithDataDir(dir), devpg.WithMajor(14))
+	server, err := devpg.Start(t.Context(), devpg.Config{DataDir: dir, Major: 14})
 	if err == nil {
 		t.Fatal("it started", server.Stop())
 	}

@@ -47,11 +47,11 @@ func TestMain(m *testing.M) {
 // help starts a server, says where it is, and ends as told by its input. It
 // never stops the server.
 func help(mode string) error {
-	var options []devpg.Option
+	var cfg devpg.Config
 	switch name, arg, _ := strings.Cut(mode, "="); name {
 	case "start":
 	case "dir":
-		options = append(options, devpg.WithDataDir(arg))
+		cfg.DataDir = arg
 	case "without-namespaces":
 		if err := os.WriteFile("/proc/sys/user/max_user_namespaces", []byte("0"), 0); err != nil {
 			return err
@@ -61,14 +61,14 @@ func help(mode string) error {
 		case "cache":
 			return sayCacheDir()
 		default:
-			options = append(options, devpg.WithDataDir(arg))
+			cfg.DataDir = arg
 		}
 	default:
 		return errors.New("what is " + mode)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	server, err := devpg.Start(ctx, options...)
+	server, err := devpg.Start(ctx, cfg)
 	if err != nil {
 		return err
 	}
@@ -148,9 +148,9 @@ func startHelper(t *testing.T, mode string, prepare func(*exec.Cmd)) *helper {
 }
 
 // start starts a server in this process.
-func start(t *testing.T, options ...devpg.Option) (server *devpg.Server, data string) {
+func start(t *testing.T, cfg devpg.Config) (server *devpg.Server, data string) {
 	t.Helper()
-	server, err := devpg.Start(t.Context(), options...)
+	server, err := devpg.Start(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -26,7 +26,7 @@ func (c *cluster) launch(port int) (*process, error) {
 		return nil, err
 	}
 	defer log.Close()
-	if err := c.own(c.dir); err != nil {
+	if err := c.own(); err != nil {
 		return nil, err
 	}
 	args := []string{"-D", c.data()}

@@ -4,11 +4,11 @@ package devpg
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -20,67 +20,52 @@ const portAttempts = 5
 
 var errPortTaken = errors.New("the port was taken")
 
-func startPrivate(ctx context.Context, cfg config) (url string, stop func() error, err error) {
-	if cfg.dataDir != "" {
+// startPrivate starts a server in the folder of cfg, else in one of its own.
+func startPrivate(ctx context.Context, cfg Config) (url string, stop func() error, err error) {
+	if cfg.DataDir != "" {
 		return startKept(ctx, cfg)
 	}
-	return startEphemeral(ctx, cfg)
-}
-
-// startEphemeral starts a server in a folder of its own.
-func startEphemeral(ctx context.Context, cfg config) (string, func() error, error) {
-	found, err := newSearch(cfg).find(ctx)
-	if err != nil {
+	c := &cluster{password: rand.Text()}
+	if c.install, err = newSearch(cfg).find(ctx); err != nil {
 		return "", nil, err
 	}
-	who, err := serverAccount()
-	if err != nil {
+	if c.account, err = serverAccount(); err != nil {
 		return "", nil, err
 	}
 	reap(folderBases())
-	f, err := newFolder()
-	if err != nil {
+	if c.folder, err = newFolder(); err != nil {
 		return "", nil, err
 	}
-	c := &cluster{install: found, account: who, dir: f.dir, folder: f, password: newPassword()}
-	err = c.create(ctx)
+	c.dir = c.folder.dir
 	var p *process
-	if err == nil {
+	if err = c.create(ctx); err == nil {
 		p, err = c.start(ctx)
 	}
 	if err != nil {
-		err = fmt.Errorf("start PostgreSQL %s: %w", found.version, err)
-		return "", nil, errors.Join(err, f.remove())
+		err = fmt.Errorf("start PostgreSQL %s: %w", c.install.version, err)
+		return "", nil, errors.Join(err, c.folder.remove())
 	}
-	return c.url, func() error { return errors.Join(p.stop(false), f.remove()) }, nil
+	return c.url, func() error { return errors.Join(p.stop(false), c.folder.remove()) }, nil
 }
 
 // start starts the server on a free port, and waits until it answers at c.url.
 func (c *cluster) start(ctx context.Context) (*process, error) {
 	for attempt := 1; ; attempt++ {
-		p, err := c.startOnce(ctx)
+		port, err := freePort(ctx)
+		if err != nil {
+			return nil, err
+		}
+		p, err := c.launch(port)
 		if err == nil {
-			return p, nil
+			if err = c.ready(ctx, p, port); err == nil {
+				return p, nil
+			}
+			err = errors.Join(err, p.stop(c.keep()))
 		}
 		if !errors.Is(err, errPortTaken) || attempt == portAttempts {
 			return nil, c.failure(err)
 		}
 	}
-}
-
-func (c *cluster) startOnce(ctx context.Context) (*process, error) {
-	port, err := freePort(ctx)
-	if err != nil {
-		return nil, err
-	}
-	p, err := c.launch(port)
-	if err != nil {
-		return nil, err
-	}
-	if err := c.ready(ctx, p, port); err != nil {
-		return nil, errors.Join(err, p.stop(c.keep()))
-	}
-	return p, nil
 }
 
 // ready waits for the server, and gives an ephemeral one its own password.
@@ -101,7 +86,7 @@ func (c *cluster) ready(ctx context.Context, p *process, port int) error {
 	}
 	if !c.keep() {
 		// Clusters of one template start with one password.
-		password := newPassword()
+		password := rand.Text()
 		if _, err := conn.Exec(ctx, "alter role postgres password '"+password+"'"); err != nil {
 			return fmt.Errorf("set the password: %w", err)
 		}
@@ -179,19 +164,10 @@ func waitLock(ctx context.Context, path string) (lock *fileLock, err error) {
 	return lock, err
 }
 
-// writeFile writes a file that is either whole or not there.
+// writeFile writes a file that is either whole or not there. One process at a time may do that.
 func writeFile(path, content string) error {
-	temp, err := os.CreateTemp(filepath.Dir(path), ".write-*")
-	if err != nil {
+	if err := os.WriteFile(path+".new", []byte(content), 0o600); err != nil {
 		return err
 	}
-	_, err = temp.WriteString(content)
-	err = errors.Join(err, temp.Close())
-	if err == nil {
-		err = os.Rename(temp.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(temp.Name()))
-	}
-	return nil
+	return os.Rename(path+".new", path)
 }

@@ -35,7 +35,7 @@ func query(t *testing.T, url, sql string) string {
 
 func TestStopLeavesNothing(t *testing.T) {
 	t.Parallel()
-	server, err := devpg.Start(t.Context())
+	server, err := devpg.Start(t.Context(), devpg.Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,7 +60,7 @@ func TestStopLeavesNothing(t *testing.T) {
 
 func TestEphemeralIsFastAndPrivate(t *testing.T) {
 	t.Parallel()
-	server, data := start(t)
+	server, data := start(t, devpg.Config{})
 	for name, want := range map[string]string{
 		"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off",
 		"listen_addresses": "127.0.0.1", "unix_socket_directories": "",
@@ -81,8 +81,8 @@ func TestEphemeralIsFastAndPrivate(t *testing.T) {
 
 func TestPasswordIsNeededAndSecret(t *testing.T) {
 	t.Parallel()
-	server, _ := start(t)
-	other, _ := start(t)
+	server, _ := start(t, devpg.Config{})
+	other, _ := start(t, devpg.Config{})
 	refusesOthers(t, server.URL)
 	if passwordOf(t, server.URL) == passwordOf(t, other.URL) {
 		t.Error("two servers have the same password")
@@ -126,7 +126,7 @@ func TestFailedStartShowsTheLogWithoutThePassword(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	openToAll(t, dir)
-	server, err := devpg.Start(t.Context(), devpg.WithDataDir(dir))
+	server, err := devpg.Start(t.Context(), devpg.Config{DataDir: dir})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -143,7 +143,7 @@ func TestFailedStartShowsTheLogWithoutThePassword(t *testing.T) {
 	if err := errors.Join(err, conf.Close()); err != nil {
 		t.Fatal(err)
 	}
-	server, err = devpg.Start(t.Context(), devpg.WithDataDir(dir))
+	server, err = devpg.Start(t.Context(), devpg.Config{DataDir: dir})
 	if err == nil {
 		t.Fatal("it started", server.Stop())
 	}
@@ -209,7 +209,7 @@ func TestCacheThatCannotBeWritten(t *testing.T) {
 
 func TestExistingServerIsLeftAlone(t *testing.T) {
 	t.Parallel()
-	server, data := start(t)
+	server, data := start(t, devpg.Config{})
 	h := startHelper(t, "dir="+t.TempDir(), func(cmd *exec.Cmd) {
 		cmd.Env = append(cmd.Env, "DATABASE_URL="+server.URL)
 	})

@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 )
 
@@ -31,21 +30,13 @@ func (c *cluster) create(ctx context.Context) error {
 	if c.copyTemplate(template) == nil {
 		return nil
 	}
-	// Many may start at once: one makes the template, the others wait for it.
-	lock, err := waitLock(ctx, template+".lock")
-	if err != nil {
-		return c.initdb(ctx, c.data())
-	}
-	defer lock.release()
-	if c.copyTemplate(template) == nil {
-		return nil
-	}
 	if err := c.initdb(ctx, c.data()); err != nil {
 		return err
 	}
-	// A failure here costs the next start time, and nothing else.
+	// A failure here costs the next start time, and nothing else. Of many that start at once, the
+	// first saves its template.
 	if c.saveTemplate(template) == nil {
-		dropOldTemplates(template)
+		dropOld(filepath.Dir(template))
 	}
 	return nil
 }
@@ -70,11 +61,7 @@ func (c *cluster) copyTemplate(template string) error {
 	if err != nil {
 		return err
 	}
-	err = copyData(filepath.Join(template, dataName), c.data())
-	if err == nil {
-		err = c.ownAll()
-	}
-	if err != nil {
+	if err := copyData(filepath.Join(template, dataName), c.data()); err != nil {
 		return errors.Join(err, os.RemoveAll(c.data()))
 	}
 	c.password = string(password)
@@ -99,23 +86,14 @@ func (c *cluster) saveTemplate(template string) error {
 	return os.Rename(temp, template)
 }
 
-// dropOldTemplates removes the templates that were not used for long, such as those of minor
-// versions that are gone.
-func dropOldTemplates(current string) {
-	cache := filepath.Dir(current)
-	entries, err := os.ReadDir(cache)
-	if err != nil {
-		return
-	}
-	for _, entry := range entries {
-		info, err := entry.Info()
-		if err != nil || time.Since(info.ModTime()) < templateAge {
-			continue
-		}
-		name := entry.Name()
-		for _, prefix := range []string{templatePrefix, ".template-", ".fetch-"} {
-			if strings.HasPrefix(name, prefix) {
-				_ = os.RemoveAll(filepath.Join(cache, name)) // What fails is left to the next one.
+// dropOld removes from the cache what was not used for long, such as the templates of minor versions
+// that are gone.
+func dropOld(cache string) {
+	for _, prefix := range []string{templatePrefix, ".template-", ".fetch-"} {
+		paths, _ := filepath.Glob(filepath.Join(cache, prefix+"*")) // The pattern is well-formed.
+		for _, path := range paths {
+			if info, err := os.Stat(path); err == nil && time.Since(info.ModTime()) > templateAge {
+				_ = os.RemoveAll(path) // What fails is left to the next one.
 			}
 		}
 	}

@@ -82,7 +82,7 @@ func foreign(t *testing.T) *pgx.Conn {
 // major starts a private server of a version, which is not fetched in a usual run of the tests.
 func major(t *testing.T, version int) *devpg.Server {
 	t.Helper()
-	server, err := devpg.Start(t.Context(), devpg.WithMajor(version), devpg.WithFetch(needs.All()))
+	server, err := devpg.Start(t.Context(), devpg.Config{Major: version, Offline: !needs.All()})
 	needs.That(t, err == nil, fmt.Sprintf("PostgreSQL %d, which BACKFILL_TEST_ALL=1 lets npm fetch: %v", version, err))
 	t.Cleanup(func() {
 		if err := server.Stop(); err != nil {

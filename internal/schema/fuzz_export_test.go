@@ -12,7 +12,7 @@ func PlanOf(ctx context.Context, tx pgx.Tx, schema string, mode Mode) ([]string,
 	if err != nil {
 		return nil, err
 	}
-	m := migrator{schema: schema, mode: mode}
+	m := newMigrator(nil, Options{Schema: schema, Mode: mode})
 	p, err := m.plan(state)
 	return p.paths(), err
 }

@@ -22,11 +22,11 @@ func (m *migrator) buildIndex(ctx context.Context) error {
 		m.warnOfIndex(ctx, "the build failed", err)
 		return nil
 	case err != nil:
-		return wrapSchema(m.schema, "build index "+migrations.QueueIndex, err)
+		return wrapSchema(m.Schema, "build index "+migrations.QueueIndex, err)
 	case !done:
 		m.warnOfIndex(ctx, "another process is building it", nil)
 	default:
-		m.report.Index = true
+		m.Report.Index = true
 	}
 	return nil
 }
@@ -34,13 +34,13 @@ func (m *migrator) buildIndex(ctx context.Context) error {
 // warnOfIndex says why there is no valid index, and what to do. The error may be nil.
 func (m *migrator) warnOfIndex(ctx context.Context, reason string, err error) {
 	args := []any{
-		slog.String("schema", m.schema), slog.String("index", migrations.QueueIndex), slog.String("reason", reason),
-		slog.String("remedy", "as the owner of the tables, run: "+command(m.schema)),
+		slog.String("schema", m.Schema), slog.String("index", migrations.QueueIndex), slog.String("reason", reason),
+		slog.String("remedy", "as the owner of the tables, run: "+command(m.Schema)),
 	}
 	if err != nil {
 		args = append(args, slog.Any("error", err))
 	}
-	m.logger.WarnContext(ctx, "queued jobs are claimed more slowly, because their index is missing or invalid", args...)
+	m.Logger.WarnContext(ctx, "queued jobs are claimed more slowly, because their index is missing or invalid", args...)
 }
 
 const dropIndex = "drop index concurrently if exists graphile_worker." + migrations.QueueIndex
@@ -65,7 +65,7 @@ func (m *migrator) buildIndexAlone(ctx context.Context) (done bool, err error) {
 	}
 	defer func() { err = errors.Join(err, restore()) }()
 
-	state, err := inspect(ctx, m.conn, m.schema)
+	state, err := inspect(ctx, m.conn, m.Schema)
 	if err != nil || state.index == indexValid {
 		return state != nil, err
 	}
@@ -74,13 +74,13 @@ func (m *migrator) buildIndexAlone(ctx context.Context) (done bool, err error) {
 			return false, err
 		}
 	}
-	m.logger.InfoContext(ctx, "index for queues is being built, which ends when transactions that are open now have ended",
-		slog.String("schema", m.schema), slog.String("index", migrations.QueueIndex))
+	m.Logger.InfoContext(ctx, "index for queues is being built, which ends when transactions that are open now have ended",
+		slog.String("schema", m.Schema), slog.String("index", migrations.QueueIndex))
 	if err := m.rebuild(ctx, state.index == indexInvalid); err != nil {
 		return false, errors.Join(err, m.dropLeftover(ctx))
 	}
-	m.report.Files = append(m.report.Files, indexFile().Path)
-	m.logger.InfoContext(ctx, "index for queues is built", slog.String("schema", m.schema), slog.String("index", migrations.QueueIndex))
+	m.Report.Files = append(m.Report.Files, indexFile().Path)
+	m.Logger.InfoContext(ctx, "index for queues is built", slog.String("schema", m.Schema), slog.String("index", migrations.QueueIndex))
 	return true, nil
 }
 
@@ -88,12 +88,12 @@ func (m *migrator) buildIndexAlone(ctx context.Context) (done bool, err error) {
 // every write keeps up to date, and no query uses.
 func (m *migrator) rebuild(ctx context.Context, leftover bool) error {
 	if leftover {
-		if err := m.interruptible(ctx, migrations.Render(dropIndex, m.schema)); err != nil {
+		if err := m.interruptible(ctx, migrations.Render(dropIndex, m.Schema)); err != nil {
 			return fmt.Errorf("drop the invalid one: %w", err)
 		}
 	}
 	for _, statement := range indexStatements(true) {
-		if err := m.interruptible(ctx, migrations.Render(statement, m.schema)); err != nil {
+		if err := m.interruptible(ctx, migrations.Render(statement, m.Schema)); err != nil {
 			return err
 		}
 	}
@@ -112,7 +112,7 @@ func (m *migrator) beingBuilt(ctx context.Context) (busy bool, err error) {
 			where n.nspname = $1 and c.relname = $2
 				and l.mode = 'ShareUpdateExclusiveLock' and l.granted and l.pid <> pg_backend_pid()
 		)`
-	if err := m.conn.QueryRow(ctx, sql, pgx.QueryExecModeExec, m.schema, jobsTable).Scan(&busy); err != nil {
+	if err := m.conn.QueryRow(ctx, sql, pgx.QueryExecModeExec, m.Schema, jobsTable).Scan(&busy); err != nil {
 		return false, fmt.Errorf("look for another build: %w", err)
 	}
 	return busy, nil
@@ -152,7 +152,7 @@ func (m *migrator) dropLeftover(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
 	defer cancel()
 	err := patience(leftoverPatience).retry(ctx, func() error {
-		return limited(ctx, m.conn, migrations.Render("drop index if exists graphile_worker."+migrations.QueueIndex, m.schema))
+		return limited(ctx, m.conn, migrations.Render("drop index if exists graphile_worker."+migrations.QueueIndex, m.Schema))
 	})
 	if err != nil {
 		m.warnOfIndex(ctx, "an interrupted build left it invalid; until it is built anew, inserts may have to maintain it", err)

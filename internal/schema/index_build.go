@@ -1,17 +1,14 @@
 package schema
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/backfillhq/go/internal/sqlstate"
-	"github.com/backfillhq/go/migrations"
 )
 
 // IndexBuild builds our index in the background, because a build ends only when every transaction
@@ -58,9 +55,7 @@ func (b *IndexBuild) Close() {
 }
 
 func (b *IndexBuild) run(ctx context.Context) {
-	m := migrator{
-		schema: cmp.Or(b.opts.Schema, migrations.DefaultSchema), logger: cmp.Or(b.opts.Logger, slog.Default()), report: &Report{},
-	}
+	m := newMigrator(nil, b.opts)
 	if !pause(ctx, indexDelay) {
 		return
 	}
@@ -83,7 +78,7 @@ func (b *IndexBuild) run(ctx context.Context) {
 }
 
 // try builds the index. It reports whether the index is valid now.
-func (b *IndexBuild) try(ctx context.Context, m migrator) (done bool, err error) {
+func (b *IndexBuild) try(ctx context.Context, m *migrator) (done bool, err error) {
 	connecting, cancel := context.WithTimeout(ctx, connectTimeout)
 	m.conn, err = b.connect(connecting)
 	cancel()
@@ -120,7 +115,7 @@ func (m *migrator) checkBuilder(ctx context.Context) error {
 		pid  uint32
 		owns bool
 	)
-	err := m.conn.QueryRow(ctx, sql, pgx.QueryExecModeExec, m.schema, jobsTable).Scan(&pid, &owns)
+	err := m.conn.QueryRow(ctx, sql, pgx.QueryExecModeExec, m.Schema, jobsTable).Scan(&pid, &owns)
 	switch {
 	case err != nil && sqlstate.Of(err) == sqlstate.InsufficientRights:
 		return &finalError{err}

@@ -87,7 +87,7 @@ func (m *migrator) alone(ctx context.Context, step func(tx pgx.Tx) error) error 
 	if err := m.lockOut(ctx, tx); err != nil {
 		return err
 	}
-	err = m.patience.retry(ctx, func() error {
+	err = patience(m.Patience).retry(ctx, func() error {
 		return pgx.BeginFunc(ctx, tx, step) // A savepoint: rolling back to it gives the locks back.
 	})
 	if err != nil {
@@ -103,12 +103,12 @@ func (m *migrator) alone(ctx context.Context, step func(tx pgx.Tx) error) error 
 // lock, so it may take as long as we have patience. The other limits replace an application's own.
 func (m *migrator) lockOut(ctx context.Context, tx pgx.Tx) error {
 	const limits = "set local lock_timeout = %d; set local statement_timeout = 0; set local idle_in_transaction_session_timeout = 0"
-	if _, err := tx.Exec(ctx, fmt.Sprintf(limits, time.Duration(m.patience).Milliseconds())); err != nil {
+	if _, err := tx.Exec(ctx, fmt.Sprintf(limits, m.Patience.Milliseconds())); err != nil {
 		return fmt.Errorf("set limits: %w", err)
 	}
 	_, err := tx.Exec(ctx, "select pg_advisory_xact_lock($1)", pgx.QueryExecModeExec, m.lockKey("migrate"))
 	if sqlstate.Of(err) == sqlstate.LockNotAvailable {
-		return &lockError{fmt.Sprintf("another process has been migrating it for %v", m.patience), err}
+		return &lockError{fmt.Sprintf("another process has been migrating it for %v", m.Patience), err}
 	}
 	if err != nil {
 		return fmt.Errorf("lock: %w", err)

@@ -68,16 +68,12 @@ const (
 // Errors are a [*StateError] if somebody has to do something about the schema, a
 // [*BreakingError] if it is too new.
 func Migrate(ctx context.Context, conn *pgx.Conn, opts Options) error {
-	m := migrator{
-		conn: conn, mode: opts.Mode, report: cmp.Or(opts.Report, &Report{}), logger: cmp.Or(opts.Logger, slog.Default()),
-		schema: cmp.Or(opts.Schema, migrations.DefaultSchema), patience: patience(cmp.Or(opts.Patience, defaultPatience)),
-		leaveIndex: opts.LeaveIndex, repair: opts.Repair, granting: opts.Granting,
-	}
-	if err := migrations.CheckSchemaName(m.schema); err != nil {
+	m := newMigrator(conn, opts)
+	if err := migrations.CheckSchemaName(m.Schema); err != nil {
 		return err
 	}
 	if conn.PgConn().TxStatus() != 'I' {
-		return wrapSchema(m.schema, "migrate", errors.New("the connection is in a transaction"))
+		return wrapSchema(m.Schema, "migrate", errors.New("the connection is in a transaction"))
 	}
 	return m.run(ctx)
 }
@@ -89,15 +85,17 @@ const (
 )
 
 type migrator struct {
-	conn       *pgx.Conn
-	schema     string
-	mode       Mode
-	logger     *slog.Logger
-	patience   patience
-	leaveIndex bool
-	repair     bool
-	granting   bool
-	report     *Report
+	conn *pgx.Conn
+	Options
+}
+
+// newMigrator fills in the defaults.
+func newMigrator(conn *pgx.Conn, opts Options) *migrator {
+	opts.Schema = cmp.Or(opts.Schema, migrations.DefaultSchema)
+	opts.Logger = cmp.Or(opts.Logger, slog.Default())
+	opts.Report = cmp.Or(opts.Report, &Report{})
+	opts.Patience = cmp.Or(opts.Patience, defaultPatience)
+	return &migrator{conn, opts}
 }
 
 // run repeats look and act until there is nothing left to do, because others may act as well.
@@ -107,18 +105,18 @@ func (m *migrator) run(ctx context.Context) error {
 		contended error // The last sign of another process that installs.
 	)
 	for {
-		state, err := inspect(ctx, m.conn, m.schema)
+		state, err := inspect(ctx, m.conn, m.Schema)
 		if err != nil {
 			return m.explain(ctx, opInspect, err)
 		}
 		watch.observe(state)
-		m.report.observe(state)
+		m.Report.observe(state)
 		p, err := m.plan(state)
 		switch {
 		case err == nil && p.empty():
 			return m.finish(ctx, state)
-		case err == nil && m.mode == MigrateVerify:
-			return errVerify(m.schema, p)
+		case err == nil && m.Mode == MigrateVerify:
+			return m.errVerify(p)
 		case err == nil:
 			err = m.apply(ctx)
 			if err == nil {
@@ -128,32 +126,32 @@ func (m *migrator) run(ctx context.Context) error {
 				return m.explain(ctx, opMigrate, err)
 			}
 			if isDuplicate(err) && isDuplicate(contended) && !watch.moved {
-				return errInTheWay(m.schema, err)
+				return m.errInTheWay(err)
 			}
 			contended = err
 			watch.contend()
 		}
 		// Either another process is installing, or the schema stays as it is.
 		if !m.mayChange(err) {
-			return settled(err)
+			return err
 		}
 		if !watch.moving(m.standstill()) {
 			return m.explainStandstill(ctx, watch, err, contended)
 		}
 		watch.waited = true
 		if !pause(ctx, m.standstill()/40) {
-			return wrapSchema(m.schema, "wait for another installer", context.Cause(ctx))
+			return wrapSchema(m.Schema, "wait for another installer", context.Cause(ctx))
 		}
 	}
 }
 
 // standstill is how long another installer may make no progress.
-func (m *migrator) standstill() time.Duration { return min(time.Duration(m.patience), defaultPatience) }
+func (m *migrator) standstill() time.Duration { return min(m.Patience, defaultPatience) }
 
 // mayChange reports whether the error can go away while another installer is at work.
 func (m *migrator) mayChange(err error) bool {
-	_, unfinished := errors.AsType[*unfinishedError](err)
-	return m.mode != MigrateVerify && (unfinished || isContention(err))
+	state, ok := errors.AsType[*StateError](err)
+	return m.Mode != MigrateVerify && (ok && state.unfinished || isContention(err))
 }
 
 // isContention recognises what an installer sees when another one was faster.
@@ -209,7 +207,7 @@ type plan struct {
 	foreign []string
 }
 
-func (p plan) empty() bool { return len(p.files) == 0 && p.foreign == nil }
+func (p plan) empty() bool { return len(p.files) == 0 && len(p.foreign) == 0 }
 
 func (p plan) paths() []string {
 	var paths []string
@@ -219,49 +217,36 @@ func (p plan) paths() []string {
 	return paths
 }
 
-// unfinishedError wraps an error for a state that an installer in progress passes through.
-type unfinishedError struct{ *StateError }
-
-func (e *unfinishedError) Unwrap() error { return e.StateError }
-
-// settled is the error for a state that will not change by itself.
-func settled(err error) error {
-	if unfinished, ok := errors.AsType[*unfinishedError](err); ok {
-		return unfinished.StateError
-	}
-	return err
-}
-
 // plan decides what to do about a state.
 func (m *migrator) plan(state *schemaState) (plan, error) {
 	if state.version < minServerVersion {
-		return plan{}, errServerVersion(m.schema, state.version)
+		return plan{}, m.errServerVersion(state.version)
 	}
-	if err := state.ledger.check(m.schema); err != nil {
+	if err := state.ledger.check(m.Schema); err != nil {
 		return plan{}, err
 	}
 	p := plan{index: state.index}
 	switch highest := state.ledger.Highest; {
 	case slices.Contains(state.relations, noTable):
-		return plan{}, errTaken(m.schema, []string{noTable})
+		return plan{}, m.errTaken([]string{noTable})
 	case highest == 0 && slices.Contains(state.relations, jobsTable):
-		return plan{}, errNoLedger(m.schema, state)
+		return plan{}, m.errNoLedger(state)
 	case highest == 0 && len(state.found()) > 0:
-		return plan{}, errTaken(m.schema, state.found())
+		return plan{}, m.errTaken(state.found())
 	case highest == 0:
 		p.fresh = true
 	case highest < migrations.Squashed:
-		return plan{}, &unfinishedError{errOlder(m.schema, state.ledger)}
+		return plan{}, m.errOlder(state.ledger)
 	case len(state.missing()) > 0:
-		return plan{}, errNoObjects(m.schema, state)
-	case highest < 19 && m.mode != MigrateBreaking:
-		return plan{}, &unfinishedError{errCrossesBreaking(m.schema, state.ledger)}
+		return plan{}, m.errNoObjects(state)
+	case highest < 19 && m.Mode != MigrateBreaking:
+		return plan{}, m.errCrossesBreaking(state.ledger)
 	}
 	if err := m.checkOwn(state); err != nil {
 		return plan{}, err
 	}
-	if p.foreign = state.foreign(m.schema); p.foreign != nil && !m.repair {
-		return plan{}, errForeignFunctions(m.schema, p.foreign)
+	if p.foreign = state.foreign(m.Schema); len(p.foreign) > 0 && !m.Repair {
+		return plan{}, m.errForeignFunctions(p.foreign)
 	}
 	for _, file := range migrations.Wire() {
 		if file.ID > state.ledger.Highest || file.ID == 0 && !state.exists {
@@ -281,11 +266,11 @@ func (m *migrator) checkOwn(state *schemaState) error {
 	missing := absent(ownRelations, state.relations)
 	switch {
 	case state.own == 0 && len(missing) < len(ownRelations):
-		return errOwnObjects(m.schema, 0, "backfill_workers is there")
+		return m.errOwnObjects(0, "backfill_workers is there")
 	case state.own > 0 && len(missing) > 0:
-		return errOwnObjects(m.schema, state.own, are(missing)+" missing")
+		return m.errOwnObjects(state.own, are(missing)+" missing")
 	case (state.own >= enqueueMigration) != slices.Contains(state.functions, enqueueFunction):
-		return errOwnFunction(m.schema, state.own)
+		return m.errOwnFunction(state.own)
 	default:
 		return nil
 	}
@@ -293,17 +278,17 @@ func (m *migrator) checkOwn(state *schemaState) error {
 
 // finish looks after what is not in the ledgers, once the tables are complete.
 func (m *migrator) finish(ctx context.Context, state *schemaState) error {
-	if len(state.forced) > 0 && !m.granting {
-		return errForced(m.schema, state.role, state.forced)
+	if len(state.forced) > 0 && !m.Granting {
+		return m.errForced(state.role, state.forced)
 	}
 	if state.ledger.Highest > migrations.Newest {
-		m.logger.WarnContext(ctx, "schema is newer than this version of backfill, which may or may not be compatible",
-			slog.String("schema", m.schema), slog.Int("revision", state.ledger.Highest), slog.Int("supported", migrations.Newest))
+		m.Logger.WarnContext(ctx, "schema is newer than this version of backfill, which may or may not be compatible",
+			slog.String("schema", m.Schema), slog.Int("revision", state.ledger.Highest), slog.Int("supported", migrations.Newest))
 	}
 	if state.ledger.Breaking < 19 {
 		// graphile_worker_rs has revisions 19 and 20 of its own, which break nothing.
-		m.logger.WarnContext(ctx, "schema was migrated by something else than Graphile Worker: revision 19 is not marked as breaking",
-			slog.String("schema", m.schema), slog.Int("revision", state.ledger.Highest))
+		m.Logger.WarnContext(ctx, "schema was migrated by something else than Graphile Worker: revision 19 is not marked as breaking",
+			slog.String("schema", m.Schema), slog.Int("revision", state.ledger.Highest))
 	}
 	if err := m.moveSequences(ctx, state); err != nil {
 		return err
@@ -311,10 +296,10 @@ func (m *migrator) finish(ctx context.Context, state *schemaState) error {
 	switch {
 	case state.index == indexValid:
 		return nil
-	case m.mode == MigrateVerify:
+	case m.Mode == MigrateVerify:
 		m.warnOfIndex(ctx, "a client that only verifies does not build it", nil)
 		return nil
-	case m.leaveIndex:
+	case m.LeaveIndex:
 		return nil
 	default:
 		return m.buildIndex(ctx)

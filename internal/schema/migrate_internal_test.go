@@ -10,7 +10,7 @@ import (
 // TestServerVersion is internal: there is no such server to run against.
 func TestServerVersion(t *testing.T) {
 	t.Parallel()
-	m := migrator{schema: "graphile_worker"}
+	m := newMigrator(nil, Options{})
 	for version, want := range map[int]string{110022: "PostgreSQL 11.22", 90624: "PostgreSQL 9.6.24"} {
 		_, err := m.plan(&schemaState{version: version})
 		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "PostgreSQL 12 or newer") {

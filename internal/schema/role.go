@@ -1,7 +1,6 @@
 package schema
 
 import (
-	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -52,18 +51,18 @@ func (k RoleKind) rights() []right {
 	if k == EnqueueRole {
 		return append(list, right{"function", enqueueFunction, "execute"})
 	}
-	return append(list,
-		right{"table", jobsTable, "select, insert, update, delete"},
-		right{"table", "_private_job_queues", "select, insert, update"},
-		right{"table", "_private_tasks", "select, insert"},
-		right{"table", "_private_known_crontabs", "select, insert, update"},
-		right{"table", "backfill_workers", "select, insert, update, delete"},
-		right{"policy", jobsTable, ""},
-		right{"policy", "_private_job_queues", ""},
-		right{"policy", "_private_tasks", ""},
-		right{"policy", "_private_known_crontabs", ""},
-		right{"policy", "backfill_workers", ""},
-	)
+	tables := []right{
+		{"table", jobsTable, "select, insert, update, delete"},
+		{"table", "_private_job_queues", "select, insert, update"},
+		{"table", "_private_tasks", "select, insert"},
+		{"table", "_private_known_crontabs", "select, insert, update"},
+		{"table", "backfill_workers", "select, insert, update, delete"},
+	}
+	list = append(list, tables...)
+	for _, table := range tables {
+		list = append(list, right{"policy", table.name, ""})
+	}
+	return list
 }
 
 // statement gives the right to a role.
@@ -71,17 +70,12 @@ func (r right) statement(schema, role string) string {
 	to := " to " + migrations.QuoteIdentifier(role)
 	schema = migrations.QuoteIdentifier(schema)
 	object := schema + "." + r.name
-	switch r.kind {
-	case "schema":
-		return "grant " + r.privileges + " on schema " + schema + to + ";"
-	case "function":
-		return "grant " + r.privileges + " on function " + object + to + ";"
-	case "policy":
+	if r.kind == "policy" {
 		policy := migrations.QuoteIdentifier(policyName(role)) + " on " + object
 		return "drop policy if exists " + policy + "; create policy " + policy + to + " using (true) with check (true);"
-	default:
-		return "grant " + r.privileges + " on " + object + to + ";"
 	}
+	on := map[string]string{"schema": "schema " + schema, "function": "function " + object, "table": object}[r.kind]
+	return "grant " + r.privileges + " on " + on + to + ";"
 }
 
 // policyName returns the name of a role's policies, with a hash if the role's name is too long.
@@ -139,30 +133,25 @@ func RoleScript(schema, role string, kind RoleKind) string {
 // GrantRole gives a role the rights that it lacks, and returns the statements that it ran. With
 // MigrateVerify it only returns them. Of the options, Schema, Mode and Patience count.
 func GrantRole(ctx context.Context, conn *pgx.Conn, role string, kind RoleKind, opts Options) ([]string, error) {
-	schema := cmp.Or(opts.Schema, migrations.DefaultSchema)
-	lacks, err := roleLacks(ctx, conn, schema, role, kind)
+	m := newMigrator(conn, opts)
+	lacks, err := roleLacks(ctx, conn, m.Schema, role, kind)
 	if err != nil || len(lacks) == 0 || opts.Mode == MigrateVerify {
 		return lacks, err
 	}
-	m := migrator{conn: conn, schema: schema, patience: patience(cmp.Or(opts.Patience, defaultPatience))}
 	for _, statement := range lacks { // one transaction each, see RoleScript
-		if err = m.patience.retry(ctx, func() error { return limited(ctx, conn, statement) }); err != nil {
+		if err = patience(m.Patience).retry(ctx, func() error { return limited(ctx, conn, statement) }); err != nil {
 			break
 		}
 	}
 	if err == nil { // A role that has a right, but may not pass it on, gets a warning only.
 		var left []string
-		if left, err = roleLacks(ctx, conn, schema, role, kind); len(left) > 0 {
+		if left, err = roleLacks(ctx, conn, m.Schema, role, kind); len(left) > 0 {
 			err = errNotGranted
 		}
 	}
 	if errors.Is(err, errNotGranted) || sqlstate.Of(err) == sqlstate.InsufficientRights {
-		return nil, &StateError{
-			Schema: schema,
-			Found:  fmt.Sprintf("the role of this connection may not give rights to role %q", role),
-			Remedy: "run this as the owner of the schema and its tables; what is missing is: " + strings.Join(lacks, " "),
-			Err:    err,
-		}
+		return nil, m.wrong(fmt.Sprintf("the role of this connection may not give rights to role %q", role),
+			"run this as the owner of the schema and its tables; what is missing is: "+strings.Join(lacks, " ")).from(err)
 	}
 	if err != nil {
 		return nil, m.explain(ctx, fmt.Sprintf("give rights to role %q", role), err)
@@ -211,10 +200,7 @@ func roleLacks(ctx context.Context, conn *pgx.Conn, schema, role string, kind Ro
 	for _, r := range rights {
 		kinds, names, privileges = append(kinds, r.kind), append(names, r.name), append(privileges, r.privileges)
 	}
-	rows, err := conn.Query(ctx, lacksSQL, pgx.QueryExecModeExec, schema, role, kinds, names, privileges, policyName(role))
-	if err != nil {
-		return nil, wrapSchema(schema, "look at the rights of a role", err)
-	}
+	rows, _ := conn.Query(ctx, lacksSQL, pgx.QueryExecModeExec, schema, role, kinds, names, privileges, policyName(role)) // CollectRows returns its error.
 	lacking, err := pgx.CollectRows(rows, pgx.RowTo[int])
 	if err != nil {
 		return nil, wrapSchema(schema, "look at the rights of a role", err)

@@ -17,7 +17,7 @@ func FreshScript(schema string) (string, error) {
 	if err := migrations.CheckSchemaName(schema); err != nil {
 		return "", err
 	}
-	m := migrator{schema: schema}
+	m := newMigrator(nil, Options{Schema: schema})
 	p, err := m.plan(&schemaState{version: minServerVersion}) // of a database without it
 	if err != nil {
 		return "", err
@@ -32,19 +32,19 @@ func MissingScript(ctx context.Context, conn *pgx.Conn, opts Options) (string, e
 	if err := migrations.CheckSchemaName(opts.Schema); err != nil {
 		return "", err
 	}
-	m := migrator{conn: conn, schema: opts.Schema, mode: opts.Mode, repair: opts.Repair}
-	state, err := inspect(ctx, conn, m.schema)
+	m := newMigrator(conn, opts)
+	state, err := inspect(ctx, conn, m.Schema)
 	if err != nil {
 		return "", m.explain(ctx, opInspect, err)
 	}
 	p, err := m.plan(state)
 	if err != nil {
-		return "", settled(err)
+		return "", err
 	}
 	if p.fresh {
-		return p.script(m.schema), nil
+		return p.script(m.Schema), nil
 	}
-	functions, err := replacements(ctx, conn, m.schema, p.foreign)
+	functions, err := replacements(ctx, conn, m.Schema, p.foreign)
 	if err != nil {
 		return "", m.explain(ctx, opInspect, err)
 	}
@@ -52,7 +52,7 @@ func MissingScript(ctx context.Context, conn *pgx.Conn, opts Options) (string, e
 	if err != nil {
 		return "", m.explain(ctx, opInspect, err)
 	}
-	return p.missingScript(m.schema, functions, late), nil
+	return p.missingScript(m.Schema, functions, late), nil
 }
 
 // script returns the plan of a new schema as SQL text. Nobody uses its tables yet, so no statement

@@ -31,10 +31,7 @@ func behind(ctx context.Context, db rowsQuerier, state *schemaState) ([]sequence
 		return nil, nil
 	}
 	sql := "select s.sequence, s.relation, s.next, s.highest from (" + state.sequencesSQL + ") as s where s.next <= s.highest"
-	rows, err := db.Query(ctx, sql, pgx.QueryExecModeExec)
-	if err != nil {
-		return nil, err
-	}
+	rows, _ := db.Query(ctx, sql, pgx.QueryExecModeExec) // CollectRows returns its error.
 	return pgx.CollectRows(rows, pgx.RowToStructByPos[sequence])
 }
 
@@ -42,13 +39,13 @@ func behind(ctx context.Context, db rowsQuerier, state *schemaState) ([]sequence
 func (m *migrator) moveSequences(ctx context.Context, state *schemaState) error {
 	late, err := behind(ctx, m.conn, state)
 	if err != nil {
-		return wrapSchema(m.schema, "compare sequences with ids", err)
+		return wrapSchema(m.Schema, "compare sequences with ids", err)
 	}
 	if len(late) == 0 {
 		return nil
 	}
-	if m.mode == MigrateVerify {
-		return errSequences(m.schema, late, nil)
+	if m.Mode == MigrateVerify {
+		return m.errSequences(late, nil)
 	}
 	var moved []sequence
 	err = m.alone(ctx, func(tx pgx.Tx) (err error) {
@@ -58,14 +55,14 @@ func (m *migrator) moveSequences(ctx context.Context, state *schemaState) error 
 	switch sqlstate.Of(err) {
 	case "":
 	case sqlstate.InsufficientRights:
-		return errSequences(m.schema, late, err)
+		return m.errSequences(late, err)
 	default:
 		return m.explain(ctx, "move sequences", err)
 	}
 	for _, s := range moved {
-		m.report.Files = append(m.report.Files, "setval of "+s.Name)
-		m.logger.WarnContext(ctx, "sequence was behind the ids of its table, and was moved past them",
-			slog.String("schema", m.schema), slog.String("sequence", s.Name), slog.Int64("next", s.Next), slog.Int64("highest", s.Highest))
+		m.Report.Files = append(m.Report.Files, "setval of "+s.Name)
+		m.Logger.WarnContext(ctx, "sequence was behind the ids of its table, and was moved past them",
+			slog.String("schema", m.Schema), slog.String("sequence", s.Name), slog.Int64("next", s.Next), slog.Int64("highest", s.Highest))
 	}
 	return err
 }

@@ -293,24 +293,15 @@ func (s *schemaState) missing() []string {
 }
 
 func (s *schemaState) found() []string {
-	var names []string
-	for _, name := range slices.Concat(s.relations, s.functions) {
-		if name != ledgerTable && !strings.HasPrefix(name, "backfill_") {
-			names = append(names, name)
-		}
-	}
+	names := slices.DeleteFunc(slices.Concat(s.relations, s.functions), func(name string) bool {
+		return name == ledgerTable || strings.HasPrefix(name, "backfill_")
+	})
 	slices.Sort(names)
 	return names
 }
 
 func absent(expected, present []string) []string {
-	var names []string
-	for _, name := range expected {
-		if !slices.Contains(present, name) {
-			names = append(names, name)
-		}
-	}
-	return names
+	return slices.DeleteFunc(slices.Clone(expected), func(name string) bool { return slices.Contains(present, name) })
 }
 
 // minServerVersion is the first version with generated columns.

@@ -78,3 +78,12 @@ func installWire(t *testing.T, conn *pgx.Conn, revision int) {
 	}
 	dbtest.Run(t, conn, "update graphile_worker.migrations set ts = now() - interval '1 day'")
 }
+
+// bootstrap is what a Node process does first.
+const bootstrap = `
+	create schema if not exists graphile_worker;
+	create table if not exists graphile_worker.migrations (id int primary key, ts timestamptz default now() not null);
+	alter table graphile_worker.migrations add column if not exists breaking boolean not null default false`
+
+// soon is a standstill that a test can wait for; any other would do as well.
+const soon = 400 * time.Millisecond

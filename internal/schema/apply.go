@@ -42,7 +42,11 @@ func (m *migrator) applyMissing(ctx context.Context, tx pgx.Tx) (ran []string, e
 		return nil, err
 	}
 	if len(p.foreign) > 0 {
-		if err := replaceFunctions(ctx, tx, m.Schema, p.foreign); err != nil {
+		statements, err := replacements(ctx, tx, m.Schema, p.foreign)
+		if err == nil {
+			_, err = tx.Exec(ctx, strings.Join(statements, ";\n"))
+		}
+		if err != nil {
 			return nil, fmt.Errorf("replace functions: %w", err)
 		}
 		ran = append(ran, "replacement of functions of "+strings.Join(p.foreign, ", "))

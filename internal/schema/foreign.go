@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/backfillhq/go/migrations"
 )
@@ -37,30 +36,9 @@ const definitionsSQL = `
   where n.nspname = $1 and p.proname = any($2::text[])
   order by p.oid`
 
-// replaceFunctions makes the functions name this schema in the place of the others.
-func replaceFunctions(ctx context.Context, db rowsQuerier, schema string, others []string) error {
-	statements, err := replacements(ctx, db, schema, others)
-	if err != nil {
-		return err
-	}
-	for _, statement := range statements {
-		if _, err := db.Exec(ctx, statement); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// rowsQuerier is a connection or a transaction.
-type rowsQuerier interface {
-	querier
-	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
-	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
-}
-
 // replacements returns a "create or replace function" for each function that names another schema.
 // Owner and rights of a function outlive it.
-func replacements(ctx context.Context, db rowsQuerier, schema string, others []string) ([]string, error) {
+func replacements(ctx context.Context, db querier, schema string, others []string) ([]string, error) {
 	rows, _ := db.Query(ctx, definitionsSQL, pgx.QueryExecModeExec, schema, schemaFunctions) // CollectRows returns its error.
 	definitions, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil {

@@ -26,7 +26,7 @@ func (s sequence) statement() string {
 }
 
 // behind returns the sequences that are behind the ids of their tables.
-func behind(ctx context.Context, db rowsQuerier, state *schemaState) ([]sequence, error) {
+func behind(ctx context.Context, db querier, state *schemaState) ([]sequence, error) {
 	if state.sequencesSQL == "" {
 		return nil, nil
 	}

@@ -22,6 +22,7 @@ type Ledger struct {
 
 // querier is a connection, a transaction or a pool.
 type querier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }
 

@@ -28,8 +28,8 @@ func decodeArgs[T any](job *Job) (T, error) {
 	})
 }
 
-// decodeError says where args do not decode and why. It never says what they contain: names of
-// fields and types are all that the log and the database see.
+// decodeError says where args do not decode and why. It names fields and types only, never the
+// values, because it goes to the log and the database.
 type decodeError struct {
 	task, path, problem string
 	err                 error
@@ -55,23 +55,23 @@ func newDecodeError(job *Job, err error, decode func([]byte) error) error {
 	return e
 }
 
-// describe says what is wrong with a value, without saying what it is: messages of decoders quote
-// their input.
+// describe says what is wrong with a value. It does not use the decoder's own message, which may
+// quote the value.
 func describe(err error) string {
 	var wrongType *json.UnmarshalTypeError
 	var notTime *time.ParseError
 	var notBase64 base64.CorruptInputError
-	switch {
+	switch { // Since Go 1.27 the error of the type may wrap that of base64 or time.
+	case errors.As(err, &notTime):
+		return "cannot use string as time.Time: want a time as in RFC 3339"
+	case errors.As(err, &notBase64):
+		return "cannot use string as []byte: want base64"
 	case errors.As(err, &wrongType) && wrongType.Type != nil:
 		have, literal, _ := strings.Cut(wrongType.Value, " ")
 		if literal != "" {
 			return fmt.Sprintf("cannot use this %s as %v: it is out of range, or not of that kind", have, wrongType.Type)
 		}
 		return fmt.Sprintf("cannot use %s as %v", have, wrongType.Type)
-	case errors.As(err, &notTime):
-		return "cannot use string as time.Time: want a time as in RFC 3339"
-	case errors.As(err, &notBase64):
-		return "cannot use string as []byte: want base64"
 	}
 	return fmt.Sprintf("the value is refused by the type that it is for (%T)", err)
 }
@@ -81,13 +81,13 @@ const (
 	maxDepth   = 64
 )
 
-// locate finds the value that does not decode, and returns its JSON path with the error of this
-// value alone. Offsets would be cheaper, but encoding/json gives none for errors of a type's own
-// decoding (time.Time) and wrong ones where that calls it in turn. So the value is searched: of
-// each object or array the shortest prefix of members that fails ends with the culprit.
+// locate finds the value that does not decode, and returns its JSON path and the error for this
+// value alone. encoding/json reports no offset, or a wrong one, if a type decodes itself, as
+// time.Time does. So locate searches: in each object or array, the shortest prefix of members that
+// fails ends with the value.
 func locate(document []byte, err error, decode func([]byte) error) (string, error) {
 	path := []byte("$")
-	var before, after []byte // what stands around value: only containers with one member
+	var before, after []byte // the document around value: containers with one member each
 	value := document
 	try := func(members []member, opening, closing byte) error {
 		return tryDecode(decode, slices.Concat(before, []byte{opening}, joinMembers(members), []byte{closing}, after))
@@ -95,7 +95,7 @@ func locate(document []byte, err error, decode func([]byte) error) (string, erro
 	for range maxDepth {
 		members, opening, closing := splitMembers(value)
 		if len(members) == 0 || try(nil, opening, closing) != nil {
-			break // a scalar, or a container that is wrong whatever it holds
+			break // a scalar, or a container that fails even if it is empty
 		}
 		n := sort.Search(len(members), func(i int) bool { return try(members[:i+1], opening, closing) != nil })
 		if n == len(members) {
@@ -104,7 +104,7 @@ func locate(document []byte, err error, decode func([]byte) error) (string, erro
 		culprit := members[n : n+1]
 		alone := try(culprit, opening, closing)
 		if alone == nil {
-			break // it fails only together with others
+			break // it fails only together with the members before it
 		}
 		err = alone
 		path = append(path, culprit[0].step(n)...)
@@ -115,7 +115,7 @@ func locate(document []byte, err error, decode func([]byte) error) (string, erro
 	return string(path), err
 }
 
-// tryDecode makes an error of a panic in a type's own decoding, which may not expect documents with
+// tryDecode turns a panic into an error. A type that decodes itself may not expect a document with
 // parts left out.
 func tryDecode(decode func([]byte) error, document []byte) (err error) {
 	defer func() {
@@ -145,7 +145,7 @@ func (m member) step(index int) string {
 	return "." + m.name
 }
 
-// splitMembers takes an object or array apart. Of anything else it returns nothing.
+// splitMembers returns the members of an object or array, and nothing for other values.
 func splitMembers(value []byte) (members []member, opening, closing byte) {
 	decoder := json.NewDecoder(bytes.NewReader(value))
 	start, err := decoder.Token()

@@ -1,6 +1,7 @@
 package backfill
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,11 +15,7 @@ import (
 // methods that take ids, it skips jobs that do not exist and jobs that are running, which are those
 // with a lock younger than 4 hours. It waits for rows that a transaction has locked.
 func (c *Client) CompleteJobs(ctx context.Context, ids ...int64) ([]*Job, error) {
-	if err := c.usable(ctx); err != nil {
-		return nil, fmt.Errorf("complete jobs: %w", err)
-	}
-	jobs, err := c.admin.Complete(ctx, notNil(ids))
-	return adminJobs("complete jobs", jobs, err)
+	return c.adminJobs(ctx, "complete jobs", nil, func() ([]*wire.Job, error) { return c.admin.Complete(ctx, notNil(ids)) })
 }
 
 // FailJobs makes jobs fail for good. They stay in the table with reason as their last_error, and
@@ -26,14 +23,8 @@ func (c *Client) CompleteJobs(ctx context.Context, ids ...int64) ([]*Job, error)
 // becomes "Manually marked as failed". It returns the changed jobs; [Client.CompleteJobs] says
 // which jobs are skipped.
 func (c *Client) FailJobs(ctx context.Context, reason string, ids ...int64) ([]*Job, error) {
-	if err := c.usable(ctx); err != nil {
-		return nil, fmt.Errorf("fail jobs: %w", err)
-	}
-	if err := checkText("reason", reason, maxErrorText); err != nil {
-		return nil, fmt.Errorf("fail jobs: %w", err)
-	}
-	jobs, err := c.admin.Fail(ctx, notNil(ids), reason)
-	return adminJobs("fail jobs", jobs, err)
+	problem := checkText("reason", reason, maxErrorText)
+	return c.adminJobs(ctx, "fail jobs", problem, func() ([]*wire.Job, error) { return c.admin.Fail(ctx, notNil(ids), reason) })
 }
 
 // RescheduleChange says what [Client.RescheduleJobs] changes. A nil field changes nothing:
@@ -49,17 +40,13 @@ type RescheduleChange struct {
 // jobs that have failed for good. It keeps last_error. It returns the changed jobs;
 // [Client.CompleteJobs] says which jobs are skipped.
 func (c *Client) RescheduleJobs(ctx context.Context, change RescheduleChange, ids ...int64) ([]*Job, error) {
-	if err := c.usable(ctx); err != nil {
-		return nil, fmt.Errorf("reschedule jobs: %w", err)
-	}
-	if err := change.check(); err != nil {
-		return nil, fmt.Errorf("reschedule jobs: %w", err)
-	}
-	jobs, err := c.admin.Reschedule(ctx, notNil(ids), change.RunAt, (*int16)(change.Priority), change.Attempts, change.MaxAttempts)
-	if len(jobs) > 0 {
-		c.nudger.Nudge(len(jobs))
-	}
-	return adminJobs("reschedule jobs", jobs, err)
+	return c.adminJobs(ctx, "reschedule jobs", change.check(), func() ([]*wire.Job, error) {
+		jobs, err := c.admin.Reschedule(ctx, notNil(ids), change.RunAt, (*int16)(change.Priority), change.Attempts, change.MaxAttempts)
+		if len(jobs) > 0 {
+			c.nudger.Nudge(len(jobs))
+		}
+		return jobs, err
+	})
 }
 
 func (r RescheduleChange) check() error {
@@ -83,18 +70,11 @@ func (r RescheduleChange) check() error {
 // it returns nil and no error. It does not stop a running job: that job loses its key, is not
 // retried, and is returned with an empty Key.
 func (c *Client) RemoveJob(ctx context.Context, key string) (*Job, error) {
-	if err := c.usable(ctx); err != nil {
-		return nil, fmt.Errorf("remove job: %w", err)
-	}
-	err := checkText("key", key, maxKeyLength)
+	problem := checkText("key", key, maxKeyLength)
 	if key == "" {
-		err = fmt.Errorf("key is empty: want 1 to %d characters", maxKeyLength)
+		problem = fmt.Errorf("key is empty: want 1 to %d characters", maxKeyLength)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("remove job: %w", err)
-	}
-	removed, err := c.admin.Remove(ctx, key)
-	jobs, err := adminJobs("remove job", removed, err)
+	jobs, err := c.adminJobs(ctx, "remove job", problem, func() ([]*wire.Job, error) { return c.admin.Remove(ctx, key) })
 	if len(jobs) == 0 {
 		return nil, err
 	}
@@ -108,28 +88,32 @@ func (c *Client) RemoveJob(ctx context.Context, key string) (*Job, error) {
 // a value of its own: use [Client.UnlockWorker]. If no job and no queue has such a value, the error
 // is [ErrNotLocked]; a queue alone returns no jobs and no error.
 func (c *Client) ForceUnlock(ctx context.Context, lockedBy ...string) ([]*Job, error) {
-	if err := c.usable(ctx); err != nil {
-		return nil, fmt.Errorf("force unlock: %w", err)
-	}
-	for _, value := range lockedBy {
-		if err := checkText("locked_by", value, math.MaxInt); err != nil {
-			return nil, fmt.Errorf("force unlock: %w", err)
-		}
-	}
-	if len(lockedBy) == 0 {
+	if len(lockedBy) == 0 && c.usable(ctx) == nil {
 		return nil, nil
 	}
-	jobs, err := c.admin.ForceUnlock(ctx, lockedBy)
-	if err == nil {
-		c.nudger.Nudge(max(1, len(jobs))) // perhaps only a queue was locked
+	var problem error
+	for _, value := range lockedBy {
+		problem = cmp.Or(problem, checkText("locked_by", value, math.MaxInt))
 	}
-	return adminJobs("force unlock", jobs, err)
+	return c.adminJobs(ctx, "force unlock", problem, func() ([]*wire.Job, error) {
+		jobs, err := c.admin.ForceUnlock(ctx, lockedBy)
+		if err == nil {
+			c.nudger.Nudge(max(1, len(jobs))) // perhaps only a queue was locked
+		}
+		return jobs, err
+	})
 }
 
 // notNil keeps the driver from sending NULL for an empty list.
 func notNil[T any](list []T) []T { return append([]T{}, list...) }
 
-func adminJobs(operation string, jobs []*wire.Job, err error) ([]*Job, error) {
+// adminJobs runs an operation, unless there is a problem with its arguments, and converts its jobs.
+func (c *Client) adminJobs(ctx context.Context, operation string, problem error, run func() ([]*wire.Job, error)) ([]*Job, error) {
+	err := cmp.Or(c.usable(ctx), problem)
+	var jobs []*wire.Job
+	if err == nil {
+		jobs, err = run()
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", operation, err)
 	}

@@ -7,11 +7,11 @@ import (
 	"fmt"
 )
 
-// batchOf returns the *BatchError that err is or wraps. One that is joined with other errors does
-// not count: they would be lost with the elements that are not tried again.
+// batchOf returns the *BatchError that err is or wraps. It ignores one that is joined with other
+// errors: to retry the failed elements only would lose the other errors.
 func batchOf(err error) (*BatchError, bool) {
 	for err != nil {
-		if batch, ok := err.(*BatchError); ok { //nolint:errorlint // errors.As would look into joined errors
+		if batch, ok := err.(*BatchError); ok { //nolint:errorlint // errors.As looks into joined errors, too
 			return batch, true
 		}
 		err = errors.Unwrap(err)
@@ -19,9 +19,9 @@ func batchOf(err error) (*BatchError, bool) {
 	return nil, false
 }
 
-// shrink returns the args of the elements that failed, byte for byte; nil if the job keeps its
-// args. The error is the one to record: the batch's own, without what it is wrapped in, or with the
-// reason why the args were kept.
+// shrink returns the args for the retry: the elements that failed, byte for byte, or nil if the job
+// keeps its args. It also returns the error to record: the batch's own, or err with the reason why
+// the args are kept.
 func shrink(payload []byte, batch *BatchError, err error) ([]byte, error) {
 	var elements []json.RawMessage
 	if json.Unmarshal(payload, &elements) != nil || elements == nil {

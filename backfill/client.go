@@ -47,10 +47,7 @@ func Open(ctx context.Context, databaseURL string, opts ...ClientOption) (*Clien
 		config.problems = append(config.problems, errNoContext)
 	}
 	poolConfig, err := pg.PoolConfig(databaseURL)
-	if err != nil {
-		config.problems = append(config.problems, err)
-	}
-	if err := errors.Join(config.problems...); err != nil {
+	if err := errors.Join(append(config.problems, err)...); err != nil {
 		return nil, fmt.Errorf("open client: %w", err)
 	}
 	pool, err := pgxpool.NewWithConfig(ctx, poolConfig)
@@ -78,9 +75,7 @@ func NewClient(ctx context.Context, pool *pgxpool.Pool, opts ...ClientOption) (*
 	if ctx == nil {
 		config.problems = append(config.problems, errNoContext)
 	}
-	if pool == nil {
-		config.problems = append(config.problems, errors.New("the pool is nil: pass what pgxpool.New returns, or use Open"))
-	}
+	config.require(pool != nil, "the pool is nil: pass what pgxpool.New returns, or use Open")
 	if err := errors.Join(config.problems...); err != nil {
 		return nil, fmt.Errorf("new client: %w", err)
 	}
@@ -121,9 +116,9 @@ func newClient(ctx context.Context, pool *pgxpool.Pool, config clientConfig) (*C
 	return c, nil
 }
 
-// migrate connects, where most mistakes of configuration show, and brings the schema up to date.
-// The index on a table with jobs is left to the client: its build waits for the transactions of
-// others.
+// migrate connects, which shows most mistakes in the configuration, and brings the schema up to
+// date. It does not build the index on a table with jobs, because a build waits for other
+// transactions: the client does that in the background.
 func migrate(ctx context.Context, pool *pgxpool.Pool, config clientConfig) (schema.Report, error) {
 	var report schema.Report
 	connecting, cancel := context.WithTimeout(ctx, pg.ConnectTimeout)
@@ -168,21 +163,15 @@ func (c *Client) Close() {
 // transaction holds is waited for as long as that lasts, without a connection. Calls of many
 // goroutines are folded into batches when the connections are busy.
 func (c *Client) Enqueue(ctx context.Context, requests ...Request) ([]*Job, error) {
-	if len(requests) == 0 {
-		return nil, c.usable(ctx)
-	}
-	return insertRequests(ctx, requests, func(ctx context.Context, specs []wire.Spec) ([]*wire.Job, error) {
-		if err := c.usable(ctx); err != nil {
-			return nil, err
-		}
+	return c.insert(ctx, requests, func(ctx context.Context, specs []wire.Spec) ([]*wire.Job, error) {
 		return c.intake.Insert(ctx, specs)
 	})
 }
 
 var errNoContext = errors.New("the context is nil: pass context.Background()")
 
-// usable reports a client that cannot do anything: nil, a zero value, or closed. Every method that
-// returns an error begins with it.
+// usable returns an error if the client is nil, a zero value, or closed, or the context is nil.
+// Every method that returns an error checks this first.
 func (c *Client) usable(ctx context.Context) error {
 	switch {
 	case c == nil || c.pool == nil:
@@ -198,30 +187,32 @@ func (c *Client) usable(ctx context.Context) error {
 // insertFunc inserts jobs, directly or in a transaction.
 type insertFunc func(context.Context, []wire.Spec) ([]*wire.Job, error)
 
-// insertRequests checks requests, inserts them, and converts the result.
-func insertRequests(ctx context.Context, requests []Request, insert insertFunc) ([]*Job, error) {
+// insert checks requests, inserts them, and converts the result.
+func (c *Client) insert(ctx context.Context, requests []Request, insert insertFunc) ([]*Job, error) {
 	if len(requests) == 0 {
-		return nil, nil
+		return nil, c.usable(ctx)
 	}
 	specs, err := newSpecs(requests)
 	if err != nil {
 		return nil, err
 	}
-	inserted, err := insert(ctx, specs)
+	var inserted []*wire.Job
+	if err = c.usable(ctx); err == nil {
+		inserted, err = insert(ctx, specs)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("enqueue: %w", pg.ExplainPooler(err))
 	}
 	jobs := make([]*Job, len(inserted))
-	converted := make(map[*wire.Job]*Job) // equal keys share one job
+	keyed := make(map[*wire.Job]*Job) // requests with the same key get the same *Job
 	for i, job := range inserted {
-		if job.Key == "" {
-			jobs[i] = newJob(job)
+		if jobs[i] = keyed[job]; jobs[i] != nil {
 			continue
 		}
-		if converted[job] == nil {
-			converted[job] = newJob(job)
+		jobs[i] = newJob(job)
+		if job.Key != "" {
+			keyed[job] = jobs[i]
 		}
-		jobs[i] = converted[job]
 	}
 	return jobs, nil
 }

@@ -47,7 +47,7 @@ func (o cronOption) applyToHandler(h *handler) {
 	}
 }
 
-// applyTask gives the cron jobs of a task what its descriptor says and their lines do not.
+// applyTask fills in, from the task's descriptor, what the crontab lines of a task leave out.
 func applyTask[T any](h *handler, t *Task[T]) {
 	for i := range h.crontab {
 		entry := &h.crontab[i]
@@ -79,7 +79,7 @@ func applyTask[T any](h *handler, t *Task[T]) {
 	}
 }
 
-// decodeSafely is decodeArgs outside a job, where nothing else recovers from a panic.
+// decodeSafely is decodeArgs for callers outside a job, where nothing else recovers from a panic.
 func decodeSafely[T any](job *Job) (args T, err error) {
 	defer recoverAs("decode args", &err)
 	return decodeArgs[T](job)
@@ -98,7 +98,7 @@ func WithCrontabFile(path string) WorkerOption {
 	return workerOption(func(c *workerConfig) {
 		text, err := os.ReadFile(path)
 		if err != nil {
-			c.problems = append(c.problems, fmt.Errorf("WithCrontabFile: %w", err))
+			c.check("WithCrontabFile", err)
 			return
 		}
 		c.addCrontab(path+":", string(text))
@@ -111,16 +111,13 @@ func (c *workerConfig) addCrontab(where, text string) {
 		c.problems = append(c.problems, fmt.Errorf("%s%w", where, problem))
 	}
 	for _, entry := range entries {
-		if entry.Zone != nil {
-			c.problems = append(c.problems, fmt.Errorf("%s%v: option tz is not for crontabs that Node workers could run, and refuse: "+
-				"use //backfill:cron or backfill.Cron", where, entry.ZonePos))
-		}
+		c.require(entry.Zone == nil, "%s%v: option tz is not for crontabs that Node workers could run, and refuse: "+
+			"use //backfill:cron or backfill.Cron", where, entry.ZonePos)
 		c.crontab = append(c.crontab, worker.CronEntry{Entry: entry})
 	}
 }
 
-// schedule returns the crontab of a worker: what its registry's tasks say, and what its options
-// say.
+// schedule returns the crontab of a worker: the lines of its registry's tasks and of its options.
 func (c *workerConfig) schedule(r *Registry) ([]worker.CronEntry, error) {
 	var entries []worker.CronEntry
 	if r == nil {

@@ -40,11 +40,7 @@ func Handle[T any, F HandlerShape[T]](t *Task[T], fn F, opts ...HandleOption) Bi
 	default:
 		h.fault(fmt.Errorf("its handler is a %T, which this version cannot run", fn))
 	}
-	for _, option := range opts {
-		if option != nil {
-			option.applyToHandler(h)
-		}
-	}
+	apply(opts, func(o HandleOption) { o.applyToHandler(h) })
 	applyTask(h, t)
 	return Binding{handler: h}
 }

@@ -9,15 +9,15 @@ import (
 	"unicode/utf16"
 )
 
-// The digits of PostgreSQL's numeric, before and behind the decimal point.
+// How many digits PostgreSQL's numeric can have before and after the decimal point.
 const (
 	maxWhole    = 131_072
 	maxFraction = 16_383
 )
 
-// checkMerge checks that PostgreSQL can merge an array, valid JSON, into that of a waiting job with
-// the same key. It does so as jsonb, which holds characters and numerics, and not every text that
-// is JSON. One that is in the table all the same would have every later request with its key
+// checkMerge checks that PostgreSQL can merge an array, which is valid JSON, into the array of a
+// waiting job with the same key. PostgreSQL merges them as jsonb, which cannot hold all strings and
+// numbers of JSON. If such an array got into the table, every later request with its key would be
 // refused.
 func checkMerge(array []byte) error {
 	const place = "which PostgreSQL cannot merge into the array of a waiting job with the same key"
@@ -39,10 +39,10 @@ func checkMerge(array []byte) error {
 	return nil
 }
 
-// scanString returns the length of the string at the beginning of a document, and what of it is no
-// character.
+// scanString returns the length of the string at the start of a document, and what it contains that
+// jsonb cannot hold.
 func scanString(document []byte) (length int, odd string) {
-	high := false // the last was the first half of a surrogate pair
+	high := false // whether the last unit was the first half of a surrogate pair
 	for i := 1; ; {
 		unit := rune(' ')
 		switch {
@@ -69,13 +69,13 @@ func scanString(document []byte) (length int, odd string) {
 	}
 }
 
-// isNumeric reports whether PostgreSQL's numeric has enough digits for a number of JSON.
+// isNumeric reports whether PostgreSQL's numeric can hold a JSON number.
 func isNumeric(number string) bool {
 	mantissa, exponent := number, 0
 	if i := strings.IndexAny(number, "eE"); i >= 0 {
 		var err error
 		if exponent, err = strconv.Atoi(number[i+1:]); err != nil || exponent >= 1<<30-1 || exponent <= -(1<<30-1) {
-			return false // not even that of a zero
+			return false // even if the number is zero
 		}
 		mantissa = number[:i]
 	}

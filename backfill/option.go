@@ -35,14 +35,29 @@ type Option interface {
 // RunOption configures [Run] and [RunOnce].
 type RunOption interface{ applyToRun(c *runConfig) }
 
+// config is what the configurations of clients and workers share.
+type config struct {
+	logger   *slog.Logger // guarded; nil for a worker: the client's
+	problems []error
+}
+
+// require notes a problem unless ok.
+func (c *config) require(ok bool, format string, args ...any) {
+	if !ok {
+		c.problems = append(c.problems, fmt.Errorf(format, args...))
+	}
+}
+
+func (c *config) check(option string, err error) { c.require(err == nil, option+": %w", err) }
+
 type clientConfig struct {
+	config
 	schema     string
 	migrations MigrateMode
-	logger     *slog.Logger
-	problems   []error
 }
 
 type workerConfig struct {
+	config
 	concurrency  int
 	drainTimeout time.Duration
 	middleware   []Middleware
@@ -51,8 +66,6 @@ type workerConfig struct {
 	forbidden    []string
 	// forbiddenFunc replaces forbidden, unless it is nil.
 	forbiddenFunc func() []string
-	logger        *slog.Logger // guarded; nil: the client's
-	problems      []error
 }
 
 type runConfig struct {
@@ -63,33 +76,30 @@ type runConfig struct {
 }
 
 func newClientConfig(opts []ClientOption) clientConfig {
-	c := clientConfig{schema: pg.DefaultSchema, logger: guardLogger(slog.Default())}
-	for _, option := range opts {
-		if option != nil {
-			option.applyToClient(&c)
-		}
-	}
+	c := clientConfig{schema: pg.DefaultSchema, config: config{logger: guardLogger(slog.Default())}}
+	apply(opts, func(o ClientOption) { o.applyToClient(&c) })
 	return c
 }
 
 func newWorkerConfig(opts []WorkerOption) workerConfig {
 	c := workerConfig{concurrency: 10 * runtime.GOMAXPROCS(0), drainTimeout: 15 * time.Second}
-	for _, option := range opts {
-		if option != nil {
-			option.applyToWorker(&c)
-		}
-	}
+	apply(opts, func(o WorkerOption) { o.applyToWorker(&c) })
 	return c
 }
 
-func newRunConfig(opts []RunOption) runConfig {
-	var c runConfig
+func newRunConfig(opts []RunOption) (c runConfig) {
+	apply(opts, func(o RunOption) { o.applyToRun(&c) })
+	return c
+}
+
+// apply applies the options that are not nil.
+func apply[O comparable](opts []O, one func(O)) {
+	var none O
 	for _, option := range opts {
-		if option != nil {
-			option.applyToRun(&c)
+		if option != none {
+			one(option)
 		}
 	}
-	return c
 }
 
 // clientOption makes a ClientOption of a function.
@@ -108,9 +118,7 @@ func (o workerOption) applyToRun(c *runConfig)       { c.forWork = append(c.forW
 // quoted. Processes that share jobs use the same schema. Default: graphile_worker.
 func WithSchema(name string) ClientOption {
 	return clientOption(func(c *clientConfig) {
-		if err := pg.CheckSchemaName(name); err != nil {
-			c.problems = append(c.problems, fmt.Errorf("WithSchema: %w", err))
-		}
+		c.check("WithSchema", pg.CheckSchemaName(name))
 		c.schema = name
 	})
 }
@@ -134,11 +142,8 @@ const (
 // [MigrateAuto].
 func WithMigrations(mode MigrateMode) ClientOption {
 	return clientOption(func(c *clientConfig) {
-		switch mode {
-		case MigrateAuto, MigrateVerify, MigrateBreaking:
-		default:
-			c.problems = append(c.problems, fmt.Errorf("WithMigrations: unknown mode %d: want MigrateAuto, MigrateVerify or MigrateBreaking", mode))
-		}
+		c.require(slices.Contains([]MigrateMode{MigrateAuto, MigrateVerify, MigrateBreaking}, mode),
+			"WithMigrations: unknown mode %d: want MigrateAuto, MigrateVerify or MigrateBreaking", mode)
 		c.migrations = mode
 	})
 }
@@ -156,19 +161,11 @@ type loggerOption struct{ logger *slog.Logger }
 
 var errNilLogger = errors.New("WithLogger: the logger is nil: leave the option out, or pass slog.New(slog.DiscardHandler)")
 
-// isNil reports a logger that cannot log: a zero one has no handler.
-func (o loggerOption) isNil() bool { return o.logger == nil || o.logger.Handler() == nil }
+func (o loggerOption) applyToClient(c *clientConfig) { o.applyTo(&c.config) }
+func (o loggerOption) applyToWorker(c *workerConfig) { o.applyTo(&c.config) }
 
-func (o loggerOption) applyToClient(c *clientConfig) {
-	if o.isNil() {
-		c.problems = append(c.problems, errNilLogger)
-		return
-	}
-	c.logger = guardLogger(o.logger)
-}
-
-func (o loggerOption) applyToWorker(c *workerConfig) {
-	if o.isNil() {
+func (o loggerOption) applyTo(c *config) {
+	if o.logger == nil || o.logger.Handler() == nil { // A zero logger has no handler.
 		c.problems = append(c.problems, errNilLogger)
 		return
 	}
@@ -187,9 +184,7 @@ const maxConcurrency = 100_000
 // Default: 10 × GOMAXPROCS.
 func WithConcurrency(n int) WorkerOption {
 	return workerOption(func(c *workerConfig) {
-		if n < 1 || n > maxConcurrency {
-			c.problems = append(c.problems, fmt.Errorf("WithConcurrency: %d is out of range: want 1 to %d", n, maxConcurrency))
-		}
+		c.require(1 <= n && n <= maxConcurrency, "WithConcurrency: %d is out of range: want 1 to %d", n, maxConcurrency)
 		c.concurrency = n
 	})
 }
@@ -200,9 +195,7 @@ func WithConcurrency(n int) WorkerOption {
 // Default: 15 seconds, which fits Kubernetes' 30.
 func WithDrainTimeout(d time.Duration) WorkerOption {
 	return workerOption(func(c *workerConfig) {
-		if d < 0 {
-			c.problems = append(c.problems, fmt.Errorf("WithDrainTimeout: %v is negative: want 0 or more", d))
-		}
+		c.require(d >= 0, "WithDrainTimeout: %v is negative: want 0 or more", d)
 		c.drainTimeout = d
 	})
 }
@@ -212,9 +205,7 @@ func WithDrainTimeout(d time.Duration) WorkerOption {
 func WithMiddleware(middleware ...Middleware) WorkerOption {
 	return workerOption(func(c *workerConfig) {
 		for i, m := range middleware {
-			if m == nil {
-				c.problems = append(c.problems, fmt.Errorf("WithMiddleware: argument %d is nil: leave it out", i+1))
-			}
+			c.require(m != nil, "WithMiddleware: argument %d is nil: leave it out", i+1)
 		}
 		c.middleware = append(c.middleware, middleware...)
 	})
@@ -224,10 +215,7 @@ func WithMiddleware(middleware ...Middleware) WorkerOption {
 // Default: none.
 func WithObserver(observer Observer) WorkerOption {
 	return workerOption(func(c *workerConfig) {
-		if observer == nil {
-			c.problems = append(c.problems,
-				errors.New("WithObserver: the observer is nil: leave the option out"))
-		}
+		c.require(observer != nil, "WithObserver: the observer is nil: leave the option out")
 		c.observer = observer
 	})
 }
@@ -237,9 +225,7 @@ func WithObserver(observer Observer) WorkerOption {
 func WithForbiddenFlags(flags ...string) WorkerOption {
 	flags = slices.Clone(flags)
 	return workerOption(func(c *workerConfig) {
-		if err := checkFlags(flags); err != nil {
-			c.problems = append(c.problems, fmt.Errorf("WithForbiddenFlags: %w", err))
-		}
+		c.check("WithForbiddenFlags", checkFlags(flags))
 		c.forbidden, c.forbiddenFunc = flags, nil
 	})
 }
@@ -254,9 +240,7 @@ func WithForbiddenFlags(flags ...string) WorkerOption {
 // without flags run. An error is logged at most once a minute. Default: none.
 func WithForbiddenFlagsFunc(flags func() []string) WorkerOption {
 	return workerOption(func(c *workerConfig) {
-		if flags == nil {
-			c.problems = append(c.problems, errors.New("WithForbiddenFlagsFunc: the function is nil: leave the option out"))
-		}
+		c.require(flags != nil, "WithForbiddenFlagsFunc: the function is nil: leave the option out")
 		c.forbidden, c.forbiddenFunc = nil, flags
 	})
 }

@@ -82,20 +82,21 @@ func (r *Registry) Only(names ...string) *Registry {
 	return only
 }
 
-// claimNames gives every name to the handler that claims it first, and notes those that several
-// claim.
+// claimNames gives every name to the first handler that has it. Names come before aliases, so that
+// a clash of the two is reported as one of the alias.
 func (r *Registry) claimNames() {
 	r.names = make(map[string]*handler, len(r.handlers))
-	for _, h := range r.handlers { // names before aliases: a clash is reported as one of the alias
-		if _, taken := r.names[h.name]; !taken {
-			r.names[h.name] = h
+	claim := func(name string, h *handler) {
+		if r.names[name] == nil {
+			r.names[name] = h
 		}
 	}
 	for _, h := range r.handlers {
+		claim(h.name, h)
+	}
+	for _, h := range r.handlers {
 		for _, alias := range h.aliases {
-			if _, taken := r.names[alias]; !taken {
-				r.names[alias] = h
-			}
+			claim(alias, h)
 		}
 	}
 }

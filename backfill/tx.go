@@ -37,12 +37,9 @@ func (c *Client) WithSQLTx(tx *sql.Tx) Enqueuer {
 	if c == nil {
 		return noClient{}
 	}
-	return &txEnqueuer{client: c, nudge: c.nudgeAfterCommit, insert: func(ctx context.Context, specs []wire.Spec) ([]*wire.Job, error) {
+	return &txEnqueuer{c, c.nudgeAfterCommit, func(ctx context.Context, specs []wire.Spec) ([]*wire.Job, error) {
 		if tx == nil {
 			return nil, errors.New("WithSQLTx: the transaction is nil")
-		}
-		if err := c.usable(ctx); err != nil {
-			return nil, err
 		}
 		return c.inserter.InsertSQLTx(ctx, tx, specs)
 	}}
@@ -86,32 +83,29 @@ func InTx(ctx context.Context, c *Client, fn func(ctx context.Context, tx pgx.Tx
 	return nil
 }
 
-// txEnqueuer enqueues in a transaction of the application's. It never folds calls: the jobs belong
-// to this transaction.
+// txEnqueuer enqueues in a transaction of the application. It does not fold calls into batches,
+// because the jobs belong to this one transaction.
 type txEnqueuer struct {
 	client *Client
-	insert insertFunc
 	nudge  func(jobs int)
+	insert insertFunc
 }
 
 func (c *Client) bindTx(tx pgx.Tx, nudge func(jobs int)) *txEnqueuer {
-	return &txEnqueuer{client: c, nudge: nudge, insert: func(ctx context.Context, specs []wire.Spec) ([]*wire.Job, error) {
+	return &txEnqueuer{c, nudge, func(ctx context.Context, specs []wire.Spec) ([]*wire.Job, error) {
 		if tx == nil {
 			return nil, errors.New("WithTx: the transaction is nil")
-		}
-		if err := c.usable(ctx); err != nil {
-			return nil, err
 		}
 		return c.inserter.InsertTx(ctx, tx, specs)
 	}}
 }
 
 func (e *txEnqueuer) Enqueue(ctx context.Context, requests ...Request) (jobs []*Job, err error) {
-	defer recoverAs("in transaction", &err) // the transaction may be a zero value
+	defer recoverAs("in transaction", &err) // tx may be a zero value, whose methods panic
 	if len(requests) == 0 {
 		return nil, e.client.usable(ctx)
 	}
-	jobs, err = insertRequests(ctx, requests, e.insert)
+	jobs, err = e.client.insert(ctx, requests, e.insert)
 	if err != nil {
 		return nil, fmt.Errorf("in transaction: %w", err)
 	}

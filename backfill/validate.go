@@ -20,7 +20,7 @@ const (
 	maxNameLength      = 128
 	maxQueueLength     = 128
 	maxKeyLength       = 512
-	maxArgsBytes       = 256 << 20 // of a jsonb value, which the args of keyed jobs pass through when arrays are merged
+	maxArgsBytes       = 256 << 20 // PostgreSQL's limit of a jsonb value; arrays are merged as jsonb
 	defaultMaxAttempts = 25
 	maxProblems        = 50 // reported in one error
 )
@@ -28,7 +28,7 @@ const (
 // The range of PostgreSQL's timestamps.
 var (
 	minRunAt = time.Date(-4713, time.November, 24, 0, 0, 0, 0, time.UTC)
-	maxRunAt = time.Date(294277, time.January, 1, 0, 0, 0, 0, time.UTC) // the first that is too late
+	maxRunAt = time.Date(294277, time.January, 1, 0, 0, 0, 0, time.UTC) // the first one that is too late
 )
 
 // Validate reports everything that is wrong with the request: args that could not be encoded, and
@@ -41,8 +41,8 @@ func (r Request) Validate() error {
 	return nil
 }
 
-// newSpecs converts requests to the terms of the wire. It is the one place where a Request crosses
-// that boundary, and checks all of them before anything is sent.
+// newSpecs checks all requests before anything is sent, and converts them for the wire. No other
+// code does that.
 func newSpecs(requests []Request) ([]wire.Spec, error) {
 	specs := make([]wire.Spec, len(requests))
 	var problems []error
@@ -64,7 +64,7 @@ func newSpecs(requests []Request) ([]wire.Spec, error) {
 	return specs, nil
 }
 
-// spec converts a request that is valid.
+// spec converts a valid request.
 func (r *Request) spec() wire.Spec {
 	spec := wire.Spec{
 		Task:        r.Task,
@@ -121,7 +121,7 @@ func checkName(what, name string) error {
 	return checkText(what, name, maxNameLength)
 }
 
-// checkText checks what PostgreSQL says about any text, and the length that the wire allows.
+// checkText checks that PostgreSQL can store a text, and that it is not longer than the limit.
 func checkText(what, s string, limit int) error {
 	switch {
 	case !utf8.ValidString(s):
@@ -176,7 +176,7 @@ func checkArgs(args json.RawMessage, keyed bool) error {
 	return nil
 }
 
-// shortQuote quotes text of unknown quality for an error.
+// shortQuote quotes, for an error, the beginning of a text that may be long or invalid.
 func shortQuote(s string) string {
 	const limit = 64
 	if runes := []rune(s[:min(len(s), 4*limit)]); len(runes) > limit {

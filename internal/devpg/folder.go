@@ -63,21 +63,26 @@ func newFolder() (*folder, error) {
 	return nil, fmt.Errorf("make a folder for PostgreSQL: %w", failed)
 }
 
-func newFolderIn(base string) (*folder, error) {
+func newFolderIn(base string) (_ *folder, err error) {
 	hidden, err := os.MkdirTemp(base, hiddenPrefix+"*")
 	if err != nil {
 		return nil, err
 	}
 	f := &folder{dir: filepath.Join(base, strings.TrimPrefix(filepath.Base(hidden), "."))}
-	f.lock, err = tryLock(filepath.Join(hidden, lockName))
-	if err == nil && f.lock == nil {
-		err = errors.New("the lock of a new folder is taken")
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.RemoveAll(hidden), os.RemoveAll(f.dir))
+			f.lock.release()
+		}
+	}()
+	if f.lock, err = tryLock(filepath.Join(hidden, lockName)); err != nil {
+		return nil, err
 	}
-	if err == nil {
-		err = os.Rename(hidden, f.dir)
+	if f.lock == nil {
+		return nil, errors.New("the lock of a new folder is taken")
 	}
-	if err != nil {
-		return nil, f.discard(err, hidden)
+	if err := os.Rename(hidden, f.dir); err != nil {
+		return nil, err
 	}
 	f.sweeper = exec.Command("/bin/sh", "-c", sweeper, f.dir)
 	f.sweeper.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // away from Ctrl-C
@@ -85,18 +90,9 @@ func newFolderIn(base string) (*folder, error) {
 		err = f.sweeper.Start()
 	}
 	if err != nil {
-		return nil, f.discard(fmt.Errorf("start the sweeper: %w", err), f.dir)
+		return nil, fmt.Errorf("start the sweeper: %w", err)
 	}
 	return f, nil
-}
-
-// discard removes a folder that could not be made ready because of err.
-func (f *folder) discard(err error, dir string) error {
-	err = errors.Join(err, os.RemoveAll(dir))
-	if f.lock != nil {
-		f.lock.release()
-	}
-	return err
 }
 
 // remove removes the folder, whose server has stopped.

@@ -43,4 +43,9 @@ func retryInterrupted(f func() error) error {
 	}
 }
 
-func (l *fileLock) release() { syscall.Close(l.fd) }
+// release may be called for nil.
+func (l *fileLock) release() {
+	if l != nil {
+		syscall.Close(l.fd)
+	}
+}

@@ -56,25 +56,21 @@ func (c *cluster) launch(port int) (*process, error) {
 	return p, nil
 }
 
+// stopTimeout is how long the server may take to follow a signal.
+const stopTimeout = 20 * time.Second
+
 // stop stops the server: in order if its data is kept, else at once.
 func (p *process) stop(keep bool) error {
-	type step struct {
-		signal  syscall.Signal
-		timeout time.Duration
-	}
-	// After SIGQUIT it waits for up to 5 s for its children.
-	steps := []step{{syscall.SIGQUIT, 10 * time.Second}, {syscall.SIGKILL, 10 * time.Second}}
+	signals := []syscall.Signal{syscall.SIGQUIT, syscall.SIGKILL}
 	if keep {
-		steps = append([]step{{syscall.SIGINT, 20 * time.Second}}, steps...)
+		signals = []syscall.Signal{syscall.SIGINT, syscall.SIGQUIT, syscall.SIGKILL}
 	}
-	for _, s := range steps {
-		_ = p.cmd.Process.Signal(s.signal) // It may have ended by itself.
-		timer := time.NewTimer(s.timeout)
+	for _, signal := range signals {
+		_ = p.cmd.Process.Signal(signal) // It may have ended by itself.
 		select {
 		case <-p.exited:
-			timer.Stop()
 			return nil
-		case <-timer.C:
+		case <-time.After(stopTimeout):
 		}
 	}
 	return fmt.Errorf("stop PostgreSQL: process %d does not end", p.cmd.Process.Pid)

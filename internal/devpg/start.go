@@ -139,19 +139,15 @@ func freePort(ctx context.Context) (int, error) {
 
 // poll calls done until it says yes or fails, or ctx ends.
 func poll(ctx context.Context, every time.Duration, done func() (bool, error)) error {
-	timer := time.NewTimer(0)
-	defer timer.Stop()
 	for {
+		if ok, err := done(); ok || err != nil {
+			return err
+		}
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
-		case <-timer.C:
+		case <-time.After(every):
 		}
-		ok, err := done()
-		if ok || err != nil {
-			return err
-		}
-		timer.Reset(every)
 	}
 }
 

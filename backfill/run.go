@@ -54,28 +54,22 @@ func withWorker(ctx context.Context, r *Registry, opts []RunOption, run func(*Wo
 
 // check reports everything that can be wrong before there is a connection.
 func (c runConfig) check(r *Registry) []error {
-	problems := newWorkerConfig(c.forWork).problems
+	found := newWorkerConfig(c.forWork).config
 	if c.existing {
-		if c.client == nil {
-			problems = append(problems, errors.New("WithClient: the client is nil: pass what Open or NewClient returns"))
-		}
-		for _, option := range c.forOpen {
-			if _, both := option.(loggerOption); !both {
-				problems = append(problems, errors.New("WithClient: options for a new client do not apply to one that exists: give them to Open or NewClient"))
-				break
-			}
-		}
-	} else {
-		for _, problem := range newClientConfig(c.forOpen).problems {
-			if !slices.Contains(problems, problem) { // that of an Option, which is the worker's too
-				problems = append(problems, problem)
-			}
-		}
-		if os.Getenv("DATABASE_URL") == "" && !pg.EnvironmentConfigured() {
-			problems = append(problems, errors.New("no database is configured: "+howToConfigure+", or pass WithClient"))
+		forOpen := func(option ClientOption) bool { _, both := option.(loggerOption); return !both }
+		found.require(c.client != nil, "WithClient: the client is nil: pass what Open or NewClient returns")
+		found.require(!slices.ContainsFunc(c.forOpen, forOpen),
+			"WithClient: options for a new client do not apply to one that exists: give them to Open or NewClient")
+		return append(found.problems, r.problems())
+	}
+	for _, problem := range newClientConfig(c.forOpen).problems {
+		if !slices.Contains(found.problems, problem) { // that of an Option, which is the worker's too
+			found.problems = append(found.problems, problem)
 		}
 	}
-	return append(problems, r.problems())
+	found.require(os.Getenv("DATABASE_URL") != "" || pg.EnvironmentConfigured(),
+		"no database is configured: "+howToConfigure+", or pass WithClient")
+	return append(found.problems, r.problems())
 }
 
 const howToConfigure = "set DATABASE_URL=postgres://user:password@host:5432/database, or PGHOST and its like"

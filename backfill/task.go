@@ -122,25 +122,13 @@ func encodeArgs(args any) (encoded json.RawMessage, err error) {
 	if v.Kind() == reflect.Interface {
 		v = v.Elem()
 	}
-	switch v.Kind() {
-	case reflect.Invalid:
+	kind := v.Kind()
+	isNil := slices.Contains([]reflect.Kind{reflect.Slice, reflect.Map, reflect.Pointer}, kind) && v.IsNil()
+	switch {
+	case kind == reflect.Slice && isNil && v.Type().Elem().Kind() != reflect.Uint8:
+		return json.RawMessage("[]"), nil
+	case kind == reflect.Invalid, isNil, kind == reflect.Struct && v.Type() == reflect.TypeFor[NoArgs]():
 		return json.RawMessage("{}"), nil
-	case reflect.Slice:
-		if v.IsNil() && v.Type().Elem().Kind() != reflect.Uint8 {
-			return json.RawMessage("[]"), nil
-		}
-		if v.IsNil() {
-			return json.RawMessage("{}"), nil
-		}
-	case reflect.Map, reflect.Pointer:
-		if v.IsNil() {
-			return json.RawMessage("{}"), nil
-		}
-	case reflect.Struct:
-		if v.Type() == reflect.TypeFor[NoArgs]() {
-			return json.RawMessage("{}"), nil
-		}
-	default:
 	}
 	if encoded, err = json.Marshal(args); err != nil {
 		return nil, fmt.Errorf("encode args: %w", err)

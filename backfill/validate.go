@@ -107,9 +107,7 @@ func (r *Request) validate() []error {
 	case r.Delay > 0 && !r.RunAt.IsZero():
 		add(errors.New("both run_at and delay are set: leave one out"))
 	}
-	if !r.RunAt.IsZero() {
-		add(checkRunAt(r.RunAt))
-	}
+	add(checkRunAt(r.RunAt)) // the zero time is within the range
 	add(checkArgs(r.Args, r.Key != ""))
 	return problems
 }

@@ -168,8 +168,7 @@ func isDuplicate(err error) bool {
 // ledgerWatch tells whether the ledger moves.
 type ledgerWatch struct {
 	highest   int
-	changed   time.Time
-	seen      bool
+	changed   time.Time // zero before the first look
 	moved     bool
 	contended bool
 	waited    bool
@@ -177,13 +176,13 @@ type ledgerWatch struct {
 
 func (w *ledgerWatch) observe(state *schemaState) {
 	switch {
-	case !w.seen:
+	case w.changed.IsZero():
 		// The newest row may be the last one, or the one before the next.
 		w.changed = time.Now().Add(-state.age)
 	case w.highest != state.ledger.Highest:
 		w.changed, w.moved = time.Now(), true
 	}
-	w.seen, w.highest = true, state.ledger.Highest
+	w.highest = state.ledger.Highest
 }
 
 // contend starts the clock at the first sign of another installer, even if its ledger is old.
@@ -308,12 +307,10 @@ func (m *migrator) finish(ctx context.Context, state *schemaState) error {
 
 // pause waits for d. It reports false if ctx ends first.
 func pause(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
 	select {
 	case <-ctx.Done():
 		return false
-	case <-timer.C:
+	case <-time.After(d):
 		return true
 	}
 }

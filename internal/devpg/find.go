@@ -196,8 +196,8 @@ func firstLine(text string) string {
 	return line
 }
 
-// runAsServer runs a program as the account that PostgreSQL will run as, so that a folder which that
-// account cannot enter is found out here.
+// runAsServer runs a program as the account that PostgreSQL will run as. If that account cannot
+// enter the folder, this shows it.
 func runAsServer(ctx context.Context, name string, args ...string) (string, error) {
 	who, err := serverAccount()
 	if err != nil {

@@ -86,8 +86,8 @@ func (c *cluster) saveTemplate(template string) error {
 	return os.Rename(temp, template)
 }
 
-// dropOld removes from the cache what was not used for long, such as the templates of minor versions
-// that are gone.
+// dropOld removes from the cache what was not used for a long time, such as the templates of minor
+// versions that are gone.
 func dropOld(cache string) {
 	for _, prefix := range []string{templatePrefix, ".template-", ".fetch-"} {
 		paths, _ := filepath.Glob(filepath.Join(cache, prefix+"*")) // The pattern is well-formed.

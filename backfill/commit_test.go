@@ -16,38 +16,49 @@ import (
 	"github.com/backfillhq/go/testutil/pgtest"
 )
 
-// What InTx returns is true, whichever message between client and server is lost.
+// What InTx returns is true, whichever message between client and server is lost, and whichever
+// Enqueuer the function takes.
 func TestInTxIsTrueAtEveryMessage(t *testing.T) {
 	t.Parallel()
-	db := pgtest.New(t)
-	proxy := dbtest.NewProxy(t, db.URL)
-	client, err := backfill.NewClient(t.Context(), poolOf(t, proxy.URL, func(*pgxpool.Config) {}), backfill.WithLogger(quiet))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Close()
-	seen := map[string]bool{}
-	for position, met := 1, byte('?'); met != 0; position++ {
-		queue := fmt.Sprint("run", position)
-		proxy.Arm(position, dbtest.Cut)
-		err := backfill.InTx(t.Context(), client, func(ctx context.Context, tx pgx.Tx) error {
-			_, err := backfill.FromContext(ctx).Enqueue(ctx, backfill.Request{Task: "t", Queue: queue})
-			return err
+	for name, enqueuer := range map[string]func(context.Context, *backfill.Client, pgx.Tx) backfill.Enqueuer{
+		"of the context": func(ctx context.Context, _ *backfill.Client, _ pgx.Tx) backfill.Enqueuer {
+			return backfill.FromContext(ctx)
+		},
+		"of the transaction": func(_ context.Context, c *backfill.Client, tx pgx.Tx) backfill.Enqueuer { return c.WithTx(tx) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			db := pgtest.New(t)
+			proxy := dbtest.NewProxy(t, db.URL)
+			client, err := backfill.NewClient(t.Context(), poolOf(t, proxy.URL, func(*pgxpool.Config) {}), backfill.WithLogger(quiet))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer client.Close()
+			seen := map[string]bool{}
+			for position, met := 1, byte('?'); met != 0; position++ {
+				queue := fmt.Sprint("run", position)
+				proxy.Arm(position, dbtest.Cut)
+				err := backfill.InTx(t.Context(), client, func(ctx context.Context, tx pgx.Tx) error {
+					_, err := enqueuer(ctx, client, tx).Enqueue(ctx, backfill.Request{Task: "t", Queue: queue})
+					return err
+				})
+				met = proxy.Disarm()
+				until(t, "no session is at work", func() bool {
+					return get[bool](t, db.Pool(), `select not exists (select from pg_stat_activity where datname = current_database()
+						and backend_type = 'client backend' and pid <> pg_backend_pid() and state <> 'idle')`)
+				})
+				rows := get[int](t, db.Pool(), "select count(*) from graphile_worker.jobs where queue_name = '"+queue+"'")
+				unknown := err != nil && strings.Contains(err.Error(), "may or may not have been enqueued")
+				if err == nil && rows != 1 || err != nil && !unknown && rows != 0 {
+					t.Errorf("message %d: %v, and %d rows", position, err, rows)
+				}
+				seen[fmt.Sprint(err == nil, unknown)] = true
+			}
+			if len(seen) != 3 {
+				t.Errorf("not every kind of answer was seen: %v", seen)
+			}
 		})
-		met = proxy.Disarm()
-		until(t, "no session is at work", func() bool {
-			return get[bool](t, db.Pool(), `select not exists (select from pg_stat_activity where datname = current_database()
-				and backend_type = 'client backend' and pid <> pg_backend_pid() and state <> 'idle')`)
-		})
-		rows := get[int](t, db.Pool(), "select count(*) from graphile_worker.jobs where queue_name = '"+queue+"'")
-		unknown := err != nil && strings.Contains(err.Error(), "may or may not have been enqueued")
-		if err == nil && rows != 1 || err != nil && !unknown && rows != 0 {
-			t.Errorf("message %d: %v, and %d rows", position, err, rows)
-		}
-		seen[fmt.Sprint(err == nil, unknown)] = true
-	}
-	if len(seen) != 3 {
-		t.Errorf("not every kind of answer was seen: %v", seen)
 	}
 }
 

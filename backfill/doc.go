@@ -33,7 +33,7 @@
 //	// In a handler:
 //	job, err := backfill.Enqueue(ctx, backfill.FromContext(ctx), TaskSendEmail, args)
 //
-// Jobs of several tasks go into one round trip, all or none, as a list of [Request]:
+// Jobs of several tasks are inserted together, all or none, as a list of [Request]:
 //
 //	jobs, err := client.Enqueue(ctx, TaskSendEmail.Request(a), TaskResize.Request(b))
 //

@@ -40,8 +40,8 @@ func Enqueue[T any](ctx context.Context, e Enqueuer, t *Task[T], args T, opts ..
 	return jobs[0], nil
 }
 
-// EnqueueMany inserts one job of task t for each of args, in one round trip, all or none, and
-// returns the jobs in the order of args. Without args it does nothing.
+// EnqueueMany inserts one job of task t for each of args, all or none, and returns the jobs in the
+// order of args. Without args it does nothing.
 //
 // Options apply to every job. The option [Key] is an error, because each job would replace the one
 // before. If the task's key template gives several jobs the same key, the last one wins, and their

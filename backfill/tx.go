@@ -66,15 +66,18 @@ func InTx(ctx context.Context, c *Client, fn func(ctx context.Context, tx pgx.Tx
 	}
 	defer conn.Release()
 	var enqueued atomic.Int64
-	var returned bool
+	var begun, returned bool
 	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		begun = true
 		bound := c.bindTx(tx, func(jobs int) { enqueued.Add(int64(jobs)) })
 		err := fn(NewContext(ctx, bound), tx)
 		returned = err == nil
 		return err
 	})
 	switch {
-	case err != nil && returned && enqueued.Load() > 0:
+	case err != nil && !begun:
+		return fmt.Errorf("begin: %w", &wire.NotEnqueuedError{Err: err})
+	case err != nil && returned: // fn may have enqueued by client.WithTx(tx), which is not counted
 		return fmt.Errorf("commit: %w", pg.CommitOutcome(err))
 	case err != nil:
 		return err

@@ -2,6 +2,7 @@ package pg
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync/atomic"
@@ -59,8 +60,8 @@ func (s Settings) own(after func(context.Context, *pgx.Conn) error) *pgxpool.Con
 		ctx, cancel := context.WithTimeout(ctx, sessionTimeout)
 		defer cancel()
 		if before != nil {
-			if err := before(ctx, c); err != nil {
-				return fmt.Errorf("the pool's BeforeConnect: %w", err)
+			if err := callHook(ctx, "BeforeConnect", func() error { return before(ctx, c) }); err != nil {
+				return err
 			}
 		}
 		c.Tracer = s.Tracer
@@ -71,8 +72,8 @@ func (s Settings) own(after func(context.Context, *pgx.Conn) error) *pgxpool.Con
 		ctx, cancel := context.WithTimeout(ctx, sessionTimeout)
 		defer cancel()
 		if connected != nil {
-			if err := connected(ctx, conn); err != nil {
-				return fmt.Errorf("the pool's AfterConnect: %w", err)
+			if err := callHook(ctx, "AfterConnect", func() error { return connected(ctx, conn) }); err != nil {
+				return err
 			}
 		}
 		return after(ctx, conn)
@@ -83,6 +84,34 @@ func (s Settings) own(after func(context.Context, *pgx.Conn) error) *pgxpool.Con
 	config.ShouldPing, config.PingTimeout = nil, pingTimeout
 	config.MinConns, config.MinIdleConns, config.MaxConns = 0, 0, workerConnections
 	return config
+}
+
+var errHookEnded = errors.New("it ended its goroutine (runtime.Goexit)")
+
+// callHook calls a function of the application's pool. One that panics cannot end the process, and
+// one that hangs, whatever its context says, keeps nobody waiting.
+func callHook(ctx context.Context, name string, hook func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		err := errHookEnded
+		defer func() {
+			if value := recover(); value != nil {
+				err = fmt.Errorf("panic: %v", value)
+			}
+			done <- err
+		}()
+		err = hook()
+	}()
+	var err error
+	select {
+	case err = <-done:
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("the pool's %s: %w", name, err)
+	}
+	return nil
 }
 
 // makeOwn changes the settings of one connection to those of a session of our own.

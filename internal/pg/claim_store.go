@@ -23,7 +23,13 @@ func (s *Store) Claim(ctx context.Context, request worker.ClaimRequest) (worker.
 			return worker.Claimed{}, &wire.RejectedError{Err: err} // no claim was made
 		}
 	}
-	claimed, looked, err := s.claims.claim(ctx, s.pool, request)
+	conn, err := s.pool.Acquire(ctx)
+	if err != nil {
+		s.suspectConnections(ctx)
+		return worker.Claimed{}, &wire.RejectedError{Err: fmt.Errorf("claim jobs: %w", err)} // no claim was made
+	}
+	defer conn.Release()
+	claimed, looked, err := s.claims.claim(ctx, conn, request)
 	if looked > slowClaim && time.Since(s.saidSlow) >= slowLogEvery {
 		s.saidSlow = time.Now()
 		s.saySlow(ctx, looked)

@@ -12,6 +12,7 @@ const (
 	emptyMin, emptyMax         = 2 * time.Millisecond, 50 * time.Millisecond // R18
 	contendedMin, contendedMax = 2 * time.Millisecond, 10 * time.Millisecond
 	errorMin, errorMax         = 100 * time.Millisecond, 2 * time.Second
+	contendedOften             = 32 // claims at that pace, about 0.2 s; each later one waits longer
 )
 
 // demand says when to claim. At most one claim is in flight; everything that asks for one meanwhile
@@ -26,8 +27,9 @@ type demand struct {
 	dueAt     time.Time // when the nearest job becomes due; zero: none known
 	againAt   time.Time // when to look for what the last claim did not look for; zero: nothing
 
-	empty    time.Duration // the longest wait after the last claims, which were prompted in vain
-	failures int           // claims that failed in a row
+	empty     time.Duration // the longest wait after the last claims, which were prompted in vain
+	contended int           // claims in a row that met the locks of others
+	failures  int           // claims that failed in a row
 }
 
 // due notes that a job becomes due at t.
@@ -83,11 +85,18 @@ func (d *demand) answered(now time.Time, prompted bool, claimed Claimed) {
 	}
 	// What is behind a batch that queues have filled can wait until there is room for queues again.
 	serial := found > 0 && !slices.ContainsFunc(claimed.Jobs, func(job *wire.Job) bool { return job.QueueID == 0 })
-	d.wanted = d.wanted || claimed.More && !serial || claimed.Contended
+	d.wanted = d.wanted || claimed.More && !serial
 	d.queues = d.queues || claimed.More && serial || claimed.MoreSerial
-	if claimed.Contended || claimed.MoreSerial && found == 0 {
-		// Others hold the queues, or the rows of their first jobs, for a moment.
-		d.notBefore = now.Add(contendedMin + rand.N(contendedMax-contendedMin))
+	if !claimed.Contended {
+		d.contended = 0
+		return
+	}
+	// Others hold the queues, or the rows of their first jobs: for the length of a statement, or else
+	// as long as a transaction lasts. What is heard of meanwhile does not wait.
+	wait := contendedMin + rand.N(contendedMax-contendedMin)
+	again := now.Add(wait << min(max(0, d.contended-contendedOften), 5))
+	if d.contended++; d.againAt.IsZero() || again.Before(d.againAt) {
+		d.againAt = again
 	}
 }
 

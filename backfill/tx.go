@@ -52,7 +52,7 @@ func (c *Client) nudgeAfterCommit(jobs int) { c.nudger.NudgeAfterCommit(jobs) }
 // generated functions EnqueueX(ctx, …) join it. Workers are notified right after the commit. If
 // the connection ends while the commit is acknowledged, the error says that the jobs "may or may
 // not have been enqueued". Without a deadline in ctx, InTx waits at most 10 seconds for a
-// connection.
+// connection, and for the database to begin and to commit.
 func InTx(ctx context.Context, c *Client, fn func(ctx context.Context, tx pgx.Tx) error) error {
 	if err := c.usable(ctx); err != nil {
 		return err
@@ -65,22 +65,18 @@ func InTx(ctx context.Context, c *Client, fn func(ctx context.Context, tx pgx.Tx
 		return fmt.Errorf("begin: %w", err)
 	}
 	defer conn.Release()
+	tx, err := pg.Begin(ctx, conn)
+	if err != nil {
+		return fmt.Errorf("begin: %w", err)
+	}
+	defer pg.Rollback(ctx, tx) // also when fn panics
 	var enqueued atomic.Int64
-	var begun, returned bool
-	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		begun = true
-		bound := c.bindTx(tx, func(jobs int) { enqueued.Add(int64(jobs)) })
-		err := fn(NewContext(ctx, bound), tx)
-		returned = err == nil
+	bound := c.bindTx(tx, func(jobs int) { enqueued.Add(int64(jobs)) })
+	if err := fn(NewContext(ctx, bound), tx); err != nil {
 		return err
-	})
-	switch {
-	case err != nil && !begun:
-		return fmt.Errorf("begin: %w", &wire.NotEnqueuedError{Err: err})
-	case err != nil && returned: // fn may have enqueued by client.WithTx(tx), which is not counted
-		return fmt.Errorf("commit: %w", pg.CommitOutcome(err))
-	case err != nil:
-		return err
+	}
+	if err := pg.Commit(ctx, tx); err != nil {
+		return fmt.Errorf("commit: %w", err)
 	}
 	c.nudger.Nudge(int(enqueued.Load()))
 	return nil

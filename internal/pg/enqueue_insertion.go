@@ -68,7 +68,7 @@ func (n *insertion) insertLarge(ctx context.Context, limit limit, conn *pgxpool.
 		err = send(n.insertPiece(p.pieces[i]))
 	}
 	if err != nil {
-		rollback(ctx, tx)
+		Rollback(ctx, tx)
 		return notCommitted(err)
 	}
 	limit.step()

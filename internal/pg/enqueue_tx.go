@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/backfillhq/go/internal/wire"
 )
@@ -83,8 +84,28 @@ func notCommitted(err error) error {
 	return &wire.NotEnqueuedError{Err: err}
 }
 
-// rollback ends a transaction whose connection goes back to the pool.
-func rollback(ctx context.Context, tx pgx.Tx) {
+// Begin begins a transaction on a client's connection. An error says that nothing was enqueued.
+func Begin(ctx context.Context, conn *pgxpool.Conn) (pgx.Tx, error) {
+	limited, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	defer newLimit(limited, end).stop()
+	tx, err := conn.Begin(limited)
+	if err != nil {
+		return nil, &wire.NotEnqueuedError{Err: because(limited, err)}
+	}
+	return tx, nil
+}
+
+// Commit commits a transaction. The type of an error says what became of its jobs.
+func Commit(ctx context.Context, tx pgx.Tx) error {
+	limited, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	defer newLimit(limited, end).stop()
+	return CommitOutcome(because(limited, tx.Commit(limited)))
+}
+
+// Rollback ends a transaction, unless it has ended, so that its connection can go back to the pool.
+func Rollback(ctx context.Context, tx pgx.Tx) {
 	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 	defer cancel()
 	_ = tx.Rollback(limited) // a connection that fails in it is closed, and the transaction with it

@@ -52,8 +52,8 @@ func (db contractDB) Add(job wire.Job) int64 {
 		most = job.MaxAttempts
 	}
 	id := dbtest.Get[int64](db.t, db.pool, `select id from graphile_worker.add_job($1, $2::json, nullif($3, ''), $4,
-		max_attempts := $5, job_key := nullif($6, ''), priority := $7)`,
-		job.Task, payload, job.Queue, job.RunAt, most, job.Key, int(job.Priority))
+		max_attempts := $5, job_key := nullif($6, ''), priority := $7, flags := $8)`,
+		job.Task, payload, job.Queue, job.RunAt, most, job.Key, int(job.Priority), job.Flags)
 	if job.Attempt > 0 {
 		dbtest.Run(db.t, db.pool, "update graphile_worker._private_jobs set attempts = $2 where id = $1", id, job.Attempt)
 	}
@@ -108,6 +108,10 @@ func (db contractDB) Delete(id int64) {
 func (db contractDB) Relock(id int64, lockedBy string) {
 	dbtest.Run(db.t, db.pool, `update graphile_worker._private_jobs
 		set locked_by = nullif($2, ''), locked_at = case when $2 <> '' then now() end where id = $1`, id, lockedBy)
+}
+
+func (db contractDB) Change(id int64, attempts int, runAt time.Time) {
+	dbtest.Run(db.t, db.pool, "update graphile_worker._private_jobs set attempts = $2, run_at = $3 where id = $1", id, attempts, runAt)
 }
 
 func (db contractDB) Supersede(id int64) {

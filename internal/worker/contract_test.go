@@ -63,6 +63,10 @@ func (db contractDB) Relock(id int64, lockedBy string) {
 	db.update(id, func(job *fakeJob) { job.LockedBy, job.LockedAt = lockedBy, time.Now() })
 }
 
+func (db contractDB) Change(id int64, attempts int, runAt time.Time) {
+	db.update(id, func(job *fakeJob) { job.Attempt, job.RunAt = attempts, runAt })
+}
+
 func (db contractDB) Supersede(id int64) {
 	old := db.job(id)
 	db.Remove(id)

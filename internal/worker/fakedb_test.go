@@ -263,13 +263,14 @@ func (db *fakeDB) claim(request worker.ClaimRequest, tasks []string) worker.Clai
 	}
 	claimed := worker.Claimed{Alive: true}
 	now := time.Now()
-	locked, waiting := 0, 0 // queues
+	locked, waiting, held := 0, 0, 0 // queues
 	bytes := int64(0)
 	passed := make(map[int32]bool)
 	db.order = slices.DeleteFunc(db.order, func(job *fakeJob) bool { return db.jobs[job.ID] == nil })
 	slices.SortFunc(db.order, func(a, b *fakeJob) int { return wire.CompareJobs(&a.Job, &b.Job) })
 	for _, job := range db.order {
-		if job.LockedBy != "" || job.Attempt >= job.MaxAttempts || !slices.Contains(tasks, job.Task) {
+		if job.LockedBy != "" || job.Attempt >= job.MaxAttempts || !slices.Contains(tasks, job.Task) ||
+			slices.ContainsFunc(job.Flags, func(flag string) bool { return slices.Contains(request.Forbidden, flag) }) {
 			continue
 		}
 		if wait := job.RunAt.Sub(now); wait > 0 {
@@ -290,6 +291,9 @@ func (db *fakeDB) claim(request worker.ClaimRequest, tasks []string) worker.Clai
 			}
 			passed[job.QueueID] = true
 			waiting++
+			if queue.Held {
+				held++
+			}
 			if queue.Held || locked == request.Serial {
 				continue
 			}
@@ -312,7 +316,7 @@ func (db *fakeDB) claim(request worker.ClaimRequest, tasks []string) worker.Clai
 		claimed.Jobs = append(claimed.Jobs, &copied)
 	}
 	claimed.MoreSerial = waiting > locked && locked == request.Serial
-	claimed.Contended = waiting > 0 && locked == 0 && request.Serial > 0
+	claimed.Contended = held > 0 && held == waiting && request.Serial > 0
 	return claimed
 }
 
@@ -395,10 +399,15 @@ func (db *fakeDB) reclaim(workerID string, held []wire.Lease) (answer worker.Rec
 		answer.Jobs++
 	}
 	for _, queue := range db.queues {
-		if strings.HasPrefix(queue.LockedBy, workerID+".") && !claims[queue.LockedBy] && !db.heldBy(queue.LockedBy) {
-			queue.LockedBy = ""
-			answer.Queues++
+		if !strings.HasPrefix(queue.LockedBy, workerID+".") || claims[queue.LockedBy] || db.heldBy(queue.LockedBy) {
+			continue
 		}
+		if queue.Held {
+			answer.Settled = false
+			continue
+		}
+		queue.LockedBy = ""
+		answer.Queues++
 	}
 	return answer
 }

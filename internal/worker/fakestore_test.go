@@ -229,14 +229,14 @@ func (s *fakeStore) Fail(ctx context.Context, failures []worker.Ended) (fates []
 		fates = s.db.end(s.tasks, leases, func(i int, job *fakeJob) time.Duration {
 			f := failures[i]
 			job.LastError = f.Text
-			job.RunAt = time.Now().Add(f.Delay)
+			job.RunAt = later(time.Now(), job.RunAt).Add(f.Delay)
 			if f.Kind == worker.OutcomeExhausted {
-				job.Attempt = job.MaxAttempts
+				job.Attempt = max(job.Attempt, job.MaxAttempts)
 			}
 			if f.Payload != nil {
 				job.Payload = f.Payload
 			}
-			return f.Delay
+			return time.Until(job.RunAt)
 		})
 		return nil
 	})
@@ -341,4 +341,11 @@ func ids(leases []wire.Lease) []int64 {
 		out[i] = lease.ID
 	}
 	return out
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }

@@ -68,6 +68,7 @@ func (db *fakeDB) sweep(workerID string) worker.Swept {
 	}
 	for _, job := range db.jobs {
 		if released, of := visit(&job.LockedBy, job.LockedAt, job.Busy); released {
+			job.RunAt = later(time.Now(), job.RunAt)
 			swept.Jobs++
 		} else if of != nil {
 			of.Jobs++

@@ -298,7 +298,7 @@ func TestLockedHeadsAreNotClaimedInATightLoop(t *testing.T) {
 			job.Busy = false
 		}
 		db.mu.Unlock()
-		r.pass(320 * time.Millisecond)
+		r.pass(3 * time.Second) // the next poll finds them
 		r.nothingLeft()
 	})
 }

@@ -5,6 +5,7 @@ package storetest
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -21,7 +22,7 @@ type Database interface {
 	// NewStore returns the Store of one more worker.
 	NewStore() worker.Store
 	// Add commits a job and returns its id. Of the job count Task, Queue, Key, Priority, Payload (nil:
-	// {}), MaxAttempts (0: 25), Attempt, and RunAt.
+	// {}), MaxAttempts (0: 25), Attempt, Flags, and RunAt.
 	Add(job wire.Job) int64
 	// Job returns a job's row; ok is false if it is gone.
 	Job(id int64) (row Row, ok bool)
@@ -35,6 +36,8 @@ type Database interface {
 	Delete(id int64)
 	// Relock changes locked_by of a job; "" unlocks it.
 	Relock(id int64, lockedBy string)
+	// Change sets attempts and run_at of a job, whoever has locked it.
+	Change(id int64, attempts int, runAt time.Time)
 	// Supersede enqueues another job with a job's key, as add_job does, and Remove takes the job away
 	// as remove_job does.
 	Supersede(id int64)
@@ -70,6 +73,12 @@ func Run(t *testing.T, open func(*testing.T) Database, in func(*testing.T, func(
 
 // cases are the contract, by what they say.
 var cases = map[string]func(*rig){}
+
+func init() { //nolint:gochecknoinits // the cases refer to the rig that the table is declared for
+	for _, group := range []map[string]func(*rig){claimCases, endCases, lostCases, sweepCases, registerCases} {
+		maps.Copy(cases, group)
+	}
+}
 
 // rig is one worker's Store, which serves the tasks "a" and "b".
 type rig struct {

@@ -64,16 +64,32 @@ var sweepCases = map[string]func(*rig){
 		r.free("q")
 		r.kinds("complete", r.complete(jobs[0]), worker.FateLost)
 	},
-	"a sweep waits for no row": func(r *rig) {
-		stale := r.add(wire.Job{})
-		job := r.only()
-		r.Age(stale, 5*time.Hour)
-		unlock := r.LockJob(stale)
+	"a job that is swept goes to the end of the line, or stays behind it": func(r *rig) {
+		first := r.add(wire.Job{RunAt: time.Now().Add(-time.Hour)})
+		later := r.add(wire.Job{RunAt: time.Now().Add(-time.Hour)})
+		r.ids("claimed", r.claim(2), first, later)
+		r.Change(later, 1, time.Now().Add(time.Hour))
+		r.Age(first, 5*time.Hour)
+		r.Age(later, 5*time.Hour)
 		r.listen()
-		if n := r.sweep().Jobs; n != 0 {
+		if n := r.sweep().Jobs; n != 2 {
 			r.t.Errorf("released %d jobs", n)
 		}
+		r.row(later, &Row{Attempts: 1, Wait: time.Hour})
+		second := r.add(wire.Job{RunAt: time.Now().Add(-time.Minute)})
+		r.ids("claimed", r.claim(2), second, first)
+	},
+	"a sweep waits for no row": func(r *rig) {
+		stale := r.add(wire.Job{Queue: "q"})
+		job := r.only()
+		r.Age(stale, 5*time.Hour)
+		unlock, unlockQueue := r.LockJob(stale), r.LockQueue("q")
+		r.listen()
+		if swept := r.sweep(); swept.Jobs+swept.Queues != 0 {
+			r.t.Errorf("swept %+v", swept)
+		}
 		unlock()
+		unlockQueue()
 		r.row(stale, &Row{Attempts: 1, LockedBy: job.Token})
 	},
 	"a worker that does not listen does not sweep": func(r *rig) {

@@ -4,6 +4,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/backfillhq/go/internal/dbtest"
 )
 
@@ -106,7 +108,9 @@ func TestWithoutTheQueueIndex(t *testing.T) {
 				endings["complete"](r, claimed.Jobs...)
 				r.wait(claimed)
 			}
-			wantIDs(t, "claimed of the queue", got, want...)
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("claimed of the queue (-want +got):\n%s", diff)
+			}
 		})
 	}
 }

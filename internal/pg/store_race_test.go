@@ -26,6 +26,11 @@ func TestRowsChangeBetweenSnapshotAndLock(t *testing.T) {
 	r.add("'a', job_key := 'moved', queue_name := 'from'")
 	head := r.add("'a', job_key := 'head', queue_name := 'steady'")
 	r.add("'a', job_key := 'taken', queue_name := 'taken'")
+	r.add("'a', job_key := 'late head', queue_name := 'late'")
+	r.add("'a', job_key := 'foreign head', queue_name := 'foreign'")
+	r.add("'a', job_key := 'locked head', queue_name := 'lone'")
+	r.add("'a', job_key := 'foreign'")
+	r.add("'a', job_key := 'queued'")
 	gone := r.add("'a', job_key := 'gone'")
 	r.add("'a', job_key := 'running', queue_name := 'to'")
 	const takeByPeer = "update graphile_worker.%s set locked_at = now(), locked_by = 'pool-peer' where %s"
@@ -53,7 +58,16 @@ func TestRowsChangeBetweenSnapshotAndLock(t *testing.T) {
 	dbtest.Until(t, func() bool { return dbtest.SomeoneWaits(t, r.pool, "advisory") })
 	dbtest.Run(t, r.pool, "select graphile_worker.reschedule_jobs(array[$1::bigint], run_at := now() + interval '1 day')", later)
 	dbtest.Run(t, r.pool, "update graphile_worker._private_jobs set payload = '{\"new\": true}' where id = any($1)", []int64{touched, head})
-	dbtest.Run(t, r.pool, "select graphile_worker.add_job('a', job_key := 'moved', queue_name := 'to')")
+	// All that is replaced stays due at the time of the claim: only what is different keeps it out.
+	for _, changed := range []string{
+		"'a', job_key := 'moved', queue_name := 'to'", "'a', job_key := 'queued', queue_name := 'to'",
+		"'foreign', job_key := 'foreign'", "'foreign', job_key := 'foreign head', queue_name := 'foreign'",
+	} {
+		dbtest.Run(t, r.pool, "select graphile_worker.add_job("+changed+", run_at := now() - interval '1 hour')")
+	}
+	dbtest.Run(t, r.pool, `select graphile_worker.reschedule_jobs(array_agg(id), run_at := now() + interval '1 day')
+		from graphile_worker._private_jobs where key = 'late head'`)
+	dbtest.Run(t, r.pool, fmt.Sprintf(takeByPeer, "_private_jobs", "key = 'locked head'"))
 	dbtest.Run(t, r.pool, fmt.Sprintf(takeByPeer, "_private_jobs", "key = 'taken'"))
 	dbtest.Run(t, r.pool, fmt.Sprintf(takeByPeer, "_private_job_queues", "queue_name = 'taken'"))
 	dbtest.Run(t, r.pool, "delete from graphile_worker._private_jobs where id = $1", gone)

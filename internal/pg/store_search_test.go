@@ -51,6 +51,7 @@ func TestMarksSkipWhatIsAhead(t *testing.T) {
 	dbtest.Run(t, pool, "select graphile_worker.add_job('foreign', run_at := now() - interval '1 hour') from generate_series(1, 500)")
 	dbtest.Run(t, pool, "select graphile_worker.add_job('a', run_at := now() - i * interval '1 second') from generate_series(1, 200) as i")
 	first := r.try(20, 20).Jobs
+	r.add("'a', run_at := now() - interval '2 hours'") // below the mark, where the claim does not look
 	second := r.try(20, 20).Jobs
 	want := []claimMarks{{Priorities: []int16{}, Lows: []time.Time{}}, {Priorities: []int16{0}, Lows: []time.Time{first[19].RunAt}}}
 	if diff := cmp.Diff(want, trace.marks); diff != "" {

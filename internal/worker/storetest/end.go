@@ -47,6 +47,19 @@ var endCases = map[string]func(*rig){
 		r.fail(worker.Outcome{Kind: worker.OutcomeFailed, Text: "no", Delay: time.Hour}, job)
 		r.row(id, &Row{Attempts: 1, LastError: "no", Wait: 3 * time.Hour})
 	},
+	"a job that a peer has put off for thousands of years is not due soon": func(r *rig) {
+		r.each(func(name string, end func(...*wire.Job) []worker.Fate) {
+			id := r.add(wire.Job{})
+			job := r.only()
+			r.Change(id, 1, time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC))
+			fates := end(job)
+			r.kinds(name, fates, worker.FateRecorded)
+			if due := fates[0].Due; (name == "fail" || name == "return") && due < 50*365*24*time.Hour {
+				r.t.Errorf("%s: due in %v", name, due)
+			}
+			r.Delete(id)
+		})
+	},
 	"attempts that a peer has changed decide about no lease, and are not refunded": func(r *rig) {
 		r.each(func(name string, end func(...*wire.Job) []worker.Fate) {
 			id := r.add(wire.Job{Attempt: 2})

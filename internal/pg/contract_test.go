@@ -17,14 +17,24 @@ import (
 	"github.com/backfillhq/go/testutil/pgtest"
 )
 
-// The contract of worker.Store, which the one in memory of the worker's own tests keeps as well.
+// The contract of worker.Store, which the one in memory of the worker's own tests keeps as well. It
+// holds without the index on queues, too, where claims have other texts.
 func TestStoreContract(t *testing.T) {
 	t.Parallel()
-	storetest.Run(t, func(t *testing.T) storetest.Database { //nolint:thelper // it opens a database
-		return contractDB{t, pgtest.New(t).Pool()}
-	}, func(t *testing.T, test func(*testing.T)) { //nolint:thelper // it runs the test
-		test(t)
-	})
+	for name, change := range map[string]string{
+		"indexed": "select 1", "without the index on queues": "drop index graphile_worker.backfill_jobs_queue_idx",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			storetest.Run(t, func(t *testing.T) storetest.Database { //nolint:thelper // it opens a database
+				db := contractDB{t, pgtest.New(t).Pool()}
+				dbtest.Run(t, db.pool, change)
+				return db
+			}, func(t *testing.T, test func(*testing.T)) { //nolint:thelper // it runs the test
+				test(t)
+			})
+		})
+	}
 }
 
 // contractDB is a database as the contract's cases see it.

@@ -201,12 +201,14 @@ var claimCases = map[string]func(*rig){
 	},
 	"a worker that was retired claims nothing": func(r *rig) {
 		r.add(wire.Job{})
+		another := r.other()
 		if err := r.store.Retire(r.ctx(), r.id); err != nil {
 			r.t.Fatal(err)
 		}
 		if claimed := r.try(worker.ClaimRequest{Batch: 5, Serial: 5}); claimed.Alive || len(claimed.Jobs) > 0 {
 			r.t.Errorf("claimed %d jobs, alive: %v", len(claimed.Jobs), claimed.Alive)
 		}
+		another.only() // which is not retired
 	},
 	"two workers share no job": func(r *rig) {
 		for range 10 {

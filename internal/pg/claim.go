@@ -160,7 +160,7 @@ func (c *claims) ask(
 		args = append(args, append([]int32{}, request.Queues...))
 	}
 	if kind == claimDeep {
-		args = append(args, c.search.cursor)
+		args = append(args, c.search.cursor, c.search.depth(size, time.Now()))
 	}
 	text := claimTexts[kind][0]
 	if len(request.Forbidden) > 0 {

@@ -1,17 +1,37 @@
 package pg
 
-import "github.com/backfillhq/go/internal/wire"
+import (
+	"time"
 
-// deepClaims is how many claims in a row look for queues by number before the front is tried again.
-const deepClaims = 32
+	"github.com/backfillhq/go/internal/wire"
+)
+
+const (
+	// deepClaims is how many claims in a row look for queues by number before the front is tried again.
+	deepClaims = 32
+	// A claim looks at leastDepth queues by number, or as many as two batches have jobs. Where slots are
+	// slow, claims are rare, and each goes further, so that a queue is not found later for that: looking
+	// at a queue takes about depthStep, and depthPause times as long passes between two looks.
+	leastDepth, mostDepth = 400, 5000
+	depthStep             = 10 * time.Microsecond
+	depthPause            = 10
+)
 
 // search remembers how to look for queues that the window at the front of the line does not reach,
 // because it is full of jobs of blocked queues, of tasks that nobody here serves, or of queues
 // whose first job somebody has locked.
 type search struct {
-	deep   int   // claims left before the front is tried again; 0: look at the front
-	cursor int32 // queue id where the search goes on
-	idle   bool  // the present pass over the queues has claimed none of their jobs so far
+	deep   int       // claims left before the front is tried again; 0: look at the front
+	cursor int32     // queue id where the search goes on
+	at     time.Time // of the last claim that searched
+	idle   bool      // the present pass over the queues has claimed none of their jobs so far
+}
+
+// depth returns how many queues the next claim looks at by number.
+func (s *search) depth(batch int, now time.Time) int {
+	affordable := int(min(now.Sub(s.at)/(depthPause*depthStep), mostDepth))
+	s.at = now
+	return max(leastDepth, 2*batch, affordable)
 }
 
 // note decides where the next claim looks for queues. It reports whether one should follow at once.

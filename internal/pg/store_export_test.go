@@ -32,6 +32,9 @@ func (s *Store) RestBy(rest func(time.Duration) (goOn bool)) {
 	s.sweep.rest = func(_ context.Context, d time.Duration) bool { return rest(d) }
 }
 
+// SearchedLongAgo makes the store's next search one that follows a long pause.
+func (s *Store) SearchedLongAgo() { s.claims.search.at = time.Time{} }
+
 var claimNames = [...]string{claimFree: "free", claimFront: "front", claimDeep: "deep", claimScan: "scan"}
 
 // NextClaim names the text of the store's next claim with room for jobs of queues.

@@ -41,7 +41,7 @@ func TestPlansCachedOnAnEmptyTable(t *testing.T) {
 			types := "text, text, int[], smallint[], timestamptz[], int, bigint, bigint, smallint"
 			values := "'pool-x', 'pool-x.1', '{1}', '{}', '{}', 500, 16000000, 0, -32768"
 			more := map[string][2]string{
-				"front": {", int, int[]", ", 20, '{1,2,3}'"}, "deep": {", int, int[], int", ", 20, '{1,2,3}', 0"}, "scan": {", int", ", 20"},
+				"front": {", int, int[]", ", 20, '{1,2,3}'"}, "deep": {", int, int[], int, int", ", 20, '{1,2,3}', 0, 1000"}, "scan": {", int", ", 20"},
 			}[kind]
 			if flags != "" {
 				more[0] += ", text[]"

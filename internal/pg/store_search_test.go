@@ -125,6 +125,24 @@ func TestClaimBehindAClog(t *testing.T) {
 	}
 }
 
+// Behind thousands of blocked queues, a queue is found within a few claims also if there is room for
+// one job at a time only, and free jobs take it: then the claims are rare, and each looks further.
+func TestRareClaimsSearchFurther(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	dbtest.Run(t, r.pool, "select graphile_worker.add_job('a', queue_name := 'blocked' || i) from generate_series(1, 4000) as i")
+	dbtest.Run(t, r.pool, "update graphile_worker._private_job_queues set locked_at = now(), locked_by = 'pool-other'")
+	open := r.add("'a', queue_name := 'open'")
+	dbtest.Run(t, r.pool, "select graphile_worker.add_job('a', priority := 1) from generate_series(1, 100)")
+	for claims := 1; !r.row(open).Locked; claims++ {
+		if claims > 3 {
+			t.Fatalf("not found by %d claims", claims)
+		}
+		r.store.SearchedLongAgo()
+		r.try(1, 1)
+	}
+}
+
 // R14: the queues with the first jobs come first, each with the first of its jobs, behind a clog as
 // well. Nothing may lean on the index that happens to have them in order: a peer's migration can
 // drop it.

@@ -39,7 +39,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
   select j.job_queue_id, qs.n + 1 from qs cross join lateral (
     select job_queue_id from graphile_worker._private_jobs
      where is_available and job_queue_id is not null and job_queue_id > qs.q order by job_queue_id limit 1) j
-   where qs.n < greatest(2 * $6::int, 400)
+   where qs.n < $13::int
 ), seen as materialized (
   select s.id as q, h.id, h.priority, h.run_at
     from qs join graphile_worker._private_job_queues as s on s.id = qs.q and s.is_available
@@ -131,7 +131,7 @@ select aux.alive, aux.picked, aux.at, aux.queued, aux.next_queue, aux.clogged, a
                (select count(*) from picked)::int as picked,
                now() as at,
                case when exists (select from qs) then true when $12::int = 0 then false end as queued,
-               coalesce((select max(q) from qs having max(n) >= greatest(2 * $6::int, 400)), 0)::int as next_queue,
+               coalesce((select max(q) from qs having max(n) >= $13::int), 0)::int as next_queue,
                false as clogged,
                case when $10::int = 0 or exists (select from lockh) then false
                     else not exists (select from lockq) and exists (select from line join graphile_worker._private_job_queues as s on s.id = line.q and s.is_available) end as contended,
@@ -165,6 +165,7 @@ type ClaimDeepParams struct {
 	Column10 int32
 	Column11 []int32
 	Column12 int32
+	Column13 int32
 }
 
 type ClaimDeepRow struct {
@@ -209,6 +210,7 @@ func (q *Queries) ClaimDeep(ctx context.Context, arg ClaimDeepParams) ([]ClaimDe
 		arg.Column10,
 		arg.Column11,
 		arg.Column12,
+		arg.Column13,
 	)
 	if err != nil {
 		return nil, err
@@ -272,7 +274,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
   select f.id, f.priority, f.run_at from mark cross join lateral (
     select id, priority, run_at from graphile_worker._private_jobs
      where is_available and job_queue_id is null and priority = mark.p
-       and run_at between mark.low and now() and task_id = any($3::int[]) and (flags ?| $13::text[]) is not true
+       and run_at between mark.low and now() and task_id = any($3::int[]) and (flags ?| $14::text[]) is not true
      order by run_at limit 500) f
   limit $6::int
 ), cut as materialized (                         -- where it would end
@@ -284,19 +286,19 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
   select j.job_queue_id, qs.n + 1 from qs cross join lateral (
     select job_queue_id from graphile_worker._private_jobs
      where is_available and job_queue_id is not null and job_queue_id > qs.q order by job_queue_id limit 1) j
-   where qs.n < greatest(2 * $6::int, 400)
+   where qs.n < $13::int
 ), seen as materialized (
   select s.id as q, h.id, h.priority, h.run_at
     from qs join graphile_worker._private_job_queues as s on s.id = qs.q and s.is_available
    cross join lateral (
     select j.id, j.priority, j.run_at from graphile_worker._private_jobs as j
-     where j.job_queue_id = s.id and j.is_available and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $13::text[]) is not true
+     where j.job_queue_id = s.id and j.is_available and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $14::text[]) is not true
      order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) h
    where (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
 ), freed as materialized (                       -- and those that the worker has just freed, wherever their jobs are
   select u.q, h.id, h.priority, h.run_at from (select distinct unnest($11::int[]) as q) as u cross join lateral (
     select j.id, j.priority, j.run_at from graphile_worker._private_jobs as j
-     where j.job_queue_id = u.q and j.is_available and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $13::text[]) is not true
+     where j.job_queue_id = u.q and j.is_available and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $14::text[]) is not true
      order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) h
    where u.q not in (select q from seen) and (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
 ), line as materialized (                        -- the queues to try, best first
@@ -310,14 +312,14 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
   select k.id, k.priority, k.run_at, k.bytes from lockq
    cross join lateral (
     select j.id, j.priority, j.run_at from graphile_worker._private_jobs as j
-     where j.job_queue_id = lockq.id and j.is_available and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $13::text[]) is not true
+     where j.job_queue_id = lockq.id and j.is_available and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $14::text[]) is not true
      order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) h
    cross join lateral (
     select j.id, j.priority, j.run_at,
            case when pg_column_size(j.payload) <= 2000 then octet_length(j.payload::text)
                 else pg_column_size(j.payload)::bigint * 256 end as bytes from graphile_worker._private_jobs as j
      where j.id = h.id and j.job_queue_id = lockq.id and j.is_available
-       and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $13::text[]) is not true        -- checked again under the lock
+       and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $14::text[]) is not true        -- checked again under the lock
        and case when $8::bigint = 0 or pg_column_size(j.payload)::bigint * 256 <= $8::bigint then true
                 when pg_column_size(j.payload)::bigint > 65536 then false
                 else octet_length(j.payload::text) <= $8::bigint end
@@ -338,7 +340,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
            case when pg_column_size(payload) <= 2000 then octet_length(payload::text)
                 else pg_column_size(payload)::bigint * 256 end as bytes from graphile_worker._private_jobs
      where is_available and job_queue_id is null and priority = begin.p
-       and run_at between begin.low and now() and task_id = any($3::int[]) and (flags ?| $13::text[]) is not true
+       and run_at between begin.low and now() and task_id = any($3::int[]) and (flags ?| $14::text[]) is not true
        and case when $8::bigint = 0 or pg_column_size(payload)::bigint * 256 <= $8::bigint then true
                 when pg_column_size(payload)::bigint > 65536 then false
                 else octet_length(payload::text) <= $8::bigint end
@@ -376,7 +378,7 @@ select aux.alive, aux.picked, aux.at, aux.queued, aux.next_queue, aux.clogged, a
                (select count(*) from picked)::int as picked,
                now() as at,
                case when exists (select from qs) then true when $12::int = 0 then false end as queued,
-               coalesce((select max(q) from qs having max(n) >= greatest(2 * $6::int, 400)), 0)::int as next_queue,
+               coalesce((select max(q) from qs having max(n) >= $13::int), 0)::int as next_queue,
                false as clogged,
                case when $10::int = 0 or exists (select from lockh) then false
                     else not exists (select from lockq) and exists (select from line join graphile_worker._private_job_queues as s on s.id = line.q and s.is_available) end as contended,
@@ -387,7 +389,7 @@ select aux.alive, aux.picked, aux.at, aux.queued, aux.next_queue, aux.clogged, a
                (select (extract(epoch from min(n.run_at) - now()) * 1000000)::bigint from mark cross join lateral (
                   select i.run_at from (
                     select j.run_at, j.task_id, row_number() over () as i from (
-                      select run_at, case when (flags ?| $13::text[]) is not true then task_id end as task_id from graphile_worker._private_jobs
+                      select run_at, case when (flags ?| $14::text[]) is not true then task_id end as task_id from graphile_worker._private_jobs
                        where is_available and priority = mark.p and run_at > now() and run_at < now() + interval '100 years'
                        order by run_at limit 200) j) i
                    where i.task_id = any($3::int[]) or i.i = 200 limit 1) n
@@ -410,7 +412,8 @@ type ClaimDeepFlagsParams struct {
 	Column10 int32
 	Column11 []int32
 	Column12 int32
-	Column13 []string
+	Column13 int32
+	Column14 []string
 }
 
 type ClaimDeepFlagsRow struct {
@@ -456,6 +459,7 @@ func (q *Queries) ClaimDeepFlags(ctx context.Context, arg ClaimDeepFlagsParams) 
 		arg.Column11,
 		arg.Column12,
 		arg.Column13,
+		arg.Column14,
 	)
 	if err != nil {
 		return nil, err
@@ -1857,6 +1861,7 @@ select exists (select from pg_catalog.pg_index as i
 //	$10 int           not in Free: at most this many jobs from queues
 //	$11 int[]         Front and Deep: queues that the worker has just freed
 //	$12 int           Deep: the queue id to go on from
+//	$13 int           Deep: at most this many queues
 //
 // The limits of inner subqueries are literals: they decide the plan, and a parameter there spoils it
 // (R26). Outer limits stop the same plan earlier, so they may be parameters: a CTE, a lateral join and

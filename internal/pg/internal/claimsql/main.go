@@ -43,7 +43,7 @@ func run() error {
 	for _, v := range []variant{
 		{Name: "ClaimFree", Flags: "$10"},
 		{Name: "ClaimFront", Queues: true, Indexed: true, Window: 2000, Flags: "$12"},
-		{Name: "ClaimDeep", Queues: true, Indexed: true, Deep: true, Flags: "$13"},
+		{Name: "ClaimDeep", Queues: true, Indexed: true, Deep: true, Flags: "$14"},
 		{Name: "ClaimScan", Queues: true, Window: 4000, Flags: "$11"},
 	} {
 		plain, flags := v, v
@@ -79,9 +79,6 @@ func (v variant) WindowSize() string {
 	}
 	return "greatest(4 * $6::int, 400)"
 }
-
-// DepthSize is how many queues a batch looks at by number.
-func (variant) DepthSize() string { return "greatest(2 * $6::int, 400)" }
 
 // Served is the condition that a job is for this worker. Jobs without flags have null there, and
 // always pass (contract section 5.2).

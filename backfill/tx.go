@@ -64,7 +64,7 @@ func InTx(ctx context.Context, c *Client, fn func(ctx context.Context, tx pgx.Tx
 	if err != nil {
 		return fmt.Errorf("begin: %w", err)
 	}
-	defer conn.Release()
+	defer c.inserter.Release(ctx, conn, nil)
 	tx, err := pg.Begin(ctx, conn)
 	if err != nil {
 		return fmt.Errorf("begin: %w", err)

@@ -108,7 +108,7 @@ func (a *attempt) run(ctx context.Context) (jobs []*wire.Job, notified bool, err
 	if a.plan == nil && a.access == schema.WritesTables && isPlain(a.specs) {
 		return a.insertOne(ctx, conn)
 	}
-	defer func() { a.release(ctx, conn, err) }()
+	defer func() { a.Release(ctx, conn, err) }()
 	if a.plan == nil {
 		a.plan = newPlan(a.specs, a.bounds)
 		a.names = a.names || a.plan.keyed || len(a.plan.pieces) > 1
@@ -153,7 +153,7 @@ func (a *attempt) insertOne(ctx context.Context, conn *pgxpool.Conn) ([]*wire.Jo
 	} else {
 		row := conn.QueryRow(ctx, a.texts.render(query.InsertJob), insertArgs(&a.specs[0])...)
 		err = because(ctx, row.Scan(&job.ID, &job.RunAt, &job.CreatedAt))
-		a.release(ctx, conn, err)
+		a.Release(ctx, conn, err)
 	}
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):

@@ -44,10 +44,10 @@ func (a *attempt) insertAndNotify(ctx context.Context, conn *pgxpool.Conn, job *
 		stop()
 		cancel(nil)
 		if isForgotten(err) && a.forget(ctx, conn) {
-			a.release(ctx, conn, nil)
+			a.Release(ctx, conn, nil)
 			return err
 		}
-		a.release(ctx, conn, err)
+		a.Release(ctx, conn, err)
 		return err
 	}
 	text := a.texts.render(query.InsertJob)

@@ -77,12 +77,12 @@ func (i *Inserter) acquire(limited context.Context) (*pgxpool.Conn, error) {
 	return nil, &wire.NotEnqueuedError{Err: err}
 }
 
-// release gives a connection back to the pool. One that is alive and of no use is closed: it is
+// Release gives a connection back to the pool. One that is alive and of no use is closed: it is
 // read-only, so it leads to a standby or to a server that was the primary once; or the statements
 // that pgx has prepared on it are gone, as after DISCARD ALL. One that pgx has closed, because the
 // server did not answer, keeps its place in the pool for 15 s while pgx waits for the server:
 // closeTimeout is enough for that.
-func (i *Inserter) release(ctx context.Context, conn *pgxpool.Conn, err error) {
+func (i *Inserter) Release(ctx context.Context, conn *pgxpool.Conn, err error) {
 	if sqlstate.Of(err) == sqlstate.ReadOnlyTransaction || isForgotten(err) {
 		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 		_ = conn.Conn().Close(closing) // the pool drops it in any case

@@ -227,6 +227,32 @@ func TestServerThatDoesNotAnswer(t *testing.T) {
 	}
 }
 
+// The same for a transaction of InTx: the error tells which jobs there can be.
+func TestTransactionThatGetsNoAnswer(t *testing.T) {
+	t.Parallel()
+	for step, want := range map[string]string{"begin": "not enqueued", "commit": "may or may not"} {
+		t.Run(step, func(t *testing.T) {
+			t.Parallel()
+			proxy := dbtest.NewProxy(t, pgtest.New(t).URL)
+			inserter := pg.NewInserter(poolWith(t, proxy.URL, func(*pgxpool.Config) {}), schemaName, schema.WritesTables)
+			conn, err := inserter.Acquire(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer inserter.Release(context.Background(), conn, nil)
+			if step == "begin" {
+				proxy.Arm(1, dbtest.Freeze)
+			}
+			tx, err := pg.Begin(context.Background(), conn)
+			if err == nil {
+				proxy.Arm(1, dbtest.Freeze)
+				err = pg.Commit(context.Background(), tx)
+			}
+			dbtest.Mentions(t, err, want, "the database did not answer within 10s")
+		})
+	}
+}
+
 // The role that a transaction has at the moment decides how it enqueues, and is named in a refusal.
 func TestTransactionWithAnotherRole(t *testing.T) {
 	t.Parallel()

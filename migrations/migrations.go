@@ -58,6 +58,8 @@ var (
 	own0004 string
 	//go:embed own/0005_enqueue.sql
 	own0005 string
+	//go:embed own/0006_sweeps.sql
+	own0006 string
 )
 
 // Wire returns the files for Graphile Worker's tables and functions, in order.
@@ -78,6 +80,7 @@ func Own() []Migration {
 		{ID: 3, Path: "own/0003_enqueue.sql", SQL: own0003},
 		{ID: 4, Path: "own/0004_comments.sql", SQL: own0004},
 		{ID: 5, Path: "own/0005_enqueue.sql", SQL: own0005},
+		{ID: 6, Path: "own/0006_sweeps.sql", SQL: own0006},
 	}
 }
 

@@ -1091,6 +1091,21 @@ $fn$;
 insert into "graphile_worker".backfill_migrations (id, name)
 values (5, 'enqueue_conflicts');
 
+-- own/0006_sweeps.sql
+
+-- Which worker sweeps for all. Without a default the rows stay as they are, so the table is locked
+-- for an instant.
+
+alter table "graphile_worker".backfill_workers
+  add column if not exists swept_at timestamp with time zone;
+
+comment on column "graphile_worker".backfill_workers.swept_at is
+  'When this worker last began to sweep for all. Null if it never has.';
+
+insert into "graphile_worker".backfill_migrations (id, name)
+values (6, 'sweeps')
+on conflict (id) do nothing;
+
 -- The head of each queue, exactly and in bounded time. Workers run without it, only slower, so it
 -- is built while they work; the runner takes the word "concurrently" out where the table is still
 -- empty. An interrupted build leaves an invalid index of this name: drop it and run this again.

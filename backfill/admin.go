@@ -154,8 +154,8 @@ func (c *Client) UnlockWorker(ctx context.Context, lockedBy string) (jobs int, e
 }
 
 // ReleaseStaleLocks releases every job and queue that has been locked for 4 hours or longer, and
-// returns how many jobs it released. Their attempts stay charged. One worker of the fleet does
-// this every 8 to 10 minutes, and each renews the locks of its running jobs. Rows that another
+// returns how many jobs it released. Their attempts stay charged. One of the workers does this
+// every 7 to 10 minutes, and each renews the locks of its running jobs. Rows that another
 // transaction has locked at this moment are skipped.
 func (c *Client) ReleaseStaleLocks(ctx context.Context) (jobs int, err error) {
 	if err := c.usable(ctx); err != nil {

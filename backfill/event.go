@@ -64,7 +64,7 @@ const (
 	EventLeaseLost  EventKind = "lease_lost"  // the job was unlocked or taken by somebody else
 	EventReclaimed  EventKind = "reclaimed"   // Count jobs of a claim whose answer was lost were released
 	EventFenced     EventKind = "fenced"      // the worker was declared dead; it goes on under a new id
-	EventSwept      EventKind = "swept"       // this worker swept for all: Count jobs with stale locks were released; or Err
+	EventSwept      EventKind = "swept"       // this worker looked for stale locks: Count jobs were released; or Err
 	EventScheduled  EventKind = "scheduled"   // Count cron jobs were enqueued
 	EventDraining   EventKind = "draining"    // the worker stops; Count jobs are running
 	EventStopped    EventKind = "stopped"     // the worker has stopped

@@ -93,7 +93,7 @@ func (a *Admin) findWorker(ctx context.Context, lockedBy string) (id string, reg
 // Sweep releases jobs and queues whose locks are stale, except for rows that somebody else has
 // locked at this moment. It does so at once, whoever else sweeps.
 func (a *Admin) Sweep(ctx context.Context) (jobs, queues int, err error) {
-	swept, err := newSweep(a.queries, noRest).run(ctx, "")
+	swept, err := newSweep(a.queries, noRest).run(ctx, "", true)
 	return swept.Jobs, swept.Queues, a.settings.explainWork(err)
 }
 

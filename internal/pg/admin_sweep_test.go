@@ -1,6 +1,7 @@
 package pg_test
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"slices"
@@ -12,7 +13,6 @@ import (
 
 	"github.com/backfillhq/go/internal/dbtest"
 	"github.com/backfillhq/go/internal/pg"
-	"github.com/backfillhq/go/testutil/pgtest"
 )
 
 // Contract section 5.6, by the database's clock: older than 4 hours, and no younger; more than one
@@ -38,7 +38,6 @@ func TestSweep(t *testing.T) {
 	}
 	dbtest.Run(t, tx, "select from graphile_worker._private_jobs where id = $1 for update", held)
 	dbtest.Run(t, tx, "select from graphile_worker._private_job_queues where id = $1 for update", heldQueue)
-	r.listen()
 	if swept := r.sweep(); swept.Jobs != 2100 || swept.Queues != 2099 {
 		t.Errorf("swept %+v, want all but the job and the queue that are held", swept)
 	}
@@ -71,10 +70,9 @@ func TestSweepOfManyRows(t *testing.T) {
 	}
 	dbtest.Run(t, r.pool, `update graphile_worker._private_jobs set locked_by = 'somebody', locked_at = now() - interval '1 hour'
 		where id in (2, 3, (select max(id) - 1 from graphile_worker._private_jobs))`)
-	r.listen()
 	r.store.RestBy(func(time.Duration) bool { return true })
 	swept := r.sweep()
-	if !swept.Whole || swept.Jobs != 2 || swept.Queues != 2 || len(swept.Locks) != 1 || swept.Locks[0].Jobs != 3 {
+	if !swept.Done || swept.Jobs != 2 || swept.Queues != 2 || len(swept.Locks) != 1 || swept.Locks[0].Jobs != 3 {
 		t.Errorf("swept %+v, want 2 jobs and queues, and 3 locks of an owner", swept)
 	}
 }
@@ -94,7 +92,6 @@ func TestSweepTellsOfLocks(t *testing.T) {
 		dbtest.Run(t, r.pool, "update graphile_worker._private_jobs set locked_by = $2, locked_at = now() - interval '3 hours' where id = $1",
 			r.add("'a'"), fmt.Sprint("many.", i))
 	}
-	r.listen()
 	swept := r.sweep()
 	if len(swept.Locks) != 20 || swept.Locks[0].Owner != "many.0" || swept.Locks[0].Oldest.Round(time.Hour) != 3*time.Hour {
 		t.Errorf("locks: %+v, want the 20 oldest", swept.Locks)
@@ -117,80 +114,75 @@ func TestSweepTellsOfLocks(t *testing.T) {
 	}
 }
 
-// turns are the locks of the turns to sweep, of this period (0) and those around it.
-const turns = `select pg_try_advisory_lock(hashtextextended('backfill sweep graphile_worker ' ||
-	(floor(extract(epoch from now()) / 1200)::bigint + $1::int), 0))`
-
-// The turn stays with who has it, whose session holds two locks, however often it asks. For the
-// others a sweep is one statement. An operator's does not ask.
+// For the workers whose turn it is not, a sweep is one statement. One that starts sends two more,
+// however many rows there are. An operator's does not ask.
 func TestOneWorkerSweeps(t *testing.T) {
 	t.Parallel()
-	pool := pgtest.New(t).Pool()
-	traced := func() (*rig, *dbtest.Statements) {
-		statements := new(dbtest.Statements)
-		settings := pg.SettingsOf(pool, schemaName)
-		settings.Tracer = statements
-		r := rigWith(t, pool, settings)
-		r.store.RewriteSweeps(func(text string) string { // a period is what the test says
-			return strings.Replace(text, "floor(extract(epoch from clock_timestamp()) / 1200)::bigint", "(select last_value from graphile_worker.jobs_id_seq1)", 1)
-		})
-		r.listen()
-		return r, statements
+	r := newRig(t)
+	r.addMany(20_001, "a", time.Hour, 0, "", 0)
+	dbtest.Run(t, r.pool, "update graphile_worker._private_jobs set locked_by = 'node', locked_at = now() - interval '1 hour' where id in (1, 20001)")
+	r.store.RestBy(func(time.Duration) bool { return true })
+	if swept := r.sweep(); !swept.Turn || swept.Locks[0].Jobs != 2 {
+		t.Errorf("the only worker swept %+v, want locks of 2 jobs", swept)
 	}
-	r, _ := traced()
-	r.addMany(1, "a", time.Hour, 0, "q", 1)
-	if !r.sweep().Turn {
-		t.Error("the only worker does not sweep")
-	}
-	other, statements := traced()
-	for range 4 {
-		dbtest.Get[int64](t, pool, "select nextval('graphile_worker.jobs_id_seq1')")
+	statements := new(dbtest.Statements)
+	settings := pg.SettingsOf(r.pool, schemaName)
+	settings.Tracer = statements
+	other := rigWith(t, r.pool, settings)
+	for starting, want := range map[bool]int{false: 1, true: 4} { // with the owners of locks
 		statements.Take()
-		if swept := other.sweep(); swept.Turn {
-			t.Errorf("another worker swept %+v", swept)
+		swept, err := other.store.Sweep(t.Context(), other.id, starting)
+		if sent := statements.Take(); err != nil || swept.Turn || len(sent) != want {
+			t.Errorf("another worker swept %+v (%v) with %d statements, want %d: %q", swept, err, len(sent), want, sent)
 		}
-		if sent := statements.Take(); len(sent) != 1 {
-			t.Errorf("a worker whose turn it is not sent %q", sent)
-		}
-		if !r.sweep().Turn {
-			t.Error("the worker whose turn it is does not sweep")
+		if starting && (!swept.Done || len(swept.Locks) != 1 || swept.Locks[0].Jobs != 1) {
+			t.Errorf("at its start another worker swept %+v, want the lock of the first page", swept)
 		}
 	}
-	const holders = "select array_agg(distinct pid) from pg_locks where locktype = 'advisory' and granted and database = (select oid from pg_database where datname = current_database())"
-	pids := dbtest.Get[[]int32](t, pool, holders)
-	if n := dbtest.Get[int](t, pool, "select count(*)::int from pg_locks where pid = any($1) and locktype = 'advisory'", pids); len(pids) != 1 || n != 2 {
-		t.Fatalf("%d sessions hold %d locks, want one that holds two", len(pids), n)
-	}
-	dbtest.Run(t, pool, "update graphile_worker._private_jobs set locked_by = 'pool-node', locked_at = now() - interval '5 hours'")
-	if jobs, _, err := pg.NewAdmin(pool, schemaName).Sweep(r.quick()); err != nil || jobs != 1 {
+	dbtest.Run(t, r.pool, "update graphile_worker._private_jobs set locked_at = now() - interval '5 hours' where id = 20001")
+	if jobs, _, err := pg.NewAdmin(r.pool, schemaName).Sweep(r.quick()); err != nil || jobs != 1 {
 		t.Errorf("an operator swept %d jobs (%v), want 1", jobs, err)
-	}
-	dbtest.Run(t, pool, "select pg_terminate_backend($1)", pids[0])
-	dbtest.Until(t, func() bool { return other.sweep().Turn })
-	r.listen()
-	if r.sweep().Turn {
-		t.Error("the worker that has lost its connection sweeps beside the one that took over")
 	}
 }
 
-// A turn ends with its period and the next one, whatever became of its worker.
-func TestTurnEnds(t *testing.T) {
+// Of workers that ask at the same instant one sweeps.
+func TestTurnsAreTakenOneByOne(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	r.listen()
-	frozen := dbtest.Connect(t, r.pool.Config().ConnString())
-	dbtest.Get[bool](t, frozen, turns, -2)
-	dbtest.Get[bool](t, frozen, turns, -1)
+	tx, err := r.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	dbtest.Run(t, tx, "select pg_advisory_xact_lock(hashtextextended('backfill sweep ' || $1, 0))", schemaName)
+	if r.sweep().Turn {
+		t.Error("it sweeps while another one takes the turn")
+	}
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	if !r.sweep().Turn {
-		t.Error("a turn of the past holds up a sweep")
+		t.Error("it does not sweep afterwards")
 	}
-	next := rigOn(t, r.pool, schemaName)
-	if !dbtest.Get[bool](t, frozen, turns, 2) {
-		t.Error("a turn reaches beyond the next period")
+}
+
+// A sweep whose time is over during a page has not failed: the next one goes on with that page.
+func TestSweepIsOutOfTime(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.addMany(10_001, "a", time.Hour, 0, "", 0)
+	dbtest.Run(t, r.pool, "update graphile_worker._private_jobs set locked_by = 'x', locked_at = now() - interval '5 hours' where id in (1, 10001)")
+	ctx, cancel := context.WithCancel(t.Context())
+	r.store.RestBy(func(time.Duration) bool {
+		cancel()
+		return true
+	})
+	swept, err := r.store.Sweep(ctx, r.id, false)
+	if err != nil || !swept.Turn || swept.Done || swept.Jobs != 1 {
+		t.Errorf("swept %+v (%v), want the job of the first page, and no error", swept, err)
 	}
-	next.listen()
-	if next.sweep().Turn {
-		t.Error("two workers have the turn")
+	r.store.RestBy(func(time.Duration) bool { return true })
+	if swept := r.sweep(); !swept.Done || swept.Jobs != 1 {
+		t.Errorf("then swept %+v, want the job of the second page", swept)
 	}
 }
 
@@ -212,12 +204,11 @@ func TestSweepPauses(t *testing.T) {
 		left--
 		return left >= 0
 	})
-	r.listen()
-	if swept := r.sweep(); swept.Whole || swept.Jobs != 2 || swept.Locks != nil {
+	if swept := r.sweep(); swept.Done || swept.Jobs != 2 || swept.Locks != nil {
 		t.Errorf("in two pages swept %+v, want 2 jobs", swept)
 	}
 	left = 100
-	if swept := r.sweep(); !swept.Whole || swept.Jobs != 1 || len(swept.Locks) != 1 || swept.Locks[0].Jobs != 2 {
+	if swept := r.sweep(); !swept.Done || swept.Jobs != 1 || len(swept.Locks) != 1 || swept.Locks[0].Jobs != 2 {
 		t.Errorf("then swept %+v, want the rest, with the locks of all", swept)
 	}
 	if len(rests) != 3 || slices.Min(rests) < 200*time.Millisecond {
@@ -239,8 +230,7 @@ func TestSweepGoesOn(t *testing.T) {
 		return strings.Replace(text, "page.seen,",
 			"page.seen / case when $1::bigint > 0 and (select last_value from graphile_worker.jobs_id_seq1) < 20000 then 0 else 1 end,", 1)
 	})
-	r.listen()
-	swept, err := r.store.Sweep(t.Context(), r.id)
+	swept, err := r.store.Sweep(t.Context(), r.id, false)
 	if err == nil || swept.Jobs != 1 {
 		t.Fatalf("swept %+v (%v), want 1 job and an error", swept, err)
 	}

@@ -140,6 +140,10 @@ func (db contractDB) Age(id int64, by time.Duration) {
 		where id = (select job_queue_id from job)`, id, by)
 }
 
+func (db contractDB) AgeSweep(workerID string, by time.Duration) {
+	dbtest.Run(db.t, db.pool, "update graphile_worker.backfill_workers set swept_at = swept_at - $2::interval where id = $1", workerID, by)
+}
+
 func (db contractDB) Refuse(id int64) {
 	dbtest.Run(db.t, db.pool, fmt.Sprintf(`create function refuse() returns trigger language plpgsql as $$
 		begin raise exception 'refused' using errcode = 'check_violation'; end $$;

@@ -3,6 +3,7 @@ package pg
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"time"
@@ -39,14 +40,14 @@ func (s *Store) Listen(ctx context.Context, ready func(), on func(worker.Notific
 	defer func() { closeConn(ctx, conn) }()
 	ready()
 	for {
-		if err := s.receive(ctx, conn, s.settings.lifetime(), on); err != nil {
+		if err := receive(ctx, conn, s.settings.lifetime(), on); err != nil {
 			return err
 		}
 		next, err := s.sessions.connectListener(ctx)
 		if err != nil {
 			return err
 		}
-		_ = s.receive(ctx, conn, overlap, on)
+		_ = receive(ctx, conn, overlap, on)
 		closeConn(ctx, conn)
 		conn = next
 	}
@@ -66,64 +67,29 @@ func (s *sessions) connectListener(ctx context.Context) (*pgx.Conn, error) {
 	return conn, nil
 }
 
-// ask is what the listener's connection is to do between two notifications.
-type ask func(*pgx.Conn) error
+var errLifeOver = errors.New("the connection's life time is over")
 
 // receive hands on notifications until the connection's life is over, and returns nil then. 0: it
-// has no end. Meanwhile the connection does what it is asked to.
-func (s *Store) receive(
-	ctx context.Context, conn *pgx.Conn, life time.Duration, on func(worker.Notification),
-) error {
-	var over <-chan time.Time // never, if nil
+// has no end.
+func receive(ctx context.Context, conn *pgx.Conn, life time.Duration, on func(worker.Notification)) error {
+	waiting := ctx
 	if life > 0 {
-		timer := time.NewTimer(life)
-		defer timer.Stop()
-		over = timer.C
+		var cancel context.CancelFunc
+		waiting, cancel = context.WithTimeoutCause(ctx, life, errLifeOver)
+		defer cancel()
 	}
 	for {
-		ask, ended, err := s.handOn(ctx, conn, over, on)
-		if ask != nil {
-			if refused := ask(conn); refused != nil {
-				err = refused
+		notification, err := conn.WaitForNotification(waiting)
+		if err != nil {
+			if ctx.Err() == nil && errors.Is(context.Cause(waiting), errLifeOver) {
+				return nil
 			}
-		}
-		switch {
-		case ctx.Err() != nil || conn.IsClosed() || ask == nil && !ended:
 			return fmt.Errorf("wait for notification: %w", err)
-		case ended:
-			return nil
+		}
+		if n, ok := understand(notification); ok {
+			on(n)
 		}
 	}
-}
-
-// handOn hands on notifications until it is interrupted, because the connection's life is over or
-// it is asked to do something, or until an error ends it.
-func (s *Store) handOn(
-	ctx context.Context, conn *pgx.Conn, over <-chan time.Time, on func(worker.Notification),
-) (ask ask, ended bool, err error) {
-	waiting, interrupt := context.WithCancel(ctx)
-	interrupted := make(chan struct{})
-	go func() {
-		defer close(interrupted)
-		defer interrupt()
-		select {
-		case <-over:
-			ended = true
-		case ask = <-s.asks:
-		case <-waiting.Done():
-		}
-	}()
-	for err == nil {
-		var notification *pgconn.Notification
-		if notification, err = conn.WaitForNotification(waiting); err == nil {
-			if n, ok := understand(notification); ok {
-				on(n)
-			}
-		}
-	}
-	interrupt()
-	<-interrupted
-	return ask, ended, err
 }
 
 // lifetime is how long a connection may live, as the application's pool has it; 0: for ever.

@@ -2,9 +2,7 @@ package pg_test
 
 import (
 	"context"
-	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -69,47 +67,5 @@ func TestListen(t *testing.T) {
 	cancel()
 	if err := <-ended; err == nil {
 		t.Error("Listen ended without an error")
-	}
-}
-
-// What the listener's connection is asked in between keeps no notification back.
-func TestListenWhileAsked(t *testing.T) {
-	t.Parallel()
-	r := newRig(t)
-	heard := make(chan worker.Notification, 1000)
-	r.listen(heard)
-	r.store.RestBy(func(time.Duration) bool { return true })
-	const pings = 300
-	sent := make(chan error, 1)
-	go func() {
-		for i := range pings {
-			if err := r.store.Ping(t.Context(), strings.Repeat("x", 20*i)); err != nil {
-				sent <- err
-				return
-			}
-		}
-		sent <- nil
-	}()
-	asked := 0
-	for done := false; !done; asked++ {
-		if !r.sweep().Turn {
-			t.Error("no turn")
-		}
-		select {
-		case err := <-sent:
-			if err != nil {
-				t.Fatal(err)
-			}
-			done = true
-		default:
-		}
-	}
-	for i := range pings {
-		if n := <-heard; len(n.Payload) != 20*i {
-			t.Fatalf("notification %d has %d bytes", i, len(n.Payload))
-		}
-	}
-	if asked < 2 {
-		t.Errorf("asked %d times meanwhile", asked)
 	}
 }

@@ -32,7 +32,6 @@ type Store struct {
 	served   atomic.Pointer[map[int32]string]
 	claims   claims
 	sweep    *sweep
-	asks     chan ask // what the listener's connection is to do
 	logger   *slog.Logger
 	saidSlow time.Time // when a slow claim was last logged
 }
@@ -54,7 +53,7 @@ func Open(ctx context.Context, settings Settings) (*Store, error) {
 	queries := texts.queries(pool)
 	return &Store{
 		settings: settings, sessions: sessions, pool: pool, queries: queries, claims: claims{texts: texts},
-		sweep: newSweep(queries, rest), asks: make(chan ask),
+		sweep: newSweep(queries, rest),
 	}, nil
 }
 

@@ -53,31 +53,9 @@ func rigWith(t *testing.T, pool *pgxpool.Pool, settings pg.Settings) *rig {
 	return r
 }
 
-// listen listens until the test is over, or its connection breaks.
-func (r *rig) listen(heard ...chan<- worker.Notification) {
-	r.t.Helper()
-	ctx, cancel := context.WithCancel(r.t.Context())
-	ready, ended := make(chan struct{}), make(chan error, 1)
-	on := func(n worker.Notification) {
-		for _, heard := range heard {
-			heard <- n
-		}
-	}
-	go func() { ended <- r.store.Listen(ctx, func() { close(ready) }, on) }()
-	select {
-	case <-ready:
-	case err := <-ended:
-		r.t.Fatal(err)
-	}
-	r.t.Cleanup(func() {
-		cancel()
-		<-ended //nolint:errcheck // it was cancelled
-	})
-}
-
 func (r *rig) sweep() worker.Swept {
 	r.t.Helper()
-	swept, err := r.store.Sweep(r.quick(), r.id)
+	swept, err := r.store.Sweep(r.quick(), r.id, false)
 	if err != nil {
 		r.t.Fatal(err)
 	}

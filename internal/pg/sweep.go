@@ -8,18 +8,14 @@ import (
 	"slices"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/backfillhq/go/internal/pg/query"
 	"github.com/backfillhq/go/internal/worker"
 )
 
 const (
-	// sweepPage is how many rows one statement of a sweep looks at, and pageTimeout bounds it.
+	// sweepPage is how many rows one statement of a sweep looks at, and pageTimeout bounds each.
 	sweepPage   = 10_000
 	pageTimeout = 10 * time.Second
-	// turnTimeout bounds the question whose turn it is, with the wait for a listener.
-	turnTimeout = 5 * time.Second
 	// restFactor is how many times as long as a page a worker's sweep pauses after it, so that a sweep
 	// takes less than a tenth of one connection's time.
 	restFactor = 10
@@ -27,38 +23,34 @@ const (
 	maxOwners = 20
 )
 
-// Sweep implements worker.Store. Whose turn it is, an advisory lock of the listener's session tells
-// (TakeTurn).
-func (s *Store) Sweep(ctx context.Context, workerID string) (worker.Swept, error) {
-	mine, err := s.takeTurn(ctx)
-	if err != nil || !mine {
-		s.sweep.restart() // others go through all rows meanwhile
+// Sweep implements worker.Store. The workers' rows tell whose turn it is (TakeTurn).
+func (s *Store) Sweep(ctx context.Context, workerID string, starting bool) (worker.Swept, error) {
+	mine, err := s.takeTurn(ctx, workerID)
+	if err != nil {
 		return worker.Swept{}, err
 	}
-	swept, err := s.sweep.run(ctx, workerID)
-	swept.Turn = true
+	if !mine {
+		s.sweep.restart() // others go through all rows meanwhile
+		if !starting {
+			return worker.Swept{}, nil
+		}
+	}
+	swept, err := s.sweep.run(ctx, workerID, mine)
+	if ctx.Err() != nil {
+		err = nil // its time was over during a page, with which the next one goes on
+	}
+	swept.Turn = mine
 	return swept, err
 }
 
-// takeTurn asks on the listener's connection. Without a listener nothing is this worker's turn.
-func (s *Store) takeTurn(ctx context.Context) (mine bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, turnTimeout)
+func (s *Store) takeTurn(ctx context.Context, workerID string) (mine bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, pageTimeout)
 	defer cancel()
-	answered := make(chan error, 1)
-	ask := func(conn *pgx.Conn) (err error) {
-		mine, err = s.claims.texts.queries(conn).TakeTurn(ctx, s.settings.Schema)
-		answered <- err
-		return err
+	rows, err := s.queries.TakeTurn(ctx, query.TakeTurnParams{SchemaName: s.settings.Schema, ID: workerID})
+	if err != nil {
+		return false, fmt.Errorf("ask whose turn it is to sweep: %w", err)
 	}
-	select {
-	case s.asks <- ask:
-		if err := <-answered; err != nil {
-			return false, fmt.Errorf("ask whose turn it is to sweep: %w", err)
-		}
-		return mine, nil
-	case <-ctx.Done():
-		return false, nil
-	}
+	return rows > 0, nil
 }
 
 // sweep goes through all jobs, and then all queues. It releases what is locked for too long, and
@@ -84,8 +76,9 @@ func (s *sweep) restart() {
 	s.queueing, s.after, s.locks = false, 0, make(map[string]*worker.HeldLocks)
 }
 
-// run sweeps what others than this worker have locked: their locks are told of.
-func (s *sweep) run(ctx context.Context, workerID string) (swept worker.Swept, err error) {
+// run sweeps all rows, or the first page of either table. It tells of the locks of others than this
+// worker.
+func (s *sweep) run(ctx context.Context, workerID string, all bool) (swept worker.Swept, err error) {
 	for {
 		sent := time.Now()
 		rows, err := s.page(ctx, workerID)
@@ -99,7 +92,7 @@ func (s *sweep) run(ctx context.Context, workerID string) (swept worker.Swept, e
 		}
 		s.add(rows)
 		s.after = rows[0].Last
-		if rows[0].Seen < sweepPage {
+		if rows[0].Seen < sweepPage || !all {
 			if s.queueing {
 				break
 			}
@@ -110,7 +103,7 @@ func (s *sweep) run(ctx context.Context, workerID string) (swept worker.Swept, e
 		}
 	}
 	swept.Locks, err = s.owners(ctx)
-	swept.Whole = err == nil
+	swept.Done = err == nil
 	s.restart()
 	return swept, err
 }

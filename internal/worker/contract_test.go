@@ -86,6 +86,12 @@ func (db contractDB) Age(id int64, by time.Duration) {
 	})
 }
 
+func (db contractDB) AgeSweep(workerID string, by time.Duration) {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	db.sweptAt[workerID] = db.sweptAt[workerID].Add(-by)
+}
+
 func (db contractDB) Refuse(id int64) {
 	db.mu.Lock()
 	defer db.mu.Unlock()

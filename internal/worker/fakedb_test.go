@@ -28,9 +28,8 @@ type fakeDB struct {
 	handling   map[*wire.Job]struct{}
 	completed  map[int64]int
 	superseded int
-	refused    map[int64]bool // changes of these rows are refused
-	turn       *fakeListener  // whose turn it is to sweep,
-	turnUntil  time.Time      // and how long it stays that, unless it asks again
+	refused    map[int64]bool       // changes of these rows are refused
+	sweptAt    map[string]time.Time // when a worker last began to sweep for all
 	lastID     int64
 	violations []string
 }
@@ -62,6 +61,7 @@ func newDB(t *testing.T) *fakeDB {
 		jobs:      make(map[int64]*fakeJob),
 		queues:    make(map[string]*fakeQueue),
 		workers:   make(map[string]bool),
+		sweptAt:   make(map[string]time.Time),
 		listeners: make(map[*fakeListener]struct{}),
 		tokens:    make(map[string]bool),
 		handling:  make(map[*wire.Job]struct{}),

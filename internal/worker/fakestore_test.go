@@ -41,6 +41,7 @@ type fakeStore struct {
 	answer  func(worker.ClaimRequest, *worker.Claimed) // changes the answers to claims
 	dropped bool                                       // pings do not come back
 	poison  int64                                      // statements with this job are refused
+	long    int                                        // so many sweeps use up their time
 	survey  []worker.UnservedTask
 	refuse  func(worker.Outcome) bool // these outcomes are refused
 
@@ -49,7 +50,6 @@ type fakeStore struct {
 	log      []call
 	inFlight map[string]int
 	tasks    []string
-	asks     chan chan bool // of the listener: whose turn it is to sweep
 }
 
 // call is one statement in the log.
@@ -61,10 +61,7 @@ type call struct {
 }
 
 func (db *fakeDB) newStore() *fakeStore {
-	return &fakeStore{
-		db: db, latency: make(map[string]time.Duration), start: time.Now(), inFlight: make(map[string]int),
-		asks: make(chan chan bool),
-	}
+	return &fakeStore{db: db, latency: make(map[string]time.Duration), start: time.Now(), inFlight: make(map[string]int)}
 }
 
 // calls returns the log of one statement.
@@ -303,9 +300,6 @@ func (s *fakeStore) Listen(ctx context.Context, ready func(), on func(worker.Not
 		s.db.mu.Lock()
 		defer s.db.mu.Unlock()
 		delete(s.db.listeners, l)
-		if s.db.turn == l { // a lock of its session
-			s.db.turn = nil
-		}
 	}()
 	ready()
 	for {
@@ -314,8 +308,6 @@ func (s *fakeStore) Listen(ctx context.Context, ready func(), on func(worker.Not
 			return ctx.Err()
 		case err := <-l.broken:
 			return err
-		case ask := <-s.asks:
-			ask <- s.db.takeTurn(l)
 		case n := <-l.notifications:
 			on(n)
 		}

@@ -3,6 +3,7 @@ package worker_test
 import (
 	"cmp"
 	"context"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -11,40 +12,47 @@ import (
 	"github.com/backfillhq/go/internal/worker"
 )
 
-func (s *fakeStore) Sweep(ctx context.Context, workerID string) (swept worker.Swept, err error) {
-	answer := make(chan bool, 1)
-	select {
-	case s.asks <- answer:
-		swept.Turn = <-answer
-	case <-time.After(5 * time.Second): // nobody listens
-	}
+func (s *fakeStore) Sweep(ctx context.Context, workerID string, starting bool) (swept worker.Swept, err error) {
 	err = s.do(ctx, call{Op: opSweep}, func() []int64 {
-		if swept.Turn {
-			swept = s.db.sweep(workerID)
+		if mine := s.db.takeTurn(workerID); mine || starting {
+			swept = s.db.sweep(workerID, mine)
 		}
 		return nil
 	})
+	if s.long > 0 && swept.Turn && err == nil {
+		s.long--
+		<-ctx.Done()
+		swept.Done, swept.Locks = false, nil
+	}
 	return swept, err
 }
 
-// takeTurn gives the turn to sweep to a listener, unless another one has it: for this period and
-// the next.
-func (db *fakeDB) takeTurn(l *fakeListener) bool {
+// takeTurn reports whether it is this worker's turn to sweep for all, and notes that it does.
+func (db *fakeDB) takeTurn(workerID string) bool {
 	db.mu.Lock()
 	defer db.mu.Unlock()
-	if db.turn != nil && db.turn != l && time.Now().Before(db.turnUntil) {
-		return false
+	for id, at := range db.sweptAt {
+		if id != workerID && db.workers[id] && time.Since(at) < 7*time.Minute {
+			return false
+		}
 	}
-	const period = 20 * time.Minute
-	db.turn, db.turnUntil = l, time.Now().Truncate(period).Add(2*period)
-	return true
+	if db.workers[workerID] {
+		db.sweptAt[workerID] = time.Now()
+	}
+	return db.workers[workerID]
 }
 
-// sweep releases what is stale, and returns what others than this worker have locked.
-func (db *fakeDB) sweep(workerID string) worker.Swept {
+// sweep releases what is stale, and returns what others than this worker have locked: of all rows,
+// or of the first jobs and queues.
+func (db *fakeDB) sweep(workerID string, all bool) worker.Swept {
 	db.mu.Lock()
 	defer db.mu.Unlock()
-	swept := worker.Swept{Turn: true, Whole: true}
+	jobs := slices.SortedFunc(maps.Values(db.jobs), func(a, b *fakeJob) int { return cmp.Compare(a.ID, b.ID) })
+	queues := slices.SortedFunc(maps.Values(db.queues), func(a, b *fakeQueue) int { return cmp.Compare(a.ID, b.ID) })
+	if page := 10_000; !all {
+		jobs, queues = jobs[:min(len(jobs), page)], queues[:min(len(queues), page)]
+	}
+	swept := worker.Swept{Turn: all, Done: true}
 	held := make(map[string]*worker.HeldLocks)
 	// visit releases a stale lock, or returns whose it is: nil if that needs no telling.
 	visit := func(lockedBy *string, at time.Time, busy bool) (released bool, of *worker.HeldLocks) {
@@ -66,7 +74,7 @@ func (db *fakeDB) sweep(workerID string) worker.Swept {
 		held[owner].Oldest = max(held[owner].Oldest, time.Since(at))
 		return false, held[owner]
 	}
-	for _, job := range db.jobs {
+	for _, job := range jobs {
 		if released, of := visit(&job.LockedBy, job.LockedAt, job.Busy); released {
 			job.RunAt = later(time.Now(), job.RunAt)
 			swept.Jobs++
@@ -74,7 +82,7 @@ func (db *fakeDB) sweep(workerID string) worker.Swept {
 			of.Jobs++
 		}
 	}
-	for _, queue := range db.queues {
+	for _, queue := range queues {
 		if released, of := visit(&queue.LockedBy, queue.LockedAt, queue.Held); released {
 			swept.Queues++
 		} else if of != nil {

@@ -43,10 +43,10 @@ type Store interface {
 
 	// Sweep releases jobs and queues that have been locked for 4 hours, whoever did it (contract
 	// section 5.6), and looks at which locks others than this worker hold. It never waits for a row
-	// lock, and pauses between pages of rows. One worker of the fleet does it, which is one that
-	// listens; for the others it does nothing. The turn stays with that worker while it sweeps every 8
-	// to 10 minutes, until its listener's connection ends.
-	Sweep(ctx context.Context, workerID string) (Swept, error)
+	// lock, and pauses between pages of rows. One worker of the fleet does it: it is this worker's turn
+	// unless another one has begun to sweep within 7 minutes and not retired. If it is not, nothing is
+	// done, except that a worker that is starting sweeps the first 10,000 jobs and queues all the same.
+	Sweep(ctx context.Context, workerID string, starting bool) (Swept, error)
 	// Survey looks at which tasks wait that this worker does not serve, for the log.
 	Survey(ctx context.Context) ([]UnservedTask, error)
 
@@ -148,12 +148,12 @@ const (
 
 // Swept is what a sweep has done and seen.
 type Swept struct {
-	Turn         bool // it was this worker's turn; false: nothing was done
+	Turn         bool // it was this worker's turn
 	Jobs, Queues int  // that were released
-	// Whole says that the sweep has reached the end of the rows. If not, the next one goes on where it
-	// stopped.
-	Whole bool
-	Locks []HeldLocks // of others, the oldest first, at most 20; of a whole sweep
+	// Done says that the sweep has reached the end of what it had to look at. If not, the next one goes
+	// on where it stopped.
+	Done  bool
+	Locks []HeldLocks // of others, the oldest first, at most 20; if Done
 }
 
 // UnservedTask is a task that this worker does not serve and of which jobs are due.

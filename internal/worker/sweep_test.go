@@ -2,7 +2,7 @@ package worker_test
 
 import (
 	"context"
-	"sync/atomic"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -42,67 +42,67 @@ func TestSweepCadence(t *testing.T) {
 	})
 }
 
-// One worker sweeps for the fleet and says which locks others hold. When it is gone, another one
-// does, and so does one whose turn was over because it was frozen for long.
+// At its start each worker of a fleet looks who holds locks. Then one of them sweeps for all every 7
+// to 10 minutes, and somebody goes on when workers stop.
 func TestOneWorkerSweepsForTheFleet(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		db := newDB(t)
 		job := db.add(1, wire.Job{})[0]
-		db.update(job, func(job *fakeJob) { job.LockedBy, job.LockedAt = "somebody", time.Now().Add(-time.Hour) })
-		var frozen atomic.Bool
-		var log, others logged
-		first := newRig(t, db, takes(0), logTo(&log), func(s *setup) {
-			s.before = func(op string) error {
-				for op == opSweep && frozen.Load() {
-					<-time.After(time.Minute)
-				}
-				return nil
-			}
-		})
-		first.pass(time.Second)
-		var fleet []*rig
+		db.update(job, func(job *fakeJob) { job.LockedBy, job.LockedAt = "somebody", time.Now().Add(-90*time.Minute) })
+		var log logged
+		first := newRig(t, db, takes(0), logTo(&log))
+		fleet := []*rig{first}
 		for range 20 {
-			fleet = append(fleet, newRig(t, db, takes(0), logTo(&others)))
+			first.pass(time.Second)
+			fleet = append(fleet, newRig(t, db, takes(0), logTo(&log)))
 		}
-		first.pass(2 * time.Hour)
-		if n := len(first.seen(worker.EventSwept)); n < 12 {
-			t.Errorf("the first worker swept %d times in 2 hours", n)
+		first.pass(2 * time.Second)
+		if said := log.with("holds locks"); len(said) != len(fleet) {
+			t.Errorf("at their start %d of %d workers said who holds locks", len(said), len(fleet))
 		}
-		swept := func() (workers, sweeps int) {
-			for _, r := range fleet {
-				if n := len(r.seen(worker.EventSwept)); n > 0 {
-					workers, sweeps = workers+1, sweeps+n
-				}
-			}
-			return workers, sweeps
-		}
-		if _, n := swept(); n > 0 {
-			t.Errorf("other workers swept %d times beside it", n)
-		}
-		if said, again := log.with("holds locks"), others.with("holds locks"); len(said) != 1 || len(again) != 0 {
-			t.Errorf("the first worker said %q, and others %q", said, again)
-		}
-		frozen.Store(true)
-		first.pass(time.Hour)
-		if workers, n := swept(); workers != 1 || n < 2 {
-			t.Errorf("beside a frozen worker, %d workers swept %d times in an hour", workers, n)
-		}
-		frozen.Store(false)
-		for i, r := range fleet {
-			if len(r.seen(worker.EventSwept)) > 0 {
-				fleet = append(fleet[:i:i], fleet[i+1:]...)
-				if err := r.stop(); err != nil {
-					t.Error(err)
-				}
-				break
+		first.passUntil(65 * time.Minute)
+		for _, r := range fleet[1:] {
+			first.pass(5 * time.Minute)
+			if err := r.stop(); err != nil {
+				t.Error(err)
 			}
 		}
-		before := len(first.seen(worker.EventSwept))
-		first.pass(11 * time.Minute)
-		_, n := swept()
-		if n += len(first.seen(worker.EventSwept)) - before; n == 0 {
-			t.Error("nobody sweeps after the one that did has stopped")
+		sweeps := []time.Duration{20 * time.Second}
+		for _, r := range fleet {
+			for _, e := range r.seen(worker.EventSwept)[2:] { // after those of its start
+				sweeps = append(sweeps, r.start.Sub(first.start)+e.At)
+			}
+		}
+		slices.Sort(sweeps)
+		for i := 1; i < len(sweeps); i++ {
+			wait := sweeps[i] - sweeps[i-1]
+			if together := sweeps[i] < 65*time.Minute; together && (wait < 7*time.Minute || wait > 10*time.Minute) || wait > 17*time.Minute {
+				t.Errorf("at %v a sweep came %v after the one before", sweeps[i], wait)
+			}
+		}
+		if len(sweeps) < 10 {
+			t.Errorf("%d sweeps in almost 3 hours", len(sweeps))
+		}
+	})
+}
+
+// A sweep whose time is over goes on at once, and nobody else begins one meanwhile.
+func TestSweepThatTakesLong(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		db := newDB(t)
+		r := newRig(t, db, takes(0), func(s *setup) { s.long = 5 })
+		r.pass(time.Second)
+		other := newRig(t, db, takes(0))
+		r.pass(26 * time.Minute)
+		for i, sweep := range r.store.calls(opSweep)[:6] {
+			if at := time.Duration(i) * 5 * time.Minute; sweep.At != at {
+				t.Errorf("sweep %d began at %v, want %v", i, sweep.At, at)
+			}
+		}
+		if n := len(other.seen(worker.EventSwept)); n != 2 {
+			t.Errorf("another worker swept %d times, want the 2 of its start", n)
 		}
 	})
 }

@@ -34,9 +34,14 @@ func (w *Worker) renew(ctx context.Context) {
 // locks that were too young to be said in the first: those of a process that this one has replaced.
 func (w *Worker) keepUp(ctx context.Context) {
 	var said surveyor
-	for wait := waitsLong; ; wait = sweepMin + rand.N(sweepMax-sweepMin) {
+	for round := 1; ; round++ {
 		said.survey(ctx, w)
-		w.sweep(ctx, &said)
+		for w.sweep(ctx, &said, round <= 2) { // it goes on at once, before its turn ends
+		}
+		wait := sweepMin + rand.N(sweepMax-sweepMin)
+		if round == 1 {
+			wait = waitsLong
+		}
 		if !sleep(ctx, wait) {
 			return
 		}
@@ -44,17 +49,18 @@ func (w *Worker) keepUp(ctx context.Context) {
 }
 
 // sweep releases what has been locked for 4 hours, as the workers of the database do (contract
-// section 5.6), if it is this worker's turn.
-func (w *Worker) sweep(ctx context.Context, said *surveyor) {
+// section 5.6): all rows if it is this worker's turn, and the first ones if it is starting. It
+// reports whether it needs more time.
+func (w *Worker) sweep(ctx context.Context, said *surveyor, starting bool) (more bool) {
 	statements, cancel := context.WithTimeout(ctx, sweepTimeout)
-	swept, err := w.store.Sweep(statements, w.workerID())
+	swept, err := w.store.Sweep(statements, w.workerID(), starting)
 	cancel()
 	switch {
-	case ctx.Err() != nil:
-		return
+	case ctx.Err() != nil, err == nil && !swept.Turn && !starting:
+		return false
 	case err != nil:
 		w.troubles.sweeps.Failure(w.config.Logger, err)
-	case swept.Turn:
+	default:
 		w.troubles.sweeps.Success(w.config.Logger)
 	}
 	if released := swept.Jobs + swept.Queues; released > 0 { // also when it failed half-way
@@ -62,10 +68,9 @@ func (w *Worker) sweep(ctx context.Context, said *surveyor) {
 			slog.Int("jobs", swept.Jobs), slog.Int("queues", swept.Queues))
 		w.announce(released)
 	}
-	if swept.Turn || err != nil {
-		w.observe(Event{Kind: EventSwept, Count: swept.Jobs, Err: err})
-	}
-	if swept.Whole {
+	w.observe(Event{Kind: EventSwept, Count: swept.Jobs, Err: err})
+	if swept.Done {
 		said.locks(ctx, w, swept.Locks)
 	}
+	return swept.Turn && !swept.Done && err == nil
 }

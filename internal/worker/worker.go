@@ -22,7 +22,7 @@ const (
 	renewInterval    = 30 * time.Minute       // far below the 4 hours after which a peer sweeps a lock (R7)
 	sweepMin         = 480 * time.Second      // contract section 5.6: a sweep at the start,
 	sweepMax         = 600 * time.Second      // and then one after sweepMin to sweepMax
-	sweepTimeout     = sweepMin               // it pauses most of this
+	sweepTimeout     = 5 * time.Minute        // less than another worker leaves it the turn; it pauses most of this
 	maxUnrecorded    = 4 * maxBatch           // outcomes waiting to be recorded, above which nothing is claimed
 
 	// CloseTimeout is how long a stop may take after its last handler: to record outcomes, within

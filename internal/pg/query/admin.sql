@@ -70,21 +70,17 @@ select (select count(*) from swept)::int as swept, page.seen, page.last,
        coalesce(extract(epoch from now() - least(owned.oldest_at, now())), 0)::float8 as oldest_seconds
   from page left join owned on true;
 
--- name: TakeTurn :one
--- Whether this session's worker sweeps for the fleet. It does if it holds the lock of the present
--- period of 20 minutes. With that it takes the lock of the next one, so that the turn stays with it
--- as long as it asks again, every 8 to 10 minutes and the length of a sweep. A process that is frozen
--- holds up nobody after that, and locks end with their session. What was held before is let go first:
--- locks of sessions are counted.
-with period as materialized (
-  select 'backfill sweep ' || @schema_name::text || ' ' as name,
-         floor(extract(epoch from clock_timestamp()) / 1200)::bigint as number,
-         pg_advisory_unlock_all()::text as let_go
+-- name: TakeTurn :execrows
+-- A row if this worker is to sweep for all: no other one that is alive has begun to in the last 7
+-- minutes. Of workers that ask at the same instant one gets the lock. (If its commit falls between
+-- another's snapshot and lock, both sweep, once. That harms nobody.)
+with lock as materialized (
+  select pg_try_advisory_xact_lock(hashtextextended('backfill sweep ' || @schema_name::text, 0)) as got
 )
-select (case when pg_try_advisory_lock(hashtextextended(period.name || period.number, 0))
-             then pg_try_advisory_lock(hashtextextended(period.name || (period.number + 1), 0)) is not null
-             else false end)::bool as mine
-  from period where period.let_go = '';
+update graphile_worker.backfill_workers as w set swept_at = clock_timestamp()
+ where w.id = @id and w.dead_at is null and (select lock.got from lock)
+   and not exists (select from graphile_worker.backfill_workers as other
+                    where other.id <> @id and other.dead_at is null and other.swept_at > now() - interval '7 minutes');
 
 -- name: AdminComplete :many
 -- This and the next four return the columns of UpsertJobs. A job whose task's name is gone has none.

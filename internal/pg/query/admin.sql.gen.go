@@ -600,28 +600,30 @@ func (q *Queries) SweepQueues(ctx context.Context, arg SweepQueuesParams) ([]Swe
 	return items, nil
 }
 
-const TakeTurn = `-- name: TakeTurn :one
-with period as materialized (
-  select 'backfill sweep ' || $1::text || ' ' as name,
-         floor(extract(epoch from clock_timestamp()) / 1200)::bigint as number,
-         pg_advisory_unlock_all()::text as let_go
+const TakeTurn = `-- name: TakeTurn :execrows
+with lock as materialized (
+  select pg_try_advisory_xact_lock(hashtextextended('backfill sweep ' || $2::text, 0)) as got
 )
-select (case when pg_try_advisory_lock(hashtextextended(period.name || period.number, 0))
-             then pg_try_advisory_lock(hashtextextended(period.name || (period.number + 1), 0)) is not null
-             else false end)::bool as mine
-  from period where period.let_go = ''
+update graphile_worker.backfill_workers as w set swept_at = clock_timestamp()
+ where w.id = $1 and w.dead_at is null and (select lock.got from lock)
+   and not exists (select from graphile_worker.backfill_workers as other
+                    where other.id <> $1 and other.dead_at is null and other.swept_at > now() - interval '7 minutes')
 `
 
-// Whether this session's worker sweeps for the fleet. It does if it holds the lock of the present
-// period of 20 minutes. With that it takes the lock of the next one, so that the turn stays with it
-// as long as it asks again, every 8 to 10 minutes and the length of a sweep. A process that is frozen
-// holds up nobody after that, and locks end with their session. What was held before is let go first:
-// locks of sessions are counted.
-func (q *Queries) TakeTurn(ctx context.Context, schemaName string) (bool, error) {
-	row := q.db.QueryRow(ctx, TakeTurn, schemaName)
-	var mine bool
-	err := row.Scan(&mine)
-	return mine, err
+type TakeTurnParams struct {
+	ID         string
+	SchemaName string
+}
+
+// A row if this worker is to sweep for all: no other one that is alive has begun to in the last 7
+// minutes. Of workers that ask at the same instant one gets the lock. (If its commit falls between
+// another's snapshot and lock, both sweep, once. That harms nobody.)
+func (q *Queries) TakeTurn(ctx context.Context, arg TakeTurnParams) (int64, error) {
+	result, err := q.db.Exec(ctx, TakeTurn, arg.ID, arg.SchemaName)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
 }
 
 const UnlockNodeJobs = `-- name: UnlockNodeJobs :execrows

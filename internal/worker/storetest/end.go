@@ -145,7 +145,6 @@ var endCases = map[string]func(*rig){
 		})
 	},
 	"a job that ends frees its queue only if its own claim has it": func(r *rig) {
-		r.listen()
 		number := r.claims
 		r.each(func(name string, end func(...*wire.Job) []worker.Fate) {
 			first, second := r.add(wire.Job{Queue: name}), r.add(wire.Job{Queue: name})

@@ -167,7 +167,6 @@ var lostCases = map[string]func(*rig){
 		fresh := r.only()
 		r.Age(fresh.ID, 5*time.Hour)
 		r.kinds("renew", r.fates(r.store.Renew(r.ctx(), []wire.Lease{old.Lease})), worker.FateLost)
-		r.listen()
 		if swept := r.sweep(); swept.Jobs != 1 || swept.Queues != 1 {
 			r.t.Errorf("a sweep released %d jobs and %d queues, want what was not renewed", swept.Jobs, swept.Queues)
 		}
@@ -197,7 +196,6 @@ var lostCases = map[string]func(*rig){
 		fates := r.fates(r.store.Renew(r.ctx(), leases(jobs)))
 		r.kinds("renew", fates, worker.FateRecorded, worker.FateLost, worker.FateBusy)
 		unlock()
-		r.listen()
 		if n := r.sweep().Jobs; n != 1 {
 			r.t.Errorf("a sweep released %d jobs, want the one that was not renewed", n)
 		}

@@ -44,6 +44,8 @@ type Database interface {
 	Remove(id int64)
 	// Age makes the locks of a job and of its queue older.
 	Age(id int64, by time.Duration)
+	// AgeSweep makes the time at which a worker has begun to sweep older.
+	AgeSweep(workerID string, by time.Duration)
 	// Refuse makes the database refuse every change of a job's row, for what the row holds.
 	Refuse(id int64)
 }

@@ -1,8 +1,6 @@
 package storetest
 
 import (
-	"context"
-	"sync"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -11,38 +9,22 @@ import (
 	"github.com/backfillhq/go/internal/worker"
 )
 
-// listen listens until end is called, or the test is over.
-func (r *rig) listen() (end func()) {
-	r.t.Helper()
-	ctx, cancel := context.WithCancel(r.t.Context())
-	ready, ended := make(chan struct{}), make(chan error, 1)
-	go func() { ended <- r.store.Listen(ctx, func() { close(ready) }, func(worker.Notification) {}) }()
-	select {
-	case <-ready:
-	case err := <-ended:
-		r.t.Fatal(err)
-	}
-	end = sync.OnceFunc(func() {
-		cancel()
-		<-ended //nolint:errcheck // it was cancelled
-	})
-	r.t.Cleanup(end)
-	return end
-}
+func (r *rig) sweep() worker.Swept { return r.sweeps(false) }
 
-func (r *rig) sweep() worker.Swept {
+func (r *rig) sweeps(starting bool) worker.Swept {
 	r.t.Helper()
-	swept, err := r.store.Sweep(r.ctx(), r.id)
+	swept, err := r.store.Sweep(r.ctx(), r.id, starting)
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	return swept
 }
 
-// stale adds a job that somebody has locked, who is gone.
+// stale adds a job that somebody has locked, who has been gone for 5 hours.
 func (r *rig) stale() int64 {
 	id := r.add(wire.Job{})
 	r.Relock(id, "somebody")
+	r.Age(id, 5*time.Hour)
 	return id
 }
 
@@ -55,8 +37,7 @@ var sweepCases = map[string]func(*rig){
 		r.ids("claimed", jobs, stale, young)
 		r.Age(stale, 4*time.Hour+time.Minute)
 		r.Age(young, 3*time.Hour+time.Minute)
-		r.listen()
-		if swept := r.sweep(); !swept.Turn || !swept.Whole || swept.Jobs != 1 || swept.Queues != 1 {
+		if swept := r.sweep(); !swept.Turn || !swept.Done || swept.Jobs != 1 || swept.Queues != 1 {
 			r.t.Errorf("swept %+v, want a job and a queue", swept)
 		}
 		r.row(stale, &Row{Attempts: 1}) // charged, as by a peer
@@ -71,7 +52,6 @@ var sweepCases = map[string]func(*rig){
 		r.Change(later, 1, time.Now().Add(time.Hour))
 		r.Age(first, 5*time.Hour)
 		r.Age(later, 5*time.Hour)
-		r.listen()
 		if n := r.sweep().Jobs; n != 2 {
 			r.t.Errorf("released %d jobs", n)
 		}
@@ -84,7 +64,6 @@ var sweepCases = map[string]func(*rig){
 		job := r.only()
 		r.Age(stale, 5*time.Hour)
 		unlock, unlockQueue := r.LockJob(stale), r.LockQueue("q")
-		r.listen()
 		if swept := r.sweep(); swept.Jobs+swept.Queues != 0 {
 			r.t.Errorf("swept %+v", swept)
 		}
@@ -92,39 +71,60 @@ var sweepCases = map[string]func(*rig){
 		unlockQueue()
 		r.row(stale, &Row{Attempts: 1, LockedBy: job.Token})
 	},
-	"a worker that does not listen does not sweep": func(r *rig) {
-		r.Age(r.stale(), 5*time.Hour)
-		if swept := r.sweep(); swept.Turn || swept.Jobs != 0 {
-			r.t.Errorf("swept %+v", swept)
-		}
-	},
-	"one worker of a fleet sweeps, and the next one when its listener has ended": func(r *rig) {
-		end := r.listen()
+	"one worker of a fleet sweeps, and the next one when it has stopped": func(r *rig) {
 		if !r.sweep().Turn {
 			r.t.Fatal("a worker that is alone does not sweep")
 		}
 		stale := r.stale()
-		r.Age(stale, 5*time.Hour)
 		other := r.other()
-		other.listen()
 		for range 2 {
 			if swept := other.sweep(); swept.Turn || swept.Jobs != 0 {
 				r.t.Errorf("another worker swept %+v", swept)
 			}
 		}
-		if swept := r.sweep(); swept.Jobs != 1 {
+		if swept := r.sweep(); !swept.Turn || swept.Jobs != 1 {
 			r.t.Errorf("swept %+v, want a job", swept)
 		}
 		r.Relock(stale, "somebody")
 		r.Age(stale, 5*time.Hour)
-		end()
-		swept := other.sweep()
-		for tries := 0; !swept.Turn && tries < 100; tries++ { // the server notices later
-			<-time.After(50 * time.Millisecond)
-			swept = other.sweep()
+		if err := r.store.Retire(r.ctx(), r.id); err != nil {
+			r.t.Fatal(err)
 		}
-		if swept.Jobs != 1 {
+		if swept := r.sweep(); swept.Turn || swept.Jobs != 0 {
+			r.t.Errorf("a worker that has stopped swept %+v", swept)
+		}
+		if swept := other.sweep(); !swept.Turn || swept.Jobs != 1 {
 			r.t.Errorf("another worker swept %+v, want a job", swept)
+		}
+	},
+	"the turn to sweep ends 7 minutes after a sweep has begun": func(r *rig) {
+		r.sweep()
+		other := r.other()
+		r.AgeSweep(r.id, 7*time.Minute-30*time.Second)
+		if other.sweep().Turn {
+			r.t.Error("it has ended after 6 and a half")
+		}
+		r.AgeSweep(r.id, 31*time.Second)
+		if !other.sweep().Turn || r.sweep().Turn {
+			r.t.Error("it has not gone to another worker")
+		}
+		other.AgeSweep(other.id, 8*time.Minute)
+		if !other.sweep().Turn || r.sweep().Turn {
+			r.t.Error("the worker that had it last cannot have it again")
+		}
+	},
+	"a worker that starts sweeps the first rows, whoever's turn it is": func(r *rig) {
+		r.sweep()
+		r.stale()
+		held := r.add(wire.Job{})
+		r.Relock(held, "of.node")
+		other := r.other()
+		swept := other.sweeps(true)
+		if swept.Turn || !swept.Done || swept.Jobs != 1 || len(swept.Locks) != 1 || swept.Locks[0].Owner != "of.node" {
+			r.t.Errorf("swept %+v, want a job, and the locks of another", swept)
+		}
+		if other.sweep().Turn || !r.sweep().Turn {
+			r.t.Error("it has taken the turn")
 		}
 	},
 	"a sweep tells of the locks of others": func(r *rig) {
@@ -139,8 +139,7 @@ var sweepCases = map[string]func(*rig){
 			r.Relock(foreign, "worker.of.node")
 			r.Age(foreign, time.Minute)
 		}
-		r.Age(r.stale(), 5*time.Hour)
-		r.listen()
+		r.stale()
 		locks := r.sweep().Locks
 		for i := range locks {
 			locks[i].Host, locks[i].Pid, locks[i].Oldest = "", 0, locks[i].Oldest.Truncate(time.Minute)

@@ -59,8 +59,8 @@ type sweep struct {
 	queries *query.Queries
 	rest    func(ctx context.Context, d time.Duration) bool // false: ctx has ended
 
-	// Where it goes on. A sweep that ends for its deadline or an error is continued by the next one, so
-	// that a table which takes longer is swept, too.
+	// Where it goes on. A sweep that ends for its deadline or an error is continued by the next one,
+	// so that a table which takes longer is swept, too.
 	queueing bool // the jobs are done
 	after    int64
 	locks    map[string]*worker.HeldLocks // by owner, so far

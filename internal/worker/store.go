@@ -43,9 +43,10 @@ type Store interface {
 
 	// Sweep releases jobs and queues that have been locked for 4 hours, whoever did it (contract
 	// section 5.6), and looks at which locks others than this worker hold. It never waits for a row
-	// lock, and pauses between pages of rows. One worker of the fleet does it: it is this worker's turn
-	// unless another one has begun to sweep within 7 minutes and not retired. If it is not, nothing is
-	// done, except that a worker that is starting sweeps the first 10,000 jobs and queues all the same.
+	// lock, and pauses between pages of rows. One worker of the fleet does it: it is this worker's
+	// turn unless another one has begun to sweep within 7 minutes and not retired. If it is not,
+	// nothing is done, except that a worker that is starting sweeps the first 10,000 jobs and queues
+	// all the same.
 	Sweep(ctx context.Context, workerID string, starting bool) (Swept, error)
 	// Survey looks at which tasks wait that this worker does not serve, for the log.
 	Survey(ctx context.Context) ([]UnservedTask, error)
@@ -150,8 +151,8 @@ const (
 type Swept struct {
 	Turn         bool // it was this worker's turn
 	Jobs, Queues int  // that were released
-	// Done says that the sweep has reached the end of what it had to look at. If not, the next one goes
-	// on where it stopped.
+	// Done says that the sweep has reached the end of what it had to look at. If not, the next one
+	// goes on where it stopped.
 	Done  bool
 	Locks []HeldLocks // of others, the oldest first, at most 20; if Done
 }

@@ -42,8 +42,8 @@ func TestSweepCadence(t *testing.T) {
 	})
 }
 
-// At its start each worker of a fleet looks who holds locks. Then one of them sweeps for all every 7
-// to 10 minutes, and somebody goes on when workers stop.
+// At its start each worker of a fleet looks who holds locks. Then one of them sweeps for all every
+// 7 to 10 minutes, and somebody goes on when workers stop.
 func TestOneWorkerSweepsForTheFleet(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

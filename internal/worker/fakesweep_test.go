@@ -32,7 +32,7 @@ func (db *fakeDB) takeTurn(workerID string) bool {
 	db.mu.Lock()
 	defer db.mu.Unlock()
 	for id, at := range db.sweptAt {
-		if id != workerID && db.workers[id] && time.Since(at) < 7*time.Minute {
+		if id != workerID && db.workers[id] && time.Since(at) < 15*time.Minute {
 			return false
 		}
 	}

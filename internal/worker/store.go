@@ -44,7 +44,7 @@ type Store interface {
 	// Sweep releases jobs and queues that have been locked for 4 hours, whoever did it (contract
 	// section 5.6), and looks at which locks others than this worker hold. It never waits for a row
 	// lock, and pauses between pages of rows. One worker of the fleet does it: it is this worker's
-	// turn unless another one has begun to sweep within 7 minutes and not retired. If it is not,
+	// turn unless another one has begun to sweep within 15 minutes and not retired. If it is not,
 	// nothing is done, except that a worker that is starting sweeps the first 10,000 jobs and queues
 	// all the same.
 	Sweep(ctx context.Context, workerID string, starting bool) (Swept, error)

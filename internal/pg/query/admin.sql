@@ -71,7 +71,7 @@ select (select count(*) from swept)::int as swept, page.seen, page.last,
   from page left join owned on true;
 
 -- name: TakeTurn :execrows
--- A row if this worker is to sweep for all: no other one that is alive has begun to in the last 7
+-- A row if this worker is to sweep for all: no other one that is alive has begun to in the last 15
 -- minutes. Of workers that ask at the same instant one gets the lock. (If its commit falls between
 -- another's snapshot and lock, both sweep, once. That harms nobody.)
 with lock as materialized (
@@ -80,7 +80,7 @@ with lock as materialized (
 update graphile_worker.backfill_workers as w set swept_at = clock_timestamp()
  where w.id = @id and w.dead_at is null and (select lock.got from lock)
    and not exists (select from graphile_worker.backfill_workers as other
-                    where other.id <> @id and other.dead_at is null and other.swept_at > now() - interval '7 minutes');
+                    where other.id <> @id and other.dead_at is null and other.swept_at > now() - interval '15 minutes');
 
 -- name: AdminComplete :many
 -- This and the next four return the columns of UpsertJobs. A job whose task's name is gone has none.

@@ -607,7 +607,7 @@ with lock as materialized (
 update graphile_worker.backfill_workers as w set swept_at = clock_timestamp()
  where w.id = $1 and w.dead_at is null and (select lock.got from lock)
    and not exists (select from graphile_worker.backfill_workers as other
-                    where other.id <> $1 and other.dead_at is null and other.swept_at > now() - interval '7 minutes')
+                    where other.id <> $1 and other.dead_at is null and other.swept_at > now() - interval '15 minutes')
 `
 
 type TakeTurnParams struct {
@@ -615,7 +615,7 @@ type TakeTurnParams struct {
 	SchemaName string
 }
 
-// A row if this worker is to sweep for all: no other one that is alive has begun to in the last 7
+// A row if this worker is to sweep for all: no other one that is alive has begun to in the last 15
 // minutes. Of workers that ask at the same instant one gets the lock. (If its commit falls between
 // another's snapshot and lock, both sweep, once. That harms nobody.)
 func (q *Queries) TakeTurn(ctx context.Context, arg TakeTurnParams) (int64, error) {

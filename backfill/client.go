@@ -164,6 +164,9 @@ func (c *Client) Close() {
 // goroutines are folded into batches when the connections are busy.
 func (c *Client) Enqueue(ctx context.Context, requests ...Request) ([]*Job, error) {
 	return c.insert(ctx, requests, func(ctx context.Context, specs []wire.Spec) ([]*wire.Job, error) {
+		if err := c.usable(ctx); err != nil {
+			return nil, err
+		}
 		return c.intake.Insert(ctx, specs)
 	})
 }
@@ -196,10 +199,7 @@ func (c *Client) insert(ctx context.Context, requests []Request, insert insertFu
 	if err != nil {
 		return nil, err
 	}
-	var inserted []*wire.Job
-	if err = c.usable(ctx); err == nil {
-		inserted, err = insert(ctx, specs)
-	}
+	inserted, err := insert(ctx, specs)
 	if err != nil {
 		return nil, fmt.Errorf("enqueue: %w", pg.ExplainPooler(err))
 	}

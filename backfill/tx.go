@@ -41,6 +41,9 @@ func (c *Client) WithSQLTx(tx *sql.Tx) Enqueuer {
 		if tx == nil {
 			return nil, errors.New("WithSQLTx: the transaction is nil")
 		}
+		if err := c.usable(ctx); err != nil {
+			return nil, err
+		}
 		return c.inserter.InsertSQLTx(ctx, tx, specs)
 	}}
 }
@@ -94,6 +97,9 @@ func (c *Client) bindTx(tx pgx.Tx, nudge func(jobs int)) *txEnqueuer {
 	return &txEnqueuer{c, nudge, func(ctx context.Context, specs []wire.Spec) ([]*wire.Job, error) {
 		if tx == nil {
 			return nil, errors.New("WithTx: the transaction is nil")
+		}
+		if err := c.usable(ctx); err != nil {
+			return nil, err
 		}
 		return c.inserter.InsertTx(ctx, tx, specs)
 	}}

@@ -20,7 +20,7 @@ import (
 // them fails.
 func withoutPoll(t *testing.T, w *running, enqueue func() *backfill.Job) {
 	t.Helper()
-	for range 5 {
+	for range 20 {
 		events, _ := w.seen()
 		before := len(events)
 		job := enqueue()

@@ -208,6 +208,27 @@ func TestWorkerAfterASilentServer(t *testing.T) {
 	w.awaitRecorded(3)
 }
 
+// When the first host of the URL dies, each new connection costs as long as a claim may take: a
+// worker claims again all the same.
+func TestWorkerWhoseFirstHostDied(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	balancer, _ := dbtest.NewBalancer(t, db.URL)
+	both := serverURL(t, db, func(u *url.URL) { u.Host = balancer.Address + "," + u.Host })
+	client, err := backfill.Open(t.Context(), both, backfill.WithLogger(quiet))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(client.Close)
+	_, registry := taskOf("send_email", ignore)
+	w := start(t, client, registry)
+	w.await("listening", 1, is(backfill.EventListening))
+	balancer.Swallow(true)
+	balancer.Cut()
+	get[int64](t, db.Pool(), "select id from graphile_worker.add_job('send_email', '{}')")
+	w.awaitRecorded(1)
+}
+
 // Through a pooler that shares sessions a client enqueues and a worker refuses to start. Where
 // prepared statements get lost, the error says what to do.
 func TestThroughAPooler(t *testing.T) {

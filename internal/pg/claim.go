@@ -94,9 +94,9 @@ func (c *claims) claim(
 	kind := c.kind(request, full)
 	answer, err := c.ask(ctx, db, kind, request, size, full)
 	if err != nil {
-		if full && (ctx.Err() != nil || sqlstate.Of(err) == sqlstate.QueryCanceled) {
+		if said := sqlstate.Of(err) == sqlstate.QueryCanceled; full && (said || ctx.Err() != nil) {
 			looked = time.Since(started)
-			c.marks.timedOut(started, looked)
+			c.marks.timedOut(started, looked, said)
 		}
 		return worker.Claimed{}, looked, fmt.Errorf("claim jobs: %w", err)
 	}

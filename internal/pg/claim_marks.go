@@ -34,6 +34,7 @@ type marks struct {
 	short  bool          // the last claim left nothing
 	fullAt time.Time     // when the last full claim was sent
 	looked time.Duration // that it took to find its jobs
+	late   int           // full claims in a row that timed out
 	from   int16         // the best priority that the next full claim looks at
 }
 
@@ -83,6 +84,7 @@ func (m *marks) note(sent time.Time, full, short bool, answer answer) (unseen bo
 	if !full {
 		return false
 	}
+	m.late = 0
 	m.fullAt, m.looked, m.from = sent, max(0, answer.looked-time.Duration(answer.picked)*lockingOne), math.MinInt16
 	if !short {
 		return false
@@ -101,10 +103,16 @@ func (m *marks) note(sent time.Time, full, short bool, answer answer) (unseen bo
 	return true
 }
 
-// timedOut remembers that a full claim took longer than a statement may. The next claims begin at
-// the marks, if there are any.
-func (m *marks) timedOut(sent time.Time, looked time.Duration) {
-	m.fullAt, m.looked, m.from = sent, looked, math.MinInt16
+// timedOut remembers that a full claim took longer than a statement may. If the server has not said
+// so, it may have been the network: then the pause grows with each that follows. The next claims
+// begin at the marks, if there are any.
+func (m *marks) timedOut(sent time.Time, looked time.Duration, said bool) {
+	pause := looked * fullClaimPause
+	if !said {
+		pause = min(pause, looked<<min(m.late, 4))
+	}
+	m.late++
+	m.fullAt, m.looked, m.from = sent, pause/fullClaimPause, math.MinInt16
 }
 
 // pass moves a mark up to a job that was claimed.

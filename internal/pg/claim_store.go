@@ -2,6 +2,7 @@ package pg
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -63,18 +64,21 @@ func (s *Store) LogTo(logger *slog.Logger) { s.logger = logger }
 // saySlow logs that a claim took long, and who keeps vacuum from removing dead rows, which is the
 // usual reason.
 func (s *Store) saySlow(ctx context.Context, looked time.Duration) {
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return // the worker stops
+	}
+	asking, cancel := context.WithTimeout(context.WithoutCancel(ctx), slowClaim)
+	defer cancel()
+	holder, err := s.queries.OldestSnapshot(asking)
+	if err != nil {
+		return // it was not the search: the database does not answer
+	}
 	logger := s.logger
 	if logger == nil {
 		logger = slog.Default()
 	}
-	attrs := []slog.Attr{slog.Duration("took", looked)}
-	holder, err := s.queries.OldestSnapshot(ctx)
-	if err != nil {
-		attrs = append(attrs, slog.Any("error", fmt.Errorf("look for the oldest snapshot: %w", err)))
-	} else {
-		attrs = append(attrs, slog.String("oldest_snapshot", holder.Holder), slog.Int64("transactions_since", holder.Age))
-	}
 	logger.LogAttrs(ctx, slog.LevelWarn,
 		"finding jobs took long, probably because of deleted rows that vacuum may not remove: "+
-			"end the transaction or drop the slot that is oldest", attrs...)
+			"end the transaction or drop the slot that is oldest", slog.Duration("took", looked),
+		slog.String("oldest_snapshot", holder.Holder), slog.Int64("transactions_since", holder.Age))
 }

@@ -139,10 +139,12 @@ func (s *Store) Retire(ctx context.Context, workerID string) error {
 	return s.queries.RetireWorker(ctx, workerID)
 }
 
-// suspectConnections has the pool replace its idle connections after a statement that has got no
-// answer in time: they may lead to the same dead end, and each would cost as long again.
+// suspectConnections has the pool replace its connections after a statement that has got no answer
+// in time: they may lead to the same dead end, and each would cost as long again. A connection that
+// is being made meanwhile is left alone: the pool would drop it as soon as it is ready, and where
+// that takes longer than a claim may, as with a dead host before the good one, for ever.
 func (s *Store) suspectConnections(ctx context.Context) {
-	if ctx.Err() != nil {
+	if ctx.Err() != nil && s.pool.Stat().ConstructingConns() == 0 {
 		s.pool.Reset()
 	}
 }

@@ -35,6 +35,15 @@ func (s *Store) RestBy(rest func(time.Duration) (goOn bool)) {
 // SearchedLongAgo makes the store's next search one that follows a long pause.
 func (s *Store) SearchedLongAgo() { s.claims.search.at = time.Time{} }
 
+// PauseAfter returns how long full claims pause when so many in a row have timed out.
+func PauseAfter(timeouts int, each time.Duration) time.Duration {
+	m, sent := noMarks(), time.Now()
+	for range timeouts {
+		m.timedOut(sent, each, false)
+	}
+	return m.nextFull().Sub(sent)
+}
+
 var claimNames = [...]string{claimFree: "free", claimFront: "front", claimDeep: "deep", claimScan: "scan"}
 
 // NextClaim names the text of the store's next claim with room for jobs of queues.

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -114,5 +115,16 @@ func TestFullClaimThatTimesOut(t *testing.T) {
 	}
 	if !strings.Contains(log.String(), "finding jobs took long") {
 		t.Errorf("it was not logged: %s", log.String())
+	}
+}
+
+// One full claim that timed out may have met an outage: the next one follows soon. Many in a row
+// mean that the search takes long.
+func TestPauseAfterTimeouts(t *testing.T) {
+	t.Parallel()
+	for timeouts, want := range map[int]time.Duration{1: 3 * time.Second, 2: 6 * time.Second, 4: 24 * time.Second, 5: 30 * time.Second, 99: 30 * time.Second} {
+		if got := pg.PauseAfter(timeouts, 3*time.Second); got != want {
+			t.Errorf("a pause of %v after %d time-outs, want %v", got, timeouts, want)
+		}
 	}
 }

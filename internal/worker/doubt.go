@@ -1,6 +1,9 @@
 package worker
 
-import "time"
+import (
+	"math/rand/v2"
+	"time"
+)
 
 const (
 	// reclaimAgain is how long after the last unknown outcome the rows are looked at once more: a
@@ -59,6 +62,13 @@ func (d *doubts) leaseLost(id string, now time.Time) {
 	if about.next.IsZero() {
 		about.next = now.Add(reclaimAgain)
 	}
+}
+
+// connectionLost notes that a connection broke. After a fail-over the database may not have what it
+// has acknowledged, and its rows be locked for jobs whose outcomes were recorded. The workers of a
+// fleet look one after the other.
+func (d *doubts) connectionLost(id string, now time.Time) {
+	d.leaseLost(id, now.Add(rand.N(reclaimAgain)))
 }
 
 // due returns the doubt to look into now; nil if there is none.

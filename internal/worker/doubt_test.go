@@ -243,3 +243,19 @@ func TestRenewalTellsLeasesOfOneJobApart(t *testing.T) {
 		r.stats(worker.Stats{Completed: 1, Lost: 1})
 	})
 }
+
+// A fail-over can undo what was acknowledged: then rows are locked for jobs whose outcomes were
+// recorded. They are looked for when a connection has broken.
+func TestOutcomesThatAFailOverUndid(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		db := newDB(t)
+		r := newRig(t, db, takes(0))
+		r.pass(time.Second)
+		id := db.add(1, wire.Job{})[0]
+		db.update(id, func(job *fakeJob) { job.LockedBy, job.LockedAt = r.worker.Health().WorkerID+".1.1", time.Now() })
+		db.breakListeners(errors.New("connection reset"))
+		r.pass(3 * time.Minute)
+		r.nothingLeft()
+	})
+}

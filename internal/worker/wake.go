@@ -42,6 +42,10 @@ func (w *Worker) listen(ctx context.Context) {
 		wait := backoff(failures, errorMin, errorMax)
 		w.troubles.listener.Failure(w.config.Logger, err, slog.Duration("retry_in", wait))
 		w.observe(Event{Kind: EventDisrupted, Err: err})
+		w.on(func(c *core, now time.Time) (do actions) {
+			c.doubts.connectionLost(c.id, now)
+			return actions{dispatch: true}
+		})
 		sleep(ctx, wait)
 	}
 }

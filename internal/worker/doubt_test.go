@@ -73,12 +73,12 @@ func TestLooksThatFailTakeATenthOfTheTime(t *testing.T) {
 			}
 		})
 		r.pass(2 * time.Minute)
-		looks, runs := len(r.store.calls(opReclaim)), len(r.runs)
+		looks, runs := len(r.store.calls(opReclaim)), len(r.started())
 		r.pass(10 * time.Minute)
 		if n := len(r.store.calls(opReclaim)) - looks; n < 5 || n > 7 {
 			t.Errorf("%d looks of %v in 10 minutes, want 6", n, took)
 		}
-		if n := len(r.runs) - runs; n < 900 {
+		if n := len(r.started()) - runs; n < 900 {
 			t.Errorf("%d jobs ran, want most of 1,200", n)
 		}
 		over.Store(true)

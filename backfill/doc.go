@@ -62,9 +62,10 @@
 //   - a panic counts as an error, a *[PanicError].
 //
 // context.Cause says why a handler's context was cancelled: [ErrTimeout] when the task's timeout is
-// over, [ErrShutdown] when the worker stops, [ErrLeaseLost] when somebody else took the job. If a
-// handler returns because of a shutdown, its job does not fail: it is given back, runs again on
-// another worker, and is not charged an attempt.
+// over, [ErrShutdown] when the worker stops and its drain timeout is over, [ErrLeaseLost] when
+// somebody else took the job. If the cause is ErrShutdown, and the handler returns an error that
+// wraps it or [context.Canceled], the job does not fail: it is given back, runs again on another
+// worker, and is not charged an attempt. Any other error is a failure, and nil is a success.
 //
 // # Extending
 //

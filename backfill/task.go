@@ -57,8 +57,8 @@ type Task[T any] struct {
 	Backoff Backoff
 }
 
-// NoArgs are the args of a task without args, whose payload is ignored. For backfillgen its function
-// is func(context.Context) error; a handler for [Handle] is func(context.Context, NoArgs) error.
+// NoArgs are the args of a task without args, whose payload is ignored. For backfillgen its
+// function is func(context.Context) error; for [Handle], func(context.Context, NoArgs) error.
 type NoArgs = struct{}
 
 // Request describes a job of the task, for lists of jobs of several tasks: client.Enqueue(ctx, a,

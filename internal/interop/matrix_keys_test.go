@@ -159,8 +159,8 @@ func testKeysOfGosJobs(f *fixture, node *peer) {
 	f.wantKeysEnd(runs, gone(keyLeft))
 }
 
-// gone leaves out the jobs that were superseded or removed while they ran: Go deletes them also if they
-// fail, where Node leaves their rows for good.
+// gone leaves out the jobs that were superseded or removed while they ran: Go deletes them also if
+// they fail, where Node leaves their rows for good.
 func gone(states []string) []string {
 	return slices.DeleteFunc(slices.Clone(states), func(state string) bool { return strings.Contains(state, "hold - 5/5") })
 }

@@ -7,11 +7,12 @@ import (
 )
 
 const (
-	// deepClaims is how many claims in a row look for queues by number before the front is tried again.
+	// deepClaims is how many claims in a row look for queues by number before the front is tried
+	// again.
 	deepClaims = 32
-	// A claim looks at leastDepth queues by number, or as many as two batches have jobs. Where slots are
-	// slow, claims are rare, and each goes further, so that a queue is not found later for that: looking
-	// at a queue takes about depthStep, and depthPause times as long passes between two looks.
+	// A claim looks at leastDepth queues by number, or at twice as many as its batch has jobs. Where
+	// slots are slow, claims are rare, and each looks at more: at mostDepth, or as many as take a
+	// depthPause-th of the time since the last search, at depthStep for each.
 	leastDepth, mostDepth = 400, 5000
 	depthStep             = 10 * time.Microsecond
 	depthPause            = 10

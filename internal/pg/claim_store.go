@@ -14,6 +14,9 @@ import (
 const (
 	slowClaim    = time.Second // a claim that takes longer to find its jobs is said
 	slowLogEvery = time.Minute
+	// holderTimeout bounds the question who keeps vacuum from its work: without an answer, nothing is
+	// said.
+	holderTimeout = time.Second
 )
 
 // Claim implements worker.Store.
@@ -67,7 +70,7 @@ func (s *Store) saySlow(ctx context.Context, looked time.Duration) {
 	if errors.Is(ctx.Err(), context.Canceled) {
 		return // the worker stops
 	}
-	asking, cancel := context.WithTimeout(context.WithoutCancel(ctx), slowClaim)
+	asking, cancel := context.WithTimeout(context.WithoutCancel(ctx), holderTimeout)
 	defer cancel()
 	holder, err := s.queries.OldestSnapshot(asking)
 	if err != nil {

@@ -14,14 +14,18 @@ import (
 	"github.com/backfillhq/go/internal/schema"
 )
 
-// indexState reads the state of our index: "missing", "invalid" or "valid".
+// indexState reads the state of our index: "missing", "invalid" or "valid". It reads the columns from
+// the catalog: pg_get_indexdef looks around the statement's snapshot, and fails while a build drops
+// the index.
 func indexState(t *testing.T, conn *pgx.Conn) string {
 	t.Helper()
 	return dbtest.Get[string](t, conn, `
 		select coalesce((
 			select case when indisvalid then 'valid' else 'invalid' end from pg_index
-			where indexrelid = to_regclass('graphile_worker.backfill_jobs_queue_idx')
-				and pg_get_indexdef(indexrelid) like '%(job_queue_id, priority, run_at, id) INCLUDE (task_id)%'
+			where indexrelid = to_regclass('graphile_worker.backfill_jobs_queue_idx') and indnkeyatts = 4
+				and array['job_queue_id', 'priority', 'run_at', 'id', 'task_id'] = (
+					select array_agg(attname::text order by attnum) from pg_attribute where attrelid = indexrelid
+				)
 		), 'missing')`)
 }
 

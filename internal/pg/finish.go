@@ -22,9 +22,15 @@ func (s *Store) Complete(ctx context.Context, leases []wire.Lease) ([]worker.Fat
 	for i, queue := range row.NextQueues {
 		next[queue] = row.NextTasks[i]
 	}
+	done := func(i int) { fates[i] = worker.Fate{Kind: worker.FateRecorded, Next: s.next(next[leases[i].QueueID])} }
+	if int(row.Ended) == len(leases) {
+		for i := range leases {
+			done(i)
+		}
+		return fates, nil
+	}
 	for _, ord := range row.Done {
-		lease := leases[ord-1]
-		fates[ord-1] = worker.Fate{Kind: worker.FateRecorded, Next: s.next(next[lease.QueueID])}
+		done(int(ord) - 1)
 	}
 	return s.settle(ctx, leases, fates)
 }

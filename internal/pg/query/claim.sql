@@ -251,7 +251,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
     select s.id from graphile_worker._private_job_queues as s
      where s.id = line.q and s.is_available for update skip locked) l
 ), lockh as materialized (                       -- until enough heads are locked: only heads; if one is locked, leave its queue
-  select k.id, k.priority, k.run_at, k.bytes from lockq
+  select lockq.id as q, k.id, k.priority, k.run_at, k.bytes from lockq
    cross join lateral (
     select j.id, j.priority, j.run_at from graphile_worker._private_jobs as j
      where j.job_queue_id = lockq.id and j.is_available and j.run_at <= now() and j.task_id = any($3::int[])
@@ -269,11 +269,11 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
    limit least($6::int, $10::int)
 ), heads as materialized (                       -- and those that free jobs ahead of them leave room for
   select r.id, r.priority, r.run_at, r.bytes from (
-    select x.*, row_number() over (order by x.priority, x.run_at, x.id) as n from (
-      select false as free, l.* from lockh as l
-      union all
-      select true, p.id, p.priority, p.run_at, 0 from peek as p where exists (select from lockh)) as x) as r
-   where not r.free and r.n <= $6::int
+    select false as free, id, priority, run_at, bytes from lockh
+    union all
+    select true, id, priority, run_at, 0 from peek where exists (select from lockh)
+     order by priority, run_at, id limit $6::int) as r
+   where not r.free
 ), begin as materialized (                       -- before the first that was peeked at is none
   select mark.p, coalesce((select min(peek.run_at) from peek where peek.priority = mark.p), mark.low) as low from mark
 ), free as materialized (                        -- the rest of the batch from free jobs
@@ -328,9 +328,11 @@ select aux.*, upd.*, (select s.queue_name from graphile_worker._private_job_queu
                            or not exists (select from lockh)
                           and (priority, run_at) = (select priority, run_at from cut)) as clogged,
                case when $10::int = 0 or exists (select from lockh) then false
-                    else not exists (select from lockq) and exists (select from line join graphile_worker._private_job_queues as s on s.id = line.q and s.is_available) end as contended,
+                    else not exists (select from lockq) and exists (select from line cross join lateral (
+                 select from graphile_worker._private_job_queues as s where s.id = line.q and s.is_available offset 0) as s) end as contended,
                case when (select count(*) from lockh) < least($6::int, $10::int) then false
-                    else exists (select from line join graphile_worker._private_job_queues as s on s.id = line.q and s.is_available offset (select count(*) from lockh) limit 1) end as held_back,
+                    else exists (select from line cross join lateral (
+                 select from graphile_worker._private_job_queues as s where s.id = line.q and s.is_available offset 0) as s where line.q not in (select q from lockh)) end as held_back,
                (select p from prio where n = 100) as last_priority,
                -- Microseconds until the next job of a served task is due, or until a look beyond 200 others is.
                (select (extract(epoch from min(n.run_at) - now()) * 1000000)::bigint from mark cross join lateral (
@@ -394,7 +396,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
     select s.id from graphile_worker._private_job_queues as s
      where s.id = line.q and s.is_available for update skip locked) l
 ), lockh as materialized (                       -- until enough heads are locked: only heads; if one is locked, leave its queue
-  select k.id, k.priority, k.run_at, k.bytes from lockq
+  select lockq.id as q, k.id, k.priority, k.run_at, k.bytes from lockq
    cross join lateral (
     select j.id, j.priority, j.run_at from graphile_worker._private_jobs as j
      where j.job_queue_id = lockq.id and j.is_available and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $12::text[]) is not true
@@ -412,11 +414,11 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
    limit least($6::int, $10::int)
 ), heads as materialized (                       -- and those that free jobs ahead of them leave room for
   select r.id, r.priority, r.run_at, r.bytes from (
-    select x.*, row_number() over (order by x.priority, x.run_at, x.id) as n from (
-      select false as free, l.* from lockh as l
-      union all
-      select true, p.id, p.priority, p.run_at, 0 from peek as p where exists (select from lockh)) as x) as r
-   where not r.free and r.n <= $6::int
+    select false as free, id, priority, run_at, bytes from lockh
+    union all
+    select true, id, priority, run_at, 0 from peek where exists (select from lockh)
+     order by priority, run_at, id limit $6::int) as r
+   where not r.free
 ), begin as materialized (                       -- before the first that was peeked at is none
   select mark.p, coalesce((select min(peek.run_at) from peek where peek.priority = mark.p), mark.low) as low from mark
 ), free as materialized (                        -- the rest of the batch from free jobs
@@ -471,9 +473,11 @@ select aux.*, upd.*, (select s.queue_name from graphile_worker._private_job_queu
                            or not exists (select from lockh)
                           and (priority, run_at) = (select priority, run_at from cut)) as clogged,
                case when $10::int = 0 or exists (select from lockh) then false
-                    else not exists (select from lockq) and exists (select from line join graphile_worker._private_job_queues as s on s.id = line.q and s.is_available) end as contended,
+                    else not exists (select from lockq) and exists (select from line cross join lateral (
+                 select from graphile_worker._private_job_queues as s where s.id = line.q and s.is_available offset 0) as s) end as contended,
                case when (select count(*) from lockh) < least($6::int, $10::int) then false
-                    else exists (select from line join graphile_worker._private_job_queues as s on s.id = line.q and s.is_available offset (select count(*) from lockh) limit 1) end as held_back,
+                    else exists (select from line cross join lateral (
+                 select from graphile_worker._private_job_queues as s where s.id = line.q and s.is_available offset 0) as s where line.q not in (select q from lockh)) end as held_back,
                (select p from prio where n = 100) as last_priority,
                -- Microseconds until the next job of a served task is due, or until a look beyond 200 others is.
                (select (extract(epoch from min(n.run_at) - now()) * 1000000)::bigint from mark cross join lateral (
@@ -541,7 +545,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
     select s.id from graphile_worker._private_job_queues as s
      where s.id = line.q and s.is_available for update skip locked) l
 ), lockh as materialized (                       -- until enough heads are locked: only heads; if one is locked, leave its queue
-  select k.id, k.priority, k.run_at, k.bytes from lockq
+  select lockq.id as q, k.id, k.priority, k.run_at, k.bytes from lockq
    cross join lateral (
     select j.id, j.priority, j.run_at from graphile_worker._private_jobs as j
      where j.job_queue_id = lockq.id and j.is_available and j.run_at <= now() and j.task_id = any($3::int[])
@@ -559,11 +563,11 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
    limit least($6::int, $10::int)
 ), heads as materialized (                       -- and those that free jobs ahead of them leave room for
   select r.id, r.priority, r.run_at, r.bytes from (
-    select x.*, row_number() over (order by x.priority, x.run_at, x.id) as n from (
-      select false as free, l.* from lockh as l
-      union all
-      select true, p.id, p.priority, p.run_at, 0 from peek as p where exists (select from lockh)) as x) as r
-   where not r.free and r.n <= $6::int
+    select false as free, id, priority, run_at, bytes from lockh
+    union all
+    select true, id, priority, run_at, 0 from peek where exists (select from lockh)
+     order by priority, run_at, id limit $6::int) as r
+   where not r.free
 ), begin as materialized (                       -- before the first that was peeked at is none
   select mark.p, coalesce((select min(peek.run_at) from peek where peek.priority = mark.p), mark.low) as low from mark
 ), free as materialized (                        -- the rest of the batch from free jobs
@@ -613,9 +617,11 @@ select aux.*, upd.*, (select s.queue_name from graphile_worker._private_job_queu
                coalesce((select max(q) from qs having max(n) >= $13::int), 0)::int as next_queue,
                false as clogged,
                case when $10::int = 0 or exists (select from lockh) then false
-                    else not exists (select from lockq) and exists (select from line join graphile_worker._private_job_queues as s on s.id = line.q and s.is_available) end as contended,
+                    else not exists (select from lockq) and exists (select from line cross join lateral (
+                 select from graphile_worker._private_job_queues as s where s.id = line.q and s.is_available offset 0) as s) end as contended,
                case when (select count(*) from lockh) < least($6::int, $10::int) then false
-                    else exists (select from line join graphile_worker._private_job_queues as s on s.id = line.q and s.is_available offset (select count(*) from lockh) limit 1) end as held_back,
+                    else exists (select from line cross join lateral (
+                 select from graphile_worker._private_job_queues as s where s.id = line.q and s.is_available offset 0) as s where line.q not in (select q from lockh)) end as held_back,
                (select p from prio where n = 100) as last_priority,
                -- Microseconds until the next job of a served task is due, or until a look beyond 200 others is.
                (select (extract(epoch from min(n.run_at) - now()) * 1000000)::bigint from mark cross join lateral (
@@ -683,7 +689,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
     select s.id from graphile_worker._private_job_queues as s
      where s.id = line.q and s.is_available for update skip locked) l
 ), lockh as materialized (                       -- until enough heads are locked: only heads; if one is locked, leave its queue
-  select k.id, k.priority, k.run_at, k.bytes from lockq
+  select lockq.id as q, k.id, k.priority, k.run_at, k.bytes from lockq
    cross join lateral (
     select j.id, j.priority, j.run_at from graphile_worker._private_jobs as j
      where j.job_queue_id = lockq.id and j.is_available and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $14::text[]) is not true
@@ -701,11 +707,11 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
    limit least($6::int, $10::int)
 ), heads as materialized (                       -- and those that free jobs ahead of them leave room for
   select r.id, r.priority, r.run_at, r.bytes from (
-    select x.*, row_number() over (order by x.priority, x.run_at, x.id) as n from (
-      select false as free, l.* from lockh as l
-      union all
-      select true, p.id, p.priority, p.run_at, 0 from peek as p where exists (select from lockh)) as x) as r
-   where not r.free and r.n <= $6::int
+    select false as free, id, priority, run_at, bytes from lockh
+    union all
+    select true, id, priority, run_at, 0 from peek where exists (select from lockh)
+     order by priority, run_at, id limit $6::int) as r
+   where not r.free
 ), begin as materialized (                       -- before the first that was peeked at is none
   select mark.p, coalesce((select min(peek.run_at) from peek where peek.priority = mark.p), mark.low) as low from mark
 ), free as materialized (                        -- the rest of the batch from free jobs
@@ -755,9 +761,11 @@ select aux.*, upd.*, (select s.queue_name from graphile_worker._private_job_queu
                coalesce((select max(q) from qs having max(n) >= $13::int), 0)::int as next_queue,
                false as clogged,
                case when $10::int = 0 or exists (select from lockh) then false
-                    else not exists (select from lockq) and exists (select from line join graphile_worker._private_job_queues as s on s.id = line.q and s.is_available) end as contended,
+                    else not exists (select from lockq) and exists (select from line cross join lateral (
+                 select from graphile_worker._private_job_queues as s where s.id = line.q and s.is_available offset 0) as s) end as contended,
                case when (select count(*) from lockh) < least($6::int, $10::int) then false
-                    else exists (select from line join graphile_worker._private_job_queues as s on s.id = line.q and s.is_available offset (select count(*) from lockh) limit 1) end as held_back,
+                    else exists (select from line cross join lateral (
+                 select from graphile_worker._private_job_queues as s where s.id = line.q and s.is_available offset 0) as s where line.q not in (select q from lockh)) end as held_back,
                (select p from prio where n = 100) as last_priority,
                -- Microseconds until the next job of a served task is due, or until a look beyond 200 others is.
                (select (extract(epoch from min(n.run_at) - now()) * 1000000)::bigint from mark cross join lateral (
@@ -815,7 +823,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
     select s.id from graphile_worker._private_job_queues as s
      where s.id = line.q and s.is_available for update skip locked) l
 ), lockh as materialized (                       -- until enough heads are locked: only heads; if one is locked, leave its queue
-  select k.id, k.priority, k.run_at, k.bytes from lockq
+  select lockq.id as q, k.id, k.priority, k.run_at, k.bytes from lockq
    cross join lateral (
     select j.id, j.priority, j.run_at,
            case when pg_column_size(j.payload) <= 2000 then octet_length(j.payload::text)
@@ -829,11 +837,11 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
    limit least($6::int, $10::int)
 ), heads as materialized (                       -- and those that free jobs ahead of them leave room for
   select r.id, r.priority, r.run_at, r.bytes from (
-    select x.*, row_number() over (order by x.priority, x.run_at, x.id) as n from (
-      select false as free, l.* from lockh as l
-      union all
-      select true, p.id, p.priority, p.run_at, 0 from peek as p where exists (select from lockh)) as x) as r
-   where not r.free and r.n <= $6::int
+    select false as free, id, priority, run_at, bytes from lockh
+    union all
+    select true, id, priority, run_at, 0 from peek where exists (select from lockh)
+     order by priority, run_at, id limit $6::int) as r
+   where not r.free
 ), begin as materialized (                       -- before the first that was peeked at is none
   select mark.p, coalesce((select min(peek.run_at) from peek where peek.priority = mark.p), mark.low) as low from mark
 ), free as materialized (                        -- the rest of the batch from free jobs
@@ -886,9 +894,11 @@ select aux.*, upd.*, (select s.queue_name from graphile_worker._private_job_queu
                            or not exists (select from lockh)
                           and (priority, run_at) = (select priority, run_at from cut)) as clogged,
                case when $10::int = 0 or exists (select from lockh) then false
-                    else not exists (select from lockq) and exists (select from line join graphile_worker._private_job_queues as s on s.id = line.q and s.is_available) end as contended,
+                    else not exists (select from lockq) and exists (select from line cross join lateral (
+                 select from graphile_worker._private_job_queues as s where s.id = line.q and s.is_available offset 0) as s) end as contended,
                case when (select count(*) from lockh) < least($6::int, $10::int) then false
-                    else exists (select from line join graphile_worker._private_job_queues as s on s.id = line.q and s.is_available offset (select count(*) from lockh) limit 1) end as held_back,
+                    else exists (select from line cross join lateral (
+                 select from graphile_worker._private_job_queues as s where s.id = line.q and s.is_available offset 0) as s where line.q not in (select q from lockh)) end as held_back,
                (select p from prio where n = 100) as last_priority,
                -- Microseconds until the next job of a served task is due, or until a look beyond 200 others is.
                (select (extract(epoch from min(n.run_at) - now()) * 1000000)::bigint from mark cross join lateral (
@@ -946,7 +956,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
     select s.id from graphile_worker._private_job_queues as s
      where s.id = line.q and s.is_available for update skip locked) l
 ), lockh as materialized (                       -- until enough heads are locked: only heads; if one is locked, leave its queue
-  select k.id, k.priority, k.run_at, k.bytes from lockq
+  select lockq.id as q, k.id, k.priority, k.run_at, k.bytes from lockq
    cross join lateral (
     select j.id, j.priority, j.run_at,
            case when pg_column_size(j.payload) <= 2000 then octet_length(j.payload::text)
@@ -960,11 +970,11 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
    limit least($6::int, $10::int)
 ), heads as materialized (                       -- and those that free jobs ahead of them leave room for
   select r.id, r.priority, r.run_at, r.bytes from (
-    select x.*, row_number() over (order by x.priority, x.run_at, x.id) as n from (
-      select false as free, l.* from lockh as l
-      union all
-      select true, p.id, p.priority, p.run_at, 0 from peek as p where exists (select from lockh)) as x) as r
-   where not r.free and r.n <= $6::int
+    select false as free, id, priority, run_at, bytes from lockh
+    union all
+    select true, id, priority, run_at, 0 from peek where exists (select from lockh)
+     order by priority, run_at, id limit $6::int) as r
+   where not r.free
 ), begin as materialized (                       -- before the first that was peeked at is none
   select mark.p, coalesce((select min(peek.run_at) from peek where peek.priority = mark.p), mark.low) as low from mark
 ), free as materialized (                        -- the rest of the batch from free jobs
@@ -1017,9 +1027,11 @@ select aux.*, upd.*, (select s.queue_name from graphile_worker._private_job_queu
                            or not exists (select from lockh)
                           and (priority, run_at) = (select priority, run_at from cut)) as clogged,
                case when $10::int = 0 or exists (select from lockh) then false
-                    else not exists (select from lockq) and exists (select from line join graphile_worker._private_job_queues as s on s.id = line.q and s.is_available) end as contended,
+                    else not exists (select from lockq) and exists (select from line cross join lateral (
+                 select from graphile_worker._private_job_queues as s where s.id = line.q and s.is_available offset 0) as s) end as contended,
                case when (select count(*) from lockh) < least($6::int, $10::int) then false
-                    else exists (select from line join graphile_worker._private_job_queues as s on s.id = line.q and s.is_available offset (select count(*) from lockh) limit 1) end as held_back,
+                    else exists (select from line cross join lateral (
+                 select from graphile_worker._private_job_queues as s where s.id = line.q and s.is_available offset 0) as s where line.q not in (select q from lockh)) end as held_back,
                (select p from prio where n = 100) as last_priority,
                -- Microseconds until the next job of a served task is due, or until a look beyond 200 others is.
                (select (extract(epoch from min(n.run_at) - now()) * 1000000)::bigint from mark cross join lateral (

@@ -13,6 +13,7 @@
 -- removed while it ran. Nobody will run it again, so it is deleted however it ended.
 
 -- name: CompleteJobs :one
+-- done is empty if all leases were ended: then their number says it.
 with held as materialized (
   select j.id, j.job_queue_id, u.ord
     from rows from (unnest(@ids::bigint[]), unnest(@tokens::text[])) with ordinality as u(id, token, ord)
@@ -20,13 +21,12 @@ with held as materialized (
    order by j.id for update of j skip locked
 ), queue as materialized (
   select s.id from graphile_worker._private_job_queues as s
-   where s.id = any(array(select job_queue_id from held)) order by s.id for update skip locked
-), ending as materialized (
-  select held.id from held left join queue on queue.id = held.job_queue_id
-   where held.job_queue_id is null or queue.id is not null
-      or not exists (select from graphile_worker._private_job_queues as s where s.id = held.job_queue_id)
+   where s.id = any(array(select job_queue_id from held where job_queue_id is not null)) order by s.id for update skip locked
 ), ended as (
-  delete from graphile_worker._private_jobs as j where j.id = any(array(select id from ending))
+  delete from graphile_worker._private_jobs as j where j.id = any(array(
+    select id from held
+     where job_queue_id is null or job_queue_id in (select id from queue)
+        or not exists (select from graphile_worker._private_job_queues as s where s.id = held.job_queue_id)))
   returning j.id, j.job_queue_id, j.locked_by
 ), freed as (
   update graphile_worker._private_job_queues as s set locked_at = null, locked_by = null
@@ -38,7 +38,9 @@ with held as materialized (
      where j.job_queue_id = freed.id and j.is_available and j.run_at <= now()
      order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) n
 )
-select array(select held.ord::int from held join ended on ended.id = held.id)::int[] as done,
+select (select count(*) from ended)::int as ended,
+       case when (select count(*) from ended) = cardinality(@ids::bigint[]) then array[]::int[]
+            else array(select held.ord::int from held join ended on ended.id = held.id) end::int[] as done,
        array(select queue_id from next order by queue_id)::int[] as next_queues,
        array(select task_id from next order by queue_id)::int[] as next_tasks;
 
@@ -56,10 +58,10 @@ with failure as materialized (
    order by j.id for update of j skip locked
 ), queue as materialized (
   select s.id from graphile_worker._private_job_queues as s
-   where s.id = any(array(select job_queue_id from held)) order by s.id for update skip locked
+   where s.id = any(array(select job_queue_id from held where job_queue_id is not null)) order by s.id for update skip locked
 ), ending as materialized (
-  select held.id, held.superseded from held left join queue on queue.id = held.job_queue_id
-   where held.job_queue_id is null or queue.id is not null
+  select id, superseded from held
+   where job_queue_id is null or job_queue_id in (select id from queue)
       or not exists (select from graphile_worker._private_job_queues as s where s.id = held.job_queue_id)
 ), dropped as (
   delete from graphile_worker._private_jobs as j where j.id = any(array(select id from ending where superseded))
@@ -105,10 +107,10 @@ with release as materialized (
    order by j.id for update of j skip locked
 ), queue as materialized (
   select s.id from graphile_worker._private_job_queues as s
-   where s.id = any(array(select job_queue_id from held)) order by s.id for update skip locked
+   where s.id = any(array(select job_queue_id from held where job_queue_id is not null)) order by s.id for update skip locked
 ), ending as materialized (
-  select held.id, held.superseded from held left join queue on queue.id = held.job_queue_id
-   where held.job_queue_id is null or queue.id is not null
+  select id, superseded from held
+   where job_queue_id is null or job_queue_id in (select id from queue)
       or not exists (select from graphile_worker._private_job_queues as s where s.id = held.job_queue_id)
 ), dropped as (
   delete from graphile_worker._private_jobs as j where j.id = any(array(select id from ending where superseded))

@@ -18,13 +18,12 @@ with held as materialized (
    order by j.id for update of j skip locked
 ), queue as materialized (
   select s.id from graphile_worker._private_job_queues as s
-   where s.id = any(array(select job_queue_id from held)) order by s.id for update skip locked
-), ending as materialized (
-  select held.id from held left join queue on queue.id = held.job_queue_id
-   where held.job_queue_id is null or queue.id is not null
-      or not exists (select from graphile_worker._private_job_queues as s where s.id = held.job_queue_id)
+   where s.id = any(array(select job_queue_id from held where job_queue_id is not null)) order by s.id for update skip locked
 ), ended as (
-  delete from graphile_worker._private_jobs as j where j.id = any(array(select id from ending))
+  delete from graphile_worker._private_jobs as j where j.id = any(array(
+    select id from held
+     where job_queue_id is null or job_queue_id in (select id from queue)
+        or not exists (select from graphile_worker._private_job_queues as s where s.id = held.job_queue_id)))
   returning j.id, j.job_queue_id, j.locked_by
 ), freed as (
   update graphile_worker._private_job_queues as s set locked_at = null, locked_by = null
@@ -36,7 +35,9 @@ with held as materialized (
      where j.job_queue_id = freed.id and j.is_available and j.run_at <= now()
      order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) n
 )
-select array(select held.ord::int from held join ended on ended.id = held.id)::int[] as done,
+select (select count(*) from ended)::int as ended,
+       case when (select count(*) from ended) = cardinality($1::bigint[]) then array[]::int[]
+            else array(select held.ord::int from held join ended on ended.id = held.id) end::int[] as done,
        array(select queue_id from next order by queue_id)::int[] as next_queues,
        array(select task_id from next order by queue_id)::int[] as next_tasks
 `
@@ -47,6 +48,7 @@ type CompleteJobsParams struct {
 }
 
 type CompleteJobsRow struct {
+	Ended      int32
 	Done       []int32
 	NextQueues []int32
 	NextTasks  []int32
@@ -65,10 +67,16 @@ type CompleteJobsRow struct {
 //
 // A job that had a key when it was claimed (its token ends in k) and has none now was superseded or
 // removed while it ran. Nobody will run it again, so it is deleted however it ended.
+// done is empty if all leases were ended: then their number says it.
 func (q *Queries) CompleteJobs(ctx context.Context, arg CompleteJobsParams) (CompleteJobsRow, error) {
 	row := q.db.QueryRow(ctx, CompleteJobs, arg.Ids, arg.Tokens)
 	var i CompleteJobsRow
-	err := row.Scan(&i.Done, &i.NextQueues, &i.NextTasks)
+	err := row.Scan(
+		&i.Ended,
+		&i.Done,
+		&i.NextQueues,
+		&i.NextTasks,
+	)
 	return i, err
 }
 
@@ -84,10 +92,10 @@ with failure as materialized (
    order by j.id for update of j skip locked
 ), queue as materialized (
   select s.id from graphile_worker._private_job_queues as s
-   where s.id = any(array(select job_queue_id from held)) order by s.id for update skip locked
+   where s.id = any(array(select job_queue_id from held where job_queue_id is not null)) order by s.id for update skip locked
 ), ending as materialized (
-  select held.id, held.superseded from held left join queue on queue.id = held.job_queue_id
-   where held.job_queue_id is null or queue.id is not null
+  select id, superseded from held
+   where job_queue_id is null or job_queue_id in (select id from queue)
       or not exists (select from graphile_worker._private_job_queues as s where s.id = held.job_queue_id)
 ), dropped as (
   delete from graphile_worker._private_jobs as j where j.id = any(array(select id from ending where superseded))
@@ -234,10 +242,10 @@ with release as materialized (
    order by j.id for update of j skip locked
 ), queue as materialized (
   select s.id from graphile_worker._private_job_queues as s
-   where s.id = any(array(select job_queue_id from held)) order by s.id for update skip locked
+   where s.id = any(array(select job_queue_id from held where job_queue_id is not null)) order by s.id for update skip locked
 ), ending as materialized (
-  select held.id, held.superseded from held left join queue on queue.id = held.job_queue_id
-   where held.job_queue_id is null or queue.id is not null
+  select id, superseded from held
+   where job_queue_id is null or job_queue_id in (select id from queue)
       or not exists (select from graphile_worker._private_job_queues as s where s.id = held.job_queue_id)
 ), dropped as (
   delete from graphile_worker._private_jobs as j where j.id = any(array(select id from ending where superseded))

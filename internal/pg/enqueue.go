@@ -83,7 +83,7 @@ func (i *Inserter) Insert(
 type attempt struct {
 	*Inserter
 
-	limit  limit
+	limit  *limit
 	specs  []wire.Spec
 	notify enqueue.Piggyback
 	access schema.Access

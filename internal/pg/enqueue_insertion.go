@@ -48,7 +48,7 @@ func (n *insertion) insertSmall(ctx context.Context, conn *pgxpool.Conn, p *plan
 
 // insertLarge sends one piece after the other. It first locks what may be locked by others: when it
 // has to give up because of that, little work is lost.
-func (n *insertion) insertLarge(ctx context.Context, limit limit, conn *pgxpool.Conn, p *plan) error {
+func (n *insertion) insertLarge(ctx context.Context, limit *limit, conn *pgxpool.Conn, p *plan) error {
 	tx, err := conn.Begin(ctx)
 	if err != nil {
 		return notCommitted(because(ctx, err))

@@ -17,31 +17,6 @@ import (
 	"github.com/backfillhq/go/migrations"
 )
 
-var errNoAnswer = fmt.Errorf("the database did not answer within %v", enqueueTimeout)
-
-// limit ends a context that has no deadline when enqueueTimeout has passed since its last step.
-type limit struct{ timer *time.Timer }
-
-// newLimit begins one for ctx, which end ends.
-func newLimit(ctx context.Context, end context.CancelCauseFunc) limit {
-	if _, ok := ctx.Deadline(); ok {
-		return limit{}
-	}
-	return limit{time.AfterFunc(enqueueTimeout, func() { end(errNoAnswer) })}
-}
-
-func (l limit) step() {
-	if l.timer != nil {
-		l.timer.Reset(enqueueTimeout)
-	}
-}
-
-func (l limit) stop() {
-	if l.timer != nil {
-		l.timer.Stop()
-	}
-}
-
 // because adds to an error that the end of limited led to why it ended.
 func because(limited context.Context, err error) error {
 	if err == nil || limited.Err() == nil || sqlstate.Of(err) != "" || errors.Is(err, context.Cause(limited)) {

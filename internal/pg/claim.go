@@ -100,8 +100,10 @@ func (c *claims) claim(
 		}
 		return worker.Claimed{}, looked, fmt.Errorf("claim jobs: %w", err)
 	}
-	// A batch that ended for the size of its payloads is not short.
-	short := answer.picked < size && len(answer.jobs) == answer.picked
+	// A batch that ended for the size of its payloads is not short. One of which nothing was locked was
+	// kept by a trigger of the application's.
+	kept := answer.alive && answer.picked > 0 && len(answer.jobs) == 0
+	short := answer.picked < size && (kept || len(answer.jobs) == answer.picked)
 	unseen := c.marks.note(started, full, short, answer)
 	searching := c.search.note(kind, request.Serial, answer)
 	blind := kind == claimFree && answer.queued.Bool
@@ -112,9 +114,9 @@ func (c *claims) claim(
 	claimed = worker.Claimed{
 		Jobs:       answer.jobs,
 		Alive:      answer.alive,
-		More:       answer.alive && (!short || unseen || searching || blind),
+		More:       answer.alive && !kept && (!short || unseen || searching || blind),
 		MoreSerial: answer.heldBack,
-		Contended:  answer.contended,
+		Contended:  answer.contended || kept,
 		NextDue:    answer.nextDue,
 	}
 	if !full && short && !claimed.More {

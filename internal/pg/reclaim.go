@@ -65,10 +65,12 @@ func (s *Store) scanBatches(ctx context.Context, batch func(*query.Queries) (int
 }
 
 // scan runs a statement that no index answers. A worker's sessions do without sequential scans, so
-// that claims have the right plan in any case; this one needs it.
+// that claims have the right plan in any case; this one needs it, and on a large table more time
+// than they allow: all that the look has.
 func (s *Store) scan(ctx context.Context, statement func(*query.Queries) error) error {
 	return pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, "set local enable_seqscan = on"); err != nil {
+		const allow = "select set_config('enable_seqscan', 'on', true), set_config('statement_timeout', '30s', true)"
+		if _, err := tx.Exec(ctx, allow); err != nil {
 			return err
 		}
 		return statement(s.claims.texts.queries(tx))

@@ -3,6 +3,7 @@ package pg_test
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -181,6 +182,29 @@ func TestContended(t *testing.T) {
 	r.add("'a', queue_name := 'q'")
 	if claimed := r.try(10, 10); claimed.Contended {
 		t.Error("a queue whose job runs is not contended")
+	}
+}
+
+// A claim whose jobs a trigger keeps as they are must not be repeated at once.
+func TestKeptByTrigger(t *testing.T) {
+	t.Parallel()
+	for _, jobs := range []int{1, 10} { // a batch that is not full, and a full one
+		t.Run(strconv.Itoa(jobs), func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			for range jobs {
+				r.add("'a'")
+			}
+			dbtest.Run(t, r.pool, `create function keep() returns trigger language plpgsql as 'begin return null; end';
+				create trigger keep before update on graphile_worker._private_jobs for each row execute function keep()`)
+			if claimed := r.try(10, 10); len(claimed.Jobs) != 0 || claimed.More || !claimed.Contended {
+				t.Errorf("while the trigger keeps them: %+v", claimed)
+			}
+			dbtest.Run(t, r.pool, "drop trigger keep on graphile_worker._private_jobs")
+			for got := 0; got < jobs; {
+				got += len(r.try(10, 10).Jobs)
+			}
+		})
 	}
 }
 

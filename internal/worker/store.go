@@ -94,8 +94,9 @@ type Claimed struct {
 	// MoreSerial says that queues wait which ClaimRequest.Serial kept out: ask again when there is
 	// room for jobs of queues.
 	MoreSerial bool
-	// Contended says that queued jobs wait whose queues somebody else holds for the length of a
-	// statement: ask again within milliseconds.
+	// Contended says that jobs wait that this claim could not have: somebody else holds their queues
+	// for the length of a statement, or a trigger keeps the jobs as they are. Ask again within
+	// milliseconds, and less often if that goes on.
 	Contended bool
 	// NextDue is the time until the nearest job of ours that is not due yet, as far as the claim met
 	// one; 0 if it did not.

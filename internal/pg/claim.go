@@ -78,7 +78,7 @@ type answer struct {
 	nextQueue int32         // where a search by number goes on; 0: at the end
 	clogged   bool          // there may be better queues behind the window
 	contended bool
-	heldBack  bool
+	heldBack  []int32 // open queues that Serial kept out, or some of them
 	// lastPriority is where a full claim stopped because it had looked at enough priorities.
 	lastPriority pgtype.Int2
 	nextDue      time.Duration
@@ -115,7 +115,7 @@ func (c *claims) claim(
 		Jobs:       answer.jobs,
 		Alive:      answer.alive,
 		More:       answer.alive && !kept && (!short || unseen || searching || blind),
-		MoreSerial: answer.heldBack,
+		MoreSerial: len(answer.heldBack) > 0,
 		Contended:  answer.contended || kept,
 		NextDue:    answer.nextDue,
 	}
@@ -159,7 +159,7 @@ func (c *claims) ask(
 		args = append(args, request.Serial)
 	}
 	if kind == claimFront || kind == claimDeep {
-		args = append(args, append([]int32{}, request.Queues...))
+		args = append(args, append(append([]int32{}, request.Queues...), c.search.known...))
 	}
 	if kind == claimDeep {
 		args = append(args, c.search.cursor, c.search.depth(size, time.Now()))

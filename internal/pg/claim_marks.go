@@ -76,6 +76,13 @@ func (m *marks) note(sent time.Time, full, short bool, answer answer) (unseen bo
 	if m.at == nil || full && !short || len(m.at) > maxMarks {
 		m.at = make(map[int16]time.Time)
 	}
+	if !short { // it has walked up to the last that it claimed, which can be below the mark
+		for _, job := range answer.jobs {
+			if at := m.at[job.Priority]; job.QueueID == 0 && job.RunAt.Before(at) {
+				m.at[job.Priority] = job.RunAt
+			}
+		}
+	}
 	for _, job := range answer.jobs {
 		if job.QueueID == 0 {
 			m.pass(job)

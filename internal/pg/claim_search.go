@@ -1,6 +1,7 @@
 package pg
 
 import (
+	"slices"
 	"time"
 
 	"github.com/backfillhq/go/internal/wire"
@@ -26,6 +27,7 @@ type search struct {
 	cursor int32     // queue id where the search goes on
 	at     time.Time // of the last claim that searched
 	idle   bool      // the present pass over the queues has claimed none of their jobs so far
+	known  []int32   // open queues that it has found, and that no claim had room for
 }
 
 // depth returns how many queues the next claim looks at by number.
@@ -37,11 +39,17 @@ func (s *search) depth(batch int, now time.Time) int {
 
 // note decides where the next claim looks for queues. It reports whether one should follow at once.
 func (s *search) note(kind claimKind, serial int, answer answer) bool {
+	switch {
+	case kind == claimDeep, len(answer.heldBack) == 0:
+		s.known = answer.heldBack
+	default:
+		s.known = slices.DeleteFunc(s.known, func(queue int32) bool { return answer.claimed(queue) })
+	}
 	switch kind {
 	case claimFront:
 		// A claim that held queues back has seen open ones, which the next one with room takes.
 		noQueues := answer.queued.Valid && !answer.queued.Bool
-		if serial == 0 || answer.heldBack || !answer.clogged || noQueues {
+		if serial == 0 || len(answer.heldBack) > 0 || !answer.clogged || noQueues {
 			return false
 		}
 		s.deep, s.idle = deepClaims, s.cursor == 0
@@ -49,7 +57,7 @@ func (s *search) note(kind claimKind, serial int, answer answer) bool {
 	case claimDeep:
 		s.deep--
 		s.cursor = answer.nextQueue
-		if hasSerial(answer.jobs) {
+		if slices.ContainsFunc(answer.jobs, func(job *wire.Job) bool { return job.QueueID != 0 }) {
 			s.idle = false
 		}
 		if s.cursor != 0 {
@@ -66,11 +74,7 @@ func (s *search) note(kind claimKind, serial int, answer answer) bool {
 	}
 }
 
-func hasSerial(jobs []*wire.Job) bool {
-	for _, job := range jobs {
-		if job.QueueID != 0 {
-			return true
-		}
-	}
-	return false
+// claimed reports whether a queue's job is among the answer's.
+func (a *answer) claimed(queue int32) bool {
+	return slices.ContainsFunc(a.jobs, func(job *wire.Job) bool { return job.QueueID == queue })
 }

@@ -62,6 +62,29 @@ func TestMarksSkipWhatIsAhead(t *testing.T) {
 	}
 }
 
+// Jobs whose transaction began before a claim that left nothing, and were committed after it, are
+// below the marks. Each claim goes on with them, not only every other one.
+func TestLateCommitsAreClaimedOneAfterTheOther(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.slowFullClaims(1)
+	tx, err := r.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	dbtest.Run(t, tx, "select graphile_worker.add_job('a') from generate_series(1, 100)")
+	r.add("'a'")
+	r.claimOne()
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for claim := range 5 {
+		if n := len(r.try(20, 20).Jobs); n != 20 {
+			t.Errorf("claim %d brought %d jobs", claim, n)
+		}
+	}
+}
+
 // claimTrace records the marks that claims are sent with.
 type claimTrace struct{ marks []claimMarks }
 

@@ -98,6 +98,26 @@ func TestQueueFirstInLine(t *testing.T) {
 	}
 }
 
+// Queues that a search by number has found, and that had to wait for room, come next: the search
+// does not have to go through all the others again for each.
+func TestQueuesFoundBySearchComeNext(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.addMany(4000, "a", 3*time.Hour, 0, "blocked", 2000)
+	r.block("blocked%")
+	var want []int64
+	for i := range 8 {
+		want = append(want, r.add("'a', queue_name := $1, run_at := now() - interval '2 hours'", fmt.Sprint("open", i)))
+	}
+	r.addMany(5000, "a", time.Hour, 0, "", 0)
+	first := r.claimsUntil(want[0], 20, 1, 50)
+	for i, id := range want[1:] {
+		if got := r.claimsUntil(id, 20, 1, 50); got != 1 {
+			t.Errorf("claim %d after the first queue's (claim %d) brought queue %d, want the next claim", got, first, i+1)
+		}
+	}
+}
+
 // The same with a single free slot, which free jobs would take again and again.
 func TestQueueFirstInLineWithOneSlot(t *testing.T) {
 	t.Parallel()

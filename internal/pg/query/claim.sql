@@ -23,7 +23,7 @@
 --    $8 bigint        no larger payload; 0: no limit
 --    $9 smallint      full claim: no better priority than this
 --   $10 int           not in Free: at most this many jobs from queues
---   $11 int[]         Front and Deep: queues that the worker has just freed
+--   $11 int[]         Front and Deep: queues to look at, wherever they are
 --   $12 int           Deep: the queue id to go on from
 --   $13 int           Deep: at most this many queues
 --
@@ -116,7 +116,7 @@ select aux.*, upd.*, null::text as queue_name
                  select e.job_queue_id from graphile_worker._private_jobs as e
                   where e.is_available and e.job_queue_id is not null order by e.job_queue_id limit 1) is not null end as queued,
                0 as next_queue, false as clogged,
-               false as contended, false as held_back,
+               false as contended, array[]::int[] as held_back,
                (select p from prio where n = 100) as last_priority,
                -- Microseconds until the next job of a served task is due, or until a look beyond 200 others is.
                (select (extract(epoch from min(n.run_at) - now()) * 1000000)::bigint from mark cross join lateral (
@@ -187,7 +187,7 @@ select aux.*, upd.*, null::text as queue_name
                  select e.job_queue_id from graphile_worker._private_jobs as e
                   where e.is_available and e.job_queue_id is not null order by e.job_queue_id limit 1) is not null end as queued,
                0 as next_queue, false as clogged,
-               false as contended, false as held_back,
+               false as contended, array[]::int[] as held_back,
                (select p from prio where n = 100) as last_priority,
                -- Microseconds until the next job of a served task is due, or until a look beyond 200 others is.
                (select (extract(epoch from min(n.run_at) - now()) * 1000000)::bigint from mark cross join lateral (
@@ -237,7 +237,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
   select distinct on (q) q, id, priority, run_at from win
    where q is not null and task_id = any($3::int[]) and (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
    order by q, priority, run_at, id
-), freed as materialized (                       -- and those that the worker has just freed, wherever their jobs are
+), freed as materialized (                       -- and those that are known to have jobs: just freed, or held back
   select u.q, h.id, h.priority, h.run_at from (select distinct unnest($11::int[]) as q) as u cross join lateral (
     select j.id, j.priority, j.run_at from graphile_worker._private_jobs as j
      where j.job_queue_id = u.q and j.is_available and j.run_at <= now() and j.task_id = any($3::int[])
@@ -330,9 +330,10 @@ select aux.*, upd.*, (select s.queue_name from graphile_worker._private_job_queu
                case when $10::int = 0 or exists (select from lockh) then false
                     else not exists (select from lockq) and exists (select from line cross join lateral (
                  select from graphile_worker._private_job_queues as s where s.id = line.q and s.is_available offset 0) as s) end as contended,
-               case when (select count(*) from lockh) < least($6::int, $10::int) then false
-                    else exists (select from line cross join lateral (
-                 select from graphile_worker._private_job_queues as s where s.id = line.q and s.is_available offset 0) as s where line.q not in (select q from lockh)) end as held_back,
+               case when (select count(*) from lockh) < least($6::int, $10::int) then array[]::int[]
+                    else array(select line.q from line cross join lateral (
+                 select from graphile_worker._private_job_queues as s where s.id = line.q and s.is_available offset 0) as s where line.q not in (select q from lockh)
+                                limit 1) end as held_back,
                (select p from prio where n = 100) as last_priority,
                -- Microseconds until the next job of a served task is due, or until a look beyond 200 others is.
                (select (extract(epoch from min(n.run_at) - now()) * 1000000)::bigint from mark cross join lateral (
@@ -382,7 +383,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
   select distinct on (q) q, id, priority, run_at from win
    where q is not null and task_id = any($3::int[]) and (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
    order by q, priority, run_at, id
-), freed as materialized (                       -- and those that the worker has just freed, wherever their jobs are
+), freed as materialized (                       -- and those that are known to have jobs: just freed, or held back
   select u.q, h.id, h.priority, h.run_at from (select distinct unnest($11::int[]) as q) as u cross join lateral (
     select j.id, j.priority, j.run_at from graphile_worker._private_jobs as j
      where j.job_queue_id = u.q and j.is_available and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $12::text[]) is not true
@@ -475,9 +476,10 @@ select aux.*, upd.*, (select s.queue_name from graphile_worker._private_job_queu
                case when $10::int = 0 or exists (select from lockh) then false
                     else not exists (select from lockq) and exists (select from line cross join lateral (
                  select from graphile_worker._private_job_queues as s where s.id = line.q and s.is_available offset 0) as s) end as contended,
-               case when (select count(*) from lockh) < least($6::int, $10::int) then false
-                    else exists (select from line cross join lateral (
-                 select from graphile_worker._private_job_queues as s where s.id = line.q and s.is_available offset 0) as s where line.q not in (select q from lockh)) end as held_back,
+               case when (select count(*) from lockh) < least($6::int, $10::int) then array[]::int[]
+                    else array(select line.q from line cross join lateral (
+                 select from graphile_worker._private_job_queues as s where s.id = line.q and s.is_available offset 0) as s where line.q not in (select q from lockh)
+                                limit 1) end as held_back,
                (select p from prio where n = 100) as last_priority,
                -- Microseconds until the next job of a served task is due, or until a look beyond 200 others is.
                (select (extract(epoch from min(n.run_at) - now()) * 1000000)::bigint from mark cross join lateral (
@@ -531,7 +533,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
      where j.job_queue_id = s.id and j.is_available and j.run_at <= now() and j.task_id = any($3::int[])
      order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) h
    where (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
-), freed as materialized (                       -- and those that the worker has just freed, wherever their jobs are
+), freed as materialized (                       -- and those that are known to have jobs: just freed, or held back
   select u.q, h.id, h.priority, h.run_at from (select distinct unnest($11::int[]) as q) as u cross join lateral (
     select j.id, j.priority, j.run_at from graphile_worker._private_jobs as j
      where j.job_queue_id = u.q and j.is_available and j.run_at <= now() and j.task_id = any($3::int[])
@@ -619,9 +621,10 @@ select aux.*, upd.*, (select s.queue_name from graphile_worker._private_job_queu
                case when $10::int = 0 or exists (select from lockh) then false
                     else not exists (select from lockq) and exists (select from line cross join lateral (
                  select from graphile_worker._private_job_queues as s where s.id = line.q and s.is_available offset 0) as s) end as contended,
-               case when (select count(*) from lockh) < least($6::int, $10::int) then false
-                    else exists (select from line cross join lateral (
-                 select from graphile_worker._private_job_queues as s where s.id = line.q and s.is_available offset 0) as s where line.q not in (select q from lockh)) end as held_back,
+               case when (select count(*) from lockh) < least($6::int, $10::int) then array[]::int[]
+                    else array(select line.q from line cross join lateral (
+                 select from graphile_worker._private_job_queues as s where s.id = line.q and s.is_available offset 0) as s where line.q not in (select q from lockh)
+                                limit 100) end as held_back,
                (select p from prio where n = 100) as last_priority,
                -- Microseconds until the next job of a served task is due, or until a look beyond 200 others is.
                (select (extract(epoch from min(n.run_at) - now()) * 1000000)::bigint from mark cross join lateral (
@@ -675,7 +678,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
      where j.job_queue_id = s.id and j.is_available and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $14::text[]) is not true
      order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) h
    where (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
-), freed as materialized (                       -- and those that the worker has just freed, wherever their jobs are
+), freed as materialized (                       -- and those that are known to have jobs: just freed, or held back
   select u.q, h.id, h.priority, h.run_at from (select distinct unnest($11::int[]) as q) as u cross join lateral (
     select j.id, j.priority, j.run_at from graphile_worker._private_jobs as j
      where j.job_queue_id = u.q and j.is_available and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $14::text[]) is not true
@@ -763,9 +766,10 @@ select aux.*, upd.*, (select s.queue_name from graphile_worker._private_job_queu
                case when $10::int = 0 or exists (select from lockh) then false
                     else not exists (select from lockq) and exists (select from line cross join lateral (
                  select from graphile_worker._private_job_queues as s where s.id = line.q and s.is_available offset 0) as s) end as contended,
-               case when (select count(*) from lockh) < least($6::int, $10::int) then false
-                    else exists (select from line cross join lateral (
-                 select from graphile_worker._private_job_queues as s where s.id = line.q and s.is_available offset 0) as s where line.q not in (select q from lockh)) end as held_back,
+               case when (select count(*) from lockh) < least($6::int, $10::int) then array[]::int[]
+                    else array(select line.q from line cross join lateral (
+                 select from graphile_worker._private_job_queues as s where s.id = line.q and s.is_available offset 0) as s where line.q not in (select q from lockh)
+                                limit 100) end as held_back,
                (select p from prio where n = 100) as last_priority,
                -- Microseconds until the next job of a served task is due, or until a look beyond 200 others is.
                (select (extract(epoch from min(n.run_at) - now()) * 1000000)::bigint from mark cross join lateral (
@@ -896,9 +900,10 @@ select aux.*, upd.*, (select s.queue_name from graphile_worker._private_job_queu
                case when $10::int = 0 or exists (select from lockh) then false
                     else not exists (select from lockq) and exists (select from line cross join lateral (
                  select from graphile_worker._private_job_queues as s where s.id = line.q and s.is_available offset 0) as s) end as contended,
-               case when (select count(*) from lockh) < least($6::int, $10::int) then false
-                    else exists (select from line cross join lateral (
-                 select from graphile_worker._private_job_queues as s where s.id = line.q and s.is_available offset 0) as s where line.q not in (select q from lockh)) end as held_back,
+               case when (select count(*) from lockh) < least($6::int, $10::int) then array[]::int[]
+                    else array(select line.q from line cross join lateral (
+                 select from graphile_worker._private_job_queues as s where s.id = line.q and s.is_available offset 0) as s where line.q not in (select q from lockh)
+                                limit 1) end as held_back,
                (select p from prio where n = 100) as last_priority,
                -- Microseconds until the next job of a served task is due, or until a look beyond 200 others is.
                (select (extract(epoch from min(n.run_at) - now()) * 1000000)::bigint from mark cross join lateral (
@@ -1029,9 +1034,10 @@ select aux.*, upd.*, (select s.queue_name from graphile_worker._private_job_queu
                case when $10::int = 0 or exists (select from lockh) then false
                     else not exists (select from lockq) and exists (select from line cross join lateral (
                  select from graphile_worker._private_job_queues as s where s.id = line.q and s.is_available offset 0) as s) end as contended,
-               case when (select count(*) from lockh) < least($6::int, $10::int) then false
-                    else exists (select from line cross join lateral (
-                 select from graphile_worker._private_job_queues as s where s.id = line.q and s.is_available offset 0) as s where line.q not in (select q from lockh)) end as held_back,
+               case when (select count(*) from lockh) < least($6::int, $10::int) then array[]::int[]
+                    else array(select line.q from line cross join lateral (
+                 select from graphile_worker._private_job_queues as s where s.id = line.q and s.is_available offset 0) as s where line.q not in (select q from lockh)
+                                limit 1) end as held_back,
                (select p from prio where n = 100) as last_priority,
                -- Microseconds until the next job of a served task is due, or until a look beyond 200 others is.
                (select (extract(epoch from min(n.run_at) - now()) * 1000000)::bigint from mark cross join lateral (

@@ -72,6 +72,15 @@ func (variant) Future() int { return 200 }
 // for 255, pglz three for 273.
 func (variant) Unpacked() int { return 256 }
 
+// HeldBack is how many of the queues that it had no room for a claim names: the best ones. Deep, they
+// would not be found again before the next round of the search.
+func (v variant) HeldBack() int {
+	if v.Deep {
+		return 100
+	}
+	return 1
+}
+
 // WindowSize is how many rows a batch's window has.
 func (v variant) WindowSize() string {
 	if !v.Indexed {

@@ -12,15 +12,15 @@ import (
 )
 
 // CompleteJobs deletes jobs as if they had succeeded, and returns the deleted jobs. Like the other
-// methods that take ids, it skips jobs that do not exist and jobs that are running, which are those
-// with a lock younger than 4 hours. It waits for rows that a transaction has locked.
+// methods that take ids, it skips jobs that do not exist or are running, that is, have been locked
+// for less than 4 hours. If another transaction has locked a row, it waits.
 func (c *Client) CompleteJobs(ctx context.Context, ids ...int64) ([]*Job, error) {
 	return c.adminJobs(ctx, "complete jobs", nil, func() ([]*wire.Job, error) { return c.admin.Complete(ctx, notNil(ids)) })
 }
 
-// FailJobs makes jobs fail for good. They stay in the table with reason as their last_error, and
-// are not retried unless they are rescheduled. A reason has at most 10,000 characters; an empty one
-// becomes "Manually marked as failed". It returns the changed jobs; [Client.CompleteJobs] says
+// FailJobs makes jobs fail for good, and returns the changed jobs. They stay in the table with
+// reason as their last_error, and are not retried unless they are rescheduled. A reason has at most
+// 10,000 characters; an empty one becomes "Manually marked as failed". [Client.CompleteJobs] says
 // which jobs are skipped.
 func (c *Client) FailJobs(ctx context.Context, reason string, ids ...int64) ([]*Job, error) {
 	problem := checkText("reason", reason, maxErrorText)
@@ -36,9 +36,9 @@ type RescheduleChange struct {
 	MaxAttempts *int // 1 to 32767; a job with that many attempts is not retried
 }
 
-// RescheduleJobs changes when and how often jobs run, and notifies the workers. Use it to retry
-// jobs that have failed for good. It keeps last_error. It returns the changed jobs;
-// [Client.CompleteJobs] says which jobs are skipped.
+// RescheduleJobs changes when and how often jobs run, notifies the workers, and returns the changed
+// jobs. Use it to retry jobs that have failed for good. It keeps last_error. [Client.CompleteJobs]
+// says which jobs are skipped.
 func (c *Client) RescheduleJobs(ctx context.Context, change RescheduleChange, ids ...int64) ([]*Job, error) {
 	return c.adminJobs(ctx, "reschedule jobs", change.check(), func() ([]*wire.Job, error) {
 		jobs, err := c.admin.Reschedule(ctx, notNil(ids), change.RunAt, (*int16)(change.Priority), change.Attempts, change.MaxAttempts)
@@ -66,9 +66,9 @@ func (r RescheduleChange) check() error {
 	return errors.Join(problems...)
 }
 
-// RemoveJob deletes the job with this key, 1 to 512 characters, and returns it. If there is none,
-// it returns nil and no error. It does not stop a running job: that job loses its key, is not
-// retried, and is returned with an empty Key.
+// RemoveJob deletes the job with this key, 1 to 512 characters, and returns it, or nil if there is
+// none. A running job is not stopped. It only loses its key and will not be retried; RemoveJob
+// returns it with an empty Key.
 func (c *Client) RemoveJob(ctx context.Context, key string) (*Job, error) {
 	problem := checkText("key", key, maxKeyLength)
 	if key == "" {
@@ -82,11 +82,13 @@ func (c *Client) RemoveJob(ctx context.Context, key string) (*Job, error) {
 }
 
 // ForceUnlock releases the jobs and queues whose locked_by is exactly one of these values, and
-// returns the jobs. Their attempts stay charged. If the worker is alive, its jobs run twice.
+// returns the jobs. Their attempts stay charged. Make sure first that the worker's process is dead:
+// otherwise its jobs start again while they still run.
 //
-// Use it for Node workers, whose jobs and queues all carry one pool id. Each job of a Go worker has
-// a value of its own: use [Client.UnlockWorker]. If no job and no queue has such a value, the error
-// is [ErrNotLocked]; a queue alone returns no jobs and no error.
+// It is for Node workers, which lock all their jobs and queues with one pool id. A Go worker locks
+// each job with a value of its own: use [Client.UnlockWorker]. If nothing is locked with these
+// values, the error is [ErrNotLocked]. If only queues are, ForceUnlock returns no jobs and no
+// error.
 func (c *Client) ForceUnlock(ctx context.Context, lockedBy ...string) ([]*Job, error) {
 	if len(lockedBy) == 0 && c.usable(ctx) == nil {
 		return nil, nil
@@ -124,15 +126,19 @@ func (c *Client) adminJobs(ctx context.Context, operation string, problem error,
 	return converted, nil
 }
 
-// UnlockWorker declares a worker dead, releases every job and queue that it has locked, and returns
-// how many jobs it released. Pass any value of locked_by as the tables show it, of a job
-// (pool-….1.1) or of a queue (pool-….1), or the worker's id ([Health]). The attempts of a Go
-// worker's jobs are refunded, except for jobs that were replaced or removed meanwhile. For a Node
-// worker pass its whole pool id; its attempts stay charged.
+// UnlockWorker releases every job and queue that a worker has locked, and returns how many jobs it
+// released. Make sure first that the worker's process is dead: otherwise its jobs start again while
+// they still run. A Go worker that is alive cancels them with [ErrLeaseLost] once it notices, and
+// goes on under a new id.
 //
-// If nothing is locked by the worker and it is not known, the error is [ErrNotLocked]. UnlockWorker
-// skips rows that another transaction has locked at this moment, and the queues of such jobs: call
-// it again. A Go worker that is still alive loses its leases and goes on under a new id.
+// Pass any value of locked_by as the tables show it, of a job (pool-….1.1) or of a queue
+// (pool-….1), or the worker's id ([Health]). For a Node worker pass its whole pool id. The attempts
+// of a Go worker's jobs are refunded, except for jobs that were replaced or removed while they ran.
+// Those of a Node worker's jobs stay charged.
+//
+// If the worker has locked nothing, the error is [ErrNotLocked], or nil if it is a Go worker that
+// is still in the table backfill_workers. Rows that another transaction has locked at this moment,
+// and the queues of such jobs, are skipped: call UnlockWorker again.
 func (c *Client) UnlockWorker(ctx context.Context, lockedBy string) (jobs int, err error) {
 	if err := c.usable(ctx); err != nil {
 		return 0, fmt.Errorf("unlock worker: %w", err)
@@ -154,9 +160,9 @@ func (c *Client) UnlockWorker(ctx context.Context, lockedBy string) (jobs int, e
 }
 
 // ReleaseStaleLocks releases every job and queue that has been locked for 4 hours or longer, and
-// returns how many jobs it released. Their attempts stay charged. One of the workers does this
-// every 7 to 10 minutes, and each renews the locks of its running jobs. Rows that another
-// transaction has locked at this moment are skipped.
+// returns how many jobs it released. Attempts stay charged. Workers do this by themselves: one does
+// it for all, every 8 to 10 minutes. Go workers renew the locks of their running jobs long before.
+// Rows that another transaction has locked at this moment are skipped.
 func (c *Client) ReleaseStaleLocks(ctx context.Context) (jobs int, err error) {
 	if err := c.usable(ctx); err != nil {
 		return 0, fmt.Errorf("release stale locks: %w", err)

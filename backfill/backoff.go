@@ -10,8 +10,8 @@ import (
 // Backoff says how long a failed job waits for its next attempt. For a function of your own, see
 // [BackoffFunc]. The zero Backoff is Graphile Worker's curve with a jitter of 10 %:
 //
-//	attempt   1     2     3      4      5         6         7          8          9           10 and more
-//	wait      2.7s  7.4s  20.1s  54.6s  2m28.4s   6m43.4s   18m16.6s   49m41.0s   2h15m3.1s   6h7m6.5s
+//	attempt  1     2     3      4      5        6        7         8         9          10 and more
+//	wait     2.7s  7.4s  20.1s  54.6s  2m28.4s  6m43.4s  18m16.6s  49m41.0s  2h15m3.1s  6h7m6.5s
 //
 // A jitter of 10 % multiplies each time, even the maximum, by a random number between 0.9 and 1.1,
 // so that jobs that failed together are not retried together.
@@ -48,32 +48,33 @@ var graphileDelays = [10]time.Duration{
 	22_026_465_795 * time.Microsecond,
 }
 
-// GraphileBackoff is the curve of Graphile Worker to the microsecond: exp(attempt) seconds, at most
+// GraphileBackoff is Graphile Worker's curve to the microsecond: exp(attempt) seconds, at most
 // exp(10), without jitter.
 func GraphileBackoff() Backoff { return Backoff{curve: curveGraphile} }
 
 // FastBackoff is for work that somebody waits for: from 100 ms to 30 s, doubling each time, with a
-// jitter of 10 %. It makes 3 the default of the task's MaxAttempts.
+// jitter of 10 %. A task with this Backoff and no MaxAttempts gets 3 attempts.
 func FastBackoff() Backoff {
 	return preset(100*time.Millisecond, 30*time.Second, 2, 0.10, 3)
 }
 
 // AggressiveBackoff is for work that should succeed soon and must succeed in the end: from 500 ms
-// to 10 min, 1.5 times as long each time, with a jitter of 15 %. It makes 12 the default of the
-// task's MaxAttempts.
+// to 10 min, 1.5 times as long each time, with a jitter of 15 %. A task with this Backoff and no
+// MaxAttempts gets 12 attempts.
 func AggressiveBackoff() Backoff {
 	return preset(500*time.Millisecond, 10*time.Minute, 1.5, 0.15, 12)
 }
 
 // ConservativeBackoff is for services that need time to recover: from 5 s to 30 min, 2.5 times as
-// long each time, with a jitter of 20 %. It makes 5 the default of the task's MaxAttempts.
+// long each time, with a jitter of 20 %. A task with this Backoff and no MaxAttempts gets 5
+// attempts.
 func ConservativeBackoff() Backoff {
 	return preset(5*time.Second, 30*time.Minute, 2.5, 0.20, 5)
 }
 
 // ExponentialBackoff waits base after the first attempt and factor times as long after each further
-// one, at most limit, with a jitter of 10 %. Base must be above 0, limit at least base, and factor
-// at least 1; 2 is usual.
+// one, but never longer than limit, with a jitter of 10 %. Base must be above 0, limit at least
+// base, and factor at least 1; 2 is usual.
 func ExponentialBackoff(base, limit time.Duration, factor float64) Backoff {
 	return preset(base, limit, factor, defaultJitter, 0)
 }

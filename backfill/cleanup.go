@@ -13,7 +13,7 @@ type CleanupOptions struct {
 	FailedJobs bool
 	// TaskNames deletes the names of tasks without jobs, except for KeepTasks
 	// (GC_TASK_IDENTIFIERS). A running Go worker notices within seconds. A running Node worker does
-	// not notice, and skips the jobs of such a task until it is restarted: keep the names that Node
+	// not, and skips the jobs of such a task until it is restarted, so keep the names that Node
 	// workers serve.
 	TaskNames bool
 	KeepTasks []string
@@ -24,14 +24,16 @@ type CleanupOptions struct {
 // CleanupReport says how much [Client.Cleanup] has deleted.
 type CleanupReport struct{ FailedJobs, TaskNames, QueueNames int }
 
-// Cleanup deletes failed jobs and unused names, in the order of the fields of [CleanupOptions]. It
-// is safe while workers run and jobs are enqueued, with one exception: a transaction at REPEATABLE
-// READ or SERIALIZABLE that began before a name was deleted, and enqueues with that name
+// Cleanup deletes failed jobs and unused names, in the order of the fields of [CleanupOptions]. The
+// report is never nil. Only the owner of the tables may delete names.
+//
+// It is safe while workers run and jobs are enqueued, with one exception: a transaction at
+// REPEATABLE READ or SERIALIZABLE that began before a name was deleted, and enqueues with that name
 // afterwards, leaves a job that never runs.
 //
-// While it deletes names, a lock blocks all enqueues and claims for as long as it takes to scan the
-// jobs, at most 2 seconds. It tries to take the lock for 50 ms, once a second, and gives up after a
-// minute. Only the owner of the tables may delete names. The report is never nil.
+// To delete names it locks tables. This blocks all enqueues and claims for as long as it takes to
+// scan the jobs, at most 2 seconds. It waits at most 50 ms for the lock, tries again every second,
+// and gives up after a minute.
 func (c *Client) Cleanup(ctx context.Context, opts CleanupOptions) (*CleanupReport, error) {
 	report := &CleanupReport{}
 	if err := c.usable(ctx); err != nil {

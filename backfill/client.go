@@ -34,13 +34,15 @@ type Client struct {
 var _ Enqueuer = (*Client)(nil)
 
 // Open connects to a database with a pool of its own and installs the schema, unless
-// [WithMigrations] says otherwise. The URL is one that pgx takes,
-// postgres://user:password@host:port/database?param=value or "host=… dbname=…"; empty, it comes
-// from the PG* environment variables. Errors name the host and the database, never the password.
+// [WithMigrations] says otherwise. The URL is
+// postgres://user:password@host:port/database?param=value, or "host=… dbname=…", with the
+// parameters that pgx knows. If it is empty, Open uses the PG* environment variables. Errors name
+// the host and the database, never the password.
 //
-// Open tries each host for the seconds of connect_timeout, 3 by default, and all for 10 seconds. It
-// connects to servers that take writes only. The files that the URL names (certificates, keys,
-// passwords) are read again for each connection.
+// Open gives up after 10 seconds without a connection. One attempt to connect takes at most
+// connect_timeout seconds, by default 3. Read-only servers, such as standbys, are skipped.
+// Certificate, key and password files that the URL names are read again for each connection, so
+// they can be replaced.
 func Open(ctx context.Context, databaseURL string, opts ...ClientOption) (*Client, error) {
 	config := newClientConfig(opts)
 	if ctx == nil {
@@ -66,10 +68,10 @@ func Open(ctx context.Context, databaseURL string, opts ...ClientOption) (*Clien
 	return client, nil
 }
 
-// NewClient returns a client that enqueues through an existing pool, which stays the caller's to
-// close, after the client. Workers and notifications make connections of their own, as the pool
-// does: with its TLS, dialling, life times, BeforeConnect and AfterConnect, but without its tracer,
-// its handlers, and its other hooks.
+// NewClient returns a client that enqueues through an existing pool, and installs the schema as
+// [Open] does. Close the pool yourself, after the client. Workers and notifications do not use its
+// connections. They open their own, with its TLS, dialling, life times, BeforeConnect and
+// AfterConnect, but without its tracer, handlers and other hooks.
 func NewClient(ctx context.Context, pool *pgxpool.Pool, opts ...ClientOption) (*Client, error) {
 	config := newClientConfig(opts)
 	if ctx == nil {
@@ -137,7 +139,7 @@ func migrate(ctx context.Context, pool *pgxpool.Pool, config clientConfig) (sche
 	return report, explainSchema(err)
 }
 
-// Close waits for the calls of Enqueue that are under way, at most 5 seconds, sends the last
+// Close waits at most 5 seconds for calls of Enqueue that have not returned, sends the last
 // notification, and closes the client's connections. Stop the client's workers first. A second
 // Close does nothing.
 func (c *Client) Close() {
@@ -153,15 +155,16 @@ func (c *Client) Close() {
 	}
 }
 
-// Enqueue implements [Enqueuer]. Everything is checked before anything is sent. When it returns
-// without an error, the jobs are committed. After an error none is, unless the error says that
-// they "may or may not have been enqueued": then the connection or the context ended after the
-// commit was sent.
+// Enqueue implements [Enqueuer]. It checks all requests before it sends anything. When it returns
+// no error, the jobs are committed. When it returns one, no job is, unless the error says that they
+// "may or may not have been enqueued": then the connection broke or ctx ended after the commit was
+// sent.
 //
-// A call without a deadline waits at most 10 seconds for a connection, and for each statement, of
-// which calls of more than 5,000 jobs have several in one transaction. A key that another
-// transaction holds is waited for as long as that lasts, without a connection. Calls of many
-// goroutines are folded into batches when the connections are busy.
+// If ctx has no deadline, Enqueue waits at most 10 seconds for a connection and for each statement.
+// More than 5,000 jobs take several statements in one transaction. While another transaction
+// inserts or changes a job with the same key, Enqueue waits without a connection until that
+// transaction or ctx ends. When the connections are busy, it inserts the jobs of several calls in
+// one batch.
 func (c *Client) Enqueue(ctx context.Context, requests ...Request) ([]*Job, error) {
 	return c.insert(ctx, requests, func(ctx context.Context, specs []wire.Spec) ([]*wire.Job, error) {
 		if err := c.usable(ctx); err != nil {

@@ -14,25 +14,28 @@ import (
 	"github.com/backfillhq/go/internal/worker"
 )
 
-// Cron schedules the task that it is given to in [Handle]. Line is a crontab line of Graphile
-// Worker without the task's name: five time fields, in UTC, then perhaps ?options and a {payload},
-// which has to fit the task's args:
+// Cron schedules the task of the [Handle] that it is given to. Line is a line of a Graphile Worker
+// crontab without the task's name: five time fields in UTC, optional ?options, and an optional
+// {payload}, which has to fit the task's args:
 //
 //	0 4 * * *
 //	*/15 9-17 * * 1-5 ?fill=1d&queue=reports&priority=5 {"format": "pdf"}
 //	0 8 * * * ?tz=Europe/Berlin
 //
-// Every worker that has the task schedules it, and each tick is enqueued once by all of them
-// together. The options are id (under which ticks are recorded; default: the task's name, so a
-// second line for a task needs one), fill (how far back ticks are made up that were missed while no
-// worker ran; default: not at all), max, queue, jobKey, jobKeyMode, priority, and tz. What the
-// task's descriptor says applies to its cron jobs where the line does not.
+// Every worker that has the task schedules it, but each tick is enqueued only once. The options
+// are:
 //
-// With tz the line goes by the wall clock of a zone: each local minute runs once, one that is
-// skipped in spring runs at the end of the gap, one that is repeated in autumn runs the first time.
-// Node workers do not know the option.
+//   - id: the name under which ticks are recorded. Default: the task's name, so a second line of a
+//     task needs an id.
+//   - fill: how far back to make up for ticks that were missed while no worker ran. Default: not at
+//     all.
+//   - max (attempts), queue, jobKey, jobKeyMode, priority: the values of the job. Default: those of
+//     the task.
+//   - tz: the time zone of the time fields. Each local minute runs once: one that is skipped in
+//     spring runs at the end of the gap, one that is repeated in autumn runs the first time. Node
+//     workers do not know this option.
 //
-// Generated code passes the lines of //backfill:cron. A line that is wrong is a start-up error.
+// Generated code passes the lines of //backfill:cron. A wrong line is a start-up error.
 func Cron(line string) HandleOption { return cronOption(line) }
 
 type cronOption string
@@ -85,10 +88,10 @@ func decodeSafely[T any](job *Job) (args T, err error) {
 	return decodeArgs[T](job)
 }
 
-// WithCrontab schedules jobs by a crontab of Graphile Worker, for tasks in any language: lines of
-// five time fields in UTC, a task, and perhaps ?options and a {payload}. Node workers may run the
-// same crontab, so the option tz is refused here: see [Cron]. Workers of [Worker.RunOnce] schedule
-// nothing. Default: what the registry's tasks say.
+// WithCrontab schedules jobs by a Graphile Worker crontab, for tasks in any language. Each line has
+// five time fields in UTC, a task, optional ?options and an optional {payload}. The option tz is an
+// error here, because Node workers, which may run the same crontab, do not know it: see [Cron].
+// [Worker.RunOnce] schedules nothing. Default: the lines of the registry's tasks only.
 func WithCrontab(text string) WorkerOption {
 	return workerOption(func(c *workerConfig) { c.addCrontab("WithCrontab: ", text) })
 }

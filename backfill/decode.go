@@ -28,7 +28,8 @@ func decodeArgs[T any](job *Job) (T, error) {
 	})
 }
 
-// decodeError says where args do not decode and why. It names fields and types only, never the
+// decodeError says where args do not decode and why. The job fails and is retried as after any
+// error: a later version of the program may decode them. The message names fields and types, never
 // values, because it goes to the log and the database.
 type decodeError struct {
 	task, path, problem string

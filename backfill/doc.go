@@ -1,44 +1,48 @@
-// Package backfill is a code-first job queue on PostgreSQL. Its tables are those of Graphile
-// Worker, so that Go, Node and Rust processes enqueue and work jobs in the same database.
+// Package backfill is a code-first job queue on PostgreSQL. It uses the tables of Graphile Worker,
+// so Go and Node processes can enqueue and run jobs in the same database.
 //
 // # Tasks
 //
-// A task is an ordinary function or method. Its args are an ordinary struct, encoded as JSON. A
-// //backfill:task line above it holds its options. From these lines backfillgen (see
-// cmd/backfillgen) writes the typed code for the package: a descriptor of each task, a Client with
-// EnqueueSendEmail and EnqueueSendEmailMany, and NewRegistry.
+// A task is an ordinary function or method. Its args are an ordinary struct, encoded as JSON. Its
+// options are in a //backfill:task comment:
 //
 //	// SendEmail renders a template and sends it to one user.
 //	//
 //	//backfill:task key="welcome:{UserID}" max_attempts=5 timeout=30s
 //	func SendEmail(ctx context.Context, args SendEmailArgs) error
 //
-// This page documents what the generated code uses. You can also write a descriptor by hand:
+// From these comments backfillgen (see cmd/backfillgen) generates typed code for the package: a
+// descriptor of each task, a Client with EnqueueSendEmail and EnqueueSendEmailMany, and
+// NewRegistry. This page documents what the generated code uses. You can also write a descriptor by
+// hand:
 //
 //	var TaskSendEmail = &backfill.Task[SendEmailArgs]{
 //		Name:        "send_email",
-//		Key:         func(a SendEmailArgs) string { return "welcome:" + strconv.FormatInt(a.UserID, 10) },
+//		Key:         func(a SendEmailArgs) string { return fmt.Sprint("welcome:", a.UserID) },
 //		MaxAttempts: 5,
 //		Timeout:     30 * time.Second,
 //	}
 //
 // # Enqueuing
 //
-// [Enqueue] and [EnqueueMany] take any [Enqueuer]: the [Client], or one that is bound to a
-// transaction.
+// [Enqueue] and [EnqueueMany] insert jobs of one task through an [Enqueuer], such as a [Client]:
 //
 //	job, err := backfill.Enqueue(ctx, client, TaskSendEmail, args, backfill.Delay(time.Hour))
-//	job, err := backfill.Enqueue(ctx, client.WithTx(tx), TaskSendEmail, args) // commits with tx
 //
-//	// In a handler:
+// In a transaction, so that the job exists once tx commits:
+//
+//	job, err := backfill.Enqueue(ctx, client.WithTx(tx), TaskSendEmail, args)
+//
+// In a handler, whose context carries an Enqueuer:
+//
 //	job, err := backfill.Enqueue(ctx, backfill.FromContext(ctx), TaskSendEmail, args)
 //
-// Jobs of several tasks are inserted together, all or none, as a list of [Request]:
+// [Client.Enqueue] inserts jobs of several tasks, all or none:
 //
 //	jobs, err := client.Enqueue(ctx, TaskSendEmail.Request(a), TaskResize.Request(b))
 //
-// The descriptor says which queue, key, priority and so on a job gets. An [EnqueueOption] changes
-// that for one job: [Delay], [RunAt], [Queue], [Key], [MaxAttempts], [Flags], a [Priority], a
+// The descriptor sets each job's queue, key, priority and so on. An [EnqueueOption] overrides one
+// of these for a call: [Delay], [RunAt], [Queue], [Key], [MaxAttempts], [Flags], a [Priority], a
 // [KeyMode].
 //
 // # Working
@@ -55,23 +59,25 @@
 // What a handler returns decides how its job ends:
 //
 //   - nil: the job is done, and its row is deleted.
-//   - any other error: it is tried again, with the task's [Backoff], until max_attempts is reached.
-//   - [Permanent]: it is not tried again. [RetryIn]: it is tried again after this time.
+//   - any other error: it is retried after the task's [Backoff], until max_attempts is reached.
+//   - [Permanent]: it is not retried.
+//   - [RetryIn]: it is retried after this time, until max_attempts is reached.
 //   - [Snooze]: it runs again later, and the attempt is not charged.
-//   - a *[BatchError], if the args are a slice: only the failed elements are tried again.
-//   - a panic counts as an error, a *[PanicError].
+//   - a *[BatchError], if the args are a slice: it is retried with the failed elements only.
 //
-// context.Cause says why a handler's context was cancelled: [ErrTimeout] when the task's timeout is
-// over, [ErrShutdown] when the worker stops and its drain timeout is over, [ErrLeaseLost] when
-// somebody else took the job. If the cause is ErrShutdown, and the handler returns an error that
-// wraps it or [context.Canceled], the job does not fail: it is given back, runs again on another
-// worker, and is not charged an attempt. Any other error is a failure, and nil is a success.
+// A panic counts as an error, a *[PanicError]. So do args that cannot be decoded: the handler is
+// not called, and the job is retried like any other.
+//
+// context.Cause says why a handler's context was cancelled: [ErrTimeout] if the task's timeout is
+// over, [ErrShutdown] if the worker stops and its drain timeout is over, [ErrLeaseLost] if the job
+// was released or taken by another worker. After ErrShutdown, a handler that returns an error
+// wrapping it or [context.Canceled] has not failed: the job is given back without charging the
+// attempt, and runs again. Any other error is a failure, and nil is a success.
 //
 // # Extending
 //
 // A [Middleware] is called around each job. An [Observer] is called for every event of a worker. A
-// function of yours that panics cannot end the process, unless it does so in a goroutine of its
-// own.
+// panic in your functions does not end the process, unless it is in a goroutine that they started.
 //
 // # For generated code
 //

@@ -10,17 +10,17 @@ import (
 )
 
 // Enqueuer enqueues jobs. A [Client] is one, and so are the values that its WithTx and WithSQLTx
-// return. Code that only enqueues should take this interface.
+// return. Code that only enqueues should accept an Enqueuer.
 type Enqueuer interface {
-	// Enqueue inserts one job for each request, in one round trip, all or none. It returns the jobs
-	// in the order of requests. Requests with the same key are applied one after the other: their
-	// results are the same job.
+	// Enqueue inserts one job for each request, all or none, and returns the jobs in the order of
+	// requests. Requests with the same key are applied one after the other, and share one job in
+	// the result.
 	Enqueue(ctx context.Context, requests ...Request) ([]*Job, error)
 
 	// WithTx returns an Enqueuer whose jobs are inserted in tx: they exist once it commits.
 	WithTx(tx pgx.Tx) Enqueuer
 
-	// WithSQLTx does the same for a transaction of database/sql, with the driver of pgx or lib/pq.
+	// WithSQLTx is WithTx for database/sql, with the driver of pgx or lib/pq.
 	WithSQLTx(tx *sql.Tx) Enqueuer
 }
 
@@ -44,8 +44,8 @@ func Enqueue[T any](ctx context.Context, e Enqueuer, t *Task[T], args T, opts ..
 // order of args. Without args it does nothing.
 //
 // Options apply to every job. The option [Key] is an error, because each job would replace the one
-// before. If the task's key template gives several jobs the same key, the last one wins, and their
-// results are the same job.
+// before. Jobs to which the task's Key gives the same key are applied one after the other, and
+// share one job in the result.
 func EnqueueMany[T any](ctx context.Context, e Enqueuer, t *Task[T], args []T, opts ...EnqueueOption) ([]*Job, error) {
 	if e == nil {
 		return nil, ErrNoClient
@@ -75,7 +75,7 @@ func EnqueueMany[T any](ctx context.Context, e Enqueuer, t *Task[T], args []T, o
 type enqueuerKey struct{}
 
 // NewContext returns a context that carries e, for [FromContext] and the generated functions
-// EnqueueX. A worker puts an Enqueuer into the context of every job. Elsewhere call NewContext
+// EnqueueX. The context of every handler carries an Enqueuer already. Elsewhere call NewContext
 // yourself: in http.Server.BaseContext, or for a transaction, NewContext(ctx, client.WithTx(tx)).
 func NewContext(ctx context.Context, e Enqueuer) context.Context {
 	return context.WithValue(ctx, enqueuerKey{}, e)

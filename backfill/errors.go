@@ -16,8 +16,8 @@ import (
 var (
 	// ErrNoClient is returned by an enqueue without an [Enqueuer], and by methods of a nil Client.
 	ErrNoClient = errors.New("no client: put one into the context with backfill.NewContext, or use the generated NewClient")
-	// ErrNotLocked is returned by [Client.UnlockWorker] and [Client.ForceUnlock] when nothing
-	// matched: no job or queue is locked by what was given.
+	// ErrNotLocked is returned by [Client.UnlockWorker] and [Client.ForceUnlock] when nothing is
+	// locked by the given worker.
 	ErrNotLocked = pg.ErrNotLocked
 	// ErrBreakingMigration is returned when the schema has a migration that this program does not
 	// know and must not work with. Upgrade the program.
@@ -30,11 +30,10 @@ var (
 	ErrShutdown = worker.ErrShutdown
 	// ErrTimeout is the cause when the task's timeout is over.
 	ErrTimeout = errors.New("task timed out")
-	// ErrLeaseLost is the cause when somebody else released or took the job. What the handler
-	// returns is not recorded.
+	// ErrLeaseLost is the cause when the job was released, for example by [Client.UnlockWorker], or
+	// taken by another worker. What the handler returns is not recorded.
 	ErrLeaseLost = worker.ErrLeaseLost
-	// ErrCanceled is reserved for cancelling single jobs, which is not implemented yet: today no
-	// context ends with it.
+	// ErrCanceled is reserved for cancelling single jobs, which is not implemented yet.
 	ErrCanceled = errors.New("job canceled")
 )
 
@@ -45,7 +44,7 @@ type verdict interface {
 }
 
 // Permanent returns an error after which the job is not retried. It can be wrapped. Permanent(nil)
-// is a failure as well, so check err first.
+// is a failure too, so check err first.
 func Permanent(err error) error {
 	if err == nil {
 		err = errors.New("failed permanently, without a reason")
@@ -59,9 +58,9 @@ func (e *permanentError) Error() string { return e.err.Error() }
 func (e *permanentError) Unwrap() error { return e.err }
 func (*permanentError) verdict()        {}
 
-// RetryIn returns an error after which the job is retried in d, instead of by the task's backoff,
-// if attempts are left. It can be wrapped. A negative d counts as 0. RetryIn(d, nil) is a failure
-// as well, so check err first.
+// RetryIn returns an error after which the job is retried in d, instead of after the task's
+// backoff, if it has attempts left. It can be wrapped. A negative d counts as 0. RetryIn(d, nil) is
+// a failure too, so check err first.
 func RetryIn(d time.Duration, err error) error {
 	if err == nil {
 		err = errors.New("failed, without a reason")
@@ -79,7 +78,7 @@ func (e *retryError) Unwrap() error { return e.err }
 func (*retryError) verdict()        {}
 
 // Snooze returns an error after which the job runs again in d. The attempt is not charged, so a job
-// can be snoozed for ever. It can be wrapped. A negative d counts as 0.
+// can be snoozed any number of times. It can be wrapped. A negative d counts as 0.
 func Snooze(d time.Duration) error { return &snoozeError{max(d, 0)} }
 
 type snoozeError struct{ delay time.Duration }
@@ -112,12 +111,12 @@ func (e *PanicError) Unwrap() error {
 }
 
 // BatchError is returned by a handler whose args are a slice when some elements failed. The job is
-// retried with these elements only, in their order, byte for byte. An index that does not exist
-// keeps all elements.
+// retried with these elements only, byte for byte and in their order. If an index does not exist,
+// it is retried with all elements.
 //
-// It may be wrapped, by [RetryIn] and [Permanent] too, but not joined with other errors. Inside
-// Errs, RetryIn, Permanent and [Snooze] are ordinary errors. A BatchError without a failed element
-// is a success.
+// A BatchError may be wrapped, by [RetryIn] and [Permanent] too. Joined with other errors it counts
+// as an ordinary error, and all elements are retried. RetryIn, Permanent and [Snooze] have no
+// effect inside Errs. A BatchError without a failed element is a success.
 type BatchError struct {
 	Errs map[int]error // by index; an element whose error is nil did not fail
 }

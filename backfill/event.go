@@ -7,12 +7,11 @@ import (
 )
 
 // Observer is called for every [Event] of a worker, for metrics and tests. The worker calls it from
-// many goroutines at the same time and waits for it, so it must be safe for that and return
-// quickly.
+// many goroutines and waits for it, so it must be safe for concurrent use and return quickly.
 //
 // If it panics or calls runtime.Goexit, the worker goes on and logs an error, at most once a
-// minute. If a call has not returned after 10 seconds, the worker goes on without it, and drops
-// events until that call has returned.
+// minute. If a call has not returned after 10 seconds, the worker goes on, and drops events until
+// that call returns.
 type Observer func(Event)
 
 // Event is something that happened in a worker. The kind says which fields are set:
@@ -40,7 +39,7 @@ type Event struct {
 	Duration time.Duration // how long the handler ran
 }
 
-// EventKind says what happened. It is the name of its constant: "claim_error" for EventClaimError.
+// EventKind says what happened.
 type EventKind string
 
 // The kinds of event.
@@ -55,13 +54,13 @@ const (
 	EventStart      EventKind = "start"       // a handler starts
 	EventFinished   EventKind = "finished"    // a handler succeeded
 	EventFailed     EventKind = "failed"      // a handler failed
-	EventSnoozed    EventKind = "snoozed"     // the job runs again later, at its handler's request
+	EventSnoozed    EventKind = "snoozed"     // a job was put off: it runs again later
 	EventCompleted  EventKind = "completed"   // Count successes were recorded
 	EventRecorded   EventKind = "recorded"    // Count failures were recorded
 	EventReturned   EventKind = "returned"    // Count jobs were given back or snoozed
 	EventFlushError EventKind = "flush_error" // recording outcomes failed, and will be repeated
-	EventBusy       EventKind = "busy"        // Count outcomes wait for rows that others have locked
-	EventLeaseLost  EventKind = "lease_lost"  // the job was unlocked or taken by somebody else
+	EventBusy       EventKind = "busy"        // Count outcomes wait for rows that other transactions have locked
+	EventLeaseLost  EventKind = "lease_lost"  // the job was released or taken by another worker
 	EventReclaimed  EventKind = "reclaimed"   // Count jobs of a claim whose answer was lost were released
 	EventFenced     EventKind = "fenced"      // the worker was declared dead; it goes on under a new id
 	EventSwept      EventKind = "swept"       // this worker looked for stale locks: Count jobs were released; or Err

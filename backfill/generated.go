@@ -9,9 +9,9 @@ import (
 
 // For generated code: what backfillgen's files call. Handwritten code needs none of it.
 
-// GeneratedCodeVersion1 is for generated code, which names it to require this version of the
-// package. If it is undefined, backfillgen is newer than the backfill module: upgrade the module,
-// or generate with the module's own backfillgen.
+// GeneratedCodeVersion1 is referred to by generated code that needs this version of the package. If
+// it is undefined, backfillgen is newer than the backfill module: upgrade the module, or generate
+// with the module's own backfillgen.
 const GeneratedCodeVersion1 = true
 
 // Require is for generated code. It reports a start-up error naming field unless ok, as in

@@ -15,12 +15,12 @@ import (
 	"github.com/backfillhq/go/internal/worker"
 )
 
-// HandlerShape lists the function types that can handle a task with args of type T.
+// HandlerShape is satisfied by the functions that can handle args of type T.
 type HandlerShape[T any] interface {
 	func(context.Context, T) error
 }
 
-// HandleOption configures how a worker runs a task: [BackoffFunc], [Cron].
+// HandleOption configures how a worker runs a task: [BackoffFunc] or [Cron].
 type HandleOption interface{ applyToHandler(h *handler) }
 
 // Handle binds a task to its handler, a function or a method value. The types must match, so code
@@ -60,9 +60,9 @@ func plainHandler[T any](fn func(context.Context, T) error) HandlerFunc {
 }
 
 // BackoffFunc calls fn to compute how long a failed job waits for its next attempt. Attempt is the
-// number of the attempt that failed, from 1, and err its error. If fn panics or returns a negative
-// time, the task's [Backoff] is used for that attempt, and a warning is logged. Default: the task's
-// Backoff.
+// number of the attempt that failed, from 1, and err is its error. If fn panics or returns a
+// negative time, the task's [Backoff] is used for that attempt, and a warning is logged. Default:
+// the task's Backoff.
 func BackoffFunc(fn func(attempt int, err error) time.Duration) HandleOption {
 	return backoffFuncOption(fn)
 }

@@ -33,7 +33,7 @@ type Job struct {
 // CronTick is the minute for which a cron job was enqueued.
 type CronTick struct {
 	TS         time.Time `json:"ts"`         // the whole minute that the schedule matched, in UTC
-	Backfilled bool      `json:"backfilled"` // it was missed while no worker ran, and made up for later
+	Backfilled bool      `json:"backfilled"` // it was missed while no worker ran, and enqueued later
 }
 
 // jobContext is the context of a handler: it carries the job and an Enqueuer. One value for both,
@@ -58,7 +58,7 @@ func (c jobContext) Value(key any) any {
 	}
 }
 
-// JobInfo returns the job whose handler got ctx, and the zero Job outside a handler.
+// JobInfo returns the job whose handler was given ctx. Outside a handler it returns the zero Job.
 func JobInfo(ctx context.Context) Job {
 	if ctx == nil {
 		return Job{}

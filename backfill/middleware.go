@@ -7,17 +7,17 @@ import (
 	"slices"
 )
 
-// HandlerFunc runs a job. Its error decides how the job ends, as the error of a handler does.
+// HandlerFunc runs a job. Its error decides how the job ends, like the error of a handler.
 type HandlerFunc func(ctx context.Context, job *Job) error
 
-// Middleware wraps the function that runs jobs. [Client.NewWorker] calls it once for each task; one
-// that panics or returns nil is an error of NewWorker. The function that it returns is called for
+// Middleware wraps the function that runs jobs. [Client.NewWorker] calls it once for each task; if
+// it panics or returns nil, NewWorker returns an error. The function that it returns is called for
 // each job, from many goroutines, inside the task's timeout.
 //
-// The innermost HandlerFunc decodes job.Args and calls the task's handler. If the handler panics,
-// it returns a *[PanicError]. A panic in the middleware itself counts as a failure of the job, too.
+// The innermost HandlerFunc decodes job.Args and calls the task's handler. If that panics, it
+// returns a *[PanicError]. A panic in the middleware itself counts as a failure of the job, too.
 //
-// Middleware may change the job: a handler's args are decoded from the job that is passed on.
+// Middleware may change the job before it calls next, Args included.
 type Middleware func(next HandlerFunc) HandlerFunc
 
 // chain wraps handler; the first middleware becomes the outermost.

@@ -114,8 +114,8 @@ type workerOption func(c *workerConfig)
 func (o workerOption) applyToWorker(c *workerConfig) { o(c) }
 func (o workerOption) applyToRun(c *runConfig)       { c.forWork = append(c.forWork, o) }
 
-// WithSchema names the PostgreSQL schema that holds the jobs. Any legal name works, because it is
-// quoted. Processes that share jobs use the same schema. Default: graphile_worker.
+// WithSchema names the PostgreSQL schema that holds the jobs. It is quoted, so any legal name
+// works. Processes that share jobs use the same schema. Default: graphile_worker.
 func WithSchema(name string) ClientOption {
 	return clientOption(func(c *clientConfig) {
 		c.check("WithSchema", pg.CheckSchemaName(name))
@@ -129,12 +129,12 @@ type MigrateMode int
 // The modes of [WithMigrations].
 const (
 	// MigrateAuto installs a missing schema and applies missing migrations, except for those that
-	// would stop older workers, which may be running.
+	// would stop older workers that may still be running.
 	MigrateAuto = MigrateMode(schema.MigrateAuto)
 	// MigrateVerify changes nothing. If the schema is not current, the error says what is missing.
 	MigrateVerify = MigrateMode(schema.MigrateVerify)
-	// MigrateBreaking also applies migrations that stop older workers. Workers of other schemas in
-	// the same database may stop as well, because notifications belong to the database.
+	// MigrateBreaking also applies migrations that stop older workers. Because notifications belong
+	// to the database, they may stop workers of other schemas in it, too.
 	MigrateBreaking = MigrateMode(schema.MigrateBreaking)
 )
 
@@ -151,8 +151,8 @@ func WithMigrations(mode MigrateMode) ClientOption {
 // WithLogger sets the logger. It gets every job at Debug, start and stop at Info, failed jobs at
 // Warn, and what keeps the worker from its work at Error. Payloads are never logged.
 //
-// If the logger's handler panics, or has not returned after 10 seconds, the record is lost, the
-// worker goes on, and stderr gets a line at most once a minute.
+// If the logger's handler panics, or has not returned after 10 seconds, the worker goes on without
+// that record, and writes a line to stderr, at most once a minute.
 //
 // Default: slog.Default() for a client; the client's logger for a worker.
 func WithLogger(logger *slog.Logger) Option { return loggerOption{logger} }
@@ -189,10 +189,10 @@ func WithConcurrency(n int) WorkerOption {
 	})
 }
 
-// WithDrainTimeout sets how long a stopping worker waits for running jobs. Then it cancels their
-// contexts with [ErrShutdown]. 5 seconds later it gives back the jobs that still run, and refunds
-// their attempts. The platform's grace period must be longer than both together.
-// Default: 15 seconds, which fits Kubernetes' 30.
+// WithDrainTimeout sets how long a stopping worker waits for running jobs before it cancels their
+// contexts with [ErrShutdown]. 5 seconds after that, it gives back the jobs that still run, and
+// refunds their attempts. The platform's grace period must be longer than both together. Default:
+// 15 seconds, which fits Kubernetes' 30.
 func WithDrainTimeout(d time.Duration) WorkerOption {
 	return workerOption(func(c *workerConfig) {
 		c.require(d >= 0, "WithDrainTimeout: %v is negative: want 0 or more", d)
@@ -221,7 +221,7 @@ func WithObserver(observer Observer) WorkerOption {
 }
 
 // WithForbiddenFlags makes the worker skip jobs that have one of these flags. They wait for another
-// worker. A job without flags is never skipped. Default: none.
+// worker. Default: none.
 func WithForbiddenFlags(flags ...string) WorkerOption {
 	flags = slices.Clone(flags)
 	return workerOption(func(c *workerConfig) {
@@ -230,14 +230,14 @@ func WithForbiddenFlags(flags ...string) WorkerOption {
 	})
 }
 
-// WithForbiddenFlagsFunc is [WithForbiddenFlags] for flags that change. The worker calls flags
-// before each claim, one call at a time, and waits for it: it should return within milliseconds.
-// Jobs whose flag is no longer forbidden are found within 2 seconds.
+// WithForbiddenFlagsFunc is [WithForbiddenFlags] for flags that change. Before each claim the
+// worker calls flags, one call at a time, and waits for it, so it should return within
+// milliseconds. Jobs whose flag is no longer forbidden are found within 2 seconds.
 //
-// If the function panics, takes longer than a second, or returns a flag that is empty, not UTF-8 or
-// contains NUL, nobody knows which flags are forbidden. Until it answers again, jobs with flags do
-// not start: the worker puts them off by 10 seconds at a time, without charging an attempt. Jobs
-// without flags run. An error is logged at most once a minute. Default: none.
+// If a call panics, takes longer than a second, or returns a flag that is empty, not UTF-8 or
+// contains NUL, the worker does not know which flags are forbidden. Until a call succeeds, it puts
+// off each job with flags by 10 seconds at a time, without charging an attempt. Jobs without flags
+// run. An error is logged at most once a minute. Default: none.
 func WithForbiddenFlagsFunc(flags func() []string) WorkerOption {
 	return workerOption(func(c *workerConfig) {
 		c.require(flags != nil, "WithForbiddenFlagsFunc: the function is nil: leave the option out")
@@ -245,8 +245,9 @@ func WithForbiddenFlagsFunc(flags func() []string) WorkerOption {
 	})
 }
 
-// WithClient makes [Run] and [RunOnce] use client instead of opening one; they do not close it.
-// Client options beside it are errors. Default: a new client for DATABASE_URL or the PG* variables.
+// WithClient makes [Run] and [RunOnce] use client instead of opening one; they do not close it. It
+// cannot be combined with client options. Default: a new client for DATABASE_URL or the PG*
+// variables.
 func WithClient(client *Client) RunOption { return existingClient{client} }
 
 type existingClient struct{ client *Client }

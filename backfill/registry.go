@@ -15,8 +15,7 @@ type Binding struct {
 }
 
 // Registry is a set of tasks with their handlers. It never changes: [MergeRegistries] and
-// [Registry.Only] return new ones. Mistakes in it are collected, and [Client.NewWorker] reports
-// them all at once.
+// [Registry.Only] return new ones. [Client.NewWorker] reports all mistakes in it at once.
 type Registry struct {
 	handlers []*handler
 	faults   []error
@@ -41,7 +40,8 @@ func NewRegistry(bindings ...Binding) *Registry {
 }
 
 // MergeRegistries returns a registry with the tasks of all registries, for example one of each
-// package. Two tasks with the same name are a start-up error, which says where both are bound.
+// package. If two tasks have the same name, NewWorker returns an error that says where both are
+// bound.
 func MergeRegistries(registries ...*Registry) *Registry {
 	merged := &Registry{}
 	for i, r := range registries {

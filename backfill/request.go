@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// Request is one job to enqueue. It comes from [Task.Request], or is written by hand for tasks that
-// are not written in Go. The zero value of every field but Task is the default of the wire.
+// Request is one job to enqueue. It comes from [Task.Request], or you write it yourself for a task
+// that is not written in Go. Only Task is required.
 type Request struct {
 	// Task is the task's name: 1 to 128 characters.
 	Task string
@@ -18,26 +18,27 @@ type Request struct {
 	Queue string
 	// Key is the job's key, 1 to 512 characters. Default: no key.
 	Key string
-	// KeyMode says what happens to a waiting job with the same key. It needs a Key. Default:
-	// [Replace].
+	// KeyMode says what happens if there is a job with the same key already. It needs a Key.
+	// Default: [Replace].
 	KeyMode KeyMode
-	// Priority orders jobs that are due. Default: [PriorityBulkDefault], which is 0.
+	// Priority orders jobs that are due: lower runs first. Default: [PriorityBulkDefault], 0.
 	Priority Priority
 	// MaxAttempts is how often the job is tried in all, 1 to 32767. Default: 25.
 	MaxAttempts int
-	// RunAt is when the job is due. Default: now, by the clock of the database, plus Delay.
+	// RunAt is when the job is due. Default: now plus Delay, by the clock of the database.
 	RunAt time.Time
-	// Delay is how long the job waits, counted by the clock of the database. It excludes RunAt.
-	// Default: 0.
+	// Delay is how long the job waits, by the clock of the database. It cannot be combined with
+	// RunAt. Default: 0.
 	Delay time.Duration
-	// Flags are the job's labels: not empty, without order. Default: none.
+	// Flags are labels that workers can be told to skip, see [WithForbiddenFlags]. They have no
+	// order, and none may be empty. Default: none.
 	Flags []string
 
 	problems []error // of encoding the args and of options, reported by Validate
 }
 
-// EnqueueOption changes what a task says about one job. It is one of [Delay], [RunAt], [Queue],
-// [Key], [MaxAttempts], [Flags], a [Priority], or a [KeyMode].
+// EnqueueOption overrides one value of a task for one call. It is a [Delay], [RunAt], [Queue],
+// [Key], [MaxAttempts], [Flags], [Priority] or [KeyMode].
 type EnqueueOption interface{ applyToRequest(r *Request) }
 
 type (
@@ -49,31 +50,32 @@ type (
 	flagsOption       []string
 )
 
-// Delay makes the job wait for d, counted by the clock of the database. A negative d is an error.
-// Default: the task's delay.
+// Delay makes the job wait for d, by the clock of the database. A negative d is an error. Default:
+// the task's delay.
 func Delay(d time.Duration) EnqueueOption { return delayOption(d) }
 
 func (o delayOption) applyToRequest(r *Request) { r.Delay, r.RunAt = time.Duration(o), time.Time{} }
 
-// RunAt makes the job due at t. A time in the past puts it before jobs of its priority that are due
-// since then; the zero time means now. Default: now plus the task's delay.
+// RunAt makes the job due at t; the zero time means now. Among jobs of one priority, earlier times
+// run first, so a job with a time in the past goes before jobs that became due later. Default: now
+// plus the task's delay.
 func RunAt(t time.Time) EnqueueOption { return runAtOption(t) }
 
 func (o runAtOption) applyToRequest(r *Request) { r.RunAt, r.Delay = time.Time(o), 0 }
 
-// Queue puts the job into this queue, at most 128 characters; an empty name takes it out of the
-// task's queue. Default: the task's queue.
+// Queue puts the job into this queue, at most 128 characters. An empty name means no queue.
+// Default: the task's queue.
 func Queue(name string) EnqueueOption { return queueOption(name) }
 
 func (o queueOption) applyToRequest(r *Request) { r.Queue = string(o) }
 
-// Key gives the job this key, 1 to 512 characters. It cannot be used with EnqueueMany, where every
-// job would replace the one before. Default: the task's key.
+// Key gives the job this key, 1 to 512 characters. EnqueueMany refuses it, because each job would
+// replace the one before. Default: the task's key.
 func Key(key string) EnqueueOption { return keyOption(key) }
 
 func (o keyOption) applyToRequest(r *Request) { r.Key = string(o) }
 
-// MaxAttempts makes the job be tried n times in all, 1 to 32767. Default: the task's max_attempts.
+// MaxAttempts sets how often the job is tried in all, 1 to 32767. Default: the task's max_attempts.
 func MaxAttempts(n int) EnqueueOption { return maxAttemptsOption(n) }
 
 func (o maxAttemptsOption) applyToRequest(r *Request) {
@@ -83,7 +85,8 @@ func (o maxAttemptsOption) applyToRequest(r *Request) {
 	}
 }
 
-// Flags gives the job these flags, in place of the task's. Default: the task's flags.
+// Flags replaces the task's flags, see [WithForbiddenFlags]. Without arguments the job has none.
+// Default: the task's flags.
 func Flags(flags ...string) EnqueueOption { return flagsOption(slices.Clone(flags)) }
 
 func (o flagsOption) applyToRequest(r *Request) { r.Flags = o }

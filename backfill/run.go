@@ -13,12 +13,12 @@ import (
 
 // Run runs the jobs of a registry until ctx ends. It opens a client for DATABASE_URL, or for the
 // PG* variables if PGHOST, PGSERVICE or PGDATABASE is set, makes a worker, and runs it. It handles
-// no signals: pass the ctx of signal.NotifyContext. See [Worker.Run].
+// no signals, so pass a ctx of signal.NotifyContext. See [Worker.Run].
 func Run(ctx context.Context, r *Registry, opts ...RunOption) error {
 	return withWorker(ctx, r, opts, func(w *Worker) error { return w.Run(ctx) })
 }
 
-// RunOnce is [Run] until no job is due. See [Worker.RunOnce].
+// RunOnce is like [Run], but returns when no job is due. See [Worker.RunOnce].
 func RunOnce(ctx context.Context, r *Registry, opts ...RunOption) (*Report, error) {
 	report := &Report{}
 	err := withWorker(ctx, r, opts, func(w *Worker) (err error) {

@@ -10,62 +10,64 @@ import (
 	"time"
 )
 
-// Task describes a task: a named kind of work with args of type T. It is a package-level variable.
+// Task describes a task: a named kind of work with args of type T. Declare it as a package-level
+// variable.
 //
-// It holds static data only: constants, and templates that do nothing but format fields of the
-// args. The handler, and every other function that could mention the task, is bound to it in
-// [NewRegistry], because here it would make an initialization cycle.
+// It holds only static data, and functions that format fields of the args. Handlers and backoff
+// functions are bound to it in [NewRegistry]. As fields they could refer back to the variable, for
+// example to enqueue the next job, which Go refuses as an initialization cycle.
 type Task[T any] struct {
 	// Name is the task's name on the wire: 1 to 128 characters.
 	Name string
 
-	// Queue gives the name of the queue that a job belongs to, at most 128 characters. The jobs of
-	// a queue run one at a time, in the whole fleet. An empty name is no queue. Default: no queue.
+	// Queue returns the name of the job's queue, at most 128 characters. The jobs of a queue run
+	// one at a time, in the whole fleet. An empty name is no queue. Default: no queue.
 	Queue func(T) string
 
-	// Key gives a job's key, 1 to 512 characters: at most one job with a key waits at a time, and
-	// KeyMode says what enqueuing does if there is one. An empty key is an error when the job is
-	// enqueued. Default: no key.
+	// Key returns the job's key, 1 to 512 characters; an empty one is an error of the enqueue. At
+	// most one job with a key waits at a time: KeyMode says what enqueuing another one does.
+	// Default: no key.
 	Key func(T) string
 
-	// KeyMode applies to every job that has a key, from the template or from the option. Default:
+	// KeyMode applies to every job with a key, from Key or from the option [Key]. Default:
 	// [Replace].
 	KeyMode KeyMode
 
-	// Priority orders jobs that are due. Default: [PriorityBulkDefault], which is 0.
+	// Priority orders jobs that are due: lower runs first. Default: [PriorityBulkDefault], 0.
 	Priority Priority
 
-	// MaxAttempts is how often a job is tried in all, 1 to 32767. Default: that of the Backoff
-	// preset, else 25.
+	// MaxAttempts is how often a job is tried in all, 1 to 32767. Default: that of the Backoff, if
+	// it has one, else 25.
 	MaxAttempts int
 
 	// Delay is how long a job waits after it is enqueued. Default: it is due at once.
 	Delay time.Duration
 
-	// Timeout is how long a handler may run in each attempt, until its context ends with the cause
+	// Timeout is how long each attempt may take. Then the handler's context is cancelled with
 	// [ErrTimeout]. Default: no timeout.
 	Timeout time.Duration
 
 	// Flags are labels that workers can be told to skip, see [WithForbiddenFlags]. Default: none.
 	Flags []string
 
-	// Aliases are former names of the task. Its handler takes jobs that were enqueued under them,
-	// too. Default: none.
+	// Aliases are former names of the task. Its handler also takes jobs that were enqueued under
+	// them. Default: none.
 	Aliases []string
 
 	// Backoff says how long a job that failed waits for its next attempt. Default: see [Backoff].
 	Backoff Backoff
 }
 
-// NoArgs are the args of a task without args, whose payload is ignored. For backfillgen its
-// function is func(context.Context) error; for [Handle], func(context.Context, NoArgs) error.
+// NoArgs is the type of args of a task without args. Its payload is ignored. The function of such a
+// task is func(context.Context) error for backfillgen, and func(context.Context, NoArgs) error for
+// [Handle].
 type NoArgs = struct{}
 
-// Request describes a job of the task, for lists of jobs of several tasks: client.Enqueue(ctx, a,
-// b, c). Options change what the task says, the last one wins. Errors, such as args that cannot be
-// encoded, are reported by Enqueue.
+// Request describes a job of the task, to be enqueued together with jobs of other tasks:
+// client.Enqueue(ctx, a, b, c). Options override what the task says; the last one wins. Enqueue
+// reports errors, such as args that cannot be encoded.
 //
-// Args are encoded by encoding/json; a nil slice as [], and any other nil as {}.
+// Args are encoded by encoding/json. A nil slice becomes [], and any other nil {}.
 func (t *Task[T]) Request(args T, opts ...EnqueueOption) Request {
 	if t == nil {
 		return Request{problems: []error{errors.New("the *Task is nil: pass the task's descriptor")}}
@@ -136,7 +138,7 @@ func encodeArgs(args any) (encoded json.RawMessage, err error) {
 	return encoded, nil
 }
 
-// Priority orders jobs that are due: lower numbers first. Any int16 will do; the constants are
+// Priority orders jobs that are due: lower numbers run first. Any int16 will do; the constants are
 // those of Graphile Worker's presets. A Priority is itself an [EnqueueOption].
 type Priority int16
 
@@ -152,21 +154,21 @@ const (
 
 func (p Priority) applyToRequest(r *Request) { r.Priority = p }
 
-// KeyMode says what enqueuing does when a job with the same key is waiting. A job that runs, or
-// that has no attempts left, is not changed, except that it gives up its key, and a new job is
-// inserted; with [UnsafeDedupe] it keeps the key. A KeyMode is itself an [EnqueueOption].
+// KeyMode says what enqueuing does if there is a job with the same key already. It applies to a job
+// that waits. One that is running, or has failed for good, gives up its key and is not retried, and
+// a new job is inserted; only [UnsafeDedupe] keeps it. A KeyMode is itself an [EnqueueOption].
 //
-// A key belongs to the whole database: enqueuing can turn a waiting job of one task into a job of
-// another.
+// All tasks of a schema share their keys: enqueuing can turn a waiting job of one task into a job
+// of another.
 type KeyMode string
 
 // The key modes, by their names on the wire.
 const (
 	// Replace gives the waiting job the new args, task, run_at and all other values, and resets its
-	// attempts. If both args are JSON arrays, the new elements are appended to the old ones.
+	// attempts. If the old and the new args are both JSON arrays, the new elements are appended.
 	Replace KeyMode = "replace"
-	// PreserveRunAt does the same, but a job without attempts keeps its run_at: enqueuing again
-	// does not delay it.
+	// PreserveRunAt is Replace, but a job that has not failed yet keeps its run_at: enqueuing it
+	// again does not delay it.
 	PreserveRunAt KeyMode = "preserve_run_at"
 	// UnsafeDedupe drops the request and keeps the existing job, even if that is running or has
 	// failed for good.

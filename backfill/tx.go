@@ -13,17 +13,17 @@ import (
 	"github.com/backfillhq/go/internal/wire"
 )
 
-// WithTx implements [Enqueuer]: the jobs are inserted in tx, which is of the same database: they
-// exist once it commits. The client does not see the commit, so it notifies the workers about 2,
-// 20 and 200 ms after the enqueue; a job that is committed later waits for their poll, 2 seconds
-// at most. [InTx] notifies right after the commit.
+// WithTx implements [Enqueuer]: the jobs are inserted in tx, a transaction on the same database,
+// and exist once it commits. The client does not see the commit, so it notifies the workers about
+// 2, 20 and 200 ms after the enqueue. Workers find a job that is committed later when they poll,
+// every 2 seconds. [InTx] notifies right after the commit.
 //
-// The role that tx has at this moment (SET ROLE) needs the right to enqueue: one of the two that
-// "backfill migrate --enqueue-role" and "--worker-role" give.
+// The current role of tx (SET ROLE) needs the right to enqueue: that of the tables' owner, or what
+// "backfill migrate" gives with --enqueue-role or --worker-role.
 //
-// A task or queue that nobody has enqueued to before is added in the transaction. Others that
-// enqueue to it wait for its end, and two transactions that add names in opposite order can
-// deadlock (SQLSTATE 40P01). Repeat such a transaction.
+// If nobody has enqueued to a task or queue before, its name is added in the transaction. Others
+// that enqueue to it wait until tx ends, and two transactions that add names in opposite order can
+// deadlock (SQLSTATE 40P01): repeat such a transaction.
 func (c *Client) WithTx(tx pgx.Tx) Enqueuer {
 	if c == nil {
 		return noClient{}
@@ -31,8 +31,8 @@ func (c *Client) WithTx(tx pgx.Tx) Enqueuer {
 	return c.bindTx(tx, c.nudgeAfterCommit)
 }
 
-// WithSQLTx implements [Enqueuer]: the same for database/sql, whatever the driver. Tested are pgx's
-// stdlib and lib/pq, each in two of its modes.
+// WithSQLTx is [Client.WithTx] for database/sql. It is tested with pgx's stdlib and lib/pq, each in
+// two of its modes.
 func (c *Client) WithSQLTx(tx *sql.Tx) Enqueuer {
 	if c == nil {
 		return noClient{}
@@ -51,11 +51,13 @@ func (c *Client) WithSQLTx(tx *sql.Tx) Enqueuer {
 func (c *Client) nudgeAfterCommit(jobs int) { c.nudger.NudgeAfterCommit(jobs) }
 
 // InTx runs fn in a transaction of the client's pool, commits if fn returns nil, and rolls back
-// otherwise. The ctx that fn gets carries an [Enqueuer] that is bound to the transaction, so that
-// generated functions EnqueueX(ctx, …) join it. Workers are notified right after the commit. If
-// the connection ends while the commit is acknowledged, the error says that the jobs "may or may
-// not have been enqueued". Without a deadline in ctx, InTx waits at most 10 seconds for a
-// connection, and for the database to begin and to commit.
+// otherwise. The ctx that fn gets carries an [Enqueuer] for the transaction, so generated functions
+// EnqueueX(ctx, …) enqueue in it. Workers are notified right after the commit. If the connection
+// breaks before the commit is acknowledged, the error says that the jobs "may or may not have been
+// enqueued".
+//
+// If ctx has no deadline, InTx waits at most 10 seconds each for a connection, for BEGIN and for
+// COMMIT.
 func InTx(ctx context.Context, c *Client, fn func(ctx context.Context, tx pgx.Tx) error) error {
 	if err := c.usable(ctx); err != nil {
 		return err

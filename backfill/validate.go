@@ -32,8 +32,8 @@ var (
 )
 
 // Validate reports everything that is wrong with the request: args that could not be encoded, and
-// limits of the wire. Every Enqueuer of this module calls it before it sends anything. It is for
-// writers of other Enqueuers.
+// values that the database does not take. Every Enqueuer of this module calls it before it sends
+// anything. Call it if you write an Enqueuer of your own.
 func (r Request) Validate() error {
 	if problems := r.validate(); len(problems) > 0 {
 		return fmt.Errorf("request of task %s: %w", shortQuote(r.Task), errors.Join(problems...))

@@ -28,7 +28,7 @@ type Worker struct {
 }
 
 // NewWorker returns a worker for the tasks of a registry. It reports all mistakes in the registry
-// and the options at once. It sends nothing to the database.
+// and the options at once, and sends nothing to the database.
 func (c *Client) NewWorker(r *Registry, opts ...WorkerOption) (*Worker, error) {
 	if err := c.usable(context.Background()); err != nil {
 		return nil, fmt.Errorf("new worker: %w", err)
@@ -50,21 +50,21 @@ func (c *Client) NewWorker(r *Registry, opts ...WorkerOption) (*Worker, error) {
 	return &Worker{client: c, registry: r, config: config, executor: executor, schedule: schedule}, nil
 }
 
-// Run runs jobs until ctx ends. Then it claims no more jobs, gives back the ones that have not
-// started, waits for running ones for the time of [WithDrainTimeout], cancels their contexts, gives
+// Run runs jobs until ctx ends. Then it stops claiming jobs, gives back those that have not
+// started, waits for running ones as long as [WithDrainTimeout] says, cancels their contexts, gives
 // back those that still run 5 seconds later, and returns.
 //
 // It returns nil if every outcome was recorded, and [ErrBreakingMigration] if another process
 // installed a schema that this version must not work on. A failing job never ends it.
 //
-// The contexts of jobs carry the values of ctx but do not end with it. Their cause is one of
-// [ErrShutdown], [ErrTimeout] and [ErrLeaseLost].
+// The contexts of jobs carry the values of ctx, but are not cancelled with it. Their cause is one
+// of [ErrShutdown], [ErrTimeout] and [ErrLeaseLost].
 func (w *Worker) Run(ctx context.Context) error {
 	return w.run(ctx, false)
 }
 
-// RunOnce runs jobs until none is due and every outcome is recorded. It is for system cron jobs and
-// for tests. It does not wait for retries and future jobs. The report is never nil.
+// RunOnce runs jobs until none is due and every outcome is recorded, for system cron jobs and
+// tests. It does not wait for retries and future jobs. The report is never nil.
 func (w *Worker) RunOnce(ctx context.Context) (*Report, error) {
 	err := w.run(ctx, true)
 	report := Report(w.Health().stats)
@@ -138,18 +138,18 @@ func (w *Worker) observe() func(worker.Event) {
 
 // Health is the state of a worker at one moment, as [Worker.Health] returns it.
 type Health struct {
-	WorkerID   string    // "" before it has started; a new one after a fence
-	State      State     // where it is in its life
+	WorkerID   string    // "" before it has started; a new one after it was declared dead
+	State      State     // new, running, draining or stopped
 	Running    int       // running handlers
 	Buffered   int       // claimed jobs that have not started
-	Unrecorded int       // running, buffered, and ended but not recorded yet
-	Listening  bool      // notifications arrive; if not, the worker polls
+	Unrecorded int       // claimed jobs without a recorded outcome: Running, Buffered and ended
+	Listening  bool      // notifications arrive; false: jobs are found by polling only
 	LastClaim  time.Time // when the database last answered a claim; zero: never
 
 	stats worker.Stats
 }
 
-// State is where a worker is in its life.
+// State is a stage in the life of a worker.
 type State string
 
 // The states of a worker, in their order.
@@ -178,12 +178,12 @@ func (w *Worker) Health() Health {
 	}
 }
 
-// Report counts what a run has recorded, in jobs.
+// Report counts the outcomes that a run has recorded.
 type Report struct {
 	Completed int64 // succeeded
 	Failed    int64 // attempts that failed
 	Exhausted int64 // of these, jobs that will not be retried
-	Snoozed   int64 // run again later, at their handler's request
-	Returned  int64 // given back without having run to their end
-	Lost      int64 // ended after somebody else had taken the job
+	Snoozed   int64 // put off: they run again later
+	Returned  int64 // given back unfinished
+	Lost      int64 // not recorded: the job had been released or taken by another worker
 }

@@ -10,29 +10,29 @@ import (
 
 // Recorded is one job of a task that a [Recorder] was asked to enqueue.
 //
-// Queue, Key, KeyMode, Priority, MaxAttempts, RunAt, Delay and Flags are those
-// of the Request: what the task says, changed by the options of the call. A zero
-// field was left to the default. A job that is due at once has neither RunAt nor
-// Delay.
+// Queue, Key, KeyMode, Priority, MaxAttempts, RunAt, Delay and Flags are those of the Request: what
+// the task says, changed by the options of the call. A zero field means the default. A job that is
+// due at once has neither RunAt nor Delay.
 //
 // To compare it with go-cmp, pass cmpopts.IgnoreUnexported(backfill.Request{}).
 type Recorded[T any] struct {
 	backfill.Request
 
-	// Args are the args as the task's handler would get them. They hide those of the Request, the JSON that was enqueued.
+	// Args are what the task's handler would get. They hide the Request's Args, the JSON that was
+	// enqueued.
 	Args T
 
 	// InTx says that the job was enqueued through WithTx or WithSQLTx.
 	InTx bool
 }
 
-// Enqueued returns the jobs of the task that rec was asked to enqueue, under the
-// task's name and not its aliases, in order. There is one for each request, also
-// where a key makes several requests one job.
+// Enqueued returns the jobs of the task that rec was asked to enqueue under the task's name, not
+// its aliases, in order. There is one for each request, even if a key makes several requests one
+// job.
 //
-// The args are decoded from their JSON, as a worker does it: what did not
-// survive the encoding is missing here too. Args that do not decode, as requests
-// that were written by hand may have, end the test.
+// The args are decoded from their JSON, as a worker decodes them, so a field that JSON leaves out
+// is missing here too. Args that do not decode, as those of a handwritten Request may not, fail the
+// test.
 func Enqueued[T any](tb testing.TB, rec *Recorder, task *backfill.Task[T]) []Recorded[T] {
 	tb.Helper()
 	var jobs []Recorded[T]

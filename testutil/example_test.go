@@ -30,7 +30,7 @@ type Client struct{ enqueuer backfill.Enqueuer }
 // NewClient returns a client that enqueues with e.
 func NewClient(e backfill.Enqueuer) Client { return Client{enqueuer: e} }
 
-// WithTx returns a client whose jobs come to be when tx commits.
+// WithTx returns a client whose jobs are inserted in tx.
 func (c Client) WithTx(tx pgx.Tx) Client { return NewClient(c.enqueuer.WithTx(tx)) }
 
 // EnqueueSendEmail enqueues a job of the task send_email.

@@ -1,5 +1,5 @@
-// Package testutil has what a test of code that enqueues needs: a [Recorder]
-// in place of a client, and [Enqueued], which says what was enqueued.
+// Package testutil tests code that enqueues, without a database: a [Recorder] takes the place of a
+// client, and [Enqueued] returns what was enqueued.
 //
 //	func TestSignUp(t *testing.T) {
 //		t.Parallel()
@@ -11,10 +11,9 @@
 //		}
 //	}
 //
-// A Recorder has no database and calls no handlers. A handler is tested by
-// calling it, with backfill.NewContext(ctx, rec) if it enqueues. Code that takes
-// a *backfill.Client, such as [backfill.InTx], and jobs that are to run need a
-// database: see package pgtest and [backfill.RunOnce].
+// A Recorder calls no handlers. To test a handler, call it, with backfill.NewContext(ctx, rec) if
+// it enqueues. Code that takes a *backfill.Client, such as [backfill.InTx], and tests that run jobs
+// need a database: see package pgtest and [backfill.RunOnce].
 package testutil
 
 import (
@@ -33,9 +32,9 @@ import (
 	"github.com/backfillhq/go/backfill"
 )
 
-// Recorder is a [backfill.Enqueuer] that records what it is asked to enqueue.
-// Its results and errors are those of a client on a database that was empty and
-// that no worker serves. It is safe for concurrent use, and its zero value works.
+// Recorder is a [backfill.Enqueuer] that records what it is asked to enqueue. Its results and
+// errors are those of a client on a database that was empty and has no workers. It is safe for
+// concurrent use, and its zero value works.
 type Recorder struct {
 	mu       sync.Mutex
 	recorded []recording
@@ -52,10 +51,9 @@ type recording struct {
 // NewRecorder returns a Recorder that has recorded nothing.
 func NewRecorder() *Recorder { return &Recorder{} }
 
-// Enqueue implements [backfill.Enqueuer]. It checks requests as a client does,
-// and records all of them or, with an error, none. Jobs are numbered from 1, and
-// the clock is time.Now. A job with a key waits for the next request with that
-// key, which gets the same job, changed as the key mode says.
+// Enqueue implements [backfill.Enqueuer]. It checks requests as a client does, and records all of
+// them or, if it returns an error, none. Jobs are numbered from 1, and the clock is time.Now. No
+// job ever runs, so a second request with a key changes the first one's job, as the key mode says.
 func (r *Recorder) Enqueue(ctx context.Context, requests ...backfill.Request) ([]*backfill.Job, error) {
 	if len(requests) == 0 {
 		return nil, nil
@@ -66,23 +64,20 @@ func (r *Recorder) Enqueue(ctx context.Context, requests ...backfill.Request) ([
 	return r.record(ctx, requests, "enqueue: the jobs were not enqueued: get a connection", false)
 }
 
-// WithTx implements [backfill.Enqueuer]. What is enqueued through the result is
-// recorded at once, with [Recorded].InTx, whatever becomes of tx. The Recorder
-// does not use tx, but a nil one is an error, as with a client: where there is
-// no database, pass struct{ pgx.Tx }{}.
+// WithTx implements [backfill.Enqueuer]. What is enqueued through the result is recorded at once,
+// with [Recorded].InTx, whether tx commits or not. The Recorder does not use tx, but a nil one is
+// an error, as with a client. Without a database, pass struct{ pgx.Tx }{}.
 func (r *Recorder) WithTx(tx pgx.Tx) backfill.Enqueuer {
 	return txRecorder{r, new(backfill.Client).WithTx(tx), tx == nil}
 }
 
-// WithSQLTx implements [backfill.Enqueuer]: the same for database/sql. Where
-// there is no database, pass new(sql.Tx).
+// WithSQLTx is [Recorder.WithTx] for database/sql. Without a database, pass new(sql.Tx).
 func (r *Recorder) WithSQLTx(tx *sql.Tx) backfill.Enqueuer {
 	return txRecorder{r, new(backfill.Client).WithSQLTx(tx), tx == nil}
 }
 
-// Requests returns a copy of everything that was recorded, of all tasks, in
-// order. To compare it with go-cmp, pass
-// cmpopts.IgnoreUnexported(backfill.Request{}).
+// Requests returns a copy of all recorded requests, of all tasks, in order. To compare it with
+// go-cmp, pass cmpopts.IgnoreUnexported(backfill.Request{}).
 func (r *Recorder) Requests() []backfill.Request {
 	var requests []backfill.Request
 	for _, recorded := range r.recordings() {
@@ -91,17 +86,17 @@ func (r *Recorder) Requests() []backfill.Request {
 	return requests
 }
 
-// FailWith makes Enqueue fail from now on, in transactions too, as if the
-// database did: it returns an error that wraps err, and records nothing. A nil
-// err ends it. Requests that are wrong are refused for that, as before.
+// FailWith makes Enqueue fail from now on, in transactions too, as if the database did: it returns
+// an error that wraps err, and records nothing. FailWith(nil) ends this. Invalid requests get their
+// own errors, as before.
 func (r *Recorder) FailWith(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.failure = err
 }
 
-// Reset forgets everything that was recorded: keys are free, and jobs are
-// numbered from 1 again. An error of FailWith stays.
+// Reset forgets everything that was recorded: keys are free, and jobs are numbered from 1 again. An
+// error of FailWith stays.
 func (r *Recorder) Reset() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -125,9 +120,8 @@ func (t txRecorder) Enqueue(ctx context.Context, requests ...backfill.Request) (
 	return t.record(ctx, requests, "in transaction: enqueue", true)
 }
 
-// needNoDatabase reports whether a client answers requests by itself, because
-// one is wrong. A zero Client can do that. So these errors are not copies that
-// could go stale.
+// needNoDatabase reports whether one of the requests is wrong. Then a client answers without a
+// database, which a zero Client can do as well, so these errors are not copies that could go stale.
 func needNoDatabase(requests []backfill.Request) bool {
 	return slices.ContainsFunc(requests, func(r backfill.Request) bool { return r.Validate() != nil })
 }
@@ -154,7 +148,8 @@ func (r *Recorder) record(ctx context.Context, requests []backfill.Request, oper
 	return jobs, nil
 }
 
-// insert returns the job of a request, which may be one that waits, changed. Jobs that were returned before stay as they are.
+// insert returns the job of a request: a new one, or the waiting one with the same key, changed.
+// Jobs that were returned before stay as they are.
 func (r *Recorder) insert(request backfill.Request, now time.Time) *backfill.Job {
 	job := &backfill.Job{
 		Task: request.Task, Args: request.Args, Queue: request.Queue, Key: request.Key, Priority: request.Priority,
@@ -194,7 +189,8 @@ func (r *Recorder) insert(request backfill.Request, now time.Time) *backfill.Job
 // stored returns t as PostgreSQL gives it back.
 func stored(t time.Time) time.Time { return t.Truncate(time.Microsecond).Local() }
 
-// merge returns the args of a job that waited with old ones: the elements of both, if both are arrays.
+// merge returns the args of a waiting job after another request: the elements of both, if both are
+// arrays.
 func merge(old, args json.RawMessage) json.RawMessage {
 	var elements, added []json.RawMessage
 	if json.Unmarshal(old, &elements) != nil || json.Unmarshal(args, &added) != nil || added == nil { // nil: null

@@ -7,27 +7,26 @@
 //		…
 //	}
 //
-// A database, not a schema, since notifications are database-wide: two tests in
-// one database would wake each other's workers. It is a copy of a template that
-// is made once, and each test clones it.
+// A schema for each test would not do: notifications belong to the database, so tests would wake
+// each other's workers. The schema is installed once, in a template, of which each test gets a
+// copy.
 //
 // # Which server
 //
-// In this order, one for each test binary:
+// A test binary uses the first of these:
 //
-//   - BACKFILL_TEST_PG=container: a container of BACKFILL_TEST_PG_IMAGE
-//     (default postgres:17-alpine), through testcontainers-go, which is compiled
-//     in by go test -tags testcontainers.
+//   - BACKFILL_TEST_PG=container: a container of BACKFILL_TEST_PG_IMAGE (default
+//     postgres:17-alpine), through testcontainers-go. This needs go test -tags testcontainers.
 //   - BACKFILL_TEST_PG_MAJOR=12: a private server of that major version.
-//   - DATABASE_URL, or PGHOST, PGSERVICE or PGDATABASE: that server. The role
-//     needs CREATEDB. The databases are named backfill_test_… and are dropped
-//     after the test; what a killed test left is dropped a day later.
-//   - an installed PostgreSQL, or npm's: a private server, on 127.0.0.1 and in
-//     memory where possible. It ends with the test binary, however that ends.
+//   - DATABASE_URL, or PGHOST, PGSERVICE or PGDATABASE: that server. The role needs CREATEDB. The
+//     databases are named backfill_test_… and are dropped after the test; those of a killed test
+//     are dropped a day later.
+//   - an installed PostgreSQL, or npm's: a private server, on 127.0.0.1 and in memory where
+//     possible. It ends with the test binary, no matter how that ends.
 //
 // # Connections
 //
-// A server for tests takes 300 connections, and [Database.Pool] uses up to 4.
+// A private server takes 300 connections, and [Database.Pool] uses up to 4.
 package pgtest
 
 import (
@@ -48,7 +47,7 @@ const releaseTimeout = 10 * time.Second
 // defaultPoolSize is small, as many tests run at once.
 const defaultPoolSize = 4
 
-// A Database is an empty or migrated database of one test.
+// A Database is the database of one test.
 type Database struct {
 	// URL connects to the database.
 	URL string
@@ -70,8 +69,8 @@ type config struct {
 	poolSize int32
 }
 
-// WithSchema installs backfill's tables in a schema of another name; [Empty]
-// has no use for it. Default: graphile_worker.
+// WithSchema installs backfill's tables in a schema of this name. [Empty] ignores it. Default:
+// graphile_worker.
 func WithSchema(name string) Option {
 	return optionFunc(func(c *config) { c.schema = name })
 }
@@ -81,15 +80,13 @@ func WithPoolSize(connections int) Option {
 	return optionFunc(func(c *config) { c.poolSize = int32(connections) })
 }
 
-// New makes a database with backfill's schema for the test, which fails if that
-// is not possible.
+// New makes a database with backfill's schema. If it cannot, it fails the test.
 func New(tb testing.TB, opts ...Option) *Database {
 	tb.Helper()
 	return create(tb, true, opts)
 }
 
-// Empty makes a database without backfill's schema for the test, which fails if
-// that is not possible.
+// Empty makes a database without backfill's schema. If it cannot, it fails the test.
 func Empty(tb testing.TB, opts ...Option) *Database {
 	tb.Helper()
 	return create(tb, false, opts)
@@ -126,8 +123,8 @@ func create(tb testing.TB, migrated bool, opts []Option) *Database {
 	return db
 }
 
-// Pool returns a pool of connections to the database, always the same one. It is
-// closed at the end of the test, which fails when a connection was not released.
+// Pool returns a pool of connections to the database, always the same one. It is closed at the end
+// of the test, which fails if a connection was not released.
 func (d *Database) Pool() *pgxpool.Pool {
 	d.t.Helper()
 	pool := d.pool()

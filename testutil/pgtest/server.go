@@ -115,8 +115,9 @@ func (s *server) createDatabase(ctx context.Context, name, template string) erro
 	})
 }
 
-// strategy is how to copy a template. Since PostgreSQL 15 that goes through the log unless told otherwise, which takes twice the CPU
-// time of copying files; what makes it the better way, no checkpoint, matters where checkpoints write to a disk.
+// strategy says how to copy a template. Since PostgreSQL 15 the default is through the log, which
+// takes twice the CPU time of copying files. Its advantage, no checkpoint, only matters where
+// checkpoints write to a disk.
 func (s *server) strategy(conn *pgx.Conn) string {
 	var major int
 	if _, err := fmt.Sscan(conn.PgConn().ParameterStatus("server_version"), &major); err != nil || major < 15 || !s.disposable {

@@ -37,8 +37,8 @@ type Request struct {
 	problems []error // of encoding the args and of options, reported by Validate
 }
 
-// EnqueueOption overrides one value of a task for one call. It is a [Delay], [RunAt], [Queue],
-// [Key], [MaxAttempts], [Flags], [Priority] or [KeyMode].
+// EnqueueOption overrides one value of a task for one call. It is one of [Delay], [RunAt], [Queue],
+// [Key], [MaxAttempts], [Flags], a [Priority], or a [KeyMode].
 type EnqueueOption interface{ applyToRequest(r *Request) }
 
 type (

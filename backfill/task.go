@@ -17,14 +17,14 @@ import (
 // functions are bound to it in [NewRegistry]. As fields they could refer back to the variable, for
 // example to enqueue the next job, which Go refuses as an initialization cycle.
 type Task[T any] struct {
-	// Name is the task's name on the wire: 1 to 128 characters.
+	// Name is the task's name in the database: 1 to 128 characters.
 	Name string
 
 	// Queue returns the name of the job's queue, at most 128 characters. The jobs of a queue run
 	// one at a time, in the whole fleet. An empty name is no queue. Default: no queue.
 	Queue func(T) string
 
-	// Key returns the job's key, 1 to 512 characters; an empty one is an error of the enqueue. At
+	// Key returns the job's key, 1 to 512 characters; enqueuing with an empty one is an error. At
 	// most one job with a key waits at a time: KeyMode says what enqueuing another one does.
 	// Default: no key.
 	Key func(T) string
@@ -67,7 +67,7 @@ type NoArgs = struct{}
 // client.Enqueue(ctx, a, b, c). Options override what the task says; the last one wins. Enqueue
 // reports errors, such as args that cannot be encoded.
 //
-// Args are encoded by encoding/json. A nil slice becomes [], and any other nil {}.
+// Args are encoded by encoding/json. A nil slice becomes [], and any other nil becomes {}.
 func (t *Task[T]) Request(args T, opts ...EnqueueOption) Request {
 	if t == nil {
 		return Request{problems: []error{errors.New("the *Task is nil: pass the task's descriptor")}}
@@ -162,7 +162,7 @@ func (p Priority) applyToRequest(r *Request) { r.Priority = p }
 // of another.
 type KeyMode string
 
-// The key modes, by their names on the wire.
+// The key modes, by the names that Graphile Worker gives them.
 const (
 	// Replace gives the waiting job the new args, task, run_at and all other values, and resets its
 	// attempts. If the old and the new args are both JSON arrays, the new elements are appended.

@@ -18,8 +18,8 @@ import (
 // 2, 20 and 200 ms after the enqueue. Workers find a job that is committed later when they poll,
 // every 2 seconds. [InTx] notifies right after the commit.
 //
-// The current role of tx (SET ROLE) needs the right to enqueue: that of the tables' owner, or what
-// "backfill migrate" gives with --enqueue-role or --worker-role.
+// The current role of tx (SET ROLE) must own the tables, or have been given the right to enqueue by
+// "backfill migrate", with --enqueue-role or --worker-role.
 //
 // If nobody has enqueued to a task or queue before, its name is added in the transaction. Others
 // that enqueue to it wait until tx ends, and two transactions that add names in opposite order can
@@ -31,8 +31,7 @@ func (c *Client) WithTx(tx pgx.Tx) Enqueuer {
 	return c.bindTx(tx, c.nudgeAfterCommit)
 }
 
-// WithSQLTx is [Client.WithTx] for database/sql. It is tested with pgx's stdlib and lib/pq, each in
-// two of its modes.
+// WithSQLTx is [Client.WithTx] for database/sql. It is tested with pgx's stdlib and lib/pq.
 func (c *Client) WithSQLTx(tx *sql.Tx) Enqueuer {
 	if c == nil {
 		return noClient{}

@@ -191,8 +191,8 @@ func WithConcurrency(n int) WorkerOption {
 
 // WithDrainTimeout sets how long a stopping worker waits for running jobs before it cancels their
 // contexts with [ErrShutdown]. 5 seconds after that, it gives back the jobs that still run, and
-// refunds their attempts. The platform's grace period must be longer than both together. Default:
-// 15 seconds, which fits Kubernetes' 30.
+// refunds their attempts. To record all outcomes can take 5 seconds more, so the platform's grace
+// period must be at least d + 10 seconds. Default: 15 seconds, which fits Kubernetes' 30.
 func WithDrainTimeout(d time.Duration) WorkerOption {
 	return workerOption(func(c *workerConfig) {
 		c.require(d >= 0, "WithDrainTimeout: %v is negative: want 0 or more", d)

@@ -52,7 +52,7 @@ func (c *Client) NewWorker(r *Registry, opts ...WorkerOption) (*Worker, error) {
 
 // Run runs jobs until ctx ends. Then it stops claiming jobs, gives back those that have not
 // started, waits for running ones as long as [WithDrainTimeout] says, cancels their contexts, gives
-// back those that still run 5 seconds later, and returns.
+// back those that still run 5 seconds later, and returns without waiting for their handlers.
 //
 // It returns nil if every outcome was recorded, and [ErrBreakingMigration] if another process
 // installed a schema that this version must not work on. A failing job never ends it.

@@ -41,9 +41,8 @@
 //
 //	jobs, err := client.Enqueue(ctx, TaskSendEmail.Request(a), TaskResize.Request(b))
 //
-// The descriptor sets each job's queue, key, priority and so on. An [EnqueueOption] overrides one
-// of these for a call: [Delay], [RunAt], [Queue], [Key], [MaxAttempts], [Flags], a [Priority], a
-// [KeyMode].
+// The descriptor sets each job's queue, key, priority and so on. An [EnqueueOption] overrides one of
+// these for a call.
 //
 // # Working
 //

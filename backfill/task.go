@@ -14,8 +14,8 @@ import (
 // variable.
 //
 // It holds only static data, and functions that format fields of the args. Handlers and backoff
-// functions are bound to it in [NewRegistry]. As fields they could refer back to the variable, for
-// example to enqueue the next job, which Go refuses as an initialization cycle.
+// functions are bound to it in [NewRegistry]. As fields they could refer back to the variable,
+// which Go refuses as an initialization cycle.
 type Task[T any] struct {
 	// Name is the task's name in the database: 1 to 128 characters.
 	Name string

@@ -172,11 +172,11 @@ func TestBadURL(t *testing.T) {
 	t.Parallel()
 	tests := map[string]struct{ url, want string }{
 		"port":               {"postgres://app:s3cr3t@db.service:54x2/shop", "(its host, port or parameters cannot be told apart"},
-		"password with :@":   {"postgres://app:a:s3cr3t@b@db/shop", "(there is an @ behind the host"},
-		"password with @":    {"postgres://app:a@s3cr3t@db/shop", "(there is an @ behind the host"},
+		"password with :@":   {"postgres://app:a:s3cr3t@b@db/shop", "(there is an @ after the host"},
+		"password with @":    {"postgres://app:a@s3cr3t@db/shop", "(there is an @ after the host"},
 		"password with /":    {"postgres://app:s3cr3t/x@db/shop", "(its host, port or parameters cannot be told apart"},
-		"with number and /":  {"postgres://app:12/s3cr3t@db/shop", "(there is an @ behind the host"},
-		"? and @":            {"postgres://app:a?@s3cr3t@db/shop", "(there is an @ behind the host"},
+		"with number and /":  {"postgres://app:12/s3cr3t@db/shop", "(there is an @ after the host"},
+		"? and @":            {"postgres://app:a?@s3cr3t@db/shop", "(there is an @ after the host"},
 		"query":              {"postgres://db:12?s3cr3t", "(its host, port or parameters cannot be told apart"},
 		"password with %":    {"postgres://app:s3cr3t%zz@db/shop", "(there is a % that begins no percent-encoded character)"},
 		"password with [":    {"postgres://app:[s3cr3t/@db/shop", "cannot be read ("},
@@ -198,7 +198,7 @@ func TestBadURL(t *testing.T) {
 		"ports":              {"postgres://app:s3cr3t@a:1,b:2,c/shop?port=1,2", ": port must be one port number, or one for each host"},
 		"exec mode":          {"postgres://app:s3cr3t@db/shop?default_query_exec_mode=x", ": default_query_exec_mode must be cache_statement, "},
 		"no connections":     {"postgres://app:s3cr3t@db/shop?pool_max_conns=0", ": pool_max_conns must be a whole number from 1 on"},
-		"/ and ?":            {"postgres://app:/s3cr3t?s3cr3t=x@db/shop", "(there is an @ behind the host"},
+		"/ and ?":            {"postgres://app:/s3cr3t?s3cr3t=x@db/shop", "(there is an @ after the host"},
 		"attributes":         {"postgres://app:s3cr3t@db/shop?target_session_attrs=x", ": target_session_attrs must be any, read-write, "},
 	}
 	for name, test := range tests {

@@ -93,12 +93,12 @@ func (a *Admin) deleteNames(
 		case err == nil:
 			return names, nil
 		case sqlstate.Of(err) == sqlstate.QueryCanceled:
-			err = fmt.Errorf("workers would have to wait while all jobs are looked at, which takes longer than 2 seconds: %w", err)
+			err = fmt.Errorf("it would block the workers for longer than 2 seconds, because it scans all jobs: %w", err)
 		case sqlstate.Of(err) == sqlstate.LockNotAvailable:
 			if tries++; tries < a.lockTries && wait(ctx, lockPause) {
 				continue
 			}
-			err = fmt.Errorf("at each of %d tries there was an open transaction that had enqueued, or a vacuum; try again later: %w", tries, err)
+			err = fmt.Errorf("each of %d tries met an open transaction that had enqueued, or a vacuum: try again later: %w", tries, err)
 		}
 		return names, fmt.Errorf("delete unused %s: %w", what, err)
 	}

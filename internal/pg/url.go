@@ -79,7 +79,7 @@ func unreadable(problem string) error {
 
 const (
 	notConnectionString = "it is not a PostgreSQL connection string"
-	strayAt             = "there is an @ behind the host: is it, or a / before it, part of the password?"
+	strayAt             = "there is an @ after the host: it, or a / before it, may be part of the password"
 )
 
 var (

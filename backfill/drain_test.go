@@ -134,7 +134,7 @@ func TestDrainGivesUp(t *testing.T) {
 	if diff := cmp.Diff(want, onlyRow(t, db)); diff != "" {
 		t.Errorf("row after the handler's end (-want +got):\n%s", diff)
 	}
-	book.want(t, "job ignores its cancelled context")
+	book.want(t, "jobs ignore their cancelled contexts")
 }
 
 // RunOnce stops like Run; what it has claimed ahead does not start, and is given back.

@@ -12,7 +12,8 @@ import (
 const leastWait, longestWait = time.Second, time.Minute
 
 // Log logs one kind of trouble: the first failure, then one line after a second, two, four, and so
-// on up to a minute, and a line when it is over. It is safe for concurrent use.
+// on up to a minute, and a line when it is over. Trouble that comes and goes makes a line of each a
+// second. It is safe for concurrent use.
 type Log struct {
 	Failing string     // the message while it lasts
 	Over    string     // the message when it is over
@@ -21,6 +22,7 @@ type Log struct {
 	mu     sync.Mutex
 	since  time.Time // zero: all is well
 	failed int       // since then
+	said   time.Time // the last line about a failure
 	next   time.Time // when there is a line again
 	wait   time.Duration
 }
@@ -31,26 +33,28 @@ func (t *Log) Failure(log *slog.Logger, err error, attrs ...slog.Attr) {
 	defer t.mu.Unlock()
 	now := time.Now()
 	if t.failed == 0 {
-		t.since, t.next, t.wait = now, now, leastWait
+		t.since, t.next, t.wait = now, t.said.Add(leastWait), leastWait
 	}
 	t.failed++
 	if now.Before(t.next) {
 		return
 	}
-	t.next = now.Add(t.wait)
+	t.said, t.next = now, now.Add(t.wait)
 	t.wait = min(2*t.wait, longestWait)
 	attrs = append(attrs, slog.Any("error", err), slog.Int("failures", t.failed))
 	log.LogAttrs(context.Background(), t.Level, t.Failing, attrs...) //nolint:sloglint // a constant of the caller
 }
 
-// Success notes that all is well, and logs it if it was not.
+// Success notes that all is well, and logs it if the failures before it were.
 func (t *Log) Success(log *slog.Logger) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.failed == 0 {
 		return
 	}
-	log.LogAttrs(context.Background(), slog.LevelInfo, t.Over, //nolint:sloglint // likewise
-		slog.Int("failures", t.failed), slog.Duration("duration", time.Since(t.since)))
+	if !t.said.Before(t.since) {
+		log.LogAttrs(context.Background(), slog.LevelInfo, t.Over, //nolint:sloglint // likewise
+			slog.Int("failures", t.failed), slog.Duration("duration", time.Since(t.since)))
+	}
 	t.failed = 0
 }

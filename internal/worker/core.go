@@ -342,6 +342,7 @@ func (c *core) abandon(now time.Time) actions {
 func (c *core) renewed(list []*lease, fates []Fate, now time.Time) (do actions) {
 	for i, l := range list {
 		if fates[i].Kind == FateLost && l.state == leaseRunning {
+			l.lost = true
 			do.cancel = append(do.cancel, cancellation{l.cancel, ErrLeaseLost})
 			c.doubts.leaseLost(l.workerID, now)
 		}

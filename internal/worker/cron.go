@@ -124,9 +124,8 @@ func (w *Worker) schedule(ctx context.Context) {
 // to come by the clock of this process: another process's clock is, or was, ahead.
 func (s *schedule) warnOfClock(identifier string, known KnownCrontab) {
 	if ahead := known.LastExecution.Sub(s.start); ahead > time.Minute {
-		s.config.Logger.WarnContext(context.Background(),
-			"cron entry has last been executed in the future, and is not executed before that time: compare the clocks",
-			slog.String("entry", identifier), slog.Time("last_execution", known.LastExecution), slog.Duration("ahead", ahead))
+		s.troubles.ahead.Add(s.config.Logger, fmt.Sprintf("%s (%v ahead, at %s)",
+			identifier, ahead.Round(time.Second), known.LastExecution.Format(time.RFC3339)))
 	}
 }
 
@@ -204,8 +203,7 @@ func (s *schedule) catchUp(ctx context.Context, line *cronLine) {
 			case err == nil:
 				failures = 0
 			case refused && !later.After(s.config.Clock.Now()):
-				s.config.Logger.ErrorContext(ctx, "cron job was refused and is given up, because the next is due",
-					slog.Any("error", err))
+				s.troubles.givenUp.Add(s.config.Logger, err.Error())
 				line.next = later
 			default:
 				failures++

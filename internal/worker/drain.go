@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"time"
+
+	"github.com/backfillhq/go/internal/trouble"
 )
 
 // drain stops the worker: it claims no more, gives back what has not started, waits for the
@@ -65,10 +67,14 @@ func (w *Worker) abandon() {
 		left = c.leases.all(leaseRunning)
 		return c.abandon(now)
 	})
-	for _, l := range left {
+	names := make([]string, len(left))
+	for i, l := range left {
+		names[i] = jobName(l.Job)
+	}
+	if len(left) > 0 {
 		w.config.Logger.WarnContext(context.Background(),
-			"job ignores its cancelled context, and is given back while it runs",
-			slog.String("task", l.Task), slog.Int64("job_id", l.ID))
+			"jobs ignore their cancelled contexts, and are given back while they run",
+			slog.Int("count", len(left)), slog.String("jobs", trouble.Names(names)))
 	}
 }
 
@@ -77,6 +83,7 @@ func (w *Worker) abandon() {
 func (w *Worker) retire(statements context.Context) error {
 	w.setState(StateStopped)
 	w.observe(Event{Kind: EventStopped})
+	w.troubles.say(w.config.Logger)
 	w.mu.Lock()
 	id, left, open := w.core.id, w.core.leases.all(leaseEnding, leaseAbandoned), w.core.doubts
 	w.mu.Unlock()
@@ -99,7 +106,8 @@ func (w *Worker) retire(statements context.Context) error {
 		for i, l := range left {
 			ids[i] = l.ID
 		}
-		err = errors.Join(err, fmt.Errorf("the outcomes of %d jobs were not recorded, so these jobs run again: job ids %v", len(ids), ids))
+		err = errors.Join(err, fmt.Errorf("the outcomes of %d jobs were not recorded, so these jobs run again: job ids %s",
+			len(ids), trouble.Names(ids)))
 	}
 	if err != nil {
 		return fmt.Errorf("stop worker %s: %w", id, err)

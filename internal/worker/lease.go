@@ -21,6 +21,7 @@ type lease struct {
 
 	cancel   context.CancelCauseFunc // of its handler; nil: none has started
 	handling bool                    // its handler has not returned
+	lost     bool                    // its handler was cancelled, because somebody else has ended it
 
 	outcome Outcome // of a lease that is ending or abandoned
 	retry   retry

@@ -9,6 +9,8 @@ import (
 // troubles are those that a worker can be in.
 type troubles struct {
 	claims, flushes, busy, listener, renewals, sweeps, looks, refusals, cron trouble.Log
+
+	lost, ahead, givenUp trouble.Digest
 }
 
 func newTroubles() *troubles {
@@ -28,5 +30,22 @@ func newTroubles() *troubles {
 		cron:     about("scheduling cron jobs failed", "cron jobs are scheduled again"),
 	}
 	t.busy.Level, t.listener.Level = slog.LevelWarn, slog.LevelWarn
+	t.lost = trouble.Digest{
+		Message: "leases lost: the outcomes of these jobs were not recorded", What: "jobs", Level: slog.LevelWarn,
+	}
+	t.ahead = trouble.Digest{
+		Message: "cron entries have last been executed in the future, and are not executed before that time: compare the clocks",
+		What:    "entries", Level: slog.LevelWarn,
+	}
+	t.givenUp = trouble.Digest{
+		Message: "cron jobs were refused and are given up, because the next are due", What: "ticks", Level: slog.LevelError,
+	}
 	return t
+}
+
+// say logs what waits for its line.
+func (t *troubles) say(log *slog.Logger) {
+	for _, digest := range []*trouble.Digest{&t.lost, &t.ahead, &t.givenUp} {
+		digest.Say(log)
+	}
 }

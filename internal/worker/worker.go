@@ -233,8 +233,7 @@ func (w *Worker) carryOut(do actions) {
 		w.config.Nudge(do.nudge)
 	}
 	for _, job := range do.lost {
-		w.config.Logger.WarnContext(context.Background(), "lease lost: the outcome of this job was not recorded",
-			slog.String("task", job.Task), slog.Int64("job_id", job.ID), slog.Int("attempt", job.Attempt))
+		w.troubles.lost.Add(w.config.Logger, jobName(job))
 		w.observe(Event{Kind: EventLeaseLost, Job: job})
 	}
 }
@@ -284,6 +283,9 @@ func (w *Worker) observe(event Event) {
 	}
 	w.config.Observe(event)
 }
+
+// jobName names a job in a line of the log about many.
+func jobName(job *wire.Job) string { return fmt.Sprintf("%s %d", job.Task, job.ID) }
 
 // signal wakes the receiver of a channel of capacity 1, unless it has been woken already.
 func signal(c chan<- struct{}) {

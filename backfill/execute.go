@@ -133,7 +133,7 @@ func (x *executor) outcome(ctx context.Context, h *handler, job *wire.Job, err e
 	case *retryError:
 		outcome = failure(err, said.delay)
 	default:
-		outcome = failure(err, h.delay(ctx, x.logger, job, err))
+		outcome = failure(err, h.delay(x.logger, job, err))
 	}
 	outcome.Payload = payload
 	return outcome

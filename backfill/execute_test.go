@@ -364,6 +364,22 @@ func TestBackoffFunc(t *testing.T) {
 	}
 }
 
+// A backoff function that misbehaves for every job makes few lines.
+func TestBackoffFuncCannotFloodTheLog(t *testing.T) {
+	t.Parallel()
+	var log bytes.Buffer
+	task := &backfill.Task[mailArgs]{Name: "send_email"}
+	registry := backfill.NewRegistry(backfill.Handle(task, func(context.Context, mailArgs) error { return errBoom },
+		backfill.BackoffFunc(func(int, error) time.Duration { return -1 })))
+	run := backfill.Executor(registry, nil, slog.New(slog.NewTextHandler(&log, nil)))
+	for range 1000 {
+		executeWith(t.Context(), run, engineJob("send_email", `{}`))
+	}
+	if n := strings.Count(log.String(), "backoff function misbehaved"); n == 0 || n > 10 {
+		t.Errorf("%d lines", n)
+	}
+}
+
 // The error types are found through wrapping, as users look for them.
 func TestErrorsAreFound(t *testing.T) {
 	t.Parallel()

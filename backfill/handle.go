@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/backfillhq/go/internal/trouble"
 	"github.com/backfillhq/go/internal/wire"
 	"github.com/backfillhq/go/internal/worker"
 )
@@ -30,6 +31,7 @@ func Handle[T any, F HandlerShape[T]](t *Task[T], fn F, opts ...HandleOption) Bi
 		return Binding{problem: errors.New("the *Task of a Handle is nil: pass the task's descriptor")}
 	}
 	h := &handler{name: t.Name, where: callerOf(2), aliases: slices.Clone(t.Aliases), timeout: t.Timeout, backoff: t.Backoff}
+	h.misbehaved.Failing, h.misbehaved.Level = "backoff function misbehaved, and the task's backoff is used", slog.LevelWarn
 	h.faults = checkTask(t)
 	switch fn := any(fn).(type) {
 	case func(context.Context, T) error:
@@ -83,6 +85,7 @@ type handler struct {
 	timeout     time.Duration // 0: none
 	backoff     Backoff
 	backoffFunc func(attempt int, err error) time.Duration // nil: backoff
+	misbehaved  trouble.Log                                // about backoffFunc
 	run         HandlerFunc                                // decodes the args and calls the handler
 	crontab     []worker.CronEntry
 	faults      []error
@@ -109,7 +112,7 @@ func (h *handler) fault(err error) {
 }
 
 // delay is the time until the next attempt of a job whose attempt failed with err.
-func (h *handler) delay(ctx context.Context, logger *slog.Logger, job *wire.Job, err error) time.Duration {
+func (h *handler) delay(logger *slog.Logger, job *wire.Job, err error) time.Duration {
 	if h.backoffFunc == nil {
 		return h.backoff.delay(job.Attempt)
 	}
@@ -118,8 +121,8 @@ func (h *handler) delay(ctx context.Context, logger *slog.Logger, job *wire.Job,
 		return delay
 	}
 	fallback := h.backoff.delay(job.Attempt)
-	logger.LogAttrs(ctx, slog.LevelWarn, "backoff function misbehaved, and the task's backoff is used", slog.String("task", h.name),
-		slog.Int64("job_id", job.ID), slog.Int("attempt", job.Attempt), slog.String("problem", problem), slog.Duration("retry_in", fallback))
+	h.misbehaved.Failure(logger, errors.New(problem), slog.String("task", h.name), slog.Int64("job_id", job.ID),
+		slog.Int("attempt", job.Attempt), slog.Duration("retry_in", fallback))
 	return fallback
 }
 

@@ -364,6 +364,21 @@ func TestBackoffFunc(t *testing.T) {
 	}
 }
 
+// A backoff function that does not return keeps its slot for a limited time.
+func TestBackoffFuncThatHangs(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		defer close(release)
+		task := &backfill.Task[mailArgs]{Name: "t", Backoff: backfill.FixedBackoff(time.Minute)}
+		boom := func(context.Context, mailArgs) error { return errBoom }
+		got := execute(t.Context(), task, `{}`, boom, backfill.BackoffFunc(func(int, error) time.Duration { <-release; return 0 }))
+		if got.Kind != worker.OutcomeFailed || got.Delay != time.Minute {
+			t.Errorf("outcome %+v, want a delay of a minute", got)
+		}
+	})
+}
+
 // A backoff function that misbehaves for every job makes few lines.
 func TestBackoffFuncCannotFloodTheLog(t *testing.T) {
 	t.Parallel()

@@ -31,6 +31,7 @@ func Handle[T any, F HandlerShape[T]](t *Task[T], fn F, opts ...HandleOption) Bi
 		return Binding{problem: errors.New("the *Task of a Handle is nil: pass the task's descriptor")}
 	}
 	h := &handler{name: t.Name, where: callerOf(2), aliases: slices.Clone(t.Aliases), timeout: t.Timeout, backoff: t.Backoff}
+	h.guard.limit = userLimit
 	h.misbehaved.Failing, h.misbehaved.Level = "backoff function misbehaved, and the task's backoff is used", slog.LevelWarn
 	h.faults = checkTask(t)
 	switch fn := any(fn).(type) {
@@ -62,9 +63,9 @@ func plainHandler[T any](fn func(context.Context, T) error) HandlerFunc {
 }
 
 // BackoffFunc calls fn to compute how long a failed job waits for its next attempt. Attempt is the
-// number of the attempt that failed, from 1, and err is its error. If fn panics or returns a
-// negative time, the task's [Backoff] is used for that attempt, and a warning is logged. Default:
-// the task's Backoff.
+// number of the attempt that failed, from 1, and err is its error. If fn panics, returns a negative
+// time, or has not returned after 10 seconds, the task's [Backoff] is used for that attempt, and a
+// warning is logged. Default: the task's Backoff.
 func BackoffFunc(fn func(attempt int, err error) time.Duration) HandleOption {
 	return backoffFuncOption(fn)
 }
@@ -85,8 +86,9 @@ type handler struct {
 	timeout     time.Duration // 0: none
 	backoff     Backoff
 	backoffFunc func(attempt int, err error) time.Duration // nil: backoff
-	misbehaved  trouble.Log                                // about backoffFunc
-	run         HandlerFunc                                // decodes the args and calls the handler
+	guard       guard                                      // of backoffFunc
+	misbehaved  trouble.Log
+	run         HandlerFunc // decodes the args and calls the handler
 	crontab     []worker.CronEntry
 	faults      []error
 	where       string // the caller of Handle: package (file:line)
@@ -127,13 +129,14 @@ func (h *handler) delay(logger *slog.Logger, job *wire.Job, err error) time.Dura
 }
 
 func (h *handler) callBackoffFunc(attempt int, err error) (delay time.Duration, problem string) {
-	if failed := <-isolate(func() { delay = h.backoffFunc(attempt, err) }); failed != nil {
+	var said time.Duration // not a result, which a call that was given up would write to later
+	if failed := h.guard.try(func() { said = h.backoffFunc(attempt, err) }); failed != nil {
 		return 0, errorText(failed)
 	}
-	if delay < 0 {
-		return 0, fmt.Sprintf("negative delay: %v", delay)
+	if said < 0 {
+		return 0, fmt.Sprintf("negative delay: %v", said)
 	}
-	return delay, ""
+	return said, ""
 }
 
 // checkTask reports what is wrong with the values of a descriptor.

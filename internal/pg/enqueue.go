@@ -104,6 +104,10 @@ func (a *attempt) run(ctx context.Context) (jobs []*wire.Job, notified bool, err
 	if err != nil {
 		return nil, false, err
 	}
+	if err := checkEncoding(pgxSession{conn: conn.Conn()}.encoding()); err != nil {
+		conn.Release()
+		return nil, false, &wire.NotEnqueuedError{Err: err}
+	}
 	a.limit.step()
 	if a.plan == nil && a.access == schema.WritesTables && isPlain(a.specs) {
 		return a.insertOne(ctx, conn)
@@ -152,7 +156,7 @@ func (a *attempt) insertOne(ctx context.Context, conn *pgxpool.Conn) ([]*wire.Jo
 		notified, err = a.insertAndNotify(ctx, conn, &job, done)
 	} else {
 		row := conn.QueryRow(ctx, a.texts.render(query.InsertJob), insertArgs(&a.specs[0])...)
-		err = because(ctx, row.Scan(&job.ID, &job.RunAt, &job.CreatedAt))
+		err = because(ctx, scanInserted(row, &job))
 		a.Release(ctx, conn, err)
 	}
 	switch {

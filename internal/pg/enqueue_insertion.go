@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgtype"
@@ -176,14 +178,10 @@ func (n *insertion) insertKeyless(p piece) statement {
 		text, args = query.InsertQueuedJobs, c.argsWithQueues()
 	}
 	return statement{text: n.texts.render(text), args: append(args, n.whole), read: func(rows rows) error {
-		type inserted struct {
-			id               int64
-			runAt, createdAt time.Time
-		}
-		got := make([]inserted, 0, len(p.specs))
+		got := make([]wire.Job, 0, len(p.specs))
 		for rows.Next() {
-			var row inserted
-			if err := rows.Scan(&row.id, &row.runAt, &row.createdAt); err != nil {
+			var row wire.Job
+			if err := scanInserted(rows, &row); err != nil {
 				return err
 			}
 			got = append(got, row)
@@ -192,11 +190,11 @@ func (n *insertion) insertKeyless(p piece) statement {
 			return nil // none: a name is missing
 		}
 		// Ids were assigned in the order of the specs.
-		slices.SortFunc(got, func(a, b inserted) int { return cmp.Compare(a.id, b.id) })
+		slices.SortFunc(got, func(a, b wire.Job) int { return cmp.Compare(a.ID, b.ID) })
 		jobs := make([]wire.Job, len(p.specs)) // one allocation for all
 		for k, i := range p.specs {
 			jobs[k] = jobOf(n.specs[i])
-			jobs[k].ID, jobs[k].RunAt, jobs[k].CreatedAt = got[k].id, got[k].runAt, got[k].createdAt
+			jobs[k].ID, jobs[k].RunAt, jobs[k].CreatedAt = got[k].ID, got[k].RunAt, got[k].CreatedAt
 			n.jobs[i] = &jobs[k]
 		}
 		return nil
@@ -263,14 +261,24 @@ func (n *insertion) insertByFunction(p piece) statement {
 	}}
 }
 
+// scanInserted reads what InsertJob and InsertJobs return.
+func scanInserted(row interface{ Scan(dest ...any) error }, job *wire.Job) error {
+	var runAt, createdAt timestamp
+	if err := row.Scan(&job.ID, &runAt, &createdAt); err != nil {
+		return err
+	}
+	job.RunAt, job.CreatedAt = runAt.Time, createdAt.Time
+	return nil
+}
+
 // scanJob reads a job from the columns of UpsertJobs, and those that follow them.
 func scanJob(row interface{ Scan(dest ...any) error }, more ...any) (*wire.Job, error) {
 	var job wire.Job
 	var key *string
-	var runAt timestamp
+	var runAt, createdAt timestamp
 	var flags []byte
 	columns := []any{
-		&key, &job.ID, &job.Task, &job.Queue, &job.Payload, &runAt, &job.CreatedAt, &job.Attempt, &job.MaxAttempts,
+		&key, &job.ID, &job.Task, &job.Queue, &job.Payload, &runAt, &createdAt, &job.Attempt, &job.MaxAttempts,
 		&job.Priority, &job.Revision, &flags,
 	}
 	if err := row.Scan(append(columns, more...)...); err != nil {
@@ -279,21 +287,34 @@ func scanJob(row interface{ Scan(dest ...any) error }, more ...any) (*wire.Job, 
 	if key != nil {
 		job.Key = *key
 	}
-	job.RunAt, job.Flags = runAt.Time, flagNames(flags)
+	job.RunAt, job.CreatedAt, job.Flags = runAt.Time, createdAt.Time, flagNames(flags)
 	return &job, nil
 }
 
-// timestamp is scanned from any driver. Infinity, which other clients can write, leaves the zero
+// timestamp reads the hexadecimal text of a time's binary format, which no setting of the session
+// changes: the microseconds since 2000. Infinity, which other clients can write, leaves the zero
 // Time.
-type timestamp struct{ pgtype.Timestamptz }
+type timestamp struct{ time.Time }
 
-// Scan is database/sql's: lib/pq has bytes for infinity.
+// Scan implements sql.Scanner, which pgx calls as well.
 func (t *timestamp) Scan(src any) error {
-	if text, ok := src.([]byte); ok {
-		src = string(text)
+	text, ok := src.(string)
+	if raw, isBytes := src.([]byte); isBytes { // lib/pq's
+		text, ok = string(raw), true
 	}
-	return t.Timestamptz.Scan(src)
+	bits, err := strconv.ParseUint(text, 16, 64)
+	if !ok || err != nil {
+		return fmt.Errorf("read a time: the database returned %q", src)
+	}
+	t.Time = time.Time{}
+	if since := int64(bits); since != math.MinInt64 && since != math.MaxInt64 { //nolint:gosec // the bits of one
+		t.Time = time.Unix(since2000+since/1e6, since%1e6*1e3)
+	}
+	return nil
 }
+
+// since2000 is the Unix time of 2000, in seconds.
+const since2000 = 946_684_800
 
 // specColumns are the columns of several specs, as array parameters.
 type specColumns struct {
@@ -313,7 +334,7 @@ func (n *insertion) columns(specs []int) specColumns {
 	for k, i := range specs {
 		spec := &n.specs[i]
 		c.tasks[k], c.queues[k], c.payloads[k], c.flags[k] = spec.Task, spec.Queue, string(spec.Payload), flagsObject(spec.Flags)
-		c.runAts[k], c.delays[k] = nullTime(spec.RunAt), spec.Delay.Microseconds()
+		c.runAts[k], c.delays[k] = elementTime(spec.RunAt), spec.Delay.Microseconds()
 		c.maxAttempts[k], c.priorities[k] = spec.MaxAttempts, spec.Priority
 	}
 	return c
@@ -338,6 +359,14 @@ func jobOf(spec wire.Spec) wire.Job {
 // nullTime returns NULL for the zero time.
 func nullTime(t time.Time) pgtype.Timestamptz {
 	return pgtype.Timestamptz{Time: t, Valid: !t.IsZero()}
+}
+
+// elementTime returns -infinity for the zero time.
+func elementTime(t time.Time) pgtype.Timestamptz {
+	if t.IsZero() {
+		return pgtype.Timestamptz{InfinityModifier: pgtype.NegativeInfinity, Valid: true}
+	}
+	return pgtype.Timestamptz{Time: t, Valid: true}
 }
 
 // flagsObject returns flags as the wire has them, {"name": true}; "" if there are none.

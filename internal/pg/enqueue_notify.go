@@ -15,9 +15,8 @@ import (
 )
 
 // notifyAfter notifies in a transaction of its own, whose commit nobody waits for: while a
-// notification's transaction commits, no other one in the database can (R17). It is control, as in
-// nudge.go.
-const notifyAfter = "select set_config('synchronous_commit', 'off', true), pg_notify($1, $2)"
+// notification's transaction commits, no other one in the database can (R17).
+const notifyAfter = nudge
 
 // notifyTimeout bounds the notification that follows an insert.
 const notifyTimeout = 10 * time.Second
@@ -112,7 +111,7 @@ func readInserted(pipeline *pgconn.Pipeline, types *pgtype.Map, job *wire.Job) e
 	err = pgx.ErrNoRows
 	rows := pgx.RowsFromResultReader(types, reader)
 	for rows.Next() {
-		err = rows.Scan(&job.ID, &job.RunAt, &job.CreatedAt)
+		err = scanInserted(rows, job)
 	}
 	if rows.Close(); rows.Err() != nil {
 		return rows.Err()

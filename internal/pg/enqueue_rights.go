@@ -27,7 +27,7 @@ func (i *Inserter) askRights(ctx context.Context, s session) (*query.EnqueueRigh
 			if !rows.Next() {
 				return errors.New("the rights of the role: no row")
 			}
-			return rows.Scan(&rights.Role, &rights.Changes, &rights.Writes, &rights.Calls)
+			return rows.Scan(&rights.Role, &rights.Changes, &rights.Writes, &rights.Calls, &rights.Encoding)
 		},
 	}})
 	if err != nil {
@@ -40,6 +40,9 @@ func (i *Inserter) askRights(ctx context.Context, s session) (*query.EnqueueRigh
 // of the pool: the transaction may be another login's, or have done SET ROLE. So it is asked each
 // time, except for a login role that cannot take another one.
 func (i *Inserter) accessIn(ctx context.Context, s session) (access schema.Access, role string, err error) {
+	if err := checkEncoding(s.encoding()); err != nil {
+		return 0, "", err
+	}
 	login := s.login()
 	if known, ok := i.fixed.Load(login); ok && login != "" {
 		return known.(schema.Access), login, nil //nolint:forcetypeassert // only these are stored
@@ -48,11 +51,25 @@ func (i *Inserter) accessIn(ctx context.Context, s session) (access schema.Acces
 	if err != nil {
 		return 0, "", err
 	}
+	if err := checkEncoding(rights.Encoding); err != nil {
+		return 0, "", err
+	}
 	access = i.accessOf(rights)
 	if !rights.Changes && rights.Role == login {
 		i.fixed.Store(login, access)
 	}
 	return access, rights.Role, nil
+}
+
+// checkEncoding refuses a session that would misread our texts, which are UTF-8, and store them so.
+// SQL_ASCII converts nothing.
+func checkEncoding(encoding string) error {
+	switch encoding {
+	case "", "UTF8", "SQL_ASCII":
+		return nil
+	default:
+		return fmt.Errorf("the session's client_encoding is %s, but jobs are sent as UTF-8: set client_encoding to UTF8", encoding)
+	}
 }
 
 // otherWay asks what the pool's role may do after it was refused, and reports whether there is

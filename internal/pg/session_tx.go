@@ -28,8 +28,10 @@ type rows interface {
 // session sends statements in one transaction.
 type session interface {
 	run(ctx context.Context, statements []statement) error
-	// login returns the role that the session connected as, "" if that is not known.
+	// login returns the role that the session connected as, and encoding its client_encoding; ""
+	// if that is not known.
 	login() string
+	encoding() string
 }
 
 // pgxSession sends statements in one round trip. Outside of a transaction they make up one.
@@ -40,11 +42,14 @@ type pgxSession struct {
 	conn *pgx.Conn // may be nil
 }
 
-func (s pgxSession) login() string {
+func (s pgxSession) login() string    { return s.status("session_authorization") }
+func (s pgxSession) encoding() string { return s.status("client_encoding") }
+
+func (s pgxSession) status(parameter string) string {
 	if s.conn == nil {
 		return ""
 	}
-	return s.conn.PgConn().ParameterStatus("session_authorization")
+	return s.conn.PgConn().ParameterStatus(parameter)
 }
 
 func (s pgxSession) run(ctx context.Context, statements []statement) error {
@@ -66,7 +71,8 @@ func (s pgxSession) run(ctx context.Context, statements []statement) error {
 // text, and arrays as array literals, which every PostgreSQL driver passes on.
 type sqlSession struct{ tx *sql.Tx }
 
-func (sqlSession) login() string { return "" }
+func (sqlSession) login() string    { return "" }
+func (sqlSession) encoding() string { return "" }
 
 func (s sqlSession) run(ctx context.Context, statements []statement) error {
 	for _, st := range statements {

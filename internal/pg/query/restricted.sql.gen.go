@@ -11,11 +11,16 @@ import (
 
 const EnqueueJobs = `-- name: EnqueueJobs :many
 
-select r.key, r.id, r.task, r.queue, null::json as payload, r.run_at, r.created_at, r.attempts, r.max_attempts, r.priority,
-       r.revision, r.flags, r.ordinal, r.as_sent
-  from graphile_worker.backfill_enqueue($1::text[], $2::text[], $3::text[], $4::timestamptz[],
-         $5::bigint[], $6::smallint[], $7::smallint[], $8::text[], $9::text[],
-         $10::text[])
+select r.key, r.id, r.task, r.queue, null::pg_catalog.json as payload,
+       pg_catalog.encode(pg_catalog.timestamptz_send(r.run_at), 'hex') as run_at,
+       pg_catalog.encode(pg_catalog.timestamptz_send(r.created_at), 'hex') as created_at,
+       r.attempts, r.max_attempts, r.priority, r.revision, r.flags, r.ordinal, r.as_sent
+  from graphile_worker.backfill_enqueue(
+         $1::pg_catalog.text[], $2::pg_catalog.text[], $3::pg_catalog.text[],
+         array(select case when n.run_at OPERATOR(pg_catalog.=) '-infinity' then null else n.run_at end
+                 from pg_catalog.unnest($4::pg_catalog.timestamptz[]) with ordinality as n(run_at, ord) order by n.ord),
+         $5::bigint[], $6::smallint[], $7::smallint[], $8::pg_catalog.text[],
+         $9::pg_catalog.text[], $10::pg_catalog.text[])
     as r(ordinal, as_sent, key, id, task, queue, run_at, created_at, attempts, max_attempts, priority, revision, flags)
 `
 
@@ -38,8 +43,8 @@ type EnqueueJobsRow struct {
 	Task        interface{}
 	Queue       interface{}
 	Payload     []byte
-	RunAt       interface{}
-	CreatedAt   interface{}
+	RunAt       string
+	CreatedAt   string
 	Attempts    interface{}
 	MaxAttempts interface{}
 	Priority    interface{}
@@ -98,36 +103,42 @@ func (q *Queries) EnqueueJobs(ctx context.Context, arg EnqueueJobsParams) ([]Enq
 }
 
 const EnqueueRights = `-- name: EnqueueRights :one
-select current_user::text as role,
+select current_user::pg_catalog.text as role,
        coalesce((
-         select s.rolsuper or exists (select from pg_catalog.pg_auth_members as m where m.member = s.oid)
+         select s.rolsuper
+                or exists (select from pg_catalog.pg_auth_members as m where m.member OPERATOR(pg_catalog.=) s.oid)
            from pg_catalog.pg_roles as s
-          where s.rolname = session_user
+          where s.rolname OPERATOR(pg_catalog.=) session_user
        ), true)::boolean as changes,
-       coalesce(has_schema_privilege(n.oid, 'usage') and (
-         select count(*) = 3
-                and bool_and(has_table_privilege(c.oid, 'select') and has_table_privilege(c.oid, 'insert')
-                             and (c.relname <> '_private_jobs' or has_table_privilege(c.oid, 'update')))
+       coalesce(pg_catalog.has_schema_privilege(n.oid, 'usage') and (
+         select pg_catalog.count(*) OPERATOR(pg_catalog.=) 3
+                and pg_catalog.bool_and(
+                      pg_catalog.has_table_privilege(c.oid, 'select') and pg_catalog.has_table_privilege(c.oid, 'insert')
+                      and (c.relname OPERATOR(pg_catalog.<>) '_private_jobs' or pg_catalog.has_table_privilege(c.oid, 'update')))
            from pg_catalog.pg_class as c
-          where c.relnamespace = n.oid and c.relname in ('_private_jobs', '_private_job_queues', '_private_tasks')
+          where c.relnamespace OPERATOR(pg_catalog.=) n.oid
+            and c.relname OPERATOR(pg_catalog.=) any(array['_private_jobs', '_private_job_queues', '_private_tasks'])
        ), false)::boolean as writes,
-       coalesce(has_schema_privilege(n.oid, 'usage') and (
-         select bool_or(has_function_privilege(f.oid, 'execute'))
+       coalesce(pg_catalog.has_schema_privilege(n.oid, 'usage') and (
+         select pg_catalog.bool_or(pg_catalog.has_function_privilege(f.oid, 'execute'))
            from pg_catalog.pg_proc as f
-          where f.pronamespace = n.oid and f.proname = 'backfill_enqueue'
-       ), false)::boolean as calls
+          where f.pronamespace OPERATOR(pg_catalog.=) n.oid and f.proname OPERATOR(pg_catalog.=) 'backfill_enqueue'
+       ), false)::boolean as calls,
+       pg_catalog.current_setting('client_encoding')::pg_catalog.text as encoding
   from (values (1)) as one
-  left join pg_catalog.pg_namespace as n on n.nspname = $1::text
+  left join pg_catalog.pg_namespace as n on n.nspname OPERATOR(pg_catalog.=) $1::pg_catalog.text
 `
 
 type EnqueueRightsRow struct {
-	Role    string
-	Changes bool
-	Writes  bool
-	Calls   bool
+	Role     string
+	Changes  bool
+	Writes   bool
+	Calls    bool
+	Encoding string
 }
 
-// What the role that asks may do, and whether its session can take another role (SET ROLE).
+// What the role that asks may do, whether its session can take another role (SET ROLE), and in which
+// encoding the session's texts are read.
 func (q *Queries) EnqueueRights(ctx context.Context, schema string) (EnqueueRightsRow, error) {
 	row := q.db.QueryRow(ctx, EnqueueRights, schema)
 	var i EnqueueRightsRow
@@ -136,6 +147,7 @@ func (q *Queries) EnqueueRights(ctx context.Context, schema string) (EnqueueRigh
 		&i.Changes,
 		&i.Writes,
 		&i.Calls,
+		&i.Encoding,
 	)
 	return i, err
 }

@@ -17,8 +17,8 @@ delete from graphile_worker.backfill_workers where dead_at < now() - interval '2
 -- name: AddTasks :exec
 -- Only missing names: an insert that conflicts would burn an identity value each time.
 insert into graphile_worker._private_tasks (identifier)
-select n.name from unnest(@names::text[]) as n(name)
- where not exists (select from graphile_worker._private_tasks as t where t.identifier = n.name)
+select n.name from pg_catalog.unnest(@names::pg_catalog.text[]) as n(name)
+ where not exists (select from graphile_worker._private_tasks as t where t.identifier OPERATOR(pg_catalog.=) n.name)
  order by n.name
 on conflict (identifier) do nothing;
 

@@ -9,8 +9,8 @@ import (
 
 const AddTasks = `-- name: AddTasks :exec
 insert into graphile_worker._private_tasks (identifier)
-select n.name from unnest($1::text[]) as n(name)
- where not exists (select from graphile_worker._private_tasks as t where t.identifier = n.name)
+select n.name from pg_catalog.unnest($1::pg_catalog.text[]) as n(name)
+ where not exists (select from graphile_worker._private_tasks as t where t.identifier OPERATOR(pg_catalog.=) n.name)
  order by n.name
 on conflict (identifier) do nothing
 `

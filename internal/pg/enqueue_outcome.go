@@ -17,9 +17,13 @@ import (
 	"github.com/backfillhq/go/migrations"
 )
 
-// because adds to an error that the end of limited led to why it ended.
+// because adds to an error that the end of limited led to why it ended. A driver may have asked the
+// server to cancel the statement then.
 func because(limited context.Context, err error) error {
-	if err == nil || limited.Err() == nil || sqlstate.Of(err) != "" || errors.Is(err, context.Cause(limited)) {
+	if err == nil || limited.Err() == nil || errors.Is(err, context.Cause(limited)) {
+		return err
+	}
+	if state := sqlstate.Of(err); state != "" && state != sqlstate.QueryCanceled {
 		return err
 	}
 	return fmt.Errorf("%w: %w", context.Cause(limited), err)

@@ -3,6 +3,7 @@ package pg
 import (
 	"context"
 	"database/sql"
+	"fmt"
 	"slices"
 	"time"
 
@@ -22,6 +23,10 @@ func (i *Inserter) InsertSQLTx(ctx context.Context, tx *sql.Tx, specs []wire.Spe
 	return i.insertIn(ctx, sqlSession{tx}, specs)
 }
 
+// errTxNoAnswer is the end of a transaction whose caller set no deadline.
+var errTxNoAnswer = fmt.Errorf("%w, or another transaction holds a key or a name of these jobs: roll back, and repeat the "+
+	"transaction; nothing is enqueued unless it commits; a deadline in the context replaces this limit", errNoAnswer)
+
 // insertIn inserts jobs in a transaction that is not ours. It is never rolled back here, so a
 // piece that is incomplete is sent again for the jobs that are missing; after an error nothing is,
 // because the transaction has failed.
@@ -29,9 +34,14 @@ func (i *Inserter) insertIn(ctx context.Context, s session, specs []wire.Spec) (
 	if err := ctx.Err(); err != nil { // without harm to the transaction
 		return nil, err
 	}
-	access, role, err := i.accessIn(ctx, s)
+	limited, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	limit := newLimit(limited, func(error) { end(errTxNoAnswer) })
+	defer limit.stop()
+	s = limitedSession{s, limit}
+	access, role, err := i.accessIn(limited, s)
 	if err != nil {
-		return nil, err
+		return nil, because(limited, err)
 	}
 	n := newInsertion(i.texts, specs, access)
 	p := newPlan(specs, i.bounds)
@@ -40,11 +50,22 @@ func (i *Inserter) insertIn(ctx context.Context, s session, specs []wire.Spec) (
 		parts = slices.Collect(slices.Chunk(p.pieces, 1))
 	}
 	for _, pieces := range parts {
-		if err := n.insertUntilComplete(ctx, s, pieces); err != nil {
-			return nil, i.refusedIn(s, role, err)
+		if err := n.insertUntilComplete(limited, s, pieces); err != nil {
+			return nil, i.refusedIn(s, role, because(limited, err))
 		}
 	}
 	return n.result(), nil
+}
+
+// limitedSession gives each list of statements the time of a step.
+type limitedSession struct {
+	session
+	limit *limit
+}
+
+func (s limitedSession) run(ctx context.Context, statements []statement) error {
+	s.limit.step()
+	return s.session.run(ctx, statements)
 }
 
 func (n *insertion) insertUntilComplete(ctx context.Context, s session, pieces []piece) error {

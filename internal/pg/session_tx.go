@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
@@ -74,7 +75,43 @@ type sqlSession struct{ tx *sql.Tx }
 func (sqlSession) login() string    { return "" }
 func (sqlSession) encoding() string { return "" }
 
+// run returns soon after the end of ctx, also where the driver does not: lib/pq asks the server to
+// cancel, and waits until it answers. What it read by then is not used.
 func (s sqlSession) run(ctx context.Context, statements []statement) error {
+	type outcome struct {
+		err      error
+		panicked any
+	}
+	done := make(chan outcome, 1)
+	go func() {
+		out := outcome{panicked: errors.New("the goroutine ended")}
+		defer func() {
+			if value := recover(); value != nil {
+				out.panicked = value
+			}
+			done <- out
+		}()
+		out = outcome{err: s.runAll(ctx, statements)}
+	}()
+	var out outcome
+	select {
+	case out = <-done:
+	case <-ctx.Done():
+		timer := time.NewTimer(closeTimeout)
+		defer timer.Stop()
+		select {
+		case out = <-done:
+		case <-timer.C:
+			return context.Cause(ctx)
+		}
+	}
+	if out.panicked != nil {
+		panic(out.panicked)
+	}
+	return out.err
+}
+
+func (s sqlSession) runAll(ctx context.Context, statements []statement) error {
 	for _, st := range statements {
 		if err := s.runOne(ctx, st); err != nil {
 			return err

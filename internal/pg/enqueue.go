@@ -155,8 +155,7 @@ func (a *attempt) insertOne(ctx context.Context, conn *pgxpool.Conn) ([]*wire.Jo
 	if done != nil {
 		notified, err = a.insertAndNotify(ctx, conn, &job, done)
 	} else {
-		row := conn.QueryRow(ctx, a.texts.render(query.InsertJob), insertArgs(&a.specs[0])...)
-		err = because(ctx, scanInserted(row, &job))
+		err = a.insertAlone(ctx, conn, &job)
 		a.Release(ctx, conn, err)
 	}
 	switch {
@@ -166,6 +165,17 @@ func (a *attempt) insertOne(ctx context.Context, conn *pgxpool.Conn) ([]*wire.Jo
 		return nil, false, err
 	}
 	return []*wire.Job{&job}, notified, nil
+}
+
+func (a *attempt) insertAlone(ctx context.Context, conn *pgxpool.Conn, job *wire.Job) error {
+	read := func(rows rows) error {
+		if !rows.Next() {
+			return pgx.ErrNoRows
+		}
+		return scanInserted(rows, job)
+	}
+	insert := statement{text: a.texts.render(query.InsertJob), args: insertArgs(&a.specs[0]), read: read}
+	return because(ctx, pgxSession{conn, conn.Conn()}.run(ctx, []statement{insert}))
 }
 
 // next says whether to send the call again after an error, and whether that error was a conflict

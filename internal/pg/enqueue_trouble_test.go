@@ -375,3 +375,47 @@ func TestTransactionThatCannotEnqueue(t *testing.T) {
 		_ = sqlTx.Rollback()
 	}
 }
+
+// A call whose connection ends while its statements are prepared has enqueued nothing, and says so.
+func TestPrepareThatFails(t *testing.T) {
+	t.Parallel()
+	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeCacheDescribe, pgx.QueryExecModeDescribeExec} {
+		for kind := range troubleKinds("") {
+			for _, fault := range []dbtest.Fault{dbtest.Cut, dbtest.Freeze} {
+				t.Run(fmt.Sprintf("%v %s %v", mode, kind, fault), func(t *testing.T) {
+					t.Parallel()
+					db := pgtest.New(t)
+					proxy := dbtest.NewProxy(t, db.URL)
+					prepared := false
+					for position := 1; position < 200; position++ {
+						pool := poolWith(t, proxy.URL, func(config *pgxpool.Config) { config.ConnConfig.DefaultQueryExecMode = mode })
+						if err := pool.Ping(t.Context()); err != nil {
+							t.Fatal(err)
+						}
+						ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+						if fault == dbtest.Freeze {
+							ctx, cancel = context.WithTimeout(t.Context(), 60*time.Millisecond)
+						}
+						proxy.Arm(position, fault)
+						err := insertPiggyback(ctx, pg.NewInserter(pool, schemaName, schema.WritesTables).WithPieces(2), troubleKinds(fmt.Sprint(position))[kind])
+						cancel()
+						met := proxy.Disarm()
+						pool.Close()
+						// Parameters, or what is in front of them: a statement without a name, or the begin of a
+						// large call.
+						if met == 'B' || met == 'Q' || met == 'P' && prepared {
+							break
+						}
+						prepared = prepared || met == 'Z'
+						if _, unsent := errors.AsType[*wire.NotEnqueuedError](err); !unsent {
+							t.Errorf("message %d (%c): %v", position, met, err)
+						}
+					}
+					if !prepared && kind != "large" {
+						t.Error("nothing was prepared")
+					}
+				})
+			}
+		}
+	}
+}

@@ -3,6 +3,7 @@ package pg
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -99,7 +100,7 @@ func (n *insertion) insertUntilComplete(ctx context.Context, s session, pieces [
 // notCommitted marks an error before the commit of a transaction was sent, unless its meaning is
 // known.
 func notCommitted(err error) error {
-	if isRefusal(err) {
+	if _, known := errors.AsType[*wire.NotEnqueuedError](err); known || isRefusal(err) {
 		return err
 	}
 	return &wire.NotEnqueuedError{Err: err}

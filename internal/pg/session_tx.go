@@ -10,6 +10,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/backfillhq/go/internal/wire"
 )
 
 // statement is one statement of a list that is sent together.
@@ -65,7 +67,15 @@ func (s pgxSession) run(ctx context.Context, statements []statement) error {
 			return readAll(rows, st.read)
 		})
 	}
-	return s.db.SendBatch(ctx, &batch).Close()
+	results := s.db.SendBatch(ctx, &batch)
+	// Until here pgx has prepared statements and waited for that, and has sent the others without
+	// waiting. A connection that has failed in it has not sent the Sync that would commit them.
+	unsent := s.conn != nil && s.conn.IsClosed()
+	err := results.Close()
+	if err != nil && unsent {
+		return &wire.NotEnqueuedError{Err: because(ctx, err)}
+	}
+	return err
 }
 
 // sqlSession sends statements through database/sql, one after the other. Parameters are sent as

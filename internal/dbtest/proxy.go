@@ -1,6 +1,7 @@
 package dbtest
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"io"
@@ -37,7 +38,8 @@ type Proxy struct {
 	kill func(pid uint32)
 
 	mu       sync.Mutex
-	position int // messages until the fault; 0: not armed
+	position int    // messages until the fault; 0: not armed
+	text     string // or a statement with this text
 	fault    Fault
 	met      byte // the type of the message that met the fault
 	sockets  []net.Conn
@@ -90,7 +92,40 @@ func NewProxy(t *testing.T, databaseURL string) *Proxy {
 func (p *Proxy) Arm(position int, fault Fault) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.position, p.fault, p.met = position, fault, 0
+	p.position, p.text, p.fault, p.met = position, "", fault, 0
+}
+
+// ArmAfter lets the answer to the next statement with this text meet a fault: it has run then.
+func (p *Proxy) ArmAfter(text string, fault Fault) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.position, p.text, p.fault, p.met = 0, text, fault, 0
+}
+
+// contains reports whether a message has the text.
+func (p *Proxy) contains(message []byte) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.text == "" || !bytes.Contains(message, []byte(p.text)) {
+		return false
+	}
+	p.text = ""
+	return true
+}
+
+// Met returns the type of the message that met the fault, 0 if none has yet.
+func (p *Proxy) Met() byte {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.met
+}
+
+// meet is the fault of a message that was found by its text.
+func (p *Proxy) meet(kind byte) Fault {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.met = kind
+	return p.fault
 }
 
 // Disarm ends what is frozen, and returns the type of the message that met the fault, 0 if there
@@ -98,7 +133,7 @@ func (p *Proxy) Arm(position int, fault Fault) {
 func (p *Proxy) Disarm() byte {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.position = 0
+	p.position, p.text = 0, ""
 	for _, socket := range p.frozen {
 		_ = socket.Close()
 	}
@@ -150,6 +185,7 @@ type proxied struct {
 	pid    uint32
 	ready  bool // the start of the session is over
 	frozen bool
+	marked bool // the next completion of a statement meets the fault
 }
 
 func (s *proxied) pass(from, to net.Conn, start bool) {
@@ -190,11 +226,16 @@ func (s *proxied) meet(kind byte, message []byte, fromServer bool) bool {
 		s.ready = true
 	}
 	pid := s.pid
+	marked := fromServer && kind == 'C' && s.marked
+	s.marked = s.marked && !marked || !fromServer && ready && s.proxy.contains(message)
 	s.mu.Unlock()
 	if !ready {
 		return true
 	}
 	fault, ok := s.proxy.meets(kind)
+	if marked {
+		fault, ok = s.proxy.meet(kind), true
+	}
 	if !ok {
 		return true
 	}

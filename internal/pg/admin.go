@@ -16,6 +16,7 @@ import (
 // Admin does what operators ask for, on a client's pool.
 type Admin struct {
 	pool      *pgxpool.Pool
+	db        limitedDB // the pool
 	settings  Settings
 	texts     *texts
 	queries   *query.Queries
@@ -24,8 +25,14 @@ type Admin struct {
 
 // NewAdmin returns an Admin on a client's pool.
 func NewAdmin(pool *pgxpool.Pool, schema string) *Admin {
-	texts := newTexts(schema)
-	return &Admin{pool: pool, settings: SettingsOf(pool, schema), texts: texts, queries: texts.queries(pool), lockTries: maxTries}
+	a := &Admin{pool: pool, settings: SettingsOf(pool, schema), texts: newTexts(schema), lockTries: maxTries}
+	a.setLimit(adminTimeout)
+	return a
+}
+
+func (a *Admin) setLimit(limit time.Duration) {
+	a.db = limitedDB{a.pool, limit}
+	a.queries = a.texts.queries(a.db)
 }
 
 // ErrNotLocked is returned when nothing is locked by what was given.
@@ -114,30 +121,30 @@ func inBatches(batch func() (int64, error)) (rows int, err error) {
 
 // Complete deletes jobs.
 func (a *Admin) Complete(ctx context.Context, ids []int64) ([]*wire.Job, error) {
-	return a.jobs(ctx, a.pool, query.AdminComplete, ids)
+	return a.jobs(ctx, a.db, query.AdminComplete, ids)
 }
 
 // Fail makes jobs exhausted. An empty reason becomes the contract's.
 func (a *Admin) Fail(ctx context.Context, ids []int64, reason string) ([]*wire.Job, error) {
-	return a.jobs(ctx, a.pool, query.AdminFail, ids, reason)
+	return a.jobs(ctx, a.db, query.AdminFail, ids, reason)
 }
 
 // Reschedule changes what is not nil.
 func (a *Admin) Reschedule(
 	ctx context.Context, ids []int64, runAt *time.Time, priority *int16, attempts, maxAttempts *int,
 ) ([]*wire.Job, error) {
-	return a.jobs(ctx, a.pool, query.AdminReschedule, ids, runAt, priority, attempts, maxAttempts)
+	return a.jobs(ctx, a.db, query.AdminReschedule, ids, runAt, priority, attempts, maxAttempts)
 }
 
 // Remove removes the job with a key; the list is empty if there is none.
 func (a *Admin) Remove(ctx context.Context, key string) ([]*wire.Job, error) {
-	return a.jobs(ctx, a.pool, query.AdminRemove, key)
+	return a.jobs(ctx, a.db, query.AdminRemove, key)
 }
 
 // ForceUnlock releases what is locked by exactly these, and returns the jobs; ErrNotLocked if there
 // are neither jobs nor queues.
 func (a *Admin) ForceUnlock(ctx context.Context, lockedBy []string) (jobs []*wire.Job, err error) {
-	err = pgx.BeginFunc(ctx, a.pool, func(tx pgx.Tx) error {
+	err = a.inTransaction(ctx, func(ctx context.Context, tx pgx.Tx) error {
 		if jobs, err = a.jobs(ctx, tx, query.LockedJobs, lockedBy); err != nil {
 			return err
 		}

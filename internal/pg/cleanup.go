@@ -20,10 +20,12 @@ import (
 // find the name. That a transaction at REPEATABLE READ or above sees names that were deleted since
 // it began, nothing of ours can prevent.
 //
-// While we wait for the lock, the whole database waits behind us; so we wait for lockTimeout, and
-// try again after lockPause.
+// While we wait for the lock, the whole database waits behind us; so we wait for 50 ms, and try again
+// after lockPause. If this process is cut off or stopped while it has the lock, the server ends its
+// transaction after 2 s.
 const (
-	limitLock = "set local lock_timeout = '50ms'; set local statement_timeout = '2s'"
+	limitLock = "set local lock_timeout = '50ms'; set local statement_timeout = '2s'; " +
+		"set local idle_in_transaction_session_timeout = '2s'"
 	lockPause = time.Second
 	maxTries  = 60
 )
@@ -75,7 +77,7 @@ func (a *Admin) deleteNames(
 			return names, nil
 		}
 		var n int64
-		err = pgx.BeginTxFunc(ctx, a.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
+		err = a.inTransaction(ctx, func(ctx context.Context, tx pgx.Tx) error {
 			if _, err := tx.Conn().PgConn().Exec(ctx, limitLock).ReadAll(); err != nil {
 				return err
 			}

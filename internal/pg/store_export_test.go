@@ -66,6 +66,12 @@ func (a *Admin) WithTries(n int) *Admin {
 	return a
 }
 
+// WithLimit limits the statements whose context has no deadline.
+func (a *Admin) WithLimit(limit time.Duration) *Admin {
+	a.setLimit(limit)
+	return a
+}
+
 // ForgetTasks makes the next claim look up the ids of the store's tasks.
 func (s *Store) ForgetTasks() { s.resolved = time.Time{} }
 

@@ -17,7 +17,7 @@ import (
 // apply takes all missing steps in one transaction.
 func (m *migrator) apply(ctx context.Context) error {
 	var ran []string
-	err := m.alone(ctx, func(tx pgx.Tx) (err error) {
+	err := m.alone(ctx, func(ctx context.Context, tx pgx.Tx) (err error) {
 		ran, err = m.applyMissing(ctx, tx)
 		return err
 	})

@@ -65,7 +65,7 @@ func (m *migrator) buildIndexAlone(ctx context.Context) (done bool, err error) {
 	}
 	defer func() { err = errors.Join(err, restore()) }()
 
-	state, err := inspect(ctx, m.conn, m.Schema)
+	state, err := m.inspect(ctx)
 	if err != nil || state.index == indexValid {
 		return state != nil, err
 	}

@@ -21,6 +21,26 @@ const (
 	lockPause   = 500 * time.Millisecond
 )
 
+// A process that is cut off or stopped between two statements would keep its locks until the server
+// finds out, which takes hours, and the queue with them. So the server ends a transaction of ours
+// that is idle for longer than idleLimit, which the pauses between tries never are.
+const idleLimit = 5 * time.Second
+
+// answerTimeout bounds what takes moments, unless the server does not answer.
+const answerTimeout = 10 * time.Second
+
+// answered runs something that takes moments.
+func answered(ctx context.Context, run func(context.Context) error) error {
+	limited, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	err := run(limited)
+	if err != nil && limited.Err() != nil && ctx.Err() == nil {
+		err = fmt.Errorf("no answer within %v: the server does not respond, or a session has locked its tables against "+
+			"reads, as VACUUM FULL and LOCK TABLE do: %w", answerTimeout, err)
+	}
+	return err
+}
+
 // patience bounds how long others may keep us waiting.
 type patience time.Duration
 
@@ -72,8 +92,12 @@ func (e *lockError) Unwrap() error { return e.err }
 // alone runs step in a transaction, at a time when no other process of ours does the same for this
 // schema. The lock that ensures this is kept from the first try to the last. Otherwise each of the
 // processes of a fleet would make the tables' users wait at each of its tries.
-func (m *migrator) alone(ctx context.Context, step func(tx pgx.Tx) error) error {
-	tx, err := m.conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite})
+func (m *migrator) alone(ctx context.Context, step func(ctx context.Context, tx pgx.Tx) error) error {
+	var tx pgx.Tx
+	err := answered(ctx, func(ctx context.Context) (err error) {
+		tx, err = m.conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite})
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("begin: %w", err)
 	}
@@ -86,12 +110,16 @@ func (m *migrator) alone(ctx context.Context, step func(tx pgx.Tx) error) error 
 		return err
 	}
 	err = patience(m.Patience).retry(ctx, func() error {
-		return pgx.BeginFunc(ctx, tx, step) // A savepoint: rolling back to it gives the locks back.
+		return answered(ctx, func(ctx context.Context) error {
+			return pgx.BeginFunc(ctx, tx, func(tx pgx.Tx) error { // A savepoint: rolling back to it gives the locks back.
+				return step(ctx, tx)
+			})
+		})
 	})
 	if err != nil {
 		return err
 	}
-	if err := tx.Commit(ctx); err != nil {
+	if err := answered(ctx, tx.Commit); err != nil {
 		return fmt.Errorf("commit: %w", err)
 	}
 	return nil
@@ -100,8 +128,10 @@ func (m *migrator) alone(ctx context.Context, step func(tx pgx.Tx) error) error 
 // lockOut keeps our other processes out until the end of the transaction. Only they wait for this
 // lock, so it may take as long as we have patience. The other limits replace an application's own.
 func (m *migrator) lockOut(ctx context.Context, tx pgx.Tx) error {
-	const limits = "set local lock_timeout = %d; set local statement_timeout = 0; set local idle_in_transaction_session_timeout = 0"
-	if _, err := tx.Exec(ctx, fmt.Sprintf(limits, m.Patience.Milliseconds())); err != nil {
+	const limits = "set local lock_timeout = %d; set local statement_timeout = 0; set local idle_in_transaction_session_timeout = %d"
+	ctx, cancel := context.WithTimeout(ctx, m.Patience+answerTimeout)
+	defer cancel()
+	if _, err := tx.Exec(ctx, fmt.Sprintf(limits, m.Patience.Milliseconds(), idleLimit.Milliseconds())); err != nil {
 		return fmt.Errorf("set limits: %w", err)
 	}
 	_, err := tx.Exec(ctx, "select pg_advisory_xact_lock($1)", pgx.QueryExecModeExec, m.lockKey("migrate"))

@@ -156,3 +156,54 @@ func TestLocksIndexCanWait(t *testing.T) {
 		t.Errorf("the index is %s", got)
 	}
 }
+
+// TestLocksEndWithTheirHolder cuts an installer off while it holds locks, as a network does, or a
+// SIGSTOP. The server ends its transaction, and others go on.
+func TestLocksEndWithTheirHolder(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"sequences", "printed sequences"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			url := dbtest.EmptyURL(t)
+			proxy := dbtest.NewProxy(t, url)
+			client, conn := dbtest.Connect(t, url), dbtest.Connect(t, proxy.URL)
+			user := lockUsers()[name]
+			user.prepare(t, client)
+			done := make(chan error, 1)
+			if name == "sequences" {
+				proxy.ArmAfter("lock table", dbtest.Freeze)
+				go func() { done <- user.run(t.Context(), conn, "", schema.Options{}) }()
+				dbtest.Until(t, func() bool { return proxy.Met() == 'C' })
+			} else {
+				script, err := schema.MissingScript(t.Context(), conn, schema.Options{Schema: migrations.DefaultSchema})
+				if err != nil {
+					t.Fatal(err)
+				}
+				dbtest.Run(t, conn, strings.TrimSuffix(strings.TrimSpace(script), "commit;"), pgx.QueryExecModeSimpleProtocol)
+				done <- errors.New("it is not committed")
+			}
+			dbtest.Run(t, client, "set lock_timeout = '20s'")
+			dbtest.Run(t, client, enqueuing+"; rollback", pgx.QueryExecModeSimpleProtocol)
+			if err := <-done; err == nil {
+				t.Error("it does not know that it was cut off")
+			}
+		})
+	}
+}
+
+// TestMigrateIsAnswered has a table locked against reads. The wait for it ends without a deadline of
+// the caller's.
+func TestMigrateIsAnswered(t *testing.T) {
+	t.Parallel()
+	for _, table := range []string{"migrations", "_private_jobs"} {
+		t.Run(table, func(t *testing.T) {
+			t.Parallel()
+			url := dbtest.EmptyURL(t)
+			conn, holder := dbtest.Connect(t, url), dbtest.Connect(t, url)
+			migrate(t, conn, schema.Options{})
+			dbtest.Run(t, holder, "begin; lock table graphile_worker."+table+" in access exclusive mode", pgx.QueryExecModeSimpleProtocol)
+			err := schema.Migrate(context.Background(), conn, schema.Options{})
+			dbtest.Mentions(t, err, "no answer within 10s", "VACUUM FULL")
+		})
+	}
+}

@@ -105,7 +105,7 @@ func (m *migrator) run(ctx context.Context) error {
 		contended error // The last sign of another process that installs.
 	)
 	for {
-		state, err := inspect(ctx, m.conn, m.Schema)
+		state, err := m.inspect(ctx)
 		if err != nil {
 			return m.explain(ctx, opInspect, err)
 		}
@@ -143,6 +143,15 @@ func (m *migrator) run(ctx context.Context) error {
 			return wrapSchema(m.Schema, "wait for another installer", context.Cause(ctx))
 		}
 	}
+}
+
+// inspect reads the state, from a server that answers.
+func (m *migrator) inspect(ctx context.Context) (state *schemaState, err error) {
+	err = answered(ctx, func(ctx context.Context) error {
+		state, err = inspect(ctx, m.conn, m.Schema)
+		return err
+	})
+	return state, err
 }
 
 // standstill is how long another installer may make no progress.

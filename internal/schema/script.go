@@ -33,7 +33,7 @@ func MissingScript(ctx context.Context, conn *pgx.Conn, opts Options) (string, e
 		return "", err
 	}
 	m := newMigrator(conn, opts)
-	state, err := inspect(ctx, conn, m.Schema)
+	state, err := m.inspect(ctx)
 	if err != nil {
 		return "", m.explain(ctx, opInspect, err)
 	}
@@ -116,6 +116,7 @@ func retrying(schema, statements string) string {
 do %[1]s
 begin
   set local lock_timeout = '%[2]dms';
+  set local idle_in_transaction_session_timeout = '%[8]dms';
   set local client_min_messages = warning;
   for attempt in 1..%[3]d loop
     begin
@@ -143,7 +144,7 @@ end
 %[1]s;
 commit;`
 	outer, inner := dollarTag("try", schema+statements), dollarTag("statements", schema+statements)
-	return fmt.Sprintf(text, outer, lockTimeout.Milliseconds(), scriptTries, inner, strings.TrimSpace(statements), scriptPause, quoteLiteral(schema))
+	return fmt.Sprintf(text, outer, lockTimeout.Milliseconds(), scriptTries, inner, strings.TrimSpace(statements), scriptPause, quoteLiteral(schema), idleLimit.Milliseconds())
 }
 
 // dollarTag returns a dollar quote that does not occur in a text.

@@ -37,7 +37,11 @@ func behind(ctx context.Context, db querier, state *schemaState) ([]sequence, er
 
 // moveSequences moves the sequences that are behind, or says which ones are.
 func (m *migrator) moveSequences(ctx context.Context, state *schemaState) error {
-	late, err := behind(ctx, m.conn, state)
+	var late []sequence
+	err := answered(ctx, func(ctx context.Context) (err error) {
+		late, err = behind(ctx, m.conn, state)
+		return err
+	})
 	if err != nil {
 		return wrapSchema(m.Schema, "compare sequences with ids", err)
 	}
@@ -48,7 +52,7 @@ func (m *migrator) moveSequences(ctx context.Context, state *schemaState) error 
 		return m.errSequences(late, nil)
 	}
 	var moved []sequence
-	err = m.alone(ctx, func(tx pgx.Tx) (err error) {
+	err = m.alone(ctx, func(ctx context.Context, tx pgx.Tx) (err error) {
 		moved, err = moveBehind(ctx, tx, state)
 		return err
 	})

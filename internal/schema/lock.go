@@ -26,17 +26,18 @@ const (
 // that is idle for longer than idleLimit, which the pauses between tries never are.
 const idleLimit = 5 * time.Second
 
-// answerTimeout bounds what takes moments, unless the server does not answer.
-const answerTimeout = 10 * time.Second
+// answerTimeout bounds what takes moments, unless the server does not answer; filesTimeout bounds
+// the run of all files, which takes moments too, but on a server that has much to do more of them.
+const answerTimeout, filesTimeout = 10 * time.Second, time.Minute
 
 // answered runs something that takes moments.
-func answered(ctx context.Context, run func(context.Context) error) error {
-	limited, cancel := context.WithTimeout(ctx, answerTimeout)
+func answered(ctx context.Context, limit time.Duration, run func(context.Context) error) error {
+	limited, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	err := run(limited)
 	if err != nil && limited.Err() != nil && ctx.Err() == nil {
 		err = fmt.Errorf("no answer within %v: the server does not respond, or a session has locked its tables against "+
-			"reads, as VACUUM FULL and LOCK TABLE do: %w", answerTimeout, err)
+			"reads, as VACUUM FULL and LOCK TABLE do: %w", limit, err)
 	}
 	return err
 }
@@ -94,7 +95,7 @@ func (e *lockError) Unwrap() error { return e.err }
 // processes of a fleet would make the tables' users wait at each of its tries.
 func (m *migrator) alone(ctx context.Context, step func(ctx context.Context, tx pgx.Tx) error) error {
 	var tx pgx.Tx
-	err := answered(ctx, func(ctx context.Context) (err error) {
+	err := answered(ctx, answerTimeout, func(ctx context.Context) (err error) {
 		tx, err = m.conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite})
 		return err
 	})
@@ -110,7 +111,7 @@ func (m *migrator) alone(ctx context.Context, step func(ctx context.Context, tx 
 		return err
 	}
 	err = patience(m.Patience).retry(ctx, func() error {
-		return answered(ctx, func(ctx context.Context) error {
+		return answered(ctx, filesTimeout, func(ctx context.Context) error {
 			return pgx.BeginFunc(ctx, tx, func(tx pgx.Tx) error { // A savepoint: rolling back to it gives the locks back.
 				return step(ctx, tx)
 			})
@@ -119,7 +120,7 @@ func (m *migrator) alone(ctx context.Context, step func(ctx context.Context, tx 
 	if err != nil {
 		return err
 	}
-	if err := answered(ctx, tx.Commit); err != nil {
+	if err := answered(ctx, answerTimeout, tx.Commit); err != nil {
 		return fmt.Errorf("commit: %w", err)
 	}
 	return nil

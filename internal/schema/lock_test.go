@@ -202,8 +202,8 @@ func TestMigrateIsAnswered(t *testing.T) {
 			conn, holder := dbtest.Connect(t, url), dbtest.Connect(t, url)
 			migrate(t, conn, schema.Options{})
 			dbtest.Run(t, holder, "begin; lock table graphile_worker."+table+" in access exclusive mode", pgx.QueryExecModeSimpleProtocol)
-			err := schema.Migrate(context.Background(), conn, schema.Options{})
-			dbtest.Mentions(t, err, "no answer within 10s", "VACUUM FULL")
+			err := schema.Migrate(context.Background(), conn, schema.Options{Patience: time.Second})
+			dbtest.Mentions(t, err, "no answer within 11s", "VACUUM FULL")
 		})
 	}
 }

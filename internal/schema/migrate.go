@@ -145,9 +145,10 @@ func (m *migrator) run(ctx context.Context) error {
 	}
 }
 
-// inspect reads the state, from a server that answers.
+// inspect reads the state, from a server that answers. A peer that migrates may lock its tables
+// against reads meanwhile.
 func (m *migrator) inspect(ctx context.Context) (state *schemaState, err error) {
-	err = answered(ctx, func(ctx context.Context) error {
+	err = answered(ctx, m.Patience+answerTimeout, func(ctx context.Context) error {
 		state, err = inspect(ctx, m.conn, m.Schema)
 		return err
 	})

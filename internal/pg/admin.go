@@ -16,7 +16,7 @@ import (
 // Admin does what operators ask for, on a client's pool.
 type Admin struct {
 	pool      *pgxpool.Pool
-	db        limitedDB // the pool
+	db        adminDB
 	settings  Settings
 	texts     *texts
 	queries   *query.Queries
@@ -31,7 +31,7 @@ func NewAdmin(pool *pgxpool.Pool, schema string) *Admin {
 }
 
 func (a *Admin) setLimit(limit time.Duration) {
-	a.db = limitedDB{a.pool, limit}
+	a.db = adminDB{a.pool, limit}
 	a.queries = a.texts.queries(a.db)
 }
 
@@ -144,7 +144,7 @@ func (a *Admin) Remove(ctx context.Context, key string) ([]*wire.Job, error) {
 // ForceUnlock releases what is locked by exactly these, and returns the jobs; ErrNotLocked if there
 // are neither jobs nor queues.
 func (a *Admin) ForceUnlock(ctx context.Context, lockedBy []string) (jobs []*wire.Job, err error) {
-	err = a.inTransaction(ctx, func(ctx context.Context, tx pgx.Tx) error {
+	err = a.db.in(ctx, func(ctx context.Context, tx pgx.Tx) error {
 		if jobs, err = a.jobs(ctx, tx, query.LockedJobs, lockedBy); err != nil {
 			return err
 		}

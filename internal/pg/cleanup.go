@@ -77,7 +77,7 @@ func (a *Admin) deleteNames(
 			return names, nil
 		}
 		var n int64
-		err = a.inTransaction(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		err = a.db.in(ctx, func(ctx context.Context, tx pgx.Tx) error {
 			if _, err := tx.Conn().PgConn().Exec(ctx, limitLock).ReadAll(); err != nil {
 				return err
 			}

@@ -137,15 +137,17 @@ func settingsSpecs() [][]wire.Spec {
 	}
 }
 
+var execModes = []pgx.QueryExecMode{
+	pgx.QueryExecModeCacheStatement, pgx.QueryExecModeCacheDescribe, pgx.QueryExecModeDescribeExec,
+	pgx.QueryExecModeExec, pgx.QueryExecModeSimpleProtocol,
+}
+
 // settingsWays are the ways to send a call, in every mode of the drivers.
 func settingsWays(t *testing.T, db *pgtest.Database) map[string]func(context.Context, []wire.Spec) ([]*wire.Job, error) {
 	t.Helper()
 	ways := map[string]func(context.Context, []wire.Spec) ([]*wire.Job, error){}
 	for accessName, access := range map[string]schema.Access{"tables": schema.WritesTables, "function": schema.CallsFunction} {
-		for _, mode := range []pgx.QueryExecMode{
-			pgx.QueryExecModeCacheStatement, pgx.QueryExecModeCacheDescribe, pgx.QueryExecModeDescribeExec,
-			pgx.QueryExecModeExec, pgx.QueryExecModeSimpleProtocol,
-		} {
+		for _, mode := range execModes {
 			pool := poolWith(t, db.URL, func(c *pgxpool.Config) { c.ConnConfig.DefaultQueryExecMode, c.MaxConns = mode, 2 })
 			inserter := pg.NewInserter(pool, schemaName, access)
 			name := accessName + " " + mode.String() + " "

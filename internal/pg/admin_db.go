@@ -1,0 +1,156 @@
+package pg
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// adminTimeout is how long a transaction of an operator's may take, if the context has no deadline.
+// Some statements look at all jobs.
+const adminTimeout = 30 * time.Second
+
+// adminSettings are those that the statements of operators and the contract's functions depend on,
+// for the rest of a transaction.
+const adminSettings = `select pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true),
+  pg_catalog.set_config('datestyle', 'ISO', true), pg_catalog.set_config('array_nulls', 'on', true),
+  pg_catalog.set_config('client_encoding', 'UTF8', true)`
+
+// adminDB is a query.DBTX on an application's pool. Each statement is a transaction with settings of
+// its own and a limited time. Enqueues do without: they would need more round trips.
+type adminDB struct {
+	pool  *pgxpool.Pool
+	limit time.Duration
+}
+
+// operation is a transaction of an operator's.
+type operation struct {
+	pgx.Tx
+
+	ctx    context.Context //nolint:containedctx // for as long as the transaction
+	cancel func()
+	limit  time.Duration // 0: the caller's deadline
+}
+
+func (db adminDB) begin(ctx context.Context) (*operation, error) {
+	o := &operation{ctx: ctx, cancel: func() {}}
+	if _, ok := ctx.Deadline(); !ok {
+		o.limit = db.limit
+		o.ctx, o.cancel = context.WithTimeout(ctx, db.limit)
+	}
+	tx, err := db.pool.BeginTx(o.ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
+	if err != nil {
+		return nil, o.ended(err)
+	}
+	o.Tx = tx
+	if _, err := tx.Exec(o.ctx, adminSettings); err != nil {
+		return nil, o.end(err)
+	}
+	return o, nil
+}
+
+// end commits after success.
+func (o *operation) end(err error) error {
+	if err == nil {
+		err = o.Commit(o.ctx)
+	}
+	if err != nil {
+		Rollback(o.ctx, o.Tx)
+	}
+	return o.ended(err)
+}
+
+// ended adds to an error that the time was over.
+func (o *operation) ended(err error) error {
+	late := o.limit > 0 && errors.Is(o.ctx.Err(), context.DeadlineExceeded)
+	o.cancel()
+	if err == nil || !late {
+		return err
+	}
+	return fmt.Errorf("no answer within %v: the database does not respond, or a transaction has locked what this needs: %w", o.limit, err)
+}
+
+// in runs several statements in one transaction.
+func (db adminDB) in(ctx context.Context, run func(context.Context, pgx.Tx) error) error {
+	o, err := db.begin(ctx)
+	if err != nil {
+		return err
+	}
+	return o.end(run(o.ctx, o.Tx))
+}
+
+func (db adminDB) Exec(ctx context.Context, sql string, args ...any) (tag pgconn.CommandTag, err error) {
+	err = db.in(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		tag, err = tx.Exec(ctx, sql, args...)
+		return err
+	})
+	return tag, err
+}
+
+func (db adminDB) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	o, err := db.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := o.Query(o.ctx, sql, args...)
+	if err != nil {
+		return nil, o.end(err)
+	}
+	return &adminRows{Rows: rows, o: o}, nil
+}
+
+func (db adminDB) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
+	rows, err := db.Query(ctx, sql, args...)
+	return adminRow{rows, err}
+}
+
+// adminRows are the rows of a transaction that ends with them. Err is that of its commit, too.
+type adminRows struct {
+	pgx.Rows
+
+	o   *operation // nil: it has ended
+	err error
+}
+
+func (r *adminRows) Next() bool {
+	if r.Rows.Next() {
+		return true
+	}
+	r.Close()
+	return false
+}
+
+func (r *adminRows) Close() {
+	r.Rows.Close()
+	if o := r.o; o != nil {
+		r.o, r.err = nil, o.end(r.Rows.Err())
+	}
+}
+
+func (r *adminRows) Err() error { return r.err }
+
+type adminRow struct {
+	rows pgx.Rows
+	err  error
+}
+
+func (r adminRow) Scan(dest ...any) error {
+	if r.err != nil {
+		return r.err
+	}
+	defer r.rows.Close()
+	if !r.rows.Next() {
+		return cmp.Or(r.rows.Err(), pgx.ErrNoRows)
+	}
+	if err := r.rows.Scan(dest...); err != nil {
+		return err
+	}
+	r.rows.Close()
+	return r.rows.Err()
+}

@@ -21,6 +21,10 @@ import (
 // The current role of tx (SET ROLE) must own the tables, or have been given the right to enqueue by
 // "backfill migrate", with --enqueue-role or --worker-role.
 //
+// Without a deadline in its context, an enqueue waits at most 10 seconds for each statement: for the
+// server, or for a transaction that holds one of its keys. After that error, as after any other of
+// the server's, roll tx back.
+//
 // If nobody has enqueued to a task or queue before, its name is added in the transaction. Others
 // that enqueue to it wait until tx ends, and two transactions that add names in opposite order can
 // deadlock (SQLSTATE 40P01): repeat such a transaction.
@@ -31,7 +35,9 @@ func (c *Client) WithTx(tx pgx.Tx) Enqueuer {
 	return c.bindTx(tx, c.nudgeAfterCommit)
 }
 
-// WithSQLTx is [Client.WithTx] for database/sql. It is tested with pgx's stdlib and lib/pq.
+// WithSQLTx is [Client.WithTx] for database/sql. It is tested with pgx's stdlib and lib/pq. While
+// the server does not answer, lib/pq's methods do not return, whatever their context says. Enqueue
+// does, a second after the end of its context; tx.Rollback may not.
 func (c *Client) WithSQLTx(tx *sql.Tx) Enqueuer {
 	if c == nil {
 		return noClient{}

@@ -11,7 +11,7 @@ import (
 )
 
 // returns fails the test if an enqueue waits for ever.
-func returns(t *testing.T, ctx context.Context, tx transaction, request backfill.Request) error {
+func returns(ctx context.Context, t *testing.T, tx transaction, request backfill.Request) error {
 	t.Helper()
 	done := make(chan error, 1)
 	go func() {
@@ -47,7 +47,7 @@ func TestTransactionOfADeadServer(t *testing.T) {
 						defer cancel()
 						ctx, want = short, context.DeadlineExceeded.Error()
 					}
-					err := returns(t, ctx, tx, request)
+					err := returns(ctx, t, tx, request)
 					wantError(t, err, "in transaction: enqueue: ")
 					wantError(t, err, want)
 					proxy.Disarm()
@@ -75,7 +75,7 @@ func TestTransactionThatWaitsForAKey(t *testing.T) {
 				t.Fatal(err)
 			}
 			tx := begin(t, db, client)
-			err := returns(t, context.Background(), tx, request)
+			err := returns(context.Background(), t, tx, request)
 			wantError(t, err, "or another transaction holds a key or a name of these jobs: roll back, and repeat the transaction")
 			wantError(t, err, "nothing is enqueued unless it commits")
 			_ = tx.rollback()

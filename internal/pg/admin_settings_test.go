@@ -95,7 +95,7 @@ func TestAdminUnderSettings(t *testing.T) {
 			dbtest.NeedSuperuser(t, conn)
 			want := adminCalls(t, db, conn, pg.NewAdmin(db.Pool(), schemaName))
 			if name == "strangers first" {
-				dbtest.Run(t, conn, strangers)
+				dbtest.Run(t, conn, dbtest.Strangers)
 			}
 			dbtest.Run(t, conn, "alter database "+dbtest.Get[string](t, conn, "select quote_ident(current_database())")+" set "+sessionSettings[name])
 			for _, mode := range execModes {

@@ -116,7 +116,7 @@ func (s sqlSession) run(ctx context.Context, statements []statement) error {
 		}
 	}
 	if out.panicked != nil {
-		panic(out.panicked)
+		panic(out.panicked) //nolint:forbidigo // the driver has; the caller makes an error of it
 	}
 	return out.err
 }

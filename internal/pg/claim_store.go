@@ -34,9 +34,14 @@ func (s *Store) Claim(ctx context.Context, request worker.ClaimRequest) (worker.
 	}
 	defer conn.Release()
 	claimed, looked, err := s.claims.claim(ctx, conn, request)
-	if looked > slowClaim && time.Since(s.saidSlow) >= slowLogEvery {
+	stopping := errors.Is(ctx.Err(), context.Canceled)
+	if looked > slowClaim && !stopping && time.Since(s.saidSlow) >= slowLogEvery {
 		s.saidSlow = time.Now()
-		s.saySlow(ctx, looked)
+		if err == nil {
+			s.saySlow(ctx, looked)
+		} else { // the database may not answer that either: the next claim does not wait for it
+			go s.saySlow(context.WithoutCancel(ctx), looked)
+		}
 	}
 	if err != nil {
 		s.resolved = time.Time{} // the schema may have changed
@@ -67,10 +72,7 @@ func (s *Store) LogTo(logger *slog.Logger) { s.logger = logger }
 // saySlow logs that a claim took long, and who keeps vacuum from removing dead rows, which is the
 // usual reason.
 func (s *Store) saySlow(ctx context.Context, looked time.Duration) {
-	if errors.Is(ctx.Err(), context.Canceled) {
-		return // the worker stops
-	}
-	asking, cancel := context.WithTimeout(context.WithoutCancel(ctx), holderTimeout)
+	asking, cancel := context.WithTimeout(ctx, holderTimeout)
 	defer cancel()
 	holder, err := s.queries.OldestSnapshot(asking)
 	if err != nil {

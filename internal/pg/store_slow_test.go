@@ -1,7 +1,7 @@
 package pg_test
 
 import (
-	"bytes"
+	"context"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -74,11 +74,11 @@ func TestSlowClaimsAreLogged(t *testing.T) {
 		t.Fatal(err)
 	}
 	pid := dbtest.Get[int](t, holder, "select pg_backend_pid()")
-	var log bytes.Buffer
-	r.store.LogTo(slog.New(slog.NewTextHandler(&log, nil)))
+	log := make(lines, 10)
+	r.store.LogTo(slog.New(slog.NewTextHandler(log, nil)))
 	r.try(1, 1)
-	if log.Len() > 0 {
-		t.Errorf("a quick claim was logged: %s", log.String())
+	if len(log) > 0 {
+		t.Errorf("a quick claim was logged: %s", <-log)
 	}
 	r.slowFullClaims(1.1)
 	for range 2 {
@@ -86,14 +86,59 @@ func TestSlowClaimsAreLogged(t *testing.T) {
 		r.register()
 		r.try(1, 1)
 	}
-	if lines := strings.Count(log.String(), "\n"); lines != 1 {
-		t.Errorf("%d lines, want 1: %s", lines, log.String())
+	if line, want := log.next(t), fmt.Sprintf("session %d of role", pid); !strings.Contains(line, want) || !strings.Contains(line, "level=WARN") {
+		t.Errorf("no WARN with %q in %s", want, line)
 	}
-	if want := fmt.Sprintf("session %d of role", pid); !strings.Contains(log.String(), want) || !strings.Contains(log.String(), "level=WARN") {
-		t.Errorf("no WARN with %q in %s", want, log.String())
+	if len(log) > 0 {
+		t.Errorf("a second line: %s", <-log)
 	}
 	if err := holder.Rollback(t.Context()); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// lines is a log, whose lines are received as they come.
+type lines chan string
+
+func (l lines) Write(line []byte) (int, error) {
+	l <- string(line)
+	return len(line), nil
+}
+
+func (l lines) next(t *testing.T) (line string) {
+	t.Helper()
+	_ = within(t, "the wait for a line", func(context.Context) error { line = <-l; return nil })
+	return line
+}
+
+// snapshotTrace holds the question who has the oldest snapshot until it may be asked.
+type snapshotTrace struct{ may chan struct{} }
+
+func (s snapshotTrace) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
+	if strings.Contains(data.SQL, "OldestSnapshot") {
+		<-s.may
+	}
+	return ctx
+}
+func (s snapshotTrace) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+
+// A claim that timed out does not wait for the answer to who holds the oldest snapshot.
+func TestTimeoutsDoNotWaitForTheLog(t *testing.T) {
+	t.Parallel()
+	trace, pool := snapshotTrace{make(chan struct{})}, pgtest.New(t).Pool()
+	settings := pg.SettingsOf(pool, schemaName)
+	settings.Tracer = trace
+	r := rigWith(t, pool, settings)
+	log := make(lines, 10)
+	r.store.LogTo(slog.New(slog.NewTextHandler(log, nil)))
+	r.slowFullClaims(60)
+	err := within(t, "the claim", func(context.Context) error { _, err := r.tryErr(1, 1); return err })
+	if err == nil {
+		t.Error("a claim of a minute succeeded")
+	}
+	close(trace.may)
+	if line := log.next(t); !strings.Contains(line, "finding jobs took long") {
+		t.Errorf("logged %s", line)
 	}
 }
 
@@ -102,8 +147,8 @@ func TestSlowClaimsAreLogged(t *testing.T) {
 func TestFullClaimThatTimesOut(t *testing.T) {
 	t.Parallel()
 	r, trace := tracedRig(t)
-	var log bytes.Buffer
-	r.store.LogTo(slog.New(slog.NewTextHandler(&log, nil)))
+	log := make(lines, 10)
+	r.store.LogTo(slog.New(slog.NewTextHandler(log, nil)))
 	r.tryAll(20, 20)
 	r.slowFullClaims(60)
 	dbtest.Until(t, func() bool { _, err := r.tryErr(20, 20); return err != nil })
@@ -113,8 +158,8 @@ func TestFullClaimThatTimesOut(t *testing.T) {
 	if len(trace.marks) != 1 || len(trace.marks[0].Priorities) != 1 {
 		t.Errorf("the claim after it began at %+v", trace.marks)
 	}
-	if !strings.Contains(log.String(), "finding jobs took long") {
-		t.Errorf("it was not logged: %s", log.String())
+	if line := log.next(t); !strings.Contains(line, "finding jobs took long") {
+		t.Errorf("logged %s", line)
 	}
 }
 

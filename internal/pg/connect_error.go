@@ -57,7 +57,10 @@ const poolerHint = "a pooler in transaction mode loses prepared statements: add 
 func connectHint(config *pgx.ConnConfig, err error) string {
 	var pgErr *pgconn.PgError
 	var dns *net.DNSError
+	var hook *hookError
 	switch {
+	case errors.As(err, &hook):
+		return "mend that function of the pool's configuration"
 	case errors.As(err, &pgErr):
 		return refusalHint(config, pgErr.Code)
 	case errors.As(err, &dns):

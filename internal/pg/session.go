@@ -2,14 +2,12 @@ package pg
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/backfillhq/go/migrations"
@@ -57,13 +55,13 @@ func (s Settings) own(after func(context.Context, *pgx.Conn) error) *pgxpool.Con
 	limitConnecting(config.ConnConfig)
 	config.ConnConfig.Tracer = s.Tracer // the pool itself looks at it
 	config.BeforeConnect = func(ctx context.Context, c *pgx.ConnConfig) error {
-		ctx, cancel := context.WithTimeout(ctx, sessionTimeout)
-		defer cancel()
 		if before != nil {
-			if err := callHook(ctx, "BeforeConnect", func() error { return before(ctx, c) }); err != nil {
+			err := tryNamed(ctx, "BeforeConnect", func(ctx context.Context) error { return before(ctx, c) })
+			if err != nil {
 				return err
 			}
 		}
+		guardHooks(ctx, c)
 		c.Tracer = s.Tracer
 		makeOwn(c)
 		return nil
@@ -72,7 +70,8 @@ func (s Settings) own(after func(context.Context, *pgx.Conn) error) *pgxpool.Con
 		ctx, cancel := context.WithTimeout(ctx, sessionTimeout)
 		defer cancel()
 		if connected != nil {
-			if err := callHook(ctx, "AfterConnect", func() error { return connected(ctx, conn) }); err != nil {
+			err := tryNamed(ctx, "AfterConnect", func(ctx context.Context) error { return connected(ctx, conn) })
+			if err != nil {
 				return err
 			}
 		}
@@ -86,39 +85,8 @@ func (s Settings) own(after func(context.Context, *pgx.Conn) error) *pgxpool.Con
 	return config
 }
 
-var errHookEnded = errors.New("it ended its goroutine (runtime.Goexit)")
-
-// callHook calls a function of the application's pool. One that panics cannot end the process, and
-// one that hangs, whatever its context says, keeps nobody waiting.
-func callHook(ctx context.Context, name string, hook func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		err := errHookEnded
-		defer func() {
-			if value := recover(); value != nil {
-				err = fmt.Errorf("panic: %v", value)
-			}
-			done <- err
-		}()
-		err = hook()
-	}()
-	var err error
-	select {
-	case err = <-done:
-	case <-ctx.Done():
-		err = context.Cause(ctx)
-	}
-	if err != nil {
-		return fmt.Errorf("the pool's %s: %w", name, err)
-	}
-	return nil
-}
-
 // makeOwn changes the settings of one connection to those of a session of our own.
 func makeOwn(c *pgx.ConnConfig) {
-	c.OnNotice = nil
-	// The application's AfterConnect may listen: without a handler, pgx would keep what comes.
-	c.OnNotification = func(*pgconn.PgConn, *pgconn.Notification) {}
 	if c.ConnectTimeout <= 0 || c.ConnectTimeout > sessionTimeout {
 		c.ConnectTimeout = sessionTimeout
 	}

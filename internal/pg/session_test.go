@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -256,47 +255,6 @@ func TestSessionsOfAnApplicationsPool(t *testing.T) {
 	}
 	if seen := trace.Take(); len(seen) > 0 {
 		t.Errorf("the application's tracer saw %q", seen)
-	}
-}
-
-// Whatever a hook of the application's pool does, the process lives, and who connects gets an error:
-// at the latest when its context ends.
-func TestHooksThatMisbehave(t *testing.T) {
-	t.Parallel()
-	db := pgtest.New(t)
-	never := make(chan struct{})
-	t.Cleanup(func() { close(never) })
-	for name, hook := range map[string]func(){
-		"panic: oops":         func() { panic("oops") },
-		"ended its goroutine": runtime.Goexit,
-		"context canceled":    func() { <-never },
-	} {
-		for which, change := range map[string]func(*pgxpool.Config, func()){
-			"BeforeConnect": func(c *pgxpool.Config, hook func()) {
-				c.BeforeConnect = func(context.Context, *pgx.ConnConfig) error { hook(); return nil }
-			},
-			"AfterConnect": func(c *pgxpool.Config, hook func()) {
-				c.AfterConnect = func(context.Context, *pgx.Conn) error { hook(); return nil }
-			},
-		} {
-			ctx, cancel := context.WithCancel(t.Context())
-			pool := newPool(t, db.URL, func(c *pgxpool.Config) {
-				change(c, func() {
-					time.AfterFunc(10*time.Millisecond, cancel)
-					hook()
-				})
-			})
-			store, err := pg.Open(t.Context(), pg.SettingsOf(pool, schemaName))
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(store.Close)
-			dbtest.Mentions(t, store.Listen(ctx, func() { t.Error("it listens") }, nil), which, name)
-			if name != "context canceled" {
-				dbtest.Mentions(t, store.Register(t.Context(), "pool-1", []string{"a"}), which, name)
-			}
-			cancel()
-		}
 	}
 }
 

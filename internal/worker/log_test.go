@@ -25,8 +25,8 @@ func manyRig(t *testing.T, log *logged, handle handler, changes ...func(*setup))
 	return r, ids
 }
 
-// Leases that are lost at once make one line, and an event each. Their handlers, which are cancelled,
-// make none: it is not known that the jobs failed.
+// Leases that are lost at once make one line, and an event each. Their handlers, which are
+// cancelled, make none: it is not known that the jobs failed.
 func TestManyLostLeasesMakeOneLine(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

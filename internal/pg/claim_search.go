@@ -43,7 +43,7 @@ func (s *search) note(kind claimKind, serial int, answer answer) bool {
 	case kind == claimDeep, len(answer.heldBack) == 0:
 		s.known = answer.heldBack
 	default:
-		s.known = slices.DeleteFunc(s.known, func(queue int32) bool { return answer.claimed(queue) })
+		s.known = slices.DeleteFunc(s.known, answer.claimed)
 	}
 	switch kind {
 	case claimFront:

@@ -172,8 +172,8 @@ func settingsWays(t *testing.T, db *pgtest.Database) map[string]func(context.Con
 	return ways
 }
 
-// storedJob is a row, with names instead of ids. RunAt is the number of microseconds since 2000, or 0
-// near the present, where Ahead is its distance from the creation of a job that was inserted once.
+// storedJob is a row, with names instead of ids. RunAt is the number of microseconds since 2000, or
+// 0 near the present, where Ahead is its distance from the creation of a job inserted once.
 type storedJob struct {
 	Task, Queue, Payload, Key, LastError, Flags string
 	Priority, Attempts, MaxAttempts, Revision   int

@@ -23,10 +23,10 @@ func (r *rig) addMany(n int, task string, ago time.Duration, priority int, queue
 		n, task, ago, priority, queue, queues)
 }
 
-// block locks the queues of this name.
-func (r *rig) block(like string) {
+// block locks the queues whose names begin with "blocked".
+func (r *rig) block() {
 	r.t.Helper()
-	dbtest.Run(r.t, r.pool, "update graphile_worker._private_job_queues set locked_at = now(), locked_by = 'pool-other' where queue_name like $1", like)
+	dbtest.Run(r.t, r.pool, "update graphile_worker._private_job_queues set locked_at = now(), locked_by = 'pool-other' where queue_name like 'blocked%'")
 }
 
 // claimsUntil claims and completes batches, and returns which claim brought the job.
@@ -87,7 +87,7 @@ func TestQueueFirstInLine(t *testing.T) {
 				t.Parallel()
 				r := newRig(t)
 				test.clog(r)
-				r.block("blocked%")
+				r.block()
 				first := r.add("'a', queue_name := 'q', priority := $1, run_at := now() - interval '2 hours'", test.priority)
 				r.addMany(5000, "a", short, test.priority, "", 0)
 				if got := r.claimsUntil(first, 20, serial, 100); got > test.within {
@@ -104,7 +104,7 @@ func TestQueuesFoundBySearchComeNext(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	r.addMany(4000, "a", 3*time.Hour, 0, "blocked", 2000)
-	r.block("blocked%")
+	r.block()
 	var want []int64
 	for i := range 8 {
 		want = append(want, r.add("'a', queue_name := $1, run_at := now() - interval '2 hours'", fmt.Sprint("open", i)))
@@ -205,7 +205,7 @@ func TestFreedQueuesWithoutAJob(t *testing.T) {
 	r := newRig(t)
 	r.addMany(1, "foreign", time.Hour, 0, "foreign", 1)
 	r.addMany(1, "a", time.Hour, 0, "blocked", 1)
-	r.block("blocked%")
+	r.block()
 	r.add("'a', queue_name := 'future', run_at := now() + interval '1 hour'")
 	r.freed = append(dbtest.Get[[]int32](t, r.pool, "select array_agg(id) from graphile_worker._private_job_queues"), 1<<30)
 	if claimed := r.try(20, 20); len(claimed.Jobs) != 0 || !claimed.Alive {

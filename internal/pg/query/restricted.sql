@@ -1,4 +1,5 @@
--- For a role that may only enqueue: migrations/own/0003_enqueue.sql and 0005_enqueue.sql have the function.
+-- For a role that may only enqueue: migrations/own/0003_enqueue.sql and 0005_enqueue.sql have the
+-- function.
 
 -- name: EnqueueJobs :many
 -- The columns of UpsertJobs, but payloads stay where they are, and two of its own.
@@ -15,8 +16,8 @@ select r.key, r.id, r.task, r.queue, null::pg_catalog.json as payload,
     as r(ordinal, as_sent, key, id, task, queue, run_at, created_at, attempts, max_attempts, priority, revision, flags);
 
 -- name: EnqueueRights :one
--- What the role that asks may do, whether its session can take another role (SET ROLE), and in which
--- encoding the session's texts are read.
+-- What the role that asks may do, whether its session can take another role (SET ROLE), and in
+-- which encoding the session's texts are read.
 select current_user::pg_catalog.text as role,
        coalesce((
          select s.rolsuper

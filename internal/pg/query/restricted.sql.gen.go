@@ -54,7 +54,8 @@ type EnqueueJobsRow struct {
 	AsSent      interface{}
 }
 
-// For a role that may only enqueue: migrations/own/0003_enqueue.sql and 0005_enqueue.sql have the function.
+// For a role that may only enqueue: migrations/own/0003_enqueue.sql and 0005_enqueue.sql have the
+// function.
 // The columns of UpsertJobs, but payloads stay where they are, and two of its own.
 func (q *Queries) EnqueueJobs(ctx context.Context, arg EnqueueJobsParams) ([]EnqueueJobsRow, error) {
 	rows, err := q.db.Query(ctx, EnqueueJobs,
@@ -137,8 +138,8 @@ type EnqueueRightsRow struct {
 	Encoding string
 }
 
-// What the role that asks may do, whether its session can take another role (SET ROLE), and in which
-// encoding the session's texts are read.
+// What the role that asks may do, whether its session can take another role (SET ROLE), and in
+// which encoding the session's texts are read.
 func (q *Queries) EnqueueRights(ctx context.Context, schema string) (EnqueueRightsRow, error) {
 	row := q.db.QueryRow(ctx, EnqueueRights, schema)
 	var i EnqueueRightsRow

@@ -8,7 +8,6 @@ import (
 	"maps"
 	"math"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgtype"
@@ -263,11 +262,11 @@ func (n *insertion) insertByFunction(p piece) statement {
 
 // scanInserted reads what InsertJob and InsertJobs return.
 func scanInserted(row interface{ Scan(dest ...any) error }, job *wire.Job) error {
-	var runAt, createdAt timestamp
+	var runAt, createdAt int64
 	if err := row.Scan(&job.ID, &runAt, &createdAt); err != nil {
 		return err
 	}
-	job.RunAt, job.CreatedAt = runAt.Time, createdAt.Time
+	job.RunAt, job.CreatedAt = timeOf(runAt), timeOf(createdAt)
 	return nil
 }
 
@@ -275,7 +274,7 @@ func scanInserted(row interface{ Scan(dest ...any) error }, job *wire.Job) error
 func scanJob(row interface{ Scan(dest ...any) error }, more ...any) (*wire.Job, error) {
 	var job wire.Job
 	var key *string
-	var runAt, createdAt timestamp
+	var runAt, createdAt int64
 	var flags []byte
 	columns := []any{
 		&key, &job.ID, &job.Task, &job.Queue, &job.Payload, &runAt, &createdAt, &job.Attempt, &job.MaxAttempts,
@@ -287,30 +286,17 @@ func scanJob(row interface{ Scan(dest ...any) error }, more ...any) (*wire.Job, 
 	if key != nil {
 		job.Key = *key
 	}
-	job.RunAt, job.CreatedAt, job.Flags = runAt.Time, createdAt.Time, flagNames(flags)
+	job.RunAt, job.CreatedAt, job.Flags = timeOf(runAt), timeOf(createdAt), flagNames(flags)
 	return &job, nil
 }
 
-// timestamp reads the hexadecimal text of a time's binary format, which no setting of the session
-// changes: the microseconds since 2000. Infinity, which other clients can write, leaves the zero
-// Time.
-type timestamp struct{ time.Time }
-
-// Scan implements sql.Scanner, which pgx calls as well.
-func (t *timestamp) Scan(src any) error {
-	text, ok := src.(string)
-	if raw, isBytes := src.([]byte); isBytes { // lib/pq's
-		text, ok = string(raw), true
+// timeOf is the time that the server has as so many microseconds since 2000: its binary format, which
+// no setting of the session changes. Infinity, which other clients can write, becomes the zero Time.
+func timeOf(since int64) time.Time {
+	if since == math.MinInt64 || since == math.MaxInt64 {
+		return time.Time{}
 	}
-	bits, err := strconv.ParseUint(text, 16, 64)
-	if !ok || err != nil {
-		return fmt.Errorf("read a time: the database returned %q", src)
-	}
-	t.Time = time.Time{}
-	if since := int64(bits); since != math.MinInt64 && since != math.MaxInt64 { //nolint:gosec // the bits of one
-		t.Time = time.Unix(since2000+since/1e6, since%1e6*1e3)
-	}
-	return nil
+	return time.Unix(since2000+since/1e6, since%1e6*1e3)
 }
 
 // since2000 is the Unix time of 2000, in seconds.

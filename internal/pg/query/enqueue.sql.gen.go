@@ -45,8 +45,8 @@ with upserted as (
             j.revision, j.flags, false as taken
 )
 select u.key, u.id, coalesce(t.identifier, '') as task, coalesce(s.queue_name, '') as queue, u.payload,
-       pg_catalog.encode(pg_catalog.timestamptz_send(u.run_at), 'hex') as run_at,
-       pg_catalog.encode(pg_catalog.timestamptz_send(u.created_at), 'hex') as created_at,
+       pg_catalog.concat('x', pg_catalog.encode(pg_catalog.timestamptz_send(u.run_at), 'hex'))::bit(64)::bigint as run_at,
+       pg_catalog.concat('x', pg_catalog.encode(pg_catalog.timestamptz_send(u.created_at), 'hex'))::bit(64)::bigint as created_at,
        u.attempts, u.max_attempts, u.priority, u.revision, u.flags, u.taken
   from upserted as u
   left join graphile_worker._private_tasks as t on t.id OPERATOR(pg_catalog.=) u.task_id
@@ -87,8 +87,8 @@ type DedupeJobsRow struct {
 	Task        string
 	Queue       string
 	Payload     []byte
-	RunAt       string
-	CreatedAt   string
+	RunAt       int64
+	CreatedAt   int64
 	Attempts    int16
 	MaxAttempts int16
 	Priority    int16
@@ -153,8 +153,8 @@ select t.id, $2::pg_catalog.json,
        case when $7::pg_catalog.text OPERATOR(pg_catalog.<>) '' then $7::pg_catalog.text::pg_catalog.jsonb end
   from graphile_worker._private_tasks as t
  where t.identifier OPERATOR(pg_catalog.=) $1::pg_catalog.text
-returning id, pg_catalog.encode(pg_catalog.timestamptz_send(run_at), 'hex') as run_at,
-          pg_catalog.encode(pg_catalog.timestamptz_send(created_at), 'hex') as created_at
+returning id, pg_catalog.concat('x', pg_catalog.encode(pg_catalog.timestamptz_send(run_at), 'hex'))::bit(64)::bigint as run_at,
+          pg_catalog.concat('x', pg_catalog.encode(pg_catalog.timestamptz_send(created_at), 'hex'))::bit(64)::bigint as created_at
 `
 
 type InsertJobParams struct {
@@ -169,8 +169,8 @@ type InsertJobParams struct {
 
 type InsertJobRow struct {
 	ID        int64
-	RunAt     string
-	CreatedAt string
+	RunAt     int64
+	CreatedAt int64
 }
 
 // Enqueuing. The rows are those of the contract's add_job (section 4). Keyless jobs take one
@@ -192,7 +192,7 @@ type InsertJobRow struct {
 // The session is the application's, whose search_path may name a schema in front of pg_catalog,
 // and whose DateStyle may be any. So functions, types and operators are pg_catalog's by name
 // (nullif, in and "is distinct from" would look for an operator =), and times come back as the
-// hexadecimal text of their binary format. No array has an element that is NULL, because
+// number that is their binary format. No array has an element that is NULL, because
 // array_nulls may be off: -infinity is a run_at of now.
 //
 // Parameters have numbers where sqlc would give them an order that nobody can foresee: tasks,
@@ -235,8 +235,8 @@ with spec as materialized (
    order by ord
   returning id, run_at, created_at
 )
-select i.id, pg_catalog.encode(pg_catalog.timestamptz_send(i.run_at), 'hex') as run_at,
-       pg_catalog.encode(pg_catalog.timestamptz_send(i.created_at), 'hex') as created_at
+select i.id, pg_catalog.concat('x', pg_catalog.encode(pg_catalog.timestamptz_send(i.run_at), 'hex'))::bit(64)::bigint as run_at,
+       pg_catalog.concat('x', pg_catalog.encode(pg_catalog.timestamptz_send(i.created_at), 'hex'))::bit(64)::bigint as created_at
   from inserted as i
  where (select case
                  when pg_catalog.count(*) OPERATOR(pg_catalog.=) pg_catalog.cardinality($1::pg_catalog.text[]) then true
@@ -262,8 +262,8 @@ type InsertJobsParams struct {
 
 type InsertJobsRow struct {
 	ID        int64
-	RunAt     string
-	CreatedAt string
+	RunAt     int64
+	CreatedAt int64
 }
 
 // Jobs without key and queue, in the order of the arrays. Nothing is inserted unless every task has
@@ -337,8 +337,8 @@ with given as materialized (
    order by ord
   returning id, run_at, created_at
 )
-select i.id, pg_catalog.encode(pg_catalog.timestamptz_send(i.run_at), 'hex') as run_at,
-       pg_catalog.encode(pg_catalog.timestamptz_send(i.created_at), 'hex') as created_at
+select i.id, pg_catalog.concat('x', pg_catalog.encode(pg_catalog.timestamptz_send(i.run_at), 'hex'))::bit(64)::bigint as run_at,
+       pg_catalog.concat('x', pg_catalog.encode(pg_catalog.timestamptz_send(i.created_at), 'hex'))::bit(64)::bigint as created_at
   from inserted as i
  where (select case
                  when pg_catalog.count(*) OPERATOR(pg_catalog.=) pg_catalog.cardinality($1::pg_catalog.text[]) then true
@@ -365,8 +365,8 @@ type InsertQueuedJobsParams struct {
 
 type InsertQueuedJobsRow struct {
 	ID        int64
-	RunAt     string
-	CreatedAt string
+	RunAt     int64
+	CreatedAt int64
 }
 
 // Jobs without a key, some of which have a queue. It adds the queues that are missing. A queue that
@@ -476,8 +476,8 @@ with upserted as (
             j.revision, j.flags, j.locked_at is not null as taken
 )
 select u.key, u.id, t.identifier as task, coalesce(s.queue_name, '') as queue, u.payload,
-       pg_catalog.encode(pg_catalog.timestamptz_send(u.run_at), 'hex') as run_at,
-       pg_catalog.encode(pg_catalog.timestamptz_send(u.created_at), 'hex') as created_at,
+       pg_catalog.concat('x', pg_catalog.encode(pg_catalog.timestamptz_send(u.run_at), 'hex'))::bit(64)::bigint as run_at,
+       pg_catalog.concat('x', pg_catalog.encode(pg_catalog.timestamptz_send(u.created_at), 'hex'))::bit(64)::bigint as created_at,
        u.attempts, u.max_attempts, u.priority, u.revision, u.flags, u.taken
   from upserted as u
   join graphile_worker._private_tasks as t on t.id OPERATOR(pg_catalog.=) u.task_id
@@ -522,8 +522,8 @@ type UpsertJobsRow struct {
 	Task        string
 	Queue       string
 	Payload     []byte
-	RunAt       string
-	CreatedAt   string
+	RunAt       int64
+	CreatedAt   int64
 	Attempts    int16
 	MaxAttempts int16
 	Priority    int16

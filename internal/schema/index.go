@@ -16,9 +16,14 @@ import (
 // buildIndex builds our index while others use the table. Workers run without it, but more slowly,
 // so a refusal of the server is logged and does not keep anybody from starting.
 func (m *migrator) buildIndex(ctx context.Context) error {
-	done, err := m.buildIndexAlone(ctx)
+	var done bool
+	err := m.checkBuilder(ctx)
+	if err == nil {
+		done, err = m.buildIndexAlone(ctx)
+	}
+	final, _ := errors.AsType[*finalError](err)
 	switch {
-	case sqlstate.Of(err) != "" && ctx.Err() == nil:
+	case (final != nil || sqlstate.Of(err) != "") && ctx.Err() == nil:
 		m.warnOfIndex(ctx, "the build failed", err)
 		return nil
 	case err != nil:

@@ -102,8 +102,9 @@ type finalError struct{ error }
 func (e *finalError) Unwrap() error { return e.error }
 
 // checkBuilder returns an error unless this connection may build, and is a session of ours: the
-// build sets parameters and takes a session's lock. A pooler gives its clients process ids of its
-// own, so a server's process id that differs from the connection's means that there is one.
+// build sets parameters and takes a session's lock, which would stay in a session of others. A pooler
+// gives its clients process ids of its own, so a server's process id that differs from the
+// connection's means that there is one.
 func (m *migrator) checkBuilder(ctx context.Context) error {
 	const sql = `
 		select pg_backend_pid(), coalesce((
@@ -124,7 +125,7 @@ func (m *migrator) checkBuilder(ctx context.Context) error {
 	case !owns:
 		return &finalError{errors.New("this role does not own the tables")}
 	case pid != m.conn.PgConn().PID():
-		return &finalError{errors.New("the connection goes through a pooler")}
+		return &finalError{errors.New("the connection goes through a pooler, and a build needs one to PostgreSQL itself")}
 	default:
 		return nil
 	}

@@ -178,3 +178,37 @@ func TestQueueIndexRefused(t *testing.T) {
 		t.Errorf("warnings = %q, want one that names the owner", warnings)
 	}
 }
+
+// TestQueueIndexPooled leaves nothing behind in the sessions that a pooler shares: no lock, and no
+// limit that was lifted.
+func TestQueueIndexPooled(t *testing.T) {
+	t.Parallel()
+	url := dbtest.EmptyURL(t)
+	observer := withoutIndex(t, url)
+	dbtest.Run(t, observer, "do $$ begin execute format('alter database %I set lock_timeout = ''7s''', current_database()); end $$")
+	through := dbtest.Pooler(t, url, "transaction", 2, "server_round_robin = 1")
+	clients := []*pgx.Conn{dbtest.Connect(t, through), dbtest.Connect(t, through)}
+	both := func(sql string) {
+		for _, client := range clients {
+			dbtest.Run(t, client, sql, pgx.QueryExecModeSimpleProtocol)
+		}
+	}
+	both("begin") // the pooler has two sessions now
+	both("rollback")
+	log := &logger{}
+	migrate(t, clients[0], schema.Options{Logger: slog.New(log)})
+	if warnings := log.take(); len(warnings) != 1 || !strings.Contains(warnings[0], "through a pooler") {
+		t.Errorf("warnings = %q, want one about the pooler", warnings)
+	}
+	if n := dbtest.Get[int](t, observer, "select count(*)::int from pg_locks where locktype = 'advisory' and database = (select oid from pg_database where datname = current_database())"); n != 0 {
+		t.Errorf("%d advisory locks are left", n)
+	}
+	both("begin")
+	for _, client := range clients {
+		var limit string
+		if err := client.QueryRow(t.Context(), "show lock_timeout", pgx.QueryExecModeSimpleProtocol).Scan(&limit); err != nil || limit != "7s" {
+			t.Errorf("lock_timeout of a shared session is %q (%v), want 7s", limit, err)
+		}
+	}
+	both("rollback")
+}

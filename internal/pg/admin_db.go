@@ -17,10 +17,12 @@ import (
 const adminTimeout = 30 * time.Second
 
 // adminSettings are those that the statements of operators and the contract's functions depend on,
-// for the rest of a transaction.
+// for the rest of a transaction. The server ends one whose process was cut off or stopped: it would
+// keep its locks until the server finds out by itself, which takes hours.
 const adminSettings = `select pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true),
   pg_catalog.set_config('datestyle', 'ISO', true), pg_catalog.set_config('array_nulls', 'on', true),
-  pg_catalog.set_config('client_encoding', 'UTF8', true)`
+  pg_catalog.set_config('client_encoding', 'UTF8', true),
+  pg_catalog.set_config('idle_in_transaction_session_timeout', '2s', true)`
 
 // adminDB is a query.DBTX on an application's pool. Each statement is a transaction with settings of
 // its own and a limited time. Enqueues do without: they would need more round trips.

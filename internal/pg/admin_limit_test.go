@@ -45,16 +45,23 @@ func TestAdminIsAnswered(t *testing.T) {
 	}
 }
 
-// A process that is cut off while it deletes names does not keep all others from enqueuing.
-func TestDeleteNamesCutOff(t *testing.T) {
+// A process that is cut off in a transaction does not keep its locks.
+func TestAdminCutOff(t *testing.T) {
 	t.Parallel()
-	for _, name := range []string{"delete tasks", "delete queues"} {
+	const (
+		enqueue = "select graphile_worker.add_job('task')"
+		unlock  = "select graphile_worker.force_unlock_workers(array['x'])"
+	)
+	for name, test := range map[string]struct{ locks, other string }{
+		"delete tasks": {"lock table", enqueue}, "delete queues": {"lock table", enqueue}, "force unlock": {"for update of j", unlock},
+	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			pool := namesToDelete(t)
+			dbtest.Run(t, pool, "update graphile_worker._private_jobs set locked_by = 'x', locked_at = now()")
 			proxy := dbtest.NewProxy(t, pool.Config().ConnString())
 			admin := pg.NewAdmin(newPool(t, proxy.URL, nil), schemaName)
-			proxy.ArmAfter("lock table", dbtest.Freeze)
+			proxy.ArmAfter(test.locks, dbtest.Freeze)
 			defer proxy.Disarm()
 			done := make(chan error, 1)
 			ctx, cancel := context.WithCancel(t.Context())
@@ -63,7 +70,7 @@ func TestDeleteNamesCutOff(t *testing.T) {
 			dbtest.Until(t, func() bool { return proxy.Met() == 'C' })
 			client := dbtest.Connect(t, pool.Config().ConnString())
 			dbtest.Run(t, client, "set lock_timeout = '20s'")
-			dbtest.Run(t, client, "select graphile_worker.add_job('task')")
+			dbtest.Run(t, client, test.other)
 			cancel()
 			if err := <-done; err == nil {
 				t.Error("it does not know that it was cut off")

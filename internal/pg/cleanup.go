@@ -21,11 +21,9 @@ import (
 // it began, nothing of ours can prevent.
 //
 // While we wait for the lock, the whole database waits behind us; so we wait for 50 ms, and try again
-// after lockPause. If this process is cut off or stopped while it has the lock, the server ends its
-// transaction after 2 s.
+// after lockPause.
 const (
-	limitLock = "set local lock_timeout = '50ms'; set local statement_timeout = '2s'; " +
-		"set local idle_in_transaction_session_timeout = '2s'"
+	limitLock = "set local lock_timeout = '50ms'; set local statement_timeout = '2s'"
 	lockPause = time.Second
 	maxTries  = 60
 )

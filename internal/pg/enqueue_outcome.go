@@ -18,15 +18,18 @@ import (
 )
 
 // because adds to an error that the end of limited led to why it ended. A driver may have asked the
-// server to cancel the statement then.
+// server to cancel the statement then. If our own limit ended it, a driver's own error is not part
+// of the chain: it says that the caller canceled.
 func because(limited context.Context, err error) error {
-	if err == nil || limited.Err() == nil || errors.Is(err, context.Cause(limited)) {
+	cause, state := context.Cause(limited), sqlstate.Of(err)
+	switch {
+	case err == nil, cause == nil, errors.Is(err, cause), state != "" && state != sqlstate.QueryCanceled:
 		return err
+	case state == "" && errors.Is(cause, errNoAnswer):
+		return fmt.Errorf("%w (%v)", cause, err) //nolint:errorlint // on purpose
+	default:
+		return fmt.Errorf("%w: %w", cause, err)
 	}
-	if state := sqlstate.Of(err); state != "" && state != sqlstate.QueryCanceled {
-		return err
-	}
-	return fmt.Errorf("%w: %w", context.Cause(limited), err)
 }
 
 // Acquire takes a connection from the pool. Its errors say that nothing was enqueued.

@@ -220,6 +220,7 @@ func TestServerThatDoesNotAnswer(t *testing.T) {
 			proxy.Arm(1, dbtest.Freeze)
 			err := insertPiggyback(context.Background(), inserter, troubleKinds("1")[kind])
 			dbtest.Mentions(t, err, "not ", "enqueued: ", "the database did not answer within 10s")
+			wantOurLimit(t, err)
 			if err := insertPiggyback(context.Background(), inserter, troubleKinds("2")[kind]); err != nil {
 				t.Errorf("the next call: %v", err)
 			}
@@ -249,7 +250,39 @@ func TestTransactionThatGetsNoAnswer(t *testing.T) {
 				err = pg.Commit(context.Background(), tx)
 			}
 			dbtest.Mentions(t, err, want, "the database did not answer within 10s")
+			wantOurLimit(t, err)
 		})
+	}
+}
+
+// wantOurLimit wants the error of a deadline. The caller did not cancel anything.
+func wantOurLimit(t *testing.T, err error) {
+	t.Helper()
+	if !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		t.Errorf("%v: deadline exceeded: %v, canceled: %v", err, errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled))
+	}
+}
+
+// A bulk call whose process is cut off or stopped does not keep the names that it has added: others
+// could not enqueue until the server finds out.
+func TestBulkCallCutOff(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	proxy := dbtest.NewProxy(t, db.URL)
+	inserter := pg.NewInserter(poolWith(t, proxy.URL, func(*pgxpool.Config) {}), schemaName, schema.WritesTables).WithPieces(2)
+	proxy.ArmAfter("_private_tasks (identifier)", dbtest.Freeze)
+	defer proxy.Disarm()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- insertPiggyback(ctx, inserter, troubleKinds("1")["large"]) }()
+	dbtest.Until(t, func() bool { return proxy.Met() != 0 })
+	client := dbtest.Connect(t, db.URL)
+	dbtest.Run(t, client, "set lock_timeout = '20s'")
+	dbtest.Run(t, client, "select graphile_worker.add_job($1)", troubleKinds("1")["large"][0].Task)
+	cancel()
+	if err := <-done; err == nil {
+		t.Error("it does not know that it was cut off")
 	}
 }
 

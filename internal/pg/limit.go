@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-var errNoAnswer = fmt.Errorf("the database did not answer within %v", enqueueTimeout)
+var errNoAnswer = fmt.Errorf("the database did not answer within %v: %w", enqueueTimeout, context.DeadlineExceeded)
 
 // limit ends a context that has no deadline when enqueueTimeout has passed since its last step.
 type limit struct {

@@ -134,9 +134,11 @@ select distinct n.name from pg_catalog.unnest(@names::pg_catalog.text[]) as n(na
 on conflict (queue_name) do nothing;
 
 -- name: LimitLockWaits :exec
--- Limits the waits for locks for the rest of the transaction. A call whose key another transaction
--- holds must not keep a connection for as long as that transaction lasts.
-select pg_catalog.set_config('lock_timeout', @wait::pg_catalog.text, true);
+-- Limits the waits for locks for the rest of the transaction, and how long it may be idle. A call
+-- whose key another transaction holds must not keep a connection for as long as that transaction
+-- lasts, and one whose process is cut off or stopped not its names and keys.
+select pg_catalog.set_config('lock_timeout', @wait::pg_catalog.text, true),
+       pg_catalog.set_config('idle_in_transaction_session_timeout', '10s', true);
 
 -- name: LockKeys :exec
 -- Locks the jobs with these keys, so that no worker claims one between the next two statements.

@@ -402,11 +402,13 @@ func (q *Queries) InsertQueuedJobs(ctx context.Context, arg InsertQueuedJobsPara
 }
 
 const LimitLockWaits = `-- name: LimitLockWaits :exec
-select pg_catalog.set_config('lock_timeout', $1::pg_catalog.text, true)
+select pg_catalog.set_config('lock_timeout', $1::pg_catalog.text, true),
+       pg_catalog.set_config('idle_in_transaction_session_timeout', '10s', true)
 `
 
-// Limits the waits for locks for the rest of the transaction. A call whose key another transaction
-// holds must not keep a connection for as long as that transaction lasts.
+// Limits the waits for locks for the rest of the transaction, and how long it may be idle. A call
+// whose key another transaction holds must not keep a connection for as long as that transaction
+// lasts, and one whose process is cut off or stopped not its names and keys.
 func (q *Queries) LimitLockWaits(ctx context.Context, wait string) error {
 	_, err := q.db.Exec(ctx, LimitLockWaits, wait)
 	return err

@@ -102,8 +102,8 @@ type finalError struct{ error }
 func (e *finalError) Unwrap() error { return e.error }
 
 // checkBuilder returns an error unless this connection may build, and is a session of ours: the
-// build sets parameters and takes a session's lock, which would stay in a session of others. A pooler
-// gives its clients process ids of its own, so a server's process id that differs from the
+// build sets parameters and takes a session's lock, which would stay in a session of others. A
+// pooler gives its clients process ids of its own, so a server's process id that differs from the
 // connection's means that there is one.
 func (m *migrator) checkBuilder(ctx context.Context) error {
 	const sql = `

@@ -270,16 +270,21 @@ func TestBulkCallCutOff(t *testing.T) {
 	db := pgtest.New(t)
 	proxy := dbtest.NewProxy(t, db.URL)
 	inserter := pg.NewInserter(poolWith(t, proxy.URL, func(*pgxpool.Config) {}), schemaName, schema.WritesTables).WithPieces(2)
-	proxy.ArmAfter("_private_tasks (identifier)", dbtest.Freeze)
+	if err := insertPiggyback(t.Context(), inserter, troubleKinds("0")["large"]); err != nil { // prepares the statements
+		t.Fatal(err)
+	}
+	proxy.ArmAfter("new_task", dbtest.Freeze)
 	defer proxy.Disarm()
-	ctx, cancel := context.WithCancel(t.Context())
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // or our own limit would end the connection
 	defer cancel()
 	done := make(chan error, 1)
-	go func() { done <- insertPiggyback(ctx, inserter, troubleKinds("1")["large"]) }()
+	specs := troubleKinds("1")["large"]
+	specs[0].Task = "new_task"
+	go func() { done <- insertPiggyback(ctx, inserter, specs) }()
 	dbtest.Until(t, func() bool { return proxy.Met() != 0 })
 	client := dbtest.Connect(t, db.URL)
 	dbtest.Run(t, client, "set lock_timeout = '20s'")
-	dbtest.Run(t, client, "select graphile_worker.add_job($1)", troubleKinds("1")["large"][0].Task)
+	dbtest.Run(t, client, "select graphile_worker.add_job('new_task')")
 	cancel()
 	if err := <-done; err == nil {
 		t.Error("it does not know that it was cut off")

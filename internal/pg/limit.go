@@ -7,7 +7,16 @@ import (
 	"time"
 )
 
-var errNoAnswer = fmt.Errorf("the database did not answer within %v: %w", enqueueTimeout, context.DeadlineExceeded)
+// noAnswerError is the end of a limit. It is a context.DeadlineExceeded.
+type noAnswerError struct{}
+
+func (noAnswerError) Error() string {
+	return fmt.Sprintf("the database did not answer within %v", enqueueTimeout)
+}
+
+func (noAnswerError) Is(target error) bool { return target == context.DeadlineExceeded }
+
+var errNoAnswer error = noAnswerError{}
 
 // limit ends a context that has no deadline when enqueueTimeout has passed since its last step.
 type limit struct {

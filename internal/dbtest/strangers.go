@@ -8,9 +8,10 @@ create function evil.refuse() returns void language plpgsql as $$ begin raise ex
 do $do$
 declare
   f record;
-  types constant oid[] := array['text', 'name', 'int2', 'int4', 'int8', 'oid', 'float8', 'numeric', 'bool', 'timestamptz',
-    'interval', 'json', 'jsonb', 'text[]', 'int2[]', 'int8[]', 'anyarray', 'anynonarray', 'anyelement', 'anycompatible',
-    'anycompatiblearray', 'unknown']::regtype[];
+  types constant oid[] := array(select pg_catalog.to_regtype(name)::oid from unnest(array['text', 'name', 'int2', 'int4', 'int8',
+    'oid', 'float8', 'numeric', 'bool', 'timestamptz', 'interval', 'json', 'jsonb', 'text[]', 'int2[]', 'int8[]', 'anyarray',
+    'anynonarray', 'anyelement', 'anycompatible', 'anycompatiblearray', 'unknown']) as name
+    where pg_catalog.to_regtype(name) is not null); -- anycompatible is new in 13
 begin
   for f in
     select p.proname, pg_catalog.pg_get_function_identity_arguments(p.oid) as args, p.proretset, p.prorettype::regtype as result

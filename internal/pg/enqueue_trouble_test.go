@@ -432,7 +432,7 @@ func TestPrepareThatFails(t *testing.T) {
 						}
 						ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 						if fault == dbtest.Freeze {
-							ctx, cancel = context.WithTimeout(t.Context(), 60*time.Millisecond)
+							ctx, cancel = context.WithTimeout(t.Context(), 250*time.Millisecond)
 						}
 						proxy.Arm(position, fault)
 						err := insertPiggyback(ctx, pg.NewInserter(pool, schemaName, schema.WritesTables).WithPieces(2), troubleKinds(fmt.Sprint(position))[kind])
@@ -445,11 +445,14 @@ func TestPrepareThatFails(t *testing.T) {
 							break
 						}
 						prepared = prepared || met == 'Z'
+						if met == 0 { // the time was over before the fault
+							continue
+						}
 						if _, unsent := errors.AsType[*wire.NotEnqueuedError](err); !unsent {
 							t.Errorf("message %d (%c): %v", position, met, err)
 						}
 					}
-					if !prepared && kind != "large" {
+					if !prepared && kind != "large" && fault == dbtest.Cut {
 						t.Error("nothing was prepared")
 					}
 				})

@@ -41,8 +41,8 @@
 //
 //	jobs, err := client.Enqueue(ctx, TaskSendEmail.Request(a), TaskResize.Request(b))
 //
-// The descriptor sets each job's queue, key, priority and so on. An [EnqueueOption] overrides one of
-// these for a call.
+// The descriptor sets each job's queue, key, priority and so on. An [EnqueueOption] overrides one
+// of these for a call.
 //
 // # Working
 //

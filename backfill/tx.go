@@ -21,9 +21,9 @@ import (
 // The current role of tx (SET ROLE) must own the tables, or have been given the right to enqueue by
 // "backfill migrate", with --enqueue-role or --worker-role.
 //
-// Without a deadline in its context, an enqueue waits at most 10 seconds for each statement: for the
-// server, or for a transaction that holds one of its keys. After that error, as after any other of
-// the server's, roll tx back.
+// Without a deadline in its context, an enqueue waits at most 10 seconds for each statement: for
+// the server, or for a transaction that holds one of its keys. After that error, as after any other
+// of the server's, roll tx back.
 //
 // If nobody has enqueued to a task or queue before, its name is added in the transaction. Others
 // that enqueue to it wait until tx ends, and two transactions that add names in opposite order can

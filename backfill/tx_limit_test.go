@@ -10,20 +10,36 @@ import (
 	"github.com/backfillhq/go/testutil/pgtest"
 )
 
-// returns fails the test if an enqueue waits for ever.
-func returns(ctx context.Context, t *testing.T, tx transaction, request backfill.Request) error {
-	t.Helper()
-	done := make(chan error, 1)
+// awaited is an enqueue that is expected to give up. All of a test run at once: each takes as long
+// as its limit.
+type awaited struct {
+	name, want string
+	done       chan error
+}
+
+// await begins an enqueue.
+func await(ctx context.Context, name, want string, tx transaction, request backfill.Request) awaited {
+	a := awaited{name, want, make(chan error, 1)}
 	go func() {
 		_, err := tx.enqueuer.Enqueue(ctx, request)
-		done <- err
+		a.done <- err
 	}()
-	select {
-	case err := <-done:
-		return err
-	case <-time.After(hang):
-		t.Fatal("the enqueue has not returned")
-		return nil
+	return a
+}
+
+// wantErrors fails the test for enqueues that wait for ever, or end with another error.
+func wantErrors(t *testing.T, all []awaited) {
+	t.Helper()
+	late := time.After(hang)
+	for _, a := range all {
+		select {
+		case err := <-a.done:
+			t.Log(a.name)
+			wantError(t, err, "in transaction: enqueue: ")
+			wantError(t, err, a.want)
+		case <-late:
+			t.Fatalf("%s has not returned", a.name)
+		}
 	}
 }
 
@@ -31,58 +47,56 @@ func returns(ctx context.Context, t *testing.T, tx transaction, request backfill
 // limit of ours where there is none.
 func TestTransactionOfADeadServer(t *testing.T) {
 	t.Parallel()
+	db := pgtest.New(t)
+	client := newClient(t, db)
+	var all []awaited
 	for kind, begin := range transactions() {
 		for name, request := range map[string]backfill.Request{"plain": {Task: "t"}, "keyed": {Task: "t", Key: "k", Queue: "q"}} {
-			t.Run(kind+" "+name, func(t *testing.T) {
-				t.Parallel()
-				db := pgtest.New(t)
-				client := newClient(t, db)
-				for _, limited := range []bool{true, false} {
-					proxy := dbtest.NewProxy(t, db.URL)
-					tx := begin(t, &pgtest.Database{URL: proxy.URL}, client)
-					proxy.Arm(1, dbtest.Freeze)
-					ctx, want := context.Background(), "did not answer within 10s, or another transaction holds a key"
-					if limited {
-						short, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
-						defer cancel()
-						ctx, want = short, context.DeadlineExceeded.Error()
-					}
-					err := returns(ctx, t, tx, request)
-					wantError(t, err, "in transaction: enqueue: ")
-					wantError(t, err, want)
-					proxy.Disarm()
-				}
-				wantJobs(t, db, 0)
-			})
+			dead := func() transaction {
+				proxy := dbtest.NewProxy(t, db.URL)
+				tx := begin(t, &pgtest.Database{URL: proxy.URL}, client)
+				proxy.Arm(1, dbtest.Freeze)
+				t.Cleanup(func() { proxy.Disarm() })
+				return tx
+			}
+			tx := dead()
+			short, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+			defer cancel()
+			all = append(all,
+				await(short, kind+" "+name+" with a deadline", context.DeadlineExceeded.Error(), tx, request),
+				await(context.Background(), kind+" "+name, "did not answer within 10s, or another transaction holds a key", dead(), request))
 		}
 	}
+	wantErrors(t, all)
+	wantJobs(t, db, 0)
 }
 
 // The same error ends the wait for a key that another transaction holds.
 func TestTransactionThatWaitsForAKey(t *testing.T) {
 	t.Parallel()
-	for kind, begin := range transactions() {
-		t.Run(kind, func(t *testing.T) {
-			t.Parallel()
-			db := pgtest.New(t)
-			client := newClient(t, db)
-			request := backfill.Request{Task: "t", Key: "k"}
-			if _, err := client.Enqueue(t.Context(), request); err != nil {
-				t.Fatal(err)
-			}
-			holder := begin(t, db, client)
-			if _, err := holder.enqueuer.Enqueue(t.Context(), request); err != nil {
-				t.Fatal(err)
-			}
-			tx := begin(t, db, client)
-			err := returns(context.Background(), t, tx, request)
-			wantError(t, err, "or another transaction holds a key or a name of these jobs: roll back, and repeat the transaction")
-			wantError(t, err, "nothing is enqueued unless it commits")
-			_ = tx.rollback()
-			if err := holder.commit(); err != nil {
-				t.Error(err)
-			}
-			wantJobs(t, db, 1)
-		})
+	db := pgtest.New(t)
+	client := newClient(t, db)
+	request := backfill.Request{Task: "t", Key: "k"}
+	if _, err := client.Enqueue(t.Context(), request); err != nil {
+		t.Fatal(err)
 	}
+	holder := transactions()["pgx"](t, db, client)
+	if _, err := holder.enqueuer.Enqueue(t.Context(), request); err != nil {
+		t.Fatal(err)
+	}
+	const want = "or another transaction holds a key or a name of these jobs: roll back, and repeat the transaction; " +
+		"nothing is enqueued unless it commits"
+	ctx, cancel := context.WithCancel(context.Background()) // no deadline
+	var all []awaited
+	for kind, begin := range transactions() {
+		tx := begin(t, db, client)
+		defer func() { _ = tx.rollback() }()
+		all = append(all, await(ctx, kind, want, tx, request))
+	}
+	defer cancel() // first, or the others would wait if this fails
+	wantErrors(t, all)
+	if err := holder.commit(); err != nil {
+		t.Error(err)
+	}
+	wantJobs(t, db, 1)
 }

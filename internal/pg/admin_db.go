@@ -24,8 +24,8 @@ const adminSettings = `select pg_catalog.set_config('search_path', 'pg_catalog, 
   pg_catalog.set_config('client_encoding', 'UTF8', true),
   pg_catalog.set_config('idle_in_transaction_session_timeout', '2s', true)`
 
-// adminDB is a query.DBTX on an application's pool. Each statement is a transaction with settings of
-// its own and a limited time. Enqueues do without: they would need more round trips.
+// adminDB is a query.DBTX on an application's pool. Each statement is a transaction with settings
+// of its own and a limited time. Enqueues do without: they would need more round trips.
 type adminDB struct {
 	pool  *pgxpool.Pool
 	limit time.Duration

@@ -100,8 +100,8 @@ func (c *claims) claim(
 		}
 		return worker.Claimed{}, looked, fmt.Errorf("claim jobs: %w", err)
 	}
-	// A batch that ended for the size of its payloads is not short. One of which nothing was locked was
-	// kept by a trigger of the application's.
+	// A batch that ended for the size of its payloads is not short. If nothing of a batch was locked,
+	// a trigger of the application's has kept it.
 	kept := answer.alive && answer.picked > 0 && len(answer.jobs) == 0
 	short := answer.picked < size && (kept || len(answer.jobs) == answer.picked)
 	unseen := c.marks.note(started, full, short, answer)

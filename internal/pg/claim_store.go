@@ -82,8 +82,13 @@ func (s *Store) saySlow(ctx context.Context, looked time.Duration) {
 	if logger == nil {
 		logger = slog.Default()
 	}
-	logger.LogAttrs(ctx, slog.LevelWarn,
-		"finding jobs took long, probably because of deleted rows that vacuum may not remove: "+
-			"end the transaction or drop the slot that is oldest", slog.Duration("took", looked),
+	const slow = "finding jobs took long"
+	took := slog.Duration("took", looked)
+	if holder.Holder == "" {
+		logger.LogAttrs(ctx, slog.LevelWarn, slow, took)
+		return
+	}
+	logger.LogAttrs(ctx, slog.LevelWarn, slow+", probably because of deleted rows that vacuum may not remove: "+
+		"end the transaction or drop the slot that is oldest", took,
 		slog.String("oldest_snapshot", holder.Holder), slog.Int64("transactions_since", holder.Age))
 }

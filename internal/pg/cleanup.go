@@ -20,8 +20,8 @@ import (
 // find the name. That a transaction at REPEATABLE READ or above sees names that were deleted since
 // it began, nothing of ours can prevent.
 //
-// While we wait for the lock, the whole database waits behind us; so we wait for 50 ms, and try again
-// after lockPause.
+// While we wait for the lock, all enqueues and claims wait behind us. So we wait for 50 ms, and try
+// again after lockPause.
 const (
 	limitLock = "set local lock_timeout = '50ms'; set local statement_timeout = '2s'"
 	lockPause = time.Second

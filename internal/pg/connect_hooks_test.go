@@ -172,8 +172,8 @@ func TestEveryHookIsDecided(t *testing.T) {
 	}
 }
 
-// Whatever a hook of the application's pool does, the process lives, and who connects gets an error,
-// at the latest when its context ends, or its time is over.
+// Whatever a hook of the application's pool does, the process lives, and the caller that connects
+// gets an error, at the latest when its context ends or its time is over.
 func TestHooksThatMisbehave(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)

@@ -290,8 +290,8 @@ func scanJob(row interface{ Scan(dest ...any) error }, more ...any) (*wire.Job, 
 	return &job, nil
 }
 
-// timeOf is the time that the server has as so many microseconds since 2000: its binary format, which
-// no setting of the session changes. Infinity, which other clients can write, becomes the zero Time.
+// timeOf converts a time's binary format, which no setting of the session changes: microseconds
+// since 2000. Infinity, which other clients can write, becomes the zero Time.
 func timeOf(since int64) time.Time {
 	if since == math.MinInt64 || since == math.MaxInt64 {
 		return time.Time{}

@@ -191,8 +191,8 @@ func TestLocksEndWithTheirHolder(t *testing.T) {
 	}
 }
 
-// TestMigrateIsAnswered has a table locked against reads. The wait for it ends without a deadline of
-// the caller's.
+// TestMigrateIsAnswered has a table locked against reads. The wait for it ends, although the caller
+// has no deadline.
 func TestMigrateIsAnswered(t *testing.T) {
 	t.Parallel()
 	for _, table := range []string{"migrations", "_private_jobs"} {

@@ -14,8 +14,8 @@ import (
 	"github.com/backfillhq/go/internal/schema"
 )
 
-// indexState reads the state of our index: "missing", "invalid" or "valid". It reads the columns from
-// the catalog: pg_get_indexdef looks around the statement's snapshot, and fails while a build drops
+// indexState reads the state of our index: "missing", "invalid" or "valid". It reads the columns
+// from the catalog: pg_get_indexdef ignores the statement's snapshot, and fails while a build drops
 // the index.
 func indexState(t *testing.T, conn *pgx.Conn) string {
 	t.Helper()

@@ -12,8 +12,8 @@ import (
 	"github.com/backfillhq/go/internal/trouble"
 )
 
-// Ten failures a second for an hour make a line at once, then ever fewer, and one when it is over. A
-// second trouble starts anew.
+// Ten failures a second for an hour make a line at once, then ever fewer, and one when it is over.
+// A second trouble starts anew.
 func TestLogCannotFlood(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -72,8 +72,8 @@ func (variant) Future() int { return 200 }
 // for 255, pglz three for 273.
 func (variant) Unpacked() int { return 256 }
 
-// HeldBack is how many of the queues that it had no room for a claim names: the best ones. Deep, they
-// would not be found again before the next round of the search.
+// HeldBack is how many of the open queues that it has no room for a claim returns, the best first.
+// A search by number would find them again only in its next round.
 func (v variant) HeldBack() int {
 	if v.Deep {
 		return 100

@@ -18,15 +18,15 @@ type group struct {
 	permits int // inserts at a time; those that take long, and those that are repeated, need none
 	most    int // inserts at a time in all
 
-	mu          sync.Mutex
-	closed      bool
-	calls       sync.WaitGroup
-	busy        int // permits
-	stopped     bool
-	running     map[*insert]context.CancelCauseFunc // nil as long as it cannot be canceled
-	keys        map[string]bool                     // of the inserts that run, and of the calls that pause
-	waiting     []*call
-	repeatFirst bool
+	mu           sync.Mutex
+	closed       bool
+	calls        sync.WaitGroup
+	busy         int // permits
+	stopped      bool
+	running      map[*insert]context.CancelCauseFunc // nil as long as it cannot be canceled
+	keys         map[string]bool                     // of the inserts that run, and of the calls that pause
+	waiting      []*call
+	repeatedLast bool // the last insert that began was a repeated one: new ones are first now
 }
 
 func newGroup(inserter Inserter, nudger *Nudger, permits, most int) *group {
@@ -165,6 +165,7 @@ func (g *group) beginLocked(specs []wire.Spec, permit bool) *insert {
 			g.keys[specs[i].Key] = true
 		}
 	}
+	g.repeatedLast = !permit
 	started := &insert{specs: specs, permit: permit}
 	g.running[started] = nil
 	if permit {
@@ -213,8 +214,7 @@ func (g *group) collidesLocked(specs []wire.Spec) bool {
 
 // startLocked begins what may begin. Calls to be repeated and new ones take turns in being first.
 func (g *group) startLocked() {
-	g.repeatFirst = !g.repeatFirst
-	if g.repeatFirst {
+	if !g.repeatedLast {
 		g.startRepeatedLocked()
 	}
 	for g.permitFreeLocked() {

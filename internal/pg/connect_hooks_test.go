@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -180,45 +181,48 @@ func TestHooksThatMisbehave(t *testing.T) {
 	asking, certificates := askingServer(t)
 	never := make(chan struct{})
 	t.Cleanup(func() { close(never) })
-	for want, hook := range map[string]func(){
+	var waiting sync.WaitGroup
+	for want, hook := range map[string]func(){ //nolint:paralleltest // all wait at once
 		"panic: oops":         func() { panic("oops") },
 		"ended its goroutine": runtime.Goexit,
 		"":                    func() { <-never },
 	} {
 		for which, change := range guardedHooks {
 			_, name, _ := strings.Cut(which, "Config.")
-			t.Run(name+" "+cmp.Or(want, "hangs"), func(t *testing.T) {
-				t.Parallel()
-				ctx, cancel := context.WithCancel(t.Context())
-				defer cancel()
-				pool := newPool(t, db.URL, func(c *pgxpool.Config) {
-					if strings.HasPrefix(which, "tls.") || name == "OAuthTokenProvider" {
-						c.ConnConfig.Host, c.ConnConfig.Port = "127.0.0.1", asking
-						c.ConnConfig.TLSConfig = &tls.Config{RootCAs: certificates, InsecureSkipVerify: true, ServerName: "127.0.0.1"} //nolint:gosec // a test
-					}
-					change(c, func() {
-						time.AfterFunc(10*time.Millisecond, cancel)
-						hook()
+			waiting.Go(func() {
+				t.Run(which+" "+cmp.Or(want, "hangs"), func(t *testing.T) {
+					ctx, cancel := context.WithCancel(t.Context())
+					defer cancel()
+					pool := newPool(t, db.URL, func(c *pgxpool.Config) {
+						if strings.HasPrefix(which, "tls.") || name == "OAuthTokenProvider" {
+							c.ConnConfig.Host, c.ConnConfig.Port = "127.0.0.1", asking
+							c.ConnConfig.TLSConfig = &tls.Config{RootCAs: certificates, InsecureSkipVerify: true, ServerName: "127.0.0.1"} //nolint:gosec // a test
+						}
+						change(c, func() {
+							time.AfterFunc(10*time.Millisecond, cancel)
+							hook()
+						})
 					})
+					wants := []string{name, want}
+					if name == "Time" { // no certificate is valid
+						wants = []string{"not yet valid"}
+					}
+					store, err := pg.Open(t.Context(), pg.SettingsOf(pool, schemaName))
+					if err != nil {
+						t.Fatal(err)
+					}
+					t.Cleanup(store.Close)
+					err = within(t, "the listener", func(context.Context) error {
+						return store.Listen(ctx, func() { t.Error("it listens") }, nil)
+					})
+					dbtest.Mentions(t, err, wants...)
+					err = within(t, "the pool", func(ctx context.Context) error { return store.Register(ctx, "pool-1", []string{"a"}) })
+					dbtest.Mentions(t, err, wants...)
 				})
-				wants := []string{name, want}
-				if name == "Time" { // no certificate is valid
-					wants = []string{"not yet valid"}
-				}
-				store, err := pg.Open(t.Context(), pg.SettingsOf(pool, schemaName))
-				if err != nil {
-					t.Fatal(err)
-				}
-				t.Cleanup(store.Close)
-				err = within(t, "the listener", func(context.Context) error {
-					return store.Listen(ctx, func() { t.Error("it listens") }, nil)
-				})
-				dbtest.Mentions(t, err, wants...)
-				err = within(t, "the pool", func(ctx context.Context) error { return store.Register(ctx, "pool-1", []string{"a"}) })
-				dbtest.Mentions(t, err, wants...)
 			})
 		}
 	}
+	waiting.Wait()
 }
 
 // A hook that returns nothing, and no error either, is an error.

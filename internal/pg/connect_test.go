@@ -50,7 +50,8 @@ func TestConnectingHasAnEnd(t *testing.T) {
 	balancer, through := dbtest.NewBalancer(t, db.URL)
 	balancer.Swallow(true)
 	hang := func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
-	for name, test := range map[string]struct {
+	var waiting sync.WaitGroup
+	for name, test := range map[string]struct { //nolint:paralleltest // all wait at once
 		url    string
 		change func(*pgxpool.Config)
 		want   string
@@ -71,26 +72,28 @@ func TestConnectingHasAnEnd(t *testing.T) {
 			c.AfterConnect = func(ctx context.Context, _ *pgx.Conn) error { return hang(ctx) }
 		}, "the pool's AfterConnect: "},
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			settings := pg.SettingsOf(newPool(t, test.url, test.change), schemaName)
-			store, err := pg.Open(t.Context(), settings)
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(store.Close)
-			nudges := pg.NewNudges(settings)
-			var all sync.WaitGroup
-			for what, connect := range map[string]func(context.Context) error{
-				"the pool":          func(ctx context.Context) error { return store.Register(ctx, "pool-1", nil) },
-				"the listener":      func(ctx context.Context) error { return store.Listen(ctx, func() {}, nil) },
-				"the notifications": func(ctx context.Context) error { return nudges.Send(ctx, 1) },
-			} {
-				all.Go(func() { dbtest.Mentions(t, within(t, what, connect), test.want) })
-			}
-			all.Wait()
+		waiting.Go(func() {
+			t.Run(name, func(t *testing.T) {
+				settings := pg.SettingsOf(newPool(t, test.url, test.change), schemaName)
+				store, err := pg.Open(t.Context(), settings)
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(store.Close)
+				nudges := pg.NewNudges(settings)
+				var all sync.WaitGroup
+				for what, connect := range map[string]func(context.Context) error{
+					"the pool":          func(ctx context.Context) error { return store.Register(ctx, "pool-1", nil) },
+					"the listener":      func(ctx context.Context) error { return store.Listen(ctx, func() {}, nil) },
+					"the notifications": func(ctx context.Context) error { return nudges.Send(ctx, 1) },
+				} {
+					all.Go(func() { dbtest.Mentions(t, within(t, what, connect), test.want) })
+				}
+				all.Wait()
+			})
 		})
 	}
+	waiting.Wait()
 }
 
 // Of several addresses the first may be dead: the others are tried.

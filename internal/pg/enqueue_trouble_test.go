@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -207,52 +208,58 @@ func TestPoolInUse(t *testing.T) {
 // A server that does not answer ends a call that has no deadline, and frees its place in the pool.
 func TestServerThatDoesNotAnswer(t *testing.T) {
 	t.Parallel()
-	for kind := range troubleKinds("") {
-		t.Run(kind, func(t *testing.T) {
-			t.Parallel()
-			db := pgtest.New(t)
-			proxy := dbtest.NewProxy(t, db.URL)
-			pool := poolWith(t, proxy.URL, func(config *pgxpool.Config) { config.MaxConns = 1 })
-			inserter := pg.NewInserter(pool, schemaName, schema.WritesTables).WithPieces(2)
-			if err := insertPiggyback(t.Context(), inserter, troubleKinds("0")[kind]); err != nil {
-				t.Fatal(err)
-			}
-			proxy.Arm(1, dbtest.Freeze)
-			err := insertPiggyback(context.Background(), inserter, troubleKinds("1")[kind])
-			dbtest.Mentions(t, err, "not ", "enqueued: ", "the database did not answer within 10s")
-			wantOurLimit(t, err)
-			if err := insertPiggyback(context.Background(), inserter, troubleKinds("2")[kind]); err != nil {
-				t.Errorf("the next call: %v", err)
-			}
+	var waiting sync.WaitGroup
+	for kind := range troubleKinds("") { //nolint:paralleltest // all wait at once
+		waiting.Go(func() {
+			t.Run(kind, func(t *testing.T) {
+				db := pgtest.New(t)
+				proxy := dbtest.NewProxy(t, db.URL)
+				pool := poolWith(t, proxy.URL, func(config *pgxpool.Config) { config.MaxConns = 1 })
+				inserter := pg.NewInserter(pool, schemaName, schema.WritesTables).WithPieces(2)
+				if err := insertPiggyback(t.Context(), inserter, troubleKinds("0")[kind]); err != nil {
+					t.Fatal(err)
+				}
+				proxy.Arm(1, dbtest.Freeze)
+				err := insertPiggyback(context.Background(), inserter, troubleKinds("1")[kind])
+				dbtest.Mentions(t, err, "not ", "enqueued: ", "the database did not answer within 10s")
+				wantOurLimit(t, err)
+				if err := insertPiggyback(context.Background(), inserter, troubleKinds("2")[kind]); err != nil {
+					t.Errorf("the next call: %v", err)
+				}
+			})
 		})
 	}
+	waiting.Wait()
 }
 
 // The same for a transaction of InTx: the error tells which jobs there can be.
 func TestTransactionThatGetsNoAnswer(t *testing.T) {
 	t.Parallel()
-	for step, want := range map[string]string{"begin": "not enqueued", "commit": "may or may not"} {
-		t.Run(step, func(t *testing.T) {
-			t.Parallel()
-			proxy := dbtest.NewProxy(t, pgtest.New(t).URL)
-			inserter := pg.NewInserter(poolWith(t, proxy.URL, func(*pgxpool.Config) {}), schemaName, schema.WritesTables)
-			conn, err := inserter.Acquire(t.Context())
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer inserter.Release(context.Background(), conn, nil)
-			if step == "begin" {
-				proxy.Arm(1, dbtest.Freeze)
-			}
-			tx, err := pg.Begin(context.Background(), conn)
-			if err == nil {
-				proxy.Arm(1, dbtest.Freeze)
-				err = pg.Commit(context.Background(), tx)
-			}
-			dbtest.Mentions(t, err, want, "the database did not answer within 10s")
-			wantOurLimit(t, err)
+	var waiting sync.WaitGroup
+	for step, want := range map[string]string{"begin": "not enqueued", "commit": "may or may not"} { //nolint:paralleltest // all wait at once
+		waiting.Go(func() {
+			t.Run(step, func(t *testing.T) {
+				proxy := dbtest.NewProxy(t, pgtest.New(t).URL)
+				inserter := pg.NewInserter(poolWith(t, proxy.URL, func(*pgxpool.Config) {}), schemaName, schema.WritesTables)
+				conn, err := inserter.Acquire(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer inserter.Release(context.Background(), conn, nil)
+				if step == "begin" {
+					proxy.Arm(1, dbtest.Freeze)
+				}
+				tx, err := pg.Begin(context.Background(), conn)
+				if err == nil {
+					proxy.Arm(1, dbtest.Freeze)
+					err = pg.Commit(context.Background(), tx)
+				}
+				dbtest.Mentions(t, err, want, "the database did not answer within 10s")
+				wantOurLimit(t, err)
+			})
 		})
 	}
+	waiting.Wait()
 }
 
 // wantOurLimit wants the error of a deadline. The caller did not cancel anything.
@@ -417,46 +424,49 @@ func TestTransactionThatCannotEnqueue(t *testing.T) {
 // A call whose connection ends while its statements are prepared has enqueued nothing, and says so.
 func TestPrepareThatFails(t *testing.T) {
 	t.Parallel()
-	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeCacheDescribe, pgx.QueryExecModeDescribeExec} {
+	var waiting sync.WaitGroup
+	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeCacheDescribe, pgx.QueryExecModeDescribeExec} { //nolint:paralleltest // all wait at once
 		for kind := range troubleKinds("") {
 			for _, fault := range []dbtest.Fault{dbtest.Cut, dbtest.Freeze} {
-				t.Run(fmt.Sprintf("%v %s %v", mode, kind, fault), func(t *testing.T) {
-					t.Parallel()
-					db := pgtest.New(t)
-					proxy := dbtest.NewProxy(t, db.URL)
-					prepared := false
-					for position := 1; position < 200; position++ {
-						pool := poolWith(t, proxy.URL, func(config *pgxpool.Config) { config.ConnConfig.DefaultQueryExecMode = mode })
-						if err := pool.Ping(t.Context()); err != nil {
-							t.Fatal(err)
+				waiting.Go(func() {
+					t.Run(fmt.Sprintf("%v %s %v", mode, kind, fault), func(t *testing.T) {
+						db := pgtest.New(t)
+						proxy := dbtest.NewProxy(t, db.URL)
+						prepared := false
+						for position := 1; position < 200; position++ {
+							pool := poolWith(t, proxy.URL, func(config *pgxpool.Config) { config.ConnConfig.DefaultQueryExecMode = mode })
+							if err := pool.Ping(t.Context()); err != nil {
+								t.Fatal(err)
+							}
+							ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+							if fault == dbtest.Freeze {
+								ctx, cancel = context.WithTimeout(t.Context(), 250*time.Millisecond)
+							}
+							proxy.Arm(position, fault)
+							err := insertPiggyback(ctx, pg.NewInserter(pool, schemaName, schema.WritesTables).WithPieces(2), troubleKinds(fmt.Sprint(position))[kind])
+							cancel()
+							met := proxy.Disarm()
+							pool.Close()
+							// Parameters, or what is in front of them: a statement without a name, or the begin of a
+							// large call.
+							if met == 'B' || met == 'Q' || met == 'P' && prepared {
+								break
+							}
+							prepared = prepared || met == 'Z'
+							if met == 0 { // the time was over before the fault
+								continue
+							}
+							if _, unsent := errors.AsType[*wire.NotEnqueuedError](err); !unsent {
+								t.Errorf("message %d (%c): %v", position, met, err)
+							}
 						}
-						ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-						if fault == dbtest.Freeze {
-							ctx, cancel = context.WithTimeout(t.Context(), 250*time.Millisecond)
+						if !prepared && kind != "large" && fault == dbtest.Cut {
+							t.Error("nothing was prepared")
 						}
-						proxy.Arm(position, fault)
-						err := insertPiggyback(ctx, pg.NewInserter(pool, schemaName, schema.WritesTables).WithPieces(2), troubleKinds(fmt.Sprint(position))[kind])
-						cancel()
-						met := proxy.Disarm()
-						pool.Close()
-						// Parameters, or what is in front of them: a statement without a name, or the begin of a
-						// large call.
-						if met == 'B' || met == 'Q' || met == 'P' && prepared {
-							break
-						}
-						prepared = prepared || met == 'Z'
-						if met == 0 { // the time was over before the fault
-							continue
-						}
-						if _, unsent := errors.AsType[*wire.NotEnqueuedError](err); !unsent {
-							t.Errorf("message %d (%c): %v", position, met, err)
-						}
-					}
-					if !prepared && kind != "large" && fault == dbtest.Cut {
-						t.Error("nothing was prepared")
-					}
+					})
 				})
 			}
 		}
 	}
+	waiting.Wait()
 }

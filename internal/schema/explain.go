@@ -79,7 +79,9 @@ const nobody = "nobody holds a lock on it"
 // holders says which sessions hold which locks at this moment.
 func (m *migrator) holders(ctx context.Context) string {
 	var text string
-	err := m.conn.QueryRow(ctx, holdersSQL, pgx.QueryExecModeExec, m.Schema, m.lockKey("migrate")).Scan(&text)
+	err := reading(ctx, m.conn, func() error {
+		return m.conn.QueryRow(ctx, holdersSQL, pgx.QueryExecModeExec, m.Schema, m.lockKey("migrate")).Scan(&text)
+	})
 	switch {
 	case err != nil:
 		return "who holds it is not known: " + err.Error()
@@ -135,8 +137,10 @@ type rights struct {
 // explainRights turns a refusal into the statement that an administrator has to run.
 func (m *migrator) explainRights(ctx context.Context, operation string, refusal error) error {
 	var r rights
-	err := m.conn.QueryRow(ctx, rightsSQL, pgx.QueryExecModeExec, m.Schema).Scan(&r.database, &r.role, &r.exists,
-		&r.creates, &r.uses, &r.createWithin, &r.unreadable, &r.unwritable, &r.installed, &r.owner)
+	err := reading(ctx, m.conn, func() error {
+		return m.conn.QueryRow(ctx, rightsSQL, pgx.QueryExecModeExec, m.Schema).Scan(&r.database, &r.role, &r.exists,
+			&r.creates, &r.uses, &r.createWithin, &r.unreadable, &r.unwritable, &r.installed, &r.owner)
+	})
 	if err != nil {
 		return wrapSchema(m.Schema, operation, refusal) // The refusal says more than this failure.
 	}

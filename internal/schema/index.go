@@ -55,14 +55,14 @@ const dropIndex = "drop index concurrently if exists graphile_worker." + migrati
 func (m *migrator) buildIndexAlone(ctx context.Context) (done bool, err error) {
 	key := m.lockKey("index")
 	var locked bool
-	if err := m.conn.QueryRow(ctx, "select pg_try_advisory_lock($1)", pgx.QueryExecModeExec, key).Scan(&locked); err != nil {
+	if err := m.conn.QueryRow(ctx, "select pg_catalog.pg_try_advisory_lock($1)", pgx.QueryExecModeExec, key).Scan(&locked); err != nil {
 		return false, fmt.Errorf("lock: %w", err)
 	}
 	if !locked {
 		return false, nil
 	}
 	defer func() {
-		err = errors.Join(err, m.cleanUp(ctx, "select pg_advisory_unlock($1)", key))
+		err = errors.Join(err, m.cleanUp(ctx, "select pg_catalog.pg_advisory_unlock($1)", key))
 	}()
 	restore, err := m.liftLimits(ctx)
 	if err != nil {
@@ -117,7 +117,10 @@ func (m *migrator) beingBuilt(ctx context.Context) (busy bool, err error) {
 			where n.nspname = $1 and c.relname = $2
 				and l.mode = 'ShareUpdateExclusiveLock' and l.granted and l.pid <> pg_backend_pid()
 		)`
-	if err := m.conn.QueryRow(ctx, sql, pgx.QueryExecModeExec, m.Schema, jobsTable).Scan(&busy); err != nil {
+	err = reading(ctx, m.conn, func() error {
+		return m.conn.QueryRow(ctx, sql, pgx.QueryExecModeExec, m.Schema, jobsTable).Scan(&busy)
+	})
+	if err != nil {
 		return false, fmt.Errorf("look for another build: %w", err)
 	}
 	return busy, nil
@@ -171,14 +174,14 @@ const leftoverPatience = time.Second
 // "set local" outside a transaction, so it returns a function that restores them.
 func (m *migrator) liftLimits(ctx context.Context) (restore func() error, err error) {
 	var statement, lock string
-	const read = "select current_setting('statement_timeout'), current_setting('lock_timeout')"
+	const read = "select pg_catalog.current_setting('statement_timeout'), pg_catalog.current_setting('lock_timeout')"
 	if err := m.conn.QueryRow(ctx, read, pgx.QueryExecModeExec).Scan(&statement, &lock); err != nil {
 		return nil, fmt.Errorf("read limits: %w", err)
 	}
 	if statement == "0" && lock == "0" {
 		return func() error { return nil }, nil
 	}
-	const write = "select set_config('statement_timeout', $1, false), set_config('lock_timeout', $2, false)"
+	const write = "select pg_catalog.set_config('statement_timeout', $1, false), pg_catalog.set_config('lock_timeout', $2, false)"
 	if _, err := m.conn.Exec(ctx, write, pgx.QueryExecModeExec, "0", "0"); err != nil {
 		return nil, fmt.Errorf("lift limits: %w", err)
 	}

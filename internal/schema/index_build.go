@@ -116,7 +116,9 @@ func (m *migrator) checkBuilder(ctx context.Context) error {
 		pid  uint32
 		owns bool
 	)
-	err := m.conn.QueryRow(ctx, sql, pgx.QueryExecModeExec, m.Schema, jobsTable).Scan(&pid, &owns)
+	err := reading(ctx, m.conn, func() error {
+		return m.conn.QueryRow(ctx, sql, pgx.QueryExecModeExec, m.Schema, jobsTable).Scan(&pid, &owns)
+	})
 	switch {
 	case err != nil && sqlstate.Of(err) == sqlstate.InsufficientRights:
 		return &finalError{err}

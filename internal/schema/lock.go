@@ -1,6 +1,7 @@
 package schema
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,6 +30,22 @@ const idleLimit = 5 * time.Second
 // answerTimeout bounds what takes moments, unless the server does not answer; filesTimeout bounds
 // the run of all files, which takes moments too, but on a server that has much to do more of them.
 const answerTimeout, filesTimeout = 10 * time.Second, time.Minute
+
+// localSettings are those of the session that our statements depend on, for a transaction: names
+// mean what they mean here, whatever an application's search_path puts in front of them.
+const localSettings = "select pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true)"
+
+// reading runs statements that only read, in a transaction with our settings.
+func reading(ctx context.Context, conn *pgx.Conn, read func() error) error {
+	text := fmt.Sprintf("begin isolation level read committed, read only; %s; set local idle_in_transaction_session_timeout = %d",
+		localSettings, idleLimit.Milliseconds())
+	_, err := conn.PgConn().Exec(ctx, text).ReadAll()
+	if err == nil {
+		err = read()
+	}
+	_, ended := conn.PgConn().Exec(ctx, "commit").ReadAll() // Rolls back after an error.
+	return cmp.Or(err, ended)
+}
 
 // answered runs something that takes moments.
 func answered(ctx context.Context, limit time.Duration, run func(context.Context) error) error {
@@ -72,8 +89,9 @@ func (p patience) retry(ctx context.Context, try func() error) error {
 // limited runs a statement in its own transaction, which waits for locks no longer than
 // lockTimeout.
 func limited(ctx context.Context, conn *pgx.Conn, statement string) error {
-	text := fmt.Sprintf("begin; set local lock_timeout = %d; set local client_min_messages = warning; %s; commit",
-		lockTimeout.Milliseconds(), statement)
+	text := fmt.Sprintf("begin isolation level read committed, read write; %s; "+
+		"set local lock_timeout = %d; set local client_min_messages = warning; %s; commit",
+		localSettings, lockTimeout.Milliseconds(), statement)
 	_, err := conn.PgConn().Exec(ctx, text).ReadAll()
 	if err != nil {
 		_, _ = conn.PgConn().Exec(ctx, "rollback").ReadAll() // The first error says more.
@@ -129,10 +147,11 @@ func (m *migrator) alone(ctx context.Context, step func(ctx context.Context, tx 
 // lockOut keeps our other processes out until the end of the transaction. Only they wait for this
 // lock, so it may take as long as we have patience. The other limits replace an application's own.
 func (m *migrator) lockOut(ctx context.Context, tx pgx.Tx) error {
-	const limits = "set local lock_timeout = %d; set local statement_timeout = 0; set local idle_in_transaction_session_timeout = %d"
+	const settings = localSettings + "; " +
+		"set local lock_timeout = %d; set local statement_timeout = 0; set local idle_in_transaction_session_timeout = %d"
 	ctx, cancel := context.WithTimeout(ctx, m.Patience+answerTimeout)
 	defer cancel()
-	if _, err := tx.Exec(ctx, fmt.Sprintf(limits, m.Patience.Milliseconds(), idleLimit.Milliseconds())); err != nil {
+	if _, err := tx.Exec(ctx, fmt.Sprintf(settings, m.Patience.Milliseconds(), idleLimit.Milliseconds())); err != nil {
 		return fmt.Errorf("set limits: %w", err)
 	}
 	_, err := tx.Exec(ctx, "select pg_advisory_xact_lock($1)", pgx.QueryExecModeExec, m.lockKey("migrate"))

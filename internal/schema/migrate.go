@@ -57,8 +57,8 @@ const (
 
 // Migrate brings the schema to the state that this version needs: Graphile Worker's newest
 // revision that we know, and our own tables beside it. Any number of processes may call it at once,
-// Graphile Worker's among them. If nothing is missing it costs one query, and the owner of the
-// tables one more, which compares the sequences with the ids.
+// Graphile Worker's among them. If nothing is missing it reads once, and for the owner of the
+// tables a second time, which compares the sequences with the ids.
 //
 // The connection must not be in a transaction; its session is left as it was. A migration either
 // happens wholly or not at all. The exception is our index on a table with jobs: it is built
@@ -148,10 +148,17 @@ func (m *migrator) run(ctx context.Context) error {
 // inspect reads the state, from a server that answers. A peer that migrates may lock its tables
 // against reads meanwhile.
 func (m *migrator) inspect(ctx context.Context) (state *schemaState, err error) {
-	err = answered(ctx, m.Patience+answerTimeout, func(ctx context.Context) error {
-		state, err = inspect(ctx, m.conn, m.Schema)
-		return err
-	})
+	read := func(inspect func(context.Context, querier, string) (*schemaState, error)) error {
+		return answered(ctx, m.Patience+answerTimeout, func(ctx context.Context) error {
+			return reading(ctx, m.conn, func() error {
+				state, err = inspect(ctx, m.conn, m.Schema)
+				return err
+			})
+		})
+	}
+	if err = read(inspectComplete); sqlstate.Of(err) == sqlstate.UndefinedTable {
+		err = read(inspectIncomplete)
+	}
 	return state, err
 }
 

@@ -106,7 +106,8 @@ func CheckRoleName(role string) error {
 func CheckRole(ctx context.Context, conn *pgx.Conn, role string) error {
 	var there bool
 	const sql = "select exists (select from pg_catalog.pg_roles where rolname = $1)"
-	if err := conn.QueryRow(ctx, sql, pgx.QueryExecModeExec, role).Scan(&there); err != nil {
+	err := reading(ctx, conn, func() error { return conn.QueryRow(ctx, sql, pgx.QueryExecModeExec, role).Scan(&there) })
+	if err != nil {
 		return fmt.Errorf("look for role %q: %w", role, err)
 	}
 	if !there {
@@ -200,8 +201,12 @@ func roleLacks(ctx context.Context, conn *pgx.Conn, schema, role string, kind Ro
 	for _, r := range rights {
 		kinds, names, privileges = append(kinds, r.kind), append(names, r.name), append(privileges, r.privileges)
 	}
-	rows, _ := conn.Query(ctx, lacksSQL, pgx.QueryExecModeExec, schema, role, kinds, names, privileges, policyName(role)) // CollectRows returns its error.
-	lacking, err := pgx.CollectRows(rows, pgx.RowTo[int])
+	var lacking []int
+	err := reading(ctx, conn, func() (err error) {
+		rows, _ := conn.Query(ctx, lacksSQL, pgx.QueryExecModeExec, schema, role, kinds, names, privileges, policyName(role)) // CollectRows returns its error.
+		lacking, err = pgx.CollectRows(rows, pgx.RowTo[int])
+		return err
+	})
 	if err != nil {
 		return nil, wrapSchema(schema, "look at the rights of a role", err)
 	}

@@ -44,22 +44,29 @@ func MissingScript(ctx context.Context, conn *pgx.Conn, opts Options) (string, e
 	if p.fresh {
 		return p.script(m.Schema), nil
 	}
-	functions, err := replacements(ctx, conn, m.Schema, p.foreign)
-	if err != nil {
-		return "", m.explain(ctx, opInspect, err)
-	}
-	late, err := behind(ctx, conn, state)
+	var functions []string
+	var late []sequence
+	err = reading(ctx, conn, func() (err error) {
+		if functions, err = replacements(ctx, conn, m.Schema, p.foreign); err != nil {
+			return err
+		}
+		late, err = behind(ctx, conn, state)
+		return err
+	})
 	if err != nil {
 		return "", m.explain(ctx, opInspect, err)
 	}
 	return p.missingScript(m.Schema, functions, late), nil
 }
 
+// setPath is the setting of localSettings, in a form that shows nothing in psql.
+const setPath = "set local search_path = pg_catalog, pg_temp"
+
 // script returns the plan of a new schema as SQL text. Nobody uses its tables yet, so no statement
 // waits for a lock; and tools that read SQL understand plain statements only.
 func (p plan) script(schema string) string {
 	var b strings.Builder
-	b.WriteString("begin;\n")
+	fmt.Fprintf(&b, "begin;\n%s;\n", setPath)
 	for _, file := range p.files {
 		fmt.Fprintf(&b, "\n-- %s\n\n%s", file.Path, migrations.Render(file.SQL, schema))
 	}
@@ -118,6 +125,7 @@ begin
   set local lock_timeout = '%[2]dms';
   set local idle_in_transaction_session_timeout = '%[8]dms';
   set local client_min_messages = warning;
+  set local search_path = pg_catalog, pg_temp;
   for attempt in 1..%[3]d loop
     begin
       execute %[4]s

@@ -38,9 +38,11 @@ func behind(ctx context.Context, db querier, state *schemaState) ([]sequence, er
 // moveSequences moves the sequences that are behind, or says which ones are.
 func (m *migrator) moveSequences(ctx context.Context, state *schemaState) error {
 	var late []sequence
-	err := answered(ctx, m.Patience+answerTimeout, func(ctx context.Context) (err error) {
-		late, err = behind(ctx, m.conn, state)
-		return err
+	err := answered(ctx, m.Patience+answerTimeout, func(ctx context.Context) error {
+		return reading(ctx, m.conn, func() (err error) {
+			late, err = behind(ctx, m.conn, state)
+			return err
+		})
 	})
 	if err != nil {
 		return wrapSchema(m.Schema, "compare sequences with ids", err)

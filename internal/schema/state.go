@@ -8,7 +8,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/backfillhq/go/internal/sqlstate"
 	"github.com/backfillhq/go/migrations"
 )
 
@@ -231,13 +230,10 @@ const (
 	noOwnLedgerSQL = "\n  select 0 as highest"
 )
 
-// inspect reads the state. On a complete schema this is one query.
-func inspect(ctx context.Context, db querier, schema string) (*schemaState, error) {
-	state, err := readState(ctx, db, schema, ledgerSQL, ownLedgerSQL)
-	if sqlstate.Of(err) == sqlstate.UndefinedTable {
-		return inspectIncomplete(ctx, db, schema)
-	}
-	return state, err
+// inspectComplete reads the state of a complete schema. If there is no ledger, the server refuses
+// it as an undefined table.
+func inspectComplete(ctx context.Context, db querier, schema string) (*schemaState, error) {
+	return readState(ctx, db, schema, ledgerSQL, ownLedgerSQL)
 }
 
 // inspectIncomplete reads the state of a schema that may lack tables. Missing tables are no error

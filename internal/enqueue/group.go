@@ -55,6 +55,7 @@ func (g *group) enter(c *call) (*insert, error) {
 		c.state = runningAlone
 		return g.beginLocked(c.specs, true), nil
 	}
+	c.done = make(chan struct{})
 	g.waiting = append(g.waiting, c)
 	return nil, nil
 }
@@ -117,6 +118,9 @@ func (g *group) repeat(started *insert, c *call) bool {
 		return false
 	}
 	g.endLocked(started)
+	if c.done == nil {
+		c.done = make(chan struct{})
+	}
 	c.state, c.hasKeys = pausing, true
 	c.pause = min(max(2*c.pause, firstPause), longestPause)
 	time.AfterFunc(c.pause, func() { g.wake(c) })

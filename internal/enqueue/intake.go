@@ -97,7 +97,7 @@ type call struct {
 	hasKeys bool          // while it is not running
 	leaving bool          // its context has ended
 
-	done chan struct{} // closed when jobs and err are set
+	done chan struct{} // closed when jobs and err are set; nil as long as nobody waits for that
 	jobs []*wire.Job
 	err  error
 }
@@ -113,14 +113,14 @@ const (
 )
 
 func (g *group) insert(ctx context.Context, specs []wire.Spec) ([]*wire.Job, error) {
-	c := &call{specs: specs, ctx: ctx, done: make(chan struct{})}
+	c := &call{specs: specs, ctx: ctx}
 	started, err := g.enter(c)
 	if err != nil {
 		return nil, err
 	}
 	defer g.calls.Done()
-	if started != nil {
-		g.runAlone(started, c)
+	if started != nil && g.runAlone(started, c) {
+		return c.jobs, c.err
 	}
 	select {
 	case <-c.done:
@@ -150,15 +150,18 @@ func (g *group) insertNow(ctx context.Context, started *insert) ([]*wire.Job, er
 }
 
 // runAlone inserts a call by itself. If another transaction blocks it, it gives up its connection
-// and is repeated.
-func (g *group) runAlone(started *insert, c *call) {
+// and is repeated: then runAlone reports false.
+func (g *group) runAlone(started *insert, c *call) (done bool) {
 	jobs, err := g.insertNow(c.ctx, started)
 	if _, blocked := errors.AsType[*wire.BlockedError](err); blocked && g.repeat(started, c) {
-		return
+		return false
 	}
 	g.end(started)
 	c.jobs, c.err = jobs, err
-	close(c.done)
+	if c.done != nil {
+		close(c.done)
+	}
+	return true
 }
 
 // runBatch inserts several calls at once, under no caller's context. If the server refuses that, or

@@ -156,7 +156,7 @@ func (a *attempt) insertOne(ctx context.Context, conn *pgxpool.Conn) ([]*wire.Jo
 		notified, err = a.insertAndNotify(ctx, conn, &job, done)
 	} else {
 		err = a.insertAlone(ctx, conn, &job)
-		a.Release(ctx, conn, err)
+		a.releasePrepared(ctx, conn, err)
 	}
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
@@ -168,13 +168,20 @@ func (a *attempt) insertOne(ctx context.Context, conn *pgxpool.Conn) ([]*wire.Jo
 }
 
 func (a *attempt) insertAlone(ctx context.Context, conn *pgxpool.Conn, job *wire.Job) error {
+	text := a.texts.render(query.InsertJob)
+	if a.pipelines && a.forgotten == 0 { // faster than a batch of one
+		if _, err := conn.Conn().Prepare(ctx, text, text); err != nil {
+			return notCommitted(because(ctx, err))
+		}
+		return because(ctx, scanInserted(conn.QueryRow(ctx, text, insertArgs(&a.specs[0])...), job))
+	}
 	read := func(rows rows) error {
 		if !rows.Next() {
 			return pgx.ErrNoRows
 		}
 		return scanInserted(rows, job)
 	}
-	insert := statement{text: a.texts.render(query.InsertJob), args: insertArgs(&a.specs[0]), read: read}
+	insert := statement{text: text, args: insertArgs(&a.specs[0]), read: read}
 	return because(ctx, pgxSession{conn, conn.Conn()}.run(ctx, []statement{insert}))
 }
 

@@ -42,11 +42,7 @@ func (a *attempt) insertAndNotify(ctx context.Context, conn *pgxpool.Conn, job *
 		err = because(own, err)
 		stop()
 		cancel(nil)
-		if isForgotten(err) && a.forget(ctx, conn) {
-			a.Release(ctx, conn, nil)
-			return err
-		}
-		a.Release(ctx, conn, err)
+		a.releasePrepared(ctx, conn, err)
 		return err
 	}
 	text := a.texts.render(query.InsertJob)
@@ -83,6 +79,15 @@ func prepare(ctx context.Context, conn *pgx.Conn, text string) (insert, notify *
 	}
 	notify, err = conn.Prepare(ctx, notifyAfter, notifyAfter)
 	return insert, notify, err
+}
+
+// releasePrepared gives a connection back on which a statement was prepared by its text.
+func (a *attempt) releasePrepared(ctx context.Context, conn *pgxpool.Conn, err error) {
+	if isForgotten(err) && a.forget(ctx, conn) {
+		a.Release(ctx, conn, nil)
+		return
+	}
+	a.Release(ctx, conn, err)
 }
 
 // forget makes pgx prepare our statements again on a connection that has lost them. pgx does this

@@ -1,9 +1,11 @@
 package pg
 
 import (
+	"container/list"
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -20,16 +22,19 @@ var errNoAnswer error = noAnswerError{}
 
 // limit ends a context that has no deadline when enqueueTimeout has passed since its last step.
 type limit struct {
-	end context.CancelCauseFunc // nil: there is a deadline
-	at  time.Time               // of the last step, under the lock of limits
+	end     context.CancelCauseFunc // nil: there is a deadline
+	at      atomic.Int64            // of the last step, in nanoseconds after limitsBegan
+	element *list.Element
 }
 
 // limits are those that run. They share a timer: one for each would cost a twentieth of an enqueue.
-var limits = struct {
+var limits struct {
 	sync.Mutex
-	running map[*limit]bool
+	running list.List
 	armed   bool
-}{running: map[*limit]bool{}}
+}
+
+var limitsBegan = time.Now()
 
 // newLimit begins one for ctx, which end ends.
 func newLimit(ctx context.Context, end context.CancelCauseFunc) *limit {
@@ -39,21 +44,19 @@ func newLimit(ctx context.Context, end context.CancelCauseFunc) *limit {
 	}
 	l.end = end
 	l.step()
+	limits.Lock()
+	defer limits.Unlock()
+	l.element = limits.running.PushBack(l)
+	if !limits.armed {
+		limits.armed = true
+		time.AfterFunc(enqueueTimeout, endLate)
+	}
 	return l
 }
 
 func (l *limit) step() {
-	if l.end == nil {
-		return
-	}
-	now := time.Now()
-	limits.Lock()
-	defer limits.Unlock()
-	l.at = now
-	limits.running[l] = true
-	if !limits.armed {
-		limits.armed = true
-		time.AfterFunc(enqueueTimeout, endLate)
+	if l.end != nil {
+		l.at.Store(int64(time.Since(limitsBegan)))
 	}
 }
 
@@ -63,26 +66,27 @@ func (l *limit) stop() {
 	}
 	limits.Lock()
 	defer limits.Unlock()
-	delete(limits.running, l)
+	limits.running.Remove(l.element)
 }
 
 // endLate ends the contexts whose time is over, and looks again when the next one's is.
 func endLate() {
 	limits.Lock()
 	defer limits.Unlock()
-	now := time.Now()
-	next := now.Add(enqueueTimeout)
-	for l := range limits.running {
-		over := l.at.Add(enqueueTimeout)
-		switch {
-		case !over.After(now):
-			delete(limits.running, l)
+	now := time.Since(limitsBegan)
+	next := enqueueTimeout
+	for element := limits.running.Front(); element != nil; {
+		l := element.Value.(*limit)
+		element = element.Next() // also after the removal
+		left := time.Duration(l.at.Load()) + enqueueTimeout - now
+		if left <= 0 {
+			limits.running.Remove(l.element)
 			l.end(errNoAnswer)
-		case over.Before(next):
-			next = over
+			continue
 		}
+		next = min(next, left)
 	}
-	if limits.armed = len(limits.running) > 0; limits.armed {
-		time.AfterFunc(next.Sub(now), endLate)
+	if limits.armed = limits.running.Len() > 0; limits.armed {
+		time.AfterFunc(next, endLate)
 	}
 }

@@ -31,6 +31,7 @@ type Nudges struct {
 
 	mu   sync.Mutex
 	conn *pgx.Conn
+	mode pgx.QueryExecMode
 	ends time.Time // of the connection's life; zero: it has no end
 }
 
@@ -63,13 +64,7 @@ func (n *Nudges) send(ctx context.Context, jobs int) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, nudgeTimeout)
 	defer cancel()
-	// Unnamed statements work behind every pooler. A pool that must not use the extended protocol
-	// says so.
-	mode := n.conn.Config().DefaultQueryExecMode
-	if mode != pgx.QueryExecModeSimpleProtocol {
-		mode = pgx.QueryExecModeExec
-	}
-	if _, err := n.conn.Exec(ctx, nudge, mode, channelJobs, notification(jobs)); err != nil {
+	if _, err := n.conn.Exec(ctx, nudge, n.mode, channelJobs, notification(jobs)); err != nil {
 		return fmt.Errorf("notify workers: %w", explainFullQueue(err))
 	}
 	return nil
@@ -86,16 +81,31 @@ func explainFullQueue(err error) error {
 }
 
 func (n *Nudges) connect(ctx context.Context) error {
-	nothing := func(context.Context, *pgx.Conn) error { return nil }
-	conn, err := connectOwn(ctx, n.settings.own(nothing))
+	var pid string
+	conn, err := connectOwn(ctx, n.settings.own(func(ctx context.Context, conn *pgx.Conn) (err error) {
+		pid, err = sessionPID(ctx, conn)
+		return err
+	}))
 	if err != nil {
 		return err
 	}
 	n.conn, n.ends = conn, time.Time{}
+	n.mode = nudgeMode(conn, pid == strconv.FormatUint(uint64(conn.PgConn().PID()), 10))
 	if life := n.settings.lifetime(); life > 0 {
 		n.ends = time.Now().Add(life)
 	}
 	return nil
+}
+
+// nudgeMode is how a connection sends nudges. The server plans a prepared statement once, which
+// matters with a thousand nudges a second. Unnamed statements work behind every pooler. A pool that
+// must not use the extended protocol says so.
+func nudgeMode(conn *pgx.Conn, direct bool) pgx.QueryExecMode {
+	mode := conn.Config().DefaultQueryExecMode
+	if mode == pgx.QueryExecModeSimpleProtocol || direct && mode == pgx.QueryExecModeCacheStatement {
+		return mode
+	}
+	return pgx.QueryExecModeExec
 }
 
 // notification is the payload that tells of jobs, in the words of the contract (section 3).

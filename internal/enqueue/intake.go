@@ -130,8 +130,17 @@ func (g *group) insert(ctx context.Context, specs []wire.Spec) ([]*wire.Job, err
 	}
 }
 
-// insertNow inserts, and has the workers notified. A single job takes the notification along.
-func (g *group) insertNow(ctx context.Context, started *insert) ([]*wire.Job, error) {
+// errExit is the outcome of an insert that has not returned.
+var errExit = &wire.UnknownError{Err: errors.New("a function of the pool's configuration ended its goroutine (runtime.Goexit)")}
+
+// insertNow inserts, and has the workers notified. A single job takes the notification along. A
+// panic in a function of the application's pool, such as a tracer, is an error of the calls.
+func (g *group) insertNow(ctx context.Context, started *insert) (jobs []*wire.Job, err error) {
+	defer func() {
+		if value := recover(); value != nil {
+			jobs, err = nil, &wire.UnknownError{Err: fmt.Errorf("a function of the pool's configuration: panic: %v", value)}
+		}
+	}()
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	g.onStop(started, end)
@@ -152,23 +161,33 @@ func (g *group) insertNow(ctx context.Context, started *insert) ([]*wire.Job, er
 // runAlone inserts a call by itself. If another transaction blocks it, it gives up its connection
 // and is repeated: then runAlone reports false.
 func (g *group) runAlone(started *insert, c *call) (done bool) {
-	jobs, err := g.insertNow(c.ctx, started)
-	if _, blocked := errors.AsType[*wire.BlockedError](err); blocked && g.repeat(started, c) {
-		return false
-	}
-	g.end(started)
-	c.jobs, c.err = jobs, err
-	if c.done != nil {
-		close(c.done)
-	}
-	return true
+	var jobs []*wire.Job
+	var err error = errExit
+	defer func() { // also when the goroutine ends
+		if _, blocked := errors.AsType[*wire.BlockedError](err); blocked && g.repeat(started, c) {
+			return
+		}
+		g.end(started)
+		c.jobs, c.err = jobs, err
+		if done = true; c.done != nil {
+			close(c.done)
+		}
+	}()
+	jobs, err = g.insertNow(c.ctx, started)
+	return false
 }
 
 // runBatch inserts several calls at once, under no caller's context. If the server refuses that, or
 // another transaction blocks it, nothing was inserted, and each call is inserted by itself: what is
 // wrong with one must not harm the others. After any other error nothing is sent again.
 func (g *group) runBatch(started *insert, batch []*call) {
-	jobs, err := g.insertNow(context.Background(), started)
+	var jobs []*wire.Job
+	var err error = errExit
+	defer func() { g.endBatch(started, batch, jobs, err) }() // also when the goroutine ends
+	jobs, err = g.insertNow(context.Background(), started)
+}
+
+func (g *group) endBatch(started *insert, batch []*call, jobs []*wire.Job, err error) {
 	_, rejected := errors.AsType[*wire.RejectedError](err)
 	_, blocked := errors.AsType[*wire.BlockedError](err)
 	if rejected || blocked {

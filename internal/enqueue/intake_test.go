@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -560,4 +561,46 @@ func TestIntakeClose(t *testing.T) {
 		}
 		r.nudger.Close()
 	})
+}
+
+// A function of the application's pool, such as a tracer, panics in an insert, or ends its
+// goroutine. The calls in it get an error, and leave neither permits nor keys behind.
+func TestIntakeInsertThatDoesNotReturn(t *testing.T) {
+	t.Parallel()
+	for name, end := range map[string]func(){"panic": func() { panic("a tracer") }, "exit": runtime.Goexit} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				r := newIntakeRigOf(2)
+				r.fail = func(tasks string) error {
+					if strings.Contains(tasks, "bad") {
+						end()
+					}
+					return nil
+				}
+				for _, key := range []string{"k", ""} {
+					for i := range 4 { // the first ones by themselves, the others in a batch
+						r.call(t.Context(), key, fmt.Sprintf("bad%s%d", key, i))
+					}
+				}
+				r.callers.Wait()
+				r.call(t.Context(), "k", "keyed")
+				r.call(t.Context(), "", "free")
+				r.callers.Wait()
+				r.intake.Close()
+				r.nudger.Close()
+				for _, batched := range []string{"badk1", "badk3", "bad3"} {
+					got, _ := r.results.Load(batched)
+					if !strings.HasPrefix(fmt.Sprint(got), "the jobs may or may not have been enqueued") {
+						t.Errorf("%s: %v", batched, got)
+					}
+				}
+				for _, good := range []string{"keyed", "free"} {
+					if got, _ := r.results.Load(good); got != good {
+						t.Errorf("%s: %v", good, got)
+					}
+				}
+			})
+		})
+	}
 }

@@ -31,10 +31,12 @@ type adminDB struct {
 	limit time.Duration
 }
 
-// operation is a transaction of an operator's.
+// operation is a transaction of an operator's. Its connection goes back to the pool whatever a
+// tracer of the application's does: panic, or end the goroutine.
 type operation struct {
 	pgx.Tx
 
+	conn   *pgxpool.Conn
 	ctx    context.Context //nolint:containedctx // for as long as the transaction
 	cancel func()
 	limit  time.Duration // 0: the caller's deadline
@@ -46,32 +48,58 @@ func (db adminDB) begin(ctx context.Context) (*operation, error) {
 		o.limit = db.limit
 		o.ctx, o.cancel = context.WithTimeout(ctx, db.limit)
 	}
-	tx, err := db.pool.BeginTx(o.ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
+	conn, err := db.pool.Acquire(o.ctx)
 	if err != nil {
+		defer o.cancel()
 		return nil, o.ended(err)
 	}
-	o.Tx = tx
-	if _, err := tx.Exec(o.ctx, adminSettings); err != nil {
-		return nil, o.end(err)
+	o.conn = conn
+	return o, o.try(func() (err error) {
+		if o.Tx, err = conn.BeginTx(o.ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}); err != nil {
+			return err
+		}
+		_, err = o.Exec(o.ctx, adminSettings)
+		return err
+	})
+}
+
+// try makes a step. If that fails, or does not return, it ends the operation.
+func (o *operation) try(step func() error) error {
+	returned := false
+	defer func() {
+		if !returned {
+			o.release()
+		}
+	}()
+	err := step()
+	returned = true
+	if err != nil {
+		return o.end(err)
 	}
-	return o, nil
+	return nil
 }
 
 // end commits after success.
 func (o *operation) end(err error) error {
+	defer o.release()
 	if err == nil {
 		err = o.Commit(o.ctx)
 	}
-	if err != nil {
+	if err != nil && o.Tx != nil {
 		Rollback(o.ctx, o.Tx)
 	}
 	return o.ended(err)
 }
 
+// release gives the connection back to the pool, which closes one with an open transaction.
+func (o *operation) release() {
+	o.conn.Release()
+	o.cancel()
+}
+
 // ended adds to an error that the time was over.
 func (o *operation) ended(err error) error {
 	late := o.limit > 0 && errors.Is(o.ctx.Err(), context.DeadlineExceeded)
-	o.cancel()
 	if err == nil || !late {
 		return err
 	}
@@ -84,7 +112,10 @@ func (db adminDB) in(ctx context.Context, run func(context.Context, pgx.Tx) erro
 	if err != nil {
 		return err
 	}
-	return o.end(run(o.ctx, o.Tx))
+	if err := o.try(func() error { return run(o.ctx, o.Tx) }); err != nil {
+		return err
+	}
+	return o.end(nil)
 }
 
 func (db adminDB) Exec(ctx context.Context, sql string, args ...any) (tag pgconn.CommandTag, err error) {
@@ -100,11 +131,15 @@ func (db adminDB) Query(ctx context.Context, sql string, args ...any) (pgx.Rows,
 	if err != nil {
 		return nil, err
 	}
-	rows, err := o.Query(o.ctx, sql, args...)
+	rows := &adminRows{o: o}
+	err = o.try(func() (err error) {
+		rows.Rows, err = o.Query(o.ctx, sql, args...)
+		return err
+	})
 	if err != nil {
-		return nil, o.end(err)
+		return nil, err
 	}
-	return &adminRows{Rows: rows, o: o}, nil
+	return rows, nil
 }
 
 func (db adminDB) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
@@ -129,9 +164,11 @@ func (r *adminRows) Next() bool {
 }
 
 func (r *adminRows) Close() {
-	r.Rows.Close()
 	if o := r.o; o != nil {
-		r.o, r.err = nil, o.end(r.Rows.Err())
+		r.o = nil
+		defer o.release()
+		r.Rows.Close()
+		r.err = o.end(r.Rows.Err())
 	}
 }
 

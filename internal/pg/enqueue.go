@@ -156,7 +156,6 @@ func (a *attempt) insertOne(ctx context.Context, conn *pgxpool.Conn) ([]*wire.Jo
 		notified, err = a.insertAndNotify(ctx, conn, &job, done)
 	} else {
 		err = a.insertAlone(ctx, conn, &job)
-		a.releasePrepared(ctx, conn, err)
 	}
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
@@ -167,7 +166,8 @@ func (a *attempt) insertOne(ctx context.Context, conn *pgxpool.Conn) ([]*wire.Jo
 	return []*wire.Job{&job}, notified, nil
 }
 
-func (a *attempt) insertAlone(ctx context.Context, conn *pgxpool.Conn, job *wire.Job) error {
+func (a *attempt) insertAlone(ctx context.Context, conn *pgxpool.Conn, job *wire.Job) (err error) {
+	defer func() { a.releasePrepared(ctx, conn, err) }() // also when the application's tracer panics
 	text := a.texts.render(query.InsertJob)
 	if a.pipelines && a.forgotten == 0 { // faster than a batch of one
 		if _, err := conn.Conn().Prepare(ctx, text, text); err != nil {

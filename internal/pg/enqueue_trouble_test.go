@@ -43,7 +43,7 @@ func poolWith(t *testing.T, url string, change func(*pgxpool.Config)) *pgxpool.P
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(pool.Close)
+	t.Cleanup(func() { pg.ClosePool(pool) }) // which waits for a lost connection no longer than a second
 	return pool
 }
 

@@ -19,8 +19,11 @@ import (
 
 // because adds to an error that the end of limited led to why it ended. A driver may have asked the
 // server to cancel the statement then. If our own limit ended it, a driver's own error is not part
-// of the chain: it says that the caller canceled.
+// of the chain: it says that the caller canceled. That nothing was enqueued stays part of it.
 func because(limited context.Context, err error) error {
+	if unsent, ok := errors.AsType[*wire.NotEnqueuedError](err); ok {
+		return &wire.NotEnqueuedError{Err: because(limited, unsent.Err)}
+	}
 	cause, state := context.Cause(limited), sqlstate.Of(err)
 	switch {
 	case err == nil, cause == nil, errors.Is(err, cause), state != "" && state != sqlstate.QueryCanceled:

@@ -232,7 +232,35 @@ func TestServerThatDoesNotAnswer(t *testing.T) {
 	waiting.Wait()
 }
 
-// The same for a transaction of InTx: the error tells which jobs there can be.
+// If the server does not even answer the preparation of statements, nothing was sent: the error
+// says so, and nothing else.
+func TestServerThatPreparesNothing(t *testing.T) {
+	t.Parallel()
+	for kind := range troubleKinds("") {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			proxy := dbtest.NewProxy(t, pgtest.New(t).URL)
+			pool := poolWith(t, proxy.URL, func(config *pgxpool.Config) { config.MaxConns = 1 })
+			inserter := pg.NewInserter(pool, schemaName, schema.WritesTables).WithPieces(2)
+			if err := pool.Ping(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			ctx, end := context.WithCancelCause(context.Background())
+			proxy.Arm(1, dbtest.Freeze)
+			done := make(chan error, 1)
+			go func() { done <- insertPiggyback(ctx, inserter, troubleKinds("1")[kind]) }()
+			dbtest.Until(t, func() bool { return proxy.Met() != 0 })
+			end(pg.ErrNoAnswer)
+			err := <-done
+			if _, unsent := errors.AsType[*wire.NotEnqueuedError](err); !unsent || strings.Contains(err.Error(), "may or may not") {
+				t.Error(err)
+			}
+			wantOurLimit(t, err)
+		})
+	}
+}
+
+// A server that does not answer a transaction of InTx: the error tells which jobs there can be.
 func TestTransactionThatGetsNoAnswer(t *testing.T) {
 	t.Parallel()
 	var waiting sync.WaitGroup

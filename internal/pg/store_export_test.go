@@ -110,6 +110,9 @@ func (c *Clock) Measure(sent, received, server time.Time) time.Duration {
 // CloseTimeout limits what is sent to a server before a connection to it is dropped.
 const CloseTimeout = closeTimeout
 
+// ErrNoAnswer is the end of our own limit.
+var ErrNoAnswer = errNoAnswer
+
 // WithPieces bounds the jobs of one statement.
 func (i *Inserter) WithPieces(jobs int) *Inserter {
 	i.bounds.jobs = jobs

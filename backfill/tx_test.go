@@ -260,3 +260,21 @@ func TestTransactionSurvivesBadRequests(t *testing.T) {
 	}
 	wantJobs(t, db, 1)
 }
+
+// A transaction whose context has ended when its function returns is not committed, and the error
+// does not say that it may have been.
+func TestInTxWhoseContextHasEnded(t *testing.T) {
+	t.Parallel()
+	client := newClient(t, pgtest.New(t))
+	task, _ := taskOf("send_email", ignore)
+	ctx, cancel := context.WithCancel(t.Context())
+	err := backfill.InTx(ctx, client, func(ctx context.Context, _ pgx.Tx) error {
+		defer cancel()
+		_, err := backfill.Enqueue(ctx, backfill.FromContext(ctx), task, mailArgs{})
+		return err
+	})
+	wantError(t, err, "commit: the jobs were not enqueued: context canceled")
+	if !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+}

@@ -120,6 +120,9 @@ func Begin(ctx context.Context, conn *pgxpool.Conn) (pgx.Tx, error) {
 
 // Commit commits a transaction. The type of an error says what became of its jobs.
 func Commit(ctx context.Context, tx pgx.Tx) error {
+	if ctx.Err() != nil { // then pgx sends nothing
+		return &wire.NotEnqueuedError{Err: context.Cause(ctx)}
+	}
 	limited, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	defer newLimit(limited, end).stop()

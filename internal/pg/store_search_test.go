@@ -148,8 +148,9 @@ func TestClaimBehindAClog(t *testing.T) {
 	}
 }
 
-// Behind thousands of blocked queues, a queue is found within a few claims also if there is room for
-// one job at a time only, and free jobs take it: then the claims are rare, and each looks further.
+// Behind thousands of blocked queues, a queue is found within a few claims also if there is room
+// for one job at a time only, and free jobs take it: then the claims are rare, and each looks
+// further.
 func TestRareClaimsSearchFurther(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)

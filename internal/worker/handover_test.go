@@ -138,7 +138,8 @@ func TestOthersHearOfWhatIsGivenBack(t *testing.T) {
 	})
 }
 
-// The next job of a queue that was freed does not wait until half of what is claimed ahead has started.
+// The next job of a queue that was freed does not wait until half of what is claimed ahead has
+// started.
 func TestFreedQueuesDoNotWaitForTheBuffer(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -127,7 +127,8 @@ func TestRefusedTextsAreMended(t *testing.T) {
 	}
 }
 
-// An outcome whose row stays locked for long is said, ever more rarely, and once when it is recorded.
+// An outcome whose row stays locked for long is said, ever more rarely, and once when it is
+// recorded.
 func TestOutcomesThatWaitForRowsAreSaid(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

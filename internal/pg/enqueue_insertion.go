@@ -8,6 +8,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgtype"
@@ -262,19 +263,18 @@ func (n *insertion) insertByFunction(p piece) statement {
 
 // scanInserted reads what InsertJob and InsertJobs return.
 func scanInserted(row interface{ Scan(dest ...any) error }, job *wire.Job) error {
-	var runAt, createdAt int64
+	var runAt, createdAt string
 	if err := row.Scan(&job.ID, &runAt, &createdAt); err != nil {
 		return err
 	}
-	job.RunAt, job.CreatedAt = timeOf(runAt), timeOf(createdAt)
-	return nil
+	return setTimes(job, runAt, createdAt)
 }
 
 // scanJob reads a job from the columns of UpsertJobs, and those that follow them.
 func scanJob(row interface{ Scan(dest ...any) error }, more ...any) (*wire.Job, error) {
 	var job wire.Job
 	var key *string
-	var runAt, createdAt int64
+	var runAt, createdAt string
 	var flags []byte
 	columns := []any{
 		&key, &job.ID, &job.Task, &job.Queue, &job.Payload, &runAt, &createdAt, &job.Attempt, &job.MaxAttempts,
@@ -286,17 +286,30 @@ func scanJob(row interface{ Scan(dest ...any) error }, more ...any) (*wire.Job, 
 	if key != nil {
 		job.Key = *key
 	}
-	job.RunAt, job.CreatedAt, job.Flags = timeOf(runAt), timeOf(createdAt), flagNames(flags)
-	return &job, nil
+	job.Flags = flagNames(flags)
+	return &job, setTimes(&job, runAt, createdAt)
 }
 
-// timeOf converts a time's binary format, which no setting of the session changes: microseconds
-// since 2000. Infinity, which other clients can write, becomes the zero Time.
-func timeOf(since int64) time.Time {
-	if since == math.MinInt64 || since == math.MaxInt64 {
-		return time.Time{}
+func setTimes(job *wire.Job, runAt, createdAt string) (err error) {
+	if job.RunAt, err = parseTime(runAt); err != nil {
+		return err
 	}
-	return time.Unix(since2000+since/1e6, since%1e6*1e3)
+	job.CreatedAt, err = parseTime(createdAt)
+	return err
+}
+
+// parseTime reads a time's binary format, in hex, which no setting of the session changes:
+// microseconds since 2000. Infinity, which other clients can write, becomes the zero Time.
+func parseTime(hex string) (time.Time, error) {
+	bits, err := strconv.ParseUint(hex, 16, 64)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("read a time: %w", err)
+	}
+	since := int64(bits) //nolint:gosec // two's complement
+	if since == math.MinInt64 || since == math.MaxInt64 {
+		return time.Time{}, nil
+	}
+	return time.Unix(since2000+since/1e6, since%1e6*1e3), nil
 }
 
 // since2000 is the Unix time of 2000, in seconds.

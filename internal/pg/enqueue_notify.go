@@ -2,6 +2,7 @@ package pg
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -45,13 +46,21 @@ func (a *attempt) insertAndNotify(ctx context.Context, conn *pgxpool.Conn, job *
 		a.releasePrepared(ctx, conn, err)
 		return err
 	}
+	returned := false
+	defer func() {
+		if !returned { // a function of the application's pool has panicked, or ended the goroutine
+			_ = end(errNotReturned)
+		}
+	}()
 	text := a.texts.render(query.InsertJob)
 	insert, notify, err := prepare(own, conn.Conn(), text)
 	if err != nil {
+		returned = true
 		return false, end(notCommitted(err))
 	}
 	var parameters pgx.ExtendedQueryBuilder
 	if err = parameters.Build(conn.Conn().TypeMap(), insert, insertArgs(&a.specs[0])); err != nil {
+		returned = true
 		return false, end(&wire.NotEnqueuedError{Err: err})
 	}
 	pipeline := conn.Conn().PgConn().StartPipeline(own)
@@ -63,14 +72,20 @@ func (a *attempt) insertAndNotify(ctx context.Context, conn *pgxpool.Conn, job *
 	}
 	err = because(own, err)
 	stop()
+	returned = true
 	go func() { // nobody waits for the rest
 		timer := time.AfterFunc(notifyTimeout, func() { cancel(errNoAnswer) })
-		defer timer.Stop()
+		defer func() {
+			_ = recover() // of the application's net.Conn; the pool drops a connection that is busy
+			timer.Stop()
+			_ = end(err)
+		}()
 		_ = pipeline.Close() // a lost notification costs a poll; a broken connection leaves the pool
-		_ = end(err)
 	}()
 	return err == nil, err
 }
+
+var errNotReturned = errors.New("a function of the pool's configuration did not return")
 
 // prepare prepares the two statements on a connection, unless they are.
 func prepare(ctx context.Context, conn *pgx.Conn, text string) (insert, notify *pgconn.StatementDescription, err error) {

@@ -3,6 +3,7 @@ package pg_test
 import (
 	"context"
 	"errors"
+	"net"
 	"runtime"
 	"strconv"
 	"sync/atomic"
@@ -112,5 +113,47 @@ func call(t *testing.T, pool *pgxpool.Pool, way, id string) {
 	}
 	if err != nil && !errors.Is(err, pg.ErrNotLocked) {
 		t.Errorf("%s: %v", way, err)
+	}
+}
+
+// failingConn does not return from one of its calls.
+type failingConn struct {
+	net.Conn
+	*failingTracer
+}
+
+func (c failingConn) Read(b []byte) (int, error) {
+	c.traced()
+	return c.Conn.Read(b)
+}
+
+func (c failingConn) Write(b []byte) (int, error) {
+	c.traced()
+	return c.Conn.Write(b)
+}
+
+// The same for a connection that the application's DialFunc has wrapped, while a notification is
+// sent along.
+func TestConnectionThatDoesNotReturn(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	failing := failingTracer{fail: func() { panic("connection") }}
+	pool := poolWith(t, db.URL, func(config *pgxpool.Config) {
+		config.MaxConns = 1
+		dial := config.ConnConfig.DialFunc
+		config.ConnConfig.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := dial(ctx, network, address)
+			return failingConn{conn, &failing}, err
+		}
+	})
+	inserter := pg.NewInserter(pool, schemaName, schema.WritesTables)
+	for position := int32(1); position < 20; position++ {
+		if err := insertPiggyback(t.Context(), inserter, troubleKinds("0")["plain"]); err != nil { // connects and prepares
+			t.Fatal(err)
+		}
+		failing.left.Store(position)
+		_ = returns(func() { _ = insertPiggyback(t.Context(), inserter, troubleKinds("1")["plain"]) })
+		failing.left.Store(0)
+		dbtest.Until(t, func() bool { return pool.Stat().AcquiredConns() == 0 })
 	}
 }

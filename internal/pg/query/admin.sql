@@ -85,8 +85,8 @@ update graphile_worker.backfill_workers as w set swept_at = clock_timestamp()
 -- name: AdminComplete :many
 -- This and the next four return the columns of UpsertJobs. A job whose task's name is gone has none.
 select j.key, j.id, coalesce(t.identifier, '') as task, coalesce(s.queue_name, '') as queue, j.payload,
-       concat('x', encode(timestamptz_send(j.run_at), 'hex'))::bit(64)::bigint as run_at,
-       concat('x', encode(timestamptz_send(j.created_at), 'hex'))::bit(64)::bigint as created_at,
+       encode(timestamptz_send(j.run_at), 'hex') as run_at,
+       encode(timestamptz_send(j.created_at), 'hex') as created_at,
        j.attempts, j.max_attempts, j.priority, j.revision, j.flags
   from graphile_worker.complete_jobs($1::bigint[]) as j
   left join graphile_worker._private_tasks as t on t.id = j.task_id
@@ -95,8 +95,8 @@ select j.key, j.id, coalesce(t.identifier, '') as task, coalesce(s.queue_name, '
 
 -- name: AdminFail :many
 select j.key, j.id, coalesce(t.identifier, '') as task, coalesce(s.queue_name, '') as queue, j.payload,
-       concat('x', encode(timestamptz_send(j.run_at), 'hex'))::bit(64)::bigint as run_at,
-       concat('x', encode(timestamptz_send(j.created_at), 'hex'))::bit(64)::bigint as created_at,
+       encode(timestamptz_send(j.run_at), 'hex') as run_at,
+       encode(timestamptz_send(j.created_at), 'hex') as created_at,
        j.attempts, j.max_attempts, j.priority, j.revision, j.flags
   from graphile_worker.permanently_fail_jobs($1::bigint[], nullif($2::text, '')) as j
   left join graphile_worker._private_tasks as t on t.id = j.task_id
@@ -105,8 +105,8 @@ select j.key, j.id, coalesce(t.identifier, '') as task, coalesce(s.queue_name, '
 
 -- name: AdminReschedule :many
 select j.key, j.id, coalesce(t.identifier, '') as task, coalesce(s.queue_name, '') as queue, j.payload,
-       concat('x', encode(timestamptz_send(j.run_at), 'hex'))::bit(64)::bigint as run_at,
-       concat('x', encode(timestamptz_send(j.created_at), 'hex'))::bit(64)::bigint as created_at,
+       encode(timestamptz_send(j.run_at), 'hex') as run_at,
+       encode(timestamptz_send(j.created_at), 'hex') as created_at,
        j.attempts, j.max_attempts, j.priority, j.revision, j.flags
   from graphile_worker.reschedule_jobs($1::bigint[], $2::timestamptz, $3::int, $4::int, $5::int) as j
   left join graphile_worker._private_tasks as t on t.id = j.task_id
@@ -116,8 +116,8 @@ select j.key, j.id, coalesce(t.identifier, '') as task, coalesce(s.queue_name, '
 -- name: AdminRemove :many
 -- A row of nulls says that there was no such job.
 select j.key, j.id, coalesce(t.identifier, '') as task, coalesce(s.queue_name, '') as queue, j.payload,
-       concat('x', encode(timestamptz_send(j.run_at), 'hex'))::bit(64)::bigint as run_at,
-       concat('x', encode(timestamptz_send(j.created_at), 'hex'))::bit(64)::bigint as created_at,
+       encode(timestamptz_send(j.run_at), 'hex') as run_at,
+       encode(timestamptz_send(j.created_at), 'hex') as created_at,
        j.attempts, j.max_attempts, j.priority, j.revision, j.flags
   from graphile_worker.remove_job($1::text) as j
   left join graphile_worker._private_tasks as t on t.id = j.task_id
@@ -126,8 +126,8 @@ select j.key, j.id, coalesce(t.identifier, '') as task, coalesce(s.queue_name, '
 
 -- name: LockedJobs :many
 select j.key, j.id, coalesce(t.identifier, '') as task, coalesce(s.queue_name, '') as queue, j.payload,
-       concat('x', encode(timestamptz_send(j.run_at), 'hex'))::bit(64)::bigint as run_at,
-       concat('x', encode(timestamptz_send(j.created_at), 'hex'))::bit(64)::bigint as created_at,
+       encode(timestamptz_send(j.run_at), 'hex') as run_at,
+       encode(timestamptz_send(j.created_at), 'hex') as created_at,
        j.attempts, j.max_attempts, j.priority, j.revision, j.flags
   from graphile_worker._private_jobs as j
   left join graphile_worker._private_tasks as t on t.id = j.task_id

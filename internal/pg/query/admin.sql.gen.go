@@ -11,8 +11,8 @@ import (
 
 const AdminComplete = `-- name: AdminComplete :many
 select j.key, j.id, coalesce(t.identifier, '') as task, coalesce(s.queue_name, '') as queue, j.payload,
-       concat('x', encode(timestamptz_send(j.run_at), 'hex'))::bit(64)::bigint as run_at,
-       concat('x', encode(timestamptz_send(j.created_at), 'hex'))::bit(64)::bigint as created_at,
+       encode(timestamptz_send(j.run_at), 'hex') as run_at,
+       encode(timestamptz_send(j.created_at), 'hex') as created_at,
        j.attempts, j.max_attempts, j.priority, j.revision, j.flags
   from graphile_worker.complete_jobs($1::bigint[]) as j
   left join graphile_worker._private_tasks as t on t.id = j.task_id
@@ -26,8 +26,8 @@ type AdminCompleteRow struct {
 	Task        string
 	Queue       string
 	Payload     []byte
-	RunAt       int64
-	CreatedAt   int64
+	RunAt       string
+	CreatedAt   string
 	Attempts    int16
 	MaxAttempts int16
 	Priority    int16
@@ -71,8 +71,8 @@ func (q *Queries) AdminComplete(ctx context.Context, dollar_1 []int64) ([]AdminC
 
 const AdminFail = `-- name: AdminFail :many
 select j.key, j.id, coalesce(t.identifier, '') as task, coalesce(s.queue_name, '') as queue, j.payload,
-       concat('x', encode(timestamptz_send(j.run_at), 'hex'))::bit(64)::bigint as run_at,
-       concat('x', encode(timestamptz_send(j.created_at), 'hex'))::bit(64)::bigint as created_at,
+       encode(timestamptz_send(j.run_at), 'hex') as run_at,
+       encode(timestamptz_send(j.created_at), 'hex') as created_at,
        j.attempts, j.max_attempts, j.priority, j.revision, j.flags
   from graphile_worker.permanently_fail_jobs($1::bigint[], nullif($2::text, '')) as j
   left join graphile_worker._private_tasks as t on t.id = j.task_id
@@ -91,8 +91,8 @@ type AdminFailRow struct {
 	Task        string
 	Queue       string
 	Payload     []byte
-	RunAt       int64
-	CreatedAt   int64
+	RunAt       string
+	CreatedAt   string
 	Attempts    int16
 	MaxAttempts int16
 	Priority    int16
@@ -135,8 +135,8 @@ func (q *Queries) AdminFail(ctx context.Context, arg AdminFailParams) ([]AdminFa
 
 const AdminRemove = `-- name: AdminRemove :many
 select j.key, j.id, coalesce(t.identifier, '') as task, coalesce(s.queue_name, '') as queue, j.payload,
-       concat('x', encode(timestamptz_send(j.run_at), 'hex'))::bit(64)::bigint as run_at,
-       concat('x', encode(timestamptz_send(j.created_at), 'hex'))::bit(64)::bigint as created_at,
+       encode(timestamptz_send(j.run_at), 'hex') as run_at,
+       encode(timestamptz_send(j.created_at), 'hex') as created_at,
        j.attempts, j.max_attempts, j.priority, j.revision, j.flags
   from graphile_worker.remove_job($1::text) as j
   left join graphile_worker._private_tasks as t on t.id = j.task_id
@@ -150,8 +150,8 @@ type AdminRemoveRow struct {
 	Task        string
 	Queue       string
 	Payload     []byte
-	RunAt       int64
-	CreatedAt   int64
+	RunAt       string
+	CreatedAt   string
 	Attempts    int16
 	MaxAttempts int16
 	Priority    int16
@@ -195,8 +195,8 @@ func (q *Queries) AdminRemove(ctx context.Context, dollar_1 string) ([]AdminRemo
 
 const AdminReschedule = `-- name: AdminReschedule :many
 select j.key, j.id, coalesce(t.identifier, '') as task, coalesce(s.queue_name, '') as queue, j.payload,
-       concat('x', encode(timestamptz_send(j.run_at), 'hex'))::bit(64)::bigint as run_at,
-       concat('x', encode(timestamptz_send(j.created_at), 'hex'))::bit(64)::bigint as created_at,
+       encode(timestamptz_send(j.run_at), 'hex') as run_at,
+       encode(timestamptz_send(j.created_at), 'hex') as created_at,
        j.attempts, j.max_attempts, j.priority, j.revision, j.flags
   from graphile_worker.reschedule_jobs($1::bigint[], $2::timestamptz, $3::int, $4::int, $5::int) as j
   left join graphile_worker._private_tasks as t on t.id = j.task_id
@@ -218,8 +218,8 @@ type AdminRescheduleRow struct {
 	Task        string
 	Queue       string
 	Payload     []byte
-	RunAt       int64
-	CreatedAt   int64
+	RunAt       string
+	CreatedAt   string
 	Attempts    int16
 	MaxAttempts int16
 	Priority    int16
@@ -370,8 +370,8 @@ func (q *Queries) LockTasks(ctx context.Context) error {
 
 const LockedJobs = `-- name: LockedJobs :many
 select j.key, j.id, coalesce(t.identifier, '') as task, coalesce(s.queue_name, '') as queue, j.payload,
-       concat('x', encode(timestamptz_send(j.run_at), 'hex'))::bit(64)::bigint as run_at,
-       concat('x', encode(timestamptz_send(j.created_at), 'hex'))::bit(64)::bigint as created_at,
+       encode(timestamptz_send(j.run_at), 'hex') as run_at,
+       encode(timestamptz_send(j.created_at), 'hex') as created_at,
        j.attempts, j.max_attempts, j.priority, j.revision, j.flags
   from graphile_worker._private_jobs as j
   left join graphile_worker._private_tasks as t on t.id = j.task_id
@@ -386,8 +386,8 @@ type LockedJobsRow struct {
 	Task        string
 	Queue       string
 	Payload     []byte
-	RunAt       int64
-	CreatedAt   int64
+	RunAt       string
+	CreatedAt   string
 	Attempts    int16
 	MaxAttempts int16
 	Priority    int16

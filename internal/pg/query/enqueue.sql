@@ -33,8 +33,8 @@ select t.id, $2::pg_catalog.json,
        case when $7::pg_catalog.text OPERATOR(pg_catalog.<>) '' then $7::pg_catalog.text::pg_catalog.jsonb end
   from graphile_worker._private_tasks as t
  where t.identifier OPERATOR(pg_catalog.=) $1::pg_catalog.text
-returning id, pg_catalog.concat('x', pg_catalog.encode(pg_catalog.timestamptz_send(run_at), 'hex'))::bit(64)::bigint as run_at,
-          pg_catalog.concat('x', pg_catalog.encode(pg_catalog.timestamptz_send(created_at), 'hex'))::bit(64)::bigint as created_at;
+returning id, pg_catalog.encode(pg_catalog.timestamptz_send(run_at), 'hex') as run_at,
+          pg_catalog.encode(pg_catalog.timestamptz_send(created_at), 'hex') as created_at;
 
 -- name: InsertJobs :many
 -- Jobs without key and queue, in the order of the arrays. Nothing is inserted unless every task has
@@ -58,8 +58,8 @@ with spec as materialized (
    order by ord
   returning id, run_at, created_at
 )
-select i.id, pg_catalog.concat('x', pg_catalog.encode(pg_catalog.timestamptz_send(i.run_at), 'hex'))::bit(64)::bigint as run_at,
-       pg_catalog.concat('x', pg_catalog.encode(pg_catalog.timestamptz_send(i.created_at), 'hex'))::bit(64)::bigint as created_at
+select i.id, pg_catalog.encode(pg_catalog.timestamptz_send(i.run_at), 'hex') as run_at,
+       pg_catalog.encode(pg_catalog.timestamptz_send(i.created_at), 'hex') as created_at
   from inserted as i
  where (select case
                  when pg_catalog.count(*) OPERATOR(pg_catalog.=) pg_catalog.cardinality($1::pg_catalog.text[]) then true
@@ -113,8 +113,8 @@ with given as materialized (
    order by ord
   returning id, run_at, created_at
 )
-select i.id, pg_catalog.concat('x', pg_catalog.encode(pg_catalog.timestamptz_send(i.run_at), 'hex'))::bit(64)::bigint as run_at,
-       pg_catalog.concat('x', pg_catalog.encode(pg_catalog.timestamptz_send(i.created_at), 'hex'))::bit(64)::bigint as created_at
+select i.id, pg_catalog.encode(pg_catalog.timestamptz_send(i.run_at), 'hex') as run_at,
+       pg_catalog.encode(pg_catalog.timestamptz_send(i.created_at), 'hex') as created_at
   from inserted as i
  where (select case
                  when pg_catalog.count(*) OPERATOR(pg_catalog.=) pg_catalog.cardinality($1::pg_catalog.text[]) then true
@@ -136,7 +136,8 @@ on conflict (queue_name) do nothing;
 -- name: LimitLockWaits :exec
 -- Limits the waits for locks for the rest of the transaction, and how long it may be idle. A call
 -- whose key another transaction holds must not keep a connection for as long as that transaction
--- lasts, and one whose process is cut off or stopped not its names and keys.
+-- lasts, and one whose process is cut off or stopped between two messages that each end in a Sync
+-- not its names and keys.
 select pg_catalog.set_config('lock_timeout', @wait::pg_catalog.text, true),
        pg_catalog.set_config('idle_in_transaction_session_timeout', '10s', true);
 
@@ -197,8 +198,8 @@ with upserted as (
             j.revision, j.flags, j.locked_at is not null as taken
 )
 select u.key, u.id, t.identifier as task, coalesce(s.queue_name, '') as queue, u.payload,
-       pg_catalog.concat('x', pg_catalog.encode(pg_catalog.timestamptz_send(u.run_at), 'hex'))::bit(64)::bigint as run_at,
-       pg_catalog.concat('x', pg_catalog.encode(pg_catalog.timestamptz_send(u.created_at), 'hex'))::bit(64)::bigint as created_at,
+       pg_catalog.encode(pg_catalog.timestamptz_send(u.run_at), 'hex') as run_at,
+       pg_catalog.encode(pg_catalog.timestamptz_send(u.created_at), 'hex') as created_at,
        u.attempts, u.max_attempts, u.priority, u.revision, u.flags, u.taken
   from upserted as u
   join graphile_worker._private_tasks as t on t.id OPERATOR(pg_catalog.=) u.task_id
@@ -246,8 +247,8 @@ with upserted as (
             j.revision, j.flags, false as taken
 )
 select u.key, u.id, coalesce(t.identifier, '') as task, coalesce(s.queue_name, '') as queue, u.payload,
-       pg_catalog.concat('x', pg_catalog.encode(pg_catalog.timestamptz_send(u.run_at), 'hex'))::bit(64)::bigint as run_at,
-       pg_catalog.concat('x', pg_catalog.encode(pg_catalog.timestamptz_send(u.created_at), 'hex'))::bit(64)::bigint as created_at,
+       pg_catalog.encode(pg_catalog.timestamptz_send(u.run_at), 'hex') as run_at,
+       pg_catalog.encode(pg_catalog.timestamptz_send(u.created_at), 'hex') as created_at,
        u.attempts, u.max_attempts, u.priority, u.revision, u.flags, u.taken
   from upserted as u
   left join graphile_worker._private_tasks as t on t.id OPERATOR(pg_catalog.=) u.task_id

@@ -45,8 +45,8 @@ with upserted as (
             j.revision, j.flags, false as taken
 )
 select u.key, u.id, coalesce(t.identifier, '') as task, coalesce(s.queue_name, '') as queue, u.payload,
-       pg_catalog.concat('x', pg_catalog.encode(pg_catalog.timestamptz_send(u.run_at), 'hex'))::bit(64)::bigint as run_at,
-       pg_catalog.concat('x', pg_catalog.encode(pg_catalog.timestamptz_send(u.created_at), 'hex'))::bit(64)::bigint as created_at,
+       pg_catalog.encode(pg_catalog.timestamptz_send(u.run_at), 'hex') as run_at,
+       pg_catalog.encode(pg_catalog.timestamptz_send(u.created_at), 'hex') as created_at,
        u.attempts, u.max_attempts, u.priority, u.revision, u.flags, u.taken
   from upserted as u
   left join graphile_worker._private_tasks as t on t.id OPERATOR(pg_catalog.=) u.task_id
@@ -87,8 +87,8 @@ type DedupeJobsRow struct {
 	Task        string
 	Queue       string
 	Payload     []byte
-	RunAt       int64
-	CreatedAt   int64
+	RunAt       string
+	CreatedAt   string
 	Attempts    int16
 	MaxAttempts int16
 	Priority    int16
@@ -153,8 +153,8 @@ select t.id, $2::pg_catalog.json,
        case when $7::pg_catalog.text OPERATOR(pg_catalog.<>) '' then $7::pg_catalog.text::pg_catalog.jsonb end
   from graphile_worker._private_tasks as t
  where t.identifier OPERATOR(pg_catalog.=) $1::pg_catalog.text
-returning id, pg_catalog.concat('x', pg_catalog.encode(pg_catalog.timestamptz_send(run_at), 'hex'))::bit(64)::bigint as run_at,
-          pg_catalog.concat('x', pg_catalog.encode(pg_catalog.timestamptz_send(created_at), 'hex'))::bit(64)::bigint as created_at
+returning id, pg_catalog.encode(pg_catalog.timestamptz_send(run_at), 'hex') as run_at,
+          pg_catalog.encode(pg_catalog.timestamptz_send(created_at), 'hex') as created_at
 `
 
 type InsertJobParams struct {
@@ -169,8 +169,8 @@ type InsertJobParams struct {
 
 type InsertJobRow struct {
 	ID        int64
-	RunAt     int64
-	CreatedAt int64
+	RunAt     string
+	CreatedAt string
 }
 
 // Enqueuing. The rows are those of the contract's add_job (section 4). Keyless jobs take one
@@ -235,8 +235,8 @@ with spec as materialized (
    order by ord
   returning id, run_at, created_at
 )
-select i.id, pg_catalog.concat('x', pg_catalog.encode(pg_catalog.timestamptz_send(i.run_at), 'hex'))::bit(64)::bigint as run_at,
-       pg_catalog.concat('x', pg_catalog.encode(pg_catalog.timestamptz_send(i.created_at), 'hex'))::bit(64)::bigint as created_at
+select i.id, pg_catalog.encode(pg_catalog.timestamptz_send(i.run_at), 'hex') as run_at,
+       pg_catalog.encode(pg_catalog.timestamptz_send(i.created_at), 'hex') as created_at
   from inserted as i
  where (select case
                  when pg_catalog.count(*) OPERATOR(pg_catalog.=) pg_catalog.cardinality($1::pg_catalog.text[]) then true
@@ -262,8 +262,8 @@ type InsertJobsParams struct {
 
 type InsertJobsRow struct {
 	ID        int64
-	RunAt     int64
-	CreatedAt int64
+	RunAt     string
+	CreatedAt string
 }
 
 // Jobs without key and queue, in the order of the arrays. Nothing is inserted unless every task has
@@ -337,8 +337,8 @@ with given as materialized (
    order by ord
   returning id, run_at, created_at
 )
-select i.id, pg_catalog.concat('x', pg_catalog.encode(pg_catalog.timestamptz_send(i.run_at), 'hex'))::bit(64)::bigint as run_at,
-       pg_catalog.concat('x', pg_catalog.encode(pg_catalog.timestamptz_send(i.created_at), 'hex'))::bit(64)::bigint as created_at
+select i.id, pg_catalog.encode(pg_catalog.timestamptz_send(i.run_at), 'hex') as run_at,
+       pg_catalog.encode(pg_catalog.timestamptz_send(i.created_at), 'hex') as created_at
   from inserted as i
  where (select case
                  when pg_catalog.count(*) OPERATOR(pg_catalog.=) pg_catalog.cardinality($1::pg_catalog.text[]) then true
@@ -365,8 +365,8 @@ type InsertQueuedJobsParams struct {
 
 type InsertQueuedJobsRow struct {
 	ID        int64
-	RunAt     int64
-	CreatedAt int64
+	RunAt     string
+	CreatedAt string
 }
 
 // Jobs without a key, some of which have a queue. It adds the queues that are missing. A queue that
@@ -408,7 +408,8 @@ select pg_catalog.set_config('lock_timeout', $1::pg_catalog.text, true),
 
 // Limits the waits for locks for the rest of the transaction, and how long it may be idle. A call
 // whose key another transaction holds must not keep a connection for as long as that transaction
-// lasts, and one whose process is cut off or stopped not its names and keys.
+// lasts, and one whose process is cut off or stopped between two messages that each end in a Sync
+// not its names and keys.
 func (q *Queries) LimitLockWaits(ctx context.Context, wait string) error {
 	_, err := q.db.Exec(ctx, LimitLockWaits, wait)
 	return err
@@ -478,8 +479,8 @@ with upserted as (
             j.revision, j.flags, j.locked_at is not null as taken
 )
 select u.key, u.id, t.identifier as task, coalesce(s.queue_name, '') as queue, u.payload,
-       pg_catalog.concat('x', pg_catalog.encode(pg_catalog.timestamptz_send(u.run_at), 'hex'))::bit(64)::bigint as run_at,
-       pg_catalog.concat('x', pg_catalog.encode(pg_catalog.timestamptz_send(u.created_at), 'hex'))::bit(64)::bigint as created_at,
+       pg_catalog.encode(pg_catalog.timestamptz_send(u.run_at), 'hex') as run_at,
+       pg_catalog.encode(pg_catalog.timestamptz_send(u.created_at), 'hex') as created_at,
        u.attempts, u.max_attempts, u.priority, u.revision, u.flags, u.taken
   from upserted as u
   join graphile_worker._private_tasks as t on t.id OPERATOR(pg_catalog.=) u.task_id
@@ -524,8 +525,8 @@ type UpsertJobsRow struct {
 	Task        string
 	Queue       string
 	Payload     []byte
-	RunAt       int64
-	CreatedAt   int64
+	RunAt       string
+	CreatedAt   string
 	Attempts    int16
 	MaxAttempts int16
 	Priority    int16

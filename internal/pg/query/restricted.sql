@@ -4,8 +4,8 @@
 -- name: EnqueueJobs :many
 -- The columns of UpsertJobs, but payloads stay where they are, and two of its own.
 select r.key, r.id, r.task, r.queue, null::pg_catalog.json as payload,
-       pg_catalog.concat('x', pg_catalog.encode(pg_catalog.timestamptz_send(r.run_at), 'hex'))::bit(64)::bigint as run_at,
-       pg_catalog.concat('x', pg_catalog.encode(pg_catalog.timestamptz_send(r.created_at), 'hex'))::bit(64)::bigint as created_at,
+       pg_catalog.encode(pg_catalog.timestamptz_send(r.run_at), 'hex') as run_at,
+       pg_catalog.encode(pg_catalog.timestamptz_send(r.created_at), 'hex') as created_at,
        r.attempts, r.max_attempts, r.priority, r.revision, r.flags, r.ordinal, r.as_sent
   from graphile_worker.backfill_enqueue(
          @tasks::pg_catalog.text[], @queues::pg_catalog.text[], @payloads::pg_catalog.text[],

@@ -12,8 +12,8 @@ import (
 const EnqueueJobs = `-- name: EnqueueJobs :many
 
 select r.key, r.id, r.task, r.queue, null::pg_catalog.json as payload,
-       pg_catalog.concat('x', pg_catalog.encode(pg_catalog.timestamptz_send(r.run_at), 'hex'))::bit(64)::bigint as run_at,
-       pg_catalog.concat('x', pg_catalog.encode(pg_catalog.timestamptz_send(r.created_at), 'hex'))::bit(64)::bigint as created_at,
+       pg_catalog.encode(pg_catalog.timestamptz_send(r.run_at), 'hex') as run_at,
+       pg_catalog.encode(pg_catalog.timestamptz_send(r.created_at), 'hex') as created_at,
        r.attempts, r.max_attempts, r.priority, r.revision, r.flags, r.ordinal, r.as_sent
   from graphile_worker.backfill_enqueue(
          $1::pg_catalog.text[], $2::pg_catalog.text[], $3::pg_catalog.text[],
@@ -43,8 +43,8 @@ type EnqueueJobsRow struct {
 	Task        interface{}
 	Queue       interface{}
 	Payload     []byte
-	RunAt       int64
-	CreatedAt   int64
+	RunAt       string
+	CreatedAt   string
 	Attempts    interface{}
 	MaxAttempts interface{}
 	Priority    interface{}

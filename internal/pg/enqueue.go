@@ -1,6 +1,7 @@
 package pg
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -122,7 +123,7 @@ func (a *attempt) run(ctx context.Context) (jobs []*wire.Job, notified bool, err
 	if a.plan.large {
 		err = n.insertLarge(ctx, a.limit, conn, a.plan)
 	} else {
-		err = n.insertSmall(ctx, conn, a.plan, a.names)
+		err = a.send(ctx, conn, n.smallStatements(a.plan, a.names))
 	}
 	if err != nil {
 		return nil, false, err
@@ -168,21 +169,32 @@ func (a *attempt) insertOne(ctx context.Context, conn *pgxpool.Conn) ([]*wire.Jo
 
 func (a *attempt) insertAlone(ctx context.Context, conn *pgxpool.Conn, job *wire.Job) (err error) {
 	defer func() { a.releasePrepared(ctx, conn, err) }() // also when the application's tracer panics
-	text := a.texts.render(query.InsertJob)
-	if a.pipelines && a.forgotten == 0 { // faster than a batch of one
-		if _, err := conn.Conn().Prepare(ctx, text, text); err != nil {
-			return notCommitted(because(ctx, err))
-		}
-		return because(ctx, scanInserted(conn.QueryRow(ctx, text, insertArgs(&a.specs[0])...), job))
-	}
 	read := func(rows rows) error {
 		if !rows.Next() {
 			return pgx.ErrNoRows
 		}
 		return scanInserted(rows, job)
 	}
-	insert := statement{text: text, args: insertArgs(&a.specs[0]), read: read}
-	return because(ctx, pgxSession{conn, conn.Conn()}.run(ctx, []statement{insert}))
+	insert := statement{text: a.texts.render(query.InsertJob), args: insertArgs(&a.specs[0]), read: read}
+	return a.send(ctx, conn, []statement{insert})
+}
+
+// send sends statements, which make up one transaction. A single one is prepared by its text: that
+// is faster than a batch of one.
+func (a *attempt) send(ctx context.Context, conn *pgxpool.Conn, list []statement) error {
+	if len(list) > 1 || !a.pipelines || a.forgotten > 0 {
+		return because(ctx, pgxSession{conn, conn.Conn()}.run(ctx, list))
+	}
+	if _, err := conn.Conn().Prepare(ctx, list[0].text, list[0].text); err != nil {
+		return notCommitted(because(ctx, err))
+	}
+	rows, err := conn.Query(ctx, list[0].text, list[0].args...)
+	if err == nil {
+		err = readAll(rows, list[0].read)
+		rows.Close() // reads the answer to the commit
+		err = cmp.Or(rows.Err(), err)
+	}
+	return because(ctx, err)
 }
 
 // next says whether to send the call again after an error, and whether that error was a conflict

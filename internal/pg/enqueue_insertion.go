@@ -33,9 +33,8 @@ func newInsertion(texts *texts, specs []wire.Spec, access schema.Access) *insert
 	return &insertion{texts: texts, specs: specs, access: access, jobs: make([]*wire.Job, len(specs))}
 }
 
-// insertSmall sends all pieces of a plan at once.
-func (n *insertion) insertSmall(ctx context.Context, conn *pgxpool.Conn, p *plan, names bool) error {
-	var list []statement
+// smallStatements are all pieces of a plan, to be sent at once.
+func (n *insertion) smallStatements(p *plan, names bool) (list []statement) {
 	if names || n.access == schema.CallsFunction || n.hasQueue(p.pieces[0].specs) {
 		list = append(list, n.limitLockWaits(lockWait))
 	}
@@ -45,7 +44,7 @@ func (n *insertion) insertSmall(ctx context.Context, conn *pgxpool.Conn, p *plan
 	for _, piece := range p.pieces {
 		list = append(list, n.insertPiece(piece)...)
 	}
-	return because(ctx, pgxSession{conn, conn.Conn()}.run(ctx, list))
+	return list
 }
 
 // insertLarge sends one piece after the other. It first locks what may be locked by others: when it

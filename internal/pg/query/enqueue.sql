@@ -14,8 +14,8 @@
 --
 -- The session is the application's, whose search_path may name a schema in front of pg_catalog,
 -- and whose DateStyle may be any. So functions, types and operators are pg_catalog's by name
--- (nullif, in and "is distinct from" would look for an operator =), and times come back as the
--- number that is their binary format. No array has an element that is NULL, because
+-- (nullif, in and "is distinct from" would look for an operator =), and times come back in
+-- their binary format, as hex. No array has an element that is NULL, because
 -- array_nulls may be off: -infinity is a run_at of now.
 --
 -- Parameters have numbers where sqlc would give them an order that nobody can foresee: tasks,

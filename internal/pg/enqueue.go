@@ -168,7 +168,7 @@ func (a *attempt) insertOne(ctx context.Context, conn *pgxpool.Conn) ([]*wire.Jo
 }
 
 func (a *attempt) insertAlone(ctx context.Context, conn *pgxpool.Conn, job *wire.Job) (err error) {
-	defer func() { a.releasePrepared(ctx, conn, err) }() // also when the application's tracer panics
+	defer func() { a.Release(ctx, conn, err) }() // also when the application's tracer panics
 	read := func(rows rows) error {
 		if !rows.Next() {
 			return pgx.ErrNoRows

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/backfillhq/go/internal/pg/query"
+	"github.com/backfillhq/go/internal/sqlstate"
 	"github.com/backfillhq/go/internal/wire"
 )
 
@@ -43,7 +44,11 @@ func (a *attempt) insertAndNotify(ctx context.Context, conn *pgxpool.Conn, job *
 		err = because(own, err)
 		stop()
 		cancel(nil)
-		a.releasePrepared(ctx, conn, err)
+		if sqlstate.Of(err) == sqlstate.UndefinedStatement && a.forget(ctx, conn) {
+			a.Release(ctx, conn, nil)
+			return err
+		}
+		a.Release(ctx, conn, err)
 		return err
 	}
 	returned := false
@@ -96,17 +101,9 @@ func prepare(ctx context.Context, conn *pgx.Conn, text string) (insert, notify *
 	return insert, notify, err
 }
 
-// releasePrepared gives a connection back on which a statement was prepared by its text.
-func (a *attempt) releasePrepared(ctx context.Context, conn *pgxpool.Conn, err error) {
-	if isForgotten(err) && a.forget(ctx, conn) {
-		a.Release(ctx, conn, nil)
-		return
-	}
-	a.Release(ctx, conn, err)
-}
-
 // forget makes pgx prepare our statements again on a connection that has lost them. pgx does this
-// only for those that it has named itself.
+// only for those that it has named itself. One that exists where pgx did not prepare it is
+// somebody else's, behind a pooler, and is left alone.
 func (a *attempt) forget(ctx context.Context, conn *pgxpool.Conn) bool {
 	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 	defer cancel()

@@ -5,6 +5,7 @@ SQLC     := $(TOOLS)/sqlc@v1.31.1/sqlc
 GOLANGCI := $(TOOLS)/golangci-lint@v2.15.0/golangci-lint
 QUERIES  := internal/pg/sqlc.yaml
 SAMPLE   := docs/sqlc/sqlc.yaml
+MODULES  := $(patsubst %/go.mod,%,$(shell git ls-files '*/go.mod'))
 PRIVATE  := env -u DATABASE_URL -u PGHOST -u PGSERVICE -u PGDATABASE go run ./internal/devpg/with --
 
 # What make test-matrix runs, for example: make test-matrix VERSIONS="13 14" PACKAGES=./backfill
@@ -44,7 +45,7 @@ fuzz: ## Fuzz each target of FUZZ for FUZZTIME, all at once
 lint: $(GOLANGCI) ## Check formatting (gofumpt, gci) and run the linters
 	$(GOLANGCI) fmt --diff
 	$(GOLANGCI) run
-	cd internal/bench && $(GOLANGCI) run
+	for module in $(MODULES); do (cd $$module && $(GOLANGCI) run) || exit; done
 
 generate: $(SQLC) ## Write all generated code
 	go generate ./...
@@ -53,7 +54,7 @@ generate: $(SQLC) ## Write all generated code
 
 check: $(SQLC) ## Check that generated code and go.mod are current, and every query against a migrated database
 	go mod tidy -diff
-	cd internal/bench && go mod tidy -diff
+	for module in $(MODULES); do go -C $$module mod tidy -diff || exit; done
 	$(SQLC) diff -f $(QUERIES)
 	$(SQLC) diff -f $(SAMPLE)
 	go run ./cmd/backfillgen -check ./...

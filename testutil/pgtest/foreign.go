@@ -89,8 +89,8 @@ func (s *server) cleanUp(tb testing.TB, name string) {
 	}
 }
 
-// dropDatabase drops a database, whoever is connected to it. It is none the
-// worse when another test binary was faster.
+// dropDatabase drops a database, whoever is connected to it. It does nothing if another test binary
+// was faster.
 func dropDatabase(ctx context.Context, conn *pgx.Conn, name string) error {
 	var version int
 	if err := conn.QueryRow(ctx, "select current_setting('server_version_num')::int").Scan(&version); err != nil {

@@ -1,6 +1,8 @@
 package pgtest_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -20,11 +22,30 @@ import (
 // that are named Helper…, which do nothing otherwise.
 const helperURL = "PGTEST_HELPER_URL"
 
+// unreachable is a server that nobody answers for.
+const unreachable = "postgres://nobody@127.0.0.1:1/none"
+
+// helperUse makes a child call UseServer with a function that returns this: an error, if it begins
+// with "error: ".
+const helperUse = "PGTEST_HELPER_USE"
+
 func TestMain(m *testing.M) {
 	if url := os.Getenv(helperURL); url != "" {
 		if err := os.Setenv("DATABASE_URL", url); err != nil {
 			panic(err)
 		}
+	}
+	if result, ok := os.LookupEnv(helperUse); ok {
+		pgtest.UseServer(func(ctx context.Context) (string, error) {
+			fmt.Println("the function was called") //nolint:forbidigo // the parent reads it
+			if _, ok := ctx.Deadline(); !ok {
+				return "", errors.New("the context has no deadline")
+			}
+			if text, ok := strings.CutPrefix(result, "error: "); ok {
+				return "", errors.New(text)
+			}
+			return result, nil
+		})
 	}
 	os.Exit(m.Run())
 }
@@ -32,7 +53,7 @@ func TestMain(m *testing.M) {
 // isHelper skips a test in the parent.
 func isHelper(t *testing.T) {
 	t.Helper()
-	if os.Getenv(helperURL) == "" && os.Getenv("BACKFILL_TEST_PG") != "container" {
+	if os.Getenv(helperURL) == "" {
 		t.Skip("it runs in a child of another test, which shows its result")
 	}
 }

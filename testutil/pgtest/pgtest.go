@@ -15,8 +15,8 @@
 //
 // A test binary uses the first of these:
 //
-//   - BACKFILL_TEST_PG=container: a container of BACKFILL_TEST_PG_IMAGE (default
-//     postgres:17-alpine), through testcontainers-go. This needs go test -tags testcontainers.
+//   - that of [UseServer], if it was called. Where there is Docker alone, pass it container.Start
+//     of github.com/backfillhq/go/testutil/pgtest/container, a module of its own.
 //   - BACKFILL_TEST_PG_MAJOR=12: a private server of that major version.
 //   - DATABASE_URL, or PGHOST, PGSERVICE or PGDATABASE: that server. The role needs CREATEDB. The
 //     databases are named backfill_test_… and are dropped after the test; those of a killed test
@@ -101,6 +101,9 @@ func create(tb testing.TB, migrated bool, opts []Option) *Database {
 	ctx, cancel := context.WithTimeout(tb.Context(), createTimeout)
 	defer cancel()
 	s, err := testServer()
+	if err == nil {
+		err = checkLate()
+	}
 	if err != nil {
 		tb.Fatalf("pgtest: %v", err)
 	}

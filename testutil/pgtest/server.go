@@ -46,13 +46,8 @@ var testServer = sync.OnceValues(func() (*server, error) {
 })
 
 func startServer(ctx context.Context) (*server, error) {
-	switch kind := os.Getenv("BACKFILL_TEST_PG"); kind {
-	case "":
-	case "container":
-		url, err := startContainer(ctx)
-		return &server{url: url, disposable: true}, err
-	default:
-		return nil, fmt.Errorf("BACKFILL_TEST_PG=%s is not known, only container is", kind)
+	if start := chosenStart(); start != nil {
+		return startChosen(ctx, start)
 	}
 	var cfg devpg.Config
 	if text := os.Getenv("BACKFILL_TEST_PG_MAJOR"); text != "" {

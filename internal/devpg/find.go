@@ -107,7 +107,7 @@ func (s *search) notFound() error {
 		wanted = fmt.Sprintf("PostgreSQL %d", s.major)
 	}
 	return fmt.Errorf(`find PostgreSQL: no %s was found
-install it with your system's package manager, or name a server in DATABASE_URL, or name a folder with postgres and initdb in PG_BIN
+install it with your system's package manager, or name a server in DATABASE_URL, such as one in a container, or name a folder with postgres and initdb in PG_BIN
 tried:
   - %s`, wanted, strings.Join(s.tried, "\n  - "))
 }

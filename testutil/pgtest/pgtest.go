@@ -22,7 +22,7 @@
 //     databases are named backfill_test_… and are dropped after the test; those of a killed test
 //     are dropped a day later.
 //   - an installed PostgreSQL, or npm's: a private server, on 127.0.0.1 and in memory where
-//     possible. It ends with the test binary, no matter how that ends.
+//     possible. It ends with the test binary, no matter how that ends. There is none on Windows.
 //
 // # Connections
 //

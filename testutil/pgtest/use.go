@@ -21,8 +21,9 @@ var chosen struct {
 // first call of [New] or [Empty] it is too late, and their next call fails the test.
 //
 // New and Empty call start once, when they need the server first. If it returns an error, all their
-// calls fail with it. Its ctx ends after 5 minutes, or as soon as start has returned. The server
-// has to end by itself: pgtest does not know when the test binary is done with it.
+// calls fail with it. Its ctx is for the start alone: it ends after 5 minutes, and soon after start
+// has returned. So do not bind the server's process to it. Nor does pgtest stop the server: stop it
+// in TestMain after m.Run, or let it end by itself, as containers of testcontainers-go do.
 //
 // The role needs CREATEDB, and the databases are dropped after each test, as on the server of
 // DATABASE_URL.

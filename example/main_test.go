@@ -295,8 +295,13 @@ func TestImportOfBadFiles(t *testing.T) {
 				"  line 8: bare \" in non-quoted-field\n" +
 				"  line 9: wrong number of fields",
 		},
-		"header": {[]string{"Ada,ada@example.com"}, "line 1 is not the header name,email"},
-		"empty":  {nil, "line 1 is not the header name,email"},
+		"header":     {[]string{"Ada,ada@example.com"}, `line 1 is not the header name,email, but "Ada,ada@example.com"`},
+		"semicolons": {[]string{"name;email", "Ada;ada@example.com"}, `line 1 is not the header name,email, but "name;email"`},
+		"UTF-16":     {[]string{"\xff\xfen\x00a\x00"}, `line 1 is not the header name,email, but "\xff\xfen\x00a\x00"`},
+		"two marks":  {[]string{"\ufeff\ufeffname,email"}, `line 1 is not the header name,email, but "\ufeffname,email"`},
+		"quote":      {[]string{`na"me,email`}, `line 1 is not the header name,email: bare " in non-quoted-field`},
+		"empty":      {nil, "it is empty: line 1 has to be the header name,email"},
+		"mark alone": {[]string{"\ufeff"}, "it is empty: line 1 has to be the header name,email"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	_ "embed"
 	"encoding/csv"
 	"errors"
@@ -51,9 +52,9 @@ func readPeople(path string) (people []subscriber, err error) {
 		return nil, err
 	}
 	defer file.Close()
-	rows := csv.NewReader(file)
-	if header, err := rows.Read(); err != nil || strings.Join(header, ",") != "name,email" {
-		return nil, fmt.Errorf("%s: line 1 is not the header name,email", path)
+	rows := csv.NewReader(withoutBOM(file))
+	if err := readHeader(rows); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	var problems []string
 	for {
@@ -79,4 +80,31 @@ func readPeople(path string) (people []subscriber, err error) {
 		return nil, fmt.Errorf("%s: nothing was imported, because of\n  %s", path, strings.Join(problems, "\n  "))
 	}
 	return people, nil
+}
+
+// withoutBOM leaves out the byte order mark with which Excel begins a file in UTF-8.
+func withoutBOM(file io.Reader) io.Reader {
+	const mark = "\ufeff"
+	text := bufio.NewReader(file)
+	if start, _ := text.Peek(len(mark)); string(start) == mark {
+		_, _ = text.Discard(len(mark)) // it was read
+	}
+	return text
+}
+
+func readHeader(rows *csv.Reader) error {
+	header, err := rows.Read()
+	if errors.Is(err, io.EOF) {
+		return errors.New("it is empty: line 1 has to be the header name,email")
+	}
+	if malformed, ok := errors.AsType[*csv.ParseError](err); ok {
+		return fmt.Errorf("line 1 is not the header name,email: %w", malformed.Err)
+	}
+	if err != nil {
+		return fmt.Errorf("read line 1: %w", err)
+	}
+	if found := strings.Join(header, ","); found != "name,email" {
+		return fmt.Errorf("line 1 is not the header name,email, but %.50q", found)
+	}
+	return nil
 }

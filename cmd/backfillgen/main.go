@@ -1,16 +1,25 @@
-// Backfillgen writes the typed code for the tasks of Go packages: functions that carry a //backfill:task line. It writes one file,
-// backfill_gen.go, into each package.
+// Backfillgen writes the typed code for the tasks of Go packages: functions that carry a
+// //backfill:task line. It writes one file, backfill_gen.go, into each package.
 //
 // Usage:
 //
 //	backfillgen [flags] [packages]
 //
-// Packages are patterns as for go build. Default: the package in the current folder, so that this line is enough:
+// Packages are patterns as for go build. Default: the package in the current folder, so that this
+// line is enough:
 //
 //	//go:generate go tool backfillgen
 //
-// Exit codes: 0, all is well; 1, something is wrong with the source, or -check found a file that is not current; 2, a usage that
-// cannot be understood.
+// Packages do not have to compile. Tasks, and what their args consist of, are in files that every
+// build reads: not in tests, nor below build constraints, of which x_linux.go has one in its name.
+// With GOOS set to another system, run a backfillgen that is built for this one: go tool would build
+// it for the other, and fail with "exec format error".
+//
+// With -format=github, paths begin at GITHUB_WORKSPACE, the root of the repository that is checked
+// out.
+//
+// Exit codes: 0, all is well; 1, something is wrong with the source, or -check found a file that is
+// not current; 2, a usage that cannot be understood.
 package main
 
 import (
@@ -86,7 +95,7 @@ func run(ctx context.Context, arguments []string, stdout, stderr io.Writer) int 
 		printChanges(files, absolute, stdout, &problems)
 	}
 	if *format == "github" {
-		problems.WriteGitHub(stdout, absolute)
+		problems.WriteGitHub(stdout, absolute, inWorkspace(absolute))
 	} else {
 		problems.WriteText(stderr, absolute)
 	}
@@ -98,6 +107,23 @@ func run(ctx context.Context, arguments []string, stdout, stderr io.Writer) int 
 		return exitProblems
 	}
 	return 0
+}
+
+// inWorkspace returns the path of a folder in the repository that GitHub Actions has checked out,
+// or nothing elsewhere.
+func inWorkspace(dir string) string {
+	workspace, err := filepath.EvalSymlinks(os.Getenv("GITHUB_WORKSPACE"))
+	if err != nil || workspace == "" {
+		return ""
+	}
+	if dir, err = filepath.EvalSymlinks(dir); err != nil {
+		return ""
+	}
+	rel, err := filepath.Rel(workspace, dir)
+	if err != nil || !filepath.IsLocal(rel) {
+		return ""
+	}
+	return rel
 }
 
 // printChanges prints how the files would change, as a diff.

@@ -27,7 +27,8 @@ func (l *List) Errorf(pos token.Position, format string, args ...any) {
 	l.Add(Diagnostic{Pos: pos, Message: fmt.Sprintf(format, args...)})
 }
 
-// Add adds d, unless the same was said at this place before: two tasks may share the args that are wrong.
+// Add adds d, unless the same was said at this place before: two tasks may share the args that are
+// wrong.
 func (l *List) Add(d Diagnostic) {
 	if !slices.Contains(l.found, d) {
 		l.found = append(l.found, d)
@@ -45,6 +46,9 @@ func (l *List) Errors() int {
 	return count
 }
 
+// Empty reports whether there are neither errors nor warnings.
+func (l *List) Empty() bool { return len(l.found) == 0 }
+
 // Sorted returns the diagnostics by file, line and column.
 func (l *List) Sorted() []Diagnostic {
 	return slices.SortedStableFunc(slices.Values(l.found), func(a, b Diagnostic) int {
@@ -52,8 +56,9 @@ func (l *List) Sorted() []Diagnostic {
 	})
 }
 
-// WriteText writes the diagnostics for people and editors: file:line:col: message, the hint on an indented line of its own, and
-// at the end how many errors there are. Paths are relative to dir where they are below it.
+// WriteText writes the diagnostics for people and editors: file:line:col: message, the hint on an
+// indented line of its own, and at the end how many errors there are. Paths are relative to dir
+// where they are below it.
 func (l *List) WriteText(w io.Writer, dir string) {
 	for _, d := range l.Sorted() {
 		text := d.Message
@@ -77,8 +82,10 @@ func (l *List) WriteText(w io.Writer, dir string) {
 	}
 }
 
-// WriteGitHub writes the diagnostics as workflow commands of GitHub Actions, which shows them beside the lines of a change.
-func (l *List) WriteGitHub(w io.Writer, dir string) {
+// WriteGitHub writes the diagnostics as workflow commands of GitHub Actions, which shows them
+// beside the lines of a change. It wants paths relative to the repository's root; prefix is the
+// path from there to dir.
+func (l *List) WriteGitHub(w io.Writer, dir, prefix string) {
 	data := strings.NewReplacer("%", "%25", "\r", "%0D", "\n", "%0A")
 	property := strings.NewReplacer("%", "%25", "\r", "%0D", "\n", "%0A", ":", "%3A", ",", "%2C")
 	for _, d := range l.Sorted() {
@@ -88,7 +95,7 @@ func (l *List) WriteGitHub(w io.Writer, dir string) {
 		}
 		var at []string
 		if d.Pos.Filename != "" {
-			at = append(at, "file="+property.Replace(relative(d.Pos.Filename, dir)))
+			at = append(at, "file="+property.Replace(inRepository(d.Pos.Filename, dir, prefix)))
 		}
 		if d.Pos.Line > 0 {
 			at = append(at, fmt.Sprintf("line=%d,col=%d", d.Pos.Line, d.Pos.Column))
@@ -111,6 +118,14 @@ func place(pos token.Position, dir string) string {
 
 func relative(path, dir string) string {
 	if rel, err := filepath.Rel(dir, path); err == nil && filepath.IsLocal(rel) {
+		return filepath.ToSlash(rel)
+	}
+	return path
+}
+
+func inRepository(path, dir, prefix string) string {
+	rel, err := filepath.Rel(dir, path)
+	if rel = filepath.Join(prefix, rel); err == nil && filepath.IsLocal(rel) {
 		return filepath.ToSlash(rel)
 	}
 	return path

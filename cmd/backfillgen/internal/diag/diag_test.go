@@ -44,10 +44,26 @@ func TestWriteGitHub(t *testing.T) {
 	list.Add(diag.Diagnostic{Pos: token.Position{Filename: "/src/z.go"}, Message: "file", Warning: true})
 	list.Add(diag.Diagnostic{Message: "nowhere"})
 	var out strings.Builder
-	list.WriteGitHub(&out, "/src")
+	list.WriteGitHub(&out, "/src", "")
 	want := "::error ::nowhere\n::error file=a%2Cb%3Ac.go,line=9,col=3::100%25%0Ado%0Athat\n::warning file=z.go::file\n"
 	if diff := cmp.Diff(want, out.String()); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// Paths start at the repository's root, wherever the folder is in it.
+func TestWriteGitHubPrefix(t *testing.T) {
+	t.Parallel()
+	for path, want := range map[string]string{
+		"/src/app/sub/a.go": "app/sub/a.go", "/src/app/other/b.go": "app/other/b.go", "/src/c.go": "c.go", "/elsewhere/d.go": "/elsewhere/d.go",
+	} {
+		var list diag.List
+		list.Errorf(token.Position{Filename: path, Line: 2, Column: 1}, "x")
+		var out strings.Builder
+		list.WriteGitHub(&out, "/src/app/sub", "app/sub")
+		if got, want := out.String(), "::error file="+want+",line=2,col=1::x\n"; got != want {
+			t.Errorf("%s: %s, want %s", path, got, want)
+		}
 	}
 }
 

@@ -17,9 +17,10 @@ import (
 
 var update = flag.Bool("update", false, "write what the generator does into testdata")
 
-// Each file of testdata is a module and what backfillgen does to it. Its comment may have a line "backfillgen: arguments"; the
-// default is ./... The files want/… are those that were written or removed (then with the content "removed"), and stdout, stderr
-// and exit are what they say. A go.mod that requires this module is added where there is none.
+// Each file of testdata is a module and what backfillgen does to it. Its comment may have a line
+// "backfillgen: arguments"; the default is ./... The files want/… are those that were written or
+// removed (then with the content "removed"), and stdout, stderr and exit are what they say. A
+// go.mod that requires this module is added where there is none.
 func TestGolden(t *testing.T) {
 	t.Parallel()
 	paths, err := filepath.Glob("testdata/*.txtar")
@@ -67,7 +68,7 @@ func generated(t *testing.T, dir string, input []txtar.File, arguments []string)
 	}
 	before := map[string]string{}
 	for _, file := range input {
-		before[file.Name] = string(file.Data)
+		before[file.Name] = string(withRoot(t, file.Data))
 	}
 	after := read(t, dir)
 	for name, content := range after {
@@ -161,8 +162,8 @@ func backfillgen(t *testing.T, code int, arguments ...string) string {
 	return stderr.String()
 }
 
-// All golden output compiles, together with what it was made of, against the real backfill package; except where the comment of
-// the case says that it does not.
+// All golden output compiles, together with what it was made of, against the real backfill package;
+// except where the comment of the case says that it does not.
 func TestGoldenCompiles(t *testing.T) {
 	t.Parallel()
 	paths, err := filepath.Glob("testdata/*.txtar")
@@ -236,7 +237,8 @@ func arguments(archive *txtar.Archive) []string {
 	return []string{"./..."}
 }
 
-// write makes a module of the files. Without a go.mod among them it has what this module needs, and this module.
+// write makes a module of the files. Without a go.mod among them it has what this module needs, and
+// this module.
 func write(t *testing.T, dir string, files []txtar.File) {
 	t.Helper()
 	root, err := filepath.Abs("../..")
@@ -244,7 +246,7 @@ func write(t *testing.T, dir string, files []txtar.File) {
 		t.Fatal(err)
 	}
 	for _, file := range files {
-		writeFile(t, filepath.Join(dir, file.Name), bytes.ReplaceAll(file.Data, []byte("=> ROOT"), []byte("=> "+root)))
+		writeFile(t, filepath.Join(dir, file.Name), withRoot(t, file.Data))
 	}
 	if slices.ContainsFunc(files, func(file txtar.File) bool { return file.Name == "go.mod" }) {
 		return
@@ -260,6 +262,16 @@ func write(t *testing.T, dir string, files []txtar.File) {
 		}
 		writeFile(t, filepath.Join(dir, name), content)
 	}
+}
+
+// withRoot replaces ROOT in the files of modules, where it is this module's folder.
+func withRoot(t *testing.T, content []byte) []byte {
+	t.Helper()
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return bytes.ReplaceAll(content, []byte("=> ROOT"), []byte("=> "+root))
 }
 
 func writeFile(t *testing.T, path string, content []byte) {

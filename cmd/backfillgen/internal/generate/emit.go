@@ -89,7 +89,7 @@ func (e *emitter) importNames(tasks []*task) {
 	for _, importPath := range append(paths, others...) {
 		name := names[importPath]
 		alias := name
-		for i := 2; taken[alias] || e.declared[alias] != nil || types.Universe.Lookup(alias) != nil; i++ {
+		for i := 2; taken[alias] || e.declares(alias) || types.Universe.Lookup(alias) != nil; i++ {
 			alias = fmt.Sprint(name, i)
 		}
 		taken[alias] = true

@@ -9,7 +9,6 @@ import (
 	"go/token"
 	"go/types"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"golang.org/x/tools/go/packages"
@@ -24,6 +23,8 @@ type pkg struct {
 	files  []*ast.File
 	// declared are the package-level declarations by name, methods by Type.Method.
 	declared  map[string]*declaration
+	aliases   map[string][]string // names of aliases by what they stand for
+	taken     map[string][]taken  // names that the generated file cannot declare, after takeNames
 	lines     []taskLine
 	scheduled map[string]bool // identifiers of cron lines
 	types     *types.Package  // after check
@@ -31,18 +32,22 @@ type pkg struct {
 	broken    bool // a file cannot be parsed as a whole
 }
 
-// loader reads packages as far as tasks need them: the types of their args and what these consist of. The rest of the source is
-// not looked at, neither function bodies, where most calls of what is not generated yet stand, nor the types of other fields
-// and variables, which may be a large part of the standard library.
+// loader reads packages as far as tasks need them: the types of their args and what these consist
+// of. The rest of the source is not looked at, neither function bodies, where most calls of what is
+// not generated yet stand, nor the types of other fields and variables, which may be a large part
+// of the standard library.
 type loader struct {
 	fset       *token.FileSet
 	packages   map[*packages.Package]*pkg
 	typeErrors []types.Error
+
+	listedByPath map[string]*packages.Package
+	cyclic       bool // go list has found packages that import each other
 }
 
 // load reads the packages in these folders.
 func load(ctx context.Context, config Config, dirs []string, problems *diag.List) ([]*pkg, error) {
-	if len(dirs) == 0 || problems.Errors() > 0 {
+	if len(dirs) == 0 {
 		return nil, nil
 	}
 	overlay, err := withoutGenerated(dirs)
@@ -50,11 +55,12 @@ func load(ctx context.Context, config Config, dirs []string, problems *diag.List
 		return nil, err
 	}
 	const mode = packages.NeedName | packages.NeedFiles | packages.NeedModule | packages.NeedImports | packages.NeedDeps
-	roots, err := list(ctx, config, mode, append(slices.Clone(dirs), runtimePath), overlay)
+	roots, err := listWithRuntime(ctx, config, mode, dirs, overlay)
 	if err != nil {
 		return nil, err
 	}
-	l := &loader{fset: token.NewFileSet(), packages: map[*packages.Package]*pkg{}}
+	l := &loader{fset: token.NewFileSet(), packages: map[*packages.Package]*pkg{}, listedByPath: map[string]*packages.Package{}}
+	l.noteImports(roots)
 	var found []*pkg
 	for _, root := range roots {
 		if root.PkgPath == runtimePath {
@@ -67,7 +73,7 @@ func load(ctx context.Context, config Config, dirs []string, problems *diag.List
 		}
 		for _, problem := range root.Errors {
 			if strings.HasPrefix(problem.Msg, "found packages ") {
-				problems.Add(diag.Diagnostic{Message: config.message(problem)})
+				problems.Add(diag.Diagnostic{Message: config.shorten(problem.Msg)})
 			}
 		}
 		found = append(found, p)
@@ -75,23 +81,39 @@ func load(ctx context.Context, config Config, dirs []string, problems *diag.List
 	return found, nil
 }
 
-// reportIncomplete warns of what go.mod lacks for the package that generated code stands on. It is no error: before the first run
-// nothing imports that package, so that go mod tidy, the remedy, would not add it.
+const (
+	tidyHint   = "run go mod tidy, which finds what the generated code imports"
+	vendorHint = "run: go mod tidy && go mod vendor; in a workspace, go work vendor"
+)
+
+// reportIncomplete warns of what go.mod or the vendor folder lacks for the package that generated
+// code imports. It is no error: before the first run nothing imports that package, so that go mod
+// tidy, the remedy, would not add it.
 func reportIncomplete(runtime *packages.Package, problems *diag.List) {
-	incomplete := false
-	packages.Visit([]*packages.Package{runtime}, nil, func(p *packages.Package) { incomplete = incomplete || len(p.Errors) > 0 })
-	if incomplete {
-		problems.Add(diag.Diagnostic{Warning: true, Message: "go.mod is out of date: run go mod tidy, which finds what the generated code imports"})
+	cause, vendored := "", false
+	packages.Visit([]*packages.Package{runtime}, nil, func(p *packages.Package) {
+		if p != runtime && len(p.Errors) > 0 && cause == "" { // if it is missing itself, that is known
+			cause = oneLine(p.Errors[0].Msg)
+			vendored = strings.Contains(cause, "-mod=vendor")
+		}
+	})
+	if cause == "" {
+		return
 	}
+	hint := tidyHint
+	if vendored {
+		hint = vendorHint
+	}
+	problems.Add(diag.Diagnostic{Warning: true, Message: "generated code does not build yet: " + cause, Hint: hint})
 }
 
-// read parses the files of a package, once, and notes what they declare. Files that cannot be read whole are read as far as
-// possible.
+// read parses the files of a package, once, and notes what they declare. Files that cannot be read
+// whole are read as far as possible.
 func (l *loader) read(listed *packages.Package, mode parser.Mode) (*pkg, error) {
 	if p := l.packages[listed]; p != nil {
 		return p, nil
 	}
-	p := &pkg{loader: l, listed: listed, declared: map[string]*declaration{}, scheduled: map[string]bool{}}
+	p := &pkg{loader: l, listed: listed, declared: map[string]*declaration{}, aliases: map[string][]string{}, scheduled: map[string]bool{}}
 	l.packages[listed] = p
 	var problems []error
 	for _, path := range listed.GoFiles {
@@ -145,8 +167,8 @@ func (l *loader) inModule(t *types.Package) bool {
 	return false
 }
 
-// check type-checks what [pkg.need] has marked, in p and the packages that it needs. What the type checker complains of matters
-// only where a task is concerned, so it is kept until somebody asks.
+// check type-checks what [pkg.need] has marked, in p and the packages that it needs. What the type
+// checker complains of matters only where a task is concerned, so it is kept until somebody asks.
 func (p *pkg) check() *types.Package {
 	if p.types != nil {
 		return p.types
@@ -200,6 +222,9 @@ func (p *pkg) importProblem(path string) string {
 	}
 	if listed := p.listed.Imports[path]; listed != nil && len(listed.Errors) > 0 {
 		return oneLine(listed.Errors[0].Msg)
+	}
+	if p.cyclic && p.listedByPath[path] != nil {
+		return "import cycle not allowed" // which go list leaves out
 	}
 	return "package " + path + " cannot be found"
 }

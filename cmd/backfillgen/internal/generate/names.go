@@ -58,7 +58,9 @@ var usedNames = []string{"bool", "error", "int", "int64", "nil", "string", "uint
 func (p *pkg) checkNames(tasks []*task, problems *diag.List) {
 	wire, identifiers, receivers := map[string]*task{}, map[string]*task{}, map[string]string{}
 	for _, t := range tasks {
-		if first := wire[t.name]; first != nil {
+		if first := wire[t.name]; first != nil && identifiers[t.goName] == first {
+			// reported as one problem below
+		} else if first != nil {
 			problems.Errorf(t.namePosition(), "task name %q is that of %s, too: give one of them another with name=", t.name, first.describe())
 		} else {
 			wire[t.name] = t
@@ -89,14 +91,16 @@ func (p *pkg) checkNames(tasks []*task, problems *diag.List) {
 	}
 	for _, t := range append([]*task{nil}, tasks...) {
 		for _, name := range t.generatedNames() {
-			if d := p.declared[name]; d != nil && len(tasks) > 0 {
-				problems.Errorf(p.position(d.pos), "%s is also declared by the generated code: rename this one", name)
+			if len(tasks) > 0 {
+				p.reportTaken(name, name+" is also declared by the generated code", problems)
 			}
 		}
 	}
 	for _, name := range usedNames {
-		if d := p.declared[name]; d != nil && len(p.lines) > 0 {
-			problems.Errorf(p.position(d.pos), "the generated code uses Go's own %s: rename this one", name)
+		for _, t := range p.taken[name] {
+			if t.owner == "" && len(p.lines) > 0 {
+				problems.Errorf(p.position(t.pos), "the generated code uses Go's own %s: rename this one", name)
+			}
 		}
 	}
 }

@@ -35,6 +35,9 @@ func (p *pkg) declare(file *ast.File) {
 				switch spec := spec.(type) {
 				case *ast.TypeSpec:
 					add(spec.Name, &declaration{decl: decl, spec: spec})
+					if original, ok := ast.Unparen(spec.Type).(*ast.Ident); ok && spec.Assign.IsValid() {
+						p.aliases[original.Name] = append(p.aliases[original.Name], spec.Name.Name)
+					}
 				case *ast.ValueSpec:
 					for _, name := range spec.Names {
 						add(name, &declaration{decl: decl})
@@ -63,6 +66,12 @@ func (p *pkg) need(name string) {
 		p.needMentioned(d.file, d.spec)
 		for method := range codecMethods {
 			p.need(name + "." + method)
+			for _, alias := range p.aliases[name] {
+				p.need(alias + "." + method)
+			}
+		}
+		for _, alias := range p.aliases[name] { // which may have others, with more methods
+			p.need(alias)
 		}
 		return
 	}
@@ -90,37 +99,41 @@ func (p *pkg) needBare(name string) {
 
 // needMentioned marks what a piece of syntax mentions.
 func (p *pkg) needMentioned(file *ast.File, node ast.Node) {
+	p.mentioned(file, node, (*pkg).need)
+}
+
+// mentioned visits the package-level names that a piece of syntax mentions, with the packages that they may be of.
+func (p *pkg) mentioned(file *ast.File, node ast.Node, visit func(owner *pkg, name string)) {
+	imported := func(spec *ast.ImportSpec, name string) {
+		if owner := p.imported(importPath(spec)); owner != nil {
+			visit(owner, name)
+		}
+	}
 	ast.Inspect(node, func(n ast.Node) bool {
 		switch n := n.(type) {
 		case *ast.Field: // its names mean nothing outside
-			p.needMentioned(file, n.Type)
+			p.mentioned(file, n.Type, visit)
 			return false
 		case *ast.SelectorExpr:
 			if x, ok := n.X.(*ast.Ident); ok {
 				if spec := p.importNamed(file, x.Name); spec != nil {
-					p.needImported(spec, n.Sel.Name)
+					imported(spec, n.Sel.Name)
 					return false
 				}
 			}
 		case *ast.Ident:
 			if p.declared[n.Name] != nil {
-				p.need(n.Name)
+				visit(p, n.Name)
 				return false
 			}
 			for _, spec := range file.Imports {
 				if spec.Name != nil && spec.Name.Name == "." {
-					p.needImported(spec, n.Name)
+					imported(spec, n.Name)
 				}
 			}
 		}
 		return true
 	})
-}
-
-func (p *pkg) needImported(spec *ast.ImportSpec, name string) {
-	if imported := p.imported(importPath(spec)); imported != nil {
-		imported.need(name)
-	}
 }
 
 // importNamed returns the import that a name stands for in a file.

@@ -3,19 +3,26 @@ package generate
 import (
 	"go/ast"
 	"go/types"
+	"strings"
 
 	"github.com/backfillhq/go/cmd/backfillgen/internal/diag"
 )
 
+const wantShape = "func(context.Context, T) error or func(context.Context) error"
+
 const transactionType = "github.com/jackc/pgx/v5.Tx"
 
-// readSignature checks that the function has the shape of a task, and finds its args and its receiver.
+// readSignature checks that the function has the shape of a task, and finds its args and its
+// receiver.
 func (p *pkg) readSignature(t *task, problems *diag.List) bool {
 	before := problems.Errors()
 	object := p.function(t)
 	switch {
 	case t.decl.Type.TypeParams != nil:
 		problems.Errorf(t.pos, "task %s: a task cannot have type parameters: write a function for each type", t.decl.Name.Name)
+		return false
+	case t.decl.Recv == nil && (t.decl.Name.Name == "init" || t.decl.Name.Name == "main" && p.name() == "main"):
+		problems.Errorf(t.pos, "task %s: Go calls %s itself, without arguments: want %s, under another name", t.decl.Name.Name, t.decl.Name.Name, wantShape)
 		return false
 	case p.reportReceiver(t, problems) || t.decl.Name.Name == "_":
 		return false
@@ -43,7 +50,8 @@ func (p *pkg) reportReceiver(t *task, problems *diag.List) bool {
 	return false
 }
 
-// function finds what the type checker made of the task's function. It is nil if the name stands for something else.
+// function finds what the type checker made of the task's function. It is nil if the name stands
+// for something else.
 func (p *pkg) function(t *task) *types.Func {
 	if t.decl.Recv == nil {
 		function, _ := p.types.Scope().Lookup(t.decl.Name.Name).(*types.Func)
@@ -104,11 +112,8 @@ func (p *pkg) readReceiver(t *task, signature *types.Signature, problems *diag.L
 	t.receiver = named
 	pos := p.position(t.decl.Recv.List[0].Type.Pos())
 	name := named.Obj().Name()
-	switch {
-	case named.TypeParams().Len() > 0:
+	if named.TypeParams().Len() > 0 {
 		problems.Errorf(pos, "task %s: its receiver %s cannot have type parameters", t.decl.Name.Name, name)
-	case !named.Obj().Exported() && p.name() != "main":
-		problems.Errorf(pos, "task %s: its receiver %s is not exported, so nobody could set Handlers.%s: export it", t.decl.Name.Name, name, name)
 	}
 }
 
@@ -163,7 +168,8 @@ func parameterType(decl *ast.FuncDecl, i int) ast.Expr {
 	return decl.Type
 }
 
-// readArgs checks that the parameter is an exported named struct, or a slice of one, which encoding/json can store.
+// readArgs checks that the parameter is an exported named struct, or a slice of one, which
+// encoding/json can store.
 func (p *pkg) readArgs(t *task, expression ast.Expr, typ types.Type, problems *diag.List) {
 	pos := p.position(expression.Pos())
 	fail := func(format string, args ...any) {
@@ -178,6 +184,10 @@ func (p *pkg) readArgs(t *task, expression ast.Expr, typ types.Type, problems *d
 		return
 	}
 	have := types.ExprString(expression)
+	if alias, ok := element.(*types.Alias); ok && types.TypeString(alias, nil) == runtimePath+".NoArgs" {
+		fail("leave %s out: a task without args is func(context.Context) error", have)
+		return
+	}
 	switch named := types.Unalias(element).(type) {
 	case *types.Pointer:
 		value := types.TypeString(named.Elem(), p.qualifier)
@@ -223,10 +233,11 @@ func (p *pkg) readArgs(t *task, expression ast.Expr, typ types.Type, problems *d
 
 // shapeProblem says which shapes a task may have.
 func (p *pkg) shapeProblem(t *task, problems *diag.List) {
-	problems.Errorf(t.pos, "task %s: want func(context.Context, T) error or func(context.Context) error, have %s", t.describe(), types.ExprString(t.decl.Type))
+	problems.Errorf(t.pos, "task %s: want %s, have %s", t.describe(), wantShape, types.ExprString(t.decl.Type))
 }
 
-// reportInvalid reports a type that could not be found out, with what the type checker said about it.
+// reportInvalid reports a type that could not be found out, with what the type checker said about
+// it.
 func (p *pkg) reportInvalid(what string, expression ast.Expr, problems *diag.List) {
 	for _, problem := range p.typeErrors {
 		if expression.Pos() <= problem.Pos && problem.Pos < expression.End() {
@@ -234,9 +245,49 @@ func (p *pkg) reportInvalid(what string, expression ast.Expr, problems *diag.Lis
 			return
 		}
 	}
+	if problem, ok := p.cause(expression, map[*declaration]bool{}); ok {
+		problems.Add(diag.Diagnostic{Pos: p.position(problem.Pos), Message: what + problem.Msg})
+		return
+	}
 	problems.Add(diag.Diagnostic{
 		Pos: p.position(expression.Pos()), Message: what + "cannot find out what type " + types.ExprString(expression) + " is", Hint: p.importHint(expression),
 	})
+}
+
+// cause finds what the type checker said about a type that an expression mentions, or about what
+// that type consists of.
+func (p *pkg) cause(node ast.Node, seen map[*declaration]bool) (cause types.Error, found bool) {
+	p.mentioned(p.fileOf(node.Pos()), node, func(owner *pkg, name string) {
+		d := owner.declared[name]
+		if found || d == nil || d.spec == nil || seen[d] {
+			return
+		}
+		seen[d] = true
+		for i, problem := range owner.typeErrors {
+			if d.spec.Pos() <= problem.Pos && problem.Pos < d.spec.End() {
+				cause, found = withDetails(owner.typeErrors[i:]), true
+				return
+			}
+		}
+		cause, found = owner.cause(d.spec.Type, seen)
+	})
+	return cause, found
+}
+
+// withDetails is the first of some errors with those that only continue it, which the type checker
+// indents.
+func withDetails(problems []types.Error) types.Error {
+	first := problems[0]
+	separator := ": "
+	for _, problem := range problems[1:] {
+		detail, ok := strings.CutPrefix(problem.Msg, "\t")
+		if !ok {
+			break
+		}
+		first.Msg += separator + detail
+		separator = ", "
+	}
+	return first
 }
 
 // invalid reports whether a type, or what it points to or consists of, is unknown.

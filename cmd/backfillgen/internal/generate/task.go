@@ -34,6 +34,8 @@ type task struct {
 	flags       []string
 	aliases     []string
 	backoff     backoff
+
+	unsigned bool // its signature is wrong, and reported
 }
 
 // args is the type of what a task is given.
@@ -122,6 +124,7 @@ func (p *pkg) tasks(problems *diag.List) []*task {
 		return cmp.Or(cmp.Compare(a.name, b.name), cmp.Compare(a.pos.Filename, b.pos.Filename), cmp.Compare(a.pos.Offset, b.pos.Offset))
 	})
 	p.checkNames(tasks, problems)
+	p.checkCycles(problems)
 	return tasks
 }
 
@@ -129,9 +132,9 @@ func (p *pkg) tasks(problems *diag.List) []*task {
 func (p *pkg) task(line taskLine, problems *diag.List) *task {
 	t := &task{line: line, decl: line.function, pos: p.position(line.function.Name.Pos()), name: snakeCase(line.function.Name.Name)}
 	named := t.nameGo(problems)
-	signed := p.readSignature(t, problems)
+	t.unsigned = !p.readSignature(t, problems)
 	p.readOptions(t, problems)
-	if !named || !signed {
+	if !named || t.unsigned {
 		return nil
 	}
 	p.readCron(t, problems)

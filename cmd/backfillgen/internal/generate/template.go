@@ -70,6 +70,8 @@ func (p *pkg) templateField(t *task, option directive.Option, i int, name string
 		return fail("{} names no field")
 	case t.args.batch:
 		return fail("a batch task has many elements, so its templates are constants: leave {%s} out", name)
+	case t.args.object == nil && t.unsigned:
+		return nil // nothing is known of the args
 	case t.args.object == nil:
 		return fail("the task has no args: leave {%s} out", name)
 	}

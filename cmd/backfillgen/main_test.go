@@ -3,9 +3,11 @@ package main
 import (
 	"bytes"
 	"flag"
+	"fmt"
 	"maps"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -259,6 +261,7 @@ func write(t *testing.T, dir string, files []txtar.File) {
 		if name == "go.mod" {
 			content = bytes.Replace(content, []byte("module github.com/backfillhq/go\n"), []byte("module example.com/app\n"), 1)
 			content = append(content, "\nrequire github.com/backfillhq/go v0.0.0\nreplace github.com/backfillhq/go => "+root+"\n"...)
+			content = append(content, modulesBelow(files)...)
 		}
 		writeFile(t, filepath.Join(dir, name), content)
 	}
@@ -272,6 +275,18 @@ func withRoot(t *testing.T, content []byte) []byte {
 		t.Fatal(err)
 	}
 	return bytes.ReplaceAll(content, []byte("=> ROOT"), []byte("=> "+root))
+}
+
+// modulesBelow are lines of a go.mod that require the modules in folders of their own.
+func modulesBelow(files []txtar.File) string {
+	lines := ""
+	for _, file := range files {
+		if dir, base := path.Split(file.Name); base == "go.mod" {
+			module := strings.Fields(string(file.Data))[1]
+			lines += fmt.Sprintf("\nrequire %s v0.0.0\nreplace %[1]s => ./%s\n", module, path.Clean(dir))
+		}
+	}
+	return lines
 }
 
 func writeFile(t *testing.T, path string, content []byte) {

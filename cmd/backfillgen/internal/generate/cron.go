@@ -141,12 +141,7 @@ func (p *pkg) unfitElements(value any, element types.Type, path, mismatch string
 
 // unfitFields reports names that the struct does not have, too: whoever wrote them meant something.
 func (p *pkg) unfitFields(object map[string]any, structure *types.Struct, path string) string {
-	var fields []jsonName
-	for i := range structure.NumFields() {
-		if field := readField(structure, i); field.stored {
-			fields = appendNames(fields, jsonName{jsonField: field, path: field.Name()}, nil)
-		}
-	}
+	fields, _ := flatten(structure, structure)
 	var names []string
 	for _, field := range fields {
 		names = append(names, field.name)
@@ -159,7 +154,7 @@ func (p *pkg) unfitFields(object map[string]any, structure *types.Struct, path s
 		case i < 0:
 			return fmt.Sprintf("%s has no field that is stored as %q%s", path, name, diag.DidYouMean(name, names))
 		}
-		quoted := slices.Contains(strings.Split(fields[i].tag.Get("json"), ",")[1:], "string")
+		quoted := fields[i].option("string")
 		if problem := p.unfitValue(object[name], fields[i].Type(), path+"."+fields[i].Name(), quoted); problem != "" {
 			return problem
 		}

@@ -1,12 +1,12 @@
 package generate
 
 import (
-	"fmt"
 	"go/types"
 	"reflect"
 	"slices"
 	"strings"
-	"unicode"
+
+	"golang.org/x/tools/go/types/typeutil"
 )
 
 // jsonField is a field of a struct as encoding/json sees it.
@@ -28,11 +28,7 @@ func readField(structure *types.Struct, i int) jsonField {
 	}
 	var embedded *types.Struct
 	if field.Embedded() {
-		typ := types.Unalias(field.Type())
-		if pointer, ok := typ.(*types.Pointer); ok {
-			typ = pointer.Elem()
-		}
-		embedded, _ = typ.Underlying().(*types.Struct)
+		embedded, _ = deref(types.Unalias(field.Type())).Underlying().(*types.Struct)
 	}
 	field.stored = tag != "-" && (field.Exported() || embedded != nil)
 	if !field.tagged {
@@ -41,68 +37,131 @@ func readField(structure *types.Struct, i int) jsonField {
 	return field
 }
 
-// validName reports whether encoding/json takes a name from a tag; one that it does not take, it ignores.
-func validName(name string) bool {
-	return name != "" && !strings.ContainsFunc(name, func(r rune) bool {
-		return !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune("!#$%&()*+-./:;<=>?@[]^_{|}~ ", r)
-	})
+// deref returns what an unnamed pointer points to, and other types as they are.
+func deref(typ types.Type) types.Type {
+	if pointer, ok := types.Unalias(typ).(*types.Pointer); ok {
+		return pointer.Elem()
+	}
+	return typ
 }
 
-// tagProblem says what is wrong with a field's tag, which encoding/json ignores then.
-func (f jsonField) tagProblem() string {
-	tag, found := f.tag.Lookup("json")
-	name, _, _ := strings.Cut(tag, ",")
-	_, wellFormed := (f.tag + ` end:""`).Lookup("end")
+// lost reports whether a field is not part of the JSON because it is not exported, though it may
+// hold something and no tag says that it shall not be.
+func (f jsonField) lost() bool {
 	switch {
-	case !found && !wellFormed && strings.Contains(string(f.tag), "json"):
-		return "its tag is malformed, so encoding/json would not see it: write `json:\"name\"`, with spaces only between tags"
-	case found && !f.stored && tag != "-":
-		return "is not exported, so encoding/json would not store it: export it, or leave its json tag out"
-	case name != "" && !validName(name):
-		return fmt.Sprintf("encoding/json ignores the name %q, because of its characters: use letters, digits, - and _", name)
+	case f.Exported() || f.Name() == "_" || f.tag.Get("json") == "-" || sizeless(f.Type()):
+		return false
+	case f.inline == nil:
+		return !f.stored
 	}
-	return ""
+	names, _ := flatten(deref(f.Type()), f.inline)
+	return len(names) == 0
+}
+
+// sizeless reports whether all values of a type are one: an empty struct, and what consists of such.
+func sizeless(typ types.Type) bool {
+	switch u := typ.Underlying().(type) {
+	case *types.Array:
+		return u.Len() == 0 || sizeless(u.Elem())
+	case *types.Struct:
+		for field := range u.Fields() {
+			if !sizeless(field.Type()) {
+				return false
+			}
+		}
+		return true
+	}
+	return false
+}
+
+// quotable reports whether the option string of a json tag does something to a field of this type.
+func quotable(typ types.Type) bool {
+	basic, ok := deref(typ).Underlying().(*types.Basic)
+	return ok && basic.Info()&(types.IsBoolean|types.IsInteger|types.IsFloat|types.IsString) != 0
 }
 
 // jsonName is a name in the JSON of a struct, and the field that is stored under it.
 type jsonName struct {
 	jsonField
-	at   site   // of the struct's own field, which may embed this one
-	path string // from there
+	top  int    // the field of the struct itself which this one is, or is embedded in
+	path string // from the struct
 }
 
 func (n jsonName) depth() int { return strings.Count(n.path, ".") }
 
-// appendNames appends the names that a field of a struct has in its JSON: many, if it is embedded.
-func appendNames(names []jsonName, of jsonName, above []*types.Struct) []jsonName {
-	switch {
-	case of.inline == nil:
-		return append(names, of)
-	case slices.Contains(above, of.inline):
-		return names
-	}
-	for i := range of.inline.NumFields() {
-		if field := readField(of.inline, i); field.stored {
-			names = appendNames(names, jsonName{field, of.at, of.path + "." + field.Name()}, append(above, of.inline))
-		}
-	}
-	return names
+// loss is a field that encoding/json leaves out because of another one.
+type loss struct {
+	lost, by jsonName
+	tie      bool // none comes first, so that both are left out
 }
 
-// clashes returns the pairs of names that encoding/json leaves out because none comes before the other: the less deep comes
-// before, then the one from a tag. Pairs from one embedded struct are its own affair.
-func clashes(names []jsonName) [][2]jsonName {
-	var found [][2]jsonName
-	for i, n := range names {
-		first := slices.IndexFunc(names[:i], func(o jsonName) bool {
-			return o.name == n.name && o.depth() == n.depth() && o.tagged == n.tagged && o.at != n.at
-		})
-		hidden := slices.ContainsFunc(names, func(o jsonName) bool {
-			return o.name == n.name && (o.depth() < n.depth() || o.depth() == n.depth() && o.tagged && !n.tagged)
-		})
-		if first >= 0 && !hidden {
-			found = append(found, [2]jsonName{names[first], n})
+// level is a struct that is embedded in another one, at any depth.
+type level struct {
+	typ       types.Type
+	structure *types.Struct
+	at        jsonName
+}
+
+// flatten returns the names that the JSON of a struct has, those of embedded structs among them, in
+// the order in which encoding/json looks for them. It looks at a struct that is embedded twice only
+// once; the other times are returned as again.
+func flatten(typ types.Type, structure *types.Struct) (names []jsonName, again []loss) {
+	var seen typeutil.Map
+	levels := []level{{typ: typ, structure: structure}}
+	for i := 0; i < len(levels); i++ { // the less deep come first
+		l := levels[i]
+		if first, ok := seen.At(l.typ).(jsonName); ok {
+			if first.path == "" || first.top != l.at.top {
+				again = append(again, loss{lost: l.at, by: first})
+			}
+			continue
+		}
+		seen.Set(l.typ, l.at)
+		if l.at.depth() > maxDepth {
+			continue
+		}
+		for j := range l.structure.NumFields() {
+			field := readField(l.structure, j)
+			if !field.stored {
+				continue
+			}
+			at := jsonName{jsonField: field, top: j, path: field.Name()}
+			if i > 0 {
+				at.top, at.path = l.at.top, l.at.path+"."+field.Name()
+			}
+			if field.inline == nil {
+				names = append(names, at)
+			} else {
+				levels = append(levels, level{deref(field.Type()), field.inline, at})
+			}
 		}
 	}
-	return found
+	again = slices.DeleteFunc(again, func(l loss) bool { return sizeless(deref(l.lost.Type())) })
+	return names, again
+}
+
+// losses returns the fields that encoding/json leaves out because another one has their name: the
+// less deep comes first, then the one from a tag. Fields of one embedded struct are its own affair.
+func losses(names []jsonName) (lost []loss) {
+	compare := func(a, b jsonName) int {
+		return 2*(a.depth()-b.depth()) + index(b.tagged) - index(a.tagged)
+	}
+	byName := map[string][]jsonName{}
+	for _, n := range names {
+		byName[n.name] = append(byName[n.name], n)
+	}
+	for _, n := range names { // and not byName, for the order
+		same := byName[n.name]
+		if len(same) < 2 {
+			continue
+		}
+		delete(byName, n.name)
+		slices.SortStableFunc(same, compare)
+		for _, other := range same[1:] {
+			if other.top != same[0].top {
+				lost = append(lost, loss{other, same[0], compare(same[0], other) == 0})
+			}
+		}
+	}
+	return lost
 }

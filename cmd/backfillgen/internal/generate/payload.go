@@ -4,48 +4,140 @@ import (
 	"fmt"
 	"go/token"
 	"go/types"
-	"slices"
+	"strings"
+
+	"golang.org/x/tools/go/types/typeutil"
 
 	"github.com/backfillhq/go/cmd/backfillgen/internal/diag"
 )
 
-// checkPayload reports what encoding/json could not store in args of this type and read again.
+// maxDepth bounds how deep the types of a payload may be nested in each other.
+const maxDepth = 100
+
+// checkPayload reports what encoding/json could not store in args of this type and read again as it
+// was.
 func (p *pkg) checkPayload(t *task, pos token.Position, typ types.Type, problems *diag.List) {
-	w := &walker{pkg: p, problems: problems, seen: map[walked]bool{}}
-	w.walk(walked{typ, true}, site{pos: pos, what: "args of task " + t.describe()})
+	w := &walker{pkg: p, problems: problems}
+	if t.args.endless = w.reportEndless(); t.args.endless {
+		return
+	}
+	at := site{pos: pos, what: "args of task " + t.describe(), field: "field " + w.name(typ), found: &findings{}}
+	if w.reportFixed(typ, at) {
+		return
+	}
+	w.walk(walked{typ, true}, at)
+}
+
+// reportEndless reports generic types that consist of ever new instances of themselves. Whoever
+// follows these never comes to an end, so that nothing else is looked at. As only what tasks need
+// is type-checked, a task needs them.
+func (w *walker) reportEndless() bool {
+	endless := false
+	for _, problem := range w.typeErrors {
+		if strings.HasPrefix(problem.Msg, "instantiation cycle") {
+			w.problems.Errorf(w.position(problem.Pos), "instantiation cycle: a type of the args holds an instance of itself whose type argument grows: hold one with the same argument")
+			endless = true
+		}
+	}
+	return endless
 }
 
 // walker visits every type that a payload holds, as encoding/json does.
 type walker struct {
 	*pkg
 	problems *diag.List
-	seen     map[walked]bool
+	seen     typeSet // those of the module, whose problems stand at their own fields, and others without problems
+	depth    int
 }
 
-// walked is a type, and whether encoding/json can take the address of a value there, which it needs to call methods of the
-// pointer. It can except in a map.
+// walked is a type, and whether encoding/json can take the address of a value there, which it needs
+// to call methods of the pointer. It can except in a map.
 type walked struct {
 	typ         types.Type
 	addressable bool
 }
 
-// site is the place where a type is used: a field that the user can change.
+// typeSet holds types: by whether they are addressable, and whether their fields alone count.
+type typeSet [2][2]typeutil.Map
+
+// add adds a type, and reports whether it was absent.
+func (s *typeSet) add(value walked, inline bool) bool {
+	return s[index(value.addressable)][index(inline)].Set(value.typ, true) == nil
+}
+
+func (s *typeSet) addAll(other *typeSet) {
+	for i := range other {
+		for j := range other[i] {
+			other[i][j].Iterate(func(typ types.Type, _ any) { s[i][j].Set(typ, true) })
+		}
+	}
+}
+
+func (s *typeSet) has(value walked, inline bool) bool {
+	return s[index(value.addressable)][index(inline)].At(value.typ) != nil
+}
+
+func index(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// site is the place where a type is used: a field that the user can change, or the args.
 type site struct {
-	pos  token.Position
-	what string
+	pos   token.Position
+	what  string // as in field Args.Config
+	field string // what comes before below
+	below string // the way from there through types that the user cannot change, as in .TLS.Config
+	found *findings
+}
+
+// findings are what was found at one site. The first problem counts: a type of another module that
+// is wrong in one way is wrong in many.
+type findings struct {
+	failed bool
+	seen   typeSet // types of other modules
+}
+
+func (s site) String() string {
+	if s.below == "" {
+		return s.what
+	}
+	return s.field + s.below
 }
 
 func (w *walker) fail(at site, format string, args ...any) {
-	w.problems.Errorf(at.pos, "%s: %s", at.what, fmt.Sprintf(format, args...))
+	if !at.found.failed {
+		at.found.failed = true
+		w.problems.Errorf(at.pos, "%s: %s", at, fmt.Sprintf(format, args...))
+	}
+}
+
+// fieldSite is the site of what a field holds, and whether the user can change the field.
+func (w *walker) fieldSite(typ types.Type, field *types.Var, at site) (site, bool) {
+	if w.inModule(field.Pkg()) {
+		what := at.field + at.below
+		if _, unnamed := types.Unalias(typ).(*types.Struct); !unnamed {
+			what = "field " + w.name(typ)
+		}
+		what += "." + field.Name()
+		return site{pos: w.position(field.Pos()), what: what, field: what, found: &findings{}}, true
+	}
+	at.below += "." + field.Name()
+	return at, false
 }
 
 func (w *walker) walk(value walked, at site) {
-	if w.seen[value] {
+	named, _ := types.Unalias(value.typ).(*types.Named)
+	if named != nil && w.reportDeclared(named, at) || w.walkMethods(value, at) {
 		return
 	}
-	w.seen[value] = true
-	if w.walkMethods(value, at) {
-		return
+	if named != nil {
+		if !w.enter(value, named, false, at) {
+			return
+		}
+		defer w.leave()
 	}
 	typ := value.typ
 	switch u := typ.Underlying().(type) {
@@ -66,8 +158,8 @@ func (w *walker) walk(value walked, at site) {
 	case *types.Array:
 		w.walk(walked{u.Elem(), value.addressable}, at)
 	case *types.Map:
-		if !keyable(u.Key()) {
-			w.fail(at, "encoding/json cannot store the keys of %s: want strings, integers, or a type with MarshalText and UnmarshalText", w.name(typ))
+		if problem := keyProblem(u.Key()); problem != "" {
+			w.fail(at, "encoding/json cannot store the keys of %s: %s", w.name(typ), problem)
 		}
 		w.walk(walked{u.Elem(), false}, at)
 	case *types.Struct:
@@ -75,109 +167,147 @@ func (w *walker) walk(value walked, at site) {
 	}
 }
 
-// walkMethods checks the methods with which a type stores itself, and reports whether it has any. What they do is its own affair.
-func (w *walker) walkMethods(value walked, at site) bool {
-	typ := value.typ
-	switch typ.Underlying().(type) {
-	case *types.Interface, *types.Pointer:
+// enter reports whether a type has to be looked at: its problems have not been reported, and not
+// at this site if they are in another module. Then leave has to be called after it.
+func (w *walker) enter(value walked, named *types.Named, inline bool, at site) bool {
+	switch {
+	case w.seen.has(value, inline):
+		return false
+	case w.depth == maxDepth:
+		w.fail(at, "its types are nested more than %d deep", maxDepth)
+		return false
+	case w.inModule(named.Obj().Pkg()):
+		w.seen.add(value, inline)
+	case !at.found.seen.add(value, inline):
 		return false
 	}
-	encodes := hasMethod(typ, true, "MarshalJSON", "MarshalText")
-	decodes := hasMethod(typ, true, "UnmarshalJSON", "UnmarshalText")
-	switch embedded := promoting(typ); {
-	case !encodes && !decodes:
-		return false
-	case embedded != nil:
-		w.fail(at, "%s is stored by the methods of its embedded %s, so its other fields would be lost: give the embedded one a name", w.name(typ), embedded.Name())
-	case !decodes:
-		w.fail(at, "%s has a Marshal method and no Unmarshal method, so that a worker could not read it", w.name(typ))
-	case !encodes:
-		w.fail(at, "%s has an Unmarshal method and no Marshal method, so that it would not be stored as it is read", w.name(typ))
-	case !value.addressable && !hasMethod(typ, false, "MarshalJSON", "MarshalText"):
-		w.fail(at, "the Marshal method of %s is its pointer's, which encoding/json does not call here: use *%s", w.name(typ), w.name(typ))
-	}
+	w.depth++
 	return true
 }
 
-// promoting returns the embedded field of a struct whose methods store the struct as a whole, if there is something to lose.
-func promoting(typ types.Type) *types.Var {
-	structure, ok := typ.Underlying().(*types.Struct)
-	if !ok {
-		return nil
+func (w *walker) leave() { w.depth-- }
+
+// reportDeclared reports what the type checker said about the declaration of a type. What it said
+// about fields is reported with these.
+func (w *walker) reportDeclared(named *types.Named, at site) bool {
+	owner, d := w.declaration(named.Obj())
+	if d == nil || d.spec == nil {
+		return false
 	}
-	for _, name := range []string{"MarshalJSON", "MarshalText", "UnmarshalJSON", "UnmarshalText"} {
-		object, path, _ := types.LookupFieldOrMethod(typ, true, nil, name)
-		if _, ok := object.(*types.Func); !ok || len(path) == 1 {
+	for _, problem := range w.typeErrors {
+		if problem.Pos < d.spec.Pos() || problem.Pos >= d.spec.End() || inField(d.spec, problem.Pos) {
 			continue
 		}
-		for i := range structure.NumFields() {
-			if i != path[0] && readField(structure, i).stored {
-				return structure.Field(path[0])
-			}
+		message, _, _ := strings.Cut(problem.Msg, "\n")
+		if w.inModule(owner.types) {
+			w.problems.Errorf(w.position(problem.Pos), "type %s: %s", w.name(named), message)
+		} else {
+			w.fail(at, "type %s: %s", w.name(named), message)
 		}
+		return true
 	}
-	return nil
+	return false
 }
 
+// walkStruct checks the fields of a struct, each by itself and all together.
 func (w *walker) walkStruct(value walked, structure *types.Struct, at site) {
-	typ := value.typ
-	var names []jsonName
-	stored := 0
 	for i := range structure.NumFields() {
 		field := readField(structure, i)
-		fieldAt := at
-		if w.inModule(field.Pkg()) {
-			fieldAt = site{pos: w.position(field.Pos()), what: "field " + w.name(typ) + "." + field.Name()}
+		fieldAt, own := w.fieldSite(value.typ, field.Var, at)
+		if own {
 			if problem := field.tagProblem(); problem != "" {
 				w.fail(fieldAt, "%s", problem)
+				continue
+			}
+			if warning := field.tagWarning(); warning != "" {
+				w.problems.Add(diag.Diagnostic{Pos: fieldAt.pos, Warning: true, Message: fieldAt.what + ": " + warning})
 			}
 		}
-		if !field.stored {
-			continue
-		}
-		stored++
-		names = appendNames(names, jsonName{jsonField: field, at: fieldAt, path: field.Name()}, nil)
-		pointer, isPointer := types.Unalias(field.Type()).(*types.Pointer)
 		switch {
-		case invalid(field.Type()):
-			owner, expression := w.fieldType(field.Pos())
-			owner.reportInvalid(fieldAt.what+": ", expression, w.problems)
-		case isPointer && field.Embedded() && !field.Exported():
-			w.fail(fieldAt, "encoding/json cannot decode into an embedded pointer to the unexported %s: embed the value", w.name(pointer.Elem()))
-		default:
-			w.walk(walked{field.Type(), value.addressable}, fieldAt)
+		case field.lost() && own:
+			w.fail(fieldAt, "is not exported, so encoding/json would not store it: export it, or tag it `json:\"-\"` if no job needs it")
+		case field.lost():
+			w.fail(at, "%s: copy what the job needs into a struct of yours, or wrap it in a type with MarshalJSON and UnmarshalJSON", w.whyLost(value.typ, structure, field))
+		case field.stored:
+			w.walkField(walked{field.Type(), value.addressable}, field, fieldAt)
+		}
+		if own && !fieldAt.found.failed {
+			w.seen.addAll(&fieldAt.found.seen)
 		}
 	}
-	if stored == 0 && structure.NumFields() > 0 {
-		w.fail(at, "%s has no exported fields, so nothing of it would be stored", w.name(typ))
-	}
-	for _, clash := range clashes(names) {
-		at := site{clash[1].at.pos, "field " + w.name(typ) + "." + clash[1].path}
-		w.fail(at, "its JSON name %q is that of %s, too, so encoding/json would leave out both", clash[1].name, clash[0].path)
-	}
+	w.reportHidden(value.typ, structure, at)
 }
 
-// keyable reports whether encoding/json can store the keys of a map and read them again.
-func keyable(key types.Type) bool {
-	encodes, decodes := hasMethod(key, false, "MarshalText"), hasMethod(key, true, "UnmarshalText")
-	basic, ok := key.Underlying().(*types.Basic)
+// whyLost says what of a struct that the user cannot change is not exported.
+func (w *walker) whyLost(typ types.Type, structure *types.Struct, field jsonField) string {
+	for i := range structure.NumFields() {
+		if other := readField(structure, i); other.stored && !other.lost() {
+			return fmt.Sprintf("%s has fields that are not exported, as %s, which would not be stored", w.name(typ), field.Name())
+		}
+	}
+	return w.name(typ) + " has no exported fields, so nothing of it would be stored"
+}
+
+// walkField checks what a field holds.
+func (w *walker) walkField(value walked, field jsonField, at site) {
+	typ := types.Unalias(field.Type())
+	pointer, isPointer := typ.(*types.Pointer)
+	hidden := field.Embedded() && !field.Exported()
 	switch {
-	case ok && basic.Info()&types.IsString != 0:
-		return true
-	case ok && basic.Info()&types.IsInteger != 0:
-		return encodes == decodes
+	case invalid(typ):
+		owner, expression := w.fieldType(field.Pos())
+		owner.reportInvalid(at.String()+": ", expression, w.problems)
+		at.found.failed = true
+	case isPointer && hidden:
+		w.fail(at, "encoding/json cannot decode into an embedded pointer to the unexported %s: embed the value", w.name(pointer.Elem()))
+	case hidden && field.inline == nil && hasCodec(typ):
+		w.fail(at, "encoding/json cannot call the methods of the embedded %s, which is not exported: give the field a name that is", w.name(typ))
+	case field.option("string") && quotable(typ) && hasCodec(deref(typ)):
+		w.fail(at, "%s is stored by its methods, which do not write what the option string of the tag wants to read: leave the option out", w.name(typ))
+	case field.inline == nil:
+		w.walk(value, at)
+	default: // encoding/json does not call methods of a struct whose fields are the outer one's
+		if isPointer {
+			value = walked{pointer.Elem(), true}
+		}
+		named, _ := types.Unalias(value.typ).(*types.Named)
+		if named == nil {
+			w.walkStruct(value, field.inline, at)
+		} else if !w.reportDeclared(named, at) && w.enter(value, named, true, at) {
+			w.walkStruct(value, field.inline, at)
+			w.leave()
+		}
 	}
-	return encodes && decodes
 }
 
-// hasMethod reports whether a type has an exported method of one of these names; if its values are addressable, one of the
-// pointer counts.
-func hasMethod(typ types.Type, addressable bool, names ...string) bool {
-	return slices.ContainsFunc(names, func(name string) bool {
-		object, _, _ := types.LookupFieldOrMethod(typ, addressable, nil, name)
-		_, ok := object.(*types.Func)
-		return ok
-	})
+// reportHidden reports the fields that encoding/json leaves out because others have their names.
+// What is wrong inside one embedded struct is reported there.
+func (w *walker) reportHidden(typ types.Type, structure *types.Struct, at site) {
+	report := func(n jsonName, format string, args ...any) {
+		fieldAt, own := w.fieldSite(typ, structure.Field(n.top), at)
+		if rest := strings.TrimPrefix(n.path, structure.Field(n.top).Name()); own {
+			fieldAt.what += rest
+		} else {
+			fieldAt.below += rest
+		}
+		w.fail(fieldAt, format, args...)
+	}
+	names, again := flatten(typ, structure)
+	for _, loss := range losses(names) {
+		if loss.tie {
+			report(loss.lost, "its JSON name %q is that of %s, too, so encoding/json would leave out both: give one another name", loss.lost.name, loss.by.path)
+		} else {
+			report(loss.lost, "its JSON name %q is that of %s, which comes first, so encoding/json would not store this one: give one another name", loss.lost.name, loss.by.path)
+		}
+	}
+	for _, n := range again {
+		switch {
+		case n.by.path == "":
+			report(n.lost, "its type embeds itself, so encoding/json would not store this one: give the field a name")
+		default:
+			report(n.lost, "its fields are those of %s, too, so encoding/json would leave some out: give one a name", n.by.path)
+		}
+	}
 }
 
 // name writes a type as the user's package would.

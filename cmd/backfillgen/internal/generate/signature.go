@@ -36,7 +36,7 @@ func (p *pkg) readSignature(t *task, problems *diag.List) bool {
 	}
 	p.readResults(t, signature, problems)
 	p.readParameters(t, signature, problems)
-	return problems.Errors() == before
+	return problems.Errors() == before && !t.args.endless
 }
 
 // reportReceiver reports what the type checker said about the function's receiver and name.

@@ -42,6 +42,8 @@ type task struct {
 type args struct {
 	object *types.TypeName // nil: the task has no args
 	batch  bool            // a slice of it
+
+	endless bool // the type has no end, which is reported; nobody may look for fields in it
 }
 
 // taskLine is a task line, the function that it stands above, and the cron lines of that.

@@ -61,6 +61,9 @@ func (p *pkg) readTemplate(t *task, option directive.Option, problems *diag.List
 
 // templateField finds the field that name, which begins at the i-th byte of the option, stands for.
 func (p *pkg) templateField(t *task, option directive.Option, i int, name string, problems *diag.List) []*types.Var {
+	if t.args.endless {
+		return nil
+	}
 	fail := func(format string, args ...any) []*types.Var {
 		problems.Errorf(option.At(i), option.Name+" template: "+format, args...)
 		return nil

@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -27,23 +26,22 @@ func TestReadmeQuickstart(t *testing.T) {
 	}
 	dir := t.TempDir()
 	var files []string
-	for _, block := range blocks(string(readme), "go") {
-		path, ok := strings.CutPrefix(strings.SplitN(block, "\n", 2)[0], "// ")
-		if !ok || filepath.Ext(path) != ".go" {
-			continue
+	var commands []block
+	for _, b := range readPage(t, string(readme)) {
+		if path, ok := goFile(b); ok {
+			files = append(files, path)
+			write(t, filepath.Join(dir, path), b.text)
 		}
-		files = append(files, path)
-		write(t, filepath.Join(dir, path), block)
+		if strings.Contains(b.text, "go mod init") {
+			commands = append(commands, b)
+		}
 	}
 	if len(files) != 3 {
 		t.Fatalf("the README has the files %q", files)
 	}
 	ran := 0
-	for _, block := range blocks(string(readme), "console") {
-		if !strings.Contains(block, "go mod init") {
-			continue
-		}
-		for line := range strings.Lines(block) {
+	for _, b := range commands {
+		for line := range strings.Lines(b.text) {
 			command := strings.TrimSpace(strings.TrimPrefix(line, "$ "))
 			if strings.HasPrefix(command, "#") || strings.HasPrefix(command, "DATABASE_URL=") {
 				continue
@@ -59,15 +57,6 @@ func TestReadmeQuickstart(t *testing.T) {
 	run(t, dir, "go vet ./...")
 	run(t, dir, "go build -o signup .")
 	runUntil(t, filepath.Join(dir, "signup"), pgtest.Empty(t).URL, "to user 7: Welcome, Ada!")
-}
-
-// blocks returns the fenced blocks of a language.
-func blocks(markdown, language string) []string {
-	var found []string
-	for _, match := range regexp.MustCompile("(?ms)^```"+language+"\n(.*?)^```$").FindAllStringSubmatch(markdown, -1) {
-		found = append(found, match[1])
-	}
-	return found
 }
 
 func write(t *testing.T, path, content string) {

@@ -1,0 +1,226 @@
+package docs_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/backfillhq/go/testutil/pgtest"
+)
+
+// consoles are the console blocks of the pages, and who runs them. A block without an entry fails.
+var consoles = map[string]string{
+	"README.md: backfill, console 1":        "not run here: CI runs both, and the example's tests start its program",
+	"README.md: A first task, console 1":    "not run: it clones over the network",
+	"README.md: A first task, console 2":    "TestReadmeQuickstart",
+	"docs/measured.md: Measured, console 1": "not run: it takes an hour; CI builds the benchmark",
+}
+
+// pages returns the README and the pages of docs. The page database-setup.md has a test of its own.
+func pages(t *testing.T) map[string]string {
+	t.Helper()
+	paths, err := filepath.Glob(filepath.Join(root, "docs/*.md"))
+	if err != nil || len(paths) < 3 {
+		t.Fatalf("docs has the pages %q, %v", paths, err)
+	}
+	texts := map[string]string{}
+	for _, path := range append(paths, filepath.Join(root, "README.md")) {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		name, err := filepath.Rel(root, path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		texts[filepath.ToSlash(name)] = string(text)
+	}
+	return texts
+}
+
+// blocksOf returns the blocks of all pages but database-setup.md, each named after its page too.
+func blocksOf(t *testing.T, language string) []block {
+	t.Helper()
+	var found []block
+	for page, text := range pages(t) {
+		if page == "docs/database-setup.md" {
+			continue
+		}
+		for _, b := range readPage(t, text) {
+			b.name = page + ": " + b.name
+			if !slices.Contains([]string{"go", "console", "sql", "text"}, b.language) {
+				t.Errorf("%s: no test runs this language: write go, console or sql, or text for what nobody can run", b.name)
+			}
+			if b.language == language {
+				found = append(found, b)
+			}
+		}
+	}
+	slices.SortFunc(found, func(a, b block) int { return strings.Compare(a.name, b.name) })
+	return found
+}
+
+// Every Go block of every page compiles, in a module with the quickstart's files.
+func TestSnippets(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	writeSnippetModule(t, dir)
+	for i, b := range blocksOf(t, "go") {
+		if path, ok := goFile(b); ok {
+			write(t, filepath.Join(dir, path), b.text)
+			continue
+		}
+		write(t, filepath.Join(dir, fmt.Sprintf("snippet%02d/snippet.go", i)), asFile(b))
+	}
+	run(t, dir, "go tool backfillgen ./...")
+	run(t, dir, "go vet ./...")
+}
+
+// writeSnippetModule writes a module with this one's dependencies, and with the fixtures of testdata.
+func writeSnippetModule(t *testing.T, dir string) {
+	t.Helper()
+	clone, err := filepath.Abs(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mod, err := os.ReadFile(filepath.Join(root, "go.mod"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum, err := os.ReadFile(filepath.Join(root, "go.sum"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const module = "github.com/backfillhq/go"
+	write(t, filepath.Join(dir, "go.sum"), string(sum))
+	write(t, filepath.Join(dir, "go.mod"), strings.Replace(string(mod), "module "+module, "module example.com/signup", 1)+
+		"\nrequire "+module+" v0.0.0\nreplace "+module+" => "+clone+"\ntool "+module+"/cmd/backfillgen\n")
+	copyFolder(t, "testdata/billing", filepath.Join(dir, "billing"))
+}
+
+// goFile returns the path of a block that is a whole file: its first line is a comment with the path.
+func goFile(b block) (path string, ok bool) {
+	first, _, _ := strings.Cut(b.text, "\n")
+	path, ok = strings.CutPrefix(first, "// ")
+	return path, ok && filepath.Ext(path) == ".go" && !strings.Contains(path, " ")
+}
+
+// asFile makes a Go file of a fragment: of declarations as they are, or of statements. Paragraphs of
+// statements are alternatives, so each is a function, whose parameters are what the pages take as given.
+func asFile(b block) string {
+	var body strings.Builder
+	if regexp.MustCompile(`(?m)^(func|type|var) `).MatchString(b.text) {
+		body.WriteString(b.text)
+	} else {
+		for paragraph := range strings.SplitSeq(strings.TrimSpace(b.text), "\n\n") {
+			body.WriteString("\nfunc _(ctx context.Context, t *testing.T, pool *pgxpool.Pool, tx pgx.Tx, sqlTx *sql.Tx,\n" +
+				"\tclient *backfill.Client, registry *backfill.Registry, gateway *billing.Gateway,\n" +
+				"\targs tasks.WelcomeArgs, list []tasks.WelcomeArgs, charge billing.ChargeArgs, lockedBy string, id int64) {\n\t{\n" +
+				paragraph + "\n")
+			for _, match := range regexp.MustCompile(`(?m)^(\w+(?:, \w+)*) :=`).FindAllStringSubmatch(paragraph, -1) {
+				for name := range strings.SplitSeq(match[1], ", ") {
+					if name != "_" {
+						body.WriteString("_ = " + name + "\n")
+					}
+				}
+			}
+			body.WriteString("\t}\n}\n")
+		}
+	}
+	return "// Package snippet is the block " + b.name + ".\npackage snippet\n\n" + imports(body.String()) + body.String()
+}
+
+// imports imports the packages that a file uses.
+func imports(body string) string {
+	code := regexp.MustCompile(`//.*`).ReplaceAllString(body, "")
+	var b strings.Builder
+	for _, path := range []string{
+		"context", "database/sql", "errors", "expvar", "fmt", "log", "log/slog", "net/http", "os", "testing", "time",
+		"github.com/jackc/pgx/v5", "github.com/jackc/pgx/v5/pgxpool",
+		"github.com/backfillhq/go/backfill", "github.com/backfillhq/go/testutil", "github.com/backfillhq/go/testutil/pgtest",
+		"example.com/signup/tasks", "example.com/signup/billing",
+	} {
+		name := filepath.Base(strings.TrimSuffix(path, "/v5"))
+		if regexp.MustCompile(`\b` + name + `\.[A-Z]`).MatchString(code) {
+			fmt.Fprintf(&b, "import %q\n", path)
+		}
+	}
+	return b.String()
+}
+
+// Every console block is run by a test, or has a reason why it is not.
+func TestConsoles(t *testing.T) {
+	t.Parallel()
+	known := map[string]bool{}
+	for _, b := range blocksOf(t, "console") {
+		known[b.name] = true
+		if consoles[b.name] == "" {
+			t.Errorf("no test runs the block %q: run it, or give a reason in consoles", b.name)
+		}
+	}
+	for name := range consoles {
+		if !known[name] {
+			t.Errorf("consoles names the block %q, which no page has", name)
+		}
+	}
+}
+
+// Every SQL block runs, in a database with the queue's tables.
+func TestSQL(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.New(t).Pool()
+	for _, b := range blocksOf(t, "sql") {
+		conn, err := pool.Acquire(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := conn.Conn().PgConn().Exec(t.Context(), b.text).ReadAll(); err != nil {
+			t.Errorf("%s: %v", b.name, err)
+		}
+		conn.Release()
+	}
+}
+
+// Every link between the pages leads to a file and, with a #, to a heading in it.
+func TestLinks(t *testing.T) {
+	t.Parallel()
+	texts := pages(t)
+	for _, name := range []string{"CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"} {
+		text, err := os.ReadFile(filepath.Join(root, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		texts[name] = string(text)
+	}
+	for page, text := range texts {
+		for _, link := range regexp.MustCompile(`\]\(([^)\s]+)\)`).FindAllStringSubmatch(text, -1) {
+			if strings.Contains(link[1], "://") {
+				continue
+			}
+			path, heading, _ := strings.Cut(link[1], "#")
+			target := page
+			if path != "" {
+				target = filepath.ToSlash(filepath.Join(filepath.Dir(page), path))
+			}
+			if _, err := os.Stat(filepath.Join(root, target)); err != nil {
+				t.Errorf("%s links to %s: %v", page, link[1], err)
+			}
+			if heading != "" && !slices.Contains(anchors(texts[target]), heading) {
+				t.Errorf("%s links to %s, and %s has no such heading: %q", page, link[1], target, anchors(texts[target]))
+			}
+		}
+	}
+}
+
+// anchors returns the anchors that GitHub gives the headings of a page.
+func anchors(page string) (names []string) {
+	for _, heading := range regexp.MustCompile(`(?m)^#+ (.+)$`).FindAllStringSubmatch(page, -1) {
+		name := regexp.MustCompile(`[^\p{L}\p{N} _-]`).ReplaceAllString(strings.ToLower(heading[1]), "")
+		names = append(names, strings.ReplaceAll(name, " ", "-"))
+	}
+	return names
+}

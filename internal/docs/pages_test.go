@@ -2,6 +2,9 @@ package docs_test
 
 import (
 	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -223,4 +226,78 @@ func anchors(page string) (names []string) {
 		names = append(names, strings.ReplaceAll(name, " ", "-"))
 	}
 	return names
+}
+
+// Every name of this API that the pages have in code spans exists, as in `backfill.Open` or `client.Cleanup`.
+func TestNames(t *testing.T) {
+	t.Parallel()
+	known := map[string]bool{}
+	for qualifier, folder := range map[string]string{
+		"backfill": "backfill", "testutil": "testutil", "pgtest": "testutil/pgtest",
+	} {
+		exported(t, filepath.Join(root, folder), qualifier, known)
+	}
+	for page, text := range pages(t) {
+		if page == "docs/design.md" { // It speaks of names that were given up, too.
+			continue
+		}
+		spans := regexp.MustCompile("`([^`\n]+)`").FindAllStringSubmatch(text, -1)
+		for _, span := range spans {
+			name := regexp.MustCompile(`\b(?:backfill|testutil|pgtest|client|worker|registry)\.[A-Z]\w*`)
+			for _, found := range name.FindAllString(span[1], -1) {
+				if !known[found] {
+					t.Errorf("%s has `%s`, and there is no %s", page, span[1], found)
+				}
+			}
+		}
+	}
+}
+
+// exported adds the exported names of a package, with its qualifier: those of methods of the client as
+// client.Name, and so on.
+func exported(t *testing.T, folder, qualifier string, names map[string]bool) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(folder, "*.go"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("%s has the files %q, %v", folder, files, err)
+	}
+	for _, path := range files {
+		if strings.HasSuffix(path, "_test.go") {
+			continue
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ast.Inspect(file, func(node ast.Node) bool {
+			switch n := node.(type) {
+			case *ast.FuncDecl:
+				names[receiver(n, qualifier)+"."+n.Name.Name] = true
+				return false
+			case *ast.TypeSpec:
+				names[qualifier+"."+n.Name.Name] = true
+				return false
+			case *ast.ValueSpec:
+				for _, name := range n.Names {
+					names[qualifier+"."+name.Name] = true
+				}
+			}
+			return true
+		})
+	}
+}
+
+// receiver returns how the pages name the receiver of a method, as in client, and the package of a function.
+func receiver(function *ast.FuncDecl, qualifier string) string {
+	if function.Recv == nil {
+		return qualifier
+	}
+	kind := function.Recv.List[0].Type
+	if pointer, ok := kind.(*ast.StarExpr); ok {
+		kind = pointer.X
+	}
+	if name, ok := kind.(*ast.Ident); ok {
+		return strings.ToLower(name.Name)
+	}
+	return ""
 }

@@ -6,7 +6,7 @@ import "strings"
 func DidYouMean(written string, candidates []string) string {
 	best, bestDistance := "", max(1, len(written)/3)+1
 	for _, candidate := range candidates {
-		if distance := editDistance(fold(written), fold(candidate)); distance < bestDistance {
+		if distance := Distance(fold(written), fold(candidate)); distance < bestDistance {
 			best, bestDistance = candidate, distance
 		}
 	}
@@ -21,8 +21,8 @@ func fold(name string) string {
 	return strings.NewReplacer("_", "", "-", "", " ", "").Replace(strings.ToLower(name))
 }
 
-// editDistance counts the insertions, deletions, replacements and swaps of neighbours that make b of a.
-func editDistance(a, b string) int {
+// Distance counts the insertions, deletions, replacements and swaps of neighbours that make b of a.
+func Distance(a, b string) int {
 	rows := make([][]int, len(a)+1)
 	for i := range rows {
 		rows[i] = make([]int, len(b)+1)

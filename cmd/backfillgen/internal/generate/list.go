@@ -80,6 +80,7 @@ func hasDirectives(p *packages.Package, problems *diag.List) (bool, error) {
 			found = true
 			continue
 		}
+		found = reportNear(p, path, content, problems) || found
 		line, ok := firstDirective(content)
 		if !ok {
 			continue

@@ -29,6 +29,8 @@ type pkg struct {
 	types     *types.Package  // after check
 	checking  bool
 	broken    bool // a file cannot be parsed as a whole
+
+	options packageOptions
 }
 
 // loader reads packages as far as tasks need them: the types of their args and what these consist of. The rest of the source is
@@ -42,7 +44,7 @@ type loader struct {
 
 // load reads the packages in these folders.
 func load(ctx context.Context, config Config, dirs []string, problems *diag.List) ([]*pkg, error) {
-	if len(dirs) == 0 || problems.Errors() > 0 {
+	if len(dirs) == 0 {
 		return nil, nil
 	}
 	overlay, err := withoutGenerated(dirs)

@@ -9,27 +9,66 @@ import (
 	"github.com/backfillhq/go/cmd/backfillgen/internal/diag"
 )
 
-// snakeCase is the wire name of a function: an underscore comes before an upper-case letter that follows a lower-case letter or
-// a digit, or that precedes a lower-case letter inside a run of upper case. SendSMS is send_sms, HTTPPing is http_ping.
+// snakeCase is the wire name of a function. A word begins at a capital behind a small letter or a
+// digit, and at the last capital of a run that small letters follow, unless they are the s of a
+// plural; and at digits behind a small letter, if the capitals behind them are no beginning of a
+// word: SendSMS is send_sms, HTTPPing http_ping, S3Copy s3_copy, SyncUserIDs sync_user_ids,
+// Base64Encode base64_encode, Send2FA send_2fa, Resize2XImages resize_2x_images.
 func snakeCase(name string) string {
 	var b strings.Builder
 	runes := []rune(name)
 	for i, r := range runes {
-		if unicode.IsUpper(r) && i > 0 {
-			before := runes[i-1]
-			inRun := unicode.IsUpper(before) && i+1 < len(runes) && unicode.IsLower(runes[i+1])
-			if unicode.IsLower(before) || unicode.IsDigit(before) || inRun {
-				b.WriteByte('_')
-			}
+		if beginsWord(runes, i) {
+			b.WriteByte('_')
 		}
 		b.WriteRune(unicode.ToLower(r))
 	}
 	return b.String()
 }
 
+func beginsWord(runes []rune, i int) bool {
+	r := runes[i]
+	switch {
+	case i == 0:
+		return false
+	case unicode.IsDigit(r):
+		return unicode.IsLower(runes[i-1]) && beforeAcronym(runes[i:])
+	case !unicode.IsUpper(r):
+		return false
+	case unicode.IsDigit(runes[i-1]):
+		start := i - 1
+		for start > 0 && unicode.IsDigit(runes[start-1]) {
+			start--
+		}
+		return !beginsWord(runes, start) // else they are one word: 2FA
+	}
+	return unicode.IsLower(runes[i-1]) || unicode.IsUpper(runes[i-1]) && beforeSmall(runes[i+1:])
+}
+
+// beforeAcronym reports whether capitals follow digits that are more than the beginning of a word.
+func beforeAcronym(runes []rune) bool {
+	i := 0
+	for i < len(runes) && unicode.IsDigit(runes[i]) {
+		i++
+	}
+	return i < len(runes) && unicode.IsUpper(runes[i]) && !beforeSmall(runes[i+1:])
+}
+
+// beforeSmall reports whether a small letter comes next that is not the s of a plural.
+func beforeSmall(runes []rune) bool {
+	if len(runes) == 0 || !unicode.IsLower(runes[0]) {
+		return false
+	}
+	return runes[0] != 's' || len(runes) > 1 && unicode.IsLower(runes[1])
+}
+
 // nameGo finds what the task is called in generated Go names: the function's name with an upper-case first letter.
-func (t *task) nameGo(problems *diag.List) bool {
+func (p *pkg) nameGo(t *task, problems *diag.List) bool {
 	name := t.decl.Name.Name
+	if t.decl.Recv == nil && (name == "init" || name == "main" && p.name() == "main") {
+		problems.Errorf(t.pos, "func %s cannot be a task, since Go itself calls it: want func(context.Context, T) error, with another name", name)
+		return false
+	}
 	first, size := utf8.DecodeRuneInString(name)
 	t.goName = string(unicode.ToUpper(first)) + name[size:]
 	if !token.IsExported(t.goName) {

@@ -45,6 +45,14 @@ func (l Line) Option(name string) (Option, bool) {
 	return Option{}, false
 }
 
+// Source returns the option as a line may have it.
+func (o Option) Source() string {
+	if o.quoted {
+		return o.Name + "=" + strconv.Quote(o.Value)
+	}
+	return o.Name + "=" + o.Value
+}
+
 // At returns where the i-th byte of the value stands.
 func (o Option) At(i int) token.Position {
 	pos := o.ValuePos

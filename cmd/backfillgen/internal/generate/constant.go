@@ -22,7 +22,7 @@ func (p *pkg) checkConstants(t *task, problems *diag.List) {
 		problems.Add(diag.Diagnostic{
 			Pos: queue.Pos, Warning: true,
 			Message: "the jobs of a queue run one at a time, across all workers: leave queue= out to run jobs of " + t.describe() + " at once",
-			Hint:    "if one at a time is what you want, add the word serial: queue=" + queue.Value + " serial",
+			Hint:    "if one at a time is what you want, add the word serial: " + queue.Source() + " serial",
 		})
 	}
 	switch constant := t.key.isConstant(); {
@@ -34,7 +34,7 @@ func (p *pkg) checkConstants(t *task, problems *diag.List) {
 			Pos: key.Pos, Warning: true,
 			Message: "all jobs of " + t.describe() + " have this key, whatever their args are, so that each replaces the one that waits: put fields into it, such as {" +
 				exampleField(t) + "}",
-			Hint: "if at most one job is to wait, add the word singleton: key=" + key.Value + " singleton",
+			Hint: "if at most one job is to wait, add the word singleton: " + key.Source() + " singleton",
 		})
 	}
 }

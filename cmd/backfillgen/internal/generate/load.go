@@ -81,7 +81,7 @@ func load(ctx context.Context, config Config, dirs []string, problems *diag.List
 // nothing imports that package, so that go mod tidy, the remedy, would not add it.
 func reportIncomplete(runtime *packages.Package, problems *diag.List) {
 	incomplete := false
-	packages.Visit([]*packages.Package{runtime}, nil, func(p *packages.Package) { incomplete = incomplete || len(p.Errors) > 0 })
+	packages.Visit([]*packages.Package{runtime}, nil, func(p *packages.Package) { incomplete = incomplete || p != runtime && len(p.Errors) > 0 })
 	if incomplete {
 		problems.Add(diag.Diagnostic{Warning: true, Message: "go.mod is out of date: run go mod tidy, which finds what the generated code imports"})
 	}

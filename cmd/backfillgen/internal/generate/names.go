@@ -2,11 +2,13 @@ package generate
 
 import (
 	"go/token"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
 
 	"github.com/backfillhq/go/cmd/backfillgen/internal/diag"
+	"github.com/backfillhq/go/cmd/backfillgen/internal/directive"
 )
 
 // snakeCase is the wire name of a function. A word begins at a capital behind a small letter or a
@@ -78,14 +80,19 @@ func (p *pkg) nameGo(t *task, problems *diag.List) bool {
 	return true
 }
 
-// generatedNames are the names that the generated file declares for t, or without a task for the package.
-func (t *task) generatedNames() []string {
-	if t == nil {
-		return []string{"Client", "NewClient", "Client.WithTx", "Client.WithSQLTx", "Client.enqueuer", "Handlers", "NewRegistry"}
+// packageNames are the names that the generated file declares for a package.
+func (p *pkg) packageNames() []string {
+	client := p.clientName()
+	return []string{
+		client, p.newClientName(), client + ".WithTx", client + ".WithSQLTx", client + ".enqueuer", p.handlersName(), p.newRegistryName(),
 	}
-	names := []string{"Task" + t.goName, "Enqueue" + t.goName, "Client.Enqueue" + t.goName}
+}
+
+// generatedNames are the names that the generated file declares for a task.
+func (p *pkg) generatedNames(t *task) []string {
+	names := []string{"Task" + t.goName, "Enqueue" + t.goName, p.clientName() + ".Enqueue" + t.goName}
 	if t.many() {
-		names = append(names, "Client.Enqueue"+t.goName+"Many")
+		names = append(names, p.clientName()+".Enqueue"+t.goName+"Many")
 	}
 	return names
 }
@@ -93,50 +100,51 @@ func (t *task) generatedNames() []string {
 // usedNames are predeclared names that generated code uses.
 var usedNames = []string{"bool", "error", "int", "int64", "nil", "string", "uint64"}
 
-// checkNames reports names that two tasks claim, or that a task claims and the user has declared.
+// checkNames reports Go names that two tasks claim, or that a task claims and the user has declared.
 func (p *pkg) checkNames(tasks []*task, problems *diag.List) {
-	wire, identifiers, receivers := map[string]*task{}, map[string]*task{}, map[string]string{}
+	identifiers := map[string]*task{}
 	for _, t := range tasks {
-		if first := wire[t.name]; first != nil {
-			problems.Errorf(t.namePosition(), "task name %q is that of %s, too: give one of them another with name=", t.name, first.describe())
-		} else {
-			wire[t.name] = t
-		}
 		if first := identifiers[t.goName]; first != nil {
 			problems.Errorf(t.pos, "%s and %s would both have Enqueue%s: rename one of the two", first.describe(), t.describe(), t.goName)
 		} else {
 			identifiers[t.goName] = t
-		}
-		if t.receiver != nil {
-			receivers[t.receiver.Obj().Name()] = t.goName
 		}
 	}
 	for _, t := range tasks {
 		if short, ok := strings.CutSuffix(t.goName, "Many"); ok && identifiers[short] != nil && identifiers[short].many() {
 			problems.Errorf(t.pos, "%s and the Many form of %s would both be Enqueue%s: rename one of the two", t.describe(), identifiers[short].describe(), t.goName)
 		}
-		for _, alias := range t.aliases {
-			switch owner := wire[alias]; owner {
-			case nil:
-				wire[alias] = t
-			case t:
-				problems.Errorf(t.optionPosition("alias"), "alias %q is the task's own name: leave it out", alias)
-			default:
-				problems.Errorf(t.optionPosition("alias"), "alias %q is a name of %s: leave it out", alias, owner.describe())
+		for _, name := range p.generatedNames(t) {
+			if d := p.declared[name]; d != nil {
+				problems.Errorf(p.position(d.pos), "%s is also declared by the generated code: rename this one", name)
+			}
+			if slices.Contains(p.packageNames(), name) {
+				problems.Errorf(t.pos, "task %s and the package would both have %s in the generated code: rename the function, or choose another prefix", t.describe(), name)
 			}
 		}
 	}
-	for _, t := range append([]*task{nil}, tasks...) {
-		for _, name := range t.generatedNames() {
-			if d := p.declared[name]; d != nil && len(tasks) > 0 {
-				problems.Errorf(p.position(d.pos), "%s is also declared by the generated code: rename this one", name)
-			}
-		}
+	if len(tasks) > 0 {
+		p.checkPackageNames(problems)
 	}
 	for _, name := range usedNames {
 		if d := p.declared[name]; d != nil && len(p.lines) > 0 {
 			problems.Errorf(p.position(d.pos), "the generated code uses Go's own %s: rename this one", name)
 		}
+	}
+}
+
+// checkPackageNames reports names of the package as a whole that the user has declared.
+func (p *pkg) checkPackageNames(problems *diag.List) {
+	for _, name := range p.packageNames() {
+		d := p.declared[name]
+		if d == nil {
+			continue
+		}
+		remedy := "rename this one"
+		if p.options.prefix == "" && !strings.Contains(name, ".") {
+			remedy += ", or write " + directive.Prefix + verbPackage + " prefix=Task above the package clause, for TaskClient, TaskHandlers and NewTaskRegistry"
+		}
+		problems.Errorf(p.position(d.pos), "%s is also declared by the generated code: %s", name, remedy)
 	}
 }
 
@@ -153,7 +161,9 @@ func (t *task) namePosition() token.Position { return t.optionPosition("name") }
 
 // optionPosition is where the value of an option stands, or the function's name if it is not given.
 func (t *task) optionPosition(name string) token.Position {
-	if option, ok := t.line.Option(name); ok {
+	if option, ok := t.line.Option(name); ok && option.Bare {
+		return option.Pos
+	} else if ok {
 		return option.ValuePos
 	}
 	return t.pos

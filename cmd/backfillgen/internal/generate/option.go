@@ -116,7 +116,9 @@ func (p *pkg) readText(t *task, option directive.Option, limit int, problems *di
 		return nil, nil
 	}
 	if text, constant := parsed.constant(); constant || text != "" {
-		return parsed, checkText(text, limit)
+		if err := checkText(text, limit); err != nil {
+			return nil, err
+		}
 	}
 	return parsed, nil
 }

@@ -36,6 +36,7 @@ type task struct {
 	backoff     backoff
 
 	unsigned  bool // its signature is wrong, and reported
+	ticks     []tick
 	serial    bool // that the jobs of its constant queue run one at a time is meant
 	singleton bool // that its jobs have one key, whatever their args are, is meant
 }

@@ -52,8 +52,7 @@ func (p *pkg) readTemplate(t *task, option directive.Option, problems *diag.List
 			}
 			fields := p.templateField(t, option, i+1, value[i+1:i+length], problems)
 			flush()
-			apart := parsed.separates(option, i, value[i:i+length+1], problems)
-			ok = ok && fields != nil && apart
+			ok = ok && fields != nil && parsed.separates(option, i, value[i:i+length+1], problems)
 			parsed.parts = append(parsed.parts, part{field: fields})
 			i += length
 		default:
@@ -243,4 +242,15 @@ func (t *template) constant() (string, bool) {
 		constant = constant && part.field == nil
 	}
 	return text.String(), constant
+}
+
+// pattern is the template with {} for each field.
+func (t *template) pattern() string {
+	var text strings.Builder
+	for _, part := range t.parts {
+		if text.WriteString(part.text); part.isField() {
+			text.WriteString("{}")
+		}
+	}
+	return text.String()
 }

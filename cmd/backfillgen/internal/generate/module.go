@@ -32,7 +32,8 @@ type claim struct {
 }
 
 type keyClaim struct {
-	claim            // with {} for each field
+	claim            // as it is written
+	form    string   // with {} for each field
 	pattern skeleton // nil: the types of the fields are not known
 }
 
@@ -60,12 +61,13 @@ func (p *pkg) entryOf(t *task) *entry {
 		e.aliases = append(e.aliases, claim{alias, t.optionPosition("alias")})
 	}
 	if t.key != nil {
-		e.keys = append(e.keys, keyClaim{claim{t.key.pattern(), t.optionPosition("key")}, skeletonOf(t.key)})
+		option, _ := t.line.Option("key")
+		e.keys = append(e.keys, keyClaim{claim{option.Value, option.ValuePos}, formOf(option.Value), skeletonOf(t.key)})
 	}
 	for _, tick := range t.ticks {
 		e.crons = append(e.crons, claim{tick.identifier, tick.pos})
 		if tick.key != "" {
-			e.keys = append(e.keys, keyClaim{claim{tick.key, tick.pos}, constantSkeleton(tick.key)})
+			e.keys = append(e.keys, keyClaim{claim{tick.key, tick.pos}, tick.key, constantSkeleton(tick.key)})
 		}
 	}
 	return e
@@ -178,7 +180,7 @@ func checkKeys(entries []*entry, problems *diag.List) {
 // templates of one form are taken to.
 func (k keyClaim) canEqual(o keyClaim) bool {
 	if k.pattern == nil || o.pattern == nil {
-		return k.text == o.text
+		return k.form == o.form
 	}
 	return k.pattern.canEqual(o.pattern)
 }

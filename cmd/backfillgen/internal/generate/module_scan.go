@@ -118,7 +118,7 @@ func sketch(function *ast.FuncDecl, line directive.Line) *entry {
 		}
 	}
 	if option, ok := line.Option("key"); ok {
-		e.keys = append(e.keys, keyClaim{claim: claim{text: patternOf(option.Value)}})
+		e.keys = append(e.keys, keyClaim{claim: claim{text: option.Value}, form: formOf(option.Value)})
 	}
 	for _, comment := range function.Doc.List {
 		verb, text := directive.Verb(comment.Text)
@@ -131,14 +131,14 @@ func sketch(function *ast.FuncDecl, line directive.Line) *entry {
 		}
 		e.crons = append(e.crons, claim{text: schedule.Identifier})
 		if schedule.Key != "" {
-			e.keys = append(e.keys, keyClaim{claim: claim{text: schedule.Key}})
+			e.keys = append(e.keys, keyClaim{claim: claim{text: schedule.Key}, form: schedule.Key})
 		}
 	}
 	return e
 }
 
-// patternOf is template.pattern of a template that is not compiled.
-func patternOf(text string) string {
+// formOf is the text of a template with {} for each field.
+func formOf(text string) string {
 	var b strings.Builder
 	for text != "" {
 		open := strings.IndexAny(text, "{}")

@@ -243,14 +243,3 @@ func (t *template) constant() (string, bool) {
 	}
 	return text.String(), constant
 }
-
-// pattern is the template with {} for each field.
-func (t *template) pattern() string {
-	var text strings.Builder
-	for _, part := range t.parts {
-		if text.WriteString(part.text); part.isField() {
-			text.WriteString("{}")
-		}
-	}
-	return text.String()
-}

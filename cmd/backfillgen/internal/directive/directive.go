@@ -4,6 +4,7 @@ package directive
 
 import (
 	"go/token"
+	"regexp"
 	"strconv"
 	"strings"
 	"unicode"
@@ -206,6 +207,8 @@ func (s *scanner) bare(option *Option) bool {
 	return false
 }
 
+var bracedSpace = regexp.MustCompile(`\{\s*(.*?)\s*\}`)
+
 // spaced reports a value without quotes that goes on behind a space: inside of braces or
 // parentheses, or after a comma.
 func (s *scanner) spaced(option Option) bool {
@@ -228,7 +231,8 @@ func (s *scanner) spaced(option Option) bool {
 			strings.Join(strings.Fields(value+rest[:paren]), ""))
 	case brace > 0:
 		s.offset += brace
-		s.problems.Errorf(option.ValuePos, "option %q: quote a value with spaces: write %s=%q", option.Name, option.Name, value+rest[:brace])
+		s.problems.Errorf(option.ValuePos, "option %q: quote a value with spaces: write %s=%q", option.Name, option.Name,
+			bracedSpace.ReplaceAllString(value+rest[:brace], "{$1}"))
 	case strings.HasSuffix(value, ",") && word != "" && !strings.Contains(word, "="):
 		s.skipSpace()
 		s.skipWord()

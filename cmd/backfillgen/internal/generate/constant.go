@@ -1,6 +1,7 @@
 package generate
 
 import (
+	"go/types"
 	"regexp"
 	"slices"
 	"strings"
@@ -44,9 +45,17 @@ func (t *template) isConstant() bool {
 	return t != nil && !slices.ContainsFunc(t.parts, part.isField)
 }
 
+// exampleField is a field of the args for a message: one that a template can have, if there is one.
 func exampleField(t *task) string {
-	if names := t.fieldNames(); len(names) > 0 {
-		return names[0]
+	if t.args.object != nil {
+		if structure, ok := t.args.object.Type().Underlying().(*types.Struct); ok {
+			for field := range structure.Fields() {
+				basic, ok := field.Type().Underlying().(*types.Basic)
+				if ok && field.Exported() && basic.Info()&(types.IsString|types.IsInteger) != 0 {
+					return field.Name()
+				}
+			}
+		}
 	}
 	return "ID"
 }
@@ -73,8 +82,8 @@ func (p *pkg) reportUnbraced(t *task, option directive.Option, word string, prob
 	}
 	for _, match := range sigil.FindAllStringSubmatchIndex(option.Value, -1) {
 		written := option.Value[match[2]:match[3]]
-		if diag.DidYouMean(written, t.fieldNames()) != "" {
-			field, at = written, match[0]
+		if near := diag.Nearest(written, t.fieldNames()); near != "" {
+			field, at = near, match[0]
 		}
 	}
 	if at < 0 {

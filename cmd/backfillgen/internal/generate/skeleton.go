@@ -2,72 +2,67 @@ package generate
 
 import (
 	"go/types"
-	"unicode"
+	"strings"
 )
 
-// A skeleton is what the keys of a task can be, as a pattern: characters, and sets of characters for
-// what fields write.
+// A skeleton is what the keys of a task can be, as a pattern. It matches every key that the template
+// can give, and few others.
 type skeleton []symbol
 
-// symbol matches one character, or if it repeats, any number of them.
+// symbol matches one of a set of characters; if it repeats, any number of them, and none.
 type symbol struct {
-	char    rune
-	set     func(rune) bool // nil: char alone
-	any     bool            // of set: every character
+	set     string
+	any     bool // every character is in the set
 	repeats bool
 }
 
-func isNumber(r rune) bool { return r == '-' || '0' <= r && r <= '9' }
-func isBool(r rune) bool   { return unicode.IsLower(r) && r < unicode.MaxASCII }
-func isAny(rune) bool      { return true }
+const digits = "0123456789"
 
-// skeletonOf makes the skeleton of a template. A string can be any text.
+// What a field of each kind writes. A string can be any text.
+var (
+	textSymbols     = skeleton{{any: true, repeats: true}}
+	unsignedSymbols = skeleton{{set: digits}, {set: digits, repeats: true}}
+	signedSymbols   = append(skeleton{{set: "-", repeats: true}}, unsignedSymbols...)
+	boolSymbols     = skeleton{{set: "tf"}, {set: "ra"}, {set: "ul"}, {set: "es"}, {set: "e", repeats: true}} // true, false
+)
+
+// skeletonOf makes the skeleton of a template.
 func skeletonOf(t *template) (s skeleton) {
 	for _, part := range t.parts {
-		for _, r := range part.text {
-			s = append(s, symbol{char: r})
+		s = append(s, constantSkeleton(part.text)...)
+		if part.field != nil {
+			s = append(s, fieldSymbols(part.field[len(part.field)-1].Type())...)
 		}
-		if part.field == nil {
-			continue
-		}
-		field := symbol{set: isAny, any: true}
-		typ := part.field[len(part.field)-1].Type()
-		if basic, ok := typ.Underlying().(*types.Basic); ok && !textual(typ) {
-			switch info := basic.Info(); {
-			case info&types.IsInteger != 0:
-				field = symbol{set: isNumber}
-				s = append(s, field) // at least one
-			case info&types.IsBoolean != 0:
-				field = symbol{set: isBool}
-				s = append(s, field)
-			}
-		}
-		field.repeats = true
-		s = append(s, field)
 	}
 	return s
+}
+
+func fieldSymbols(typ types.Type) skeleton {
+	basic, ok := typ.Underlying().(*types.Basic)
+	if !ok || textual(typ) {
+		return textSymbols
+	}
+	switch info := basic.Info(); {
+	case info&types.IsUnsigned != 0:
+		return unsignedSymbols
+	case info&types.IsInteger != 0:
+		return signedSymbols
+	case info&types.IsBoolean != 0:
+		return boolSymbols
+	}
+	return textSymbols
 }
 
 // constantSkeleton is the skeleton of a text.
 func constantSkeleton(text string) (s skeleton) {
 	for _, r := range text {
-		s = append(s, symbol{char: r})
+		s = append(s, symbol{set: string(r)})
 	}
 	return s
 }
 
 // meets reports whether a character can match both.
-func (t symbol) meets(o symbol) bool {
-	switch {
-	case t.set == nil && o.set == nil:
-		return t.char == o.char
-	case t.set == nil:
-		return o.set(t.char)
-	case o.set == nil:
-		return t.set(o.char)
-	}
-	return t.any || o.any || t.set('0') == o.set('0')
-}
+func (s symbol) meets(o symbol) bool { return s.any || o.any || strings.ContainsAny(s.set, o.set) }
 
 // canEqual reports whether a text can match both skeletons.
 func (s skeleton) canEqual(o skeleton) bool {
@@ -87,8 +82,8 @@ func (s skeleton) canEqual(o skeleton) bool {
 		if i == len(s) || j == len(o) || !s[i].meets(o[j]) {
 			return false
 		}
-		next := func(t symbol, i int) int {
-			if t.repeats {
+		next := func(s symbol, i int) int {
+			if s.repeats {
 				return i
 			}
 			return i + 1

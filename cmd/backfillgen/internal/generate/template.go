@@ -98,7 +98,12 @@ func (p *pkg) bracedField(t *task, text string) string {
 		return ""
 	}
 	trimmed := strings.TrimPrefix(strings.Trim(inner, " \t-$."), "args.")
-	if first, _, _ := strings.Cut(trimmed, "."); token.IsIdentifier(first) && (token.IsExported(first) || diag.DidYouMean(first, t.fieldNames()) != "") {
+	first, _, _ := strings.Cut(trimmed, ".")
+	switch near := diag.Nearest(first, t.fieldNames()); {
+	case !token.IsIdentifier(first):
+	case near != "" && !p.isField(t, first):
+		return near + strings.TrimPrefix(trimmed, first)
+	case near != "" || token.IsExported(first):
 		return trimmed
 	}
 	for _, word := range identifiers(inner) {

@@ -10,7 +10,9 @@ import (
 
 const (
 	separators = ":.;=/|-_,\uff1a" // U+FF1A is the colon of East Asian keyboards
-	maxWord    = 16                // of letters, for what may be a misspelt backfill or backfillgen
+
+	// The lengths that a misspelt backfill or backfillgen can have.
+	minWord, maxWord = len("backfill") - 2, len("backfillgen") + 2
 )
 
 // Near reports whether a comment that is no directive was probably meant to be one, and what to
@@ -70,7 +72,7 @@ func cutTool(text string) (rest string, ok bool) {
 			word, rest = word+second, after
 		}
 	}
-	if len(word) > maxWord {
+	if len(word) < minWord || len(word) > maxWord || !strings.ContainsAny(word, "fFkK") { // as nearly all comments
 		return "", false
 	}
 	return rest, nearest(strings.ToLower(word), []string{"backfill", "backfillgen"}) != ""

@@ -16,7 +16,8 @@ type entry struct {
 	database  string
 	task      string // as messages name it inside of the package
 	goName    string
-	elsewhere bool // its package is not generated in this run, so that messages cannot be there
+	pos       token.Position // of the function
+	elsewhere bool           // its package is not generated in this run, so that messages cannot be there
 
 	name    claim
 	renamed bool // by name=
@@ -55,7 +56,7 @@ func (e *entry) apart(o *entry) string {
 
 // entryOf collects what a task claims.
 func (p *pkg) entryOf(t *task) *entry {
-	e := &entry{path: p.path(), database: p.options.database, task: t.describe(), goName: t.goName, name: claim{t.name, t.namePosition()}}
+	e := &entry{path: p.path(), database: p.options.database, task: t.describe(), goName: t.goName, pos: t.pos, name: claim{t.name, t.namePosition()}}
 	_, e.renamed = t.line.Option("name")
 	for _, alias := range t.aliases {
 		e.aliases = append(e.aliases, claim{alias, t.optionPosition("alias")})
@@ -98,7 +99,8 @@ func checkModule(packages []*pkg, tasks [][]*task, problems *diag.List) {
 	}
 	for _, entries := range byDatabase {
 		slices.SortStableFunc(entries, func(a, b *entry) int { // what another package has cannot be reported there
-			return cmp.Compare(btoi(b.elsewhere), btoi(a.elsewhere))
+			return cmp.Or(cmp.Compare(btoi(b.elsewhere), btoi(a.elsewhere)), cmp.Compare(a.path, b.path),
+				cmp.Compare(a.pos.Filename, b.pos.Filename), cmp.Compare(a.pos.Offset, b.pos.Offset))
 		})
 		checkWireNames(entries, problems)
 		checkCrons(entries, problems)

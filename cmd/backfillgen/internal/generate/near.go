@@ -6,6 +6,7 @@ import (
 	"go/token"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"golang.org/x/tools/go/packages"
 
@@ -33,6 +34,9 @@ func reportNear(p *packages.Package, path string, content []byte, problems *diag
 	return indented
 }
 
+// enough bytes of a comment tell whether it may be near; the whole of it is looked at after that.
+const enough = 100
+
 // maybeNear looks behind everything that may begin a comment, strings included. It is fast because
 // few files go on from here.
 func maybeNear(content []byte) bool {
@@ -48,17 +52,34 @@ func maybeNear(content []byte) bool {
 		}
 		text := rest
 		if rest[1] == '/' {
-			if end := bytes.IndexByte(rest, '\n'); end >= 0 {
-				text = rest[:end]
+			text = rest[:min(len(rest), enough)]
+			if end := bytes.IndexByte(text, '\n'); end >= 0 {
+				text = text[:end]
 			}
 		} else if end := bytes.Index(rest, []byte("*/")); end >= 0 {
 			text = rest[:end+2]
 		}
+		if rest = rest[2:]; text[1] == '/' && prosaic(text) {
+			continue
+		}
 		if _, near := directive.Near(string(text), verbs); near || directive.Is(string(text)) {
 			return true
 		}
-		rest = rest[2:]
 	}
+}
+
+// prosaic reports whether the first word of a comment is nothing like backfill, as that of nearly
+// all comments.
+func prosaic(comment []byte) bool {
+	word := bytes.TrimLeft(comment, "/*! \t+@#")
+	length, letters := 0, 0
+	for length < len(word) && (word[length]|0x20 >= 'a' && word[length]|0x20 <= 'z' || word[length] >= utf8.RuneSelf) {
+		if c := word[length] | 0x20; c == 'k' || c == 'f' {
+			letters++
+		}
+		length++
+	}
+	return letters == 0 && !bytes.HasPrefix(word, []byte("go:"))
 }
 
 // comments are the comments of a file, whatever else is wrong with it.

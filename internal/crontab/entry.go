@@ -31,6 +31,7 @@ type Entry struct {
 	KeyMode     string // "replace" or "preserve_run_at"; in a crontab "replace" is the default
 	Priority    *int16
 	Payload     []byte // a JSON object, or nil; without the key _cron, which is added at each tick
+	Repeated    string // a key that an object of the payload has twice, so that its last value counts; "" if there is none
 }
 
 // Set is a set of numbers from 0 to 63: n is in it if bit n is set.

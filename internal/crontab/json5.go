@@ -24,6 +24,8 @@ type decoder struct {
 	text    string
 	offset  int
 	problem string
+
+	repeated string // the first key that an object has twice
 }
 
 // maxDepth is how deep encoding/json reads, which handlers use.
@@ -121,6 +123,9 @@ func (d *decoder) object(depth int) string {
 		}
 		if _, ok := values[key]; !ok && (depth < maxDepth || key != "_cron") { // a tick overrides it (contract section 7.2)
 			keys = append(keys, key)
+		}
+		if _, ok := values[key]; ok && d.repeated == "" {
+			d.repeated = key
 		}
 		values[key] = d.value(depth - 1)
 		if d.space(); !d.skip(",") && !strings.HasPrefix(d.text[d.offset:], "}") {

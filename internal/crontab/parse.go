@@ -171,6 +171,6 @@ func (p *parser) payload() {
 	case rest[len(rest)-1] != '}':
 		p.errorf(p.offset, "payload: the line has to end with }: put the comment before it")
 	default:
-		p.entry.Payload = []byte(payload)
+		p.entry.Payload, p.entry.Repeated = []byte(payload), d.repeated
 	}
 }

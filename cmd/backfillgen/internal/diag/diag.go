@@ -27,6 +27,11 @@ func (l *List) Errorf(pos token.Position, format string, args ...any) {
 	l.Add(Diagnostic{Pos: pos, Message: fmt.Sprintf(format, args...)})
 }
 
+// AddHint adds an error with a hint, which may be empty.
+func (l *List) AddHint(pos token.Position, hint, format string, args ...any) {
+	l.Add(Diagnostic{Pos: pos, Message: fmt.Sprintf(format, args...), Hint: hint})
+}
+
 // Add adds d, unless the same was said at this place before: two tasks may share the args that are
 // wrong.
 func (l *List) Add(d Diagnostic) {

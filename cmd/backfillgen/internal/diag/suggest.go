@@ -4,16 +4,21 @@ import "strings"
 
 // DidYouMean returns "; did you mean X?" for the candidate that is most like what was written, or nothing if none is.
 func DidYouMean(written string, candidates []string) string {
+	if best := Nearest(written, candidates); best != "" {
+		return "; did you mean " + best + "?"
+	}
+	return ""
+}
+
+// Nearest returns the candidate that is most like what was written, or "" if none is.
+func Nearest(written string, candidates []string) string {
 	best, bestDistance := "", max(1, len(written)/3)+1
 	for _, candidate := range candidates {
-		if distance := editDistance(fold(written), fold(candidate)); distance < bestDistance {
+		if distance := Distance(fold(written), fold(candidate)); distance < bestDistance {
 			best, bestDistance = candidate, distance
 		}
 	}
-	if best == "" {
-		return ""
-	}
-	return "; did you mean " + best + "?"
+	return best
 }
 
 // fold makes the spellings of one word equal: maxAttempts, max-attempts and max_attempts.
@@ -21,8 +26,8 @@ func fold(name string) string {
 	return strings.NewReplacer("_", "", "-", "", " ", "").Replace(strings.ToLower(name))
 }
 
-// editDistance counts the insertions, deletions, replacements and swaps of neighbours that make b of a.
-func editDistance(a, b string) int {
+// Distance counts the insertions, deletions, replacements and swaps of neighbours that make b of a.
+func Distance(a, b string) int {
 	rows := make([][]int, len(a)+1)
 	for i := range rows {
 		rows[i] = make([]int, len(b)+1)

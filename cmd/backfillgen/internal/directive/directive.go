@@ -4,6 +4,7 @@ package directive
 
 import (
 	"go/token"
+	"regexp"
 	"strconv"
 	"strings"
 	"unicode"
@@ -22,12 +23,14 @@ type Line struct {
 	Options []Option       // in the order of the line, without those that cannot be read
 }
 
-// An Option is one name=value of a line.
+// An Option is one name=value of a line, or a word.
 type Option struct {
 	Name     string
 	Pos      token.Position // of the name
 	Value    string         // without quotes
 	ValuePos token.Position // of the value, or of its quote
+
+	Bare bool // a word without =value, such as serial
 
 	verbatim bool // every byte of Value stands in the source as it is, from the first after the quote
 	quoted   bool
@@ -41,6 +44,14 @@ func (l Line) Option(name string) (Option, bool) {
 		}
 	}
 	return Option{}, false
+}
+
+// Source returns the option as a line may have it.
+func (o Option) Source() string {
+	if o.quoted {
+		return o.Name + "=" + strconv.Quote(o.Value)
+	}
+	return o.Name + "=" + o.Value
 }
 
 // At returns where the i-th byte of the value stands.
@@ -99,7 +110,8 @@ type scanner struct {
 	problems *diag.List
 }
 
-// option reads name=value. If that is impossible, it reports why and stops behind what it could not read.
+// option reads name=value, or a word. If that is impossible, it reports why and stops behind what it
+// could not read.
 func (s *scanner) option() (Option, bool) {
 	option := Option{Pos: s.pos()}
 	option.Name = s.take(func(r rune) bool { return r != '=' && r != '"' && r != '`' && !unicode.IsSpace(r) })
@@ -107,6 +119,9 @@ func (s *scanner) option() (Option, bool) {
 	case strings.HasPrefix(option.Name, "//"):
 		s.problems.Errorf(option.Pos, "a directive ends with its line, so no comment can follow: put it on a line of its own")
 		s.offset = len(s.text)
+		return option, false
+	case strings.IndexByte(option.Name, ':') > 0:
+		s.colon(option)
 		return option, false
 	case s.peek() == '"' || s.peek() == '`':
 		s.problems.Errorf(s.pos(), "unexpected quote: options are name=value or name=\"a value\"")
@@ -120,8 +135,8 @@ func (s *scanner) option() (Option, bool) {
 		s.skipWord()
 		return option, false
 	case s.peek() != '=':
-		s.problems.Errorf(option.Pos, "option %q has no value: want %s=value", option.Name, option.Name)
-		return option, false
+		option.Bare = true
+		return option, true
 	case option.Name == "":
 		s.problems.Errorf(option.Pos, "there is no option name before the =")
 		s.skipWord()
@@ -129,13 +144,48 @@ func (s *scanner) option() (Option, bool) {
 	}
 	s.offset++ // the =
 	option.ValuePos = s.pos()
-	var ok bool
-	if option.quoted = s.peek() == '"' || s.peek() == '`'; option.quoted {
-		ok = s.quoted(&option)
-	} else {
-		ok = s.bare(&option)
+	first, _ := utf8.DecodeRuneInString(s.text[s.offset:])
+	switch {
+	case first == '"' || first == '`':
+		option.quoted = true
+		return option, s.quoted(&option)
+	case strings.ContainsRune(otherQuotes, first):
+		s.wrongQuotes(option)
+		return option, false
 	}
-	return option, ok
+	return option, s.bare(&option)
+}
+
+// colon reports name:value.
+func (s *scanner) colon(option Option) {
+	name, value, _ := strings.Cut(option.Name, ":")
+	value += s.take(func(r rune) bool { return !unicode.IsSpace(r) })
+	if value == "" { // name: value
+		s.skipSpace()
+		value = s.take(func(r rune) bool { return !unicode.IsSpace(r) })
+	}
+	if value == "" {
+		value = "value"
+	}
+	s.problems.Errorf(option.Pos, "%q: options have an equals sign: write %s=%s", option.Name, name, strings.TrimPrefix(value, "="))
+}
+
+// otherQuotes are the quotes of other languages, and of word processors.
+const otherQuotes = "'‘’‚“”„«»"
+
+// wrongQuotes reports a value that one of them begins, and goes behind its end.
+func (s *scanner) wrongQuotes(option Option) {
+	_, size := utf8.DecodeRuneInString(s.text[s.offset:])
+	rest := s.text[s.offset+size:]
+	value := rest
+	if end := strings.IndexAny(rest, otherQuotes); end >= 0 {
+		value = rest[:end]
+		s.offset += size + end
+	} else if end := strings.IndexFunc(rest, unicode.IsSpace); end >= 0 {
+		value = rest[:end]
+	}
+	s.skipWord()
+	s.problems.Errorf(option.ValuePos, "option %q: values have double quotes or none: write %s=%q", option.Name, option.Name, value)
 }
 
 func (s *scanner) bare(option *Option) bool {
@@ -152,9 +202,47 @@ func (s *scanner) bare(option *Option) bool {
 		s.problems.Errorf(option.At(quote), "option %q: quote the whole value: %s=%s", option.Name, option.Name,
 			strconv.Quote(strings.NewReplacer(`"`, "", "`", "").Replace(option.Value)))
 	default:
-		return true
+		return !s.spaced(*option)
 	}
 	return false
+}
+
+var bracedSpace = regexp.MustCompile(`\{\s*(.*?)\s*\}`)
+
+// spaced reports a value without quotes that goes on behind a space: inside of braces or
+// parentheses, or after a comma.
+func (s *scanner) spaced(option Option) bool {
+	value, rest := option.Value, s.text[s.offset:]
+	next := strings.TrimLeftFunc(rest, unicode.IsSpace)
+	word := next
+	if end := strings.IndexFunc(next, unicode.IsSpace); end >= 0 {
+		word = next[:end]
+	}
+	closes := func(open, closing string) int {
+		if strings.Count(value, open) > strings.Count(value, closing) {
+			return strings.Index(rest, closing) + 1
+		}
+		return 0
+	}
+	switch paren, brace := closes("(", ")"), closes("{", "}"); {
+	case paren > 0:
+		s.offset += paren
+		s.problems.Errorf(option.ValuePos, "option %q: leave the spaces out: write %s=%s", option.Name, option.Name,
+			strings.Join(strings.Fields(value+rest[:paren]), ""))
+	case brace > 0:
+		s.offset += brace
+		s.problems.Errorf(option.ValuePos, "option %q: quote a value with spaces: write %s=%q", option.Name, option.Name,
+			bracedSpace.ReplaceAllString(value+rest[:brace], "{$1}"))
+	case strings.HasSuffix(value, ",") && word != "" && !strings.Contains(word, "="):
+		s.skipSpace()
+		s.skipWord()
+		s.problems.Errorf(option.ValuePos, "option %q: leave the spaces out: write %s=%s%s", option.Name, option.Name, value, word)
+	case strings.HasSuffix(value, ",") || strings.HasSuffix(value, ";"):
+		s.problems.Errorf(option.At(len(value)-1), "only spaces separate options: leave the %s out", value[len(value)-1:])
+	default:
+		return false
+	}
+	return true
 }
 
 // quoted reads a string literal of Go.

@@ -80,7 +80,11 @@ func FuzzParse(f *testing.F) {
 		seen := map[string]bool{}
 		for _, option := range line.Options {
 			start := option.Pos.Column - at.Column
-			if start < 0 || !strings.HasPrefix(text[start:], option.Name+"=") {
+			end := option.Name + "="
+			if option.Bare {
+				end = option.Name
+			}
+			if start < 0 || !strings.HasPrefix(text[start:], end) {
 				t.Errorf("option %q is not at column %d of %q", option.Name, option.Pos.Column, text)
 			}
 			if option.Name == "" || seen[option.Name] {

@@ -2,6 +2,7 @@ package generate
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"go/token"
@@ -11,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/backfillhq/go/cmd/backfillgen/internal/diag"
 	"github.com/backfillhq/go/internal/crontab"
@@ -20,6 +22,12 @@ import (
 type cronLine struct {
 	text string
 	pos  token.Position
+}
+
+// tick is what a cron line that makes sense claims.
+type tick struct {
+	identifier, key string
+	pos             token.Position
 }
 
 // readCron checks the crontab lines of a task, and that their payloads fit its args.
@@ -44,9 +52,13 @@ func (p *pkg) readCron(t *task, problems *diag.List) {
 			fail(1, "task %s takes a slice, and the payload of a cron job is an object: schedule a task that enqueues this one", t.describe())
 		case t.args.object != nil && p.unfit([]byte(`{"_cron": {"ts": "2000-01-01T00:00:00.000Z", "backfilled": false}}`), t.args.object) != "":
 			fail(1, "%s cannot hold the key _cron, an object that the payload of each cron job has: schedule a task with other args", t.args.object.Name())
+		case entry.KeyMode != "" && entry.Key == "" && t.key == nil:
+			fail(strings.Index(line.text, "jobKeyMode"), "jobKeyMode without a key has no meaning: add ?jobKey=, or key= to the task")
 		case entry.Payload == nil && entry.Key == "" && t.key.emptyByDefault():
 			fail(1, "the key of task %s would be empty: add a payload with the fields of its template, or ?jobKey=", t.describe())
 		case entry.Payload == nil:
+		case entry.Repeated != "":
+			fail(payload, "payload of task %s: the key %q is there twice: leave one out", t.describe(), entry.Repeated)
 		case t.args.object == nil:
 			fail(payload, "task %s has no args, so nobody would read the payload: leave it out", t.describe())
 		default:
@@ -55,6 +67,9 @@ func (p *pkg) readCron(t *task, problems *diag.List) {
 			}
 		}
 		p.scheduled[entry.Identifier] = true
+		pos := line.pos
+		pos.Column++
+		t.ticks = append(t.ticks, tick{entry.Identifier, entry.Key, pos})
 	}
 }
 
@@ -65,7 +80,7 @@ func (t *template) emptyByDefault() bool {
 			return true
 		}
 		basic, ok := part.field[len(part.field)-1].Type().Underlying().(*types.Basic)
-		return !ok || basic.Info()&types.IsString == 0
+		return !ok || basic.Info()&types.IsString == 0 || textual(part.field[len(part.field)-1].Type())
 	})
 }
 
@@ -82,8 +97,14 @@ func (p *pkg) unfit(payload []byte, args *types.TypeName) string {
 
 // unfitValue does it for a value inside; quoted if its field's tag has the option string.
 func (p *pkg) unfitValue(value any, typ types.Type, path string, quoted bool) string {
-	if value == nil || hasMethod(typ, true, "UnmarshalJSON", "UnmarshalText") {
-		return "" // null changes nothing, and methods are the type's own affair
+	if value == nil {
+		return "" // null changes nothing
+	}
+	if types.TypeString(types.Unalias(typ), nil) == "time.Time" {
+		return unfitTime(value, path)
+	}
+	if hasMethod(typ, true, "UnmarshalJSON", "UnmarshalText") {
+		return "" // methods are the type's own affair
 	}
 	mismatch := fmt.Sprintf("%s is a %s, which %s does not fit", path, types.TypeString(typ, p.qualifier), jsonText(value))
 	switch u := typ.Underlying().(type) {
@@ -99,11 +120,17 @@ func (p *pkg) unfitValue(value any, typ types.Type, path string, quoted bool) st
 			return mismatch + `: its tag has "string", so it is a string that holds JSON`
 		}
 	case *types.Slice:
-		if _, ok := value.(string); ok && types.Identical(u.Elem().Underlying(), types.Typ[types.Byte]) {
+		if text, ok := value.(string); ok && types.Identical(u.Elem().Underlying(), types.Typ[types.Byte]) {
+			if _, err := base64.StdEncoding.DecodeString(text); err != nil {
+				return mismatch + ": want base64"
+			}
 			return ""
 		}
 		return p.unfitElements(value, u.Elem(), path, mismatch)
 	case *types.Array:
+		if elements, ok := value.([]any); ok && int64(len(elements)) > u.Len() {
+			return fmt.Sprintf("%s has %d elements, of which %s holds %d: the others would be lost", path, len(elements), types.TypeString(typ, p.qualifier), u.Len())
+		}
 		return p.unfitElements(value, u.Elem(), path, mismatch)
 	case *types.Map:
 		if object, ok := value.(map[string]any); ok {
@@ -124,6 +151,18 @@ func (p *pkg) unfitValue(value any, typ types.Type, path string, quoted bool) st
 		}
 	}
 	return mismatch
+}
+
+// unfitTime asks package time, whose type it is.
+func unfitTime(value any, path string) string {
+	text, err := json.Marshal(value)
+	if err == nil {
+		err = new(time.Time).UnmarshalJSON(text)
+	}
+	if err != nil {
+		return fmt.Sprintf("%s is a time.Time, which %s does not fit: write it like 2030-01-31T08:00:00Z", path, jsonText(value))
+	}
+	return ""
 }
 
 func (p *pkg) unfitElements(value any, element types.Type, path, mismatch string) string {

@@ -176,10 +176,10 @@ func (p *pkg) declares(name string) bool {
 }
 
 // reportTaken reports that the generated code needs a name which is taken.
-func (p *pkg) reportTaken(name, need string, problems *diag.List) {
+func (p *pkg) reportTaken(name, need, remedy string, problems *diag.List) {
 	for _, t := range p.taken[name] {
 		if t.owner == "" {
-			problems.Errorf(p.position(t.pos), "%s: rename this one", need)
+			problems.Errorf(p.position(t.pos), "%s: %s", need, remedy)
 		} else {
 			problems.Errorf(p.position(t.pos), "%s, and %s has this name too: import it under another name", need, t.owner)
 		}

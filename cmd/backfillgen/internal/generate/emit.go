@@ -172,6 +172,12 @@ func fieldText(field []*types.Var) *jen.Statement {
 		value = value.Dot(step.Name())
 	}
 	typ := field[len(field)-1].Type()
+	if textual(typ) {
+		if !hasMethod(typ, false, "MarshalText") {
+			value = jen.Op("&").Add(value)
+		}
+		return jen.Qual(runtimePath, "TemplateText").Call(value)
+	}
 	_, plain := types.Unalias(typ).(*types.Basic)
 	basic := typ.Underlying().(*types.Basic)
 	// to converts the value, unless it is of this type already.
@@ -245,12 +251,12 @@ func stringList(items []string) jen.Code {
 // client emits the type that enqueues.
 func (e *emitter) client(tasks []*task) {
 	e.Line()
-	e.Comment("Client enqueues the tasks of this package.")
-	e.Type().Id("Client").Struct(jen.Id("enqueuer").Qual(runtimePath, "Enqueuer"))
+	e.Comment(e.clientName() + " enqueues the tasks of this package.")
+	e.Type().Id(e.clientName()).Struct(jen.Id("enqueuer").Qual(runtimePath, "Enqueuer"))
 	e.Line()
-	e.Comment("NewClient returns a Client that enqueues with enqueuer: a [*backfill.Client], or testutil's Recorder.")
-	e.Func().Id("NewClient").Params(jen.Id("enqueuer").Qual(runtimePath, "Enqueuer")).Id("Client").
-		Block(jen.Return(jen.Id("Client").Values(jen.Dict{jen.Id("enqueuer"): jen.Id("enqueuer")})))
+	e.Commentf("%s returns a %s that enqueues with enqueuer: a [*backfill.Client], or testutil's Recorder.", e.newClientName(), e.clientName())
+	e.Func().Id(e.newClientName()).Params(jen.Id("enqueuer").Qual(runtimePath, "Enqueuer")).Id(e.clientName()).
+		Block(jen.Return(jen.Id(e.clientName()).Values(jen.Dict{jen.Id("enqueuer"): jen.Id("enqueuer")})))
 	e.bound("WithTx", "BindTx", jen.Qual(pgxPath, "Tx"))
 	e.bound("WithSQLTx", "BindSQLTx", jen.Op("*").Qual(sqlPath, "Tx"))
 	for _, t := range tasks {
@@ -263,9 +269,9 @@ func (e *emitter) client(tasks []*task) {
 
 func (e *emitter) bound(method, bind string, transaction jen.Code) {
 	e.Line()
-	e.Commentf("%s returns a Client whose jobs are inserted in tx: they exist once it commits.", method)
-	e.Func().Params(jen.Id("c").Id("Client")).Id(method).Params(jen.Id("tx").Add(transaction)).Id("Client").
-		Block(jen.Return(jen.Id("NewClient").Call(jen.Qual(runtimePath, bind).Call(jen.Id("c").Dot("enqueuer"), jen.Id("tx")))))
+	e.Commentf("%s returns a %s whose jobs are inserted in tx: they exist once it commits.", method, e.clientName())
+	e.Func().Params(jen.Id("c").Id(e.clientName())).Id(method).Params(jen.Id("tx").Add(transaction)).Id(e.clientName()).
+		Block(jen.Return(jen.Id(e.newClientName()).Call(jen.Qual(runtimePath, bind).Call(jen.Id("c").Dot("enqueuer"), jen.Id("tx")))))
 }
 
 // parameters are (ctx context.Context, args T, opts ...backfill.EnqueueOption); without args where there are none.
@@ -285,7 +291,7 @@ func (e *emitter) enqueue(t *task) {
 	if t.args.object != nil {
 		parameter, value = e.argsType(t), jen.Id("args")
 	}
-	e.Func().Params(jen.Id("c").Id("Client")).Id("Enqueue"+t.goName).Params(e.parameters(parameter)...).
+	e.Func().Params(jen.Id("c").Id(e.clientName())).Id("Enqueue"+t.goName).Params(e.parameters(parameter)...).
 		Params(jen.Op("*").Qual(runtimePath, "Job"), jen.Error()).
 		Block(jen.Return(jen.Qual(runtimePath, "Enqueue").Call(jen.Id("ctx"), jen.Id("c").Dot("enqueuer"), jen.Id("Task"+t.goName), value, jen.Id("opts").Op("..."))))
 }
@@ -309,7 +315,7 @@ func (t *task) summary() string {
 func (e *emitter) enqueueMany(t *task) {
 	e.Line()
 	e.Commentf("Enqueue%sMany enqueues a job of [%s] for each of args, all or none, and returns them in this order.", t.goName, t.describe())
-	e.Func().Params(jen.Id("c").Id("Client")).Id("Enqueue"+t.goName+"Many").Params(e.parameters(jen.Index().Add(e.argsType(t)))...).
+	e.Func().Params(jen.Id("c").Id(e.clientName())).Id("Enqueue"+t.goName+"Many").Params(e.parameters(jen.Index().Add(e.argsType(t)))...).
 		Params(jen.Index().Op("*").Qual(runtimePath, "Job"), jen.Error()).
 		Block(jen.Return(jen.Qual(runtimePath, "EnqueueMany").Call(jen.Id("ctx"), jen.Id("c").Dot("enqueuer"), jen.Id("Task"+t.goName), jen.Id("args"), jen.Id("opts").Op("..."))))
 }
@@ -318,7 +324,7 @@ func (e *emitter) enqueueMany(t *task) {
 func (e *emitter) packageFunction(t *task) {
 	e.Line()
 	e.Commentf("Enqueue%s is for handlers: it enqueues [%s] with the Enqueuer that ctx carries, see [backfill.NewContext].", t.goName, t.describe())
-	e.Comment("Elsewhere use [Client].")
+	e.Commentf("Elsewhere use [%s].", e.clientName())
 	var parameter jen.Code
 	arguments := []jen.Code{jen.Id("ctx")}
 	if t.args.object != nil {
@@ -327,5 +333,5 @@ func (e *emitter) packageFunction(t *task) {
 	}
 	arguments = append(arguments, jen.Id("opts").Op("..."))
 	e.Func().Id("Enqueue"+t.goName).Params(e.parameters(parameter)...).Params(jen.Op("*").Qual(runtimePath, "Job"), jen.Error()).
-		Block(jen.Return(jen.Id("NewClient").Call(jen.Qual(runtimePath, "FromContext").Call(jen.Id("ctx"))).Dot("Enqueue" + t.goName).Call(arguments...)))
+		Block(jen.Return(jen.Id(e.newClientName()).Call(jen.Qual(runtimePath, "FromContext").Call(jen.Id("ctx"))).Dot("Enqueue" + t.goName).Call(arguments...)))
 }

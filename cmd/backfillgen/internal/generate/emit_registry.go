@@ -53,8 +53,8 @@ func (e *emitter) registry(tasks []*task) {
 	var parameters, bindings []jen.Code
 	if len(fields) > 0 {
 		e.Line()
-		e.Comment("Handlers holds the receivers of task methods. Every field is required.")
-		e.Type().Id("Handlers").StructFunc(func(g *jen.Group) {
+		e.Comment(e.handlersName() + " holds the receivers of task methods. Every field is required.")
+		e.Type().Id(e.handlersName()).StructFunc(func(g *jen.Group) {
 			for _, r := range fields {
 				if r.pointer {
 					g.Id(r.name()).Op("*").Id(r.name())
@@ -63,10 +63,10 @@ func (e *emitter) registry(tasks []*task) {
 				}
 			}
 		})
-		parameters = []jen.Code{jen.Id(e.handlers(tasks)).Id("Handlers")}
+		parameters = []jen.Code{jen.Id(e.handlers(tasks)).Id(e.handlersName())}
 		for _, r := range fields {
 			if r.nilable() {
-				bindings = append(bindings, jen.Qual(runtimePath, "Require").Call(jen.Lit("Handlers."+r.name()), jen.Id(e.handlers(tasks)).Dot(r.name()).Op("!=").Nil()))
+				bindings = append(bindings, jen.Qual(runtimePath, "Require").Call(jen.Lit(e.handlersName()+"."+r.name()), jen.Id(e.handlers(tasks)).Dot(r.name()).Op("!=").Nil()))
 			}
 		}
 	}
@@ -81,8 +81,8 @@ func (e *emitter) registry(tasks []*task) {
 		bindings = append(bindings, jen.Qual(runtimePath, "Handle").Call(arguments...))
 	}
 	e.Line()
-	e.Comment("NewRegistry binds every task of this package to its handler.")
-	e.Func().Id("NewRegistry").Params(parameters...).Op("*").Qual(runtimePath, "Registry").
+	e.Comment(e.newRegistryName() + " binds every task of this package to its handler.")
+	e.Func().Id(e.newRegistryName()).Params(parameters...).Op("*").Qual(runtimePath, "Registry").
 		Block(jen.Return(jen.Qual(runtimePath, "NewRegistry").
 			Custom(jen.Options{Open: "(", Close: ")", Separator: ",", Multi: true}, bindings...)))
 }

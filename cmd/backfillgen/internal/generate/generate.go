@@ -66,8 +66,13 @@ func Run(ctx context.Context, config Config, problems *diag.List) ([]File, error
 	if len(packages) > 0 {
 		packages[0].reportConditional(problems) // of all that were read
 	}
+	tasks := make([][]*task, len(packages))
+	for i, p := range packages {
+		tasks[i] = p.tasks(problems)
+	}
+	checkModule(packages, tasks, problems)
 	var files []File
-	for _, p := range packages {
+	for i, p := range packages {
 		file := File{Path: filepath.Join(p.dir(), FileName)}
 		if file.Have, err = os.ReadFile(file.Path); err != nil && !os.IsNotExist(err) {
 			return nil, fmt.Errorf("read the generated file: %w", err)
@@ -76,8 +81,8 @@ func Run(ctx context.Context, config Config, problems *diag.List) ([]File, error
 			problems.Errorf(token.Position{Filename: file.Path, Line: 1, Column: 1}, "this file is not backfillgen's, which would overwrite it: rename it")
 			continue
 		}
-		if tasks := p.tasks(problems); len(tasks) > 0 && problems.Errors() == 0 {
-			if file.Want, err = emit(p, tasks); err != nil {
+		if len(tasks[i]) > 0 && problems.Errors() == 0 {
+			if file.Want, err = emit(p, tasks[i]); err != nil {
 				return nil, fmt.Errorf("emit %s: %w", file.Path, err)
 			}
 		}

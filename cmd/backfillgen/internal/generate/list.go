@@ -98,7 +98,10 @@ func (c Config) hasDirectives(p *packages.Package, problems *diag.List) (bool, e
 		}
 		if filepath.Base(path) == FileName && generated(content) {
 			found = true
-		} else if line, ok := firstDirective(path, content); ok {
+			continue
+		}
+		found = reportNear(p, path, content, problems) || found
+		if line, ok := firstDirective(path, content); ok {
 			d := c.misplaced(p, path, content)
 			if d.Pos = (token.Position{Filename: path, Line: line, Column: 1}); d.Message != "" {
 				problems.Add(d)

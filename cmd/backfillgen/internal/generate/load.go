@@ -30,6 +30,8 @@ type pkg struct {
 	types     *types.Package  // after check
 	checking  bool
 	broken    bool // a file cannot be parsed as a whole
+
+	options packageOptions
 }
 
 // loader reads packages as far as tasks need them: the types of their args and what these consist

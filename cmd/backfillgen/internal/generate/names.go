@@ -2,29 +2,66 @@ package generate
 
 import (
 	"go/token"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
 
 	"github.com/backfillhq/go/cmd/backfillgen/internal/diag"
+	"github.com/backfillhq/go/cmd/backfillgen/internal/directive"
 )
 
-// snakeCase is the wire name of a function: an underscore comes before an upper-case letter that follows a lower-case letter or
-// a digit, or that precedes a lower-case letter inside a run of upper case. SendSMS is send_sms, HTTPPing is http_ping.
+// snakeCase is the wire name of a function. A word begins at a capital behind a small letter or a
+// digit, and at the last capital of a run that small letters follow, unless they are the s of a
+// plural; and at digits behind a small letter, if the capitals behind them are no beginning of a
+// word: SendSMS is send_sms, HTTPPing http_ping, S3Copy s3_copy, SyncUserIDs sync_user_ids,
+// Base64Encode base64_encode, Send2FA send_2fa, Resize2XImages resize_2x_images.
 func snakeCase(name string) string {
 	var b strings.Builder
 	runes := []rune(name)
 	for i, r := range runes {
-		if unicode.IsUpper(r) && i > 0 {
-			before := runes[i-1]
-			inRun := unicode.IsUpper(before) && i+1 < len(runes) && unicode.IsLower(runes[i+1])
-			if unicode.IsLower(before) || unicode.IsDigit(before) || inRun {
-				b.WriteByte('_')
-			}
+		if beginsWord(runes, i) {
+			b.WriteByte('_')
 		}
 		b.WriteRune(unicode.ToLower(r))
 	}
 	return b.String()
+}
+
+func beginsWord(runes []rune, i int) bool {
+	r := runes[i]
+	switch {
+	case i == 0:
+		return false
+	case unicode.IsDigit(r):
+		return unicode.IsLower(runes[i-1]) && beforeAcronym(runes[i:])
+	case !unicode.IsUpper(r):
+		return false
+	case unicode.IsDigit(runes[i-1]):
+		start := i - 1
+		for start > 0 && unicode.IsDigit(runes[start-1]) {
+			start--
+		}
+		return !beginsWord(runes, start) // else they are one word: 2FA
+	}
+	return unicode.IsLower(runes[i-1]) || unicode.IsUpper(runes[i-1]) && beforeSmall(runes[i+1:])
+}
+
+// beforeAcronym reports whether capitals follow digits that are more than the beginning of a word.
+func beforeAcronym(runes []rune) bool {
+	i := 0
+	for i < len(runes) && unicode.IsDigit(runes[i]) {
+		i++
+	}
+	return i < len(runes) && unicode.IsUpper(runes[i]) && !beforeSmall(runes[i+1:])
+}
+
+// beforeSmall reports whether a small letter comes next that is not the s of a plural.
+func beforeSmall(runes []rune) bool {
+	if len(runes) == 0 || !unicode.IsLower(runes[0]) {
+		return false
+	}
+	return runes[0] != 's' || len(runes) > 1 && unicode.IsLower(runes[1])
 }
 
 // nameGo finds what the task is called in generated Go names: the function's name with an upper-case first letter.
@@ -39,14 +76,19 @@ func (t *task) nameGo(problems *diag.List) bool {
 	return true
 }
 
-// generatedNames are the names that the generated file declares for t, or without a task for the package.
-func (t *task) generatedNames() []string {
-	if t == nil {
-		return []string{"Client", "NewClient", "Client.WithTx", "Client.WithSQLTx", "Client.enqueuer", "Handlers", "NewRegistry"}
+// packageNames are the names that the generated file declares for a package.
+func (p *pkg) packageNames() []string {
+	client := p.clientName()
+	return []string{
+		client, p.newClientName(), client + ".WithTx", client + ".WithSQLTx", client + ".enqueuer", p.handlersName(), p.newRegistryName(),
 	}
-	names := []string{"Task" + t.goName, "Enqueue" + t.goName, "Client.Enqueue" + t.goName}
+}
+
+// generatedNames are the names that the generated file declares for a task.
+func (p *pkg) generatedNames(t *task) []string {
+	names := []string{"Task" + t.goName, "Enqueue" + t.goName, p.clientName() + ".Enqueue" + t.goName}
 	if t.many() {
-		names = append(names, "Client.Enqueue"+t.goName+"Many")
+		names = append(names, p.clientName()+".Enqueue"+t.goName+"Many")
 	}
 	return names
 }
@@ -54,47 +96,29 @@ func (t *task) generatedNames() []string {
 // usedNames are predeclared names that generated code uses.
 var usedNames = []string{"bool", "error", "int", "int64", "nil", "string", "uint64"}
 
-// checkNames reports names that two tasks claim, or that a task claims and the user has declared.
+// checkNames reports Go names that two tasks claim, or that a task claims and the user has declared.
 func (p *pkg) checkNames(tasks []*task, problems *diag.List) {
-	wire, identifiers, receivers := map[string]*task{}, map[string]*task{}, map[string]string{}
+	identifiers := map[string]*task{}
 	for _, t := range tasks {
-		if first := wire[t.name]; first != nil && identifiers[t.goName] == first {
-			// reported as one problem below
-		} else if first != nil {
-			problems.Errorf(t.namePosition(), "task name %q is that of %s, too: give one of them another with name=", t.name, first.describe())
-		} else {
-			wire[t.name] = t
-		}
 		if first := identifiers[t.goName]; first != nil {
 			problems.Errorf(t.pos, "%s and %s would both have Enqueue%s: rename one of the two", first.describe(), t.describe(), t.goName)
 		} else {
 			identifiers[t.goName] = t
-		}
-		if t.receiver != nil {
-			receivers[t.receiver.Obj().Name()] = t.goName
 		}
 	}
 	for _, t := range tasks {
 		if short, ok := strings.CutSuffix(t.goName, "Many"); ok && identifiers[short] != nil && identifiers[short].many() {
 			problems.Errorf(t.pos, "%s and the Many form of %s would both be Enqueue%s: rename one of the two", t.describe(), identifiers[short].describe(), t.goName)
 		}
-		for _, alias := range t.aliases {
-			switch owner := wire[alias]; owner {
-			case nil:
-				wire[alias] = t
-			case t:
-				problems.Errorf(t.optionPosition("alias"), "alias %q is the task's own name: leave it out", alias)
-			default:
-				problems.Errorf(t.optionPosition("alias"), "alias %q is a name of %s: leave it out", alias, owner.describe())
+		for _, name := range p.generatedNames(t) {
+			p.reportTaken(name, name+" is also declared by the generated code", renameThis, problems)
+			if slices.Contains(p.packageNames(), name) {
+				problems.Errorf(t.pos, "task %s and the package would both have %s in the generated code: rename the function, or choose another prefix", t.describe(), name)
 			}
 		}
 	}
-	for _, t := range append([]*task{nil}, tasks...) {
-		for _, name := range t.generatedNames() {
-			if len(tasks) > 0 {
-				p.reportTaken(name, name+" is also declared by the generated code", problems)
-			}
-		}
+	if len(tasks) > 0 {
+		p.checkPackageNames(problems)
 	}
 	for _, name := range usedNames {
 		for _, t := range p.taken[name] {
@@ -104,6 +128,19 @@ func (p *pkg) checkNames(tasks []*task, problems *diag.List) {
 		}
 	}
 }
+
+// checkPackageNames reports names of the package as a whole that the user has declared.
+func (p *pkg) checkPackageNames(problems *diag.List) {
+	for _, name := range p.packageNames() {
+		remedy := renameThis
+		if p.options.prefix == "" && !strings.Contains(name, ".") {
+			remedy += ", or write " + directive.Prefix + verbPackage + " prefix=Task above the package clause, for TaskClient, TaskHandlers and NewTaskRegistry"
+		}
+		p.reportTaken(name, name+" is also declared by the generated code", remedy, problems)
+	}
+}
+
+const renameThis = "rename this one"
 
 // describe names the task's function, for messages.
 func (t *task) describe() string {
@@ -118,7 +155,9 @@ func (t *task) namePosition() token.Position { return t.optionPosition("name") }
 
 // optionPosition is where the value of an option stands, or the function's name if it is not given.
 func (t *task) optionPosition(name string) token.Position {
-	if option, ok := t.line.Option(name); ok {
+	if option, ok := t.line.Option(name); ok && option.Bare {
+		return option.Pos
+	} else if ok {
 		return option.ValuePos
 	}
 	return t.pos

@@ -61,7 +61,7 @@ var options = map[string]func(p *pkg, t *task, o directive.Option, problems *dia
 		return err
 	},
 	"backoff": func(p *pkg, t *task, o directive.Option, problems *diag.List) (err error) {
-		t.backoff, err = p.readBackoff(o, problems)
+		t.backoff, err = p.readBackoff(t, o, problems)
 		return err
 	},
 	"flags": func(_ *pkg, t *task, o directive.Option, _ *diag.List) (err error) {
@@ -81,14 +81,20 @@ func (p *pkg) readOptions(t *task, problems *diag.List) {
 		return strings.Compare(strconv.FormatBool(b.Name == "name"), strconv.FormatBool(a.Name == "name"))
 	})
 	for _, option := range ordered {
-		read := options[option.Name]
-		if read == nil {
-			names := slices.Sorted(maps.Keys(options))
-			problems.Errorf(option.Pos, "unknown option %q%s", option.Name, orElse(diag.DidYouMean(option.Name, names), "; there are "+strings.Join(names, ", ")))
-			continue
-		}
-		if err := read(p, t, option, problems); err != nil {
-			problems.Errorf(option.ValuePos, "%s: %v", option.Name, err)
+		read, word := options[option.Name], words[option.Name]
+		switch {
+		case word != nil && option.Bare:
+			word(t)
+		case word != nil:
+			problems.Errorf(option.Pos, "option %q is a word without a value: write %s", option.Name, option.Name)
+		case read == nil:
+			problems.Errorf(option.Pos, "unknown option %q%s", option.Name, meant(option.Name))
+		case option.Bare:
+			problems.Errorf(option.Pos, "option %q has no value: want %s=value", option.Name, option.Name)
+		default:
+			if err := read(p, t, option, problems); err != nil {
+				problems.Errorf(option.ValuePos, "%s: %v", option.Name, err)
+			}
 		}
 	}
 	mode, moded := t.line.Option("key_mode")
@@ -100,6 +106,7 @@ func (p *pkg) readOptions(t *task, problems *diag.List) {
 			problems.Errorf(t.pos, "task name %q, from the function's: %v: give it another with name=", t.name, err)
 		}
 	}
+	p.checkConstants(t, problems)
 }
 
 // readText reads the template of a queue or a key.
@@ -109,7 +116,9 @@ func (p *pkg) readText(t *task, option directive.Option, limit int, problems *di
 		return nil, nil
 	}
 	if text, constant := parsed.constant(); constant || text != "" {
-		return parsed, checkText(text, limit)
+		if err := checkText(text, limit); err != nil {
+			return nil, err
+		}
 	}
 	return parsed, nil
 }
@@ -176,8 +185,12 @@ var presets = map[string]string{
 const defaultFactor = 2
 
 // readBackoff reads graphile, fast, aggressive, conservative, exp(base,max[,factor]), fixed(d), or the name of a function.
-func (p *pkg) readBackoff(option directive.Option, problems *diag.List) (backoff, error) {
+func (p *pkg) readBackoff(t *task, option directive.Option, problems *diag.List) (backoff, error) {
 	if preset := presets[option.Value]; preset != "" {
+		if d := p.declared[option.Value]; d != nil && isFunction(d) {
+			problems.Errorf(p.position(d.pos), "%s is also a preset of backoff=, which task %s uses: rename this one, so that nobody takes one for the other",
+				option.Value, t.describe())
+		}
 		return backoff{preset: preset}, nil
 	}
 	call, list, isCall := strings.Cut(option.Value, "(")
@@ -226,7 +239,7 @@ func (p *pkg) checkBackoffFunction(option directive.Option, problems *diag.List)
 	if !ok {
 		known := append(slices.Sorted(maps.Keys(presets)), "exp", "fixed")
 		for name, d := range p.declared {
-			if function, ok := d.decl.(*ast.FuncDecl); ok && function.Recv == nil {
+			if isFunction(d) {
 				known = append(known, name)
 			}
 		}
@@ -243,4 +256,9 @@ func (p *pkg) checkBackoffFunction(option directive.Option, problems *diag.List)
 		problems.Errorf(p.position(function.Pos()), "backoff function %s: want %s, have %s", option.Value, backoffShape, types.TypeString(signature, p.qualifier))
 	}
 	return nil
+}
+
+func isFunction(d *declaration) bool {
+	function, ok := d.decl.(*ast.FuncDecl)
+	return ok && function.Recv == nil
 }

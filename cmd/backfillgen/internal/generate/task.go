@@ -35,7 +35,10 @@ type task struct {
 	aliases     []string
 	backoff     backoff
 
-	unsigned bool // its signature is wrong, and reported
+	unsigned  bool // its signature is wrong, and reported
+	ticks     []tick
+	serial    bool // that the jobs of its constant queue run one at a time is meant
+	singleton bool // that its jobs have one key, whatever their args are, is meant
 }
 
 // args is the type of what a task is given.
@@ -61,13 +64,16 @@ func (p *pkg) collect(problems *diag.List) {
 			if function, ok := declaration.(*ast.FuncDecl); ok && function.Doc != nil {
 				for _, comment := range function.Doc.List {
 					above[comment] = function
-					p.reportSpaced(comment, problems)
 				}
 			}
 		}
 		for _, group := range file.Comments {
 			for _, comment := range group.List {
-				if directive.Is(comment.Text) && !(p.broken && above[comment] == nil) {
+				switch verb, _ := directive.Verb(comment.Text); {
+				case !directive.Is(comment.Text):
+				case verb == verbPackage:
+					p.collectPackage(comment, group == file.Doc, problems)
+				case !p.broken || above[comment] != nil:
 					p.collectLine(comment, above[comment], problems)
 				}
 			}
@@ -145,9 +151,12 @@ func (p *pkg) task(line taskLine, problems *diag.List) *task {
 
 // The verbs of directives.
 const (
-	verbTask = "task"
-	verbCron = "cron"
+	verbTask    = "task"
+	verbCron    = "cron"
+	verbPackage = "package"
 )
+
+var verbs = []string{verbTask, verbCron, verbPackage}
 
 // laterVerbs are verbs that are decided and not built yet: a message that says so is better than one that says they are unknown.
 var laterVerbs = []string{"client", "emit", "upcast"}
@@ -157,24 +166,18 @@ func reportVerb(verb string, pos token.Position, function *ast.FuncDecl, problem
 	switch {
 	case slices.Contains(laterVerbs, verb):
 		problems.Errorf(pos, "%s%s is not supported by this version of backfillgen", directive.Prefix, verb)
+	case verb == "":
+		problems.Errorf(pos, "no word follows the colon: write %s%s, without a space in it", directive.Prefix, verbTask)
 	case verb != verbTask && verb != verbCron:
 		pos.Column += len(directive.Prefix)
-		want := ": want " + directive.Prefix + verbTask + " or " + directive.Prefix + verbCron
-		problems.Errorf(pos, "unknown directive %q%s", verb, orElse(diag.DidYouMean(verb, []string{verbTask, verbCron}), want))
+		want := ": want " + directive.Prefix + strings.Join(verbs, " or "+directive.Prefix)
+		problems.Errorf(pos, "unknown directive %q%s", verb, orElse(diag.DidYouMean(verb, verbs), want))
 	case function == nil:
 		problems.Errorf(pos, "this line stands above no function: put it into the doc comment of a function or method, without an empty line between")
 	default:
 		return true
 	}
 	return false
-}
-
-// reportSpaced reports a comment above a function that would be a directive without its space.
-func (p *pkg) reportSpaced(comment *ast.Comment, problems *diag.List) {
-	text, ok := strings.CutPrefix(comment.Text, "//")
-	if trimmed := strings.TrimLeft(text, " \t"); ok && trimmed != text && (strings.HasPrefix(trimmed, "backfill:"+verbTask) || strings.HasPrefix(trimmed, "backfill:"+verbCron)) {
-		problems.Errorf(p.position(comment.Pos()), "a directive has no space after the slashes: write //%s", strings.SplitN(trimmed, " ", 2)[0])
-	}
 }
 
 func orElse(text, otherwise string) string {

@@ -66,7 +66,7 @@ func runImport(ctx context.Context, db *database, cfg config, people []subscribe
 func importBatch(ctx context.Context, db *database, people []subscriber) (jobs []int64, err error) {
 	var names, emails []string
 	for _, person := range people {
-		names, emails = append(names, person.name), append(emails, person.email)
+		names, emails = append(names, person.Name), append(emails, person.Email)
 	}
 	err = pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
 		rows, err := tx.Query(ctx, `

@@ -61,12 +61,13 @@ type config struct {
 	databaseURL string // "": see openDatabase
 }
 
-const usage = `usage: go run ./example [flags]                 run the service
-       go run ./example import people.csv      import subscribers: columns name and email
+const usage = `usage: go run ./example [flags]               run the service
+       go run ./example import people.csv    import subscribers: columns name, email
 
-DATABASE_URL names a PostgreSQL of yours. Without it the first process starts a private one, which
-keeps its data and stops with that process; other processes connect to it.
-SMTP_ADDR (host:port) names a mail server of yours; else there is one in the process, shown on /outbox.
+DATABASE_URL names a PostgreSQL of yours. Without it the first process starts a
+private one, which keeps its data and stops with that process; other processes
+connect to it. SMTP_ADDR (host:port) names a mail server of yours; else there is
+one in the process, and the page shows what arrives there.
 
 `
 
@@ -75,8 +76,8 @@ func parseArgs(args []string, errOut io.Writer) (config, error) {
 	cfg := config{databaseURL: os.Getenv("DATABASE_URL"), smtpAddr: os.Getenv("SMTP_ADDR")}
 	flags := flag.NewFlagSet("example", flag.ContinueOnError)
 	flags.SetOutput(errOut)
-	flags.StringVar(&cfg.role, "role", "all", "run the site (web), a worker (worker), or both (all)")
-	flags.StringVar(&cfg.listen, "listen", "", "the site's `address` (default 127.0.0.1:8080, or a free port if that is taken)")
+	flags.StringVar(&cfg.role, "role", "all", "run the site (web), a worker (worker) or both (all)")
+	flags.StringVar(&cfg.listen, "listen", "", "the site's `address` (default 127.0.0.1:8080,\nor a free port if that is taken)")
 	flags.Usage = func() {
 		fmt.Fprint(errOut, usage)
 		flags.PrintDefaults()
@@ -133,9 +134,9 @@ func runRole(ctx context.Context, db *database, cfg config, out io.Writer) (err 
 		if err != nil {
 			return err
 		}
-		site := &site{db: db.pool, jobs: jobs, smtpAddr: cfg.smtpAddr}
+		site := newSite(db.pool, jobs, cfg.smtpAddr)
 		parts = append(parts, func(ctx context.Context) error { return site.serve(ctx, listener) })
-		fmt.Fprintf(out, "page          http://%s\noutbox        http://%[1]s/outbox\n", listener.Addr())
+		fmt.Fprintf(out, "page          http://%s\n", listener.Addr())
 	}
 	if cfg.role != "web" {
 		workshop, err := newWorkshop(db, cfg.smtpAddr, out)
@@ -162,13 +163,23 @@ func runRole(ctx context.Context, db *database, cfg config, out io.Writer) (err 
 
 var hints = map[string]string{
 	"all": `
-Sign up on the page, and watch the outbox: the welcome mail comes at once, three tips in their order after 2 seconds. The log
-shows how the partner's API fails twice. In other terminals you can try
-  go run ./example import people.csv     10,000 subscribers; who signs up meanwhile does not wait behind them
-  go run ./example -role worker          one more worker
+Open the page, sign up, and watch: the welcome mail comes at once, three tips
+follow in their order after 2 seconds. The partner's API fails twice, and the
+page shows how that job is retried. Try in other terminals:
+  go run ./example import people.csv   10,000 subscribers; who signs up on the
+                                       page meanwhile does not wait behind them
+  go run ./example -role worker        one more worker
 Ctrl-C stops, and shows what was done.
 
 `,
-	"web":    "\nJobs wait until there is a worker: go run ./example -role worker\nCtrl-C stops.\n\n",
-	"worker": "\nJobs come from go run ./example -role web, and from import people.csv\nCtrl-C stops, and shows what was done.\n\n",
+	"web": `
+Jobs wait until there is a worker: go run ./example -role worker
+Ctrl-C stops.
+
+`,
+	"worker": `
+Jobs come from go run ./example -role web, and from import people.csv
+Ctrl-C stops, and shows what was done.
+
+`,
 }

@@ -57,7 +57,7 @@ func TestService(t *testing.T) {
 	if members := texts(t, db, "select member from backfill_example.subscribers"); !cmp.Equal(members, []string{"M-1"}) {
 		t.Errorf("members are %q", members)
 	}
-	if page := service.get(t, "/outbox"); !strings.Contains(page, "Mails here: 4") || !strings.Contains(page, "Dear Ada,") {
+	if page := service.get(t, "/"); !strings.Contains(page, `Outbox <span class="count">4</span>`) || !strings.Contains(page, "Hello Ada,") {
 		t.Errorf("the outbox does not show the mail: %s", page)
 	}
 	service.stop(t)
@@ -85,8 +85,8 @@ func TestProgram(t *testing.T) {
 	service := service{url: pageURL(t, &printed), printed: &printed}
 	service.signUp(t, "Zoë", "zoe@example.com")
 	eventually(t, "the welcome mail", func() bool {
-		page := service.get(t, "/outbox")
-		return strings.Contains(page, "zoe@example.com") && strings.Contains(page, "Dear Zoë,")
+		page := service.get(t, "/")
+		return strings.Contains(page, "zoe@example.com") && strings.Contains(page, "Hello Zoë,")
 	})
 	if err := program.Process.Signal(os.Interrupt); err != nil {
 		t.Fatal(err)
@@ -165,7 +165,7 @@ func TestRoles(t *testing.T) {
 		t.Errorf("waiting jobs are %q", waiting)
 	}
 	worker := startRole(t, config{role: "worker", databaseURL: db.URL})
-	eventually(t, "the welcome mail", func() bool { return strings.Contains(web.get(t, "/outbox"), "Dear Grace,") })
+	eventually(t, "the welcome mail", func() bool { return strings.Contains(web.get(t, "/"), "Hello Grace,") })
 	worker.stop(t)
 	wantSummary(t, worker.printed.String(), "send_welcome", "1 0 0")
 	web.stop(t)
@@ -196,7 +196,7 @@ func TestOtherMailServer(t *testing.T) {
 	service := startRole(t, config{role: "all", smtpAddr: addr, databaseURL: pgtest.Empty(t).URL})
 	service.signUp(t, "Hedy", "hedy@example.com")
 	eventually(t, "the mail", func() bool { return count(t, other, "outbox") > 0 })
-	if page := service.get(t, "/outbox"); !strings.Contains(page, "Mail goes to the server at "+addr) || !strings.Contains(page, "Mails here: 0") {
+	if page := service.get(t, "/"); !strings.Contains(page, "Mail goes to the server at "+addr) || !strings.Contains(page, "Nothing arrives here") {
 		t.Errorf("the outbox does not say where mail goes: %s", page)
 	}
 }
@@ -290,7 +290,7 @@ func TestImportOfBadFiles(t *testing.T) {
 			"nothing was imported, because of\n" +
 				"  line 3: \"bo\" is not an email address such as ada@example.com\n" +
 				"  line 4: wrong number of fields\n" +
-				"  line 5: \"\" is not a name\n" +
+				"  line 5: Name is missing\n" +
 				"  line 6: \"Ed\\nDi\" is not a name\n" +
 				"  line 8: bare \" in non-quoted-field\n" +
 				"  line 9: wrong number of fields",
@@ -384,7 +384,7 @@ func (s *service) signUp(t *testing.T, name, email string) {
 		t.Fatal(err)
 	}
 	response.Body.Close()
-	if response.StatusCode != http.StatusOK || response.Request.URL.Path != "/outbox" {
+	if response.StatusCode != http.StatusOK || !response.Request.URL.Query().Has("signed_up") {
 		t.Fatalf("sign-up ends at %s with %s", response.Request.URL, response.Status)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/mail"
 	"os"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -22,21 +23,34 @@ import (
 var peopleCSV string
 
 // subscriber is somebody who signs up, or whom a file names.
-type subscriber struct{ name, email string }
+type subscriber struct{ Name, Email string }
 
-// inputError is what is wrong with what somebody typed, in words for them.
-type inputError string
+// inputError is what is wrong with what somebody typed, in words for them, by the field; "": nothing.
+type inputError struct{ Name, Email string }
 
-func (e inputError) Error() string { return string(e) }
+func (e inputError) Error() string {
+	return strings.Join(slices.DeleteFunc([]string{e.Name, e.Email}, func(s string) bool { return s == "" }), "; ")
+}
 
-// newSubscriber tidies and checks what people type.
+// newSubscriber tidies and checks what people type. Its error names all that is wrong.
 func newSubscriber(name, email string) (subscriber, error) {
 	s := subscriber{strings.TrimSpace(name), strings.ToLower(strings.TrimSpace(email))}
-	if s.name == "" || len(s.name) > 200 || !utf8.ValidString(s.name) || strings.ContainsFunc(s.name, unicode.IsControl) {
-		return s, inputError(fmt.Sprintf("%.50q is not a name", s.name))
+	var problem inputError
+	switch {
+	case s.Name == "":
+		problem.Name = "Name is missing"
+	case len(s.Name) > 200 || !utf8.ValidString(s.Name) || strings.ContainsFunc(s.Name, unicode.IsControl):
+		problem.Name = fmt.Sprintf("%.50q is not a name", s.Name)
 	}
-	if address, err := mail.ParseAddress(s.email); err != nil || address.Address != s.email || len(s.email) > 254 {
-		return s, inputError(fmt.Sprintf("%.50q is not an email address such as ada@example.com", s.email))
+	address, err := mail.ParseAddress(s.Email)
+	switch {
+	case s.Email == "":
+		problem.Email = "Email address is missing"
+	case err != nil || address.Address != s.Email || len(s.Email) > 254:
+		problem.Email = fmt.Sprintf("%.50q is not an email address such as ada@example.com", s.Email)
+	}
+	if problem != (inputError{}) {
+		return s, problem
 	}
 	return s, nil
 }

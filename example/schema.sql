@@ -24,3 +24,14 @@ create table if not exists backfill_example.partner_calls (
   subscriber_id bigint primary key,
   calls int not null
 );
+
+-- Jobs that are done, for the page: the queue deletes them.
+create table if not exists backfill_example.done_jobs (
+  id bigint primary key,
+  task text not null,
+  queue text not null, -- '': none
+  attempts int not null,
+  took bigint not null, -- the last attempt, in nanoseconds
+  done_at timestamptz not null default clock_timestamp()
+);
+create index if not exists done_jobs_done_at_idx on backfill_example.done_jobs (done_at);

@@ -9,6 +9,8 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
+	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -17,62 +19,108 @@ import (
 	"github.com/backfillhq/go/example/tasks"
 )
 
-//go:embed templates
-var templateFiles embed.FS
+//go:embed templates static
+var files embed.FS
 
-var templates = template.Must(template.ParseFS(templateFiles, "templates/*.html"))
+var templates = template.Must(template.New("").Funcs(template.FuncMap{"due": due, "milliseconds": milliseconds}).ParseFS(files, "templates/*.html"))
 
 // site is the web part: it enqueues, and works nothing.
 type site struct {
 	db       *pgxpool.Pool
 	jobs     tasks.Client
 	smtpAddr string // where mail goes; "": to the outbox
+	boards   boards
 }
+
+func newSite(db *pgxpool.Pool, jobs tasks.Client, smtpAddr string) *site {
+	return &site{db: db, jobs: jobs, smtpAddr: smtpAddr, boards: boards{db: db}}
+}
+
+// policy lets a page load what is in the folder static, and nothing else: no script or style can be smuggled into it.
+const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
+	"form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 
 // handler routes requests. Pages of other origins must not sign people up, so it refuses what browsers say comes from them;
-// there are no accounts and no cookies that would need more than that.
-func (s *site) handler() http.Handler {
+// there are no accounts and no cookies that would need more than that. What lasts ends with ctx.
+func (s *site) handler(ctx context.Context) http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /{$}", s.form)
+	mux.HandleFunc("GET /{$}", s.home)
 	mux.HandleFunc("POST /signup", s.signUp)
-	mux.HandleFunc("GET /outbox", s.outbox)
-	return http.NewCrossOriginProtection().Handler(http.MaxBytesHandler(mux, 1<<16))
+	mux.HandleFunc("GET /live", func(w http.ResponseWriter, r *http.Request) { s.live(ctx, w, r) })
+	mux.Handle("GET /static/", http.FileServerFS(files))
+	guarded := http.NewCrossOriginProtection().Handler(http.MaxBytesHandler(mux, 1<<16))
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Security-Policy", policy)
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		w.Header().Set("Cache-Control", "no-cache")
+		guarded.ServeHTTP(w, r)
+	})
 }
 
-// formPage is what the page with the form shows.
-type formPage struct{ Name, Email, Problem string }
+// homePage is the one page: the form, or thanks to who has signed up, and the board.
+type homePage struct {
+	Name, Email string
+	Problem     inputError
+	Thanks      *subscriber
+	boardView
+}
 
-func (s *site) form(w http.ResponseWriter, r *http.Request) {
-	render(w, r, http.StatusOK, "form.html", formPage{})
+// boardView is the board, and what its templates need besides.
+type boardView struct {
+	board
+
+	SMTPAddr string
+	Now      time.Time
+}
+
+// Busy reports whether mail may be on its way.
+func (v boardView) Busy() bool {
+	return slices.ContainsFunc(v.Columns[:3], func(c column) bool { return c.Count > 0 })
+}
+
+func (s *site) home(w http.ResponseWriter, r *http.Request) {
+	page := homePage{}
+	if id, err := strconv.ParseInt(r.FormValue("signed_up"), 10, 64); err == nil {
+		var who subscriber
+		err := s.db.QueryRow(r.Context(), "select name, email from backfill_example.subscribers where id = $1", id).Scan(&who.Name, &who.Email)
+		if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+			fail(w, r, err)
+			return
+		}
+		if err == nil {
+			page.Thanks = &who
+		}
+	}
+	s.render(w, r, http.StatusOK, page)
 }
 
 func (s *site) signUp(w http.ResponseWriter, r *http.Request) {
-	page := formPage{Name: r.PostFormValue("name"), Email: r.PostFormValue("email")}
+	page := homePage{Name: r.PostFormValue("name"), Email: r.PostFormValue("email")}
+	var id int64
 	person, err := newSubscriber(page.Name, page.Email)
 	if err == nil {
-		err = s.subscribe(r.Context(), person)
+		id, err = s.subscribe(r.Context(), person)
 	}
 	problem, ok := errors.AsType[inputError](err)
 	switch {
 	case err == nil:
-		http.Redirect(w, r, "/outbox", http.StatusSeeOther)
+		http.Redirect(w, r, fmt.Sprintf("/?signed_up=%d", id), http.StatusSeeOther)
 	case ok:
-		page.Problem = problem.Error()
-		render(w, r, http.StatusUnprocessableEntity, "form.html", page)
+		page.Problem = problem
+		s.render(w, r, http.StatusUnprocessableEntity, page)
 	default:
 		fail(w, r, err)
 	}
 }
 
 // subscribe inserts a subscriber and enqueues what follows, in one transaction: both or neither.
-func (s *site) subscribe(ctx context.Context, person subscriber) error {
-	return pgx.BeginFunc(ctx, s.db, func(tx pgx.Tx) error {
-		var id int64
+func (s *site) subscribe(ctx context.Context, person subscriber) (id int64, err error) {
+	err = pgx.BeginFunc(ctx, s.db, func(tx pgx.Tx) error {
 		err := tx.QueryRow(ctx, `
 			insert into backfill_example.subscribers (name, email) values ($1, $2)
-			on conflict (email) do nothing returning id`, person.name, person.email).Scan(&id)
+			on conflict (email) do nothing returning id`, person.Name, person.Email).Scan(&id)
 		if errors.Is(err, pgx.ErrNoRows) {
-			return inputError(person.email + " has signed up already")
+			return inputError{Email: person.Email + " has signed up already"}
 		}
 		if err != nil {
 			return fmt.Errorf("insert subscriber: %w", err)
@@ -84,48 +132,35 @@ func (s *site) subscribe(ctx context.Context, person subscriber) error {
 		_, err = jobs.EnqueueSendWelcome(ctx, tasks.WelcomeArgs{SubscriberID: id, Tips: true})
 		return err
 	})
+	return id, err
 }
 
-// outboxPage is what the outbox shows.
-type outboxPage struct {
-	SMTPAddr    string
-	Jobs, Mails int
-	Newest      []arrived
-}
-
-// arrived is a mail in the outbox.
-type arrived struct {
-	At                                  time.Time
-	MessageID, Recipient, Subject, Body string
-}
-
-func (s *site) outbox(w http.ResponseWriter, r *http.Request) {
-	page := outboxPage{SMTPAddr: s.smtpAddr}
-	err := s.db.QueryRow(r.Context(), `
-		select (select count(*) from backfill_example.jobs), (select count(*) from backfill_example.outbox)`).Scan(&page.Jobs, &page.Mails)
+// render answers with the page, and the board as it is now.
+func (s *site) render(w http.ResponseWriter, r *http.Request, status int, page homePage) {
+	now, err := s.boards.now(r.Context())
 	if err != nil {
 		fail(w, r, err)
 		return
 	}
-	rows, err := s.db.Query(r.Context(), `
-		select arrived_at, message_id, recipient, subject, body from backfill_example.outbox order by id desc limit 50`)
-	if err == nil {
-		page.Newest, err = pgx.CollectRows(rows, pgx.RowToStructByPos[arrived])
-	}
-	if err != nil {
-		fail(w, r, err)
-		return
-	}
-	render(w, r, http.StatusOK, "outbox.html", page)
-}
-
-func render(w http.ResponseWriter, r *http.Request, status int, name string, page any) {
+	page.boardView = boardView{board: now, SMTPAddr: s.smtpAddr, Now: time.Now()}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.WriteHeader(status)
-	if err := templates.ExecuteTemplate(w, name, page); err != nil {
+	if err := templates.ExecuteTemplate(w, "page.html", page); err != nil {
 		slog.WarnContext(r.Context(), "page not shown", slog.Any("error", err))
 	}
 }
+
+// dueTime is when a job is due, and how long that is from now on as people read it: "1.4 s".
+type dueTime struct {
+	At   time.Time
+	Left string
+}
+
+func due(now, at time.Time) dueTime {
+	return dueTime{At: at, Left: fmt.Sprintf("%.1f s", max(at.Sub(now), 0).Seconds())}
+}
+
+func milliseconds(d time.Duration) string { return fmt.Sprintf("%.1f ms", d.Seconds()*1000) }
 
 // fail answers a request that could not be served for a reason of ours.
 func fail(w http.ResponseWriter, r *http.Request, err error) {
@@ -150,7 +185,7 @@ func listen(addr string) (net.Listener, error) {
 
 // serve serves the site until ctx ends.
 func (s *site) serve(ctx context.Context, listener net.Listener) error {
-	server := &http.Server{Handler: s.handler(), ReadHeaderTimeout: 10 * time.Second}
+	server := &http.Server{Handler: s.handler(ctx), ReadHeaderTimeout: 10 * time.Second}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 	select {

@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -20,9 +21,9 @@ import (
 
 func TestSignUp(t *testing.T) {
 	t.Parallel()
-	db, rec, handler := newSite(t)
+	db, rec, handler := newTestSite(t)
 	response := post(handler, "Ada", " Ada@Example.com ", nil)
-	if response.Code != http.StatusSeeOther || response.Header().Get("Location") != "/outbox" {
+	if response.Code != http.StatusSeeOther || response.Header().Get("Location") != "/?signed_up=1" {
 		t.Fatalf("it answers %d: %s", response.Code, response.Body)
 	}
 	if got := texts(t, db, "select name || ', ' || email from backfill_example.subscribers"); !cmp.Equal(got, []string{"Ada, ada@example.com"}) {
@@ -41,7 +42,7 @@ func TestSignUp(t *testing.T) {
 // Without the jobs there is no subscriber.
 func TestSignUpIsOneTransaction(t *testing.T) {
 	t.Parallel()
-	db, rec, handler := newSite(t)
+	db, rec, handler := newTestSite(t)
 	rec.FailWith(errors.New("the database is full"))
 	response := post(handler, "Ada", "ada@example.com", nil)
 	if response.Code != http.StatusInternalServerError || strings.Contains(response.Body.String(), "full") {
@@ -59,26 +60,32 @@ func TestSignUpIsOneTransaction(t *testing.T) {
 // Whoever types something wrong learns what, and need not type the rest again.
 func TestSignUpRefuses(t *testing.T) {
 	t.Parallel()
-	_, rec, handler := newSite(t)
+	_, rec, handler := newTestSite(t)
 	if response := post(handler, "Ada", "ada@example.com", nil); response.Code != http.StatusSeeOther {
 		t.Fatalf("it answers %d: %s", response.Code, response.Body)
 	}
 	rec.Reset()
-	for _, test := range []struct{ name, email, want string }{
-		{"", "bo@example.com", `"" is not a name`},
-		{"Bo\x00", "bo@example.com", `"Bo\x00" is not a name`},
-		{"Bo\nBcc: all@example.com", "bo@example.com", "is not a name"},
-		{strings.Repeat("o", 201), "bo@example.com", "is not a name"},
-		{"Bo", "", "is not an email address"},
-		{"Bo", "bo", "is not an email address"},
-		{"<b>Bo</b>", "Bo <bo@example.com>", `"bo <bo@example.com>" is not an email address such as ada@example.com`},
-		{"Bo", "bo@example.com, cy@example.com", "is not an email address"},
-		{"Ada", "ADA@example.com", "ada@example.com has signed up already"},
+	for _, test := range []struct{ name, email, nameProblem, emailProblem string }{
+		{"", "bo@example.com", "Name is missing", ""},
+		{" ", " ", "Name is missing", "Email address is missing"},
+		{"Bo\x00", "bo@example.com", `"Bo\x00" is not a name`, ""},
+		{"Bo\nBcc: all@example.com", "bo@example.com", `"Bo\nBcc: all@example.com" is not a name`, ""},
+		{strings.Repeat("o", 201), "bo@example.com", `"` + strings.Repeat("o", 50) + `" is not a name`, ""},
+		{"Bo", "", "", "Email address is missing"},
+		{"Bo", "bo", "", `"bo" is not an email address such as ada@example.com`},
+		{"<b>Bo</b>", "Bo <bo@example.com>", "", `"bo <bo@example.com>" is not an email address such as ada@example.com`},
+		{"Bo", "bo@example.com, cy@example.com", "", `"bo@example.com, cy@example.com" is not an email address such as ada@example.com`},
+		{"Ada", "ADA@example.com", "", "ada@example.com has signed up already"},
 	} {
 		response := post(handler, test.name, test.email, nil)
 		page := response.Body.String()
-		if response.Code != http.StatusUnprocessableEntity || !strings.Contains(page, html.EscapeString(test.want)) {
-			t.Errorf("%q, %q: it answers %d, want 422 with %s: %s", test.name, test.email, response.Code, test.want, page)
+		if response.Code != http.StatusUnprocessableEntity || !strings.Contains(page, "<title>Error: ") {
+			t.Errorf("%q, %q: it answers %d, want 422 and a title that says so: %s", test.name, test.email, response.Code, page)
+		}
+		for field, want := range map[string]string{"name": test.nameProblem, "email": test.emailProblem} {
+			if got := problemAt(page, field); got != want {
+				t.Errorf("%q, %q: at the field %s is %q, want %q: %s", test.name, test.email, field, got, want, page)
+			}
 		}
 		if !strings.Contains(test.name, "\x00") && !strings.Contains(page, `value="`+html.EscapeString(test.email)+`"`) {
 			t.Errorf("%q: the address is gone from the form: %s", test.email, page)
@@ -93,8 +100,18 @@ func TestSignUpRefuses(t *testing.T) {
 	}
 }
 
-// newSite is the site on a database of the test's own, with a Recorder in place of a client.
-func newSite(t *testing.T) (*pgtest.Database, *testutil.Recorder, http.Handler) {
+// problemAt returns what the page says is wrong with a field, and "" unless the field points to it.
+func problemAt(page, field string) string {
+	input := regexp.MustCompile(`<input id="` + field + `"[^>]*>`).FindString(page)
+	text := regexp.MustCompile(`<p id="` + field + `-problem" class="problem">(.*)</p>`).FindStringSubmatch(page)
+	if text == nil || !strings.Contains(input, `aria-invalid="true" aria-describedby="`+field+`-problem"`) {
+		return ""
+	}
+	return html.UnescapeString(text[1])
+}
+
+// newTestSite is the site on a database of the test's own, with a Recorder in place of a client.
+func newTestSite(t *testing.T) (*pgtest.Database, *testutil.Recorder, http.Handler) {
 	t.Helper()
 	db := pgtest.New(t, pgtest.WithSchema(schema))
 	sql, err := os.ReadFile("schema.sql")
@@ -105,8 +122,7 @@ func newSite(t *testing.T) (*pgtest.Database, *testutil.Recorder, http.Handler) 
 		t.Fatal(err)
 	}
 	rec := testutil.NewRecorder()
-	site := &site{db: db.Pool(), jobs: tasks.NewClient(rec)}
-	return db, rec, site.handler()
+	return db, rec, newSite(db.Pool(), tasks.NewClient(rec), "").handler(t.Context())
 }
 
 func post(handler http.Handler, name, email string, header http.Header) *httptest.ResponseRecorder {

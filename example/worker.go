@@ -20,6 +20,7 @@ type workshop struct {
 	*backfill.Worker
 
 	summary summary
+	history *history
 	mail    *smtp.Server
 	partner *http.Server
 }
@@ -51,7 +52,14 @@ func newWorkshop(db *database, smtpAddr string, out io.Writer) (*workshop, error
 		Mailer:  &tasks.Mailer{DB: db.pool, SMTP: client, Tasks: tasks.NewClient(db.client)},
 		Partner: &tasks.Partner{DB: db.pool, URL: "http://" + partnerAddr},
 	})
-	w.Worker, err = db.client.NewWorker(registry, backfill.WithObserver(w.summary.observe))
+	w.history = newHistory(db.pool)
+	w.Worker, err = db.client.NewWorker(registry, backfill.WithObserver(func(e backfill.Event) {
+		w.summary.observe(e)
+		w.history.observe(e)
+	}))
+	if err != nil {
+		w.history.close()
+	}
 	return w, err
 }
 
@@ -59,5 +67,6 @@ func newWorkshop(db *database, smtpAddr string, out io.Writer) (*workshop, error
 func (w *workshop) close(out io.Writer) {
 	w.mail.Close()
 	w.partner.Close()
+	w.history.close()
 	w.summary.print(out)
 }

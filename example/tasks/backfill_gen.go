@@ -38,7 +38,7 @@ var TaskRegisterMember = &backfill.Task[MemberArgs]{
 	},
 	MaxAttempts: 10,
 	Timeout:     10 * time.Second,
-	Backoff:     backfill.ExponentialBackoff(200*time.Millisecond, 2*time.Second, 2),
+	Backoff:     backfill.ExponentialBackoff(time.Second, 10*time.Second, 2),
 }
 
 // TaskSendTip describes the task "send_tip", handled by [Mailer.SendTip].
@@ -98,7 +98,7 @@ func (c Client) EnqueueAnnounceMemberMany(ctx context.Context, args []AnnounceAr
 	return backfill.EnqueueMany(ctx, c.enqueuer, TaskAnnounceMember, args, opts...)
 }
 
-// EnqueuePurgeOutbox enqueues [Mailer.PurgeOutbox]: PurgeOutbox deletes mail older than a day from the example's own mail server.
+// EnqueuePurgeOutbox enqueues [Mailer.PurgeOutbox]: PurgeOutbox deletes what the page shows once it is older than a day: mail, and the history of jobs.
 func (c Client) EnqueuePurgeOutbox(ctx context.Context, opts ...backfill.EnqueueOption) (*backfill.Job, error) {
 	return backfill.Enqueue(ctx, c.enqueuer, TaskPurgeOutbox, backfill.NoArgs{}, opts...)
 }
@@ -123,7 +123,7 @@ func (c Client) EnqueueSendTipMany(ctx context.Context, args []TipArgs, opts ...
 	return backfill.EnqueueMany(ctx, c.enqueuer, TaskSendTip, args, opts...)
 }
 
-// EnqueueSendWelcome enqueues [Mailer.SendWelcome]: SendWelcome sends the first mail, and plans the tips if they were asked for.
+// EnqueueSendWelcome enqueues [Mailer.SendWelcome]: SendWelcome sends the first mail, and schedules the tips if they were asked for.
 func (c Client) EnqueueSendWelcome(ctx context.Context, args WelcomeArgs, opts ...backfill.EnqueueOption) (*backfill.Job, error) {
 	return backfill.Enqueue(ctx, c.enqueuer, TaskSendWelcome, args, opts...)
 }

@@ -27,12 +27,14 @@ type WelcomeArgs struct {
 	Tips         bool  `json:"tips,omitempty"` // the tips are to follow
 }
 
-// SendWelcome sends the first mail, and plans the tips if they were asked for. When it runs again, the mail arrives again, with
-// the same Message-ID; a tip that waits is not planned twice, because it has a key.
+// SendWelcome sends the first mail, and schedules the tips if they were asked for. When it runs again, the mail arrives again, with
+// the same Message-ID; a tip that waits is not enqueued twice, because it has a key.
 //
 //backfill:task queue="subscriber:{SubscriberID}" key="welcome:{SubscriberID}" max_attempts=10 timeout=30s
 func (m *Mailer) SendWelcome(ctx context.Context, args WelcomeArgs) error {
-	err := m.send(ctx, args.SubscriberID, "Welcome", "this mail was enqueued in the transaction that stored your address: both or neither.")
+	err := m.send(ctx, args.SubscriberID, "Welcome", `Thank you for signing up.
+
+This mail was enqueued in the transaction that stored your address. Had it failed, you would not be on the list, and this mail would not exist.`)
 	if err != nil || !args.Tips {
 		return err
 	}
@@ -51,9 +53,9 @@ type TipArgs struct {
 }
 
 var tips = []string{
-	"jobs run at least once. A handler has to bear to run again.",
-	"jobs of one queue run one at a time, in order. The tips were due at the same moment, and yet they do not overtake each other.",
-	"a job that fails is tried again, and lets the next one of its queue pass.",
+	"A job runs at least once. If a worker dies in the middle, another one runs the job again, so a handler must be safe to run twice.",
+	"Jobs with the same queue name run one at a time, in order. All three tips were due at the same moment, and yet they reached you as 1, 2, 3.",
+	"A job that fails is tried again later, each time after a longer wait. Meanwhile the next job of its queue runs.",
 }
 
 // SendTip sends one of the tips. It shares its queue with the welcome mail: a subscriber gets one mail at a time.
@@ -82,7 +84,7 @@ func (m *Mailer) send(ctx context.Context, subscriberID int64, subject, text str
 	}
 	message.SetMessageIDWithValue(fmt.Sprintf("job-%d@backfill.example.com", backfill.JobInfo(ctx).ID))
 	message.Subject(subject)
-	message.SetBodyString(mail.TypeTextPlain, "Dear "+name+",\n\n"+text+"\n")
+	message.SetBodyString(mail.TypeTextPlain, "Hello "+name+",\n\n"+text+"\n")
 	if err := m.SMTP.DialAndSendWithContext(ctx, message); err != nil {
 		refused, ok := errors.AsType[*mail.SendError](err)
 		if ok && refused.ErrorCode() >= 500 { // the server says: never
@@ -93,11 +95,13 @@ func (m *Mailer) send(ctx context.Context, subscriberID int64, subject, text str
 	return nil
 }
 
-// PurgeOutbox deletes mail older than a day from the example's own mail server. It has no args, and as its key is always the same,
-// one job waits, however often it is enqueued.
+// PurgeOutbox deletes what the page shows once it is older than a day: mail, and the history of jobs. It has no args. Its key
+// is always the same, so one job waits, however often it is enqueued.
 //
 //backfill:task key="purge_outbox" timeout=1m
 func (m *Mailer) PurgeOutbox(ctx context.Context) error {
-	_, err := m.DB.Exec(ctx, "delete from backfill_example.outbox where arrived_at < now() - interval '1 day'")
+	_, err := m.DB.Exec(ctx, `
+		with mail as (delete from backfill_example.outbox where arrived_at < now() - interval '1 day')
+		delete from backfill_example.done_jobs where done_at < now() - interval '1 day'`)
 	return err
 }

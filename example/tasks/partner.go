@@ -24,7 +24,7 @@ type MemberArgs struct {
 // RegisterMember registers a subscriber. What the partner cannot do now it is asked for again, soon and then more slowly; a PUT
 // can be repeated.
 //
-//backfill:task key="member:{SubscriberID}" max_attempts=10 timeout=10s backoff=exp(200ms,2s)
+//backfill:task key="member:{SubscriberID}" max_attempts=10 timeout=10s backoff=exp(1s,10s)
 func (p *Partner) RegisterMember(ctx context.Context, args MemberArgs) error {
 	request, err := http.NewRequestWithContext(ctx, http.MethodPut, fmt.Sprintf("%s/members/%d", p.URL, args.SubscriberID), http.NoBody)
 	if err != nil {

@@ -1,0 +1,54 @@
+"use strict";
+// Puts in place what /live sends: parts of the page, as HTML, each time that they change.
+
+// patch makes an element what it is to be, and leaves alone what is the same: so the scroll position, the focus
+// and what somebody has selected stay. Children are told apart by their ids.
+function patch(element, next) {
+  if (element.isEqualNode(next) || (next.dataset.version && next.dataset.version === element.dataset.version)) return;
+  if (!next.querySelector(":scope > [id]")) {
+    element.replaceWith(next);
+    return;
+  }
+  const present = new Map(Array.from(element.children, (child) => [child.id, child]));
+  const wanted = Array.from(next.children);
+  for (const child of wanted) present.delete(child.id);
+  for (const child of present.values()) child.remove();
+  let place = element.firstElementChild;
+  for (const child of wanted) {
+    const old = element.querySelector(`:scope > [id="${child.id}"]`);
+    if (old && old === place) {
+      place = place.nextElementSibling;
+      patch(old, child);
+    } else {
+      if (old) old.remove();
+      element.insertBefore(child, place);
+    }
+  }
+}
+
+let ahead = 0; // of the server's clock, in milliseconds
+
+const source = new EventSource("/live");
+for (const id of ["jobs", "outbox"]) {
+  source.addEventListener(id, (event) => {
+    const next = new DOMParser().parseFromString(event.data, "text/html").getElementById(id);
+    if (next.dataset.now) ahead = next.dataset.now - Date.now();
+    patch(document.getElementById(id), next);
+  });
+}
+
+const connection = document.getElementById("connection");
+function say(text, state) {
+  connection.textContent = text;
+  connection.dataset.state = state;
+  connection.hidden = false;
+}
+source.addEventListener("open", () => say("Live", "live"));
+source.addEventListener("error", () => say("Reconnecting …", "lost"));
+
+setInterval(() => {
+  for (const due of document.querySelectorAll("[data-due]")) {
+    const left = Math.max(due.dataset.due - Date.now() - ahead, 0);
+    due.textContent = `${(left / 1000).toFixed(1)} s`;
+  }
+}, 100);

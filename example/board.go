@@ -3,11 +3,14 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/backfillhq/go/example/tasks"
 )
 
 // board is what the page shows besides the form: the jobs by their state, and the newest mail.
@@ -15,6 +18,14 @@ type board struct {
 	Columns []column
 	Mails   int
 	Newest  []arrived // the newest first, at most 50
+}
+
+// MailComes reports whether a welcome mail is on its way.
+func (b board) MailComes() bool {
+	return slices.ContainsFunc(b.Columns, func(c column) bool {
+		return c.State != "done" && c.State != "failed" &&
+			slices.ContainsFunc(c.Jobs, func(j job) bool { return j.Task == tasks.TaskSendWelcome.Name })
+	})
 }
 
 // column has the jobs of one state.

@@ -27,27 +27,7 @@ func TestBoard(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer client.Close()
-	args := make([]tasks.AnnounceArgs, 9)
-	enqueued, err := tasks.NewClient(client).EnqueueAnnounceMemberMany(t.Context(), args)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var ids []int64
-	for _, job := range enqueued {
-		ids = append(ids, job.ID)
-	}
-	slices.Sort(ids)
-	if _, err := client.FailJobs(t.Context(), "no such channel", ids[8]); err != nil {
-		t.Fatal(err)
-	}
-	for sql, id := range map[string]int64{
-		"update backfill_example._private_jobs set attempts = 1, last_error = 'a while', run_at = now() + interval '1 h' where id = $1": ids[7],
-		"update backfill_example._private_jobs set attempts = 3, locked_at = now(), locked_by = 'somebody' where id = $1":               ids[6],
-	} {
-		if _, err := db.Pool().Exec(t.Context(), sql, id); err != nil {
-			t.Fatal(err)
-		}
-	}
+	ids := stateJobs(t, db, client, "no such channel")
 	history := newHistory(db.Pool())
 	for _, job := range []backfill.Job{{ID: ids[6], Attempt: 3}, {ID: 1000, Attempt: 1}, {ID: 1000, Attempt: 2}} {
 		job.Task = tasks.TaskAnnounceMember.Name
@@ -66,7 +46,7 @@ func TestBoard(t *testing.T) {
 	want := []column{
 		{"waiting", 6, []job{of(ids[0], 0, 25, 0, ""), of(ids[1], 0, 25, 0, ""), of(ids[2], 0, 25, 0, ""), of(ids[3], 0, 25, 0, "")}},
 		{"running", 1, []job{of(ids[6], 3, 25, 0, "")}},
-		{"retrying", 1, []job{of(ids[7], 1, 25, 0, "a while")}},
+		{"retrying", 1, []job{of(ids[7], 1, 25, 0, "no such channel")}},
 		{"done", 1, []job{of(1000, 2, 0, time.Millisecond, "")}},
 		{"failed", 1, []job{of(ids[8], 25, 25, 0, "no such channel")}},
 	}
@@ -127,4 +107,30 @@ func TestLive(t *testing.T) {
 	if name, html := next(); name != "" || lines.Err() != nil {
 		t.Errorf("after the end comes %s: %s, %v", name, html, lines.Err())
 	}
+}
+
+// stateJobs makes nine jobs: six that wait, then one that runs, one to be retried, and one that failed for good.
+func stateJobs(t *testing.T, db *pgtest.Database, client *backfill.Client, problem string) (ids []int64) {
+	t.Helper()
+	enqueued, err := tasks.NewClient(client).EnqueueAnnounceMemberMany(t.Context(), make([]tasks.AnnounceArgs, 9))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, job := range enqueued {
+		ids = append(ids, job.ID)
+	}
+	slices.Sort(ids)
+	if _, err := client.FailJobs(t.Context(), problem, ids[8]); err != nil {
+		t.Fatal(err)
+	}
+	_, err = db.Pool().Exec(t.Context(), `
+		update backfill_example._private_jobs set attempts = 1, last_error = $2, run_at = now() + interval '1 h' where id = $1`, ids[7], problem)
+	if err == nil {
+		_, err = db.Pool().Exec(t.Context(), `
+			update backfill_example._private_jobs set attempts = 3, locked_at = now(), locked_by = 'somebody' where id = $1`, ids[6])
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ids
 }

@@ -46,17 +46,20 @@ func startChromium(t *testing.T) *chromium {
 		t.Skip("a process takes no pipes beyond the first three there")
 	}
 	program := ""
-	for _, name := range []string{"chromium", "chromium-browser", "google-chrome", "google-chrome-stable"} {
+	names := []string{"chromium", "chromium-browser", "google-chrome", "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"}
+	for _, name := range names {
 		if path, err := exec.LookPath(name); err == nil {
 			program = path
 			break
 		}
 	}
-	needs.That(t, program != "", "chromium (apt-get install chromium)")
+	needs.That(t, program != "", "Chromium (Debian's package chromium)")
+	needs.Program(t, program)
 	home := t.TempDir()
 	cmd := exec.CommandContext(t.Context(), program, "--headless", "--remote-debugging-pipe", "--user-data-dir="+home,
 		"--no-sandbox", // it opens our own page, and may be run by root
-		"--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking", "--disable-component-update", "--no-first-run",
+		"--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking", "--disable-component-update",
+		"--disable-extensions", "--disable-sync", "--no-first-run", "--no-startup-window",
 		"--force-device-scale-factor=1")
 	cmd.Env = append(os.Environ(), "HOME="+home, "XDG_CONFIG_HOME="+home, "XDG_CACHE_HOME="+home)
 	theirIn, in, err := os.Pipe()
@@ -86,7 +89,7 @@ func startChromium(t *testing.T) *chromium {
 		<-read
 		out.Close()
 		if t.Failed() {
-			t.Log(said.String())
+			t.Logf("the end of what chromium said: %s", said.Bytes()[max(said.Len()-1000, 0):])
 		}
 	})
 	c.openPage()
@@ -222,11 +225,12 @@ func (c *chromium) open(url string) {
 	c.until(`document.querySelector("#connection[data-state=live]")`)
 }
 
-// look sets the size of the window and the theme.
+// look sets the size of the window and the theme. Nothing moves meanwhile.
 func (c *chromium) look(width int, theme string) {
 	c.t.Helper()
 	c.call("Emulation.setDeviceMetricsOverride", map[string]any{"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}, nil)
-	c.call("Emulation.setEmulatedMedia", map[string]any{"features": []map[string]any{{"name": "prefers-color-scheme", "value": theme}}}, nil)
+	features := []map[string]any{{"name": "prefers-color-scheme", "value": theme}, {"name": "prefers-reduced-motion", "value": "reduce"}}
+	c.call("Emulation.setEmulatedMedia", map[string]any{"features": features}, nil)
 }
 
 // typeInto types into a field, as a keyboard does.

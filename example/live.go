@@ -1,10 +1,10 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"reflect"
 	"strings"
@@ -29,7 +29,11 @@ func (s *site) live(stopping context.Context, w http.ResponseWriter, r *http.Req
 		if err != nil {
 			return
 		}
-		events := changes(shown, &next, s.smtpAddr)
+		events, err := changes(shown, &next, s.smtpAddr)
+		if err != nil {
+			slog.ErrorContext(ctx, "board not shown", slog.Any("error", err))
+			return
+		}
 		if shown == nil {
 			events = "retry: 1000\n\n" + events
 		}
@@ -53,24 +57,22 @@ func (s *site) live(stopping context.Context, w http.ResponseWriter, r *http.Req
 }
 
 // changes returns an event for each part of the board that is not what was shown. shown is nil at first.
-func changes(shown, next *board, smtpAddr string) string {
-	var events strings.Builder
-	view := boardView{board: *next, SMTPAddr: smtpAddr, Now: time.Now()}
+func changes(shown, next *board, smtpAddr string) (events string, err error) {
+	var parts []string
 	if shown == nil || !reflect.DeepEqual(shown.Columns, next.Columns) {
-		events.WriteString(event("jobs", view))
+		parts = append(parts, "jobs")
 	}
-	if shown == nil || shown.Mails != next.Mails || !reflect.DeepEqual(shown.Newest, next.Newest) {
-		events.WriteString(event("outbox", view))
+	if shown == nil || shown.Mails != next.Mails || !reflect.DeepEqual(shown.Newest, next.Newest) || shown.MailComes() != next.MailComes() {
+		parts = append(parts, "outbox")
 	}
-	return events.String()
-}
-
-// event is a server-sent event with the part of the page that has its name.
-func event(name string, view boardView) string {
-	var html bytes.Buffer
-	if err := templates.ExecuteTemplate(&html, name, view); err != nil {
-		panic(err) // a mistake in the template: writing to a buffer does not fail
+	view := boardView{board: *next, SMTPAddr: smtpAddr, Now: time.Now()}
+	for _, part := range parts {
+		var html strings.Builder
+		if err := templates.ExecuteTemplate(&html, part, view); err != nil {
+			return "", err
+		}
+		lines := strings.NewReplacer("\r", "", "\n", "\ndata: ").Replace(html.String())
+		events += fmt.Sprintf("event: %s\ndata: %s\n\n", part, lines)
 	}
-	lines := strings.NewReplacer("\r", "", "\n", "\ndata: ").Replace(html.String())
-	return fmt.Sprintf("event: %s\ndata: %s\n\n", name, lines)
+	return events, nil
 }

@@ -39,7 +39,7 @@ func TestService(t *testing.T) {
 	t.Parallel()
 	db := pgtest.Empty(t)
 	service := startRole(t, config{role: "all", databaseURL: db.URL})
-	if page := service.get(t, "/"); !strings.Contains(page, `action="/signup"`) {
+	if page := service.page(t); !strings.Contains(page, `action="/signup"`) {
 		t.Errorf("there is no form: %s", page)
 	}
 	service.signUp(t, "Ada", "ada@example.com")
@@ -57,7 +57,7 @@ func TestService(t *testing.T) {
 	if members := texts(t, db, "select member from backfill_example.subscribers"); !cmp.Equal(members, []string{"M-1"}) {
 		t.Errorf("members are %q", members)
 	}
-	if page := service.get(t, "/"); !strings.Contains(page, `Outbox <span class="count">4</span>`) || !strings.Contains(page, "Hello Ada,") {
+	if page := service.page(t); !strings.Contains(page, `Outbox <span class="count">4</span>`) || !strings.Contains(page, "Hello Ada,") {
 		t.Errorf("the outbox does not show the mail: %s", page)
 	}
 	service.stop(t)
@@ -85,7 +85,7 @@ func TestProgram(t *testing.T) {
 	service := service{url: pageURL(t, &printed), printed: &printed}
 	service.signUp(t, "Zoë", "zoe@example.com")
 	eventually(t, "the welcome mail", func() bool {
-		page := service.get(t, "/")
+		page := service.page(t)
 		return strings.Contains(page, "zoe@example.com") && strings.Contains(page, "Hello Zoë,")
 	})
 	if err := program.Process.Signal(os.Interrupt); err != nil {
@@ -165,7 +165,7 @@ func TestRoles(t *testing.T) {
 		t.Errorf("waiting jobs are %q", waiting)
 	}
 	worker := startRole(t, config{role: "worker", databaseURL: db.URL})
-	eventually(t, "the welcome mail", func() bool { return strings.Contains(web.get(t, "/"), "Hello Grace,") })
+	eventually(t, "the welcome mail", func() bool { return strings.Contains(web.page(t), "Hello Grace,") })
 	worker.stop(t)
 	wantSummary(t, worker.printed.String(), "send_welcome", "1 0 0")
 	web.stop(t)
@@ -196,7 +196,7 @@ func TestOtherMailServer(t *testing.T) {
 	service := startRole(t, config{role: "all", smtpAddr: addr, databaseURL: pgtest.Empty(t).URL})
 	service.signUp(t, "Hedy", "hedy@example.com")
 	eventually(t, "the mail", func() bool { return count(t, other, "outbox") > 0 })
-	if page := service.get(t, "/"); !strings.Contains(page, "Mail goes to the server at "+addr) || !strings.Contains(page, "Nothing arrives here") {
+	if page := service.page(t); !strings.Contains(page, "Mail goes to the server at "+addr) || !strings.Contains(page, "Nothing arrives here") {
 		t.Errorf("the outbox does not say where mail goes: %s", page)
 	}
 }
@@ -363,16 +363,16 @@ func startRole(t *testing.T, cfg config) *service {
 	return s
 }
 
-func (s *service) get(t *testing.T, path string) string {
+func (s *service) page(t *testing.T) string {
 	t.Helper()
-	response, err := http.Get(s.url + path) //nolint:noctx // a test's
+	response, err := http.Get(s.url) //nolint:noctx // a test's
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer response.Body.Close()
 	page, err := io.ReadAll(response.Body)
 	if err != nil || response.StatusCode != http.StatusOK {
-		t.Fatalf("GET %s: %s: %v", path, response.Status, err)
+		t.Fatalf("GET: %s: %v", response.Status, err)
 	}
 	return string(page)
 }

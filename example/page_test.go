@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/backfillhq/go/backfill"
 	"github.com/backfillhq/go/testutil/pgtest"
 )
 
@@ -18,9 +19,7 @@ func TestPage(t *testing.T) {
 	if text := eval[string](browser, `document.querySelector("#empty").innerText`); !strings.Contains(text, "No mail yet") {
 		t.Errorf("the empty outbox says %q", text)
 	}
-	wantLooks(browser, "empty")
-
-	browser.look(1280, "light")
+	browser.keepScreenshot("empty")
 	browser.signUp("Ada Lovelace", "ada@example.com")
 	browser.until(`document.querySelector("h1").innerText == "Thanks, Ada Lovelace."`)
 	eval[any](browser, `window.notReloaded = true`)
@@ -51,18 +50,59 @@ func TestPage(t *testing.T) {
 		t.Errorf("the outbox has %s, want %s", got, want)
 	}
 	eval[any](browser, `{ document.body.style.minHeight = ""; getSelection().empty() }`)
-	wantLooks(browser, "thanks")
+	browser.keepScreenshot("thanks")
 	browser.wantNoProblems("")
 
 	browser.open(service.url)
 	browser.signUp("Ada", "ADA@example.com")
-	browser.until(`document.querySelector("#email[aria-invalid=true]") === document.activeElement`)
+	browser.until(`document.readyState == "complete" && document.activeElement?.matches("#email[aria-invalid=true]")`)
 	problem := eval[string](browser, `document.getElementById(document.querySelector("#email").getAttribute("aria-describedby")).innerText`)
 	if problem != "ada@example.com has signed up already" {
 		t.Errorf("at the field is %q", problem)
 	}
-	wantLooks(browser, "problem")
+	browser.keepScreenshot("problem")
 	browser.wantNoProblems("422 (Unprocessable Entity)")
+}
+
+// With jobs in all states, and texts as long as they can be and without a space, the page looks right in all sizes and themes.
+func TestLooks(t *testing.T) {
+	t.Parallel()
+	browser := startChromium(t)
+	empty := startRole(t, config{role: "web", databaseURL: pgtest.Empty(t).URL})
+	browser.look(1280, "light")
+	browser.open(empty.url)
+	wantLooks(browser, "empty")
+
+	db := pgtest.New(t, pgtest.WithSchema(schema))
+	full := startRole(t, config{role: "web", databaseURL: db.URL})
+	client, err := backfill.NewClient(t.Context(), db.Pool(), backfill.WithSchema(schema))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	long, email := strings.Repeat("W", 200), strings.Repeat("w", 63)+"@"+strings.Repeat("w", 63)+".example.com"
+	stateJobs(t, db, client, long)
+	_, err = db.Pool().Exec(t.Context(), `
+		insert into backfill_example.subscribers (name, email) values ($1, $2)`, long, email)
+	if err == nil {
+		_, err = db.Pool().Exec(t.Context(), `
+			insert into backfill_example.outbox (message_id, recipient, subject, body) values ($1, $2, $1, $1), ('', '', '', '')`, long, email)
+	}
+	if err == nil {
+		_, err = db.Pool().Exec(t.Context(), "insert into backfill_example.done_jobs values (1000, $1, $1, 7, 1e13)", long)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	browser.open(full.url + "/?signed_up=1")
+	if n := eval[int](browser, `document.querySelectorAll(".job").length`); n != 8 {
+		t.Errorf("%d jobs are shown, want 8", n)
+	}
+	wantLooks(browser, "full")
+	browser.open(full.url)
+	browser.signUp(strings.Repeat("W", 100), email)
+	browser.until(`document.readyState != "loading" && document.querySelector("#email-problem")`)
+	wantLooks(browser, "problem")
 }
 
 func (c *chromium) signUp(name, email string) {
@@ -75,7 +115,7 @@ func (c *chromium) signUp(name, email string) {
 // wantLooks looks at the page in all sizes and themes: nothing overflows, what is pressed can be hit, and what is written be read.
 func wantLooks(c *chromium, state string) {
 	c.t.Helper()
-	for _, width := range []int{360, 768, 1280} {
+	for _, width := range []int{360, 640, 768, 1024, 1280} {
 		for _, theme := range []string{"light", "dark"} {
 			c.look(width, theme)
 			name := fmt.Sprintf("%s-%d-%s", state, width, theme)
@@ -88,8 +128,7 @@ func wantLooks(c *chromium, state string) {
 }
 
 // faultsOfLooks measures what the WCAG ask for, at level AA: contrast of 4.5 to 1; and targets of 44 pixels.
-const faultsOfLooks = `(async () => {
-	await Promise.all(document.getAnimations().map((animation) => animation.finished.catch(() => {})));
+const faultsOfLooks = `(() => {
 	const faults = [];
 	const root = document.documentElement;
 	if (root.scrollWidth > innerWidth) faults.push("it is " + root.scrollWidth + " pixels wide");
@@ -109,7 +148,8 @@ const faultsOfLooks = `(async () => {
 		const box = element.getBoundingClientRect();
 		if (!box.width || !box.height || element.closest("noscript")) continue;
 		const what = element.tagName.toLowerCase() + " " + element.className + " " + element.innerText?.slice(0, 30);
-		if (box.right > innerWidth + .5 || box.left < 0) faults.push(what + ": reaches out of the window");
+		const around = element.parentElement.getBoundingClientRect();
+		if (box.left < around.left - 1 || box.right > around.right + 1 || box.bottom > around.bottom + 1) faults.push(what + ": sticks out");
 		if (element.matches("button, a, input") && box.height < 44) faults.push(what + ": " + box.height + " pixels high");
 		const direct = Array.from(element.childNodes).some((node) => node.nodeType == Node.TEXT_NODE && node.data.trim());
 		if (!direct && !element.matches("input")) continue;

@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"slices"
 	"strconv"
 	"time"
 
@@ -22,7 +21,7 @@ import (
 //go:embed templates static
 var files embed.FS
 
-var templates = template.Must(template.New("").Funcs(template.FuncMap{"due": due, "milliseconds": milliseconds}).ParseFS(files, "templates/*.html"))
+var templates = template.Must(template.New("").Funcs(template.FuncMap{"due": due, "took": took}).ParseFS(files, "templates/*.html"))
 
 // site is the web part: it enqueues, and works nothing.
 type site struct {
@@ -71,11 +70,6 @@ type boardView struct {
 
 	SMTPAddr string
 	Now      time.Time
-}
-
-// Busy reports whether mail may be on its way.
-func (v boardView) Busy() bool {
-	return slices.ContainsFunc(v.Columns[:3], func(c column) bool { return c.Count > 0 })
 }
 
 func (s *site) home(w http.ResponseWriter, r *http.Request) {
@@ -150,17 +144,32 @@ func (s *site) render(w http.ResponseWriter, r *http.Request, status int, page h
 	}
 }
 
-// dueTime is when a job is due, and how long that is from now on as people read it: "1.4 s".
+// dueTime is when a job is due, and how long that is from now on.
 type dueTime struct {
 	At   time.Time
 	Left string
 }
 
-func due(now, at time.Time) dueTime {
-	return dueTime{At: at, Left: fmt.Sprintf("%.1f s", max(at.Sub(now), 0).Seconds())}
+func due(now, at time.Time) dueTime { return dueTime{At: at, Left: short(max(at.Sub(now), 0))} }
+
+// short says how long something takes, as static/live.js does.
+func short(d time.Duration) string {
+	switch {
+	case d < time.Minute:
+		return fmt.Sprintf("%.1f s", d.Seconds())
+	case d < time.Hour:
+		return fmt.Sprintf("%.0f min", d.Minutes())
+	default:
+		return fmt.Sprintf("%.0f h", d.Hours())
+	}
 }
 
-func milliseconds(d time.Duration) string { return fmt.Sprintf("%.1f ms", d.Seconds()*1000) }
+func took(d time.Duration) string {
+	if d < time.Second {
+		return fmt.Sprintf("%.1f ms", d.Seconds()*1000)
+	}
+	return short(d)
+}
 
 // fail answers a request that could not be served for a reason of ours.
 func fail(w http.ResponseWriter, r *http.Request, err error) {

@@ -46,9 +46,15 @@ function say(text, state) {
 source.addEventListener("open", () => say("Live", "live"));
 source.addEventListener("error", () => say("Reconnecting …", "lost"));
 
+// short says how long something takes, as the server does.
+function short(seconds) {
+  if (seconds < 60) return `${seconds.toFixed(1)} s`;
+  return seconds < 3600 ? `${Math.round(seconds / 60)} min` : `${Math.round(seconds / 3600)} h`;
+}
+
 setInterval(() => {
   for (const due of document.querySelectorAll("[data-due]")) {
     const left = Math.max(due.dataset.due - Date.now() - ahead, 0);
-    due.textContent = `${(left / 1000).toFixed(1)} s`;
+    due.textContent = short(left / 1000);
   }
 }, 100);

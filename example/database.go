@@ -47,16 +47,16 @@ func startPostgres(ctx context.Context, out io.Writer) (*devpg.Server, error) {
 	fmt.Fprintln(out, "Looking for a PostgreSQL …")
 	server, err := devpg.Start(ctx, devpg.Config{DataDir: dir})
 	if busy, ok := errors.AsType[*devpg.InUseError](err); ok {
-		fmt.Fprintln(out, "Another process of the example runs the private server, and stops it when it ends.")
+		fmt.Fprintln(out, "Another process of the example runs the private server until it ends.")
 		return &devpg.Server{URL: busy.URL}, nil
 	}
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("%w\nto use a server of yours, set DATABASE_URL=postgres://user:password@host:5432/database", err)
 	case server.Owned() && homeless != nil:
-		fmt.Fprintf(out, "A private server runs for this process alone, and its data is not kept: %v.\n", homeless)
+		fmt.Fprintf(out, "A private server runs for this process alone, and its data is not kept:\n  %v\n", homeless)
 	case server.Owned():
-		fmt.Fprintln(out, "A private server runs until this process ends. Its data is kept in", dir)
+		fmt.Fprintln(out, "A private server runs until this process ends. It keeps its data in\n "+dir)
 	}
 	return server, nil
 }
@@ -86,7 +86,7 @@ func (db *database) connect(ctx context.Context, out io.Writer) error {
 		return fmt.Errorf("create the example's tables: %w", err)
 	}
 	at := config.ConnConfig
-	fmt.Fprintf(out, "\ndatabase      %s:%d/%s, schema %s\n", at.Host, at.Port, at.Database, schema)
+	fmt.Fprintf(out, "\ndatabase      %s:%d/%s\nschema        %s\n", at.Host, at.Port, at.Database, schema)
 	return nil
 }
 

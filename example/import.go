@@ -57,7 +57,7 @@ func runImport(ctx context.Context, db *database, cfg config, people []subscribe
 	err = errors.Join(err, <-ended)
 	left, lookErr := unfinished(context.WithoutCancel(ctx), db, left)
 	if len(left) > 0 {
-		fmt.Fprintf(out, "\n%d mails are not sent yet; their jobs wait for the next worker: go run ./example -role worker\n", len(left))
+		fmt.Fprintf(out, "\n%d mails are not sent yet; their jobs wait for the next worker:\n  go run ./example -role worker\n", len(left))
 	}
 	return errors.Join(err, lookErr)
 }

@@ -42,7 +42,7 @@ func run(args []string, out, errOut io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	defer context.AfterFunc(ctx, func() {
-		fmt.Fprintln(errOut, "\nStopping: what runs may finish, what waits is left to the next worker. Ctrl-C again kills.")
+		fmt.Fprintln(errOut, "\nStopping: what runs may finish, what waits is left to the next worker.\nCtrl-C again kills.")
 		stop()
 	})()
 	if err := start(ctx, cfg, out, errOut); err != nil {
@@ -61,8 +61,8 @@ type config struct {
 	databaseURL string // "": see openDatabase
 }
 
-const usage = `usage: go run ./example [flags]               run the service
-       go run ./example import people.csv    import subscribers: columns name, email
+const usage = `usage: go run ./example [flags]              run the service
+       go run ./example import people.csv   import subscribers: name,email
 
 DATABASE_URL names a PostgreSQL of yours. Without it the first process starts a
 private one, which keeps its data and stops with that process; other processes

@@ -17,6 +17,7 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
@@ -61,6 +62,7 @@ func TestService(t *testing.T) {
 		t.Errorf("the outbox does not show the mail: %s", page)
 	}
 	service.stop(t)
+	wantNarrow(t, service.printed.String())
 	for task, counts := range map[string]string{
 		"(all)": "7 0 2", "announce_member": "1 0 0", "purge_outbox": "1 0 0", "register_member": "1 0 2", "send_tip": "3 0 0", "send_welcome": "1 0 0",
 	} {
@@ -125,6 +127,10 @@ func TestWrongCalls(t *testing.T) {
 	var printed bytes.Buffer
 	if code := run([]string{"-h"}, io.Discard, &printed); code != 0 || !strings.Contains(printed.String(), "SMTP_ADDR") {
 		t.Errorf("-h: exit code %d: %s", code, &printed)
+	}
+	wantNarrow(t, printed.String())
+	for _, hint := range hints {
+		wantNarrow(t, hint)
 	}
 }
 
@@ -420,6 +426,16 @@ func wantSummary(t *testing.T, printed, task, counts string) {
 	line := regexp.MustCompile(`\n *` + regexp.QuoteMeta(task) + ` +(\d+) +(\d+) +(\d+) +[\d.]+ ms +[\d.]+ ms\n`).FindStringSubmatch(printed)
 	if line == nil || strings.Join(line[1:], " ") != counts {
 		t.Errorf("%s: the summary says %q, want done, failed, retried %s:\n%s", task, line, counts, printed)
+	}
+}
+
+// wantNarrow wants what is printed to fit into a terminal of the usual width.
+func wantNarrow(t *testing.T, printed string) {
+	t.Helper()
+	for line := range strings.Lines(printed) {
+		if width := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); width > 80 {
+			t.Errorf("%d columns: %s", width, line)
+		}
 	}
 }
 

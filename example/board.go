@@ -58,8 +58,9 @@ type arrived struct {
 	MessageID, Recipient, Subject, Body string
 }
 
-// jobsByState reads the view "jobs", which everybody may read, and done_jobs, which [history] writes, because a job that is done
-// is deleted. Until it is, a job is running, whatever the history says.
+// jobsByState reads the view "jobs", which everybody may read, and done_jobs, which [history]
+// writes, because a job that is done is deleted. Until it is, a job is running, whatever the
+// history says.
 const jobsByState = `
 	with present as materialized (
 		select id, task_identifier as task, coalesce(queue_name, '') as queue, attempts, max_attempts,
@@ -136,8 +137,8 @@ func readColumns(ctx context.Context, db *pgxpool.Pool) ([]column, error) {
 	return columns, err
 }
 
-// boards hands out boards that are a moment old. All who look at the page share what is read, and reading takes at most a tenth
-// of the time, however many jobs there are.
+// boards hands out boards that are a moment old. All who look at the page share what is read, and
+// reading takes at most a tenth of the time, however many jobs there are.
 type boards struct {
 	db   *pgxpool.Pool
 	mu   sync.Mutex

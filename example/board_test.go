@@ -109,7 +109,8 @@ func TestLive(t *testing.T) {
 	}
 }
 
-// stateJobs makes nine jobs: six that wait, then one that runs, one to be retried, and one that failed for good.
+// stateJobs makes nine jobs: six that wait, then one that runs, one to be retried, and one that
+// failed for good.
 func stateJobs(t *testing.T, db *pgtest.Database, client *backfill.Client, problem string) (ids []int64) {
 	t.Helper()
 	enqueued, err := tasks.NewClient(client).EnqueueAnnounceMemberMany(t.Context(), make([]tasks.AnnounceArgs, 9))

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -18,7 +19,8 @@ import (
 	"github.com/backfillhq/go/internal/needs"
 )
 
-// chromium is a browser with one page, driven through a pipe by the DevTools protocol: JSON messages with a zero byte after each.
+// chromium is a browser with one page, driven through a pipe by the DevTools protocol: JSON
+// messages with a zero byte after each.
 type chromium struct {
 	t       *testing.T
 	in      io.Writer
@@ -39,7 +41,7 @@ type reply struct {
 	Error  *struct{ Message string }
 }
 
-// startChromium starts a browser that is killed at the end of the test.
+// startChromium starts a browser that ends with the test.
 func startChromium(t *testing.T) *chromium {
 	t.Helper()
 	if runtime.GOOS == "windows" {
@@ -56,12 +58,13 @@ func startChromium(t *testing.T) *chromium {
 	needs.That(t, program != "", "Chromium (Debian's package chromium)")
 	needs.Program(t, program)
 	home := t.TempDir()
-	cmd := exec.CommandContext(t.Context(), program, "--headless", "--remote-debugging-pipe", "--user-data-dir="+home,
+	cmd := exec.CommandContext(context.Background(), program, "--headless", "--remote-debugging-pipe", "--user-data-dir="+home,
 		"--no-sandbox", // it opens our own page, and may be run by root
 		"--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking", "--disable-component-update",
 		"--disable-extensions", "--disable-sync", "--no-first-run", "--no-startup-window",
 		"--force-device-scale-factor=1")
-	cmd.Env = append(os.Environ(), "HOME="+home, "XDG_CONFIG_HOME="+home, "XDG_CACHE_HOME="+home)
+	cmd.WaitDelay = 10 * time.Second
+	cmd.Env = append(os.Environ(), "HOME="+home, "XDG_CONFIG_HOME="+home, "XDG_CACHE_HOME="+home, "TMPDIR="+home)
 	theirIn, in, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -84,8 +87,10 @@ func startChromium(t *testing.T) *chromium {
 		c.read(out)
 	}()
 	t.Cleanup(func() {
-		in.Close() // it exits by that
+		in.Close() // it ends by that, and its children with it
+		hung := time.AfterFunc(10*time.Second, func() { _ = cmd.Process.Kill() })
 		_ = cmd.Wait()
+		hung.Stop()
 		<-read
 		out.Close()
 		if t.Failed() {
@@ -212,7 +217,8 @@ func (c *chromium) evaluate(expression string, value any) error {
 	return json.Unmarshal(got.Result.Value, value)
 }
 
-// until waits for an expression to become true. A page that is being left, or is not there yet, has no values.
+// until waits for an expression to become true. A page that is being left, or is not there yet, has
+// no values.
 func (c *chromium) until(expression string) {
 	c.t.Helper()
 	eventually(c.t, expression, func() (is bool) { return c.evaluate("!!("+expression+")", &is) == nil && is })
@@ -240,7 +246,8 @@ func (c *chromium) typeInto(selector, text string) {
 	c.call("Input.insertText", map[string]any{"text": text}, nil)
 }
 
-// wantNoProblems fails the test if the page threw, or broke its content security policy. allowed may be among them.
+// wantNoProblems fails the test if the page threw, or broke its content security policy. allowed
+// may be among them.
 func (c *chromium) wantNoProblems(allowed string) {
 	c.t.Helper()
 	c.mu.Lock()
@@ -252,7 +259,8 @@ func (c *chromium) wantNoProblems(allowed string) {
 	}
 }
 
-// keepScreenshot writes the whole page to the folder that EXAMPLE_TEST_SCREENSHOTS names, if it does.
+// keepScreenshot writes the whole page to the folder that EXAMPLE_TEST_SCREENSHOTS names, if it
+// does.
 func (c *chromium) keepScreenshot(name string) {
 	c.t.Helper()
 	folder := os.Getenv("EXAMPLE_TEST_SCREENSHOTS")

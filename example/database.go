@@ -20,15 +20,16 @@ const schema = "backfill_example"
 //go:embed schema.sql
 var schemaSQL string
 
-// database is a PostgreSQL with all tables: the pool is for the example's own ones, the client for the jobs.
+// database is a PostgreSQL with all tables: the pool is for the example's own ones, the client for
+// the jobs.
 type database struct {
 	server *devpg.Server
 	pool   *pgxpool.Pool
 	client *backfill.Client
 }
 
-// openDatabase connects to url. If that is empty, it goes by the PG* variables, and without those it
-// uses a private server: one process of this program starts it, the others connect to it.
+// openDatabase connects to url. If that is empty, it goes by the PG* variables, and without those
+// it uses a private server: one process of this program starts it, the others connect to it.
 func openDatabase(ctx context.Context, url string, out io.Writer) (_ *database, err error) {
 	db := &database{server: &devpg.Server{URL: url}}
 	if url == "" {
@@ -74,7 +75,7 @@ func (db *database) connect(ctx context.Context, out io.Writer) error {
 	if db.client, err = backfill.NewClient(ctx, db.pool, backfill.WithSchema(schema)); err != nil {
 		return err
 	}
-	// "if not exists" alone does not bear processes that start at the same time.
+	// "if not exists" alone fails when two processes start at the same time.
 	err = pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, "select pg_advisory_xact_lock(hashtext('backfill_example'))")
 		if err == nil {

@@ -10,9 +10,11 @@ import (
 	"github.com/backfillhq/go/backfill"
 )
 
-// history writes down which jobs are done, for the page: the queue deletes them. An observer has to be quick, so it only
-// passes on what happened, and a goroutine writes it, all at once that came in meanwhile. It is for display: rather than hold up
-// the worker, or grow without end while the database does not answer, it leaves jobs out.
+// history writes the jobs that are done to a table, for the page: the queue deletes them. An
+// observer must return quickly, so it only puts the event into a channel. A goroutine takes all
+// events that are there, and writes them in one statement. The history is for display. If the
+// channel is full, because the database does not answer, jobs are left out: the worker never waits
+// for it.
 type history struct {
 	db    *pgxpool.Pool
 	jobs  chan backfill.Event

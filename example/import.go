@@ -14,7 +14,8 @@ import (
 	"github.com/backfillhq/go/example/tasks"
 )
 
-// runImport imports people, and works their jobs beside the other workers, if there are any, until none is left.
+// runImport imports people, and works their jobs beside the other workers, if there are any, until
+// none is left.
 func runImport(ctx context.Context, db *database, cfg config, people []subscriber, out, errOut io.Writer) error {
 	var jobs []int64
 	rows := 0
@@ -62,7 +63,8 @@ func runImport(ctx context.Context, db *database, cfg config, people []subscribe
 	return errors.Join(err, lookErr)
 }
 
-// importBatch stores those who are new and enqueues their welcome mail, in one transaction. It returns the ids of the jobs.
+// importBatch stores those who are new and enqueues their welcome mail, in one transaction. It
+// returns the ids of the jobs.
 func importBatch(ctx context.Context, db *database, people []subscriber) (jobs []int64, err error) {
 	var names, emails []string
 	for _, person := range people {
@@ -83,7 +85,8 @@ func importBatch(ctx context.Context, db *database, people []subscriber) (jobs [
 		if err != nil {
 			return err
 		}
-		// They did not ask for tips, and must not keep those waiting who sign up on the page meanwhile.
+		// They did not ask for tips, and must not keep those waiting who sign up on the page
+		// meanwhile.
 		enqueued, err := tasks.NewClient(db.client).WithTx(tx).EnqueueSendWelcomeMany(ctx, welcome, backfill.PriorityBulkLow)
 		for _, job := range enqueued {
 			jobs = append(jobs, job.ID)

@@ -11,9 +11,9 @@ import (
 	"time"
 )
 
-// live sends the parts of the page that changed, as server-sent events with the same HTML that the page had; static/live.js puts
-// them in their place. It ends with the request, and when the site stops. If the database does not answer it ends too:
-// the browser tries again after a second, and shows that it does.
+// live sends the parts of the page that changed, as server-sent events with the same HTML that the
+// page had; static/live.js puts them in their place. It ends with the request, when the site stops,
+// and when the database does not answer: the browser then shows that it connects again.
 func (s *site) live(stopping context.Context, w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
@@ -21,43 +21,44 @@ func (s *site) live(stopping context.Context, w http.ResponseWriter, r *http.Req
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("Cache-Control", "no-store")
 	out := http.NewResponseController(w)
+	send := func(events string) error {
+		_ = out.SetWriteDeadline(time.Now().Add(10 * time.Second)) // without it a write waits longer
+		if _, err := io.WriteString(w, events); err != nil {
+			return err
+		}
+		return out.Flush()
+	}
+	err := send("retry: 1000\n\n") // a second, before the browser connects again
 	ticker := time.NewTicker(boardAge)
 	defer ticker.Stop()
 	var shown *board
-	for quiet := 0; ; quiet++ {
-		next, err := s.boards.now(ctx)
-		if err != nil {
+	for quiet := 0; err == nil && ctx.Err() == nil; quiet++ {
+		next, readErr := s.boards.now(ctx)
+		if readErr != nil {
 			return
 		}
-		events, err := changes(shown, &next, s.smtpAddr)
-		if err != nil {
-			slog.ErrorContext(ctx, "board not shown", slog.Any("error", err))
+		events, showErr := changes(shown, &next, s.smtpAddr)
+		if showErr != nil {
+			slog.ErrorContext(ctx, "board not shown", slog.Any("error", showErr))
 			return
-		}
-		if shown == nil {
-			events = "retry: 1000\n\n" + events
 		}
 		if events == "" && quiet >= 100 {
-			events = ": nothing new\n\n" // somebody who is gone without a word is noticed by this
+			events = ": nothing new\n\n" // writing finds out that somebody is gone
+		}
+		if events != "" {
+			err, quiet = send(events), 0
 		}
 		shown = &next
-		if events != "" {
-			quiet = 0
-			_ = out.SetWriteDeadline(time.Now().Add(10 * time.Second)) // without it a write would wait longer
-			if _, err := io.WriteString(w, events); err != nil || out.Flush() != nil {
-				return
-			}
-		}
 		select {
 		case <-ctx.Done():
-			return
 		case <-ticker.C:
 		}
 	}
 }
 
-// changes returns an event for each part of the board that is not what was shown. shown is nil at first.
-func changes(shown, next *board, smtpAddr string) (events string, err error) {
+// changes returns an event for each part of the board that is not what was shown. shown is nil at
+// first.
+func changes(shown, next *board, smtpAddr string) (string, error) {
 	var parts []string
 	if shown == nil || !reflect.DeepEqual(shown.Columns, next.Columns) {
 		parts = append(parts, "jobs")
@@ -65,6 +66,7 @@ func changes(shown, next *board, smtpAddr string) (events string, err error) {
 	if shown == nil || shown.Mails != next.Mails || !reflect.DeepEqual(shown.Newest, next.Newest) || shown.MailComes() != next.MailComes() {
 		parts = append(parts, "outbox")
 	}
+	var events strings.Builder
 	view := boardView{board: *next, SMTPAddr: smtpAddr, Now: time.Now()}
 	for _, part := range parts {
 		var html strings.Builder
@@ -72,7 +74,7 @@ func changes(shown, next *board, smtpAddr string) (events string, err error) {
 			return "", err
 		}
 		lines := strings.NewReplacer("\r", "", "\n", "\ndata: ").Replace(html.String())
-		events += fmt.Sprintf("event: %s\ndata: %s\n\n", part, lines)
+		fmt.Fprintf(&events, "event: %s\ndata: %s\n\n", part, lines)
 	}
-	return events, nil
+	return events.String(), nil
 }

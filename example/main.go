@@ -1,11 +1,13 @@
-// Command example is a small sign-up service: a page with a form, jobs behind it, and mail that is really sent.
+// Command example is a small sign-up service: a page with a form, jobs behind it, and mail that is
+// really sent.
 //
 //	go run ./example                      the site and a worker
 //	go run ./example -role web            the site alone; -role worker: a worker alone
 //	go run ./example import people.csv    10,000 subscribers from a file, and their welcome mail
 //
-// Nothing has to be running: without DATABASE_URL it starts a PostgreSQL, without SMTP_ADDR a mail server. Start reading in
-// package tasks, which has the tasks; then subscribe in web.go, which enqueues them, and newWorkshop, which works them.
+// Nothing has to be running: without DATABASE_URL it starts a PostgreSQL, without SMTP_ADDR a mail
+// server. Start reading in package tasks, which has the tasks; then subscribe in web.go, which
+// enqueues them, and newWorkshop, which works them.
 package main
 
 import (
@@ -103,8 +105,9 @@ func parseArgs(args []string, errOut io.Writer) (config, error) {
 	return cfg, err
 }
 
-// start runs a role or an import until it is done or ctx ends. The deferred calls here and below stop things in the order that
-// they need: the site and the worker, the servers that the tasks talk to, and the database last.
+// start runs a role or an import until it is done or ctx ends. The deferred calls here and below
+// stop things in the order that they need: the site and the worker, the servers that the tasks talk
+// to, and the database last.
 func start(ctx context.Context, cfg config, out, errOut io.Writer) (err error) {
 	var people []subscriber
 	if cfg.file != "" {

@@ -9,7 +9,8 @@ import (
 	"github.com/backfillhq/go/testutil/pgtest"
 )
 
-// Somebody signs up in a browser, sees a job retried, and the mail arrive, while the page keeps what they do with it.
+// Somebody signs up in a browser, sees a job retried, and the mail arrive, while the page keeps
+// what they do with it.
 func TestPage(t *testing.T) {
 	t.Parallel()
 	browser := startChromium(t)
@@ -64,7 +65,8 @@ func TestPage(t *testing.T) {
 	browser.wantNoProblems("422 (Unprocessable Entity)")
 }
 
-// With jobs in all states, and texts as long as they can be and without a space, the page looks right in all sizes and themes.
+// With jobs in all states, and texts as long as they can be and without a space, the page looks
+// right in all sizes and themes.
 func TestLooks(t *testing.T) {
 	t.Parallel()
 	browser := startChromium(t)
@@ -112,7 +114,8 @@ func (c *chromium) signUp(name, email string) {
 	eval[any](c, `document.querySelector("form button").click()`)
 }
 
-// wantLooks looks at the page in all sizes and themes: nothing overflows, what is pressed can be hit, and what is written be read.
+// wantLooks looks at the page in all sizes and themes: nothing overflows, buttons are high enough,
+// and texts have enough contrast.
 func wantLooks(c *chromium, state string) {
 	c.t.Helper()
 	for _, width := range []int{360, 640, 768, 1024, 1280} {
@@ -127,7 +130,8 @@ func wantLooks(c *chromium, state string) {
 	}
 }
 
-// faultsOfLooks measures what the WCAG ask for, at level AA: contrast of 4.5 to 1; and targets of 44 pixels.
+// faultsOfLooks measures what the WCAG ask for, at level AA: contrast of 4.5 to 1; and targets of
+// 44 pixels.
 const faultsOfLooks = `(() => {
 	const faults = [];
 	const root = document.documentElement;

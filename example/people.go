@@ -25,7 +25,8 @@ var peopleCSV string
 // subscriber is somebody who signs up, or whom a file names.
 type subscriber struct{ Name, Email string }
 
-// inputError is what is wrong with what somebody typed, in words for them, by the field; "": nothing.
+// inputError is what is wrong with what somebody typed, in words for them, by the field; "":
+// nothing.
 type inputError struct{ Name, Email string }
 
 func (e inputError) Error() string {

@@ -8,7 +8,8 @@ import (
 	"github.com/schollz/progressbar/v3"
 )
 
-// newProgress returns a function that shows how many of all are done: as a bar on a terminal, as some lines elsewhere.
+// newProgress returns a function that shows how many of all are done: as a bar on a terminal, as
+// some lines elsewhere.
 func newProgress(w io.Writer, what string, all int) (show func(done int)) {
 	if !isTerminal(w) || all == 0 {
 		next := 0

@@ -1,5 +1,5 @@
--- The example's own tables, beside those of the jobs. Every process runs this at its start; database.go sees to it that they do so
--- one after the other.
+-- The example's own tables, beside those of the jobs. Every process runs this when it starts; a
+-- lock in database.go lets one run it at a time.
 
 create table if not exists backfill_example.subscribers (
   id bigint generated always as identity primary key,

@@ -15,7 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// The tasks talk to two servers that belong to somebody else in real life.
+// The tasks talk to two servers. In real life these belong to somebody else.
 
 // serveLocally serves on a free port of the loopback interface, until the server is closed.
 func serveLocally(serve func(net.Listener) error) (addr string, err error) {
@@ -27,7 +27,8 @@ func serveLocally(serve func(net.Listener) error) (addr string, err error) {
 	return listener.Addr().String(), nil
 }
 
-// newMailServer returns a mail server that delivers nothing: what arrives goes into the outbox, where everybody can see it.
+// newMailServer returns a mail server that delivers nothing: what arrives goes into the outbox,
+// where everybody can see it.
 func newMailServer(db *pgxpool.Pool) *smtp.Server {
 	server := smtp.NewServer(smtp.BackendFunc(func(*smtp.Conn) (smtp.Session, error) { return &session{db: db}, nil }))
 	server.EnableSMTPUTF8 = true
@@ -64,8 +65,8 @@ func (s *session) Data(r io.Reader) error {
 	return nil
 }
 
-// newPartner returns the HTTP API of a partner. Everybody knows such a one: it answers 503 to the first two calls for a
-// subscriber.
+// newPartner returns the HTTP API of a partner, which is not always available: it answers 503 to
+// the first two calls for a subscriber.
 func newPartner(db *pgxpool.Pool) *http.Server {
 	mux := http.NewServeMux()
 	mux.HandleFunc("PUT /members/{id}", func(w http.ResponseWriter, r *http.Request) {

@@ -35,12 +35,14 @@ func newSite(db *pgxpool.Pool, jobs tasks.Client, smtpAddr string) *site {
 	return &site{db: db, jobs: jobs, smtpAddr: smtpAddr, boards: boards{db: db}}
 }
 
-// policy lets a page load what is in the folder static, and nothing else: no script or style can be smuggled into it.
+// policy lets a page load what is in the folder static, and nothing else: a script or style that
+// somebody gets into the HTML does not run.
 const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
 	"form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 
-// handler routes requests. Pages of other origins must not sign people up, so it refuses what browsers say comes from them;
-// there are no accounts and no cookies that would need more than that. What lasts ends with ctx.
+// handler routes requests. Pages of other origins must not sign people up, so it refuses what
+// browsers say comes from them; there are no accounts and no cookies that would need more than
+// that. Streams end with ctx.
 func (s *site) handler(ctx context.Context) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", s.home)
@@ -177,7 +179,8 @@ func fail(w http.ResponseWriter, r *http.Request, err error) {
 	http.Error(w, "something went wrong; the log says what", http.StatusInternalServerError)
 }
 
-// listen opens the site's port. The default gives way to another port when it is taken; an address that was asked for does not.
+// listen opens the site's port. If the default port is taken, it takes a free one; if the address
+// that -listen names is taken, it fails.
 func listen(addr string) (net.Listener, error) {
 	if addr == "" {
 		if listener, err := net.Listen("tcp", "127.0.0.1:8080"); err == nil {

@@ -25,7 +25,8 @@ type workshop struct {
 	partner *http.Server
 }
 
-// newWorkshop makes a worker. Mail goes to smtpAddr, or else to a mail server of the workshop's own.
+// newWorkshop makes a worker. Mail goes to smtpAddr, or else to a mail server of the workshop's
+// own.
 func newWorkshop(db *database, smtpAddr string, out io.Writer) (*workshop, error) {
 	w := &workshop{summary: summary{tallies: map[string]tally{}}, mail: newMailServer(db.pool), partner: newPartner(db.pool)}
 	partnerAddr, err := serveLocally(w.partner.Serve)

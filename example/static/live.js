@@ -1,8 +1,8 @@
 "use strict";
 // Puts in place what /live sends: parts of the page, as HTML, each time that they change.
 
-// patch makes an element what it is to be, and leaves alone what is the same: so the scroll position, the focus
-// and what somebody has selected stay. Children are told apart by their ids.
+// patch changes an element into next, and touches only what differs: so the scroll position, the
+// focus and the selection stay. It finds children by their ids.
 function patch(element, next) {
   if (element.isEqualNode(next) || (next.dataset.version && next.dataset.version === element.dataset.version)) return;
   if (!next.querySelector(":scope > [id]")) {

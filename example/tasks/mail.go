@@ -27,8 +27,9 @@ type WelcomeArgs struct {
 	Tips         bool  `json:"tips,omitempty"` // the tips are to follow
 }
 
-// SendWelcome sends the first mail, and schedules the tips if they were asked for. When it runs again, the mail arrives again, with
-// the same Message-ID; a tip that waits is not enqueued twice, because it has a key.
+// SendWelcome sends the first mail, and schedules the tips if they were asked for. When it runs
+// again, the mail arrives again, with the same Message-ID; a tip that waits is not enqueued twice,
+// because it has a key.
 //
 //backfill:task queue="subscriber:{SubscriberID}" key="welcome:{SubscriberID}" max_attempts=10 timeout=30s
 func (m *Mailer) SendWelcome(ctx context.Context, args WelcomeArgs) error {
@@ -58,7 +59,8 @@ var tips = []string{
 	"A job that fails is tried again later, each time after a longer wait. Meanwhile the next job of its queue runs.",
 }
 
-// SendTip sends one of the tips. It shares its queue with the welcome mail: a subscriber gets one mail at a time.
+// SendTip sends one of the tips. It shares its queue with the welcome mail: a subscriber gets one
+// mail at a time.
 //
 //backfill:task queue="subscriber:{SubscriberID}" key="tip:{SubscriberID}:{Number}" delay=2s max_attempts=10 timeout=30s
 func (m *Mailer) SendTip(ctx context.Context, args TipArgs) error {
@@ -68,7 +70,8 @@ func (m *Mailer) SendTip(ctx context.Context, args TipArgs) error {
 	return m.send(ctx, args.SubscriberID, fmt.Sprintf("Tip %d of %d", args.Number, len(tips)), tips[args.Number-1])
 }
 
-// send sends a mail to a subscriber, whose address it reads now: args keep ids, and not copies of data that may change.
+// send sends a mail to a subscriber, whose address it reads now: args keep ids, and not copies of
+// data that may change.
 func (m *Mailer) send(ctx context.Context, subscriberID int64, subject, text string) error {
 	var name, email string
 	err := m.DB.QueryRow(ctx, "select name, email from backfill_example.subscribers where id = $1", subscriberID).Scan(&name, &email)
@@ -95,8 +98,8 @@ func (m *Mailer) send(ctx context.Context, subscriberID int64, subject, text str
 	return nil
 }
 
-// PurgeOutbox deletes what the page shows once it is older than a day: mail, and the history of jobs. It has no args. Its key
-// is always the same, so one job waits, however often it is enqueued.
+// PurgeOutbox deletes what the page shows once it is older than a day: mail, and the history of
+// jobs. It has no args. Its key is always the same, so one job waits, however often it is enqueued.
 //
 //backfill:task key="purge_outbox" timeout=1m
 func (m *Mailer) PurgeOutbox(ctx context.Context) error {

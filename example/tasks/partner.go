@@ -21,8 +21,9 @@ type MemberArgs struct {
 	SubscriberID int64 `json:"subscriber_id"`
 }
 
-// RegisterMember registers a subscriber. What the partner cannot do now it is asked for again, soon and then more slowly; a PUT
-// can be repeated.
+// RegisterMember registers a subscriber. While the partner is not available, the job is retried,
+// after longer and longer waits. When it runs again, the partner gets the same PUT again, which
+// changes nothing.
 //
 //backfill:task key="member:{SubscriberID}" max_attempts=10 timeout=10s backoff=exp(1s,10s)
 func (p *Partner) RegisterMember(ctx context.Context, args MemberArgs) error {
@@ -58,8 +59,8 @@ type AnnounceArgs struct {
 	Member       string `json:"member"`
 }
 
-// AnnounceMember tells the team: here in the log, elsewhere in a chat. It is a plain function, for it needs nothing but its args.
-// When it runs again, the team is told again.
+// AnnounceMember tells the team: here in the log, elsewhere in a chat. It is a plain function: it
+// needs nothing but its args. When it runs again, the team is told again.
 //
 //backfill:task
 func AnnounceMember(ctx context.Context, args AnnounceArgs) error {

@@ -131,12 +131,20 @@ func TestPurgeOutbox(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	_, err = db.Pool().Exec(t.Context(), `
+		insert into backfill_example.done_jobs (id, task, queue, attempts, took, done_at)
+		values (1, 'old', '', 1, 1, now() - interval '25 hours'), (2, 'new', '', 1, 1, now() - interval '23 hours')`)
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := (&tasks.Mailer{DB: db.Pool()}).PurgeOutbox(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	var left string
-	if err := db.Pool().QueryRow(t.Context(), "select string_agg(message_id, ' ') from backfill_example.outbox").Scan(&left); err != nil || left != "new" {
-		t.Errorf("left is %q: %v", left, err)
+	var mails, jobs string
+	err = db.Pool().QueryRow(t.Context(), `
+		select (select string_agg(message_id, ' ') from backfill_example.outbox), (select string_agg(task, ' ') from backfill_example.done_jobs)`).Scan(&mails, &jobs)
+	if err != nil || mails != "new" || jobs != "new" {
+		t.Errorf("left are mails %q and jobs %q: %v", mails, jobs, err)
 	}
 }
 

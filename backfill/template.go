@@ -11,7 +11,7 @@ import (
 func TemplateText(v encoding.TextMarshaler) string {
 	text, err := v.MarshalText()
 	if err != nil {
-		panic(fmt.Errorf("%T.MarshalText: %w", v, err))
+		panic(fmt.Errorf("%T.MarshalText: %w", v, err)) //nolint:forbidigo // recovered by Task.Request
 	}
 	return string(text)
 }

@@ -210,8 +210,12 @@ func textual(typ types.Type) bool {
 	}
 	object, _, _ := types.LookupFieldOrMethod(typ, true, nil, "MarshalText")
 	method, ok := object.(*types.Func)
-	return ok && types.TypeString(method.Signature().Params(), nil) == "()" &&
-		types.TypeString(method.Signature().Results(), func(*types.Package) string { return "" }) == "([]byte, error)"
+	if !ok {
+		return false
+	}
+	parameters, results := method.Signature().Params(), method.Signature().Results()
+	return parameters.Len() == 0 && results.Len() == 2 && types.Identical(results.At(0).Type(), types.NewSlice(types.Typ[types.Byte])) &&
+		types.Identical(results.At(1).Type(), types.Universe.Lookup("error").Type())
 }
 
 // isPointer reports whether a value of a type can be nil where a method needs one.

@@ -31,8 +31,8 @@ var standardPackages = []string{
 	"net/mail", "net/netip", "net/url", "os", "os/exec", "reflect", "regexp", "runtime/debug", "sync", "text/template", "time",
 }
 
-// The structs of public modules, those that this module depends on, are args that are refused with a reason at the
-// right line, or compile.
+// The structs of public modules, those that this module depends on, are args that are refused with
+// a reason at the right line, or compile.
 func TestPublicModules(t *testing.T) {
 	t.Parallel()
 	if !needs.All() {

@@ -158,7 +158,8 @@ func goFile(content string) []byte {
 	return b.Bytes()
 }
 
-// refusedFiles runs backfillgen, and returns what pattern finds in its errors, all of which it has to match.
+// refusedFiles runs backfillgen, and returns what pattern finds in its errors, all of which it has
+// to match.
 func refusedFiles(t *testing.T, dir, pattern string) map[string]bool {
 	t.Helper()
 	var stdout, stderr bytes.Buffer

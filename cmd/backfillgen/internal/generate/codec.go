@@ -126,7 +126,8 @@ func (w *walker) reportShapes(typ types.Type) bool {
 	for key, d := range owner.declared {
 		receiver, method, _ := strings.Cut(key, ".")
 		for name := range shapes {
-			if receiver == named.Obj().Name() && strings.EqualFold(method, name) && method != name {
+			helps := owner.declared[receiver+"."+name] != nil // the method that is called
+			if receiver == named.Obj().Name() && strings.EqualFold(method, name) && method != name && !helps {
 				w.problems.Errorf(w.position(d.pos), "encoding/json does not call %s of %s: call it %s", method, w.name(typ), name)
 				found = true
 			}

@@ -58,7 +58,7 @@ func (f jsonField) lost() bool {
 	return len(names) == 0
 }
 
-// sizeless reports whether all values of a type are one: an empty struct, and what consists of such.
+// sizeless reports whether a type has one value only, as an empty struct.
 func sizeless(typ types.Type) bool {
 	switch u := typ.Underlying().(type) {
 	case *types.Array:

@@ -40,7 +40,7 @@ func (f jsonField) tagProblem() string {
 		return "its tag is malformed, so encoding/json would not see it: write `json:\"name\"`, with spaces only between tags"
 	case !found && mistaken >= 0:
 		return fmt.Sprintf("encoding/json does not look at the tag %s: write json", keys[mistaken])
-	case slices.Index(keys, "json") != lastIndex(keys, "json"):
+	case twice(keys, "json"):
 		return "its tag says json twice, and encoding/json looks at the first: leave one out"
 	case !found || tag == "-":
 		return ""
@@ -135,11 +135,7 @@ func nearlyJSON(key string) bool {
 	return key != "json" && len(key) <= 5 && !slices.Contains(alikeKeys, key) && diag.DidYouMean(key, []string{"json"}) != ""
 }
 
-func lastIndex(keys []string, key string) int {
-	for i := len(keys) - 1; i >= 0; i-- {
-		if keys[i] == key {
-			return i
-		}
-	}
-	return -1
+func twice(keys []string, key string) bool {
+	first := slices.Index(keys, key)
+	return first >= 0 && slices.Contains(keys[first+1:], key)
 }

@@ -226,8 +226,12 @@ func (w *walker) walkStruct(value walked, structure *types.Struct, at site) {
 		switch {
 		case field.lost() && own:
 			w.fail(fieldAt, "is not exported, so encoding/json would not store it: export it, or tag it `json:\"-\"` if no job needs it")
-		case field.lost():
-			w.fail(at, "%s: copy what the job needs into a struct of yours, or wrap it in a type with MarshalJSON and UnmarshalJSON", w.whyLost(value.typ, structure, field))
+		case field.lost() && !storesAny(structure):
+			w.fail(at, "%s has no exported fields, so nothing of it would be stored: copy what the job needs into a struct of yours, "+
+				"or wrap it in a type with MarshalJSON and UnmarshalJSON", w.name(value.typ))
+		case field.lost(): // nobody can tell whether it matters
+			w.problems.Add(diag.Diagnostic{Pos: at.pos, Warning: true, Message: fmt.Sprintf(
+				"%s: %s has fields that are not exported, as %s, which are not stored", at.what, w.name(value.typ), firstLost(structure))})
 		case field.stored:
 			w.walkField(walked{field.Type(), value.addressable}, field, fieldAt)
 		}
@@ -238,14 +242,24 @@ func (w *walker) walkStruct(value walked, structure *types.Struct, at site) {
 	w.reportHidden(value.typ, structure, at)
 }
 
-// whyLost says what of a struct that the user cannot change is not exported.
-func (w *walker) whyLost(typ types.Type, structure *types.Struct, field jsonField) string {
+// storesAny reports whether a struct has a field that is stored.
+func storesAny(structure *types.Struct) bool {
 	for i := range structure.NumFields() {
-		if other := readField(structure, i); other.stored && !other.lost() {
-			return fmt.Sprintf("%s has fields that are not exported, as %s, which would not be stored", w.name(typ), field.Name())
+		if field := readField(structure, i); field.stored && !field.lost() {
+			return true
 		}
 	}
-	return w.name(typ) + " has no exported fields, so nothing of it would be stored"
+	return false
+}
+
+// firstLost is the name of the first field that is not stored.
+func firstLost(structure *types.Struct) string {
+	for i := range structure.NumFields() {
+		if field := readField(structure, i); field.lost() {
+			return field.Name()
+		}
+	}
+	return ""
 }
 
 // walkField checks what a field holds.

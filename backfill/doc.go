@@ -75,10 +75,10 @@
 //
 // # Extending
 //
-// A [Middleware] is called around each job. An [Observer] is called for every event of a worker. A
+// A [Middleware] is called around each job, and an [EnqueueMiddleware] around each enqueue. An [Observer] is called for every event of a worker. A
 // panic in your functions does not end the process, unless it is in a goroutine that they started.
 //
 // # For generated code
 //
-// [GeneratedCodeVersion1], [Require], [BindTx] and [BindSQLTx] are for generated code only.
+// [GeneratedCodeVersion1], [Require] and [OrNoClient] are for generated code only.
 package backfill

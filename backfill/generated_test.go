@@ -64,7 +64,9 @@ type Client struct{ enqueuer backfill.Enqueuer }
 func NewClient(e backfill.Enqueuer) Client { return Client{enqueuer: e} }
 
 // WithTx returns a client whose jobs are inserted in tx: they exist once it commits.
-func (c Client) WithTx(tx pgx.Tx) Client { return NewClient(backfill.OrNoClient(c.enqueuer).WithTx(tx)) }
+func (c Client) WithTx(tx pgx.Tx) Client {
+	return NewClient(backfill.OrNoClient(c.enqueuer).WithTx(tx))
+}
 
 // WithSQLTx returns a client whose jobs are inserted in tx: they exist once it commits.
 func (c Client) WithSQLTx(tx *sql.Tx) Client {

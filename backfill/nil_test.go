@@ -68,6 +68,7 @@ func TestMethodsOfClosedClient(t *testing.T) {
 	}()
 	for _, method := range []string{
 		"Enqueue", "CompleteJobs", "FailJobs", "RescheduleJobs", "RemoveJob", "ForceUnlock", "UnlockWorker", "ReleaseStaleLocks", "Cleanup",
+		"Job", "Stats", "InTx",
 	} {
 		results := invoke(reflect.ValueOf(open).MethodByName(method), noContext)
 		err, _ := reflect.TypeAssert[error](results[len(results)-1])

@@ -45,6 +45,7 @@ lint: $(GOLANGCI) ## Check formatting (gofumpt, gci) and run the linters
 	$(GOLANGCI) fmt --diff
 	$(GOLANGCI) run
 	cd internal/bench && $(GOLANGCI) run
+	cd internal/orm && $(GOLANGCI) run
 
 generate: $(SQLC) ## Write all generated code
 	go generate ./...
@@ -54,6 +55,7 @@ generate: $(SQLC) ## Write all generated code
 check: $(SQLC) ## Check that generated code and go.mod are current, and every query against a migrated database
 	go mod tidy -diff
 	cd internal/bench && go mod tidy -diff
+	cd internal/orm && go mod tidy -diff
 	$(SQLC) diff -f $(QUERIES)
 	$(SQLC) diff -f $(SAMPLE)
 	go run ./cmd/backfillgen -check ./...

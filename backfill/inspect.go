@@ -67,10 +67,10 @@ type TaskStats struct {
 	Waiting, Due, Running, Failed int64
 }
 
-// Stats counts the jobs of each task, for metrics. It reads 128 MiB of the table at most, about half
-// a million jobs with small args. If the table is larger, it reads that much at random and estimates:
-// the numbers are right to a few percent for tasks with many jobs, and may be 0, or hundreds, for a
-// task with a few.
+// Stats counts the jobs of each task, for metrics. It reads 64 MiB of the table at most, which is
+// some hundred thousand jobs with small args. If the table is larger, it reads that much at random and
+// estimates: the numbers are right to a few percent for tasks with many jobs, and may be 0, or
+// hundreds, for a task with a few.
 //
 // It waits for nobody and nobody waits for it. Call it every 10 seconds or more, in one process.
 // Without a deadline in ctx it takes 30 seconds at most.

@@ -54,7 +54,7 @@ func ExampleClient_Enqueue() {
 }
 
 // A gauge for each task.
-func ExampleClient_Stats() {
+func ExampleStats() {
 	var client *backfill.Client // from Open
 	for range time.Tick(15 * time.Second) {
 		stats, err := client.Stats(context.Background())

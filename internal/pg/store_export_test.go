@@ -126,4 +126,6 @@ func (i *Inserter) InsertAll(
 }
 
 // CountPages is Count with another bound.
-func CountPages(ctx context.Context, a *Admin, limit int64) ([]TaskCount, bool, error) { return a.count(ctx, limit) }
+func CountPages(ctx context.Context, a *Admin, limit int64) ([]TaskCount, bool, error) {
+	return a.count(ctx, limit)
+}

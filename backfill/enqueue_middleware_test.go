@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -19,7 +20,7 @@ func stamp(flag string) backfill.EnqueueMiddleware {
 	return func(next backfill.EnqueueFunc) backfill.EnqueueFunc {
 		return func(ctx context.Context, requests []backfill.Request) ([]*backfill.Job, error) {
 			for i := range requests {
-				requests[i].Flags = append(requests[i].Flags[:len(requests[i].Flags):len(requests[i].Flags)], flag)
+				requests[i].Flags = append(slices.Clip(requests[i].Flags), flag)
 			}
 			return next(ctx, requests)
 		}
@@ -158,7 +159,7 @@ func TestEnqueueMiddlewareMisbehaves(t *testing.T) {
 			return next(ctx, r)
 		}, "args are not valid JSON", 0, false},
 		"loses the context": {func(next backfill.EnqueueFunc, _ context.Context, r []backfill.Request) ([]*backfill.Job, error) {
-			return next(nil, r) //nolint:staticcheck // on purpose
+			return next(nil, r)
 		}, "the context is nil", 0, false},
 	}
 	for name, test := range tests {
@@ -201,8 +202,8 @@ func TestKindsOfEnqueueErrors(t *testing.T) {
 	check := func(what string, err, want error) {
 		t.Helper()
 		for _, kind := range all {
-			if errors.Is(err, kind) != (kind == want) {
-				t.Errorf("%s: errors.Is(%v, %v) = %v", what, err, kind, kind != want)
+			if wanted := kind == want; errors.Is(err, kind) != wanted { //nolint:errorlint // the variable itself
+				t.Errorf("%s: errors.Is(%v, %v) = %v", what, err, kind, !wanted)
 			}
 		}
 	}

@@ -25,10 +25,13 @@ type Client struct {
 	inserter *pg.Inserter
 	admin    *pg.Admin
 	intake   *enqueue.Intake
-	nudger   *enqueue.Nudger
-	nudges   *pg.Nudges
-	index    *schema.IndexBuild // nil if there is nothing to build
-	closed   atomic.Bool
+
+	middleware []EnqueueMiddleware // the first is the outermost
+
+	nudger *enqueue.Nudger
+	nudges *pg.Nudges
+	index  *schema.IndexBuild // nil if there is nothing to build
+	closed atomic.Bool
 }
 
 var _ Enqueuer = (*Client)(nil)
@@ -95,9 +98,10 @@ func newClient(ctx context.Context, pool *pgxpool.Pool, config clientConfig) (*C
 	}
 	c := &Client{
 		pool: pool, schema: config.schema, logger: config.logger,
-		inserter: pg.NewInserter(pool, config.schema, report.Access),
-		admin:    pg.NewAdmin(pool, config.schema),
-		nudges:   pg.NewNudges(pg.SettingsOf(pool, config.schema)),
+		inserter:   pg.NewInserter(pool, config.schema, report.Access),
+		admin:      pg.NewAdmin(pool, config.schema),
+		nudges:     pg.NewNudges(pg.SettingsOf(pool, config.schema)),
+		middleware: config.middleware,
 	}
 	unnotified := &trouble.Log{
 		Failing: "workers were not notified of new jobs, and find them when they poll",
@@ -156,9 +160,10 @@ func (c *Client) Close() {
 }
 
 // Enqueue implements [Enqueuer]. It checks all requests before it sends anything. When it returns
-// no error, the jobs are committed. When it returns one, no job is, unless the error says that they
-// "may or may not have been enqueued": then the connection broke or ctx ended after the commit was
-// sent.
+// no error, the jobs are committed. When it returns one, no job is, unless the error is an
+// [ErrOutcomeUnknown]: then the connection broke or ctx ended after the commit was sent. The other
+// errors are [ErrInvalidRequest], [ErrRejected], [ErrClosed] and [ErrNoClient]; one that is none of
+// them says that the database was not reached in time.
 //
 // If ctx has no deadline, Enqueue waits at most 10 seconds for a connection and for each statement.
 // More than 5,000 jobs take several statements in one transaction. While another transaction
@@ -166,15 +171,12 @@ func (c *Client) Close() {
 // transaction or ctx ends. When the connections are busy, it inserts the jobs of several calls in
 // one batch.
 func (c *Client) Enqueue(ctx context.Context, requests ...Request) ([]*Job, error) {
-	return c.insert(ctx, requests, func(ctx context.Context, specs []wire.Spec) ([]*wire.Job, error) {
-		if err := c.usable(ctx); err != nil {
-			return nil, err
-		}
+	return c.enqueue(ctx, requests, func(ctx context.Context, specs []wire.Spec) ([]*wire.Job, error) {
 		return c.intake.Insert(ctx, specs)
 	})
 }
 
-var errNoContext = errors.New("the context is nil: pass context.Background()")
+var errNoContext = invalid(errors.New("the context is nil: pass context.Background()"))
 
 // usable returns an error if the client is nil, a zero value, or closed, or the context is nil.
 // Every method that returns an error checks this first.
@@ -183,41 +185,11 @@ func (c *Client) usable(ctx context.Context) error {
 	case c == nil || c.pool == nil:
 		return ErrNoClient
 	case c.closed.Load():
-		return errors.New("the client was closed: close it after its last use")
+		return ErrClosed
 	case ctx == nil:
 		return errNoContext
 	}
 	return nil
-}
-
-// insertFunc inserts jobs, directly or in a transaction.
-type insertFunc func(context.Context, []wire.Spec) ([]*wire.Job, error)
-
-// insert checks requests, inserts them, and converts the result.
-func (c *Client) insert(ctx context.Context, requests []Request, insert insertFunc) ([]*Job, error) {
-	if len(requests) == 0 {
-		return nil, c.usable(ctx)
-	}
-	specs, err := newSpecs(requests)
-	if err != nil {
-		return nil, err
-	}
-	inserted, err := insert(ctx, specs)
-	if err != nil {
-		return nil, fmt.Errorf("enqueue: %w", pg.ExplainPooler(err))
-	}
-	jobs := make([]*Job, len(inserted))
-	keyed := make(map[*wire.Job]*Job) // requests with the same key get the same *Job
-	for i, job := range inserted {
-		if jobs[i] = keyed[job]; jobs[i] != nil {
-			continue
-		}
-		jobs[i] = newJob(job)
-		if job.Key != "" {
-			keyed[job] = jobs[i]
-		}
-	}
-	return jobs, nil
 }
 
 // settings are what a worker connects with.

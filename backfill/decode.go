@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"sort"
 	"strconv"
@@ -28,53 +29,74 @@ func decodeArgs[T any](job *Job) (T, error) {
 	})
 }
 
-// decodeError says where args do not decode and why. The job fails and is retried as after any
-// error: a later version of the program may decode them. The message names fields and types, never
-// values, because it goes to the log and the database.
-type decodeError struct {
-	task, path, problem string
-	err                 error
+// DecodeError says where the args of a job do not decode, and why. The job fails and is retried as
+// after any error: a later version of the program may decode them. Find it with errors.As, in
+// middleware or in the Err of an [Event].
+//
+// No field holds a value of the args, and neither does the message, because it goes to the log and
+// the database. The error of the decoder may quote one, so DecodeError has no Unwrap that would show
+// its text; errors.Is and errors.As find it all the same.
+type DecodeError struct {
+	Task   string       // the name that the job was enqueued under
+	Path   string       // of the value, such as $.items[3].price; $ is the whole document
+	Type   reflect.Type // that the value is for; nil if the type decodes itself, or the JSON is invalid
+	Offset int64        // of the value in Job.Args, in bytes from 0; where invalid JSON is noticed
+	Reason string       // why it does not decode, without the value
+
+	cause error
 }
 
-func (e *decodeError) Error() string {
-	return "decode args of task " + e.task + ": " + e.path + ": " + e.problem
+// Error returns "decode args of task", and the task, the path and the reason.
+func (e *DecodeError) Error() string {
+	if e == nil {
+		return "decode args"
+	}
+	return "decode args of task " + e.Task + ": " + e.Path + ": " + e.Reason
 }
 
-func (e *decodeError) Unwrap() error { return e.err }
+// Is reports whether the decoder's error is target.
+func (e *DecodeError) Is(target error) bool { return e != nil && errors.Is(e.cause, target) }
+
+// As finds the decoder's error, such as a *json.UnmarshalTypeError. Its message may quote a value.
+func (e *DecodeError) As(target any) bool {
+	return e != nil && e.cause != nil && errors.As(e.cause, target)
+}
 
 func newDecodeError(job *Job, err error, decode func([]byte) error) error {
-	e := &decodeError{task: job.Task, path: "$", err: err}
+	e := &DecodeError{Task: job.Task, Path: "$", cause: err}
 	var syntax *json.SyntaxError
 	if errors.As(err, &syntax) && !json.Valid(job.Args) {
-		e.problem = fmt.Sprintf("not valid JSON at byte %d", syntax.Offset)
+		e.Offset = syntax.Offset
+		e.Reason = fmt.Sprintf("not valid JSON at byte %d", syntax.Offset)
 		return e
 	}
 	if len(job.Args) <= maxLocated {
-		e.path, e.err = locate(job.Args, err, decode)
+		e.Path, e.Offset, e.cause = locate(job.Args, err, decode)
 	}
-	e.problem = describe(e.err)
+	e.Type, e.Reason = describe(e.cause)
 	return e
 }
 
-// describe says what is wrong with a value. It does not use the decoder's own message, which may
+// describe says what type a value is for, nil if that is not known, and what is wrong with it. It
+// does not use the decoder's own message, which may
 // quote the value.
-func describe(err error) string {
+func describe(err error) (reflect.Type, string) {
 	var wrongType *json.UnmarshalTypeError
 	var notTime *time.ParseError
 	var notBase64 base64.CorruptInputError
 	switch { // Since Go 1.27 the error of the type may wrap that of base64 or time.
 	case errors.As(err, &notTime):
-		return "cannot use string as time.Time: want a time as in RFC 3339"
+		return reflect.TypeFor[time.Time](), "cannot use string as time.Time: want a time as in RFC 3339"
 	case errors.As(err, &notBase64):
-		return "cannot use string as []byte: want base64"
+		return reflect.TypeFor[[]byte](), "cannot use string as []byte: want base64"
 	case errors.As(err, &wrongType) && wrongType.Type != nil:
 		have, literal, _ := strings.Cut(wrongType.Value, " ")
 		if literal != "" {
-			return fmt.Sprintf("cannot use this %s as %v: it is out of range, or not of that kind", have, wrongType.Type)
+			return wrongType.Type, fmt.Sprintf("cannot use this %s as %v: it is out of range, or not of that kind", have, wrongType.Type)
 		}
-		return fmt.Sprintf("cannot use %s as %v", have, wrongType.Type)
+		return wrongType.Type, fmt.Sprintf("cannot use %s as %v", have, wrongType.Type)
 	}
-	return fmt.Sprintf("the value is refused by the type that it is for (%T)", err)
+	return nil, fmt.Sprintf("the value is refused by the type that it is for (%T)", err)
 }
 
 const (
@@ -82,14 +104,15 @@ const (
 	maxDepth   = 64
 )
 
-// locate finds the value that does not decode, and returns its JSON path and the error for this
-// value alone. encoding/json reports no offset, or a wrong one, if a type decodes itself, as
+// locate finds the value that does not decode, and returns its JSON path, its offset, and the error
+// for this value alone. encoding/json reports no offset, or a wrong one, if a type decodes itself, as
 // time.Time does. So locate searches: in each object or array, the shortest prefix of members that
 // fails ends with the value.
-func locate(document []byte, err error, decode func([]byte) error) (string, error) {
+func locate(document []byte, err error, decode func([]byte) error) (string, int64, error) {
+	value := bytes.TrimLeft(document, " \t\r\n")
+	offset := int64(len(document) - len(value))
 	path := []byte("$")
 	var before, after []byte // the document around value: containers with one member each
-	value := document
 	try := func(members []member, opening, closing byte) error {
 		return tryDecode(decode, slices.Concat(before, []byte{opening}, joinMembers(members), []byte{closing}, after))
 	}
@@ -112,8 +135,9 @@ func locate(document []byte, err error, decode func([]byte) error) (string, erro
 		before = slices.Concat(before, []byte{opening}, culprit[0].key)
 		after = slices.Concat([]byte{closing}, after)
 		value = culprit[0].value
+		offset += culprit[0].offset
 	}
-	return string(path), err
+	return string(path), offset, err
 }
 
 // tryDecode turns a panic into an error. A type that decodes itself may not expect a document with
@@ -129,9 +153,10 @@ func tryDecode(decode func([]byte) error, document []byte) (err error) {
 
 // member is an element of an array or of an object.
 type member struct {
-	name  string
-	key   []byte // with its colon; empty in an array
-	value []byte
+	name   string
+	key    []byte // with its colon; empty in an array
+	value  []byte
+	offset int64 // of value in its container
 }
 
 // step is the member's part of a path: .name, ["odd name"] or [3].
@@ -169,7 +194,7 @@ func splitMembers(value []byte) (members []member, opening, closing byte) {
 		if decoder.Decode(&raw) != nil {
 			return nil, 0, 0
 		}
-		m.value = raw
+		m.value, m.offset = raw, decoder.InputOffset()-int64(len(raw))
 		members = append(members, m)
 	}
 	return members, byte(delim), byte(delim) + 2 // in ASCII: {} and []

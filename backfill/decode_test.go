@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
@@ -154,12 +155,70 @@ func TestDecodeErrors(t *testing.T) {
 			if diff := cmp.Diff(want, said); diff != "" {
 				t.Errorf("error (-want +got):\n%s", diff)
 			}
+			wantDecodeError(t, err, test.args, path, why)
 			if !reason.MatchString(why) || values.MatchString(why) {
 				t.Errorf("%s: the reason is none of ours, or quotes a value: %s", path, why)
 			}
 		})
 	}
 }
+
+// wantDecodeError checks that the fields say what the message says, that the offset is that of a
+// value, and that no logger reaches the decoder's error by Unwrap.
+func wantDecodeError(t *testing.T, err error, args, path, reason string) {
+	t.Helper()
+	decoding, ok := errors.AsType[*backfill.DecodeError](fmt.Errorf("wrapped: %w", err))
+	if !ok {
+		t.Fatalf("%T is no DecodeError", err)
+	}
+	if decoding.Task != "send_email" || decoding.Path != path || decoding.Reason != reason {
+		t.Errorf("fields %+v, want path %s, reason %s", decoding, path, reason)
+	}
+	if named := strings.Contains(reason, " as "); named != (decoding.Type != nil) || named && !strings.Contains(reason, decoding.Type.String()) &&
+		decoding.Type != reflect.TypeFor[[]byte]() {
+		t.Errorf("type %v, reason %s", decoding.Type, reason)
+	}
+	if inner := errors.Unwrap(err); inner != nil {
+		t.Errorf("those who log causes show one that may quote a value: %v", inner)
+	}
+	if !json.Valid([]byte(args)) {
+		_, found := errors.AsType[*json.SyntaxError](err)
+		if !found {
+			t.Error("no syntax error is found")
+		}
+		return
+	}
+	var value json.RawMessage
+	if err := json.NewDecoder(strings.NewReader(args[decoding.Offset:])).Decode(&value); err != nil {
+		t.Errorf("offset %d of %s: %v", decoding.Offset, args, err)
+	}
+	before := strings.TrimRight(args[:decoding.Offset], " ")
+	if root := path == "$"; root != (before == "") || !root && !strings.ContainsAny(before[len(before)-1:], "[,:") {
+		t.Errorf("offset %d of %s is not that of %s", decoding.Offset, args, path)
+	}
+}
+
+// The decoder's own error is found by those who ask for it.
+func TestDecodeErrorCause(t *testing.T) {
+	t.Parallel()
+	_, err := backfill.DecodeArgs[order]("t", []byte(` { "x": [ 1 ],  "items" : [ {}, { "count" : "secret" } ] }`))
+	decoding, _ := errors.AsType[*backfill.DecodeError](err)
+	if decoding == nil || decoding.Offset != 44 || decoding.Type != reflect.TypeFor[uint]() {
+		t.Errorf("%+v", decoding)
+	}
+	if cause, ok := errors.AsType[*json.UnmarshalTypeError](err); !ok || cause.Type.Kind() != reflect.Uint {
+		t.Errorf("cause %v", cause)
+	}
+	if _, err := backfill.DecodeArgs[sour]("t", []byte(`1`)); !errors.Is(err, errSour) {
+		t.Errorf("%v is not the type's own error", err)
+	}
+}
+
+var errSour = errors.New("sour")
+
+type sour struct{}
+
+func (*sour) UnmarshalJSON([]byte) error { return errSour }
 
 func TestDecode(t *testing.T) {
 	t.Parallel()

@@ -41,6 +41,9 @@
 //
 //	jobs, err := client.Enqueue(ctx, TaskSendEmail.Request(a), TaskResize.Request(b))
 //
+// Compare errors with [ErrInvalidRequest], [ErrRejected] and [ErrOutcomeUnknown]. [Client.Job] returns
+// a job with its state, and [Client.Stats] says how many there are.
+//
 // The descriptor sets each job's queue, key, priority and so on. An [EnqueueOption] overrides one
 // of these for a call.
 //
@@ -75,10 +78,10 @@
 //
 // # Extending
 //
-// A [Middleware] is called around each job. An [Observer] is called for every event of a worker. A
+// A [Middleware] is called around each job, and an [EnqueueMiddleware] around each enqueue. An [Observer] is called for every event of a worker. A
 // panic in your functions does not end the process, unless it is in a goroutine that they started.
 //
 // # For generated code
 //
-// [GeneratedCodeVersion1], [Require], [BindTx] and [BindSQLTx] are for generated code only.
+// [GeneratedCodeVersion1], [Require] and [OrNoClient] are for generated code only.
 package backfill

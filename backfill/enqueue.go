@@ -20,7 +20,7 @@ type Enqueuer interface {
 	// WithTx returns an Enqueuer whose jobs are inserted in tx: they exist once it commits.
 	WithTx(tx pgx.Tx) Enqueuer
 
-	// WithSQLTx is WithTx for database/sql, with the driver of pgx or lib/pq.
+	// WithSQLTx is WithTx for database/sql. See [Client.WithSQLTx] for drivers.
 	WithSQLTx(tx *sql.Tx) Enqueuer
 }
 
@@ -52,7 +52,8 @@ func EnqueueMany[T any](ctx context.Context, e Enqueuer, t *Task[T], args []T, o
 	}
 	for _, option := range opts {
 		if _, ok := option.(keyOption); ok {
-			return nil, errors.New("enqueue many: the option Key would give every job the same key: use the task's key template, or single requests")
+			return nil, invalid(errors.New("enqueue many: the option Key would give every job the same key: " +
+				"use the task's key template, or single requests"))
 		}
 	}
 	if len(args) == 0 {

@@ -8,14 +8,39 @@ import (
 	"strings"
 	"time"
 
+	"github.com/backfillhq/go/internal/enqueue"
 	"github.com/backfillhq/go/internal/pg"
+	"github.com/backfillhq/go/internal/wire"
 	"github.com/backfillhq/go/internal/worker"
 )
 
-// Errors to compare with errors.Is. They may be wrapped.
+// What an error of [Client.Enqueue] means: compare with errors.Is. It holds for every way to
+// enqueue: directly, in a transaction, in a handler, and through generated code. An error that is
+// none of these says that nothing was enqueued because the database could not be reached in time, or
+// is what your own middleware returned.
 var (
-	// ErrNoClient is returned by an enqueue without an [Enqueuer], and by methods of a nil Client.
+	// ErrInvalidRequest says that the call is wrong, and nothing was sent: a request has a value that
+	// the database does not take, args cannot be encoded, or the context or transaction is nil. To
+	// repeat it leads to the same error.
+	ErrInvalidRequest = errors.New("invalid request")
+	// ErrOutcomeUnknown says that the jobs may or may not have been enqueued: the commit was sent,
+	// and the connection broke or ctx ended before it was acknowledged. Enqueue again if the jobs
+	// have keys, or if it harms nobody that they run twice. After any other error no job was enqueued.
+	ErrOutcomeUnknown = wire.ErrOutcomeUnknown
+	// ErrRejected says that the database answered with an error, and nothing was enqueued. For pgx,
+	// errors.As with a *pgconn.PgError finds the answer. In a transaction of yours, roll it back.
+	ErrRejected = wire.ErrRejected
+	// ErrNoClient says that there is no [Enqueuer], or that the Client is nil or not from [Open] or
+	// [NewClient].
 	ErrNoClient = errors.New("no client: put one into the context with backfill.NewContext, or use the generated NewClient")
+	// ErrClosed says that the client was closed. All methods of the client return it, and workers.
+	ErrClosed = enqueue.ErrClosed
+)
+
+// Other errors to compare with errors.Is. They may be wrapped.
+var (
+	// ErrJobNotFound is returned by [Client.Job]: there is no such job. Jobs that succeeded are gone.
+	ErrJobNotFound = pg.ErrJobNotFound
 	// ErrNotLocked is returned by [Client.UnlockWorker] and [Client.ForceUnlock] when nothing is
 	// locked by the given worker.
 	ErrNotLocked = pg.ErrNotLocked
@@ -23,6 +48,16 @@ var (
 	// know and must not work with. Upgrade the program.
 	ErrBreakingMigration = errors.New("breaking migration of the job schema")
 )
+
+// invalid makes an error an [ErrInvalidRequest].
+func invalid(err error) error { return &kindError{err, ErrInvalidRequest} }
+
+// kindError makes an error one that errors.Is finds to be of a kind, without a change to its text.
+type kindError struct{ err, kind error }
+
+func (e *kindError) Error() string        { return e.err.Error() }
+func (e *kindError) Unwrap() error        { return e.err }
+func (e *kindError) Is(target error) bool { return target == e.kind }
 
 // Why a handler's context was cancelled: compare context.Cause(ctx) with errors.Is.
 var (
@@ -33,8 +68,6 @@ var (
 	// ErrLeaseLost is the cause when the job was released, for example by [Client.UnlockWorker], or
 	// taken by another worker. What the handler returns is not recorded.
 	ErrLeaseLost = worker.ErrLeaseLost
-	// ErrCanceled is reserved for cancelling single jobs, which is not implemented yet.
-	ErrCanceled = errors.New("job canceled")
 )
 
 // A verdict is an error by which a handler decides how its job ends. The outermost one counts.

@@ -42,11 +42,11 @@ func DecodePath[T any](args []byte) string {
 	if err == nil {
 		return ""
 	}
-	var decoding *decodeError
+	var decoding *DecodeError
 	if !errors.As(err, &decoding) {
-		return "not a decodeError"
+		return "not a DecodeError"
 	}
-	return decoding.path
+	return decoding.Path
 }
 
 func Executor(r *Registry, e Enqueuer, logger *slog.Logger, middleware ...Middleware) func(context.Context, *wire.Job, *worker.Outcome) {

@@ -1,11 +1,6 @@
 package backfill
 
-import (
-	"database/sql"
-	"fmt"
-
-	"github.com/jackc/pgx/v5"
-)
+import "fmt"
 
 // For generated code: what backfillgen's files call. Handwritten code needs none of it.
 
@@ -23,19 +18,11 @@ func Require(field string, ok bool) Binding {
 	return Binding{problem: fmt.Errorf("%s is required: set it in what you pass to NewRegistry", field)}
 }
 
-// BindTx is for generated code. It returns e.WithTx(tx), or, if e is nil, an Enqueuer that reports
+// OrNoClient is for generated code. It returns e or, if e is nil, an Enqueuer that reports
 // [ErrNoClient].
-func BindTx(e Enqueuer, tx pgx.Tx) Enqueuer {
+func OrNoClient(e Enqueuer) Enqueuer {
 	if e == nil {
 		return noClient{}
 	}
-	return e.WithTx(tx)
-}
-
-// BindSQLTx is for generated code. It is [BindTx] for database/sql.
-func BindSQLTx(e Enqueuer, tx *sql.Tx) Enqueuer {
-	if e == nil {
-		return noClient{}
-	}
-	return e.WithSQLTx(tx)
+	return e
 }

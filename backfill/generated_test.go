@@ -64,10 +64,19 @@ type Client struct{ enqueuer backfill.Enqueuer }
 func NewClient(e backfill.Enqueuer) Client { return Client{enqueuer: e} }
 
 // WithTx returns a client whose jobs are inserted in tx: they exist once it commits.
-func (c Client) WithTx(tx pgx.Tx) Client { return NewClient(backfill.BindTx(c.enqueuer, tx)) }
+func (c Client) WithTx(tx pgx.Tx) Client {
+	return NewClient(backfill.OrNoClient(c.enqueuer).WithTx(tx))
+}
 
 // WithSQLTx returns a client whose jobs are inserted in tx: they exist once it commits.
-func (c Client) WithSQLTx(tx *sql.Tx) Client { return NewClient(backfill.BindSQLTx(c.enqueuer, tx)) }
+func (c Client) WithSQLTx(tx *sql.Tx) Client {
+	return NewClient(backfill.OrNoClient(c.enqueuer).WithSQLTx(tx))
+}
+
+// Enqueue enqueues jobs of several tasks, all or none.
+func (c Client) Enqueue(ctx context.Context, requests ...backfill.Request) ([]*backfill.Job, error) {
+	return backfill.OrNoClient(c.enqueuer).Enqueue(ctx, requests...)
+}
 
 // EnqueueNightly enqueues [Reports.Nightly].
 func (c Client) EnqueueNightly(ctx context.Context, args NightlyArgs, opts ...backfill.EnqueueOption) (*backfill.Job, error) {

@@ -10,7 +10,11 @@ import (
 
 // Job is a copy of a job's row, as it was when it was enqueued or claimed. Its slices are shared
 // and must not be changed.
+//
+// Fields may be added: write a Job with field names, and do not compare two with ==.
 type Job struct {
+	_ [0]func() // as the comment says
+
 	ID   int64
 	Task string          // the name it was enqueued under, perhaps an alias
 	Args json.RawMessage // as they are stored

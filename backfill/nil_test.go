@@ -28,6 +28,7 @@ func TestMethodsOfNilValues(t *testing.T) {
 		"Task":        {(*backfill.Task[mailArgs])(nil), &backfill.Task[mailArgs]{}},
 		"PanicError":  {(*backfill.PanicError)(nil), &backfill.PanicError{}},
 		"BatchError":  {(*backfill.BatchError)(nil), &backfill.BatchError{}},
+		"DecodeError": {(*backfill.DecodeError)(nil), &backfill.DecodeError{}},
 		"Request":     {&backfill.Request{}},
 		"txEnqueuer":  {(*backfill.Client)(nil).WithTx(nil), (&backfill.Client{}).WithSQLTx(nil)},
 		"FromContext": {backfill.FromContext(nil), backfill.FromContext(t.Context())}, //nolint:staticcheck // nil on purpose
@@ -67,6 +68,7 @@ func TestMethodsOfClosedClient(t *testing.T) {
 	}()
 	for _, method := range []string{
 		"Enqueue", "CompleteJobs", "FailJobs", "RescheduleJobs", "RemoveJob", "ForceUnlock", "UnlockWorker", "ReleaseStaleLocks", "Cleanup",
+		"Job", "Stats", "InTx",
 	} {
 		results := invoke(reflect.ValueOf(open).MethodByName(method), noContext)
 		err, _ := reflect.TypeAssert[error](results[len(results)-1])

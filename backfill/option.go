@@ -54,6 +54,7 @@ type clientConfig struct {
 	config
 	schema     string
 	migrations MigrateMode
+	middleware []EnqueueMiddleware
 }
 
 type workerConfig struct {

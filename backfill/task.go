@@ -25,8 +25,9 @@ type Task[T any] struct {
 	Queue func(T) string
 
 	// Key returns the job's key, 1 to 512 characters; enqueuing with an empty one is an error. At
-	// most one job with a key waits at a time: KeyMode says what enqueuing another one does.
-	// Default: no key.
+	// most one job with a key waits at a time: KeyMode says what enqueuing another one does. A key is
+	// free again when its job is done. To run something at most once an hour, however often it is
+	// enqueued, also set Delay to an hour and KeyMode to [PreserveRunAt]. Default: no key.
 	Key func(T) string
 
 	// KeyMode applies to every job with a key, from Key or from the option [Key]. Default:

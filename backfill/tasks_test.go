@@ -96,6 +96,10 @@ func TestGeneratedEnqueue(t *testing.T) {
 	if _, err := EnqueueNightly(ctx, NightlyArgs{"3"}, backfill.Delay(time.Hour)); err != nil {
 		t.Fatal(err)
 	}
+	mixed := []backfill.Request{TaskNightly.Request(NightlyArgs{"4"}), TaskPurge.Request(backfill.NoArgs{}, backfill.Delay(time.Second))}
+	if _, err := mail.Enqueue(t.Context(), mixed...); err != nil {
+		t.Fatal(err)
+	}
 	want := []backfill.Request{
 		{
 			Task: "send_email", Args: raw(`{"user_id":7,"template":"a"}`), Queue: "user:7", Key: "welcome:7", KeyMode: backfill.PreserveRunAt,
@@ -106,12 +110,19 @@ func TestGeneratedEnqueue(t *testing.T) {
 		{Task: "notify", Args: raw(`[{"user_id":1},{"user_id":2}]`), Key: "notify"},
 		{Task: "purge", Args: raw(`{}`), Priority: 10, MaxAttempts: 5},
 		{Task: "nightly", Args: raw(`{"day":"3"}`), Delay: time.Hour},
+		{Task: "nightly", Args: raw(`{"day":"4"}`)},
+		{Task: "purge", Args: raw(`{}`), Priority: 10, MaxAttempts: 5, Delay: time.Second},
 	}
 	if diff := cmp.Diff(want, fake.requests, cmpopts.IgnoreUnexported(backfill.Request{})); diff != "" {
 		t.Errorf("requests (-want +got):\n%s", diff)
 	}
 	if _, err := EnqueueSendEmail(t.Context(), SendEmailArgs{}); !errors.Is(err, backfill.ErrNoClient) {
 		t.Errorf("without a client: %v", err)
+	}
+	for _, none := range []Client{{}, Client{}.WithTx(nil), Client{}.WithSQLTx(nil)} {
+		if _, err := none.Enqueue(t.Context(), mixed...); !errors.Is(err, backfill.ErrNoClient) {
+			t.Errorf("a zero Client: %v", err)
+		}
 	}
 	if tx, ok := mail.WithTx(nil).enqueuer.(*fakeEnqueuer); !ok || tx.bound != "tx" {
 		t.Error("WithTx is not passed on")

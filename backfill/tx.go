@@ -35,8 +35,9 @@ func (c *Client) WithTx(tx pgx.Tx) Enqueuer {
 	return c.bindTx(tx, c.nudgeAfterCommit)
 }
 
-// WithSQLTx is [Client.WithTx] for database/sql. It is tested with pgx's stdlib and lib/pq. While
-// the server does not answer, lib/pq's methods do not return, whatever their context says. Enqueue
+// WithSQLTx is [Client.WithTx] for database/sql. It works with any driver for PostgreSQL that takes
+// parameters as text, and is tested with pgx's stdlib and lib/pq. docs/enqueuing.md says how to get
+// the *sql.Tx of GORM, bun, ent and sqlx. While the server does not answer, lib/pq's methods do not return, whatever their context says. Enqueue
 // does, a second after the end of its context; tx.Rollback may not.
 func (c *Client) WithSQLTx(tx *sql.Tx) Enqueuer {
 	if c == nil {
@@ -44,10 +45,7 @@ func (c *Client) WithSQLTx(tx *sql.Tx) Enqueuer {
 	}
 	return &txEnqueuer{c, c.nudgeAfterCommit, func(ctx context.Context, specs []wire.Spec) ([]*wire.Job, error) {
 		if tx == nil {
-			return nil, errors.New("WithSQLTx: the transaction is nil")
-		}
-		if err := c.usable(ctx); err != nil {
-			return nil, err
+			return nil, invalid(errors.New("WithSQLTx: the transaction is nil"))
 		}
 		return c.inserter.InsertSQLTx(ctx, tx, specs)
 	}}
@@ -55,20 +53,38 @@ func (c *Client) WithSQLTx(tx *sql.Tx) Enqueuer {
 
 func (c *Client) nudgeAfterCommit(jobs int) { c.nudger.NudgeAfterCommit(jobs) }
 
+// Transactor is an [Enqueuer] that runs functions in transactions, for [InTx]: a [Client], or
+// testutil's Recorder.
+type Transactor interface {
+	Enqueuer
+
+	// InTx is described at [InTx].
+	InTx(ctx context.Context, fn func(ctx context.Context, tx pgx.Tx) error) error
+}
+
+var _ Transactor = (*Client)(nil)
+
 // InTx runs fn in a transaction of the client's pool, commits if fn returns nil, and rolls back
 // otherwise. The ctx that fn gets carries an [Enqueuer] for the transaction, so generated functions
 // EnqueueX(ctx, …) enqueue in it. Workers are notified right after the commit. If the connection
-// breaks before the commit is acknowledged, the error says that the jobs "may or may not have been
-// enqueued".
+// breaks before the commit is acknowledged, the error is an [ErrOutcomeUnknown].
 //
 // If ctx has no deadline, InTx waits at most 10 seconds each for a connection, for BEGIN and for
-// COMMIT.
-func InTx(ctx context.Context, c *Client, fn func(ctx context.Context, tx pgx.Tx) error) error {
+// COMMIT. If c is nil, it returns [ErrNoClient].
+func InTx(ctx context.Context, c Transactor, fn func(ctx context.Context, tx pgx.Tx) error) error {
+	if c == nil {
+		return ErrNoClient
+	}
+	return c.InTx(ctx, fn)
+}
+
+// InTx is the function [InTx] as a method.
+func (c *Client) InTx(ctx context.Context, fn func(ctx context.Context, tx pgx.Tx) error) error {
 	if err := c.usable(ctx); err != nil {
 		return err
 	}
 	if fn == nil {
-		return errors.New("in transaction: the function is nil")
+		return invalid(errors.New("in transaction: the function is nil"))
 	}
 	conn, err := c.inserter.Acquire(ctx)
 	if err != nil {
@@ -103,28 +119,26 @@ type txEnqueuer struct {
 func (c *Client) bindTx(tx pgx.Tx, nudge func(jobs int)) *txEnqueuer {
 	return &txEnqueuer{c, nudge, func(ctx context.Context, specs []wire.Spec) ([]*wire.Job, error) {
 		if tx == nil {
-			return nil, errors.New("WithTx: the transaction is nil")
-		}
-		if err := c.usable(ctx); err != nil {
-			return nil, err
+			return nil, invalid(errors.New("WithTx: the transaction is nil"))
 		}
 		return c.inserter.InsertTx(ctx, tx, specs)
 	}}
 }
 
-func (e *txEnqueuer) Enqueue(ctx context.Context, requests ...Request) (jobs []*Job, err error) {
-	defer recoverAs("in transaction", &err) // tx may be a zero value, whose methods panic
-	if len(requests) == 0 {
-		return nil, e.client.usable(ctx)
-	}
-	jobs, err = e.client.insert(ctx, requests, e.insert)
-	if err != nil {
+func (e *txEnqueuer) Enqueue(ctx context.Context, requests ...Request) ([]*Job, error) {
+	jobs, err := e.client.enqueue(ctx, requests, e.insertAndNudge)
+	if err != nil && len(requests) > 0 {
 		return nil, fmt.Errorf("in transaction: %w", err)
 	}
-	if len(jobs) > 0 {
+	return jobs, err
+}
+
+func (e *txEnqueuer) insertAndNudge(ctx context.Context, specs []wire.Spec) (jobs []*wire.Job, err error) {
+	defer recoverAs("insert jobs", &err) // tx may be a zero value, whose methods panic
+	if jobs, err = e.insert(ctx, specs); err == nil {
 		e.nudge(len(jobs))
 	}
-	return jobs, nil
+	return jobs, err
 }
 
 func (e *txEnqueuer) WithTx(tx pgx.Tx) Enqueuer     { return e.client.WithTx(tx) }

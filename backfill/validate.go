@@ -33,10 +33,10 @@ var (
 
 // Validate reports everything that is wrong with the request: args that could not be encoded, and
 // values that the database does not take. Every Enqueuer of this module calls it before it sends
-// anything. Call it if you write an Enqueuer of your own.
+// anything. Call it if you write an Enqueuer of your own. The error is an [ErrInvalidRequest].
 func (r Request) Validate() error {
 	if problems := r.validate(); len(problems) > 0 {
-		return fmt.Errorf("request of task %s: %w", shortQuote(r.Task), errors.Join(problems...))
+		return invalid(fmt.Errorf("request of task %s: %w", shortQuote(r.Task), errors.Join(problems...)))
 	}
 	return nil
 }
@@ -59,7 +59,7 @@ func newSpecs(requests []Request) ([]wire.Spec, error) {
 		problems = append(problems, fmt.Errorf("and %d more problems", count-len(problems)))
 	}
 	if len(problems) > 0 {
-		return nil, fmt.Errorf("enqueue: %w", errors.Join(problems...))
+		return nil, invalid(fmt.Errorf("enqueue: %w", errors.Join(problems...)))
 	}
 	return specs, nil
 }

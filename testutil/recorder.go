@@ -12,8 +12,7 @@
 //	}
 //
 // A Recorder calls no handlers. To test a handler, call it, with backfill.NewContext(ctx, rec) if
-// it enqueues. Code that takes a *backfill.Client, such as [backfill.InTx], and tests that run jobs
-// need a database: see package pgtest and [backfill.RunOnce].
+// it enqueues. Tests that run jobs need a database: see package pgtest and [backfill.RunOnce].
 package testutil
 
 import (
@@ -46,6 +45,7 @@ type Recorder struct {
 type recording struct {
 	request backfill.Request
 	inTx    bool
+	journal *journal // of the InTx that it was made in; nil: none
 }
 
 // NewRecorder returns a Recorder that has recorded nothing.
@@ -61,19 +61,19 @@ func (r *Recorder) Enqueue(ctx context.Context, requests ...backfill.Request) ([
 	if needNoDatabase(requests) {
 		return new(backfill.Client).Enqueue(ctx, requests...)
 	}
-	return r.record(ctx, requests, "enqueue: the jobs were not enqueued: get a connection", false)
+	return r.record(ctx, requests, "enqueue: the jobs were not enqueued: get a connection", recording{})
 }
 
 // WithTx implements [backfill.Enqueuer]. What is enqueued through the result is recorded at once,
-// with [Recorded].InTx, whether tx commits or not. The Recorder does not use tx, but a nil one is
-// an error, as with a client. Without a database, pass struct{ pgx.Tx }{}.
-func (r *Recorder) WithTx(tx pgx.Tx) backfill.Enqueuer {
-	return txRecorder{r, new(backfill.Client).WithTx(tx), tx == nil}
+// with [Recorded].InTx, whether tx commits or not. The Recorder does not use tx, so it may be nil,
+// which is an error with a client.
+func (r *Recorder) WithTx(pgx.Tx) backfill.Enqueuer {
+	return txRecorder{r, new(backfill.Client).WithTx(noTx{}), nil}
 }
 
-// WithSQLTx is [Recorder.WithTx] for database/sql. Without a database, pass new(sql.Tx).
-func (r *Recorder) WithSQLTx(tx *sql.Tx) backfill.Enqueuer {
-	return txRecorder{r, new(backfill.Client).WithSQLTx(tx), tx == nil}
+// WithSQLTx is [Recorder.WithTx] for database/sql.
+func (r *Recorder) WithSQLTx(*sql.Tx) backfill.Enqueuer {
+	return txRecorder{r, new(backfill.Client).WithSQLTx(new(sql.Tx)), nil}
 }
 
 // Requests returns a copy of all recorded requests, of all tasks, in order. To compare it with
@@ -106,18 +106,18 @@ func (r *Recorder) Reset() {
 // txRecorder is a Recorder in a transaction.
 type txRecorder struct {
 	*Recorder
-	client backfill.Enqueuer // in the same transaction, for what needs no database
-	isNil  bool              // the transaction: nothing gets as far as the database
+	client  backfill.Enqueuer // in a transaction too, for what needs no database
+	journal *journal          // nil: the transaction is the caller's
 }
 
 func (t txRecorder) Enqueue(ctx context.Context, requests ...backfill.Request) ([]*backfill.Job, error) {
 	if len(requests) == 0 {
 		return nil, nil
 	}
-	if t.isNil || needNoDatabase(requests) {
+	if needNoDatabase(requests) {
 		return t.client.Enqueue(ctx, requests...)
 	}
-	return t.record(ctx, requests, "in transaction: enqueue", true)
+	return t.record(ctx, requests, "in transaction: enqueue", recording{inTx: true, journal: t.journal})
 }
 
 // needNoDatabase reports whether one of the requests is wrong. Then a client answers without a
@@ -126,8 +126,8 @@ func needNoDatabase(requests []backfill.Request) bool {
 	return slices.ContainsFunc(requests, func(r backfill.Request) bool { return r.Validate() != nil })
 }
 
-// record does what the database does for a client.
-func (r *Recorder) record(ctx context.Context, requests []backfill.Request, operation string, inTx bool) ([]*backfill.Job, error) {
+// record does what the database does for a client. made is what all the recordings share.
+func (r *Recorder) record(ctx context.Context, requests []backfill.Request, operation string, made recording) ([]*backfill.Job, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if err := cmp.Or(ctx.Err(), r.failure); err != nil {
@@ -136,9 +136,12 @@ func (r *Recorder) record(ctx context.Context, requests []backfill.Request, oper
 	now := stored(time.Now())
 	jobs := make([]*backfill.Job, len(requests))
 	for i := range requests {
-		request := clone(requests[i])
-		r.recorded = append(r.recorded, recording{request, inTx})
-		jobs[i] = r.insert(request, now)
+		made.request = clone(requests[i])
+		r.recorded = append(r.recorded, made)
+		if key := made.request.Key; key != "" && made.journal != nil {
+			made.journal.waiting = append(made.journal.waiting, waitingBefore{key, r.waiting[key]})
+		}
+		jobs[i] = r.insert(made.request, now)
 	}
 	for i, job := range jobs {
 		if job.Key != "" { // equal keys share the job that the last of them left

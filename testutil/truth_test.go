@@ -15,7 +15,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
-	"github.com/jackc/pgx/v5"
 	_ "github.com/jackc/pgx/v5/stdlib" // the driver "pgx"
 
 	"github.com/backfillhq/go/backfill"
@@ -44,7 +43,7 @@ var pairs = map[string]func(*testing.T) pair{
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = tx.Rollback(context.Background()) })
-		return pair{client.WithTx(tx), func(rec *testutil.Recorder) backfill.Enqueuer { return rec.WithTx(struct{ pgx.Tx }{}) }}
+		return pair{client.WithTx(tx), func(rec *testutil.Recorder) backfill.Enqueuer { return rec.WithTx(nil) }}
 	},
 	"sql": func(t *testing.T) pair {
 		t.Helper()
@@ -59,17 +58,7 @@ var pairs = map[string]func(*testing.T) pair{
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = tx.Rollback() })
-		return pair{client.WithSQLTx(tx), func(rec *testutil.Recorder) backfill.Enqueuer { return rec.WithSQLTx(new(sql.Tx)) }}
-	},
-	"pgx nil": func(t *testing.T) pair {
-		t.Helper()
-		client, _ := newClient(t)
-		return pair{client.WithTx(nil), func(rec *testutil.Recorder) backfill.Enqueuer { return rec.WithTx(nil) }}
-	},
-	"sql nil": func(t *testing.T) pair {
-		t.Helper()
-		client, _ := newClient(t)
-		return pair{client.WithSQLTx(nil), func(rec *testutil.Recorder) backfill.Enqueuer { return rec.WithTx(nil).WithSQLTx(nil) }}
+		return pair{client.WithSQLTx(tx), func(rec *testutil.Recorder) backfill.Enqueuer { return rec.WithSQLTx(nil) }}
 	},
 }
 

@@ -17,25 +17,19 @@ import (
 const _ = backfill.GeneratedCodeVersion1
 
 // TaskAnnounceMember describes the task "announce_member", handled by [AnnounceMember].
-var TaskAnnounceMember = &backfill.Task[AnnounceArgs]{
-	Name: "announce_member",
-}
+var TaskAnnounceMember = &backfill.Task[AnnounceArgs]{Name: "announce_member"}
 
 // TaskPurgeOutbox describes the task "purge_outbox", handled by [Mailer.PurgeOutbox].
 var TaskPurgeOutbox = &backfill.Task[backfill.NoArgs]{
-	Name: "purge_outbox",
-	Key: func(backfill.NoArgs) string {
-		return "purge_outbox"
-	},
+	Name:    "purge_outbox",
+	Key:     func(backfill.NoArgs) string { return "purge_outbox" },
 	Timeout: time.Minute,
 }
 
 // TaskRegisterMember describes the task "register_member", handled by [Partner.RegisterMember].
 var TaskRegisterMember = &backfill.Task[MemberArgs]{
-	Name: "register_member",
-	Key: func(a MemberArgs) string {
-		return "member:" + strconv.FormatInt(a.SubscriberID, 10)
-	},
+	Name:        "register_member",
+	Key:         func(a MemberArgs) string { return "member:" + strconv.FormatInt(a.SubscriberID, 10) },
 	MaxAttempts: 10,
 	Timeout:     10 * time.Second,
 	Backoff:     backfill.ExponentialBackoff(time.Second, 10*time.Second, 2),
@@ -43,10 +37,8 @@ var TaskRegisterMember = &backfill.Task[MemberArgs]{
 
 // TaskSendTip describes the task "send_tip", handled by [Mailer.SendTip].
 var TaskSendTip = &backfill.Task[TipArgs]{
-	Name: "send_tip",
-	Queue: func(a TipArgs) string {
-		return "subscriber:" + strconv.FormatInt(a.SubscriberID, 10)
-	},
+	Name:  "send_tip",
+	Queue: func(a TipArgs) string { return "subscriber:" + strconv.FormatInt(a.SubscriberID, 10) },
 	Key: func(a TipArgs) string {
 		return "tip:" + strconv.FormatInt(a.SubscriberID, 10) + ":" + strconv.Itoa(a.Number)
 	},
@@ -57,13 +49,9 @@ var TaskSendTip = &backfill.Task[TipArgs]{
 
 // TaskSendWelcome describes the task "send_welcome", handled by [Mailer.SendWelcome].
 var TaskSendWelcome = &backfill.Task[WelcomeArgs]{
-	Name: "send_welcome",
-	Queue: func(a WelcomeArgs) string {
-		return "subscriber:" + strconv.FormatInt(a.SubscriberID, 10)
-	},
-	Key: func(a WelcomeArgs) string {
-		return "welcome:" + strconv.FormatInt(a.SubscriberID, 10)
-	},
+	Name:        "send_welcome",
+	Queue:       func(a WelcomeArgs) string { return "subscriber:" + strconv.FormatInt(a.SubscriberID, 10) },
+	Key:         func(a WelcomeArgs) string { return "welcome:" + strconv.FormatInt(a.SubscriberID, 10) },
 	MaxAttempts: 10,
 	Timeout:     30 * time.Second,
 }
@@ -80,12 +68,17 @@ func NewClient(enqueuer backfill.Enqueuer) Client {
 
 // WithTx returns a Client whose jobs are inserted in tx: they exist once it commits.
 func (c Client) WithTx(tx pgx.Tx) Client {
-	return NewClient(backfill.BindTx(c.enqueuer, tx))
+	return NewClient(backfill.OrNoClient(c.enqueuer).WithTx(tx))
 }
 
 // WithSQLTx returns a Client whose jobs are inserted in tx: they exist once it commits.
 func (c Client) WithSQLTx(tx *sql.Tx) Client {
-	return NewClient(backfill.BindSQLTx(c.enqueuer, tx))
+	return NewClient(backfill.OrNoClient(c.enqueuer).WithSQLTx(tx))
+}
+
+// Enqueue enqueues jobs of several tasks, all or none, and returns them in the order of requests: c.Enqueue(ctx, TaskX.Request(args), …).
+func (c Client) Enqueue(ctx context.Context, requests ...backfill.Request) ([]*backfill.Job, error) {
+	return backfill.OrNoClient(c.enqueuer).Enqueue(ctx, requests...)
 }
 
 // EnqueueAnnounceMember enqueues [AnnounceMember]: AnnounceMember tells the team: here in the log, elsewhere in a chat.
@@ -133,32 +126,27 @@ func (c Client) EnqueueSendWelcomeMany(ctx context.Context, args []WelcomeArgs, 
 	return backfill.EnqueueMany(ctx, c.enqueuer, TaskSendWelcome, args, opts...)
 }
 
-// EnqueueAnnounceMember is for handlers: it enqueues [AnnounceMember] with the Enqueuer that ctx carries, see [backfill.NewContext].
-// Elsewhere use [Client].
+// EnqueueAnnounceMember is [Client.EnqueueAnnounceMember] with the Enqueuer that ctx carries, as in handlers.
 func EnqueueAnnounceMember(ctx context.Context, args AnnounceArgs, opts ...backfill.EnqueueOption) (*backfill.Job, error) {
 	return NewClient(backfill.FromContext(ctx)).EnqueueAnnounceMember(ctx, args, opts...)
 }
 
-// EnqueuePurgeOutbox is for handlers: it enqueues [Mailer.PurgeOutbox] with the Enqueuer that ctx carries, see [backfill.NewContext].
-// Elsewhere use [Client].
+// EnqueuePurgeOutbox is [Client.EnqueuePurgeOutbox] with the Enqueuer that ctx carries, as in handlers.
 func EnqueuePurgeOutbox(ctx context.Context, opts ...backfill.EnqueueOption) (*backfill.Job, error) {
 	return NewClient(backfill.FromContext(ctx)).EnqueuePurgeOutbox(ctx, opts...)
 }
 
-// EnqueueRegisterMember is for handlers: it enqueues [Partner.RegisterMember] with the Enqueuer that ctx carries, see [backfill.NewContext].
-// Elsewhere use [Client].
+// EnqueueRegisterMember is [Client.EnqueueRegisterMember] with the Enqueuer that ctx carries, as in handlers.
 func EnqueueRegisterMember(ctx context.Context, args MemberArgs, opts ...backfill.EnqueueOption) (*backfill.Job, error) {
 	return NewClient(backfill.FromContext(ctx)).EnqueueRegisterMember(ctx, args, opts...)
 }
 
-// EnqueueSendTip is for handlers: it enqueues [Mailer.SendTip] with the Enqueuer that ctx carries, see [backfill.NewContext].
-// Elsewhere use [Client].
+// EnqueueSendTip is [Client.EnqueueSendTip] with the Enqueuer that ctx carries, as in handlers.
 func EnqueueSendTip(ctx context.Context, args TipArgs, opts ...backfill.EnqueueOption) (*backfill.Job, error) {
 	return NewClient(backfill.FromContext(ctx)).EnqueueSendTip(ctx, args, opts...)
 }
 
-// EnqueueSendWelcome is for handlers: it enqueues [Mailer.SendWelcome] with the Enqueuer that ctx carries, see [backfill.NewContext].
-// Elsewhere use [Client].
+// EnqueueSendWelcome is [Client.EnqueueSendWelcome] with the Enqueuer that ctx carries, as in handlers.
 func EnqueueSendWelcome(ctx context.Context, args WelcomeArgs, opts ...backfill.EnqueueOption) (*backfill.Job, error) {
 	return NewClient(backfill.FromContext(ctx)).EnqueueSendWelcome(ctx, args, opts...)
 }

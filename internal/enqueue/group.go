@@ -48,7 +48,7 @@ func (g *group) enter(c *call) (*insert, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.closed {
-		return nil, &wire.NotEnqueuedError{Err: errClosed}
+		return nil, &wire.NotEnqueuedError{Err: ErrClosed}
 	}
 	g.calls.Add(1)
 	if g.permitFreeLocked() && !g.collidesLocked(c.specs) {
@@ -74,7 +74,7 @@ func (g *group) onStop(started *insert, end context.CancelCauseFunc) {
 	defer g.mu.Unlock()
 	g.running[started] = end
 	if g.stopped {
-		end(errClosed)
+		end(ErrClosed)
 	}
 }
 
@@ -85,7 +85,7 @@ func (g *group) stop() {
 	g.stopped = true
 	for _, end := range g.running {
 		if end != nil {
-			end(errClosed)
+			end(ErrClosed)
 		}
 	}
 }

@@ -53,7 +53,8 @@ type Intake struct {
 	free, keyed *group
 }
 
-var errClosed = errors.New("the client is closed")
+// ErrClosed is the error of a call on a client that was closed.
+var ErrClosed = errors.New("the client was closed: close it after its last use")
 
 // NewIntake returns an intake for a pool of this many connections. Keyed jobs never take more than
 // half of them: the transaction that an insert waits for may need one.

@@ -548,7 +548,7 @@ func TestIntakeClose(t *testing.T) {
 		if took := time.Since(began); took > 10*time.Second {
 			t.Errorf("Close took %v", took)
 		}
-		const unknown = "the jobs may or may not have been enqueued: the client is closed"
+		const unknown = "the jobs may or may not have been enqueued: the client was closed: close it after its last use"
 		_, err := r.intake.Insert(t.Context(), []wire.Spec{{Task: "late"}})
 		if _, unsent := errors.AsType[*wire.NotEnqueuedError](err); !unsent {
 			t.Errorf("after Close: %v", err)

@@ -39,6 +39,9 @@ func (a *Admin) setLimit(limit time.Duration) {
 var ErrNotLocked = errors.New("it has locked no job and no queue: " +
 	"compare locked_by in the view jobs and in _private_job_queues")
 
+// ErrJobNotFound is returned when there is no job with an id.
+var ErrJobNotFound = errors.New("there is no such job: it succeeded, or was completed or removed")
+
 // Unlock declares a worker dead and releases everything that it has locked. It takes the worker's
 // id, or what locked_by says of one of its jobs or queues. It leaves out rows that somebody else
 // has locked at this moment, and the queues of such jobs. A worker that is not registered and has

@@ -53,6 +53,13 @@ func adminCalls(t *testing.T, db *pgtest.Database, conn *pgx.Conn, admin *pg.Adm
 	deleted, err := admin.DeleteFailed(ctx)
 	say("delete failed", nil, err, deleted)
 	ids := insert()
+	counts, exact, err := admin.Count(ctx)
+	said = append(said, fmt.Sprint(counts, exact, err))
+	for _, id := range ids {
+		job, row, err := admin.Inspect(ctx, id)
+		say("inspect", []*wire.Job{job}, err)
+		said = append(said, fmt.Sprint(row.State, row.LastError, row.LockedBy, row.LockedAt.IsZero(), row.UpdatedAt.Year()))
+	}
 	jobs, err = admin.Reschedule(ctx, ids, nil, new(int16(7)), nil, nil)
 	say("reschedule", jobs, err)
 	jobs, err = admin.Reschedule(ctx, ids, new(time.Date(2041, 1, 1, 0, 0, 0, 0, time.UTC)), nil, nil, nil)

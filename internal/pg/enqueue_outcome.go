@@ -149,14 +149,15 @@ func raised(err error) (kind, number string) {
 	return match[1], match[2]
 }
 
-// stillConflicting is the error of a call that insertTries have not got through.
+// errStillConflicting is the error of a call that insertTries have not got through.
+var errStillConflicting = fmt.Errorf("insert jobs: still conflicting with other sessions after %d tries; in a transaction that "+
+	"is REPEATABLE READ or SERIALIZABLE, repeat the transaction, otherwise the call", insertTries)
+
 func stillConflicting(err error) error {
-	text := "insert jobs: still conflicting with other sessions after %d tries; in a transaction that is REPEATABLE READ or " +
-		"SERIALIZABLE, repeat the transaction, otherwise the call"
 	if err != nil && sqlstate.Of(err) != sqlstate.InvalidText {
-		return fmt.Errorf(text+": %w", insertTries, err)
+		return fmt.Errorf("%w: %w", errStillConflicting, err)
 	}
-	return fmt.Errorf(text, insertTries)
+	return errStillConflicting
 }
 
 // explain adds to an error of the server what to do about it. role is the one that was refused; ""

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/backfillhq/go/internal/sqlstate"
 	"github.com/backfillhq/go/internal/wire"
 )
 
@@ -42,7 +43,7 @@ func (i *Inserter) insertIn(ctx context.Context, s session, specs []wire.Spec) (
 	s = limitedSession{s, limit}
 	access, role, err := i.accessIn(limited, s)
 	if err != nil {
-		return nil, because(limited, err)
+		return nil, rejectedIn(err, because(limited, err))
 	}
 	n := newInsertion(i.texts, specs, access)
 	p := newPlan(specs, i.bounds)
@@ -52,10 +53,18 @@ func (i *Inserter) insertIn(ctx context.Context, s session, specs []wire.Spec) (
 	}
 	for _, pieces := range parts {
 		if err := n.insertUntilComplete(limited, s, pieces); err != nil {
-			return nil, i.refusedIn(s, role, because(limited, err))
+			return nil, rejectedIn(err, i.refusedIn(s, role, because(limited, err)))
 		}
 	}
 	return n.result(), nil
+}
+
+// rejectedIn marks what explains an error if that is the server's. What explains it may not wrap it.
+func rejectedIn(err, explained error) error {
+	if sqlstate.Of(err) == "" && !errors.Is(err, errStillConflicting) {
+		return explained
+	}
+	return &wire.RejectedError{Err: explained}
 }
 
 // limitedSession gives each list of statements the time of a step.

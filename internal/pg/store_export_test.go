@@ -127,3 +127,8 @@ func (i *Inserter) InsertAll(
 	defer end(nil)
 	return i.Insert(ctx, end, specs, notify)
 }
+
+// CountPages is Count with another bound.
+func CountPages(ctx context.Context, a *Admin, limit int64) ([]TaskCount, bool, error) {
+	return a.count(ctx, limit)
+}

@@ -1,5 +1,13 @@
 package wire
 
+import "errors"
+
+// What errors.Is finds in the errors of an enqueue.
+var (
+	ErrRejected       = errors.New("the database refused the jobs")
+	ErrOutcomeUnknown = errors.New("the jobs may or may not have been enqueued")
+)
+
 // NotEnqueuedError is the reason why jobs were not inserted although the database did not refuse
 // them: they were never sent, or their transaction ended before its commit.
 type NotEnqueuedError struct{ Err error }
@@ -14,11 +22,14 @@ func (e *NotEnqueuedError) Unwrap() error { return e.Err }
 type UnknownError struct{ Err error }
 
 func (e *UnknownError) Error() string {
-	return "the jobs may or may not have been enqueued: " + e.Err.Error()
+	return ErrOutcomeUnknown.Error() + ": " + e.Err.Error()
 }
 
 // Unwrap returns the reason.
 func (e *UnknownError) Unwrap() error { return e.Err }
+
+// Is makes it an ErrOutcomeUnknown.
+func (*UnknownError) Is(target error) bool { return target == ErrOutcomeUnknown }
 
 // BlockedError says that another transaction holds a row that an insert has to wait for. Nothing
 // was inserted; the same insert can be sent again later.

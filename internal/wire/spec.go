@@ -39,3 +39,6 @@ func (e *RejectedError) Error() string { return e.Err.Error() }
 
 // Unwrap returns the database's error.
 func (e *RejectedError) Unwrap() error { return e.Err }
+
+// Is makes it an ErrRejected.
+func (*RejectedError) Is(target error) bool { return target == ErrRejected }

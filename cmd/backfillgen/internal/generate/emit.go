@@ -110,7 +110,7 @@ func (e *emitter) handshake() {
 // descriptor emits the variable that describes a task.
 func (e *emitter) descriptor(t *task) {
 	e.Line()
-	e.Commentf("Task%s describes the task %q, handled by [%s].", t.goName, t.name, t.describe())
+	e.doc(t, fmt.Sprintf("Task%s describes the task %q, handled by [%s].", t.goName, t.name, t.describe()))
 	fields := []jen.Code{jen.Id("Name").Op(":").Lit(t.name)}
 	add := func(given bool, name string, value jen.Code) {
 		if given {
@@ -129,7 +129,7 @@ func (e *emitter) descriptor(t *task) {
 	backoff := t.backoff.value()
 	add(backoff != nil, "Backoff", backoff)
 	e.Var().Id("Task"+t.goName).Op("=").Op("&").Qual(runtimePath, "Task").Index(e.argsType(t)).
-		Custom(jen.Options{Open: "{", Close: "}", Separator: ",", Multi: true}, fields...)
+		Custom(jen.Options{Open: "{", Close: "}", Separator: ",", Multi: len(fields) > 1}, fields...)
 }
 
 // argsType is T.
@@ -162,7 +162,7 @@ func (e *emitter) template(t *task, text *template) jen.Code {
 			sum = sum.Op("+").Add(operand)
 		}
 	}
-	return jen.Func().Params(parameter).String().Block(jen.Return(sum))
+	return jen.Func().Params(parameter).String().Custom(jen.Options{Open: "{ ", Close: " }"}, jen.Return(sum)) // gofmt breaks long ones
 }
 
 // fieldText formats a field of the args a as text.
@@ -257,8 +257,14 @@ func (e *emitter) client(tasks []*task) {
 	e.Commentf("%s returns a %s that enqueues with enqueuer: a [*backfill.Client], or testutil's Recorder.", e.newClientName(), e.clientName())
 	e.Func().Id(e.newClientName()).Params(jen.Id("enqueuer").Qual(runtimePath, "Enqueuer")).Id(e.clientName()).
 		Block(jen.Return(jen.Id(e.clientName()).Values(jen.Dict{jen.Id("enqueuer"): jen.Id("enqueuer")})))
-	e.bound("WithTx", "BindTx", jen.Qual(pgxPath, "Tx"))
-	e.bound("WithSQLTx", "BindSQLTx", jen.Op("*").Qual(sqlPath, "Tx"))
+	e.bound("WithTx", jen.Qual(pgxPath, "Tx"))
+	e.bound("WithSQLTx", jen.Op("*").Qual(sqlPath, "Tx"))
+	e.Line()
+	e.Comment("Enqueue enqueues jobs of several tasks, all or none, and returns them in the order of requests: c.Enqueue(ctx, TaskX.Request(args), …).")
+	e.Func().Params(jen.Id("c").Id(e.clientName())).Id("Enqueue").
+		Params(jen.Id("ctx").Qual(contextPath, "Context"), jen.Id("requests").Op("...").Qual(runtimePath, "Request")).
+		Params(jen.Index().Op("*").Qual(runtimePath, "Job"), jen.Error()).
+		Block(jen.Return(e.enqueuer().Dot("Enqueue").Call(jen.Id("ctx"), jen.Id("requests").Op("..."))))
 	for _, t := range tasks {
 		e.enqueue(t)
 		if t.many() {
@@ -267,11 +273,16 @@ func (e *emitter) client(tasks []*task) {
 	}
 }
 
-func (e *emitter) bound(method, bind string, transaction jen.Code) {
+// enqueuer is that of the Client c, and not nil if c is the zero Client.
+func (e *emitter) enqueuer() *jen.Statement {
+	return jen.Qual(runtimePath, "OrNoClient").Call(jen.Id("c").Dot("enqueuer"))
+}
+
+func (e *emitter) bound(method string, transaction jen.Code) {
 	e.Line()
 	e.Commentf("%s returns a %s whose jobs are inserted in tx: they exist once it commits.", method, e.clientName())
 	e.Func().Params(jen.Id("c").Id(e.clientName())).Id(method).Params(jen.Id("tx").Add(transaction)).Id(e.clientName()).
-		Block(jen.Return(jen.Id(e.newClientName()).Call(jen.Qual(runtimePath, bind).Call(jen.Id("c").Dot("enqueuer"), jen.Id("tx")))))
+		Block(jen.Return(jen.Id(e.newClientName()).Call(e.enqueuer().Dot(method).Call(jen.Id("tx")))))
 }
 
 // parameters are (ctx context.Context, args T, opts ...backfill.EnqueueOption); without args where there are none.
@@ -286,7 +297,7 @@ func (e *emitter) parameters(args jen.Code) []jen.Code {
 // enqueue emits Client.EnqueueX.
 func (e *emitter) enqueue(t *task) {
 	e.Line()
-	e.Comment(t.summary())
+	e.doc(t, t.summary())
 	parameter, value := jen.Code(nil), jen.Qual(runtimePath, "NoArgs").Values()
 	if t.args.object != nil {
 		parameter, value = e.argsType(t), jen.Id("args")
@@ -302,7 +313,7 @@ func (t *task) summary() string {
 	if t.args.batch {
 		lead = fmt.Sprintf("Enqueue%s enqueues one job of many elements for [%s]", t.goName, t.describe())
 	}
-	if synopsis := new(doc.Package).Synopsis(t.decl.Doc.Text()); synopsis != "" {
+	if synopsis := new(doc.Package).Synopsis(t.decl.Doc.Text()); synopsis != "" && !strings.HasPrefix(synopsis, deprecatedMark) {
 		lead += ": " + synopsis
 	}
 	if !strings.HasSuffix(lead, ".") {
@@ -311,10 +322,26 @@ func (t *task) summary() string {
 	return lead
 }
 
+const deprecatedMark = "Deprecated: "
+
+// doc emits the comment of what is generated for a task. If the task's own comment deprecates it, so does this one: linters look at
+// what is called.
+func (e *emitter) doc(t *task, text string) {
+	e.Comment(text)
+	for paragraph := range strings.SplitSeq(t.decl.Doc.Text(), "\n\n") {
+		if strings.HasPrefix(paragraph, deprecatedMark) {
+			e.Comment("")
+			for line := range strings.Lines(strings.TrimSpace(paragraph)) {
+				e.Comment(strings.TrimSpace(line))
+			}
+		}
+	}
+}
+
 // enqueueMany emits Client.EnqueueXMany.
 func (e *emitter) enqueueMany(t *task) {
 	e.Line()
-	e.Commentf("Enqueue%sMany enqueues a job of [%s] for each of args, all or none, and returns them in this order.", t.goName, t.describe())
+	e.doc(t, fmt.Sprintf("Enqueue%sMany enqueues a job of [%s] for each of args, all or none, and returns them in this order.", t.goName, t.describe()))
 	e.Func().Params(jen.Id("c").Id(e.clientName())).Id("Enqueue"+t.goName+"Many").Params(e.parameters(jen.Index().Add(e.argsType(t)))...).
 		Params(jen.Index().Op("*").Qual(runtimePath, "Job"), jen.Error()).
 		Block(jen.Return(jen.Qual(runtimePath, "EnqueueMany").Call(jen.Id("ctx"), jen.Id("c").Dot("enqueuer"), jen.Id("Task"+t.goName), jen.Id("args"), jen.Id("opts").Op("..."))))
@@ -323,8 +350,7 @@ func (e *emitter) enqueueMany(t *task) {
 // packageFunction emits the EnqueueX that handlers call.
 func (e *emitter) packageFunction(t *task) {
 	e.Line()
-	e.Commentf("Enqueue%s is for handlers: it enqueues [%s] with the Enqueuer that ctx carries, see [backfill.NewContext].", t.goName, t.describe())
-	e.Commentf("Elsewhere use [%s].", e.clientName())
+	e.doc(t, fmt.Sprintf("Enqueue%s is [%s.Enqueue%[1]s] with the Enqueuer that ctx carries, as in handlers.", t.goName, e.clientName()))
 	var parameter jen.Code
 	arguments := []jen.Code{jen.Id("ctx")}
 	if t.args.object != nil {

@@ -80,7 +80,8 @@ func (t *task) nameGo(problems *diag.List) bool {
 func (p *pkg) packageNames() []string {
 	client := p.clientName()
 	return []string{
-		client, p.newClientName(), client + ".WithTx", client + ".WithSQLTx", client + ".enqueuer", p.handlersName(), p.newRegistryName(),
+		client, p.newClientName(), client + ".WithTx", client + ".WithSQLTx", client + ".Enqueue", client + ".enqueuer",
+		p.handlersName(), p.newRegistryName(),
 	}
 }
 

@@ -1,0 +1,127 @@
+package backfill
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync/atomic"
+
+	"github.com/backfillhq/go/internal/pg"
+	"github.com/backfillhq/go/internal/wire"
+)
+
+// EnqueueFunc enqueues jobs, like the method Enqueue of an [Enqueuer].
+type EnqueueFunc func(ctx context.Context, requests []Request) ([]*Job, error)
+
+// EnqueueMiddleware wraps the function that enqueues, for [WithEnqueueMiddleware]. It is called for
+// each enqueue of at least one request, from many goroutines, so it keeps state in variables outside
+// of it.
+//
+// The function that it returns may change the requests before it calls next. The slice is a copy of
+// the caller's, but shares the bytes of Args: replace Args, and do not write into it. next checks the
+// requests, so invalid ones are seen here first. Return one job for each request.
+//
+// A panic becomes an error. If the middleware returns an error, or panics, after next has enqueued
+// the jobs, that is an [ErrOutcomeUnknown]: the jobs exist, or will once the transaction commits.
+type EnqueueMiddleware func(next EnqueueFunc) EnqueueFunc
+
+// WithEnqueueMiddleware calls middleware around every enqueue through the client: directly, by
+// WithTx, WithSQLTx and [InTx], in handlers, and by generated code. The first is the outermost. The
+// option can be given several times. Jobs of cron schedules do not pass through it, because the
+// database enqueues them. Default: none.
+func WithEnqueueMiddleware(middleware ...EnqueueMiddleware) ClientOption {
+	middleware = slices.Clone(middleware)
+	return clientOption(func(c *clientConfig) {
+		for i, m := range middleware {
+			if m == nil {
+				c.require(false, "WithEnqueueMiddleware: argument %d is nil: leave it out", i+1)
+				continue
+			}
+			_, err := wrapEnqueue(m, func(context.Context, []Request) ([]*Job, error) { return nil, nil })
+			c.check(fmt.Sprintf("WithEnqueueMiddleware: argument %d", i+1), err)
+		}
+		c.middleware = append(c.middleware, middleware...)
+	})
+}
+
+func wrapEnqueue(middleware EnqueueMiddleware, next EnqueueFunc) (wrapped EnqueueFunc, err error) {
+	defer recoverAs("wrap an enqueue", &err)
+	if wrapped = middleware(next); wrapped == nil {
+		return nil, errors.New("it returned nil: return an EnqueueFunc that calls next")
+	}
+	return wrapped, nil
+}
+
+// insertFunc inserts jobs, directly or in a transaction.
+type insertFunc func(context.Context, []wire.Spec) ([]*wire.Job, error)
+
+// enqueue enqueues requests by insert, through the middleware. All ways to enqueue lead here.
+func (c *Client) enqueue(ctx context.Context, requests []Request, insert insertFunc) ([]*Job, error) {
+	usable := c.usable(ctx)
+	if len(requests) == 0 {
+		return nil, usable
+	}
+	if usable != nil || len(c.middleware) == 0 {
+		return c.insertRequests(ctx, requests, insert)
+	}
+	var inserted atomic.Bool
+	jobs, err := c.callMiddleware(ctx, slices.Clone(requests), func(ctx context.Context, requests []Request) ([]*Job, error) {
+		if len(requests) == 0 {
+			return nil, nil
+		}
+		jobs, err := c.insertRequests(ctx, requests, insert)
+		if err == nil {
+			inserted.Store(true)
+		}
+		return jobs, err
+	})
+	if err == nil && len(jobs) != len(requests) {
+		err = fmt.Errorf("enqueue middleware: it returned %d jobs for %d requests", len(jobs), len(requests))
+	}
+	switch {
+	case err == nil:
+		return jobs, nil
+	case inserted.Load():
+		return nil, &kindError{fmt.Errorf("jobs were enqueued before this error: %w", err), ErrOutcomeUnknown}
+	default:
+		return nil, err
+	}
+}
+
+func (c *Client) callMiddleware(ctx context.Context, requests []Request, next EnqueueFunc) (jobs []*Job, err error) {
+	defer recoverAs("enqueue middleware", &err)
+	for _, m := range slices.Backward(c.middleware) {
+		if next, err = wrapEnqueue(m, next); err != nil {
+			return nil, fmt.Errorf("enqueue middleware: %w", err)
+		}
+	}
+	return next(ctx, requests)
+}
+
+// insertRequests checks requests, inserts them, and converts the result.
+func (c *Client) insertRequests(ctx context.Context, requests []Request, insert insertFunc) ([]*Job, error) {
+	specs, err := newSpecs(requests)
+	if err != nil {
+		return nil, err
+	}
+	var inserted []*wire.Job
+	if err = c.usable(ctx); err == nil {
+		inserted, err = insert(ctx, specs)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("enqueue: %w", pg.ExplainPooler(err))
+	}
+	jobs := make([]*Job, len(inserted))
+	keyed := make(map[*wire.Job]*Job) // requests with the same key get the same *Job
+	for i, job := range inserted {
+		if jobs[i] = keyed[job]; jobs[i] != nil {
+			continue
+		}
+		jobs[i] = newJob(job)
+		if job.Key != "" {
+			keyed[job] = jobs[i]
+		}
+	}
+	return jobs, nil
+}

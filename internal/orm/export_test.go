@@ -1,0 +1,6 @@
+package orm
+
+var (
+	EnqueueTrace = enqueueTrace
+	WorkTrace    = workTrace
+)

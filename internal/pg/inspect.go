@@ -1,0 +1,84 @@
+package pg
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/backfillhq/go/internal/pg/query"
+	"github.com/backfillhq/go/internal/wire"
+)
+
+// countedPages bounds what [Admin.Count] reads: 64 MiB, as pages usually are. At ten million jobs
+// with small args, a sample of twice that took 1.5 to 2.6 s on two busy cores.
+const countedPages = 8_192
+
+// TaskCount is how many jobs a task has in each state.
+type TaskCount struct {
+	Task                          string
+	Waiting, Due, Running, Failed int64
+}
+
+// Count counts the jobs of each task. If the table has more pages than countedPages, it reads so
+// many of them, chosen at random, and estimates: exact is false.
+func (a *Admin) Count(ctx context.Context) (counts []TaskCount, exact bool, err error) {
+	defer func() { err = a.settings.explainWork(err) }()
+	return a.count(ctx, countedPages)
+}
+
+func (a *Admin) count(ctx context.Context, limit int64) (counts []TaskCount, exact bool, err error) {
+	pages, err := a.queries.JobPages(ctx, a.texts.schema)
+	if err != nil {
+		return nil, false, fmt.Errorf("measure the table: %w", err)
+	}
+	percent := float32(100)
+	if pages > limit {
+		percent = float32(100 * float64(limit) / float64(pages))
+	}
+	rows, err := a.queries.CountJobs(ctx, percent)
+	if err != nil {
+		return nil, false, err
+	}
+	counts = make([]TaskCount, len(rows))
+	whole := func(n int64) int64 { return int64(math.Round(float64(n) * 100 / float64(percent))) }
+	for i, row := range rows {
+		counts[i] = TaskCount{row.Task, whole(row.Waiting), whole(row.Due), whole(row.Running), whole(row.Failed)}
+	}
+	return counts, percent == 100, nil
+}
+
+// Inspection is what the row of a job says beyond the job.
+type Inspection struct {
+	State, LastError, LockedBy string
+	LockedAt, UpdatedAt        time.Time
+}
+
+// Inspect returns a job, or ErrJobNotFound.
+func (a *Admin) Inspect(ctx context.Context, id int64) (job *wire.Job, row Inspection, err error) {
+	rows, err := a.db.Query(ctx, a.texts.render(query.JobByID), id)
+	if err != nil {
+		return nil, row, a.settings.explainWork(err)
+	}
+	jobs, err := pgx.CollectRows(rows, func(r pgx.CollectableRow) (*wire.Job, error) {
+		var lockedAt, updatedAt string
+		job, err := scanJob(r, &row.State, &row.LastError, &row.LockedBy, &lockedAt, &updatedAt)
+		if err != nil {
+			return nil, err
+		}
+		if row.LockedAt, err = parseTime(lockedAt); err != nil {
+			return nil, err
+		}
+		row.UpdatedAt, err = parseTime(updatedAt)
+		return job, err
+	})
+	if err != nil {
+		return nil, row, a.settings.explainWork(err)
+	}
+	if len(jobs) == 0 {
+		return nil, row, ErrJobNotFound
+	}
+	return jobs[0], row, nil
+}

@@ -107,33 +107,28 @@ func (x *executor) outcome(ctx context.Context, h *handler, job *wire.Job, err e
 			outcome = failure(err, h.backoff.delay(job.Attempt))
 		}
 	}()
-	batch, isBatch := batchOf(err)
-	if isBatch && len(batch.failed()) == 0 {
+	verdict := verdictOf(ctx, err, job.Attempt >= job.MaxAttempts)
+	switch verdict.Kind {
+	case VerdictCompleted:
 		return worker.Outcome{Kind: worker.OutcomeCompleted}
-	}
-	var said verdict
-	errors.As(err, &said)
-	if snooze, ok := said.(*snoozeError); ok {
-		return worker.Outcome{Kind: worker.OutcomeSnoozed, Delay: snooze.delay}
-	}
-	// A batch that was interrupted half-way is recorded as a failure, so that its finished elements
-	// do not run again; unless that would be its last attempt.
-	if interrupted(ctx, err) && (!isBatch || job.Attempt >= job.MaxAttempts) {
+	case VerdictSnooze:
+		return worker.Outcome{Kind: worker.OutcomeSnoozed, Delay: verdict.Delay}
+	case VerdictInterrupted:
 		return worker.Outcome{Kind: worker.OutcomeReturned}
+	case VerdictRetry, VerdictRetryIn, VerdictPermanent:
 	}
+	batch, isBatch := batchOf(err)
 	err = explainTimeout(ctx, h, err)
 	var payload []byte
 	if isBatch {
 		payload, err = shrink(job.Payload, batch, err)
 	}
-	switch said := said.(type) {
-	case *permanentError:
-		outcome = failure(err, 0)
+	if verdict.Kind == VerdictRetry {
+		verdict.Delay = h.delay(x.logger, job, err)
+	}
+	outcome = failure(err, verdict.Delay)
+	if verdict.Kind == VerdictPermanent {
 		outcome.Kind = worker.OutcomeExhausted
-	case *retryError:
-		outcome = failure(err, said.delay)
-	default:
-		outcome = failure(err, h.delay(x.logger, job, err))
 	}
 	outcome.Payload = payload
 	return outcome
@@ -146,12 +141,6 @@ func failure(err error, delay time.Duration) worker.Outcome {
 		err = errors.New(text) // loggers and observers should not meet the panic
 	}
 	return worker.Outcome{Kind: worker.OutcomeFailed, Err: err, Text: text, Delay: delay}
-}
-
-// interrupted reports whether err is there because the worker shuts down. That is not the job's
-// fault.
-func interrupted(ctx context.Context, err error) bool {
-	return errors.Is(context.Cause(ctx), ErrShutdown) && (errors.Is(err, ErrShutdown) || errors.Is(err, context.Canceled))
 }
 
 // explainTimeout names the task's timeout in an error that came of it.

@@ -30,8 +30,11 @@ type Job struct {
 	Cron *CronTick
 }
 
-// CronTick is the minute for which a cron job was enqueued.
+// CronTick is the minute for which a cron job was enqueued. Fields may be added: write none without
+// keys, and compare fields.
 type CronTick struct {
+	_ [0]func()
+
 	TS         time.Time `json:"ts"`         // the whole minute that the schedule matched, in UTC
 	Backfilled bool      `json:"backfilled"` // it was missed while no worker ran, and enqueued later
 }

@@ -93,10 +93,10 @@ func TestMiddlewareSeesAndChanges(t *testing.T) {
 func TestEvent(t *testing.T) {
 	t.Parallel()
 	got := backfill.NewEvent(worker.Event{
-		Kind: worker.EventFailed, WorkerID: "pool-1", Count: 3, Full: true, Job: engineJob("t", `{}`), Err: errBoom, Delay: 1, Duration: 2,
+		Kind: worker.EventFailed, WorkerID: "pool-1", Count: 3, Full: true, Job: engineJob("t", `{}`), Err: errBoom, Final: true, Delay: 1, Duration: 2,
 	})
 	want := backfill.Event{
-		Kind: backfill.EventFailed, WorkerID: "pool-1", Count: 3, Full: true, Err: errBoom, Delay: 1, Duration: 2,
+		Kind: backfill.EventFailed, WorkerID: "pool-1", Count: 3, Full: true, Err: errBoom, Final: true, Delay: 1, Duration: 2,
 		Job: &backfill.Job{ID: 42, Task: "t", Args: raw(`{}`), Attempt: 2, MaxAttempts: 25},
 	}
 	if diff := cmp.Diff(want, got, cmp.Comparer(errors.Is)); diff != "" {

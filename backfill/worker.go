@@ -67,8 +67,7 @@ func (w *Worker) Run(ctx context.Context) error {
 // tests. It does not wait for retries and future jobs. The report is never nil.
 func (w *Worker) RunOnce(ctx context.Context) (*Report, error) {
 	err := w.run(ctx, true)
-	report := Report(w.Health().stats)
-	return &report, err
+	return w.Health().report(), err
 }
 
 func (w *Worker) run(ctx context.Context, once bool) error {
@@ -136,8 +135,11 @@ func (w *Worker) observe() func(worker.Event) {
 	}
 }
 
-// Health is the state of a worker at one moment, as [Worker.Health] returns it.
+// Health is the state of a worker at one moment, as [Worker.Health] returns it. Fields may be
+// added: write no Health without keys, and compare fields, not Healths.
 type Health struct {
+	_ [0]func()
+
 	WorkerID   string    // "" before it has started; a new one after it was declared dead
 	State      State     // new, running, draining or stopped
 	Running    int       // running handlers
@@ -178,12 +180,22 @@ func (w *Worker) Health() Health {
 	}
 }
 
-// Report counts the outcomes that a run has recorded.
+// Report counts the outcomes that a run has recorded. Fields may be added: write no Report without
+// keys, and compare fields, not Reports.
 type Report struct {
+	_ [0]func()
+
 	Completed int64 // succeeded
 	Failed    int64 // attempts that failed
 	Exhausted int64 // of these, jobs that will not be retried
 	Snoozed   int64 // put off: they run again later
 	Returned  int64 // given back unfinished
 	Lost      int64 // not recorded: the job had been released or taken by another worker
+}
+
+func (h Health) report() *Report {
+	return &Report{
+		Completed: h.stats.Completed, Failed: h.stats.Failed, Exhausted: h.stats.Exhausted, Snoozed: h.stats.Snoozed,
+		Returned: h.stats.Returned, Lost: h.stats.Lost,
+	}
 }

@@ -138,6 +138,7 @@ func TestEvents(t *testing.T) {
 	id := w.Health().WorkerID
 	fine := enqueue(t, client, task, mailArgs{})
 	failed := enqueue(t, client, task, mailArgs{Template: "fail"})
+	last := enqueue(t, client, task, mailArgs{Template: "fail"}, backfill.MaxAttempts(1))
 	snoozed := enqueue(t, client, task, mailArgs{Template: "snooze"})
 	w.await("started", 1, is(backfill.EventStarted))
 	w.await("woken", 1, is(backfill.EventWoken))
@@ -146,14 +147,17 @@ func TestEvents(t *testing.T) {
 	if e := w.await("finished", 1, of(backfill.EventFinished, fine.ID)); e.WorkerID != id || e.Job.Attempt != 1 || e.Err != nil || e.Duration <= 0 {
 		t.Errorf("finished: %+v", e)
 	}
-	if e := w.await("failed", 1, of(backfill.EventFailed, failed.ID)); !errors.Is(e.Err, errBoom) || e.Delay != time.Hour || e.WorkerID != id {
+	if e := w.await("failed", 1, of(backfill.EventFailed, failed.ID)); !errors.Is(e.Err, errBoom) || e.Delay != time.Hour || e.Final || e.WorkerID != id {
 		t.Errorf("failed: %+v", e)
+	}
+	if e := w.await("failed for good", 1, of(backfill.EventFailed, last.ID)); !e.Final || e.Delay != 0 {
+		t.Errorf("failed on the last attempt: %+v", e)
 	}
 	if e := w.await("snoozed", 1, of(backfill.EventSnoozed, snoozed.ID)); e.Delay != 2*time.Hour {
 		t.Errorf("snoozed: %+v", e)
 	}
 	for _, kind := range []backfill.EventKind{backfill.EventCompleted, backfill.EventRecorded, backfill.EventReturned} {
-		if e := w.await(string(kind), 1, is(kind)); e.Count != 1 {
+		if e := w.await(string(kind), 1, is(kind)); e.Count < 1 {
 			t.Errorf("%v: %+v", kind, e)
 		}
 	}
@@ -176,7 +180,7 @@ func TestHealthAndTheWorkersRow(t *testing.T) {
 		<-release
 		return nil
 	})
-	if h := newWorker(t, client, registry).Health(); h != (backfill.Health{State: backfill.StateNew}) {
+	if h := newWorker(t, client, registry).Health(); h.State != backfill.StateNew || h.WorkerID != "" {
 		t.Errorf("before it runs: %+v", h)
 	}
 	w := start(t, client, registry, backfill.WithConcurrency(1))

@@ -96,8 +96,8 @@ func (w *Worker) reportEnd(workerID string, job *wire.Job, outcome Outcome, took
 	case OutcomeCompleted:
 		event.Kind = EventFinished
 	case OutcomeFailed, OutcomeExhausted:
-		event.Kind = EventFailed
-		if !outcome.last(job) {
+		event.Kind, event.Final = EventFailed, outcome.last(job)
+		if !event.Final {
 			event.Delay = outcome.Delay
 		}
 	case OutcomeSnoozed:

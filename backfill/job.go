@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"time"
 
+	"github.com/backfillhq/go/internal/seam"
 	"github.com/backfillhq/go/internal/wire"
 )
 
@@ -48,11 +49,9 @@ type jobContext struct {
 	enqueuer Enqueuer
 }
 
-type jobKey struct{}
-
 func (c jobContext) Value(key any) any {
 	switch key.(type) {
-	case jobKey:
+	case seam.JobKey:
 		return c.job
 	case enqueuerKey:
 		return c.enqueuer
@@ -62,11 +61,12 @@ func (c jobContext) Value(key any) any {
 }
 
 // JobInfo returns the job whose handler was given ctx. Outside a handler it returns the zero Job.
+// Tests of a handler put one into ctx with testutil.WithJob.
 func JobInfo(ctx context.Context) Job {
 	if ctx == nil {
 		return Job{}
 	}
-	if job, ok := ctx.Value(jobKey{}).(*Job); ok {
+	if job, ok := ctx.Value(seam.JobKey{}).(*Job); ok {
 		return *job
 	}
 	return Job{}

@@ -153,7 +153,7 @@ func (r *Recorder) record(ctx context.Context, requests []backfill.Request, oper
 func (r *Recorder) insert(request backfill.Request, now time.Time) *backfill.Job {
 	job := &backfill.Job{
 		Task: request.Task, Args: request.Args, Queue: request.Queue, Key: request.Key, Priority: request.Priority,
-		MaxAttempts: cmp.Or(request.MaxAttempts, 25), RunAt: stored(request.RunAt), CreatedAt: now,
+		MaxAttempts: cmp.Or(request.MaxAttempts, defaultMaxAttempts), RunAt: stored(request.RunAt), CreatedAt: now,
 		Flags: slices.Compact(slices.Sorted(slices.Values(request.Flags))),
 	}
 	if len(job.Args) == 0 {
@@ -185,6 +185,9 @@ func (r *Recorder) insert(request backfill.Request, now time.Time) *backfill.Job
 	}
 	return job
 }
+
+// defaultMaxAttempts is max_attempts of a job for which nobody says anything else.
+const defaultMaxAttempts = 25
 
 // stored returns t as PostgreSQL gives it back.
 func stored(t time.Time) time.Time { return t.Truncate(time.Microsecond).Local() }

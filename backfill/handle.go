@@ -28,7 +28,7 @@ type HandleOption interface{ applyToHandler(h *handler) }
 // that was generated for an older signature does not compile.
 func Handle[T any, F HandlerShape[T]](t *Task[T], fn F, opts ...HandleOption) Binding {
 	if t == nil {
-		return Binding{problem: errors.New("the *Task of a Handle is nil: pass the task's descriptor")}
+		return Binding{problem: &problem{err: errors.New("the *Task of a Handle is nil: pass the task's descriptor")}}
 	}
 	h := &handler{name: t.Name, where: callerOf(2), aliases: slices.Clone(t.Aliases), timeout: t.Timeout, backoff: t.Backoff}
 	h.guard.limit = userLimit

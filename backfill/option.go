@@ -61,7 +61,8 @@ type workerConfig struct {
 	concurrency  int
 	drainTimeout time.Duration
 	middleware   []Middleware
-	observer     Observer
+	observers    []Observer
+	probes       []*Probes
 	crontab      []worker.CronEntry
 	forbidden    []string
 	// forbiddenFunc replaces forbidden, unless it is nil.
@@ -211,24 +212,28 @@ func WithMiddleware(middleware ...Middleware) WorkerOption {
 	})
 }
 
-// WithObserver calls observer for every worker event. See [Observer] for what it may do.
-// Default: none.
+// WithObserver calls observer for every worker event. See [Observer] for what it may do. The option
+// can be given several times: each event goes to all observers, in their order. Default: none.
 func WithObserver(observer Observer) WorkerOption {
 	return workerOption(func(c *workerConfig) {
 		c.require(observer != nil, "WithObserver: the observer is nil: leave the option out")
-		c.observer = observer
+		c.observers = append(c.observers, observer)
 	})
 }
 
 // WithForbiddenFlags makes the worker skip jobs that have one of these flags. They wait for another
-// worker. Default: none.
+// worker. The option can be given several times, but not together with [WithForbiddenFlagsFunc].
+// Default: none.
 func WithForbiddenFlags(flags ...string) WorkerOption {
 	flags = slices.Clone(flags)
 	return workerOption(func(c *workerConfig) {
 		c.check("WithForbiddenFlags", checkFlags(flags))
-		c.forbidden, c.forbiddenFunc = flags, nil
+		c.require(c.forbiddenFunc == nil, errBothFlags)
+		c.forbidden = append(c.forbidden, flags...)
 	})
 }
+
+const errBothFlags = "WithForbiddenFlags and WithForbiddenFlagsFunc: give one of them; the function can return the fixed flags too"
 
 // WithForbiddenFlagsFunc is [WithForbiddenFlags] for flags that change. Before each claim the
 // worker calls flags, one call at a time, and waits for it, so it should return within
@@ -241,7 +246,9 @@ func WithForbiddenFlags(flags ...string) WorkerOption {
 func WithForbiddenFlagsFunc(flags func() []string) WorkerOption {
 	return workerOption(func(c *workerConfig) {
 		c.require(flags != nil, "WithForbiddenFlagsFunc: the function is nil: leave the option out")
-		c.forbidden, c.forbiddenFunc = nil, flags
+		c.require(c.forbidden == nil, errBothFlags)
+		c.require(c.forbiddenFunc == nil, "WithForbiddenFlagsFunc: given twice: pass one function")
+		c.forbiddenFunc = flags
 	})
 }
 

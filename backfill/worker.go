@@ -47,7 +47,11 @@ func (c *Client) NewWorker(r *Registry, opts ...WorkerOption) (*Worker, error) {
 		return nil, fmt.Errorf("new worker: %w", err)
 	}
 	executor.flags = newForbiddenFlags(config.forbiddenFunc, config.logger)
-	return &Worker{client: c, registry: r, config: config, executor: executor, schedule: schedule}, nil
+	w := &Worker{client: c, registry: r, config: config, executor: executor, schedule: schedule}
+	for _, probes := range config.probes {
+		probes.add(w)
+	}
+	return w, nil
 }
 
 // Run runs jobs until ctx ends. Then it stops claiming jobs, gives back those that have not
@@ -124,14 +128,21 @@ func (w *Worker) forbidden() func() []string {
 	return nil
 }
 
-// observe converts events for the observer; nil: there is none.
+// observe converts events for the observers; nil: there are none. Each has a guard of its own, so
+// that one that fails or hangs keeps no event from the others.
 func (w *Worker) observe() func(worker.Event) {
-	if w.config.observer == nil {
+	if len(w.config.observers) == 0 {
 		return nil
 	}
-	observer := &guard{what: "WithObserver", limit: userLimit, logger: w.config.logger}
+	guards := make([]*guard, len(w.config.observers))
+	for i := range guards {
+		guards[i] = &guard{what: "WithObserver", limit: userLimit, logger: w.config.logger}
+	}
 	return func(e worker.Event) {
-		observer.call(func() { w.config.observer(newEvent(e)) })
+		event := newEvent(e)
+		for i, observer := range w.config.observers {
+			guards[i].call(func() { observer(event) })
+		}
 	}
 }
 
@@ -140,15 +151,36 @@ func (w *Worker) observe() func(worker.Event) {
 type Health struct {
 	_ [0]func()
 
-	WorkerID   string    // "" before it has started; a new one after it was declared dead
-	State      State     // new, running, draining or stopped
-	Running    int       // running handlers
-	Buffered   int       // claimed jobs that have not started
-	Unrecorded int       // claimed jobs without a recorded outcome: Running, Buffered and ended
-	Listening  bool      // notifications arrive; false: jobs are found by polling only
-	LastClaim  time.Time // when the database last answered a claim; zero: never
+	WorkerID   string // "" before it has started; a new one after it was declared dead
+	State      State  // new, running, draining or stopped
+	Running    int    // running handlers
+	Buffered   int    // claimed jobs that have not started
+	Unrecorded int    // claimed jobs without a recorded outcome: Running, Buffered and ended
+	Listening  bool   // notifications arrive; false: jobs are found by polling only
+	// LastClaim is when the database last answered a claim; zero: never. A worker that has no room for
+	// more jobs claims none, so its age says nothing: see Ready.
+	LastClaim time.Time
+	// ClaimFailures counts the claims that have failed since the last one that was answered.
+	ClaimFailures int
 
 	stats worker.Stats
+}
+
+// Ready returns nil if the worker takes jobs, and else an error that says why it does not: it has
+// not started, it is draining, it has stopped, or the database did not answer its last claim. A
+// worker that is full is ready, and so is one that has only started.
+func (h Health) Ready() error {
+	switch {
+	case h.State == StateNew:
+		return errors.New("the worker has not started")
+	case h.State == StateDraining:
+		return errors.New("the worker is draining")
+	case h.State == StateStopped:
+		return errors.New("the worker has stopped")
+	case h.ClaimFailures > 0:
+		return fmt.Errorf("the last %d claims have failed", h.ClaimFailures)
+	}
+	return nil
 }
 
 // State is a stage in the life of a worker.
@@ -162,7 +194,8 @@ const (
 	StateStopped  = State(worker.StateStopped)
 )
 
-// Health returns the worker's state, for metrics and readiness probes. It sends no query.
+// Health returns the worker's state, for metrics and probes: see [Health.Ready] and [Probes]. It sends
+// no query.
 func (w *Worker) Health() Health {
 	if w == nil {
 		return Health{State: StateNew}
@@ -176,7 +209,8 @@ func (w *Worker) Health() Health {
 	h := running.Health()
 	return Health{
 		WorkerID: h.WorkerID, State: State(h.State), Running: h.Running, Buffered: h.Buffered, Unrecorded: h.Unrecorded,
-		Listening: h.Listening, LastClaim: h.LastClaim, stats: h.Stats,
+		Listening: h.Listening, LastClaim: h.LastClaim,
+		ClaimFailures: h.Failures, stats: h.Stats,
 	}
 }
 

@@ -115,6 +115,7 @@ type Health struct {
 	Unrecorded int // running, buffered, or waiting to be recorded
 	Listening  bool
 	LastClaim  time.Time // when the last claim was answered
+	Failures   int       // claims that failed since then
 	Stats      Stats
 }
 
@@ -245,7 +246,7 @@ func (w *Worker) Health() Health {
 	c := &w.core
 	return Health{
 		WorkerID: c.id, State: c.state, Running: c.handling, Buffered: c.buffer.len(), Unrecorded: c.leases.held(),
-		Listening: w.listening, LastClaim: c.lastSeen, Stats: c.stats,
+		Listening: w.listening, LastClaim: c.lastSeen, Failures: c.demand.failures, Stats: c.stats,
 	}
 }
 

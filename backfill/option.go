@@ -64,6 +64,7 @@ type workerConfig struct {
 	observers    []Observer
 	probes       []*Probes
 	crontab      []worker.CronEntry
+	scheduled    bool
 	forbidden    []string
 	// forbiddenFunc replaces forbidden, unless it is nil.
 	forbiddenFunc func() []string
@@ -149,8 +150,9 @@ func WithMigrations(mode MigrateMode) ClientOption {
 	})
 }
 
-// WithLogger sets the logger. It gets every job at Debug, start and stop at Info, failed jobs at
-// Warn, and what keeps the worker from its work at Error. Payloads are never logged.
+// WithLogger sets the logger. It gets every job at Debug, start and stop at Info (of RunOnce at
+// Debug), failed jobs at Warn, and what keeps the worker from its work at Error. Payloads are never
+// logged. In a test, slog.New(slog.NewTextHandler(t.Output(), nil)) shows them with the test.
 //
 // If the logger's handler panics, or has not returned after 10 seconds, the worker goes on without
 // that record, and writes a line to stderr, at most once a minute.
@@ -219,6 +221,14 @@ func WithObserver(observer Observer) WorkerOption {
 		c.require(observer != nil, "WithObserver: the observer is nil: leave the option out")
 		c.observers = append(c.observers, observer)
 	})
+}
+
+// WithScheduled makes RunOnce run jobs of the worker's tasks that are not due yet as well, retries
+// and snoozed jobs included, until none is left, for tests. When nothing is due, it makes due what is
+// scheduled for the earliest second, in its order: run_at becomes now. So a task that always snoozes
+// runs until ctx ends. [Worker.Run] refuses the option. Default: RunOnce leaves such jobs.
+func WithScheduled() WorkerOption {
+	return workerOption(func(c *workerConfig) { c.scheduled = true })
 }
 
 // WithForbiddenFlags makes the worker skip jobs that have one of these flags. They wait for another

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -33,25 +34,34 @@ func (c *Client) NewWorker(r *Registry, opts ...WorkerOption) (*Worker, error) {
 	if err := c.usable(context.Background()); err != nil {
 		return nil, fmt.Errorf("new worker: %w", err)
 	}
-	config := newWorkerConfig(opts)
-	if config.logger == nil {
-		config.logger = c.logger
-	}
-	config.problems = append(config.problems, r.problems())
-	schedule, err := config.schedule(r)
-	if err := joinProblems("new worker", append(config.problems, err)); err != nil {
+	w, err := assemble("new worker", r, c, c.logger, opts)
+	if err != nil {
 		return nil, err
 	}
-	executor, err := r.newExecutor(c, config.logger, config.middleware...)
-	if err != nil {
-		return nil, fmt.Errorf("new worker: %w", err)
-	}
-	executor.flags = newForbiddenFlags(config.forbiddenFunc, config.logger)
-	w := &Worker{client: c, registry: r, config: config, executor: executor, schedule: schedule}
-	for _, probes := range config.probes {
+	w.client = c
+	for _, probes := range w.config.probes {
 		probes.add(w)
 	}
 	return w, nil
+}
+
+// assemble makes a worker without a client. The enqueuer is for the contexts of jobs.
+func assemble(operation string, r *Registry, e Enqueuer, logger *slog.Logger, opts []WorkerOption) (*Worker, error) {
+	config := newWorkerConfig(opts)
+	if config.logger == nil {
+		config.logger = logger
+	}
+	config.problems = append(config.problems, r.problems())
+	schedule, err := config.schedule(r)
+	if err := joinProblems(operation, append(config.problems, err)); err != nil {
+		return nil, err
+	}
+	executor, err := r.newExecutor(e, config.logger, config.middleware...)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", operation, err)
+	}
+	executor.flags = newForbiddenFlags(config.forbiddenFunc, config.logger)
+	return &Worker{registry: r, config: config, executor: executor, schedule: schedule}, nil
 }
 
 // Run runs jobs until ctx ends. Then it stops claiming jobs, gives back those that have not
@@ -68,7 +78,7 @@ func (w *Worker) Run(ctx context.Context) error {
 }
 
 // RunOnce runs jobs until none is due and every outcome is recorded, for system cron jobs and
-// tests. It does not wait for retries and future jobs. The report is never nil.
+// tests. It does not wait for retries and future jobs: see [WithScheduled]. The report is never nil.
 func (w *Worker) RunOnce(ctx context.Context) (*Report, error) {
 	err := w.run(ctx, true)
 	return w.Health().report(), err
@@ -80,6 +90,9 @@ func (w *Worker) run(ctx context.Context, once bool) error {
 	}
 	if err := w.client.usable(ctx); err != nil {
 		return fmt.Errorf("run worker: %w", err)
+	}
+	if w.config.scheduled && !once {
+		return errors.New("run worker: WithScheduled is for RunOnce: leave it out, and jobs run when they are due")
 	}
 	store, err := pg.Open(ctx, w.client.settings())
 	if err != nil {
@@ -100,10 +113,15 @@ func (w *Worker) start(store *pg.Store, once bool) (*worker.Worker, error) {
 	if w.engine != nil {
 		return nil, errors.New("run worker: it has run already; make a new one")
 	}
+	var advance func(context.Context) (bool, error)
+	if w.config.scheduled {
+		advance = store.Advance
+	}
 	w.engine = worker.New(store, worker.Config{
 		Tasks:         w.registry.claimed(),
 		Concurrency:   w.config.concurrency,
 		Once:          once,
+		Advance:       advance,
 		DrainTimeout:  w.config.drainTimeout,
 		CancelTimeout: cancelTimeout,
 		Execute:       w.executor.execute,

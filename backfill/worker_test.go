@@ -252,6 +252,35 @@ func TestRunOnceReports(t *testing.T) {
 	}
 }
 
+// A worker that runs on waits for the time of its jobs.
+func TestRunRefusesWithScheduled(t *testing.T) {
+	t.Parallel()
+	client := newClient(t, pgtest.New(t))
+	_, registry := taskOf("send_email", ignore)
+	err := backfill.Run(t.Context(), registry, backfill.WithClient(client), backfill.WithScheduled())
+	wantError(t, err, "WithScheduled is for RunOnce")
+}
+
+// More jobs than one statement makes due, and some that nobody runs, come to an end.
+func TestRunOnceWithScheduled(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	client := newClient(t, db)
+	task, registry := taskOf("send_email", ignore)
+	if _, err := backfill.EnqueueMany(t.Context(), client, task, make([]mailArgs, 11_000), backfill.Delay(time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	enqueue(t, client, task, mailArgs{}, backfill.Delay(time.Hour), backfill.Flags("slow"))
+	enqueue(t, client, mailTaskOfOthers, mailArgs{}, backfill.Delay(time.Hour))
+	endless := enqueue(t, client, task, mailArgs{})
+	exec(t, db.Pool(), "update graphile_worker._private_jobs set run_at = 'infinity' where id = $1", endless.ID)
+	report := runOnce(t, client, registry, backfill.WithScheduled(), backfill.WithForbiddenFlags("slow"))
+	if report.Completed != 11_000 {
+		t.Errorf("report: %+v", report)
+	}
+	wantJobs(t, db, 3)
+}
+
 var mailTaskOfOthers = &backfill.Task[mailArgs]{Name: "task_of_others"}
 
 // A fleet shares the work, and every job runs once; Only divides it.

@@ -92,3 +92,11 @@ func (s *Store) saySlow(ctx context.Context, looked time.Duration) {
 		"end the transaction or drop the slot that is oldest", took,
 		slog.String("oldest_snapshot", holder.Holder), slog.Int64("transactions_since", holder.Age))
 }
+
+// Advance makes jobs of this worker's tasks due that are scheduled for later: those of the earliest
+// second, in their order. It reports whether there were any. It must not run beside a Claim.
+func (s *Store) Advance(ctx context.Context) (bool, error) {
+	moved, err := s.queries.AdvanceJobs(ctx, s.claims.taskIDs)
+	s.claims.reset(s.claims.tasks, s.claims.indexed) // the jobs are before the marks now
+	return moved > 0, err
+}

@@ -15,11 +15,12 @@ type JobKey struct{}
 
 // Inline runs jobs on the caller's goroutine.
 type Inline struct {
-	Tasks     []string                                                              // by every name, aliases included
-	Execute   func(ctx context.Context, claimed *wire.Job, outcome *worker.Outcome) // as worker.Config.Execute
-	Forbidden func() []string                                                       // as worker.Config.Forbidden; nil: none
-	Observe   func(worker.Event)                                                    // nil: nobody does
-	Scheduled bool                                                                  // WithScheduled was given
+	Tasks     []string // all names, aliases included
+	Execute   func(ctx context.Context, claimed *wire.Job, outcome *worker.Outcome)
+	Forbidden func() []string    // as worker.Config.Forbidden; nil: no flag is
+	Observe   func(worker.Event) // nil: nobody does
+	Logger    *slog.Logger
+	Scheduled bool // WithScheduled was given
 }
 
 // NewInline reports all mistakes in a registry and the options, as Client.NewWorker does. Package

@@ -46,6 +46,9 @@ type Config struct {
 	// Once makes Run return when nothing is ready and everything claimed is recorded. Such a worker
 	// neither listens nor sweeps.
 	Once bool
+	// Advance makes jobs due that are scheduled for later, and reports whether there were any: a worker
+	// that runs once calls it when nothing is left. nil: it returns then.
+	Advance func(ctx context.Context) (bool, error)
 
 	// DrainTimeout is how long running jobs may go on after Run's context has ended; then their
 	// contexts are cancelled. CancelTimeout is how long they have after that; then they are given back
@@ -258,9 +261,17 @@ func (w *Worker) register(base context.Context) error {
 		return fmt.Errorf("register worker: %w", err)
 	}
 	w.observe(Event{Kind: EventStarted})
-	w.config.Logger.InfoContext(ctx, "worker started",
+	w.config.Logger.LogAttrs(ctx, w.lifeLevel(), "worker started",
 		slog.String("worker_id", id), slog.Int("concurrency", w.config.Concurrency), slog.Any("tasks", w.config.Tasks))
 	return nil
+}
+
+// lifeLevel is the level of a worker's start and stop. One that runs once has its results.
+func (w *Worker) lifeLevel() slog.Level {
+	if w.config.Once {
+		return slog.LevelDebug
+	}
+	return slog.LevelInfo
 }
 
 func (w *Worker) workerID() string {

@@ -8,6 +8,7 @@ import (
 	"runtime/debug"
 	"time"
 
+	"github.com/backfillhq/go/internal/trouble"
 	"github.com/backfillhq/go/internal/wire"
 	"github.com/backfillhq/go/internal/worker"
 )
@@ -19,6 +20,7 @@ type executor struct {
 	enqueuer Enqueuer         // for the contexts of jobs
 	logger   *slog.Logger
 	flags    *forbiddenFlags // nil: none that change
+	hidden   trouble.Log     // verdicts that middleware has hidden
 }
 
 type route struct {
@@ -31,10 +33,11 @@ func (r *Registry) newExecutor(
 	enqueuer Enqueuer, logger *slog.Logger, middleware ...Middleware,
 ) (*executor, error) {
 	x := &executor{routes: make(map[string]route, len(r.names)), enqueuer: enqueuer, logger: logger}
+	x.hidden.Failing, x.hidden.Level = "middleware hides what the handler's error decides: it must wrap errors with %w", slog.LevelWarn
 	for _, h := range r.handlers {
-		wrapped, err := chain(x.guard(h.run), middleware)
+		wrapped, err := h.around(x.guard(h.run), middleware)
 		if err != nil {
-			return nil, err // the same for every task
+			return nil, err // the same for every task, or the first of several
 		}
 		for _, name := range append([]string{h.name}, h.aliases...) {
 			x.routes[name] = route{handler: h, run: x.guard(wrapped)}
@@ -56,7 +59,8 @@ func (x *executor) execute(ctx context.Context, claimed *wire.Job, outcome *work
 		return
 	}
 	job := newJob(claimed)
-	ctx = jobContext{ctx, job, x.enqueuer}
+	carried := &jobContext{Context: ctx, job: job, enqueuer: x.enqueuer}
+	ctx = carried
 	if limit := route.handler.timeout; limit > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, limit, ErrTimeout)
@@ -69,6 +73,7 @@ func (x *executor) execute(ctx context.Context, claimed *wire.Job, outcome *work
 	// This outcome counts if run never returns.
 	*outcome = failure(errGoexit, route.handler.backoff.delay(claimed.Attempt))
 	err := route.run(ctx, job)
+	x.warnOfHidden(ctx, claimed, carried.said.Load(), err)
 	*outcome = x.outcome(ctx, route.handler, claimed, err)
 }
 

@@ -3,6 +3,7 @@ package backfill
 import (
 	"context"
 	"encoding/json"
+	"sync/atomic"
 	"time"
 
 	"github.com/backfillhq/go/internal/seam"
@@ -47,10 +48,15 @@ type jobContext struct {
 
 	job      *Job
 	enqueuer Enqueuer
+	said     atomic.Pointer[error] // what the handler returned, if there is middleware; nil: no error
 }
 
-func (c jobContext) Value(key any) any {
+type jobContextKey struct{}
+
+func (c *jobContext) Value(key any) any {
 	switch key.(type) {
+	case jobContextKey:
+		return c
 	case seam.JobKey:
 		return c.job
 	case enqueuerKey:

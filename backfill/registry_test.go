@@ -3,10 +3,14 @@ package backfill_test
 import (
 	"context"
 	"fmt"
+	"log"
 	"math"
+	"os"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -228,4 +232,33 @@ func TestBackoffProblems(t *testing.T) {
 			wantError(t, backfill.Problems(backfill.NewRegistry(backfill.Handle(task, ignore))), test.want)
 		})
 	}
+}
+
+// A process with two workers: the slow task has slots of its own, and nothing waits behind it. In
+// separate processes, each makes one of the registries, and only the receivers that it needs.
+func ExampleRegistry_Only() {
+	slow := &backfill.Task[backfill.NoArgs]{Name: "nightly_export"}
+	registry := backfill.NewRegistry(
+		backfill.Handle(TaskWelcome, Welcome),
+		backfill.Handle(slow, func(context.Context, backfill.NoArgs) error { return nil }),
+	)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	client, err := backfill.Open(ctx, os.Getenv("DATABASE_URL"))
+	if err != nil {
+		log.Print(err)
+		return
+	}
+	defer client.Close()
+	var workers sync.WaitGroup
+	run := func(r *backfill.Registry, concurrency int) {
+		err := backfill.Run(ctx, r, backfill.WithClient(client), backfill.WithConcurrency(concurrency))
+		if err != nil {
+			log.Print(err)
+		}
+		stop() // one without the other would leave its jobs waiting
+	}
+	workers.Go(func() { run(registry.Only(TaskWelcome.Name), 20) })
+	workers.Go(func() { run(registry.Only(slow.Name), 2) })
+	workers.Wait()
 }

@@ -62,7 +62,8 @@ func TestVerdictOf(t *testing.T) {
 		"shutdown, snooze":  {shutdown, backfill.Snooze(hour), verdict{Kind: backfill.VerdictSnooze, Delay: hour}, snoozed},
 		"shutdown, batch": {
 			shutdown, &backfill.BatchError{Errs: map[int]error{0: context.Canceled}},
-			verdict{Kind: backfill.VerdictRetry, Failed: true, OnlyOnce: backfill.VerdictInterrupted}, failed,
+			verdict{Kind: backfill.VerdictRetry, Failed: true, OnlyOnce: backfill.VerdictInterrupted},
+			failed,
 		},
 		"lease lost":            {lost, context.Canceled, verdict{Kind: backfill.VerdictInterrupted}, worker.OutcomeReturned},
 		"lease lost, failed":    {lost, errBoom, verdict{Kind: backfill.VerdictInterrupted}, worker.OutcomeReturned},

@@ -83,6 +83,8 @@ func (*snoozeError) decides()        {}
 // PanicError is the error recorded when a handler or middleware panics. It counts like an error
 // that the handler returned. The stack goes to the log; the database gets the message only.
 type PanicError struct {
+	_ [0]func() // fields may be added
+
 	Value any    // what panic was called with
 	Stack []byte // of the goroutine, at the panic
 }
@@ -112,6 +114,8 @@ func (e *PanicError) Unwrap() error {
 // as an ordinary error, and all elements are retried. RetryIn, Permanent and [Snooze] have no
 // effect inside Errs. A BatchError without a failed element is a success.
 type BatchError struct {
+	_ [0]func() // fields may be added
+
 	Errs map[int]error // by index; an element whose error is nil did not fail
 }
 

@@ -51,6 +51,9 @@ func (p *Probes) add(w *Worker) {
 
 // health returns the health of each worker.
 func (p *Probes) health() []Health {
+	if p == nil {
+		return nil
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	list := make([]Health, len(p.workers))

@@ -35,7 +35,7 @@ func TestVerdictOf(t *testing.T) {
 	failed, snoozed := worker.OutcomeFailed, worker.OutcomeSnoozed
 	retry := verdict{Kind: backfill.VerdictRetry, Failed: true}
 	for name, test := range map[string]struct {
-		ctx  context.Context
+		ctx  context.Context //nolint:containedctx // of a job
 		err  error
 		want verdict
 		is   worker.OutcomeKind
@@ -109,7 +109,7 @@ func TestVerdictOf(t *testing.T) {
 // Outside a job nobody knows how many attempts there are.
 func TestVerdictOfWithoutAJob(t *testing.T) {
 	t.Parallel()
-	for _, ctx := range []context.Context{nil, t.Context()} { //nolint:staticcheck // nil is tried on purpose
+	for _, ctx := range []context.Context{nil, t.Context()} {
 		if v := backfill.VerdictOf(ctx, errBoom); v.Kind != backfill.VerdictRetry || v.Final {
 			t.Errorf("error: %+v", v)
 		}

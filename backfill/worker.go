@@ -189,7 +189,7 @@ type Health struct {
 // worker that is full is ready, and so is one that has only started.
 func (h Health) Ready() error {
 	switch {
-	case h.State == StateNew:
+	case h.State == StateNew || h.State == "":
 		return errors.New("the worker has not started")
 	case h.State == StateDraining:
 		return errors.New("the worker is draining")

@@ -75,17 +75,17 @@
 //
 // # Fleets
 //
-// All workers of one program need not run the same tasks. [Registry.Only] makes a registry of some of
-// them, with nothing that the others need, and each worker has its own [WithConcurrency]: so slow
-// tasks get a worker of their own, in the same process or in another, and keep no fast ones waiting.
-// Jobs whose task no worker has wait.
+// All workers of one program need not run the same tasks. [Registry.Only] makes a registry of some
+// of them, with nothing that the others need, and each worker has its own [WithConcurrency]: so
+// slow tasks get a worker of their own, in the same process or in another, and keep no fast ones
+// waiting. Jobs whose task no worker has wait.
 //
 // # Extending
 //
 // A [Middleware] is called around each job: of all tasks with [WithMiddleware], of some with
-// [Registry.Use]. [VerdictOf] tells it what an error decides. An [Observer] is called for every event
-// of a worker. [Probes] answers the health probes of a platform. A panic in your functions does not
-// end the process, unless it is in a goroutine that they started.
+// [Registry.Use]. [VerdictOf] tells it what an error decides. An [Observer] is called for every
+// event of a worker. [Probes] answers the health probes of a platform. A panic in your functions
+// does not end the process, unless it is in a goroutine that they started.
 //
 // # Testing
 //

@@ -16,8 +16,8 @@ import (
 const GeneratedCodeVersion1 = true
 
 // Require is for generated code. It reports a start-up error naming field unless ok, as in
-// Require("Handlers.Mailer", h.Mailer != nil, TaskSendEmail.Name). With the names of tasks, it is for
-// registries that have one of them: [Registry.Only] drops it with the last.
+// Require("Handlers.Mailer", h.Mailer != nil, TaskSendEmail.Name). With the names of tasks, it is
+// for registries that have one of them: [Registry.Only] drops it with the last.
 func Require(field string, ok bool, tasks ...string) Binding {
 	if ok {
 		return Binding{}

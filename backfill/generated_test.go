@@ -117,7 +117,8 @@ func EnqueueSendEmail(ctx context.Context, args SendEmailArgs, opts ...backfill.
 	return NewClient(backfill.FromContext(ctx)).EnqueueSendEmail(ctx, args, opts...)
 }
 
-// Handlers holds the receivers of task methods. Every field is required, unless Only drops its tasks.
+// Handlers holds the receivers of task methods. Every field is required, unless Only drops its
+// tasks.
 type Handlers struct {
 	Counter *Counter
 	Reports *Reports

@@ -21,10 +21,10 @@ type HandlerFunc func(ctx context.Context, job *Job) error
 // The innermost HandlerFunc decodes job.Args and calls the task's handler. If that panics, it
 // returns a *[PanicError]. A panic in the middleware itself counts as a failure of the job, too.
 //
-// Middleware may change the job before it calls next, Args included. The error that it returns decides
-// how the job ends: return what next has returned, or wrap it with %w. With %v or %s a [Snooze]
-// becomes a failure and a [Permanent] is retried: the worker logs a warning when it sees that.
-// [VerdictOf] says what an error decides.
+// Middleware may change the job before it calls next, Args included. The error that it returns
+// decides how the job ends: return what next has returned, or wrap it with %w. With %v or %s a
+// [Snooze] becomes a failure and a [Permanent] is retried: the worker logs a warning when it sees
+// that. [VerdictOf] says what an error decides.
 //
 // [WithMiddleware] is for all tasks of a worker, [Registry.Use] for some.
 type Middleware func(next HandlerFunc) HandlerFunc
@@ -96,16 +96,16 @@ func wrap(middleware Middleware, next HandlerFunc) (wrapped HandlerFunc, err err
 	return wrapped, nil
 }
 
-// Use returns a registry in which middleware is called around the tasks of these names; without names,
-// around every task of r, which can be that of one package:
+// Use returns a registry in which middleware is called around the tasks of these names; without
+// names, around every task of r, which can be that of one package:
 //
 //	registry := backfill.MergeRegistries(
 //		mail.NewRegistry(handlers).Use(limitRate, mail.TaskSendTip.Name),
 //		billing.NewRegistry(gateway).Use(audit),
 //	)
 //
-// It is called inside the middleware of [WithMiddleware]; of several calls of Use, the first one's is
-// the outermost. An alias or an unknown name is a start-up error.
+// It is called inside the middleware of [WithMiddleware]; of several calls of Use, the first one's
+// is the outermost. An alias or an unknown name is a start-up error.
 func (r *Registry) Use(middleware Middleware, names ...string) *Registry {
 	if r == nil {
 		return nil

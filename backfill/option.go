@@ -224,9 +224,9 @@ func WithObserver(observer Observer) WorkerOption {
 }
 
 // WithScheduled makes RunOnce run jobs of the worker's tasks that are not due yet as well, retries
-// and snoozed jobs included, until none is left, for tests. When nothing is due, it makes due what is
-// scheduled for the earliest second, in its order: run_at becomes now. So a task that always snoozes
-// runs until ctx ends. [Worker.Run] refuses the option. Default: RunOnce leaves such jobs.
+// and snoozed jobs included, until none is left, for tests. When nothing is due, it makes due what
+// is scheduled for the earliest second, in its order: run_at becomes now. So a task that always
+// snoozes runs until ctx ends. [Worker.Run] refuses the option. Default: RunOnce leaves such jobs.
 func WithScheduled() WorkerOption {
 	return workerOption(func(c *workerConfig) { c.scheduled = true })
 }

@@ -17,8 +17,8 @@ import (
 //	mux.Handle("/readyz", probes.Ready())
 //	err := backfill.Run(ctx, registry, backfill.WithProbes(&probes))
 //
-// Several workers of a process can share it. A worker that has stopped is forgotten once another one
-// is made. It is safe for concurrent use.
+// Several workers of a process can share it. A worker that has stopped is forgotten once another
+// one is made. It is safe for concurrent use.
 type Probes struct {
 	mu      sync.Mutex
 	workers []*Worker
@@ -33,9 +33,9 @@ func WithProbes(probes *Probes) WorkerOption {
 	})
 }
 
-// Live answers liveness probes: 200, or 503 if a worker has stopped while the process goes on, which
-// only a restart can mend. It asks nothing of the database, so an outage restarts no workers. While
-// a worker starts or drains it is alive.
+// Live answers liveness probes: 200, or 503 if a worker has stopped while the process goes on,
+// which only a restart can mend. It asks nothing of the database, so an outage restarts no workers.
+// While a worker starts or drains it is alive.
 func (p *Probes) Live() http.Handler { return answer(p.live) }
 
 // Ready answers readiness probes: 200, or 503 with the reason unless all workers are ready, as

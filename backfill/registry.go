@@ -64,9 +64,9 @@ func MergeRegistries(registries ...*Registry) *Registry {
 }
 
 // Only returns a registry with the tasks of these names, for fleets whose workers run different
-// tasks. Jobs of the other tasks wait for another worker, and nothing that only those tasks need has
-// to be there: generated code asks for the receivers of these tasks alone. An alias or an unknown
-// name is a start-up error.
+// tasks. Jobs of the other tasks wait for another worker, and nothing that only those tasks need
+// has to be there: generated code asks for the receivers of these tasks alone. An alias or an
+// unknown name is a start-up error.
 //
 // Two workers in one process can run different tasks as well, each with a concurrency of its own.
 func (r *Registry) Only(names ...string) *Registry {

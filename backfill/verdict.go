@@ -20,7 +20,8 @@ type VerdictKind string
 
 // The kinds of verdict.
 const (
-	// VerdictCompleted: the job is done. The error is nil, or a *[BatchError] without failed elements.
+	// VerdictCompleted: the job is done. The error is nil, or a *[BatchError] without failed
+	// elements.
 	VerdictCompleted VerdictKind = "completed"
 	// VerdictRetry: the attempt failed, and the task's backoff says when the next one starts.
 	VerdictRetry VerdictKind = "retry"

@@ -78,7 +78,8 @@ func (w *Worker) Run(ctx context.Context) error {
 }
 
 // RunOnce runs jobs until none is due and every outcome is recorded, for system cron jobs and
-// tests. It does not wait for retries and future jobs: see [WithScheduled]. The report is never nil.
+// tests. It does not wait for retries and future jobs: see [WithScheduled]. The report is never
+// nil.
 func (w *Worker) RunOnce(ctx context.Context) (*Report, error) {
 	err := w.run(ctx, true)
 	return w.Health().report(), err
@@ -175,8 +176,8 @@ type Health struct {
 	Buffered   int    // claimed jobs that have not started
 	Unrecorded int    // claimed jobs without a recorded outcome: Running, Buffered and ended
 	Listening  bool   // notifications arrive; false: jobs are found by polling only
-	// LastClaim is when the database last answered a claim; zero: never. A worker that has no room for
-	// more jobs claims none, so its age says nothing: see Ready.
+	// LastClaim is when the database last answered a claim; zero: never. A worker that has no room
+	// for more jobs claims none, so its age says nothing: see Ready.
 	LastClaim time.Time
 	// ClaimFailures counts the claims that have failed since the last one that was answered.
 	ClaimFailures int
@@ -212,8 +213,8 @@ const (
 	StateStopped  = State(worker.StateStopped)
 )
 
-// Health returns the worker's state, for metrics and probes: see [Health.Ready] and [Probes]. It sends
-// no query.
+// Health returns the worker's state, for metrics and probes: see [Health.Ready] and [Probes]. It
+// sends no query.
 func (w *Worker) Health() Health {
 	if w == nil {
 		return Health{State: StateNew}

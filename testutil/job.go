@@ -10,8 +10,8 @@ import (
 	"github.com/backfillhq/go/internal/seam"
 )
 
-// WithJob returns a context for a handler that is tested by calling it: [backfill.JobInfo] returns a
-// copy of job, and [backfill.VerdictOf] knows its attempts.
+// WithJob returns a context for a handler that is tested by calling it: [backfill.JobInfo] returns
+// a copy of job, and [backfill.VerdictOf] knows its attempts.
 //
 //	ctx := testutil.WithJob(t.Context(), backfill.Job{Attempt: 2})
 //	err := mailer.SendWelcome(ctx, args)

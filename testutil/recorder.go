@@ -95,8 +95,8 @@ func (r *Recorder) FailWith(err error) {
 	r.failure = err
 }
 
-// Reset forgets everything that was recorded: no job waits, keys are free, and jobs are numbered from
-// 1 again. An error of FailWith stays.
+// Reset forgets everything that was recorded: no job waits, keys are free, and jobs are numbered
+// from 1 again. An error of FailWith stays.
 func (r *Recorder) Reset() {
 	r.mu.Lock()
 	defer r.mu.Unlock()

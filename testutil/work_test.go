@@ -170,7 +170,8 @@ func TestWorkRunsJobsAsAWorker(t *testing.T) {
 					t.Fatal(err)
 				}
 				reports[1] = rec.Work(t, got.registry(), append(opts, backfill.WithLogger(slog.New(slog.DiscardHandler)))...)
-				// A worker claims several jobs at a time, and keyed ones are inserted in the order of their keys.
+				// A worker claims several jobs at a time, and keyed ones are inserted in the order
+				// of their keys.
 				slices.Sort(wanted.seen)
 				slices.Sort(got.seen)
 				if diff := cmp.Diff(wanted.seen, got.seen); diff != "" {
@@ -235,15 +236,16 @@ func TestScheduledJobsRunInTheirOrder(t *testing.T) {
 	got["Work"] = run(t, rec, func(registry *backfill.Registry) *backfill.Report {
 		return rec.Work(t, registry, backfill.WithScheduled())
 	})
-	// The retry of 90 minutes counts from when the first attempt ran, and the second from when the first retry did.
+	// The retry of 90 minutes counts from when the first attempt ran, and the second from when the
+	// first retry did.
 	want := []string{"fails 1", "enqueues 1", "child 1", "1h 1", "1h, in a queue 1", "fails 2", "fails 3", "4h 1", "far 1"}
 	if diff := cmp.Diff(map[string][]string{"worker": want, "Work": want}, got); diff != "" {
 		t.Errorf("order (-want +got):\n%s", diff)
 	}
 }
 
-// Work goes through the middleware, tells observers, logs failures to the test, and survives whatever
-// a handler does.
+// Work goes through the middleware, tells observers, logs failures to the test, and survives
+// whatever a handler does.
 func TestWork(t *testing.T) {
 	t.Parallel()
 	rec := testutil.NewRecorder()

@@ -14,8 +14,8 @@ import (
 const (
 	slowClaim    = time.Second // a claim that takes longer to find its jobs is said
 	slowLogEvery = time.Minute
-	// holderTimeout bounds the question who keeps vacuum from its work: without an answer, nothing is
-	// said.
+	// holderTimeout bounds the question who keeps vacuum from its work: without an answer, nothing
+	// is said.
 	holderTimeout = time.Second
 )
 

@@ -137,7 +137,8 @@ func TestOnceSurvivesTrouble(t *testing.T) {
 	})
 }
 
-// A worker that is to advance ends when there is nothing to advance to, and says why it could not look.
+// A worker that is to advance ends when there is nothing to advance to, and says why it could not
+// look.
 func TestOnceAdvances(t *testing.T) {
 	t.Parallel()
 	errDown := errors.New("connection lost")

@@ -46,13 +46,13 @@ type Config struct {
 	// Once makes Run return when nothing is ready and everything claimed is recorded. Such a worker
 	// neither listens nor sweeps.
 	Once bool
-	// Advance makes jobs due that are scheduled for later, and reports whether there were any: a worker
-	// that runs once calls it when nothing is left. nil: it returns then.
+	// Advance makes jobs due that are scheduled for later, and reports whether there were any: a
+	// worker that runs once calls it when nothing is left. nil: it returns then.
 	Advance func(ctx context.Context) (bool, error)
 
 	// DrainTimeout is how long running jobs may go on after Run's context has ended; then their
-	// contexts are cancelled. CancelTimeout is how long they have after that; then they are given back
-	// while they still run.
+	// contexts are cancelled. CancelTimeout is how long they have after that; then they are given
+	// back while they still run.
 	DrainTimeout, CancelTimeout time.Duration
 
 	// Crontab is what the worker schedules, through Cron, unless it runs with Once.
@@ -64,8 +64,8 @@ type Config struct {
 	// Execute runs one job and writes how it ended to outcome, also when the handler ends its
 	// goroutine (runtime.Goexit). It must not panic.
 	Execute func(ctx context.Context, job *wire.Job, outcome *Outcome)
-	// Forbidden returns flags before each claim: jobs that have one of them are passed over. It must
-	// return quickly. nil: none.
+	// Forbidden returns flags before each claim: jobs that have one of them are passed over. It
+	// must return quickly. nil: none.
 	Forbidden func() []string
 	// Nudge notifies every worker of the database, soon and without waiting, that this many jobs
 	// became claimable.

@@ -31,6 +31,8 @@ func (c *Client) FailJobs(ctx context.Context, reason string, ids ...int64) ([]*
 // RescheduleChange says what [Client.RescheduleJobs] changes. A nil field changes nothing:
 // RescheduleChange{Attempts: new(0)} resets the attempts only.
 type RescheduleChange struct {
+	_ [0]func() // fields may be added
+
 	RunAt       *time.Time // when the jobs are due
 	Priority    *Priority
 	Attempts    *int // attempts so far, 0 to 32767
@@ -51,7 +53,7 @@ func (c *Client) RescheduleJobs(ctx context.Context, change RescheduleChange, id
 }
 
 func (r RescheduleChange) check() error {
-	if r == (RescheduleChange{}) {
+	if r.RunAt == nil && r.Priority == nil && r.Attempts == nil && r.MaxAttempts == nil {
 		return errors.New("nothing to change: set RunAt, Priority, Attempts or MaxAttempts")
 	}
 	var problems []error

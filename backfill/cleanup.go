@@ -8,6 +8,8 @@ import (
 
 // CleanupOptions says what [Client.Cleanup] deletes. Default: nothing, which is an error.
 type CleanupOptions struct {
+	_ [0]func() // fields may be added
+
 	// FailedJobs deletes the jobs that have failed for good (attempts = max_attempts) and are not
 	// running. Graphile Worker calls this DELETE_PERMAFAILED_JOBS.
 	FailedJobs bool
@@ -22,7 +24,11 @@ type CleanupOptions struct {
 }
 
 // CleanupReport says how much [Client.Cleanup] has deleted.
-type CleanupReport struct{ FailedJobs, TaskNames, QueueNames int }
+type CleanupReport struct {
+	_ [0]func() // fields may be added
+
+	FailedJobs, TaskNames, QueueNames int
+}
 
 // Cleanup deletes failed jobs and unused names, in the order of the fields of [CleanupOptions]. The
 // report is never nil. Only the owner of the tables may delete names.

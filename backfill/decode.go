@@ -37,6 +37,8 @@ func decodeArgs[T any](job *Job) (T, error) {
 // the database. The error of the decoder may quote one, so DecodeError has no Unwrap that would show
 // its text; errors.Is and errors.As find it all the same.
 type DecodeError struct {
+	_ [0]func() // fields may be added
+
 	Task   string       // the name that the job was enqueued under
 	Path   string       // of the value, such as $.items[3].price; $ is the whole document
 	Type   reflect.Type // that the value is for; nil if the type decodes itself, or the JSON is invalid

@@ -76,10 +76,27 @@
 // wrapping it or [context.Canceled] has not failed: the job is given back without charging the
 // attempt, and runs again. Any other error is a failure, and nil is a success.
 //
+// # Fleets
+//
+// All workers of one program need not run the same tasks. [Registry.Only] makes a registry of some
+// of them, with nothing that the others need, and each worker has its own [WithConcurrency]: so
+// slow tasks get a worker of their own, in the same process or in another, and keep no fast ones
+// waiting. Jobs whose task no worker has wait.
+//
 // # Extending
 //
-// A [Middleware] is called around each job, and an [EnqueueMiddleware] around each enqueue. An [Observer] is called for every event of a worker. A
-// panic in your functions does not end the process, unless it is in a goroutine that they started.
+// A [Middleware] is called around each job: of all tasks with [WithMiddleware], of some with
+// [Registry.Use]. [VerdictOf] tells it what an error decides. An [EnqueueMiddleware] is called
+// around each enqueue. An [Observer] is called for every event of a worker. [Probes] answers the
+// health probes of a platform. A panic in your functions does not end the process, unless it is in
+// a goroutine that they started.
+//
+// # Testing
+//
+// Package testutil has a Recorder, which takes the place of a client and also runs what it has
+// recorded, and a context with a job, for handlers that are called directly. With a database of its
+// own, which package testutil/pgtest makes, a test runs what is due with [RunOnce], and what is
+// scheduled for later, too, with [WithScheduled].
 //
 // # For generated code
 //

@@ -70,12 +70,6 @@ var (
 	ErrLeaseLost = worker.ErrLeaseLost
 )
 
-// A verdict is an error by which a handler decides how its job ends. The outermost one counts.
-type verdict interface {
-	error
-	verdict()
-}
-
 // Permanent returns an error after which the job is not retried. It can be wrapped. Permanent(nil)
 // is a failure too, so check err first.
 func Permanent(err error) error {
@@ -89,7 +83,7 @@ type permanentError struct{ err error }
 
 func (e *permanentError) Error() string { return e.err.Error() }
 func (e *permanentError) Unwrap() error { return e.err }
-func (*permanentError) verdict()        {}
+func (*permanentError) decides()        {}
 
 // RetryIn returns an error after which the job is retried in d, instead of after the task's
 // backoff, if it has attempts left. It can be wrapped. A negative d counts as 0. RetryIn(d, nil) is
@@ -108,7 +102,7 @@ type retryError struct {
 
 func (e *retryError) Error() string { return e.err.Error() }
 func (e *retryError) Unwrap() error { return e.err }
-func (*retryError) verdict()        {}
+func (*retryError) decides()        {}
 
 // Snooze returns an error after which the job runs again in d. The attempt is not charged, so a job
 // can be snoozed any number of times. It can be wrapped. A negative d counts as 0.
@@ -117,11 +111,13 @@ func Snooze(d time.Duration) error { return &snoozeError{max(d, 0)} }
 type snoozeError struct{ delay time.Duration }
 
 func (e *snoozeError) Error() string { return fmt.Sprintf("snoozed for %v", e.delay) }
-func (*snoozeError) verdict()        {}
+func (*snoozeError) decides()        {}
 
 // PanicError is the error recorded when a handler or middleware panics. It counts like an error
 // that the handler returned. The stack goes to the log; the database gets the message only.
 type PanicError struct {
+	_ [0]func() // fields may be added
+
 	Value any    // what panic was called with
 	Stack []byte // of the goroutine, at the panic
 }
@@ -151,6 +147,8 @@ func (e *PanicError) Unwrap() error {
 // as an ordinary error, and all elements are retried. RetryIn, Permanent and [Snooze] have no
 // effect inside Errs. A BatchError without a failed element is a success.
 type BatchError struct {
+	_ [0]func() // fields may be added
+
 	Errs map[int]error // by index; an element whose error is nil did not fail
 }
 
@@ -175,7 +173,7 @@ func (e *BatchError) Unwrap() []error {
 	return errs
 }
 
-func (*BatchError) verdict() {}
+func (*BatchError) decides() {}
 
 // failed returns the indexes of the failed elements, in order.
 func (e *BatchError) failed() []int {

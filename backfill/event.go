@@ -21,21 +21,26 @@ type Observer func(Event)
 //	claimed                                      Count, Full
 //	start, lease_lost                            Job
 //	finished                                     Job, Duration
-//	failed                                       Job, Duration, Err, Delay
+//	failed                                       Job, Duration, Err, Final, Delay
 //	snoozed                                      Job, Duration, Delay
 //	completed, recorded, returned, busy          Count
 //	reclaimed                                    Count
 //	flush_error, swept                           Count, Err
 //	scheduled, draining                          Count
 //	fenced                                       WorkerID is the id that was declared dead
+//
+// Fields may be added: write no Event without keys, and compare fields, not Events.
 type Event struct {
+	_ [0]func()
+
 	Kind     EventKind
 	WorkerID string
 	Count    int           // how many jobs
 	Full     bool          // more jobs may be waiting
 	Job      *Job          // must not be changed
 	Err      error         // why
-	Delay    time.Duration // until the job runs again; 0 after its last attempt
+	Final    bool          // the job will not be tried again: its last attempt failed, or Permanent
+	Delay    time.Duration // until the job runs again; 0 if Final
 	Duration time.Duration // how long the handler ran
 }
 
@@ -73,6 +78,6 @@ const (
 func newEvent(e worker.Event) Event {
 	return Event{
 		Kind: EventKind(e.Kind), WorkerID: e.WorkerID, Count: e.Count, Full: e.Full, Job: newJob(e.Job), Err: e.Err,
-		Delay: e.Delay, Duration: e.Duration,
+		Final: e.Final, Delay: e.Delay, Duration: e.Duration,
 	}
 }

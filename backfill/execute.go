@@ -8,6 +8,7 @@ import (
 	"runtime/debug"
 	"time"
 
+	"github.com/backfillhq/go/internal/trouble"
 	"github.com/backfillhq/go/internal/wire"
 	"github.com/backfillhq/go/internal/worker"
 )
@@ -19,6 +20,7 @@ type executor struct {
 	enqueuer Enqueuer         // for the contexts of jobs
 	logger   *slog.Logger
 	flags    *forbiddenFlags // nil: none that change
+	hidden   trouble.Log     // verdicts that middleware has hidden
 }
 
 type route struct {
@@ -31,10 +33,11 @@ func (r *Registry) newExecutor(
 	enqueuer Enqueuer, logger *slog.Logger, middleware ...Middleware,
 ) (*executor, error) {
 	x := &executor{routes: make(map[string]route, len(r.names)), enqueuer: enqueuer, logger: logger}
+	x.hidden.Failing, x.hidden.Level = "middleware hides what the handler's error decides: it must wrap errors with %w", slog.LevelWarn
 	for _, h := range r.handlers {
-		wrapped, err := chain(x.guard(h.run), middleware)
+		wrapped, err := h.around(x.guard(h.run), middleware)
 		if err != nil {
-			return nil, err // the same for every task
+			return nil, err // the same for every task, or the first of several
 		}
 		for _, name := range append([]string{h.name}, h.aliases...) {
 			x.routes[name] = route{handler: h, run: x.guard(wrapped)}
@@ -56,7 +59,8 @@ func (x *executor) execute(ctx context.Context, claimed *wire.Job, outcome *work
 		return
 	}
 	job := newJob(claimed)
-	ctx = jobContext{ctx, job, x.enqueuer}
+	carried := &jobContext{Context: ctx, job: job, enqueuer: x.enqueuer}
+	ctx = carried
 	if limit := route.handler.timeout; limit > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, limit, ErrTimeout)
@@ -69,6 +73,7 @@ func (x *executor) execute(ctx context.Context, claimed *wire.Job, outcome *work
 	// This outcome counts if run never returns.
 	*outcome = failure(errGoexit, route.handler.backoff.delay(claimed.Attempt))
 	err := route.run(ctx, job)
+	x.warnOfHidden(ctx, claimed, carried.said.Load(), err)
 	*outcome = x.outcome(ctx, route.handler, claimed, err)
 }
 
@@ -107,33 +112,28 @@ func (x *executor) outcome(ctx context.Context, h *handler, job *wire.Job, err e
 			outcome = failure(err, h.backoff.delay(job.Attempt))
 		}
 	}()
-	batch, isBatch := batchOf(err)
-	if isBatch && len(batch.failed()) == 0 {
+	verdict := verdictOf(ctx, err, job.Attempt >= job.MaxAttempts)
+	switch verdict.Kind {
+	case VerdictCompleted:
 		return worker.Outcome{Kind: worker.OutcomeCompleted}
-	}
-	var said verdict
-	errors.As(err, &said)
-	if snooze, ok := said.(*snoozeError); ok {
-		return worker.Outcome{Kind: worker.OutcomeSnoozed, Delay: snooze.delay}
-	}
-	// A batch that was interrupted half-way is recorded as a failure, so that its finished elements
-	// do not run again; unless that would be its last attempt.
-	if interrupted(ctx, err) && (!isBatch || job.Attempt >= job.MaxAttempts) {
+	case VerdictSnooze:
+		return worker.Outcome{Kind: worker.OutcomeSnoozed, Delay: verdict.Delay}
+	case VerdictInterrupted:
 		return worker.Outcome{Kind: worker.OutcomeReturned}
+	case VerdictRetry, VerdictRetryIn, VerdictPermanent:
 	}
+	batch, isBatch := batchOf(err)
 	err = explainTimeout(ctx, h, err)
 	var payload []byte
 	if isBatch {
 		payload, err = shrink(job.Payload, batch, err)
 	}
-	switch said := said.(type) {
-	case *permanentError:
-		outcome = failure(err, 0)
+	if verdict.Kind == VerdictRetry {
+		verdict.Delay = h.delay(x.logger, job, err)
+	}
+	outcome = failure(err, verdict.Delay)
+	if verdict.Kind == VerdictPermanent {
 		outcome.Kind = worker.OutcomeExhausted
-	case *retryError:
-		outcome = failure(err, said.delay)
-	default:
-		outcome = failure(err, h.delay(x.logger, job, err))
 	}
 	outcome.Payload = payload
 	return outcome
@@ -146,12 +146,6 @@ func failure(err error, delay time.Duration) worker.Outcome {
 		err = errors.New(text) // loggers and observers should not meet the panic
 	}
 	return worker.Outcome{Kind: worker.OutcomeFailed, Err: err, Text: text, Delay: delay}
-}
-
-// interrupted reports whether err is there because the worker shuts down. That is not the job's
-// fault.
-func interrupted(ctx context.Context, err error) bool {
-	return errors.Is(context.Cause(ctx), ErrShutdown) && (errors.Is(err, ErrShutdown) || errors.Is(err, context.Canceled))
 }
 
 // explainTimeout names the task's timeout in an error that came of it.

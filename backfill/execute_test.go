@@ -238,7 +238,7 @@ func TestShutdown(t *testing.T) {
 		"other error":              {backfill.ErrShutdown, errBoom, false, worker.OutcomeFailed},
 		"batch":                    {backfill.ErrShutdown, batch, false, worker.OutcomeFailed},
 		"batch, last attempt":      {backfill.ErrShutdown, batch, true, worker.OutcomeReturned},
-		"lease lost":               {backfill.ErrLeaseLost, context.Canceled, false, worker.OutcomeFailed},
+		"lease lost":               {backfill.ErrLeaseLost, context.Canceled, false, worker.OutcomeReturned},
 		"lease lost, but finished": {backfill.ErrLeaseLost, nil, false, worker.OutcomeCompleted},
 		"no shutdown":              {nil, context.Canceled, false, worker.OutcomeFailed},
 	}

@@ -34,6 +34,9 @@ func TestWithForbiddenFlags(t *testing.T) {
 	if n := left(backfill.WithForbiddenFlagsFunc(func() []string { calls++; return []string{"slow"} })); n != 2 || calls == 0 {
 		t.Errorf("%d jobs are left after %d calls, want the slow ones", n, calls)
 	}
+	if n := left(backfill.WithForbiddenFlags("other"), backfill.WithForbiddenFlags("slow")); n != 3 {
+		t.Errorf("given twice: %d jobs are left, want the slow ones", n)
+	}
 	if n := left(backfill.WithForbiddenFlags()); n != 0 {
 		t.Errorf("%d jobs are left, and nothing is forbidden", n)
 	}
@@ -43,11 +46,15 @@ func TestForbiddenFlagsProblems(t *testing.T) {
 	t.Parallel()
 	client := newClient(t, pgtest.New(t))
 	_, registry := taskOf("send_email", ignore)
-	for want, option := range map[string]backfill.WorkerOption{
-		"WithForbiddenFlags: flag 1 is empty":                backfill.WithForbiddenFlags("a", ""),
-		"WithForbiddenFlagsFunc: the function is nil: leave": backfill.WithForbiddenFlagsFunc(nil),
+	fixed, asked := backfill.WithForbiddenFlags("a"), backfill.WithForbiddenFlagsFunc(func() []string { return nil })
+	for want, options := range map[string][]backfill.WorkerOption{
+		"WithForbiddenFlags: flag 1 is empty":                              {backfill.WithForbiddenFlags("a", "")},
+		"WithForbiddenFlagsFunc: the function is nil: leave":               {backfill.WithForbiddenFlagsFunc(nil)},
+		"WithForbiddenFlags and WithForbiddenFlagsFunc: give one of them":  {fixed, asked},
+		"WithForbiddenFlags and WithForbiddenFlagsFunc: give one of them;": {asked, fixed},
+		"WithForbiddenFlagsFunc: given twice":                              {asked, asked},
 	} {
-		if _, err := client.NewWorker(registry, option); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := client.NewWorker(registry, options...); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %q", err, want)
 		}
 	}

@@ -133,7 +133,7 @@ var adminOperations = []adminOperation{
 				in.ids, r.RunAt != nil, day, micros, (*int16)(r.Priority), r.Attempts, r.MaxAttempts)
 		},
 		func(in adminInput) bool {
-			return in.change == backfill.RescheduleChange{} || in.change.Attempts != nil && *in.change.Attempts < 0
+			return in.change.RunAt == nil && in.change.Priority == nil && in.change.Attempts == nil && in.change.MaxAttempts == nil || in.change.Attempts != nil && *in.change.Attempts < 0
 		},
 	},
 	{

@@ -1,6 +1,9 @@
 package backfill
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // For generated code: what backfillgen's files call. Handwritten code needs none of it.
 
@@ -10,12 +13,15 @@ import "fmt"
 const GeneratedCodeVersion1 = true
 
 // Require is for generated code. It reports a start-up error naming field unless ok, as in
-// Require("Handlers.Mailer", h.Mailer != nil).
-func Require(field string, ok bool) Binding {
+// Require("Handlers.Mailer", h.Mailer != nil, TaskSendEmail.Name). With the names of tasks, it is
+// for registries that have one of them: [Registry.Only] drops it with the last.
+func Require(field string, ok bool, tasks ...string) Binding {
 	if ok {
 		return Binding{}
 	}
-	return Binding{problem: fmt.Errorf("%s is required: set it in what you pass to NewRegistry", field)}
+	return Binding{problem: &problem{
+		fmt.Errorf("%s is required: set it in what you pass to NewRegistry", field), slices.Clone(tasks),
+	}}
 }
 
 // OrNoClient is for generated code. It returns e or, if e is nil, an Enqueuer that reports

@@ -126,7 +126,8 @@ func EnqueueSendEmail(ctx context.Context, args SendEmailArgs, opts ...backfill.
 	return NewClient(backfill.FromContext(ctx)).EnqueueSendEmail(ctx, args, opts...)
 }
 
-// Handlers holds the receivers of task methods. Every field is required.
+// Handlers holds the receivers of task methods. Every field is required, unless Only drops its
+// tasks.
 type Handlers struct {
 	Counter *Counter
 	Reports *Reports
@@ -135,8 +136,8 @@ type Handlers struct {
 // NewRegistry binds every task of this package to its handler.
 func NewRegistry(h Handlers) *backfill.Registry {
 	return backfill.NewRegistry(
-		backfill.Require("Handlers.Counter", h.Counter != nil),
-		backfill.Require("Handlers.Reports", h.Reports != nil),
+		backfill.Require("Handlers.Counter", h.Counter != nil, TaskTally.Name),
+		backfill.Require("Handlers.Reports", h.Reports != nil, TaskNightly.Name),
 		backfill.Handle(TaskNightly, h.Reports.Nightly),
 		backfill.Handle(TaskNotify, Notify),
 		backfill.Handle(TaskPurge, func(ctx context.Context, _ backfill.NoArgs) error { return purge(ctx) }),

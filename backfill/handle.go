@@ -28,11 +28,11 @@ type HandleOption interface{ applyToHandler(h *handler) }
 // that was generated for an older signature does not compile.
 func Handle[T any, F HandlerShape[T]](t *Task[T], fn F, opts ...HandleOption) Binding {
 	if t == nil {
-		return Binding{problem: errors.New("the *Task of a Handle is nil: pass the task's descriptor")}
+		return Binding{problem: &problem{err: errors.New("the *Task of a Handle is nil: pass the task's descriptor")}}
 	}
 	h := &handler{name: t.Name, where: callerOf(2), aliases: slices.Clone(t.Aliases), timeout: t.Timeout, backoff: t.Backoff}
-	h.guard.limit = userLimit
-	h.misbehaved.Failing, h.misbehaved.Level = "backoff function misbehaved, and the task's backoff is used", slog.LevelWarn
+	h.guard = &guard{limit: userLimit}
+	h.misbehaved = &trouble.Log{Failing: "backoff function misbehaved, and the task's backoff is used", Level: slog.LevelWarn}
 	h.faults = checkTask(t)
 	switch fn := any(fn).(type) {
 	case func(context.Context, T) error:
@@ -86,9 +86,10 @@ type handler struct {
 	timeout     time.Duration // 0: none
 	backoff     Backoff
 	backoffFunc func(attempt int, err error) time.Duration // nil: backoff
-	guard       guard                                      // of backoffFunc
-	misbehaved  trouble.Log
-	run         HandlerFunc // decodes the args and calls the handler
+	guard       *guard                                     // of backoffFunc
+	misbehaved  *trouble.Log
+	run         HandlerFunc  // decodes the args and calls the handler
+	middleware  []Middleware // of Registry.Use: inside that of the worker
 	crontab     []worker.CronEntry
 	faults      []error
 	where       string // the caller of Handle: package (file:line)

@@ -3,8 +3,10 @@ package backfill
 import (
 	"context"
 	"encoding/json"
+	"sync/atomic"
 	"time"
 
+	"github.com/backfillhq/go/internal/seam"
 	"github.com/backfillhq/go/internal/wire"
 )
 
@@ -34,8 +36,11 @@ type Job struct {
 	Cron *CronTick
 }
 
-// CronTick is the minute for which a cron job was enqueued.
+// CronTick is the minute for which a cron job was enqueued. Fields may be added: write none without
+// keys, and compare fields.
 type CronTick struct {
+	_ [0]func()
+
 	TS         time.Time `json:"ts"`         // the whole minute that the schedule matched, in UTC
 	Backfilled bool      `json:"backfilled"` // it was missed while no worker ran, and enqueued later
 }
@@ -47,13 +52,16 @@ type jobContext struct {
 
 	job      *Job
 	enqueuer Enqueuer
+	said     atomic.Pointer[error] // what the handler returned, if there is middleware; nil: no error
 }
 
-type jobKey struct{}
+type jobContextKey struct{}
 
-func (c jobContext) Value(key any) any {
+func (c *jobContext) Value(key any) any {
 	switch key.(type) {
-	case jobKey:
+	case jobContextKey:
+		return c
+	case seam.JobKey:
 		return c.job
 	case enqueuerKey:
 		return c.enqueuer
@@ -63,11 +71,12 @@ func (c jobContext) Value(key any) any {
 }
 
 // JobInfo returns the job whose handler was given ctx. Outside a handler it returns the zero Job.
+// Tests of a handler put one into ctx with testutil.WithJob.
 func JobInfo(ctx context.Context) Job {
 	if ctx == nil {
 		return Job{}
 	}
-	if job, ok := ctx.Value(jobKey{}).(*Job); ok {
+	if job, ok := ctx.Value(seam.JobKey{}).(*Job); ok {
 		return *job
 	}
 	return Job{}

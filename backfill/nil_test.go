@@ -29,6 +29,9 @@ func TestMethodsOfNilValues(t *testing.T) {
 		"PanicError":  {(*backfill.PanicError)(nil), &backfill.PanicError{}},
 		"BatchError":  {(*backfill.BatchError)(nil), &backfill.BatchError{}},
 		"DecodeError": {(*backfill.DecodeError)(nil), &backfill.DecodeError{}},
+		"Probes":      {(*backfill.Probes)(nil), &backfill.Probes{}},
+		"Verdict":     {backfill.Verdict{}},
+		"Health":      {backfill.Health{}, (*backfill.Worker)(nil).Health()},
 		"Request":     {&backfill.Request{}},
 		"txEnqueuer":  {(*backfill.Client)(nil).WithTx(nil), (&backfill.Client{}).WithSQLTx(nil)},
 		"FromContext": {backfill.FromContext(nil), backfill.FromContext(t.Context())}, //nolint:staticcheck // nil on purpose

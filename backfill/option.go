@@ -62,8 +62,10 @@ type workerConfig struct {
 	concurrency  int
 	drainTimeout time.Duration
 	middleware   []Middleware
-	observer     Observer
+	observers    []Observer
+	probes       []*Probes
 	crontab      []worker.CronEntry
+	scheduled    bool
 	forbidden    []string
 	// forbiddenFunc replaces forbidden, unless it is nil.
 	forbiddenFunc func() []string
@@ -149,8 +151,9 @@ func WithMigrations(mode MigrateMode) ClientOption {
 	})
 }
 
-// WithLogger sets the logger. It gets every job at Debug, start and stop at Info, failed jobs at
-// Warn, and what keeps the worker from its work at Error. Payloads are never logged.
+// WithLogger sets the logger. It gets every job at Debug, start and stop at Info (of RunOnce at
+// Debug), failed jobs at Warn, and what keeps the worker from its work at Error. Payloads are never
+// logged. In a test, slog.New(slog.NewTextHandler(t.Output(), nil)) shows them with the test.
 //
 // If the logger's handler panics, or has not returned after 10 seconds, the worker goes on without
 // that record, and writes a line to stderr, at most once a minute.
@@ -212,24 +215,36 @@ func WithMiddleware(middleware ...Middleware) WorkerOption {
 	})
 }
 
-// WithObserver calls observer for every worker event. See [Observer] for what it may do.
-// Default: none.
+// WithObserver calls observer for every worker event. See [Observer] for what it may do. The option
+// can be given several times: each event goes to all observers, in their order. Default: none.
 func WithObserver(observer Observer) WorkerOption {
 	return workerOption(func(c *workerConfig) {
 		c.require(observer != nil, "WithObserver: the observer is nil: leave the option out")
-		c.observer = observer
+		c.observers = append(c.observers, observer)
 	})
 }
 
+// WithScheduled makes RunOnce run jobs of the worker's tasks that are not due yet as well, retries
+// and snoozed jobs included, until none is left, for tests. When nothing is due, it makes due what
+// is scheduled for the earliest second, in its order: run_at becomes now. So a task that always
+// snoozes runs until ctx ends. [Worker.Run] refuses the option. Default: RunOnce leaves such jobs.
+func WithScheduled() WorkerOption {
+	return workerOption(func(c *workerConfig) { c.scheduled = true })
+}
+
 // WithForbiddenFlags makes the worker skip jobs that have one of these flags. They wait for another
-// worker. Default: none.
+// worker. The option can be given several times, but not together with [WithForbiddenFlagsFunc].
+// Default: none.
 func WithForbiddenFlags(flags ...string) WorkerOption {
 	flags = slices.Clone(flags)
 	return workerOption(func(c *workerConfig) {
 		c.check("WithForbiddenFlags", checkFlags(flags))
-		c.forbidden, c.forbiddenFunc = flags, nil
+		c.require(c.forbiddenFunc == nil, errBothFlags)
+		c.forbidden = append(c.forbidden, flags...)
 	})
 }
+
+const errBothFlags = "WithForbiddenFlags and WithForbiddenFlagsFunc: give one of them; the function can return the fixed flags too"
 
 // WithForbiddenFlagsFunc is [WithForbiddenFlags] for flags that change. Before each claim the
 // worker calls flags, one call at a time, and waits for it, so it should return within
@@ -242,7 +257,9 @@ func WithForbiddenFlags(flags ...string) WorkerOption {
 func WithForbiddenFlagsFunc(flags func() []string) WorkerOption {
 	return workerOption(func(c *workerConfig) {
 		c.require(flags != nil, "WithForbiddenFlagsFunc: the function is nil: leave the option out")
-		c.forbidden, c.forbiddenFunc = nil, flags
+		c.require(c.forbidden == nil, errBothFlags)
+		c.require(c.forbiddenFunc == nil, "WithForbiddenFlagsFunc: given twice: pass one function")
+		c.forbiddenFunc = flags
 	})
 }
 

@@ -5,20 +5,28 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 )
 
 // Binding is an argument of [NewRegistry]: a task with its handler, from [Handle], or a condition
 // for starting, from [Require].
 type Binding struct {
 	handler *handler // nil: there is only a problem, or nothing
-	problem error
+	problem *problem
 }
 
-// Registry is a set of tasks with their handlers. It never changes: [MergeRegistries] and
-// [Registry.Only] return new ones. [Client.NewWorker] reports all mistakes in it at once.
+// problem is what keeps a worker from running tasks.
+type problem struct {
+	err   error
+	tasks []string // by name; none: every task of the registry
+}
+
+// Registry is a set of tasks with their handlers. It never changes: [MergeRegistries],
+// [Registry.Only] and [Registry.Use] return new ones. [Client.NewWorker] reports all mistakes in it
+// at once.
 type Registry struct {
 	handlers []*handler
-	faults   []error
+	faults   []problem // beside those of the handlers
 	// names are the handlers by all names that they take jobs of: the tasks' own and their aliases.
 	names map[string]*handler
 }
@@ -28,11 +36,10 @@ func NewRegistry(bindings ...Binding) *Registry {
 	r := &Registry{}
 	for _, b := range bindings {
 		if b.problem != nil {
-			r.faults = append(r.faults, b.problem)
+			r.faults = append(r.faults, *b.problem)
 		}
 		if b.handler != nil {
 			r.handlers = append(r.handlers, b.handler)
-			r.faults = append(r.faults, b.handler.faults...)
 		}
 	}
 	r.claimNames()
@@ -46,7 +53,7 @@ func MergeRegistries(registries ...*Registry) *Registry {
 	merged := &Registry{}
 	for i, r := range registries {
 		if r == nil {
-			merged.faults = append(merged.faults, fmt.Errorf("argument %d of MergeRegistries is nil: pass what NewRegistry returns", i+1))
+			merged.fault(fmt.Errorf("argument %d of MergeRegistries is nil: pass what NewRegistry returns", i+1))
 			continue
 		}
 		merged.handlers = append(merged.handlers, r.handlers...)
@@ -57,30 +64,52 @@ func MergeRegistries(registries ...*Registry) *Registry {
 }
 
 // Only returns a registry with the tasks of these names, for fleets whose workers run different
-// tasks. Jobs of the other tasks wait for another worker. An alias or an unknown name is a start-up
-// error.
+// tasks. Jobs of the other tasks wait for another worker, and nothing that only those tasks need
+// has to be there: generated code asks for the receivers of these tasks alone. An alias or an
+// unknown name is a start-up error.
+//
+// Two workers in one process can run different tasks as well, each with a concurrency of its own.
 func (r *Registry) Only(names ...string) *Registry {
 	if r == nil {
 		return nil
 	}
 	only := &Registry{faults: slices.Clone(r.faults)}
 	if len(names) == 0 {
-		only.faults = append(only.faults, errors.New("Only has no names: name the tasks that this worker runs"))
+		only.fault(errors.New("Only has no names: name the tasks that this worker runs"))
 	}
 	for _, name := range names {
-		found := slices.IndexFunc(r.handlers, func(h *handler) bool { return h.name == name })
-		switch {
-		case found >= 0:
-			only.handlers = append(only.handlers, r.handlers[found])
-		case r.names[name] != nil:
-			only.faults = append(only.faults, fmt.Errorf("Only names %q, an alias: name the task %q", name, r.names[name].name))
-		default:
-			only.faults = append(only.faults, fmt.Errorf("Only names %q, which is not a task of the registry: it has %q", name, r.taskNames()))
+		if h, err := r.task("Only", name); err != nil {
+			only.fault(err)
+		} else {
+			only.handlers = append(only.handlers, h)
 		}
 	}
+	only.faults = slices.DeleteFunc(only.faults, func(p problem) bool {
+		return len(p.tasks) > 0 && !slices.ContainsFunc(p.tasks, func(name string) bool { return slices.Contains(names, name) })
+	})
 	only.claimNames()
+	own := fmt.Sprintln(only.clashes())
+	for _, clash := range r.clashes() { // also of tasks that are dropped: their fleet claims the same name
+		if !strings.Contains(own, clash.Error()) {
+			only.fault(clash)
+		}
+	}
 	return only
 }
+
+// task returns the handler of a task that a caller of operation has named.
+func (r *Registry) task(operation, name string) (*handler, error) {
+	found := slices.IndexFunc(r.handlers, func(h *handler) bool { return h.name == name })
+	switch {
+	case found >= 0:
+		return r.handlers[found], nil
+	case r.names[name] != nil:
+		return nil, fmt.Errorf("%s names %q, an alias: name the task %q", operation, name, r.names[name].name)
+	}
+	return nil, fmt.Errorf("%s names %q, which is not a task of the registry: it has %q", operation, name, r.taskNames())
+}
+
+func (r *Registry) fault(err error) { r.faults = append(r.faults, problem{err: err}) }
 
 // claimNames gives every name to the first handler that has it. Names come before aliases, so that
 // a clash of the two is reported as one of the alias.
@@ -131,7 +160,16 @@ func (r *Registry) problems() error {
 	if r == nil {
 		return errors.New("registry is nil: pass what NewRegistry returns")
 	}
-	found := slices.Concat(r.faults, r.clashes())
+	var found []error
+	for _, p := range r.faults {
+		found = append(found, p.err)
+	}
+	for i, h := range r.handlers {
+		if !slices.Contains(r.handlers[:i], h) { // twice is no mistake
+			found = append(found, h.faults...)
+		}
+	}
+	found = append(found, r.clashes()...)
 	if len(found) == 0 && len(r.handlers) == 0 {
 		found = []error{errors.New("registry has no tasks: pass the NewRegistry of a package with tasks, or bind some with Handle")}
 	}

@@ -10,6 +10,8 @@ import (
 // Request is one job to enqueue. It comes from [Task.Request], or you write it yourself for a task
 // that is not written in Go. Only Task is required.
 type Request struct {
+	_ [0]func() // fields may be added: write field names, and do not compare
+
 	// Task is the task's name: 1 to 128 characters.
 	Task string
 	// Args are the args as JSON, at most 256 MiB. Default: {}.

@@ -362,3 +362,21 @@ func wantSecret(t *testing.T, secret string, texts ...string) {
 		}
 	}
 }
+
+// logOfEvents keeps events.
+type logOfEvents struct {
+	mu   sync.Mutex
+	list []backfill.Event
+}
+
+func (l *logOfEvents) observe(e backfill.Event) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.list = append(l.list, e)
+}
+
+func (l *logOfEvents) count(kind backfill.EventKind) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return count(l.list, kind)
+}

@@ -17,6 +17,8 @@ import (
 // functions are bound to it in [NewRegistry]. As fields they could refer back to the variable,
 // which Go refuses as an initialization cycle.
 type Task[T any] struct {
+	_ [0]func() // fields may be added
+
 	// Name is the task's name in the database: 1 to 128 characters.
 	Name string
 

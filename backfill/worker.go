@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -33,21 +34,34 @@ func (c *Client) NewWorker(r *Registry, opts ...WorkerOption) (*Worker, error) {
 	if err := c.usable(context.Background()); err != nil {
 		return nil, fmt.Errorf("new worker: %w", err)
 	}
+	w, err := assemble("new worker", r, c, c.logger, opts)
+	if err != nil {
+		return nil, err
+	}
+	w.client = c
+	for _, probes := range w.config.probes {
+		probes.add(w)
+	}
+	return w, nil
+}
+
+// assemble makes a worker without a client. The enqueuer is for the contexts of jobs.
+func assemble(operation string, r *Registry, e Enqueuer, logger *slog.Logger, opts []WorkerOption) (*Worker, error) {
 	config := newWorkerConfig(opts)
 	if config.logger == nil {
-		config.logger = c.logger
+		config.logger = logger
 	}
 	config.problems = append(config.problems, r.problems())
 	schedule, err := config.schedule(r)
-	if err := joinProblems("new worker", append(config.problems, err)); err != nil {
+	if err := joinProblems(operation, append(config.problems, err)); err != nil {
 		return nil, err
 	}
-	executor, err := r.newExecutor(c, config.logger, config.middleware...)
+	executor, err := r.newExecutor(e, config.logger, config.middleware...)
 	if err != nil {
-		return nil, fmt.Errorf("new worker: %w", err)
+		return nil, fmt.Errorf("%s: %w", operation, err)
 	}
 	executor.flags = newForbiddenFlags(config.forbiddenFunc, config.logger)
-	return &Worker{client: c, registry: r, config: config, executor: executor, schedule: schedule}, nil
+	return &Worker{registry: r, config: config, executor: executor, schedule: schedule}, nil
 }
 
 // Run runs jobs until ctx ends. Then it stops claiming jobs, gives back those that have not
@@ -64,11 +78,11 @@ func (w *Worker) Run(ctx context.Context) error {
 }
 
 // RunOnce runs jobs until none is due and every outcome is recorded, for system cron jobs and
-// tests. It does not wait for retries and future jobs. The report is never nil.
+// tests. It does not wait for retries and future jobs: see [WithScheduled]. The report is never
+// nil.
 func (w *Worker) RunOnce(ctx context.Context) (*Report, error) {
 	err := w.run(ctx, true)
-	report := Report(w.Health().stats)
-	return &report, err
+	return w.Health().report(), err
 }
 
 func (w *Worker) run(ctx context.Context, once bool) error {
@@ -77,6 +91,9 @@ func (w *Worker) run(ctx context.Context, once bool) error {
 	}
 	if err := w.client.usable(ctx); err != nil {
 		return fmt.Errorf("run worker: %w", err)
+	}
+	if w.config.scheduled && !once {
+		return errors.New("run worker: WithScheduled is for RunOnce: leave it out, and jobs run when they are due")
 	}
 	store, err := pg.Open(ctx, w.client.settings())
 	if err != nil {
@@ -97,10 +114,15 @@ func (w *Worker) start(store *pg.Store, once bool) (*worker.Worker, error) {
 	if w.engine != nil {
 		return nil, errors.New("run worker: it has run already; make a new one")
 	}
+	var advance func(context.Context) (bool, error)
+	if w.config.scheduled {
+		advance = store.Advance
+	}
 	w.engine = worker.New(store, worker.Config{
 		Tasks:         w.registry.claimed(),
 		Concurrency:   w.config.concurrency,
 		Once:          once,
+		Advance:       advance,
 		DrainTimeout:  w.config.drainTimeout,
 		CancelTimeout: cancelTimeout,
 		Execute:       w.executor.execute,
@@ -125,28 +147,59 @@ func (w *Worker) forbidden() func() []string {
 	return nil
 }
 
-// observe converts events for the observer; nil: there is none.
+// observe converts events for the observers; nil: there are none. Each has a guard of its own, so
+// that one that fails or hangs keeps no event from the others.
 func (w *Worker) observe() func(worker.Event) {
-	if w.config.observer == nil {
+	if len(w.config.observers) == 0 {
 		return nil
 	}
-	observer := &guard{what: "WithObserver", limit: userLimit, logger: w.config.logger}
+	guards := make([]*guard, len(w.config.observers))
+	for i := range guards {
+		guards[i] = &guard{what: "WithObserver", limit: userLimit, logger: w.config.logger}
+	}
 	return func(e worker.Event) {
-		observer.call(func() { w.config.observer(newEvent(e)) })
+		event := newEvent(e)
+		for i, observer := range w.config.observers {
+			guards[i].call(func() { observer(event) })
+		}
 	}
 }
 
-// Health is the state of a worker at one moment, as [Worker.Health] returns it.
+// Health is the state of a worker at one moment, as [Worker.Health] returns it. Fields may be
+// added: write no Health without keys, and compare fields, not Healths.
 type Health struct {
-	WorkerID   string    // "" before it has started; a new one after it was declared dead
-	State      State     // new, running, draining or stopped
-	Running    int       // running handlers
-	Buffered   int       // claimed jobs that have not started
-	Unrecorded int       // claimed jobs without a recorded outcome: Running, Buffered and ended
-	Listening  bool      // notifications arrive; false: jobs are found by polling only
-	LastClaim  time.Time // when the database last answered a claim; zero: never
+	_ [0]func()
+
+	WorkerID   string // "" before it has started; a new one after it was declared dead
+	State      State  // new, running, draining or stopped
+	Running    int    // running handlers
+	Buffered   int    // claimed jobs that have not started
+	Unrecorded int    // claimed jobs without a recorded outcome: Running, Buffered and ended
+	Listening  bool   // notifications arrive; false: jobs are found by polling only
+	// LastClaim is when the database last answered a claim; zero: never. A worker that has no room
+	// for more jobs claims none, so its age says nothing: see Ready.
+	LastClaim time.Time
+	// ClaimFailures counts the claims that have failed since the last one that was answered.
+	ClaimFailures int
 
 	stats worker.Stats
+}
+
+// Ready returns nil if the worker takes jobs, and else an error that says why it does not: it has
+// not started, it is draining, it has stopped, or the database did not answer its last claim. A
+// worker that is full is ready, and so is one that has only started.
+func (h Health) Ready() error {
+	switch {
+	case h.State == StateNew || h.State == "":
+		return errors.New("the worker has not started")
+	case h.State == StateDraining:
+		return errors.New("the worker is draining")
+	case h.State == StateStopped:
+		return errors.New("the worker has stopped")
+	case h.ClaimFailures > 0:
+		return fmt.Errorf("the last %d claims have failed", h.ClaimFailures)
+	}
+	return nil
 }
 
 // State is a stage in the life of a worker.
@@ -160,7 +213,8 @@ const (
 	StateStopped  = State(worker.StateStopped)
 )
 
-// Health returns the worker's state, for metrics and readiness probes. It sends no query.
+// Health returns the worker's state, for metrics and probes: see [Health.Ready] and [Probes]. It
+// sends no query.
 func (w *Worker) Health() Health {
 	if w == nil {
 		return Health{State: StateNew}
@@ -174,16 +228,27 @@ func (w *Worker) Health() Health {
 	h := running.Health()
 	return Health{
 		WorkerID: h.WorkerID, State: State(h.State), Running: h.Running, Buffered: h.Buffered, Unrecorded: h.Unrecorded,
-		Listening: h.Listening, LastClaim: h.LastClaim, stats: h.Stats,
+		Listening: h.Listening, LastClaim: h.LastClaim,
+		ClaimFailures: h.Failures, stats: h.Stats,
 	}
 }
 
-// Report counts the outcomes that a run has recorded.
+// Report counts the outcomes that a run has recorded. Fields may be added: write no Report without
+// keys, and compare fields, not Reports.
 type Report struct {
+	_ [0]func()
+
 	Completed int64 // succeeded
 	Failed    int64 // attempts that failed
 	Exhausted int64 // of these, jobs that will not be retried
 	Snoozed   int64 // put off: they run again later
 	Returned  int64 // given back unfinished
 	Lost      int64 // not recorded: the job had been released or taken by another worker
+}
+
+func (h Health) report() *Report {
+	return &Report{
+		Completed: h.stats.Completed, Failed: h.stats.Failed, Exhausted: h.stats.Exhausted, Snoozed: h.stats.Snoozed,
+		Returned: h.stats.Returned, Lost: h.stats.Lost,
+	}
 }

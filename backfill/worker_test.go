@@ -138,6 +138,7 @@ func TestEvents(t *testing.T) {
 	id := w.Health().WorkerID
 	fine := enqueue(t, client, task, mailArgs{})
 	failed := enqueue(t, client, task, mailArgs{Template: "fail"})
+	last := enqueue(t, client, task, mailArgs{Template: "fail"}, backfill.MaxAttempts(1))
 	snoozed := enqueue(t, client, task, mailArgs{Template: "snooze"})
 	w.await("started", 1, is(backfill.EventStarted))
 	w.await("woken", 1, is(backfill.EventWoken))
@@ -146,14 +147,17 @@ func TestEvents(t *testing.T) {
 	if e := w.await("finished", 1, of(backfill.EventFinished, fine.ID)); e.WorkerID != id || e.Job.Attempt != 1 || e.Err != nil || e.Duration <= 0 {
 		t.Errorf("finished: %+v", e)
 	}
-	if e := w.await("failed", 1, of(backfill.EventFailed, failed.ID)); !errors.Is(e.Err, errBoom) || e.Delay != time.Hour || e.WorkerID != id {
+	if e := w.await("failed", 1, of(backfill.EventFailed, failed.ID)); !errors.Is(e.Err, errBoom) || e.Delay != time.Hour || e.Final || e.WorkerID != id {
 		t.Errorf("failed: %+v", e)
+	}
+	if e := w.await("failed for good", 1, of(backfill.EventFailed, last.ID)); !e.Final || e.Delay != 0 {
+		t.Errorf("failed on the last attempt: %+v", e)
 	}
 	if e := w.await("snoozed", 1, of(backfill.EventSnoozed, snoozed.ID)); e.Delay != 2*time.Hour {
 		t.Errorf("snoozed: %+v", e)
 	}
 	for _, kind := range []backfill.EventKind{backfill.EventCompleted, backfill.EventRecorded, backfill.EventReturned} {
-		if e := w.await(string(kind), 1, is(kind)); e.Count != 1 {
+		if e := w.await(string(kind), 1, is(kind)); e.Count < 1 {
 			t.Errorf("%v: %+v", kind, e)
 		}
 	}
@@ -176,7 +180,7 @@ func TestHealthAndTheWorkersRow(t *testing.T) {
 		<-release
 		return nil
 	})
-	if h := newWorker(t, client, registry).Health(); h != (backfill.Health{State: backfill.StateNew}) {
+	if h := newWorker(t, client, registry).Health(); h.State != backfill.StateNew || h.WorkerID != "" {
 		t.Errorf("before it runs: %+v", h)
 	}
 	w := start(t, client, registry, backfill.WithConcurrency(1))
@@ -246,6 +250,35 @@ func TestRunOnceReports(t *testing.T) {
 	if diff := cmp.Diff(&backfill.Report{}, runOnce(t, client, registry)); diff != "" {
 		t.Errorf("second report (-want +got):\n%s", diff)
 	}
+}
+
+// A worker that runs on waits for the time of its jobs.
+func TestRunRefusesWithScheduled(t *testing.T) {
+	t.Parallel()
+	client := newClient(t, pgtest.New(t))
+	_, registry := taskOf("send_email", ignore)
+	err := backfill.Run(t.Context(), registry, backfill.WithClient(client), backfill.WithScheduled())
+	wantError(t, err, "WithScheduled is for RunOnce")
+}
+
+// More jobs than one statement makes due, and some that nobody runs, come to an end.
+func TestRunOnceWithScheduled(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	client := newClient(t, db)
+	task, registry := taskOf("send_email", ignore)
+	if _, err := backfill.EnqueueMany(t.Context(), client, task, make([]mailArgs, 11_000), backfill.Delay(time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	enqueue(t, client, task, mailArgs{}, backfill.Delay(time.Hour), backfill.Flags("slow"))
+	enqueue(t, client, mailTaskOfOthers, mailArgs{}, backfill.Delay(time.Hour))
+	endless := enqueue(t, client, task, mailArgs{})
+	exec(t, db.Pool(), "update graphile_worker._private_jobs set run_at = 'infinity' where id = $1", endless.ID)
+	report := runOnce(t, client, registry, backfill.WithScheduled(), backfill.WithForbiddenFlags("slow"))
+	if report.Completed != 11_000 {
+		t.Errorf("report: %+v", report)
+	}
+	wantJobs(t, db, 3)
 }
 
 var mailTaskOfOthers = &backfill.Task[mailArgs]{Name: "task_of_others"}

@@ -16,6 +16,8 @@ import (
 //
 // To compare it with go-cmp, pass cmpopts.IgnoreUnexported(backfill.Request{}).
 type Recorded[T any] struct {
+	_ [0]func() // fields may be added
+
 	backfill.Request
 
 	// Args are what the task's handler would get. They hide the Request's Args, the JSON that was

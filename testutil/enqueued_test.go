@@ -1,8 +1,10 @@
 package testutil_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"runtime"
 	"strings"
 	"sync"
@@ -124,7 +126,10 @@ type failing struct {
 
 	helper bool
 	fatal  string
+	log    bytes.Buffer
 }
+
+func (f *failing) Output() io.Writer { return &f.log }
 
 func (f *failing) Helper() { f.helper = true }
 

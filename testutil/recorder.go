@@ -11,8 +11,10 @@
 //		}
 //	}
 //
-// A Recorder calls no handlers. To test a handler, call it, with backfill.NewContext(ctx, rec) if
-// it enqueues. Tests that run jobs need a database: see package pgtest and [backfill.RunOnce].
+// To test a handler, call it: with backfill.NewContext(ctx, rec) if it enqueues, and with
+// [WithJob] if it looks at its job. [Recorder.Work] runs what was recorded, to test what becomes of
+// jobs: retries, snoozes, middleware, and the jobs that handlers enqueue. Tests whose code uses a
+// transaction need a database: see package pgtest and [backfill.RunOnce].
 package testutil
 
 import (
@@ -20,7 +22,6 @@ import (
 	"cmp"
 	"context"
 	"database/sql"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"sync"
@@ -32,13 +33,12 @@ import (
 )
 
 // Recorder is a [backfill.Enqueuer] that records what it is asked to enqueue. Its results and
-// errors are those of a client on a database that was empty and has no workers. It is safe for
-// concurrent use, and its zero value works.
+// errors are those of a client on a database that was empty and has no workers but [Recorder.Work].
+// It is safe for concurrent use, and its zero value works.
 type Recorder struct {
 	mu       sync.Mutex
 	recorded []recording
-	lastID   int64
-	waiting  map[string]*backfill.Job // by key
+	table    table
 	failure  error
 }
 
@@ -52,8 +52,8 @@ type recording struct {
 func NewRecorder() *Recorder { return &Recorder{} }
 
 // Enqueue implements [backfill.Enqueuer]. It checks requests as a client does, and records all of
-// them or, if it returns an error, none. Jobs are numbered from 1, and the clock is time.Now. No
-// job ever runs, so a second request with a key changes the first one's job, as the key mode says.
+// them or, if it returns an error, none. Jobs are numbered from 1, and the clock is time.Now. Until
+// Work has run a job, a second request with its key changes it, as the key mode says.
 func (r *Recorder) Enqueue(ctx context.Context, requests ...backfill.Request) ([]*backfill.Job, error) {
 	if len(requests) == 0 {
 		return nil, nil
@@ -95,12 +95,12 @@ func (r *Recorder) FailWith(err error) {
 	r.failure = err
 }
 
-// Reset forgets everything that was recorded: keys are free, and jobs are numbered from 1 again. An
-// error of FailWith stays.
+// Reset forgets everything that was recorded: no job waits, keys are free, and jobs are numbered
+// from 1 again. An error of FailWith stays.
 func (r *Recorder) Reset() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.recorded, r.lastID, r.waiting = nil, 0, nil
+	r.recorded, r.table = nil, table{}
 }
 
 // txRecorder is a Recorder in a transaction.
@@ -138,69 +138,18 @@ func (r *Recorder) record(ctx context.Context, requests []backfill.Request, oper
 	for i := range requests {
 		made.request = clone(requests[i])
 		r.recorded = append(r.recorded, made)
-		if key := made.request.Key; key != "" && made.journal != nil {
-			made.journal.waiting = append(made.journal.waiting, waitingBefore{key, r.waiting[key]})
+		var before undo
+		jobs[i], before = r.table.insert(made.request, now)
+		if made.journal != nil {
+			made.journal.inserts = append(made.journal.inserts, before)
 		}
-		jobs[i] = r.insert(made.request, now)
 	}
 	for i, job := range jobs {
 		if job.Key != "" { // equal keys share the job that the last of them left
-			jobs[i] = r.waiting[job.Key]
+			jobs[i] = r.table.keyed(job.Key).job
 		}
 	}
 	return jobs, nil
-}
-
-// insert returns the job of a request: a new one, or the waiting one with the same key, changed.
-// Jobs that were returned before stay as they are.
-func (r *Recorder) insert(request backfill.Request, now time.Time) *backfill.Job {
-	job := &backfill.Job{
-		Task: request.Task, Args: request.Args, Queue: request.Queue, Key: request.Key, Priority: request.Priority,
-		MaxAttempts: cmp.Or(request.MaxAttempts, 25), RunAt: stored(request.RunAt), CreatedAt: now,
-		Flags: slices.Compact(slices.Sorted(slices.Values(request.Flags))),
-	}
-	if len(job.Args) == 0 {
-		job.Args = json.RawMessage("{}")
-	}
-	if request.RunAt.IsZero() {
-		job.RunAt = stored(now.Add(request.Delay))
-	}
-	old := r.waiting[request.Key] // without a key: none
-	switch {
-	case old == nil:
-		r.lastID++
-		job.ID = r.lastID
-	case request.KeyMode == backfill.UnsafeDedupe:
-		*job = *old
-		job.Revision++
-	default:
-		job.ID, job.CreatedAt, job.Revision = old.ID, old.CreatedAt, old.Revision+1
-		job.Args = merge(old.Args, job.Args)
-		if request.KeyMode == backfill.PreserveRunAt {
-			job.RunAt = old.RunAt
-		}
-	}
-	if request.Key != "" {
-		if r.waiting == nil {
-			r.waiting = map[string]*backfill.Job{}
-		}
-		r.waiting[request.Key] = job
-	}
-	return job
-}
-
-// stored returns t as PostgreSQL gives it back.
-func stored(t time.Time) time.Time { return t.Truncate(time.Microsecond).Local() }
-
-// merge returns the args of a waiting job after another request: the elements of both, if both are
-// arrays.
-func merge(old, args json.RawMessage) json.RawMessage {
-	var elements, added []json.RawMessage
-	if json.Unmarshal(old, &elements) != nil || json.Unmarshal(args, &added) != nil || added == nil { // nil: null
-		return args
-	}
-	merged, _ := json.Marshal(append(elements, added...)) // valid JSON: cannot fail
-	return merged
 }
 
 // clone returns a request that shares no slice: callers may use theirs again.

@@ -48,27 +48,15 @@ func (r *Recorder) InTx(ctx context.Context, fn func(ctx context.Context, tx pgx
 
 // journal is what one transaction of InTx has changed.
 type journal struct {
-	waiting []waitingBefore
+	inserts []undo
 }
 
-// waitingBefore is the job that a key had before the transaction changed it; nil: none.
-type waitingBefore struct {
-	key string
-	job *backfill.Job
-}
-
-// rollBack forgets what a transaction has recorded. Ids stay used, as they do in a database.
+// rollBack forgets what a transaction has recorded.
 func (r *Recorder) rollBack(j *journal) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.recorded = slices.DeleteFunc(r.recorded, func(recorded recording) bool { return recorded.journal == j })
-	for _, before := range slices.Backward(j.waiting) {
-		if before.job == nil {
-			delete(r.waiting, before.key)
-		} else {
-			r.waiting[before.key] = before.job
-		}
-	}
+	r.table.rollBack(j.inserts)
 }
 
 var errNoDatabase = errors.New("testutil: a Recorder has no database: test what uses the transaction with package pgtest")

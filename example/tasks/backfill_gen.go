@@ -151,7 +151,7 @@ func EnqueueSendWelcome(ctx context.Context, args WelcomeArgs, opts ...backfill.
 	return NewClient(backfill.FromContext(ctx)).EnqueueSendWelcome(ctx, args, opts...)
 }
 
-// Handlers holds the receivers of task methods. Every field is required.
+// Handlers holds the receivers of task methods. Every field is required, unless Only drops its tasks.
 type Handlers struct {
 	Mailer  *Mailer
 	Partner *Partner
@@ -160,8 +160,8 @@ type Handlers struct {
 // NewRegistry binds every task of this package to its handler.
 func NewRegistry(h Handlers) *backfill.Registry {
 	return backfill.NewRegistry(
-		backfill.Require("Handlers.Mailer", h.Mailer != nil),
-		backfill.Require("Handlers.Partner", h.Partner != nil),
+		backfill.Require("Handlers.Mailer", h.Mailer != nil, TaskPurgeOutbox.Name, TaskSendTip.Name, TaskSendWelcome.Name),
+		backfill.Require("Handlers.Partner", h.Partner != nil, TaskRegisterMember.Name),
 		backfill.Handle(TaskAnnounceMember, AnnounceMember),
 		backfill.Handle(TaskPurgeOutbox, func(ctx context.Context, _ backfill.NoArgs) error {
 			return h.Mailer.PurgeOutbox(ctx)

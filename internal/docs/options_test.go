@@ -39,8 +39,13 @@ func TestOptions(t *testing.T) {
 		t.Fatalf("the table has the examples %q", examples)
 	}
 	for i, example := range examples {
-		if strings.HasPrefix(example, "key_mode=") {
+		switch {
+		case strings.HasPrefix(example, "key_mode="):
 			example = "key={UserID} " + example
+		case example == "serial":
+			example = "queue=mail serial"
+		case example == "singleton":
+			example = "key=report singleton"
 		}
 		if !strings.HasPrefix(example, "name=") {
 			example += fmt.Sprintf(" name=task_%d", i)
@@ -55,7 +60,7 @@ func TestOptions(t *testing.T) {
 func writeTask(t *testing.T, dir string, i int, options string) {
 	t.Helper()
 	name := fmt.Sprintf("option%02d", i)
-	write(t, filepath.Join(dir, name, "task.go"), "package "+name+"\n\nimport \"context\"\n\n"+
+	write(t, filepath.Join(dir, name, "task.go"), "//backfill:package database="+name+"\npackage "+name+"\n\nimport \"context\"\n\n"+
 		"type Args struct{ UserID int64 }\n\n//backfill:task "+options+"\nfunc Do(ctx context.Context, args Args) error { return nil }\n")
 }
 

@@ -14,8 +14,8 @@ import (
 const (
 	slowClaim    = time.Second // a claim that takes longer to find its jobs is said
 	slowLogEvery = time.Minute
-	// holderTimeout bounds the question who keeps vacuum from its work: without an answer, nothing is
-	// said.
+	// holderTimeout bounds the question who keeps vacuum from its work: without an answer, nothing
+	// is said.
 	holderTimeout = time.Second
 )
 
@@ -91,4 +91,12 @@ func (s *Store) saySlow(ctx context.Context, looked time.Duration) {
 	logger.LogAttrs(ctx, slog.LevelWarn, slow+", probably because of deleted rows that vacuum may not remove: "+
 		"end the transaction or drop the slot that is oldest", took,
 		slog.String("oldest_snapshot", holder.Holder), slog.Int64("transactions_since", holder.Age))
+}
+
+// Advance makes jobs of this worker's tasks due that are scheduled for later: those of the earliest
+// second, in their order. It reports whether there were any. It must not run beside a Claim.
+func (s *Store) Advance(ctx context.Context) (bool, error) {
+	moved, err := s.queries.AdvanceJobs(ctx, s.claims.taskIDs)
+	s.claims.reset(s.claims.tasks, s.claims.indexed) // the jobs are before the marks now
+	return moved > 0, err
 }

@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"time"
 
@@ -40,7 +41,10 @@ func (w *Worker) dispatch(ctx context.Context, stopped <-chan error) error {
 			w.claim(ctx, next)
 			continue
 		case next.done:
-			return nil
+			if more, err := w.advance(ctx); err != nil || !more {
+				return err
+			}
+			continue
 		}
 		timer.Reset(next.wait)
 		select {
@@ -52,6 +56,27 @@ func (w *Worker) dispatch(ctx context.Context, stopped <-chan error) error {
 		}
 	}
 	return nil
+}
+
+// advance makes jobs due that are scheduled for later. It reports false if there are none, or are
+// not to run.
+func (w *Worker) advance(ctx context.Context) (bool, error) {
+	if w.config.Advance == nil {
+		return false, nil
+	}
+	statement, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	more, err := w.config.Advance(statement)
+	switch {
+	case ctx.Err() != nil:
+		return false, nil // it is told to stop
+	case err != nil:
+		return false, fmt.Errorf("make scheduled jobs due: %w", err)
+	}
+	if more {
+		w.on(func(c *core, _ time.Time) actions { return c.woke(false) })
+	}
+	return more, nil
 }
 
 // claim makes one claim. If ctx ends meanwhile, it waits for the answer for stopGrace.

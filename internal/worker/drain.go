@@ -112,7 +112,7 @@ func (w *Worker) retire(statements context.Context) error {
 	if err != nil {
 		return fmt.Errorf("stop worker %s: %w", id, err)
 	}
-	w.config.Logger.InfoContext(context.Background(), "worker stopped", slog.String("worker_id", id))
+	w.config.Logger.LogAttrs(context.Background(), w.lifeLevel(), "worker stopped", slog.String("worker_id", id))
 	return nil
 }
 

@@ -14,6 +14,7 @@ type Event struct {
 	Full     bool          // EventClaimed: there may be more
 	Job      *wire.Job     // for kinds that concern one
 	Err      error         // why
+	Final    bool          // EventFailed: there is no retry
 	Delay    time.Duration // EventFailed: until the retry; 0: at once, or never
 	Duration time.Duration // EventFinished and EventFailed: how long the handler ran
 }

@@ -79,8 +79,8 @@ func (w *Worker) ended(l *lease, outcome Outcome) {
 	w.mu.Lock()
 	counts, took := l.state == leaseRunning, time.Since(l.since)
 	if (l.lost || l.workerID != w.core.id) && outcome.Kind == OutcomeFailed {
-		// The lease is lost, or the worker was declared dead, and the handler was cancelled for that: it
-		// is not the job's fault. If the lease is still ours, the job is given back.
+		// The lease is lost, or the worker was declared dead, and the handler was cancelled for
+		// that: it is not the job's fault. If the lease is still ours, the job is given back.
 		outcome = Outcome{Kind: OutcomeReturned}
 	}
 	w.mu.Unlock()
@@ -96,8 +96,8 @@ func (w *Worker) reportEnd(workerID string, job *wire.Job, outcome Outcome, took
 	case OutcomeCompleted:
 		event.Kind = EventFinished
 	case OutcomeFailed, OutcomeExhausted:
-		event.Kind = EventFailed
-		if !outcome.last(job) {
+		event.Kind, event.Final = EventFailed, outcome.last(job)
+		if !event.Final {
 			event.Delay = outcome.Delay
 		}
 	case OutcomeSnoozed:

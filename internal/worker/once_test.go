@@ -137,6 +137,43 @@ func TestOnceSurvivesTrouble(t *testing.T) {
 	})
 }
 
+// A worker that is to advance ends when there is nothing to advance to, and says why it could not
+// look.
+func TestOnceAdvances(t *testing.T) {
+	t.Parallel()
+	errDown := errors.New("connection lost")
+	for name, test := range map[string]struct {
+		err  error
+		runs int
+	}{"to the end": {nil, 3}, "until it fails": {errDown, 2}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				db := newDB(t)
+				db.add(1, wire.Job{})
+				later := db.add(2, wire.Job{RunAt: time.Now().Add(time.Hour)})
+				r := newRig(t, db, takes(time.Millisecond), once, func(s *setup) {
+					s.Advance = func(context.Context) (bool, error) {
+						if jobs, _ := db.left(); jobs == 1 && test.err != nil {
+							return false, test.err
+						}
+						if len(later) == 0 {
+							return false, nil
+						}
+						db.update(later[0], func(row *fakeJob) { row.RunAt = time.Now() })
+						later = later[1:]
+						return true, nil
+					}
+				})
+				if err := r.wait(); !errors.Is(err, test.err) {
+					t.Errorf("Run: %v, want %v", err, test.err)
+				}
+				r.stats(worker.Stats{Completed: int64(test.runs)})
+			})
+		})
+	}
+}
+
 func TestOnceCanBeStopped(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -46,10 +46,13 @@ type Config struct {
 	// Once makes Run return when nothing is ready and everything claimed is recorded. Such a worker
 	// neither listens nor sweeps.
 	Once bool
+	// Advance makes jobs due that are scheduled for later, and reports whether there were any: a
+	// worker that runs once calls it when nothing is left. nil: it returns then.
+	Advance func(ctx context.Context) (bool, error)
 
 	// DrainTimeout is how long running jobs may go on after Run's context has ended; then their
-	// contexts are cancelled. CancelTimeout is how long they have after that; then they are given back
-	// while they still run.
+	// contexts are cancelled. CancelTimeout is how long they have after that; then they are given
+	// back while they still run.
 	DrainTimeout, CancelTimeout time.Duration
 
 	// Crontab is what the worker schedules, through Cron, unless it runs with Once.
@@ -61,8 +64,8 @@ type Config struct {
 	// Execute runs one job and writes how it ended to outcome, also when the handler ends its
 	// goroutine (runtime.Goexit). It must not panic.
 	Execute func(ctx context.Context, job *wire.Job, outcome *Outcome)
-	// Forbidden returns flags before each claim: jobs that have one of them are passed over. It must
-	// return quickly. nil: none.
+	// Forbidden returns flags before each claim: jobs that have one of them are passed over. It
+	// must return quickly. nil: none.
 	Forbidden func() []string
 	// Nudge notifies every worker of the database, soon and without waiting, that this many jobs
 	// became claimable.
@@ -115,6 +118,7 @@ type Health struct {
 	Unrecorded int // running, buffered, or waiting to be recorded
 	Listening  bool
 	LastClaim  time.Time // when the last claim was answered
+	Failures   int       // claims that failed since then
 	Stats      Stats
 }
 
@@ -245,7 +249,7 @@ func (w *Worker) Health() Health {
 	c := &w.core
 	return Health{
 		WorkerID: c.id, State: c.state, Running: c.handling, Buffered: c.buffer.len(), Unrecorded: c.leases.held(),
-		Listening: w.listening, LastClaim: c.lastSeen, Stats: c.stats,
+		Listening: w.listening, LastClaim: c.lastSeen, Failures: c.demand.failures, Stats: c.stats,
 	}
 }
 
@@ -257,9 +261,17 @@ func (w *Worker) register(base context.Context) error {
 		return fmt.Errorf("register worker: %w", err)
 	}
 	w.observe(Event{Kind: EventStarted})
-	w.config.Logger.InfoContext(ctx, "worker started",
+	w.config.Logger.LogAttrs(ctx, w.lifeLevel(), "worker started",
 		slog.String("worker_id", id), slog.Int("concurrency", w.config.Concurrency), slog.Any("tasks", w.config.Tasks))
 	return nil
+}
+
+// lifeLevel is the level of a worker's start and stop. One that runs once has its results.
+func (w *Worker) lifeLevel() slog.Level {
+	if w.config.Once {
+		return slog.LevelDebug
+	}
+	return slog.LevelInfo
 }
 
 func (w *Worker) workerID() string {

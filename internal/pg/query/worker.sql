@@ -118,3 +118,22 @@ with held as materialized (
 )
 update graphile_worker._private_job_queues as s set locked_at = null, locked_by = null
  where s.id = any(array(select id from held));
+
+-- name: AdvanceJobs :execrows
+-- Makes due what is scheduled for the earliest second, in its order, for a worker that runs once. What
+-- others have locked stays as it is.
+with later as materialized (
+  select j.id, j.run_at from graphile_worker._private_jobs as j
+   where j.task_id = any(@tasks::int[]) and j.is_available and j.run_at > now() and j.run_at < 'infinity'
+   order by j.run_at limit 10000
+), first as materialized (
+  select min(later.run_at) as at from later
+), held as materialized (
+  select j.id from graphile_worker._private_jobs as j
+   where j.id = any(array(select later.id from later, first where later.run_at - first.at < interval '1 second'))
+     and j.is_available and j.run_at > now()
+   order by j.id for update of j skip locked
+)
+update graphile_worker._private_jobs as j
+   set run_at = now() - interval '1 second' + (j.run_at - first.at) from first
+ where j.id = any(array(select id from held));

@@ -21,6 +21,34 @@ func (q *Queries) AddTasks(ctx context.Context, names []string) error {
 	return err
 }
 
+const AdvanceJobs = `-- name: AdvanceJobs :execrows
+with later as materialized (
+  select j.id, j.run_at from graphile_worker._private_jobs as j
+   where j.task_id = any($1::int[]) and j.is_available and j.run_at > now() and j.run_at < 'infinity'
+   order by j.run_at limit 10000
+), first as materialized (
+  select min(later.run_at) as at from later
+), held as materialized (
+  select j.id from graphile_worker._private_jobs as j
+   where j.id = any(array(select later.id from later, first where later.run_at - first.at < interval '1 second'))
+     and j.is_available and j.run_at > now()
+   order by j.id for update of j skip locked
+)
+update graphile_worker._private_jobs as j
+   set run_at = now() - interval '1 second' + (j.run_at - first.at) from first
+ where j.id = any(array(select id from held))
+`
+
+// Makes due what is scheduled for the earliest second, in its order, for a worker that runs once. What
+// others have locked stays as it is.
+func (q *Queries) AdvanceJobs(ctx context.Context, tasks []int32) (int64, error) {
+	result, err := q.db.Exec(ctx, AdvanceJobs, tasks)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
 const DeleteOldWorkers = `-- name: DeleteOldWorkers :exec
 delete from graphile_worker.backfill_workers where dead_at < now() - interval '24 hours'
 `

@@ -53,7 +53,7 @@ func (e *emitter) registry(tasks []*task) {
 	var parameters, bindings []jen.Code
 	if len(fields) > 0 {
 		e.Line()
-		e.Comment(e.handlersName() + " holds the receivers of task methods. Every field is required.")
+		e.Comment(e.handlersName() + " holds the receivers of task methods. Every field is required, unless Only drops its tasks.")
 		e.Type().Id(e.handlersName()).StructFunc(func(g *jen.Group) {
 			for _, r := range fields {
 				if r.pointer {
@@ -66,7 +66,7 @@ func (e *emitter) registry(tasks []*task) {
 		parameters = []jen.Code{jen.Id(e.handlers(tasks)).Id(e.handlersName())}
 		for _, r := range fields {
 			if r.nilable() {
-				bindings = append(bindings, jen.Qual(runtimePath, "Require").Call(jen.Lit(e.handlersName()+"."+r.name()), jen.Id(e.handlers(tasks)).Dot(r.name()).Op("!=").Nil()))
+				bindings = append(bindings, e.require(r, tasks))
 			}
 		}
 	}
@@ -85,6 +85,17 @@ func (e *emitter) registry(tasks []*task) {
 	e.Func().Id(e.newRegistryName()).Params(parameters...).Op("*").Qual(runtimePath, "Registry").
 		Block(jen.Return(jen.Qual(runtimePath, "NewRegistry").
 			Custom(jen.Options{Open: "(", Close: ")", Separator: ",", Multi: true}, bindings...)))
+}
+
+// require emits the condition that a receiver is there, for the tasks that are its methods.
+func (e *emitter) require(r receiver, tasks []*task) jen.Code {
+	arguments := []jen.Code{jen.Lit(e.handlersName() + "." + r.name()), jen.Id(e.handlers(tasks)).Dot(r.name()).Op("!=").Nil()}
+	for _, t := range tasks {
+		if t.receiver == r.named {
+			arguments = append(arguments, jen.Id("Task"+t.goName).Dot("Name"))
+		}
+	}
+	return jen.Qual(runtimePath, "Require").Call(arguments...)
 }
 
 // handlers is the parameter of NewRegistry. It must not hide a function that NewRegistry names.

@@ -1,0 +1,113 @@
+package backfill
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// Verdict is what becomes of a job because of what its handler returned. [VerdictOf] returns it.
+type Verdict struct {
+	_ [0]func() // fields may be added: write no literal without keys, compare fields, not structs
+
+	Kind  VerdictKind
+	Final bool          // the attempt failed and was the last one: the job is not tried again
+	Delay time.Duration // until the job runs again, of snooze and retry_in; else, and if Final, 0
+}
+
+// VerdictKind says which verdict it is.
+type VerdictKind string
+
+// The kinds of verdict.
+const (
+	// VerdictCompleted: the job is done. The error is nil, or a *[BatchError] without failed
+	// elements.
+	VerdictCompleted VerdictKind = "completed"
+	// VerdictRetry: the attempt failed, and the task's backoff says when the next one starts.
+	VerdictRetry VerdictKind = "retry"
+	// VerdictRetryIn: the attempt failed, and [RetryIn] says when the next one starts.
+	VerdictRetryIn VerdictKind = "retry_in"
+	// VerdictPermanent: the attempt failed, and [Permanent] says that there is no other one.
+	VerdictPermanent VerdictKind = "permanent"
+	// VerdictSnooze: the job runs again later, and the attempt is not charged: see [Snooze].
+	VerdictSnooze VerdictKind = "snooze"
+	// VerdictInterrupted: the worker stops, or has lost the job, and cancelled the handler. The job
+	// runs again, here or elsewhere, and the attempt is not charged.
+	VerdictInterrupted VerdictKind = "interrupted"
+)
+
+// Failed reports whether the attempt counts as a failure: an error tracker wants these errors, and
+// neither snoozes nor interruptions.
+func (v Verdict) Failed() bool {
+	switch v.Kind {
+	case VerdictRetry, VerdictRetryIn, VerdictPermanent:
+		return true
+	case VerdictCompleted, VerdictSnooze, VerdictInterrupted:
+	}
+	return false
+}
+
+// VerdictOf returns what becomes of the job of ctx if its handler returns err. Middleware calls it
+// with what next has returned and with its own ctx, which says how many attempts the job has, and
+// whether the worker has cancelled it. Without a job in ctx, Final is true for [Permanent] only.
+//
+// The worker calls it too, with the error that the outermost middleware returns: that one counts.
+func VerdictOf(ctx context.Context, err error) (verdict Verdict) {
+	if ctx == nil {
+		ctx = context.Background()
+	}
+	job := JobInfo(ctx)
+	last := job.MaxAttempts > 0 && job.Attempt >= job.MaxAttempts
+	defer func() {
+		if recover() != nil { // a method of err panicked: an error like any other, says the worker too
+			verdict = Verdict{Kind: VerdictRetry, Final: last}
+		}
+	}()
+	return verdictOf(ctx, err, last)
+}
+
+// verdictOf is VerdictOf for a job of which is known whether this attempt is the last.
+func verdictOf(ctx context.Context, err error, last bool) Verdict {
+	if err == nil {
+		return Verdict{Kind: VerdictCompleted}
+	}
+	batch, isBatch := batchOf(err)
+	if isBatch && len(batch.failed()) == 0 {
+		return Verdict{Kind: VerdictCompleted}
+	}
+	var said decision
+	errors.As(err, &said)
+	if snooze, ok := said.(*snoozeError); ok {
+		return Verdict{Kind: VerdictSnooze, Delay: snooze.delay}
+	}
+	if _, permanent := said.(*permanentError); !permanent && errors.Is(context.Cause(ctx), ErrLeaseLost) {
+		return Verdict{Kind: VerdictInterrupted}
+	}
+	// A batch that was interrupted half-way is recorded as a failure, so that its finished elements
+	// do not run again; unless that would be its last attempt.
+	if interrupted(ctx, err) && (!isBatch || last) {
+		return Verdict{Kind: VerdictInterrupted}
+	}
+	switch said := said.(type) {
+	case *permanentError:
+		return Verdict{Kind: VerdictPermanent, Final: true}
+	case *retryError:
+		if last {
+			return Verdict{Kind: VerdictRetryIn, Final: true}
+		}
+		return Verdict{Kind: VerdictRetryIn, Delay: said.delay}
+	}
+	return Verdict{Kind: VerdictRetry, Final: last}
+}
+
+// A decision is an error by which a handler decides how its job ends. The outermost one counts.
+type decision interface {
+	error
+	decides()
+}
+
+// interrupted reports whether err is there because the worker shuts down. That is not the job's
+// fault.
+func interrupted(ctx context.Context, err error) bool {
+	return errors.Is(context.Cause(ctx), ErrShutdown) && (errors.Is(err, ErrShutdown) || errors.Is(err, context.Canceled))
+}

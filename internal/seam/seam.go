@@ -1,0 +1,30 @@
+// Package seam is how package testutil reaches into package backfill: to put a job into a context,
+// and to run jobs as a worker does, but without a database.
+package seam
+
+import (
+	"context"
+	"log/slog"
+
+	"github.com/backfillhq/go/internal/wire"
+	"github.com/backfillhq/go/internal/worker"
+)
+
+// JobKey is the key under which a context carries the *backfill.Job of backfill.JobInfo.
+type JobKey struct{}
+
+// Inline runs jobs on the caller's goroutine.
+type Inline struct {
+	Tasks     []string // all names, aliases included
+	Execute   func(ctx context.Context, claimed *wire.Job, outcome *worker.Outcome)
+	Forbidden func() []string    // as worker.Config.Forbidden; nil: no flag is
+	Observe   func(worker.Event) // nil: nobody does
+	Logger    *slog.Logger
+	Scheduled bool // WithScheduled was given
+}
+
+// NewInline reports all mistakes in a registry and the options, as Client.NewWorker does. Package
+// backfill sets it. The registry is a *backfill.Registry, the enqueuer of the jobs' contexts a
+// backfill.Enqueuer, and the options are a []backfill.WorkerOption; the logger is for those
+// without one.
+var NewInline func(registry, enqueuer, opts any, logger *slog.Logger) (*Inline, error)

@@ -1,0 +1,215 @@
+package testutil
+
+import (
+	"cmp"
+	"encoding/json"
+	"slices"
+	"time"
+
+	"github.com/backfillhq/go/backfill"
+	"github.com/backfillhq/go/internal/wire"
+	"github.com/backfillhq/go/internal/worker"
+)
+
+// table stands for the table of jobs: what it does to a row is what the database does.
+type table struct {
+	rows   []*row
+	lastID int64
+}
+
+// row is a job that waits, runs, or has failed for good.
+type row struct {
+	job     *backfill.Job // Attempt is that of the row. Enqueue returns it: it is replaced, never changed
+	running bool
+	keyed   bool // it had a key when it was claimed
+}
+
+// available reports whether the row can still be claimed and changed by its key.
+func (r *row) available() bool { return !r.running && r.job.Attempt < r.job.MaxAttempts }
+
+// change replaces the row's job by a copy that was changed.
+func (r *row) change(edit func(job *backfill.Job)) {
+	job := *r.job
+	edit(&job)
+	r.job = &job
+}
+
+// keyed returns the row with a key; nil if there is none.
+func (t *table) keyed(key string) *row {
+	i := slices.IndexFunc(t.rows, func(r *row) bool { return key != "" && r.job.Key == key })
+	if i < 0 {
+		return nil
+	}
+	return t.rows[i]
+}
+
+// insert returns the job of a request: a new one, or the waiting one with the same key, changed. A
+// job that runs or has failed for good gives its key up to a new one.
+func (t *table) insert(request backfill.Request, now time.Time) (*backfill.Job, undo) {
+	job := newJob(request, now)
+	old := t.keyed(request.Key)
+	var before undo
+	if old != nil {
+		before.row, before.job = old, old.job
+	}
+	switch {
+	case old != nil && request.KeyMode == backfill.UnsafeDedupe:
+		if old.available() {
+			old.change(func(job *backfill.Job) { job.Revision++ })
+		}
+		return old.job, before
+	case old != nil && old.available():
+		job.ID, job.CreatedAt, job.Revision = old.job.ID, old.job.CreatedAt, old.job.Revision+1
+		job.Args = merge(old.job.Args, job.Args)
+		if request.KeyMode == backfill.PreserveRunAt && old.job.Attempt == 0 {
+			job.RunAt = old.job.RunAt
+		}
+		old.job = job
+		return job, before
+	case old != nil:
+		old.change(func(job *backfill.Job) { job.Key, job.Attempt = "", job.MaxAttempts })
+	}
+	t.lastID++
+	job.ID = t.lastID
+	before.added = &row{job: job}
+	t.rows = append(t.rows, before.added)
+	return job, before
+}
+
+// undo is what an insert has changed. Ids stay used, as they do in a database.
+type undo struct {
+	row   *row          // that had the key before; nil: none
+	job   *backfill.Job // of row
+	added *row          // nil: none
+}
+
+// rollBack undoes inserts, the last one first.
+func (t *table) rollBack(inserts []undo) {
+	for _, before := range slices.Backward(inserts) {
+		if before.added != nil {
+			t.rows = slices.DeleteFunc(t.rows, func(r *row) bool { return r == before.added })
+		}
+		if before.row != nil {
+			before.row.job = before.job
+		}
+	}
+}
+
+// newJob returns the job of a request, without an id.
+func newJob(request backfill.Request, now time.Time) *backfill.Job {
+	job := &backfill.Job{
+		Task: request.Task, Args: request.Args, Queue: request.Queue, Key: request.Key, Priority: request.Priority,
+		MaxAttempts: cmp.Or(request.MaxAttempts, defaultMaxAttempts), RunAt: stored(request.RunAt), CreatedAt: now,
+		Flags: slices.Compact(slices.Sorted(slices.Values(request.Flags))),
+	}
+	if len(job.Args) == 0 {
+		job.Args = json.RawMessage("{}")
+	}
+	if request.RunAt.IsZero() {
+		job.RunAt = stored(now.Add(request.Delay))
+	}
+	return job
+}
+
+// claim locks the first job in line that is due, of these tasks and without these flags; nil if
+// there is none.
+func (t *table) claim(tasks, forbidden []string, now time.Time) (*row, *wire.Job) {
+	var first *row
+	for _, r := range t.served(tasks) {
+		if r.job.RunAt.After(now) || slices.ContainsFunc(r.job.Flags, func(flag string) bool { return slices.Contains(forbidden, flag) }) {
+			continue
+		}
+		if first == nil || compare(r.job, first.job) < 0 {
+			first = r
+		}
+	}
+	if first == nil {
+		return nil, nil
+	}
+	first.change(func(job *backfill.Job) { job.Attempt++ })
+	first.running, first.keyed = true, first.job.Key != ""
+	return first, claimed(first.job)
+}
+
+// compare orders jobs as they are claimed.
+func compare(a, b *backfill.Job) int {
+	return cmp.Or(cmp.Compare(a.Priority, b.Priority), a.RunAt.Compare(b.RunAt), cmp.Compare(a.ID, b.ID))
+}
+
+// served are the available jobs of these tasks.
+func (t *table) served(tasks []string) (served []*row) {
+	for _, r := range t.rows {
+		if r.available() && slices.Contains(tasks, r.job.Task) {
+			served = append(served, r)
+		}
+	}
+	return served
+}
+
+// advance makes due what is scheduled for the earliest second, in its order, and reports whether
+// there was anything: what backfill.WithScheduled says.
+func (t *table) advance(tasks []string, now time.Time) bool {
+	later := slices.DeleteFunc(t.served(tasks), func(r *row) bool { return !r.job.RunAt.After(now) })
+	if len(later) == 0 {
+		return false
+	}
+	first := slices.MinFunc(later, func(a, b *row) int { return a.job.RunAt.Compare(b.job.RunAt) }).job.RunAt
+	for _, r := range later {
+		if after := r.job.RunAt.Sub(first); after < time.Second {
+			r.change(func(job *backfill.Job) { job.RunAt = stored(now.Add(after - time.Second)) })
+		}
+	}
+	return true
+}
+
+// end records how a job ended, and reports whether it will never run again although its row stays.
+func (t *table) end(r *row, outcome worker.Outcome, now time.Time) (exhausted bool) {
+	r.running = false
+	superseded := r.keyed && r.job.Key == "" // nobody runs it again, however it ended
+	if superseded || outcome.Kind == worker.OutcomeCompleted {
+		t.rows = slices.DeleteFunc(t.rows, func(other *row) bool { return other == r })
+		return false
+	}
+	r.change(func(job *backfill.Job) {
+		switch outcome.Kind {
+		case worker.OutcomeExhausted:
+			job.Attempt = max(job.Attempt, job.MaxAttempts)
+		case worker.OutcomeFailed:
+			job.RunAt = stored(now.Add(outcome.Delay))
+			if outcome.Payload != nil {
+				job.Args = outcome.Payload
+			}
+		case worker.OutcomeSnoozed:
+			job.Attempt, job.RunAt = job.Attempt-1, stored(now.Add(outcome.Delay))
+		case worker.OutcomeReturned:
+			job.Attempt--
+		case worker.OutcomeCompleted:
+		}
+	})
+	return r.job.Attempt >= r.job.MaxAttempts
+}
+
+// claimed is a job as a worker claims it.
+func claimed(job *backfill.Job) *wire.Job {
+	return &wire.Job{
+		Lease: wire.Lease{ID: job.ID}, Task: job.Task, Payload: job.Args, Queue: job.Queue, Key: job.Key, Priority: int16(job.Priority),
+		Attempt: job.Attempt, MaxAttempts: job.MaxAttempts, Revision: job.Revision, RunAt: job.RunAt, CreatedAt: job.CreatedAt, Flags: job.Flags,
+	}
+}
+
+// defaultMaxAttempts is max_attempts of a job for which nobody says anything else.
+const defaultMaxAttempts = 25
+
+// stored returns t as PostgreSQL gives it back.
+func stored(t time.Time) time.Time { return t.Truncate(time.Microsecond).Local() }
+
+// merge returns the args of a waiting job after another request: the elements of both, if both are
+// arrays.
+func merge(old, args json.RawMessage) json.RawMessage {
+	var elements, added []json.RawMessage
+	if json.Unmarshal(old, &elements) != nil || json.Unmarshal(args, &added) != nil || added == nil { // nil: null
+		return args
+	}
+	merged, _ := json.Marshal(append(elements, added...)) // valid JSON: cannot fail
+	return merged
+}

@@ -67,11 +67,14 @@ func (s *Store) Tick(ctx context.Context, tick time.Time, identifiers []string, 
 		_, err = NewInserter(s.pool, s.settings.Schema, schema.WritesTables).InsertTx(ctx, tx, specs)
 		return err
 	})
+	if err == nil {
+		return scheduled, nil
+	}
 	if rejected, ok := errors.AsType[*wire.RejectedError](refused(err)); ok && rejected.Row {
 		return 0, rejected
 	}
-	if err != nil {
-		return 0, err
+	if rejected, ok := errors.AsType[*wire.RejectedError](err); ok { // by the server, but not for what a job holds
+		err = rejected.Err
 	}
-	return scheduled, nil
+	return 0, err
 }

@@ -198,6 +198,7 @@ func (s *shift) wantJobs() {
 	got := s.jobs()
 	var want []cronJob
 	latest := cronJob{Task: "latest", Priority: 7, MaxAttempts: 25, Key: "the latest", Revision: -1}
+	uncertain := 0 // ticks of latest that may have been lost, as those of the others below
 	for _, p := range s.phases {
 		for tick := range minutes(p.first, p.last) {
 			due := []cronJob{cronJob{Task: "every", MaxAttempts: 25}.at(tick, false)}
@@ -217,10 +218,18 @@ func (s *shift) wantJobs() {
 				}
 				want = append(want, job)
 				if job.Task == "every" {
+					if !tick.After(p.ready) {
+						uncertain++
+					}
 					latest.Revision++
 					latest = latest.at(tick, false)
 				}
 			}
+		}
+	}
+	for i := range got {
+		if got[i].Task == "latest" && latest.Revision-uncertain <= got[i].Revision && got[i].Revision <= latest.Revision {
+			got[i].Revision = latest.Revision
 		}
 	}
 	want = append(want, latest)

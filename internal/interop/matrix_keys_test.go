@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/backfillhq/go/backfill"
+	"github.com/backfillhq/go/internal/dbtest"
 )
 
 // What one does with the key of a job that the other runs, or has run.
@@ -321,6 +322,10 @@ func testRace(f *fixture) {
 		})
 	}
 	group.Wait()
+	// Node leaves a job locked that it claims while it stops.
+	dbtest.Until(f.T, func() bool {
+		return dbtest.Get[bool](f.T, f.db.Pool(), "select not exists (select from "+f.table("_private_jobs")+" where is_available)")
+	})
 	node.stop()
 	cancel()
 	if err := <-ended; err != nil {

@@ -34,8 +34,8 @@ func decodeArgs[T any](job *Job) (T, error) {
 // middleware or in the Err of an [Event].
 //
 // No field holds a value of the args, and neither does the message, because it goes to the log and
-// the database. The error of the decoder may quote one, so DecodeError has no Unwrap that would show
-// its text; errors.Is and errors.As find it all the same.
+// the database. The error of the decoder may quote one, so DecodeError has no Unwrap that would
+// show its text; errors.Is and errors.As find it all the same.
 type DecodeError struct {
 	_ [0]func() // fields may be added
 
@@ -106,10 +106,10 @@ const (
 	maxDepth   = 64
 )
 
-// locate finds the value that does not decode, and returns its JSON path, its offset, and the error
-// for this value alone. encoding/json reports no offset, or a wrong one, if a type decodes itself, as
-// time.Time does. So locate searches: in each object or array, the shortest prefix of members that
-// fails ends with the value.
+// locate finds the value that does not decode, and returns its JSON path, its offset, and the
+// error for this value alone. encoding/json reports no offset, or a wrong one, if a type decodes
+// itself, as time.Time does. So locate searches: in each object or array, the shortest prefix of
+// members that fails ends with the value.
 func locate(document []byte, err error, decode func([]byte) error) (string, int64, error) {
 	value := bytes.TrimLeft(document, " \t\r\n")
 	offset := int64(len(document) - len(value))

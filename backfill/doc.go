@@ -41,8 +41,8 @@
 //
 //	jobs, err := client.Enqueue(ctx, TaskSendEmail.Request(a), TaskResize.Request(b))
 //
-// Compare errors with [ErrInvalidRequest], [ErrRejected] and [ErrOutcomeUnknown]. [Client.Job] returns
-// a job with its state, and [Client.Stats] says how many there are.
+// Compare errors with [ErrInvalidRequest], [ErrRejected] and [ErrOutcomeUnknown]. [Client.Job]
+// returns a job with its state, and [Client.Stats] says how many there are.
 //
 // The descriptor sets each job's queue, key, priority and so on. An [EnqueueOption] overrides one
 // of these for a call.

@@ -14,13 +14,13 @@ import (
 // EnqueueFunc enqueues jobs, like the method Enqueue of an [Enqueuer].
 type EnqueueFunc func(ctx context.Context, requests []Request) ([]*Job, error)
 
-// EnqueueMiddleware wraps the function that enqueues, for [WithEnqueueMiddleware]. It is called for
-// each enqueue of at least one request, from many goroutines, so it keeps state in variables outside
-// of it.
+// EnqueueMiddleware wraps the function that enqueues, for [WithEnqueueMiddleware]. It is called
+// for each enqueue of at least one request, from many goroutines, so it keeps state in variables
+// outside of it.
 //
-// The function that it returns may change the requests before it calls next. The slice is a copy of
-// the caller's, but shares the bytes of Args: replace Args, and do not write into it. next checks the
-// requests, so invalid ones are seen here first. Return one job for each request.
+// The function that it returns may change the requests before it calls next. The slice is a copy
+// of the caller's, but shares the bytes of Args: replace Args, and do not write into it. next
+// checks the requests, so invalid ones are seen here first. Return one job for each request.
 //
 // A panic becomes an error. If the middleware returns an error, or panics, after next has enqueued
 // the jobs, that is an [ErrOutcomeUnknown]: the jobs exist, or will once the transaction commits.

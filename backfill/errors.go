@@ -16,8 +16,8 @@ import (
 
 // What an error of [Client.Enqueue] means: compare with errors.Is. It holds for every way to
 // enqueue: directly, in a transaction, in a handler, and through generated code. An error that is
-// none of these says that nothing was enqueued because the database could not be reached in time, or
-// is what your own middleware returned.
+// none of these says that nothing was enqueued because the database could not be reached in time,
+// or is what your own middleware returned.
 var (
 	// ErrInvalidRequest says that the call is wrong, and nothing was sent: a request has a value that
 	// the database does not take, args cannot be encoded, or the context or transaction is nil. To

@@ -32,8 +32,8 @@ type JobStatus struct {
 }
 
 // Job returns the job with this id, the ID of the Job that an enqueue returned. If there is none,
-// the error is [ErrJobNotFound]: jobs that succeeded are deleted. Without a deadline in ctx it takes
-// 30 seconds at most.
+// the error is [ErrJobNotFound]: jobs that succeeded are deleted. Without a deadline in ctx it
+// takes 30 seconds at most.
 func (c *Client) Job(ctx context.Context, id int64) (*JobStatus, error) {
 	if err := c.usable(ctx); err != nil {
 		return nil, fmt.Errorf("get job: %w", err)
@@ -68,8 +68,8 @@ type TaskStats struct {
 }
 
 // Stats counts the jobs of each task, for metrics. It reads 64 MiB of the table at most, which is
-// some hundred thousand jobs with small args. If the table is larger, it reads that much at random and
-// estimates: the numbers are right to a few percent for tasks with many jobs, and may be 0, or
+// some hundred thousand jobs with small args. If the table is larger, it reads that much at random
+// and estimates: the numbers are right to a few percent for tasks with many jobs, and may be 0, or
 // hundreds, for a task with a few.
 //
 // It waits for nobody and nobody waits for it. Call it every 10 seconds or more, in one process.

@@ -35,10 +35,11 @@ func (c *Client) WithTx(tx pgx.Tx) Enqueuer {
 	return c.bindTx(tx, c.nudgeAfterCommit)
 }
 
-// WithSQLTx is [Client.WithTx] for database/sql. It works with any driver for PostgreSQL that takes
-// parameters as text, and is tested with pgx's stdlib and lib/pq. docs/enqueuing.md says how to get
-// the *sql.Tx of GORM, bun, ent and sqlx. While the server does not answer, lib/pq's methods do not return, whatever their context says. Enqueue
-// does, a second after the end of its context; tx.Rollback may not.
+// WithSQLTx is [Client.WithTx] for database/sql. It works with any driver for PostgreSQL that
+// takes parameters as text, and is tested with pgx's stdlib and lib/pq. docs/enqueuing.md says how
+// to get the *sql.Tx of GORM, bun, ent and sqlx. While the server does not answer, lib/pq's
+// methods do not return, whatever their context says. Enqueue does, a second after the end of its
+// context; tx.Rollback may not.
 func (c *Client) WithSQLTx(tx *sql.Tx) Enqueuer {
 	if c == nil {
 		return noClient{}

@@ -28,7 +28,8 @@ type pair struct {
 	bind func(*testutil.Recorder) backfill.Enqueuer
 }
 
-// pairs are Enqueuers of each kind. Those on transactions have a database of their own, so that none waits for another's locks.
+// pairs are Enqueuers of each kind. Those on transactions have a database of their own, so that
+// none waits for another's locks.
 var pairs = map[string]func(*testing.T) pair{
 	"client": func(t *testing.T) pair {
 		t.Helper()
@@ -73,7 +74,8 @@ func newClient(t *testing.T) (*backfill.Client, *pgtest.Database) {
 	return client, db
 }
 
-// truths are calls of Enqueue, one after the other, that a Recorder must answer as a client does. No two of them share a key.
+// truths are calls of Enqueue, one after the other, that a Recorder must answer as a client does.
+// No two of them share a key.
 func truths() map[string][][]backfill.Request {
 	type request = backfill.Request
 	first, last := time.Date(2040, 1, 2, 3, 4, 5, 678901999, time.FixedZone("", 3600)), time.Date(2050, 1, 1, 0, 0, 0, 0, time.UTC)
@@ -163,7 +165,8 @@ func call(t *testing.T, e backfill.Enqueuer, ids map[int64]int, requests []backf
 	return a
 }
 
-// sameArgs compares args byte for byte, except arrays, which the database writes anew when it merges them.
+// sameArgs compares args byte for byte, except arrays, which the database writes anew when it
+// merges them.
 var sameArgs = cmp.Comparer(func(a, b json.RawMessage) bool {
 	var x, y []any
 	if json.Unmarshal(a, &x) == nil && json.Unmarshal(b, &y) == nil && x != nil {

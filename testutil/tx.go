@@ -15,8 +15,8 @@ import (
 var _ backfill.Transactor = (*Recorder)(nil)
 
 // InTx implements [backfill.Transactor], for code that calls [backfill.InTx]. It calls fn with an
-// Enqueuer in its context, as a client does. If fn returns an error or panics, or ctx has ended, what
-// it has enqueued is forgotten.
+// Enqueuer in its context, as a client does. If fn returns an error or panics, or ctx has ended,
+// what it has enqueued is forgotten.
 //
 // There is no database: every method of the tx that fn gets returns an error, or something that
 // does. Test functions that use it with package pgtest.

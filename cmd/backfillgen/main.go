@@ -12,8 +12,8 @@
 //
 // Packages do not have to compile. Tasks, and what their args consist of, are in files that every
 // build reads: not in tests, nor below build constraints, of which x_linux.go has one in its name.
-// With GOOS set to another system, run a backfillgen that is built for this one: go tool would build
-// it for the other, and fail with "exec format error".
+// With GOOS set to another system, run a backfillgen that is built for this one: go tool would
+// build it for the other, and fail with "exec format error".
 //
 // With -format=github, paths begin at GITHUB_WORKSPACE, the root of the repository that is checked
 // out.

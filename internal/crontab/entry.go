@@ -12,7 +12,8 @@ type Entry struct {
 	Task       string
 	Identifier string // what its ticks are recorded under: option id, else the task
 
-	// When it is due. Where both Dates and Weekdays leave something out, a day that is in either of them matches.
+	// When it is due. Where both Dates and Weekdays leave something out, a day that is in either of
+	// them matches.
 	Minutes  Set            // 0 to 59
 	Hours    Set            // 0 to 23
 	Dates    Set            // days of the month, 1 to 31
@@ -21,7 +22,8 @@ type Entry struct {
 	Zone     *time.Location // option tz, also if it says UTC; nil: UTC
 	ZonePos  Position       // of the option; Node workers do not know it, so no crontab that one might run may have it
 
-	// Fill is how far back missed ticks are made up at startup. One that is longer than a Duration is the longest Duration.
+	// Fill is how far back missed ticks are made up at startup. One that is longer than a Duration is
+	// the longest Duration.
 	Fill time.Duration
 
 	// What the job gets. The zero value of each: the option was not given.
@@ -43,7 +45,8 @@ func (s Set) Has(n int) bool { return s>>n&1 != 0 }
 // Len returns how many numbers are in the set.
 func (s Set) Len() int { return bits.OnesCount64(uint64(s)) }
 
-// Position is a place in a text. Both count from 1, and columns count bytes, as those of go/token do.
+// Position is a place in a text. Both count from 1, and columns count bytes, as those of go/token
+// do.
 type Position struct{ Line, Column int }
 
 // String returns line:column.

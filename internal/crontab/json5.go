@@ -14,12 +14,13 @@ import (
 	"unicode/utf8"
 )
 
-// A decoder reads JSON5 (https://spec.json5.org) and writes JSON, as the wire does for payloads (contract section 7.1). It stops at
-// the first problem, where offset stays.
+// A decoder reads JSON5 (https://spec.json5.org) and writes JSON, as the wire does for payloads
+// (contract section 7.1). It stops at the first problem, where offset stays.
 //
-// Objects keep the order of their keys. Of a key that is given twice the last value counts, at the place of the first, as in
-// JavaScript. Numbers keep their digits, which a Node worker rounds to a double. What JSON cannot hold is refused, and
-// what PostgreSQL refuses in JSON that it works on, although it would store it: such a job could never be enqueued.
+// Objects keep the order of their keys. Of a key that is given twice the last value counts, at the
+// place of the first, as in JavaScript. Numbers keep their digits, which a Node worker rounds to a
+// double. What JSON cannot hold is refused, and what PostgreSQL refuses in JSON that it works on,
+// although it would store it: such a job could never be enqueued.
 type decoder struct {
 	text    string
 	offset  int

@@ -9,9 +9,10 @@ import (
 	"unicode/utf8"
 )
 
-// Parse reads a crontab (contract section 7.1): lines of five time fields, a task, ?options and a {payload}, of which the last
-// two may be absent; empty lines; lines that begin with #. It returns everything that is wrong, in the order of the lines. The
-// entries are those of the other lines, and of use only if nothing is wrong.
+// Parse reads a crontab (contract section 7.1): lines of five time fields, a task, ?options and a
+// {payload}, of which the last two may be absent; empty lines; lines that begin with #. It returns
+// everything that is wrong, in the order of the lines. The entries are those of the other lines,
+// and of use only if nothing is wrong.
 func Parse(text string) ([]*Entry, []ParseError) {
 	var entries []*Entry
 	var problems []ParseError
@@ -38,9 +39,10 @@ func Parse(text string) ([]*Entry, []ParseError) {
 	return entries, problems
 }
 
-// ParseSchedule reads a crontab line without its task, such as 0 4 * * * ?fill=1d, which stands somewhere else: at is the position
-// of its first byte there. The task may have any name that fits into the database. A schedule that never comes, as on February 30,
-// is wrong here, where Graphile Worker does not read it. The entry is of use only if nothing is wrong.
+// ParseSchedule reads a crontab line without its task, such as 0 4 * * * ?fill=1d, which stands
+// somewhere else: at is the position of its first byte there. The task may have any name that fits
+// into the database. A schedule that never comes, as on February 30, is wrong here, where Graphile
+// Worker does not read it. The entry is of use only if nothing is wrong.
 func ParseSchedule(text, task string, at Position) (*Entry, []ParseError) {
 	p := &parser{text: strings.TrimRightFunc(text, isSpace), at: at}
 	p.skipSpace()

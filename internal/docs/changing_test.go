@@ -10,7 +10,8 @@ import (
 	"github.com/backfillhq/go/testutil/pgtest"
 )
 
-// What the README says about a changed task and the jobs that wait: each case is a row of its table.
+// What the README says about a changed task and the jobs that wait: each case is a row of its
+// table.
 func TestChangingATask(t *testing.T) {
 	t.Parallel()
 	type before struct {

@@ -96,7 +96,8 @@ func TestSnippets(t *testing.T) {
 	run(t, dir, "go vet ./...")
 }
 
-// writeSnippetModule writes a module with this one's dependencies, and with the fixtures of testdata.
+// writeSnippetModule writes a module with this one's dependencies, and with the fixtures of
+// testdata.
 func writeSnippetModule(t *testing.T, dir string) {
 	t.Helper()
 	clone, err := filepath.Abs(root)
@@ -118,15 +119,17 @@ func writeSnippetModule(t *testing.T, dir string) {
 	copyFolder(t, "testdata/billing", filepath.Join(dir, "billing"))
 }
 
-// goFile returns the path of a block that is a whole file: its first line is a comment with the path.
+// goFile returns the path of a block that is a whole file: its first line is a comment with the
+// path.
 func goFile(b block) (path string, ok bool) {
 	first, _, _ := strings.Cut(b.text, "\n")
 	path, ok = strings.CutPrefix(first, "// ")
 	return path, ok && filepath.Ext(path) == ".go" && !strings.Contains(path, " ")
 }
 
-// asFile makes a Go file of a fragment: of declarations as they are, or of statements. Paragraphs of
-// statements are alternatives, so each is a function, whose parameters are what the pages take as given.
+// asFile makes a Go file of a fragment: of declarations as they are, or of statements. Paragraphs
+// of statements are alternatives, so each is a function, whose parameters are what the pages take
+// as given.
 func asFile(b block) string {
 	var body strings.Builder
 	if regexp.MustCompile(`(?m)^(func|type|var) `).MatchString(b.text) {
@@ -241,7 +244,8 @@ func anchors(page string) (names []string) {
 	return names
 }
 
-// Every name of this API that the pages have in code spans exists, as in `backfill.Open` or `client.Cleanup`.
+// Every name of this API that the pages have in code spans exists, as in `backfill.Open` or
+// `client.Cleanup`.
 func TestNames(t *testing.T) {
 	t.Parallel()
 	known := map[string]bool{}
@@ -266,8 +270,8 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// exported adds the exported names of a package, with its qualifier: those of methods of the client as
-// client.Name, and so on.
+// exported adds the exported names of a package, with its qualifier: those of methods of the
+// client as client.Name, and so on.
 func exported(t *testing.T, folder, qualifier string, names map[string]bool) {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(folder, "*.go"))
@@ -300,7 +304,8 @@ func exported(t *testing.T, folder, qualifier string, names map[string]bool) {
 	}
 }
 
-// receiver returns how the pages name the receiver of a method, as in client, and the package of a function.
+// receiver returns how the pages name the receiver of a method, as in client, and the package of a
+// function.
 func receiver(function *ast.FuncDecl, qualifier string) string {
 	if function.Recv == nil {
 		return qualifier

@@ -13,7 +13,8 @@ import (
 	"github.com/backfillhq/go/testutil/pgtest"
 )
 
-// The way from an empty folder to jobs, by the words of the README: its files, its commands, and this clone in place of theirs.
+// The way from an empty folder to jobs, by the words of the README: its files, its commands, and
+// this clone in place of theirs.
 func TestReadmeQuickstart(t *testing.T) {
 	t.Parallel()
 	root, err := filepath.Abs("../..")

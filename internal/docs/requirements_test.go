@@ -24,13 +24,15 @@ var runtimeNeeds = []string{
 	"golang.org/x/sync", "golang.org/x/text",
 }
 
-// testNeeds are the modules that only tests need, ours and those of our dependencies: go.sum may have their hashes.
+// testNeeds are the modules that only tests need, ours and those of our dependencies: go.sum may
+// have their hashes.
 var testNeeds = []string{
 	"github.com/davecgh/go-spew", "github.com/google/go-cmp", "github.com/lib/pq", "github.com/pmezard/go-difflib",
 	"github.com/stretchr/testify", "go.yaml.in/yaml/v3", "gopkg.in/yaml.v3",
 }
 
-// What go mod tidy adds for a user's imports is known to the module. It counts what is imported under any build tag, and by tests.
+// What go mod tidy adds for a user's imports is known to the module. It counts what is imported
+// under any build tag, and by tests.
 func TestRequirementsOfUsers(t *testing.T) {
 	t.Parallel()
 	generator := []string{"github.com/aymanbagabas/go-udiff", "github.com/dave/jennifer", "golang.org/x/mod", "golang.org/x/tools"}
@@ -91,8 +93,9 @@ func TestRequirementsOfUsersWithContainers(t *testing.T) {
 	}
 }
 
-// CONTRIBUTING.md has a reason for each module that one of ours requires itself. The modules that users add on their own account
-// require none of ours: else a release would be tags that name each other.
+// CONTRIBUTING.md has a reason for each module that one of ours requires itself. The modules that
+// users add on their own account require none of ours: else a release would be tags that name each
+// other.
 func TestEveryRequirementHasAReason(t *testing.T) {
 	t.Parallel()
 	page, err := os.ReadFile(filepath.Join(root, "CONTRIBUTING.md"))
@@ -162,7 +165,8 @@ func requirements(t *testing.T, dir string, indirect bool) (paths []string) {
 	return paths
 }
 
-// hashed are the modules whose files go.sum has hashes of, and which have to be downloaded therefore.
+// hashed are the modules whose files go.sum has hashes of, and which have to be downloaded
+// therefore.
 func hashed(t *testing.T, dir string) (paths []string) {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(dir, "go.sum"))

@@ -33,8 +33,9 @@ const schedule = `
 // leap is when one of the entries is due.
 var leap = time.Date(2024, 2, 29, 0, 0, 0, 0, time.UTC)
 
-// Three processes have one crontab and clocks that run 60 times as fast: each tick becomes one job (contract section 7). Then
-// nobody runs for a while, Node makes up for that, nobody runs again, and Go does.
+// Three processes have one crontab and clocks that run 60 times as fast: each tick becomes one job
+// (contract section 7). Then nobody runs for a while, Node makes up for that, nobody runs again,
+// and Go does.
 func TestB7Cron(t *testing.T) {
 	t.Parallel()
 	point(t)
@@ -67,7 +68,8 @@ type scheduler struct {
 	stop       func()
 }
 
-// run begins a shift ten minutes after the last one, and ends it when everybody has tried some ticks of the time when all ran.
+// run begins a shift ten minutes after the last one, and ends it when everybody has tried some
+// ticks of the time when all ran.
 func (s *shift) run(minutes int, starts ...func() scheduler) {
 	s.Helper()
 	p := phase{begin: s.end.Add(10*time.Minute + 30*time.Second)}
@@ -155,7 +157,8 @@ func (s *shift) startGo() scheduler {
 	}
 }
 
-// recordedCron records the ticks that a worker has tried, after the zero time, which says that it has started.
+// recordedCron records the ticks that a worker has tried, after the zero time, which says that it
+// has started.
 type recordedCron struct {
 	*pg.Store
 
@@ -192,7 +195,8 @@ type cronJob struct {
 	Flags       string
 }
 
-// wantJobs checks that there is one job for each tick and identifier, except that jobs with a key replace each other.
+// wantJobs checks that there is one job for each tick and identifier, except that jobs with a key
+// replace each other.
 func (s *shift) wantJobs() {
 	s.Helper()
 	got := s.jobs()
@@ -211,8 +215,8 @@ func (s *shift) wantJobs() {
 				due = append(due, cronJob{Task: "leap", Key: "leap", MaxAttempts: 1}.at(tick, false))
 			}
 			for _, job := range due {
-				// Who is late with a tick when another starts and is on time with the next one loses it, unless the entry has fill
-				// (contract section 7.3): after 60 simulated seconds, on a busy machine.
+				// Who is late with a tick when another starts and is on time with the next one loses it, unless
+				// the entry has fill (contract section 7.3): after 60 simulated seconds, on a busy machine.
 				if !tick.After(p.ready) && !slices.ContainsFunc(got, job.sameTick) {
 					continue
 				}
@@ -266,7 +270,8 @@ func minutes(first, last time.Time) iter.Seq[time.Time] {
 
 const either = "true or false"
 
-// backfilled is what a job of an entry with fill says. While processes start, a tick is on time for some, and missed by others.
+// backfilled is what a job of an entry with fill says. While processes start, a tick is on time
+// for some, and missed by others.
 func (s *shift) backfilled(tick time.Time) any {
 	for _, p := range s.phases {
 		switch {

@@ -48,7 +48,8 @@ var (
 	next = &backfill.Task[keyed]{Name: "next"}
 )
 
-// testKeyOfFailedJob adds a job with the key of one that has failed for good on the other side, and lets the other side work again.
+// testKeyOfFailedJob adds a job with the key of one that has failed for good on the other side,
+// and lets the other side work again.
 func testKeyOfFailedJob(f *fixture, node *peer) {
 	const name = "failed"
 	setup := fmt.Sprintf("select graphile_worker.add_job('hold', '%s', max_attempts => 1, job_key => '%s')",
@@ -83,7 +84,8 @@ func testKeyOfFailedJob(f *fixture, node *peer) {
 	}
 }
 
-// A keyCase is a job of the task hold, whose key is the name of the case, and what is done with the key while the job runs.
+// A keyCase is a job of the task hold, whose key is the name of the case, and what is done with
+// the key while the job runs.
 type keyCase struct {
 	name          string
 	mode          backfill.KeyMode // of a job of the task next that is added with the key; "": the key's job is removed
@@ -113,7 +115,8 @@ var (
 	keyLeft = []string{"remove, fails: hold - 5/5 r0 late", "replace, fails: hold - 5/5 r0 late"}
 )
 
-// testKeysOfGosJobs: Go runs the jobs, Node adds, SQL removes, and in the end Node runs what there is to run.
+// testKeysOfGosJobs: Go runs the jobs, Node adds, SQL removes, and in the end Node runs what there
+// is to run.
 func testKeysOfGosJobs(f *fixture, node *peer) {
 	f.addHeld()
 	started, release, ended := make(chan bool), make(chan bool), make(chan error, 1)
@@ -166,7 +169,8 @@ func gone(states []string) []string {
 	return slices.DeleteFunc(slices.Clone(states), func(state string) bool { return strings.Contains(state, "hold - 5/5") })
 }
 
-// testKeysOfNodesJobs: Node runs the jobs, Go adds and removes, and in the end Go runs what there is to run. Node is stopped.
+// testKeysOfNodesJobs: Node runs the jobs, Go adds and removes, and in the end Go runs what there
+// is to run. Node is stopped.
 func testKeysOfNodesJobs(f *fixture, node *peer) {
 	f.addHeld()
 	from := node.record.len()
@@ -237,8 +241,8 @@ func (f *fixture) addHeld() {
 	}
 }
 
-// states has a line for each job: its case, its task, k if it has the key, its attempts and max_attempts, its revision, whether it
-// is locked, its last error.
+// states has a line for each job: its case, its task, k if it has the key, its attempts and
+// max_attempts, its revision, whether it is locked, its last error.
 func (f *fixture) states() []string {
 	f.Helper()
 	return f.lines(`
@@ -279,8 +283,8 @@ func (f *fixture) wantKeysEnd(runs, left []string) {
 	}
 }
 
-// testRace adds jobs with one key while Node and Go run them: a worker may take the job in the middle of an add (contract section
-// 4.4). Of each job, what the last add left there must run.
+// testRace adds jobs with one key while Node and Go run them: a worker may take the job in the
+// middle of an add (contract section 4.4). Of each job, what the last add left there must run.
 func testRace(f *fixture) {
 	const adders, adds = 3, 100 // adds of each adder, at least
 	task := &backfill.Task[int64]{Name: "race"}

@@ -59,7 +59,8 @@ func (i *Inserter) insertIn(ctx context.Context, s session, specs []wire.Spec) (
 	return n.result(), nil
 }
 
-// rejectedIn marks what explains an error if that is the server's. What explains it may not wrap it.
+// rejectedIn marks what explains an error if that is the server's. What explains it may not wrap
+// it.
 func rejectedIn(err, explained error) error {
 	if sqlstate.Of(err) == "" && !errors.Is(err, errStillConflicting) {
 		return explained

@@ -9,7 +9,8 @@ import (
 	"github.com/backfillhq/go/internal/pg"
 )
 
-// A table with more pages than the bound is estimated from a part of it, and the estimate comes close.
+// A table with more pages than the bound is estimated from a part of it, and the estimate comes
+// close.
 func TestCountIsBounded(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)

@@ -89,7 +89,8 @@ func helper(t *testing.T, name, url string, env ...string) *exec.Cmd {
 	return cmd
 }
 
-// foreign starts a server that is not pgtest's, of the same version, even when DATABASE_URL names one.
+// foreign starts a server that is not pgtest's, of the same version, even when DATABASE_URL names
+// one.
 func foreign(t *testing.T) *pgx.Conn {
 	t.Helper()
 	text := value(t, connect(t, pgtest.Empty(t).URL), "select current_setting('server_version_num')::int / 10000 || ''")

@@ -25,11 +25,13 @@ const (
 	removeTimeout = 30 * time.Second
 )
 
-// Start starts a PostgreSQL in a container and returns its URL. The image is that of the environment
-// variable BACKFILL_TEST_PG_IMAGE, or else postgres:17-alpine, and is pulled if it is absent.
+// Start starts a PostgreSQL in a container and returns its URL. The image is that of the
+// environment variable BACKFILL_TEST_PG_IMAGE, or else postgres:17-alpine, and is pulled if it is
+// absent.
 //
 // The container is removed after the test binary by testcontainers-go's own watchdog, Ryuk. If you
-// turn Ryuk off, remove it yourself. The variables of testcontainers-go hold, and so does DOCKER_HOST.
+// turn Ryuk off, remove it yourself. The variables of testcontainers-go hold, and so does
+// DOCKER_HOST.
 func Start(ctx context.Context) (url string, err error) {
 	image := os.Getenv("BACKFILL_TEST_PG_IMAGE")
 	if image == "" {
@@ -53,8 +55,8 @@ func Start(ctx context.Context) (url string, err error) {
 	return url, nil
 }
 
-// remove removes a container that is of no use. Its error would say less than that of the start, and
-// Ryuk tries again.
+// remove removes a container that is of no use. Its error would say less than that of the start,
+// and Ryuk tries again.
 func remove(ctx context.Context, started *postgres.PostgresContainer) {
 	if started == nil {
 		return

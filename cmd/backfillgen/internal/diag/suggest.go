@@ -2,7 +2,8 @@ package diag
 
 import "strings"
 
-// DidYouMean returns "; did you mean X?" for the candidate that is most like what was written, or nothing if none is.
+// DidYouMean returns "; did you mean X?" for the candidate that is most like what was written, or
+// nothing if none is.
 func DidYouMean(written string, candidates []string) string {
 	if best := Nearest(written, candidates); best != "" {
 		return "; did you mean " + best + "?"

@@ -1,5 +1,5 @@
-// Package directive reads the //backfill: lines of Go source: a verb, then options like timeout=30s or key="user:{ID}". It knows
-// their grammar and not their meaning.
+// Package directive reads the //backfill: lines of Go source: a verb, then options like
+// timeout=30s or key="user:{ID}". It knows their grammar and not their meaning.
 package directive
 
 import (
@@ -69,8 +69,9 @@ func (o Option) At(i int) token.Position {
 // Is reports whether the text of a comment is a directive.
 func Is(comment string) bool { return strings.HasPrefix(comment, Prefix) }
 
-// Parse reads the comment that begins at pos. What it cannot read is reported, and the rest of the line is read all the same. A
-// line whose verb takes no options, such as a crontab line, is not for Parse: see [Verb].
+// Parse reads the comment that begins at pos. What it cannot read is reported, and the rest of the
+// line is read all the same. A line whose verb takes no options, such as a crontab line, is not
+// for Parse: see [Verb].
 func Parse(comment string, pos token.Position, problems *diag.List) Line {
 	verb, rest := Verb(comment)
 	line := Line{Pos: pos, Verb: verb}
@@ -110,8 +111,8 @@ type scanner struct {
 	problems *diag.List
 }
 
-// option reads name=value, or a word. If that is impossible, it reports why and stops behind what it
-// could not read.
+// option reads name=value, or a word. If that is impossible, it reports why and stops behind what
+// it could not read.
 func (s *scanner) option() (Option, bool) {
 	option := Option{Pos: s.pos()}
 	option.Name = s.take(func(r rune) bool { return r != '=' && r != '"' && r != '`' && !unicode.IsSpace(r) })

@@ -64,7 +64,8 @@ func TestPositions(t *testing.T) {
 	}
 }
 
-// Whatever stands in a comment: it is read to the end, and what is an option stands where its position says.
+// Whatever stands in a comment: it is read to the end, and what is an option stands where its
+// position says.
 func FuzzParse(f *testing.F) {
 	for _, seed := range []string{
 		"//backfill:task timeout=30s key=\"a{B}\" x=`y`", "//backfill:task a = b", `//backfill:task "`, "//backfill:", "//backfill:task a=\"b\"c", "//backfill:task =", "//backfill:task \xff=\xfe a=\"\xff\"",

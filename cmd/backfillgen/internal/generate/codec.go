@@ -136,8 +136,8 @@ func (w *walker) reportShapes(typ types.Type) bool {
 	return found
 }
 
-// reportPromoted reports a codec of an embedded field that stores the struct as a whole, if there is
-// something to lose, or if it may be called on nil.
+// reportPromoted reports a codec of an embedded field that stores the struct as a whole, if there
+// is something to lose, or if it may be called on nil.
 func (w *walker) reportPromoted(c *codec, at site) bool {
 	typ := c.typ
 	for _, i := range c.path[:len(c.path)-1] {
@@ -160,8 +160,9 @@ func (w *walker) reportPromoted(c *codec, at site) bool {
 	return false
 }
 
-// reportFixed reports args that are stored by methods which write something else than an object with
-// a member for each field, or that the user cannot change: they could never get another field.
+// reportFixed reports args that are stored by methods which write something else than an object
+// with a member for each field, or that the user cannot change: they could never get another
+// field.
 func (w *walker) reportFixed(typ types.Type, at site) bool {
 	encoder := findCodec(typ, "MarshalJSON", "MarshalText")
 	if encoder == nil || encoder.Name() == "MarshalJSON" && w.inModule(encoder.Pkg()) {
@@ -180,7 +181,8 @@ func textInterface(name string) *types.Interface {
 	return types.NewInterfaceType([]*types.Func{types.NewFunc(token.NoPos, nil, name, shapes[name])}, nil).Complete()
 }
 
-// keyProblem says why encoding/json cannot store the keys of a map and read them again as they were.
+// keyProblem says why encoding/json cannot store the keys of a map and read them again as they
+// were.
 func keyProblem(key types.Type) string {
 	encodes, decodes := types.Implements(key, textMarshaler), types.Implements(types.NewPointer(key), textUnmarshaler)
 	const want = "want strings, integers, or a type with MarshalText and UnmarshalText"

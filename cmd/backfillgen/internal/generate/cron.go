@@ -18,7 +18,8 @@ import (
 	"github.com/backfillhq/go/internal/crontab"
 )
 
-// cronLine is what stands behind the verb of a //backfill:cron line: a crontab line without the task.
+// cronLine is what stands behind the verb of a //backfill:cron line: a crontab line without the
+// task.
 type cronLine struct {
 	text string
 	pos  token.Position

@@ -45,7 +45,8 @@ func emit(p *pkg, tasks []*task) ([]byte, error) {
 	return format.Source(groupImports(out.Bytes()))
 }
 
-// groupImports puts the standard library before the others, as goimports and gofumpt do; jennifer writes one block.
+// groupImports puts the standard library before the others, as goimports and gofumpt do; jennifer
+// writes one block.
 func groupImports(source []byte) []byte {
 	const start, end = "import (\n", ")\n"
 	before, rest, found := strings.Cut(string(source), start)
@@ -70,8 +71,8 @@ type emitter struct {
 	*jen.File
 }
 
-// importNames tells jennifer the names of packages, so that it renames none without need, and renames those that the user's
-// package has declared for something else.
+// importNames tells jennifer the names of packages, so that it renames none without need, and
+// renames those that the user's package has declared for something else.
 func (e *emitter) importNames(tasks []*task) {
 	names := map[string]string{
 		contextPath: "context", sqlPath: "sql", strconvPath: "strconv", timePath: "time", pgxPath: "pgx", runtimePath: "backfill",
@@ -285,7 +286,8 @@ func (e *emitter) bound(method string, transaction jen.Code) {
 		Block(jen.Return(jen.Id(e.newClientName()).Call(e.enqueuer().Dot(method).Call(jen.Id("tx")))))
 }
 
-// parameters are (ctx context.Context, args T, opts ...backfill.EnqueueOption); without args where there are none.
+// parameters are (ctx context.Context, args T, opts ...backfill.EnqueueOption); without args where
+// there are none.
 func (e *emitter) parameters(args jen.Code) []jen.Code {
 	list := []jen.Code{jen.Id("ctx").Qual(contextPath, "Context")}
 	if args != nil {
@@ -324,8 +326,8 @@ func (t *task) summary() string {
 
 const deprecatedMark = "Deprecated: "
 
-// doc emits the comment of what is generated for a task. If the task's own comment deprecates it, so does this one: linters look at
-// what is called.
+// doc emits the comment of what is generated for a task. If the task's own comment deprecates it,
+// so does this one: linters look at what is called.
 func (e *emitter) doc(t *task, text string) {
 	e.Comment(text)
 	for paragraph := range strings.SplitSeq(t.decl.Doc.Text(), "\n\n") {

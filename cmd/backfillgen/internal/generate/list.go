@@ -188,8 +188,8 @@ func list(ctx context.Context, config Config, mode packages.LoadMode, patterns [
 	return found, nil
 }
 
-// listWithRuntime runs go list for packages and the one that generated code imports. go list does not
-// run at all in some modules that lack it, so then it is a package with this error.
+// listWithRuntime runs go list for packages and the one that generated code imports. go list does
+// not run at all in some modules that lack it, so then it is a package with this error.
 func listWithRuntime(ctx context.Context, config Config, mode packages.LoadMode, patterns []string, overlay map[string][]byte) ([]*packages.Package, error) {
 	found, err := list(ctx, config, mode, append(slices.Clone(patterns), runtimePath), overlay)
 	if err == nil {

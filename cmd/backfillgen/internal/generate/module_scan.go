@@ -21,9 +21,9 @@ import (
 // packages, which CI does, has no bound.
 const maxFolders = 20_000
 
-// tasksElsewhere finds the tasks of a module whose packages this run does not generate. It looks for
-// generated files and reads only the source beside them, as syntax, because each run of go generate
-// does this again.
+// tasksElsewhere finds the tasks of a module whose packages this run does not generate. It looks
+// for generated files and reads only the source beside them, as syntax, because each run of go
+// generate does this again.
 func tasksElsewhere(module, root string, known map[string]bool) (found []*entry) {
 	folders := 0
 	_ = filepath.WalkDir(root, func(name string, file fs.DirEntry, err error) error {

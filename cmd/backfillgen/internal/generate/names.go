@@ -64,7 +64,8 @@ func beforeSmall(runes []rune) bool {
 	return runes[0] != 's' || len(runes) > 1 && unicode.IsLower(runes[1])
 }
 
-// nameGo finds what the task is called in generated Go names: the function's name with an upper-case first letter.
+// nameGo finds what the task is called in generated Go names: the function's name with an
+// upper-case first letter.
 func (t *task) nameGo(problems *diag.List) bool {
 	name := t.decl.Name.Name
 	first, size := utf8.DecodeRuneInString(name)
@@ -97,7 +98,8 @@ func (p *pkg) generatedNames(t *task) []string {
 // usedNames are predeclared names that generated code uses.
 var usedNames = []string{"bool", "error", "int", "int64", "nil", "string", "uint64"}
 
-// checkNames reports Go names that two tasks claim, or that a task claims and the user has declared.
+// checkNames reports Go names that two tasks claim, or that a task claims and the user has
+// declared.
 func (p *pkg) checkNames(tasks []*task, problems *diag.List) {
 	identifiers := map[string]*task{}
 	for _, t := range tasks {

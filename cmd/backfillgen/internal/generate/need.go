@@ -86,7 +86,8 @@ func (p *pkg) need(name string) {
 	}
 }
 
-// needBare marks a type whose fields do not matter: those of a receiver are what its methods work with.
+// needBare marks a type whose fields do not matter: those of a receiver are what its methods work
+// with.
 func (p *pkg) needBare(name string) {
 	if d := p.declared[name]; d != nil && d.spec != nil {
 		if _, ok := d.spec.Type.(*ast.StructType); ok {
@@ -102,7 +103,8 @@ func (p *pkg) needMentioned(file *ast.File, node ast.Node) {
 	p.mentioned(file, node, (*pkg).need)
 }
 
-// mentioned visits the package-level names that a piece of syntax mentions, with the packages that they may be of.
+// mentioned visits the package-level names that a piece of syntax mentions, with the packages that
+// they may be of.
 func (p *pkg) mentioned(file *ast.File, node ast.Node, visit func(owner *pkg, name string)) {
 	imported := func(spec *ast.ImportSpec, name string) {
 		if owner := p.imported(importPath(spec)); owner != nil {

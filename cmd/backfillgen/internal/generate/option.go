@@ -22,8 +22,8 @@ const (
 	maxKeyLength  = 512
 )
 
-// options are the options of a task line. Each reads its value into the task, or says what is wrong with it; nil and "" mean that
-// what is wrong was reported.
+// options are the options of a task line. Each reads its value into the task, or says what is
+// wrong with it; nil and "" mean that what is wrong was reported.
 var options = map[string]func(p *pkg, t *task, o directive.Option, problems *diag.List) error{
 	"name": func(_ *pkg, t *task, o directive.Option, _ *diag.List) error {
 		t.name = o.Value
@@ -184,7 +184,8 @@ var presets = map[string]string{
 
 const defaultFactor = 2
 
-// readBackoff reads graphile, fast, aggressive, conservative, exp(base,max[,factor]), fixed(d), or the name of a function.
+// readBackoff reads graphile, fast, aggressive, conservative, exp(base,max[,factor]), fixed(d), or
+// the name of a function.
 func (p *pkg) readBackoff(t *task, option directive.Option, problems *diag.List) (backoff, error) {
 	if preset := presets[option.Value]; preset != "" {
 		if d := p.declared[option.Value]; d != nil && isFunction(d) {

@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// A skeleton is what the keys of a task can be, as a pattern. It matches every key that the template
-// can give, and few others.
+// A skeleton is what the keys of a task can be, as a pattern. It matches every key that the
+// template can give, and few others.
 type skeleton []symbol
 
 // symbol matches one of a set of characters; if it repeats, any number of them, and none.

@@ -56,7 +56,8 @@ type taskLine struct {
 	cron     []cronLine
 }
 
-// collect finds the task lines of a package, reports directives that are none, and marks what the tasks need.
+// collect finds the task lines of a package, reports directives that are none, and marks what the
+// tasks need.
 func (p *pkg) collect(problems *diag.List) {
 	for _, file := range p.files {
 		above := map[*ast.Comment]*ast.FuncDecl{}
@@ -91,7 +92,8 @@ func (p *pkg) collect(problems *diag.List) {
 	}
 }
 
-// collectLine notes a directive above a function. All of a function's lines come before those of the next.
+// collectLine notes a directive above a function. All of a function's lines come before those of
+// the next.
 func (p *pkg) collectLine(comment *ast.Comment, function *ast.FuncDecl, problems *diag.List) {
 	pos := p.position(comment.Pos())
 	verb, rest := directive.Verb(comment.Text)
@@ -115,7 +117,8 @@ func (p *pkg) collectLine(comment *ast.Comment, function *ast.FuncDecl, problems
 	}
 }
 
-// tasks returns the tasks of a package in the order of their names, and reports everything that is wrong with them.
+// tasks returns the tasks of a package in the order of their names, and reports everything that is
+// wrong with them.
 func (p *pkg) tasks(problems *diag.List) []*task {
 	p.check()
 	var tasks []*task
@@ -158,7 +161,8 @@ const (
 
 var verbs = []string{verbTask, verbCron, verbPackage}
 
-// laterVerbs are verbs that are decided and not built yet: a message that says so is better than one that says they are unknown.
+// laterVerbs are verbs that are decided and not built yet: a message that says so is better than
+// one that says they are unknown.
 var laterVerbs = []string{"client", "emit", "upcast"}
 
 // reportVerb reports a directive that is no line above a function.

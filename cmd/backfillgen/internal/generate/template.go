@@ -10,8 +10,8 @@ import (
 	"github.com/backfillhq/go/cmd/backfillgen/internal/directive"
 )
 
-// template is the text of a queue or a key: constants and fields of the args, as in user:{UserID}. A
-// brace is written twice.
+// template is the text of a queue or a key: constants and fields of the args, as in user:{UserID}.
+// A brace is written twice.
 type template struct{ parts []part }
 
 // part is a constant, or a field.
@@ -234,7 +234,8 @@ func fieldNames(structure *types.Struct) (names []string) {
 	return names
 }
 
-// isStored reports whether the field that these steps lead to, through embedded structs, is part of the JSON.
+// isStored reports whether the field that these steps lead to, through embedded structs, is part
+// of the JSON.
 func isStored(structure *types.Struct, steps []int) bool {
 	for _, i := range steps {
 		if structure == nil || !readField(structure, i).stored {

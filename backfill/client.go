@@ -171,9 +171,11 @@ func (c *Client) Close() {
 // transaction or ctx ends. When the connections are busy, it inserts the jobs of several calls in
 // one batch.
 func (c *Client) Enqueue(ctx context.Context, requests ...Request) ([]*Job, error) {
-	return c.enqueue(ctx, requests, func(ctx context.Context, specs []wire.Spec) ([]*wire.Job, error) {
-		return c.intake.Insert(ctx, specs)
-	})
+	return c.enqueue(ctx, requests, c)
+}
+
+func (c *Client) insertSpecs(ctx context.Context, specs []wire.Spec) ([]*wire.Job, error) {
+	return c.intake.Insert(ctx, specs)
 }
 
 var errNoContext = invalid(errors.New("the context is nil: pass context.Background()"))

@@ -53,24 +53,26 @@ func wrapEnqueue(middleware EnqueueMiddleware, next EnqueueFunc) (wrapped Enqueu
 	return wrapped, nil
 }
 
-// insertFunc inserts jobs, directly or in a transaction.
-type insertFunc func(context.Context, []wire.Spec) ([]*wire.Job, error)
+// inserter inserts jobs, directly or in a transaction.
+type inserter interface {
+	insertSpecs(ctx context.Context, specs []wire.Spec) ([]*wire.Job, error)
+}
 
-// enqueue enqueues requests by insert, through the middleware. All ways to enqueue lead here.
-func (c *Client) enqueue(ctx context.Context, requests []Request, insert insertFunc) ([]*Job, error) {
+// enqueue enqueues requests, through the middleware. All ways to enqueue lead here.
+func (c *Client) enqueue(ctx context.Context, requests []Request, to inserter) ([]*Job, error) {
 	usable := c.usable(ctx)
 	if len(requests) == 0 {
 		return nil, usable
 	}
 	if usable != nil || len(c.middleware) == 0 {
-		return c.insertRequests(ctx, requests, insert)
+		return c.insertRequests(ctx, requests, to)
 	}
 	var inserted atomic.Bool
 	jobs, err := c.callMiddleware(ctx, slices.Clone(requests), func(ctx context.Context, requests []Request) ([]*Job, error) {
 		if len(requests) == 0 {
 			return nil, nil
 		}
-		jobs, err := c.insertRequests(ctx, requests, insert)
+		jobs, err := c.insertRequests(ctx, requests, to)
 		if err == nil {
 			inserted.Store(true)
 		}
@@ -100,14 +102,14 @@ func (c *Client) callMiddleware(ctx context.Context, requests []Request, next En
 }
 
 // insertRequests checks requests, inserts them, and converts the result.
-func (c *Client) insertRequests(ctx context.Context, requests []Request, insert insertFunc) ([]*Job, error) {
+func (c *Client) insertRequests(ctx context.Context, requests []Request, to inserter) ([]*Job, error) {
 	specs, err := newSpecs(requests)
 	if err != nil {
 		return nil, err
 	}
 	var inserted []*wire.Job
 	if err = c.usable(ctx); err == nil {
-		inserted, err = insert(ctx, specs)
+		inserted, err = to.insertSpecs(ctx, specs)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("enqueue: %w", pg.ExplainPooler(err))

@@ -92,7 +92,7 @@ func (c *Client) InTx(ctx context.Context, fn func(ctx context.Context, tx pgx.T
 		return fmt.Errorf("begin: %w", err)
 	}
 	defer c.inserter.Release(ctx, conn, nil)
-	tx, err := pg.Begin(ctx, conn)
+	tx, err := c.inserter.Begin(ctx, conn)
 	if err != nil {
 		return fmt.Errorf("begin: %w", err)
 	}
@@ -102,7 +102,7 @@ func (c *Client) InTx(ctx context.Context, fn func(ctx context.Context, tx pgx.T
 	if err := fn(NewContext(ctx, bound), tx); err != nil {
 		return err
 	}
-	if err := pg.Commit(ctx, tx); err != nil {
+	if err := c.inserter.Commit(ctx, tx); err != nil {
 		return fmt.Errorf("commit: %w", err)
 	}
 	c.nudger.Nudge(int(enqueued.Load()))
@@ -114,7 +114,7 @@ func (c *Client) InTx(ctx context.Context, fn func(ctx context.Context, tx pgx.T
 type txEnqueuer struct {
 	client *Client
 	nudge  func(jobs int)
-	insert insertFunc
+	insert func(context.Context, []wire.Spec) ([]*wire.Job, error)
 }
 
 func (c *Client) bindTx(tx pgx.Tx, nudge func(jobs int)) *txEnqueuer {
@@ -127,14 +127,14 @@ func (c *Client) bindTx(tx pgx.Tx, nudge func(jobs int)) *txEnqueuer {
 }
 
 func (e *txEnqueuer) Enqueue(ctx context.Context, requests ...Request) ([]*Job, error) {
-	jobs, err := e.client.enqueue(ctx, requests, e.insertAndNudge)
+	jobs, err := e.client.enqueue(ctx, requests, e)
 	if err != nil && len(requests) > 0 {
 		return nil, fmt.Errorf("in transaction: %w", err)
 	}
 	return jobs, err
 }
 
-func (e *txEnqueuer) insertAndNudge(ctx context.Context, specs []wire.Spec) (jobs []*wire.Job, err error) {
+func (e *txEnqueuer) insertSpecs(ctx context.Context, specs []wire.Spec) (jobs []*wire.Job, err error) {
 	defer recoverAs("insert jobs", &err) // tx may be a zero value, whose methods panic
 	if jobs, err = e.insert(ctx, specs); err == nil {
 		e.nudge(len(jobs))

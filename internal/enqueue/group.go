@@ -1,7 +1,6 @@
 package enqueue
 
 import (
-	"context"
 	"slices"
 	"sync"
 	"time"
@@ -14,6 +13,7 @@ import (
 type group struct {
 	inserter Inserter
 	nudger   *Nudger
+	limits   Limits
 
 	permits int // inserts at a time; those that take long, and those that are repeated, need none
 	most    int // inserts at a time in all
@@ -23,8 +23,8 @@ type group struct {
 	calls        sync.WaitGroup
 	busy         int // permits
 	stopped      bool
-	running      map[*insert]context.CancelCauseFunc // nil as long as it cannot be canceled
-	keys         map[string]bool                     // of the inserts that run, and of the calls that pause
+	running      map[*insert]bool
+	keys         map[string]bool // of the inserts that run, and of the calls that pause
 	waiting      []*call
 	repeatedLast bool // the last insert that began was a repeated one: new ones are first now
 }
@@ -32,12 +32,13 @@ type group struct {
 func newGroup(inserter Inserter, nudger *Nudger, permits, most int) *group {
 	return &group{
 		inserter: inserter, nudger: nudger, permits: permits, most: most,
-		running: map[*insert]context.CancelCauseFunc{}, keys: map[string]bool{},
+		running: map[*insert]bool{}, keys: map[string]bool{},
 	}
 }
 
 // insert is one that runs.
 type insert struct {
+	ctx    Context
 	specs  []wire.Spec
 	permit bool
 	long   *time.Timer // gives the permit to others; nil if every insert can have one
@@ -68,25 +69,13 @@ func (g *group) close() {
 	g.calls.Wait()
 }
 
-// onStop says how to end an insert that runs.
-func (g *group) onStop(started *insert, end context.CancelCauseFunc) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.running[started] = end
-	if g.stopped {
-		end(ErrClosed)
-	}
-}
-
 // stop ends the inserts that run, and those that begin later.
 func (g *group) stop() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.stopped = true
-	for _, end := range g.running {
-		if end != nil {
-			end(ErrClosed)
-		}
+	for started := range g.running {
+		started.ctx.End(ErrClosed)
 	}
 }
 
@@ -170,8 +159,11 @@ func (g *group) beginLocked(specs []wire.Spec, permit bool) *insert {
 		}
 	}
 	g.repeatedLast = !permit
-	started := &insert{specs: specs, permit: permit}
-	g.running[started] = nil
+	started := &insert{ctx: Context{done: make(chan struct{})}, specs: specs, permit: permit}
+	g.running[started] = true
+	if g.stopped {
+		started.ctx.End(ErrClosed)
+	}
 	if permit {
 		g.busy++
 		if g.permits < g.most {

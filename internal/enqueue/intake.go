@@ -28,13 +28,11 @@ const (
 type Inserter interface {
 	// Insert returns the jobs in the order of specs, after the commit. notified says that the
 	// workers' notification was sent along; it is never, if notify is nil. If ctx has no deadline,
-	// Insert ends it with end when the database does not answer.
+	// Insert ends it when the database does not answer.
 	//
 	// The type of an error says what became of the jobs: wire.RejectedError, wire.NotEnqueuedError
 	// and wire.BlockedError say that none was inserted, any other that nobody knows.
-	Insert(
-		ctx context.Context, end context.CancelCauseFunc, specs []wire.Spec, notify Piggyback,
-	) (jobs []*wire.Job, notified bool, err error)
+	Insert(ctx *Context, specs []wire.Spec, notify Piggyback) (jobs []*wire.Job, notified bool, err error)
 }
 
 // Piggyback asks whether an insert may send the notification of workers on its own connection,
@@ -142,14 +140,13 @@ func (g *group) insertNow(ctx context.Context, started *insert) (jobs []*wire.Jo
 			jobs, err = nil, &wire.UnknownError{Err: fmt.Errorf("a function of the pool's configuration: panic: %v", value)}
 		}
 	}()
-	ctx, end := context.WithCancelCause(ctx)
-	defer end(nil)
-	g.onStop(started, end)
+	started.ctx.enter(ctx, &g.limits)
+	defer started.ctx.Leave()
 	var notify Piggyback
 	if len(started.specs) == 1 {
 		notify = g.nudger.Piggyback
 	}
-	jobs, notified, err := g.inserter.Insert(ctx, end, started.specs, notify)
+	jobs, notified, err := g.inserter.Insert(&started.ctx, started.specs, notify)
 	if err != nil {
 		return nil, err
 	}

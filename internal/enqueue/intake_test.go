@@ -33,7 +33,7 @@ type slowInserter struct {
 
 // Insert notifies a tenth of a second after the insert.
 func (s *slowInserter) Insert(
-	ctx context.Context, _ context.CancelCauseFunc, specs []wire.Spec, notify enqueue.Piggyback,
+	ctx *enqueue.Context, specs []wire.Spec, notify enqueue.Piggyback,
 ) ([]*wire.Job, bool, error) {
 	var done func()
 	if s.notifies && notify != nil {
@@ -47,7 +47,7 @@ func (s *slowInserter) Insert(
 	return jobs, err == nil, err
 }
 
-func (s *slowInserter) insert(ctx context.Context, specs []wire.Spec) ([]*wire.Job, error) {
+func (s *slowInserter) insert(ctx *enqueue.Context, specs []wire.Spec) ([]*wire.Job, error) {
 	names := make([]string, len(specs))
 	for i, spec := range specs {
 		names[i] = spec.Task
@@ -62,18 +62,19 @@ func (s *slowInserter) insert(ctx context.Context, specs []wire.Spec) ([]*wire.J
 		takes = lockWait
 	}
 	s.mu.Unlock()
-	timer := time.NewTimer(takes)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
+	for ; takes > 0 && ctx.Err() == nil; takes -= time.Second { // each statement takes a second at most
+		ctx.Step()
+		select {
+		case <-time.After(min(takes, time.Second)):
+		case <-ctx.Done():
+		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.active--
 	switch {
 	case ctx.Err() != nil:
-		return nil, &wire.UnknownError{Err: context.Cause(ctx)}
+		return nil, &wire.UnknownError{Err: ctx.Cause()}
 	case blocked:
 		return nil, &wire.BlockedError{Err: errors.New("lock timeout")}
 	}

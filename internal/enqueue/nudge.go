@@ -13,8 +13,6 @@ var transactionNudges = [...]time.Duration{2 * time.Millisecond, 20 * time.Milli
 const (
 	// nudgeInterval is the least time between two nudges.
 	nudgeInterval = time.Millisecond
-	// nudgeTimeout bounds a nudge.
-	nudgeTimeout = 10 * time.Second
 	// piggybackTime is how long an insert that takes its notification along keeps back the others.
 	piggybackTime = 20 * time.Millisecond
 	// lastNudge is how long Close waits for the nudges that are left.
@@ -43,13 +41,12 @@ type Nudger struct {
 	}
 }
 
-// NewNudger returns a nudger. fail is told why a notification could not be sent.
+// NewNudger returns a nudger. send limits its own time, and fail is told why a notification could
+// not be sent.
 func NewNudger(send func(ctx context.Context, jobs int) error, fail func(error)) *Nudger {
 	open, stop := context.WithCancel(context.Background())
 	n := &Nudger{stop: stop, send: func(jobs int) {
-		ctx, cancel := context.WithTimeout(open, nudgeTimeout)
-		defer cancel()
-		if err := send(ctx, jobs); err != nil {
+		if err := send(open, jobs); err != nil {
 			fail(err)
 		}
 	}}

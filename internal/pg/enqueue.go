@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -23,9 +24,6 @@ import (
 const (
 	// insertTries bounds how often an insert is sent again after a conflict with other sessions.
 	insertTries = 20
-	// enqueueTimeout bounds the wait for a connection, and each statement, of a caller whose
-	// context has no deadline.
-	enqueueTimeout = 10 * time.Second
 	// lockWait is how long an insert waits for a lock before it gives its connection back, see
 	// wire.BlockedError. bulkLockWait is the same for a call of many statements, once it has the
 	// locks that it could ask for.
@@ -39,7 +37,8 @@ type Inserter struct {
 	pipelines bool
 	bounds    bounds
 	access    schema.Access // of the pool's role
-	fixed     sync.Map      // login role that cannot take another role -> its schema.Access
+	limits    enqueue.Limits
+	fixed     sync.Map // login role that cannot take another role -> its schema.Access
 }
 
 var _ enqueue.Inserter = (*Inserter)(nil)
@@ -54,10 +53,9 @@ func NewInserter(pool *pgxpool.Pool, schemaName string, access schema.Access) *I
 // Insert implements enqueue.Inserter. It sends everything again, in a new transaction, when the
 // server rolled the last one back because of other sessions.
 func (i *Inserter) Insert(
-	ctx context.Context, end context.CancelCauseFunc, specs []wire.Spec, notify enqueue.Piggyback,
+	ctx *enqueue.Context, specs []wire.Spec, notify enqueue.Piggyback,
 ) ([]*wire.Job, bool, error) {
-	a := &attempt{Inserter: i, limit: newLimit(ctx, end), specs: specs, access: i.access, notify: notify}
-	defer a.limit.stop()
+	a := &attempt{Inserter: i, specs: specs, access: i.access, notify: notify}
 	for conflicts := 0; ; {
 		jobs, notified, err := a.run(ctx)
 		if err == nil {
@@ -74,7 +72,7 @@ func (i *Inserter) Insert(
 			return nil, false, &wire.RejectedError{Err: stillConflicting(err)}
 		}
 		if !wait(ctx, time.Duration(conflicts)*time.Millisecond) {
-			return nil, false, &wire.NotEnqueuedError{Err: context.Cause(ctx)}
+			return nil, false, &wire.NotEnqueuedError{Err: ctx.Cause()}
 		}
 	}
 }
@@ -84,9 +82,9 @@ func (i *Inserter) Insert(
 type attempt struct {
 	*Inserter
 
-	limit  *limit
 	specs  []wire.Spec
 	notify enqueue.Piggyback
+	inUse  interruption // of the connection in use
 	access schema.Access
 
 	plan      *plan                   // nil as long as the call is a single plain insert
@@ -99,8 +97,8 @@ type attempt struct {
 var errNamesMissing = errors.New("a task or queue has no id yet")
 
 // run makes one try: one transaction on one connection.
-func (a *attempt) run(ctx context.Context) (jobs []*wire.Job, notified bool, err error) {
-	a.limit.step()
+func (a *attempt) run(ctx *enqueue.Context) (jobs []*wire.Job, notified bool, err error) {
+	ctx.Step()
 	conn, err := a.acquire(ctx)
 	if err != nil {
 		return nil, false, err
@@ -109,11 +107,15 @@ func (a *attempt) run(ctx context.Context) (jobs []*wire.Job, notified bool, err
 		conn.Release()
 		return nil, false, &wire.NotEnqueuedError{Err: err}
 	}
-	a.limit.step()
+	if err := a.watch(ctx, conn); err != nil {
+		conn.Release()
+		return nil, false, &wire.NotEnqueuedError{Err: err}
+	}
+	ctx.Step()
 	if a.plan == nil && a.access == schema.WritesTables && isPlain(a.specs) {
 		return a.insertOne(ctx, conn)
 	}
-	defer func() { a.Release(ctx, conn, err) }()
+	defer func() { a.release(ctx, conn, err) }()
 	if a.plan == nil {
 		a.plan = newPlan(a.specs, a.bounds)
 		a.names = a.names || a.plan.keyed || len(a.plan.pieces) > 1
@@ -121,9 +123,9 @@ func (a *attempt) run(ctx context.Context) (jobs []*wire.Job, notified bool, err
 	n := newInsertion(a.texts, a.specs, a.access)
 	n.whole = a.names
 	if a.plan.large {
-		err = n.insertLarge(ctx, a.limit, conn, a.plan)
+		err = n.insertLarge(ctx, conn, a.plan)
 	} else {
-		err = a.send(ctx, conn, n.smallStatements(a.plan, a.names))
+		err = a.send(ctx, conn, n.smallStatements(a.plan, a.names)...)
 	}
 	if err != nil {
 		return nil, false, err
@@ -145,7 +147,7 @@ func isPlain(specs []wire.Spec) bool {
 
 // insertOne inserts a single plain job by a statement that waits for no row of anybody. It takes
 // the connection over.
-func (a *attempt) insertOne(ctx context.Context, conn *pgxpool.Conn) ([]*wire.Job, bool, error) {
+func (a *attempt) insertOne(ctx *enqueue.Context, conn *pgxpool.Conn) ([]*wire.Job, bool, error) {
 	job := jobOf(a.specs[0])
 	var notified bool
 	var err error
@@ -167,8 +169,8 @@ func (a *attempt) insertOne(ctx context.Context, conn *pgxpool.Conn) ([]*wire.Jo
 	return []*wire.Job{&job}, notified, nil
 }
 
-func (a *attempt) insertAlone(ctx context.Context, conn *pgxpool.Conn, job *wire.Job) (err error) {
-	defer func() { a.Release(ctx, conn, err) }() // also when the application's tracer panics
+func (a *attempt) insertAlone(ctx *enqueue.Context, conn *pgxpool.Conn, job *wire.Job) (err error) {
+	defer func() { a.release(ctx, conn, err) }() // also when the application's tracer panics
 	read := func(rows rows) error {
 		if !rows.Next() {
 			return pgx.ErrNoRows
@@ -176,21 +178,26 @@ func (a *attempt) insertAlone(ctx context.Context, conn *pgxpool.Conn, job *wire
 		return scanInserted(rows, job)
 	}
 	insert := statement{text: a.texts.render(query.InsertJob), args: insertArgs(&a.specs[0]), read: read}
-	return a.send(ctx, conn, []statement{insert})
+	return a.send(ctx, conn, insert)
 }
 
 // send sends statements, which make up one transaction. A single one is prepared by its text: that
 // is faster than a batch of one.
-func (a *attempt) send(ctx context.Context, conn *pgxpool.Conn, list []statement) error {
+func (a *attempt) send(ctx *enqueue.Context, conn *pgxpool.Conn, list ...statement) error {
+	unwatched := ctx.Unwatched()
 	if len(list) > 1 || !a.pipelines || a.forgotten > 0 {
-		return because(ctx, pgxSession{conn, conn.Conn()}.run(ctx, list))
+		return because(ctx, pgxSession{conn, conn.Conn()}.run(unwatched, slices.Clone(list)))
 	}
-	if _, err := conn.Conn().Prepare(ctx, list[0].text, list[0].text); err != nil {
+	one := &list[0]
+	if _, err := conn.Conn().Prepare(unwatched, one.text, one.text); err != nil {
 		return notCommitted(because(ctx, err))
 	}
-	rows, err := conn.Query(ctx, list[0].text, list[0].args...)
+	if err := ctx.Cause(); err != nil {
+		return &wire.NotEnqueuedError{Err: err}
+	}
+	rows, err := conn.Query(unwatched, one.text, one.args...)
 	if err == nil {
-		err = readAll(rows, list[0].read)
+		err = readAll(rows, one.read)
 		rows.Close() // reads the answer to the commit
 		err = cmp.Or(rows.Err(), err)
 	}
@@ -200,7 +207,7 @@ func (a *attempt) send(ctx context.Context, conn *pgxpool.Conn, list []statement
 // next says whether to send the call again after an error, and whether that error was a conflict
 // with another session, which is to be waited out. It does so only if nothing was inserted for
 // certain.
-func (a *attempt) next(ctx context.Context, err error) (conflict, again bool) {
+func (a *attempt) next(ctx *enqueue.Context, err error) (conflict, again bool) {
 	_, unsent := errors.AsType[*wire.NotEnqueuedError](err)
 	switch {
 	case unsent:

@@ -2,7 +2,6 @@ package pg
 
 import (
 	"cmp"
-	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -14,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/backfillhq/go/internal/enqueue"
 	"github.com/backfillhq/go/internal/pg/query"
 	"github.com/backfillhq/go/internal/schema"
 	"github.com/backfillhq/go/internal/wire"
@@ -49,15 +49,16 @@ func (n *insertion) smallStatements(p *plan, names bool) (list []statement) {
 
 // insertLarge sends one piece after the other. It first locks what may be locked by others: when it
 // has to give up because of that, little work is lost.
-func (n *insertion) insertLarge(ctx context.Context, limit *limit, conn *pgxpool.Conn, p *plan) error {
-	tx, err := conn.Begin(ctx)
+func (n *insertion) insertLarge(ctx *enqueue.Context, conn *pgxpool.Conn, p *plan) error {
+	unwatched := ctx.Unwatched()
+	tx, err := conn.Begin(unwatched)
 	if err != nil {
 		return notCommitted(because(ctx, err))
 	}
 	s := pgxSession{tx, conn.Conn()}
 	send := func(list []statement) error {
-		limit.step()
-		return because(ctx, s.run(ctx, list))
+		ctx.Step()
+		return because(ctx, s.run(unwatched, list))
 	}
 	if err = send(append([]statement{n.limitLockWaits(lockWait)}, n.addNames()...)); err == nil {
 		err = n.lockAll(p, send)
@@ -68,12 +69,12 @@ func (n *insertion) insertLarge(ctx context.Context, limit *limit, conn *pgxpool
 	for i := 0; i < len(p.pieces) && err == nil; i++ {
 		err = send(n.insertPiece(p.pieces[i]))
 	}
-	if err != nil {
+	if err = cmp.Or(err, ctx.Cause()); err != nil {
 		Rollback(ctx, tx)
 		return notCommitted(err)
 	}
-	limit.step()
-	return because(ctx, tx.Commit(ctx))
+	ctx.Step()
+	return because(ctx, tx.Commit(unwatched))
 }
 
 // lockAll locks the rows of all keys.
@@ -262,22 +263,17 @@ func (n *insertion) insertByFunction(p piece) statement {
 
 // scanInserted reads what InsertJob and InsertJobs return.
 func scanInserted(row interface{ Scan(dest ...any) error }, job *wire.Job) error {
-	var runAt, createdAt string
-	if err := row.Scan(&job.ID, &runAt, &createdAt); err != nil {
-		return err
-	}
-	return setTimes(job, runAt, createdAt)
+	return row.Scan(&job.ID, (*hexTime)(&job.RunAt), (*hexTime)(&job.CreatedAt))
 }
 
 // scanJob reads a job from the columns of UpsertJobs, and those that follow them.
 func scanJob(row interface{ Scan(dest ...any) error }, more ...any) (*wire.Job, error) {
 	var job wire.Job
 	var key *string
-	var runAt, createdAt string
 	var flags []byte
 	columns := []any{
-		&key, &job.ID, &job.Task, &job.Queue, &job.Payload, &runAt, &createdAt, &job.Attempt, &job.MaxAttempts,
-		&job.Priority, &job.Revision, &flags,
+		&key, &job.ID, &job.Task, &job.Queue, &job.Payload, (*hexTime)(&job.RunAt),
+		(*hexTime)(&job.CreatedAt), &job.Attempt, &job.MaxAttempts, &job.Priority, &job.Revision, &flags,
 	}
 	if err := row.Scan(append(columns, more...)...); err != nil {
 		return nil, err
@@ -286,29 +282,41 @@ func scanJob(row interface{ Scan(dest ...any) error }, more ...any) (*wire.Job, 
 		job.Key = *key
 	}
 	job.Flags = flagNames(flags)
-	return &job, setTimes(&job, runAt, createdAt)
+	return &job, nil
 }
 
-func setTimes(job *wire.Job, runAt, createdAt string) (err error) {
-	if job.RunAt, err = parseTime(runAt); err != nil {
-		return err
+// hexTime scans a time from its binary format, in hex, which no setting of the session changes:
+// microseconds since 2000. Infinity, which other clients can write, becomes the zero Time, as does
+// the empty text.
+type hexTime time.Time
+
+// ScanBytes implements pgtype.BytesScanner.
+func (t *hexTime) ScanBytes(hex []byte) error {
+	*t = hexTime{}
+	if len(hex) == 0 {
+		return nil
 	}
-	job.CreatedAt, err = parseTime(createdAt)
-	return err
-}
-
-// parseTime reads a time's binary format, in hex, which no setting of the session changes:
-// microseconds since 2000. Infinity, which other clients can write, becomes the zero Time.
-func parseTime(hex string) (time.Time, error) {
-	bits, err := strconv.ParseUint(hex, 16, 64)
+	bits, err := strconv.ParseUint(string(hex), 16, 64)
 	if err != nil {
-		return time.Time{}, fmt.Errorf("read a time: %w", err)
+		return fmt.Errorf("read a time: %w", err)
 	}
 	since := int64(bits) //nolint:gosec // two's complement
-	if since == math.MinInt64 || since == math.MaxInt64 {
-		return time.Time{}, nil
+	if since != math.MinInt64 && since != math.MaxInt64 {
+		*t = hexTime(time.Unix(since2000+since/1e6, since%1e6*1e3))
 	}
-	return time.Unix(since2000+since/1e6, since%1e6*1e3), nil
+	return nil
+}
+
+// Scan implements sql.Scanner.
+func (t *hexTime) Scan(value any) error {
+	switch hex := value.(type) {
+	case string:
+		return t.ScanBytes([]byte(hex))
+	case []byte:
+		return t.ScanBytes(hex)
+	default:
+		return fmt.Errorf("read a time: got a %T", value)
+	}
 }
 
 // since2000 is the Unix time of 2000, in seconds.

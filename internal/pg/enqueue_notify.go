@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/backfillhq/go/internal/enqueue"
 	"github.com/backfillhq/go/internal/pg/query"
 	"github.com/backfillhq/go/internal/sqlstate"
 	"github.com/backfillhq/go/internal/wire"
@@ -19,9 +19,6 @@ import (
 // notifyAfter notifies in a transaction of its own, whose commit nobody waits for: while a
 // notification's transaction commits, no other one in the database can (R17).
 const notifyAfter = nudge
-
-// notifyTimeout bounds the notification that follows an insert.
-const notifyTimeout = 10 * time.Second
 
 // canPipeline reports whether inserts on this pool may be pipelined by hand: not if the pool
 // avoids prepared statements, as it must behind some poolers, and not past the tracer of an
@@ -35,20 +32,18 @@ func canPipeline(pool *pgxpool.Pool) bool {
 // together, with a Sync between them: two transactions, of which the second begins when the first
 // has committed. It takes the connection over, returns when the job is committed or has failed, and
 // calls done when the notification is sent or lost. pgx.ErrNoRows means that nothing was inserted.
-func (a *attempt) insertAndNotify(ctx context.Context, conn *pgxpool.Conn, job *wire.Job, done func()) (notified bool, err error) {
-	// The caller's context may end before the notification is sent.
-	own, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
-	stop := context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })
+func (a *attempt) insertAndNotify(
+	ctx *enqueue.Context, conn *pgxpool.Conn, job *wire.Job, done func(),
+) (notified bool, err error) {
+	unwatched := ctx.Unwatched()
 	end := func(err error) error {
 		defer done()
-		err = because(own, err)
-		stop()
-		cancel(nil)
+		err = because(ctx, err)
 		if sqlstate.Of(err) == sqlstate.UndefinedStatement && a.forget(ctx, conn) {
-			a.Release(ctx, conn, nil)
+			a.release(ctx, conn, nil)
 			return err
 		}
-		a.Release(ctx, conn, err)
+		a.release(ctx, conn, err)
 		return err
 	}
 	returned := false
@@ -58,7 +53,7 @@ func (a *attempt) insertAndNotify(ctx context.Context, conn *pgxpool.Conn, job *
 		}
 	}()
 	text := a.texts.render(query.InsertJob)
-	insert, notify, err := prepare(own, conn.Conn(), text)
+	insert, notify, err := prepare(unwatched, conn.Conn(), text)
 	if err != nil {
 		returned = true
 		return false, end(notCommitted(err))
@@ -68,21 +63,23 @@ func (a *attempt) insertAndNotify(ctx context.Context, conn *pgxpool.Conn, job *
 		returned = true
 		return false, end(&wire.NotEnqueuedError{Err: err})
 	}
-	pipeline := conn.Conn().PgConn().StartPipeline(own)
+	pipeline := conn.Conn().PgConn().StartPipeline(unwatched)
 	pipeline.SendQueryPrepared(insert.Name, parameters.ParamValues, parameters.ParamFormats, parameters.ResultFormats)
 	pipeline.SendPipelineSync()
 	pipeline.SendQueryPrepared(notify.Name, [][]byte{[]byte(channelJobs), []byte(notification(1))}, nil, nil)
 	if err = pipeline.Sync(); err == nil {
 		err = readInserted(pipeline, conn.Conn().TypeMap(), job)
 	}
-	err = because(own, err)
-	stop()
+	err = because(ctx, err)
+	ctx.Unwatch() // the caller's context may end before the notification is sent
 	returned = true
 	go func() { // nobody waits for the rest
-		timer := time.AfterFunc(notifyTimeout, func() { cancel(errNoAnswer) })
+		rest := a.limits.NewContext(context.Background())
+		_ = rest.Watch(&interruption{conn: conn.Conn()}) // it has not ended
 		defer func() {
 			_ = recover() // of the application's net.Conn; the pool drops a connection that is busy
-			timer.Stop()
+			rest.Leave()
+			rest.Unwatch()
 			_ = end(err)
 		}()
 		_ = pipeline.Close() // a lost notification costs a poll; a broken connection leaves the pool

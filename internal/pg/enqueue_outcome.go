@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/backfillhq/go/internal/enqueue"
 	"github.com/backfillhq/go/internal/sqlstate"
 	"github.com/backfillhq/go/internal/wire"
 	"github.com/backfillhq/go/migrations"
@@ -20,15 +21,15 @@ import (
 // because adds to an error that the end of limited led to why it ended. A driver may have asked the
 // server to cancel the statement then. If our own limit ended it, a driver's own error is not part
 // of the chain: it says that the caller canceled. That nothing was enqueued stays part of it.
-func because(limited context.Context, err error) error {
+func because(limited *enqueue.Context, err error) error {
 	if unsent, ok := errors.AsType[*wire.NotEnqueuedError](err); ok {
 		return &wire.NotEnqueuedError{Err: because(limited, unsent.Err)}
 	}
-	cause, state := context.Cause(limited), sqlstate.Of(err)
+	cause, state := limited.Cause(), sqlstate.Of(err)
 	switch {
 	case err == nil, cause == nil, errors.Is(err, cause), state != "" && state != sqlstate.QueryCanceled:
 		return err
-	case state == "" && errors.Is(cause, errNoAnswer):
+	case state == "" && errors.Is(cause, enqueue.ErrNoAnswer):
 		return fmt.Errorf("%w (%v)", cause, err) //nolint:errorlint // on purpose
 	default:
 		return fmt.Errorf("%w: %w", cause, err)
@@ -37,19 +38,18 @@ func because(limited context.Context, err error) error {
 
 // Acquire takes a connection from the pool. Its errors say that nothing was enqueued.
 func (i *Inserter) Acquire(ctx context.Context) (*pgxpool.Conn, error) {
-	limited, end := context.WithCancelCause(ctx)
-	defer end(nil)
-	defer newLimit(limited, end).stop()
+	limited := i.limits.NewContext(ctx)
+	defer limited.Leave()
 	return i.acquire(limited)
 }
 
-func (i *Inserter) acquire(limited context.Context) (*pgxpool.Conn, error) {
+func (i *Inserter) acquire(limited *enqueue.Context) (*pgxpool.Conn, error) {
 	began := time.Now()
 	conn, err := i.pool.Acquire(limited)
 	if err == nil {
 		return conn, nil
 	}
-	if errors.Is(context.Cause(limited), errNoAnswer) {
+	if errors.Is(limited.Cause(), enqueue.ErrNoAnswer) {
 		err = context.DeadlineExceeded
 	}
 	if stat := i.pool.Stat(); limited.Err() != nil && stat.AcquiredConns() >= stat.MaxConns() {

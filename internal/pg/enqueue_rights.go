@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/backfillhq/go/internal/enqueue"
 	"github.com/backfillhq/go/internal/pg/query"
 	"github.com/backfillhq/go/internal/schema"
 	"github.com/backfillhq/go/internal/sqlstate"
@@ -75,19 +76,22 @@ func checkEncoding(encoding string) error {
 // otherWay asks what the pool's role may do after it was refused, and reports whether there is
 // another way to enqueue than the one that was tried: rights may have changed since the client was
 // opened.
-func (a *attempt) otherWay(ctx context.Context) bool {
+func (a *attempt) otherWay(ctx *enqueue.Context) bool {
 	if a.rights != nil {
 		return false
 	}
 	a.rights = &query.EnqueueRightsRow{}
-	a.limit.step()
+	ctx.Step()
 	conn, err := a.acquire(ctx)
 	if err != nil {
 		return false
 	}
-	defer conn.Release()
-	a.limit.step()
-	rights, err := a.askRights(ctx, pgxSession{conn, conn.Conn()})
+	defer func() { a.release(ctx, conn, nil) }()
+	if a.watch(ctx, conn) != nil {
+		return false
+	}
+	ctx.Step()
+	rights, err := a.askRights(ctx.Unwatched(), pgxSession{conn, conn.Conn()})
 	if err != nil {
 		return false
 	}

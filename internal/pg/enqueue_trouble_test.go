@@ -277,10 +277,10 @@ func TestTransactionThatGetsNoAnswer(t *testing.T) {
 				if step == "begin" {
 					proxy.Arm(1, dbtest.Freeze)
 				}
-				tx, err := pg.Begin(context.Background(), conn)
+				tx, err := inserter.Begin(context.Background(), conn)
 				if err == nil {
 					proxy.Arm(1, dbtest.Freeze)
-					err = pg.Commit(context.Background(), tx)
+					err = inserter.Commit(context.Background(), tx)
 				}
 				dbtest.Mentions(t, err, want, "the database did not answer within 10s")
 				wantOurLimit(t, err)

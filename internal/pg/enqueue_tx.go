@@ -11,39 +11,42 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/backfillhq/go/internal/enqueue"
 	"github.com/backfillhq/go/internal/sqlstate"
 	"github.com/backfillhq/go/internal/wire"
 )
 
 // InsertTx inserts jobs in a transaction of the application's.
 func (i *Inserter) InsertTx(ctx context.Context, tx pgx.Tx, specs []wire.Spec) ([]*wire.Job, error) {
-	return i.insertIn(ctx, pgxSession{tx, tx.Conn()}, specs)
+	return i.insertIn(ctx, pgxSession{tx, tx.Conn()}, tx.Conn(), specs)
 }
 
 // InsertSQLTx inserts jobs in a database/sql transaction of the application's, whatever its driver.
 func (i *Inserter) InsertSQLTx(ctx context.Context, tx *sql.Tx, specs []wire.Spec) ([]*wire.Job, error) {
-	return i.insertIn(ctx, sqlSession{tx}, specs)
+	return i.insertIn(ctx, sqlSession{tx}, nil, specs)
 }
-
-// errTxNoAnswer is the end of a transaction whose caller set no deadline.
-var errTxNoAnswer = fmt.Errorf("%w, or another transaction holds a key or a name of these jobs: roll back, and repeat the "+
-	"transaction; nothing is enqueued unless it commits; a deadline in the context replaces this limit", errNoAnswer)
 
 // insertIn inserts jobs in a transaction that is not ours. It is never rolled back here, so a
 // piece that is incomplete is sent again for the jobs that are missing; after an error nothing is,
-// because the transaction has failed.
-func (i *Inserter) insertIn(ctx context.Context, s session, specs []wire.Spec) ([]*wire.Job, error) {
+// because the transaction has failed. conn is the transaction's; nil if that is not known.
+func (i *Inserter) insertIn(ctx context.Context, s session, conn *pgx.Conn, specs []wire.Spec) ([]*wire.Job, error) {
 	if err := ctx.Err(); err != nil { // without harm to the transaction
 		return nil, err
 	}
-	limited, end := context.WithCancelCause(ctx)
-	defer end(nil)
-	limit := newLimit(limited, func(error) { end(errTxNoAnswer) })
-	defer limit.stop()
-	s = limitedSession{s, limit}
-	access, role, err := i.accessIn(limited, s)
+	limited := i.limits.NewContext(ctx)
+	defer limited.Leave()
+	s = steppingSession{s, limited}
+	statements := context.Context(limited)
+	if conn != nil {
+		if err := limited.Watch(&interruption{conn: conn}); err != nil {
+			return nil, err
+		}
+		defer limited.Unwatch()
+		statements = limited.Unwatched()
+	}
+	access, role, err := i.accessIn(statements, s)
 	if err != nil {
-		return nil, rejectedIn(err, because(limited, err))
+		return nil, rejectedIn(err, becauseIn(limited, err))
 	}
 	n := newInsertion(i.texts, specs, access)
 	p := newPlan(specs, i.bounds)
@@ -52,11 +55,21 @@ func (i *Inserter) insertIn(ctx context.Context, s session, specs []wire.Spec) (
 		parts = slices.Collect(slices.Chunk(p.pieces, 1))
 	}
 	for _, pieces := range parts {
-		if err := n.insertUntilComplete(limited, s, pieces); err != nil {
-			return nil, rejectedIn(err, i.refusedIn(s, role, because(limited, err)))
+		if err := n.insertUntilComplete(statements, s, pieces); err != nil {
+			return nil, rejectedIn(err, i.refusedIn(s, role, becauseIn(limited, err)))
 		}
 	}
 	return n.result(), nil
+}
+
+// becauseIn is because for a transaction that is not ours.
+func becauseIn(limited *enqueue.Context, err error) error {
+	err = because(limited, err)
+	if errors.Is(limited.Cause(), enqueue.ErrNoAnswer) {
+		return fmt.Errorf("%w; another transaction may hold a key or a name of these jobs: roll back, and repeat the "+
+			"transaction; nothing is enqueued unless it commits; a deadline in the context replaces this limit", err)
+	}
+	return err
 }
 
 // rejectedIn marks what explains an error if that is the server's. What explains it may not wrap
@@ -68,14 +81,18 @@ func rejectedIn(err, explained error) error {
 	return &wire.RejectedError{Err: explained}
 }
 
-// limitedSession gives each list of statements the time of a step.
-type limitedSession struct {
+// steppingSession gives each list of statements the time of a step, and sends none when the context
+// has ended.
+type steppingSession struct {
 	session
-	limit *limit
+	limited *enqueue.Context
 }
 
-func (s limitedSession) run(ctx context.Context, statements []statement) error {
-	s.limit.step()
+func (s steppingSession) run(ctx context.Context, statements []statement) error {
+	if err := s.limited.Cause(); err != nil {
+		return err
+	}
+	s.limited.Step()
 	return s.session.run(ctx, statements)
 }
 
@@ -117,10 +134,9 @@ func notCommitted(err error) error {
 }
 
 // Begin begins a transaction on a client's connection. An error says that nothing was enqueued.
-func Begin(ctx context.Context, conn *pgxpool.Conn) (pgx.Tx, error) {
-	limited, end := context.WithCancelCause(ctx)
-	defer end(nil)
-	defer newLimit(limited, end).stop()
+func (i *Inserter) Begin(ctx context.Context, conn *pgxpool.Conn) (pgx.Tx, error) {
+	limited := i.limits.NewContext(ctx)
+	defer limited.Leave()
 	tx, err := conn.Begin(limited)
 	if err != nil {
 		return nil, &wire.NotEnqueuedError{Err: because(limited, err)}
@@ -129,13 +145,12 @@ func Begin(ctx context.Context, conn *pgxpool.Conn) (pgx.Tx, error) {
 }
 
 // Commit commits a transaction. The type of an error says what became of its jobs.
-func Commit(ctx context.Context, tx pgx.Tx) error {
+func (i *Inserter) Commit(ctx context.Context, tx pgx.Tx) error {
 	if ctx.Err() != nil { // then pgx sends nothing
 		return &wire.NotEnqueuedError{Err: context.Cause(ctx)}
 	}
-	limited, end := context.WithCancelCause(ctx)
-	defer end(nil)
-	defer newLimit(limited, end).stop()
+	limited := i.limits.NewContext(ctx)
+	defer limited.Leave()
 	return CommitOutcome(because(limited, tx.Commit(limited)))
 }
 

@@ -63,16 +63,7 @@ func (a *Admin) Inspect(ctx context.Context, id int64) (job *wire.Job, row Inspe
 		return nil, row, a.settings.explainWork(err)
 	}
 	jobs, err := pgx.CollectRows(rows, func(r pgx.CollectableRow) (*wire.Job, error) {
-		var lockedAt, updatedAt string
-		job, err := scanJob(r, &row.State, &row.LastError, &row.LockedBy, &lockedAt, &updatedAt)
-		if err != nil {
-			return nil, err
-		}
-		if row.LockedAt, err = parseTime(lockedAt); err != nil {
-			return nil, err
-		}
-		row.UpdatedAt, err = parseTime(updatedAt)
-		return job, err
+		return scanJob(r, &row.State, &row.LastError, &row.LockedBy, (*hexTime)(&row.LockedAt), (*hexTime)(&row.UpdatedAt))
 	})
 	if err != nil {
 		return nil, row, a.settings.explainWork(err)

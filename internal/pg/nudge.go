@@ -21,8 +21,8 @@ import (
 // search_path is the application's.
 const nudge = "select pg_catalog.set_config('synchronous_commit', 'off', true), pg_catalog.pg_notify($1, $2)"
 
-// nudgeTimeout limits one attempt to notify.
-const nudgeTimeout = 3 * time.Second
+// nudgeTimeout limits a notification, and nudgeConnectTimeout the connection that it may need.
+const nudgeTimeout, nudgeConnectTimeout = 3 * time.Second, 10 * time.Second
 
 // Nudges sends the notifications that wake workers, on a connection of its own (R17). It connects
 // when it is first needed, and changes nothing in its session.
@@ -58,7 +58,10 @@ func (n *Nudges) send(ctx context.Context, jobs int) error {
 		closeConn(ctx, n.conn)
 	}
 	if n.conn == nil || n.conn.IsClosed() {
-		if err := n.connect(ctx); err != nil {
+		connecting, cancel := context.WithTimeout(ctx, nudgeConnectTimeout)
+		err := n.connect(connecting)
+		cancel()
+		if err != nil {
 			return fmt.Errorf("connect to notify workers: %w", err)
 		}
 	}

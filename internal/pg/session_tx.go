@@ -73,7 +73,7 @@ func (s pgxSession) run(ctx context.Context, statements []statement) error {
 	unsent := s.conn != nil && s.conn.IsClosed()
 	err := results.Close()
 	if err != nil && unsent {
-		return &wire.NotEnqueuedError{Err: because(ctx, err)}
+		return &wire.NotEnqueuedError{Err: err}
 	}
 	return err
 }

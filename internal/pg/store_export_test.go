@@ -111,7 +111,7 @@ func (c *Clock) Measure(sent, received, server time.Time) time.Duration {
 const CloseTimeout = closeTimeout
 
 // ErrNoAnswer is the end of our own limit.
-var ErrNoAnswer = errNoAnswer
+var ErrNoAnswer = enqueue.ErrNoAnswer
 
 // WithPieces bounds the jobs of one statement.
 func (i *Inserter) WithPieces(jobs int) *Inserter {
@@ -123,9 +123,9 @@ func (i *Inserter) WithPieces(jobs int) *Inserter {
 func (i *Inserter) InsertAll(
 	ctx context.Context, specs []wire.Spec, notify enqueue.Piggyback,
 ) ([]*wire.Job, bool, error) {
-	ctx, end := context.WithCancelCause(ctx)
-	defer end(nil)
-	return i.Insert(ctx, end, specs, notify)
+	limited := i.limits.NewContext(ctx)
+	defer limited.Leave()
+	return i.Insert(limited, specs, notify)
 }
 
 // CountPages is Count with another bound.

@@ -36,17 +36,21 @@ func (a *attempt) insertAndNotify(
 	ctx *enqueue.Context, conn *pgxpool.Conn, job *wire.Job, done func(),
 ) (notified bool, err error) {
 	unwatched := ctx.Unwatched()
-	end := func(err error) error {
+	release := func(err error) {
 		defer done()
-		err = because(ctx, err)
 		if sqlstate.Of(err) == sqlstate.UndefinedStatement && a.forget(ctx, conn) {
-			a.release(ctx, conn, nil)
-			return err
+			err = nil
 		}
-		a.release(ctx, conn, err)
-		return err
+		a.Release(ctx, conn, err)
 	}
 	returned := false
+	end := func(err error) error {
+		returned = true
+		ctx.Unwatch()
+		err = because(ctx, err)
+		release(err)
+		return err
+	}
 	defer func() {
 		if !returned { // a function of the application's pool has panicked, or ended the goroutine
 			_ = end(errNotReturned)
@@ -55,12 +59,10 @@ func (a *attempt) insertAndNotify(
 	text := a.texts.render(query.InsertJob)
 	insert, notify, err := prepare(unwatched, conn.Conn(), text)
 	if err != nil {
-		returned = true
 		return false, end(notCommitted(err))
 	}
 	var parameters pgx.ExtendedQueryBuilder
 	if err = parameters.Build(conn.Conn().TypeMap(), insert, insertArgs(&a.specs[0])); err != nil {
-		returned = true
 		return false, end(&wire.NotEnqueuedError{Err: err})
 	}
 	pipeline := conn.Conn().PgConn().StartPipeline(unwatched)
@@ -70,9 +72,9 @@ func (a *attempt) insertAndNotify(
 	if err = pipeline.Sync(); err == nil {
 		err = readInserted(pipeline, conn.Conn().TypeMap(), job)
 	}
-	err = because(ctx, err)
-	ctx.Unwatch() // the caller's context may end before the notification is sent
 	returned = true
+	err = because(ctx, err)
+	ctx.Unwatch() // another try may begin before the rest has been sent
 	go func() { // nobody waits for the rest
 		rest := a.limits.NewContext(context.Background())
 		_ = rest.Watch(&interruption{conn: conn.Conn()}) // it has not ended
@@ -80,7 +82,7 @@ func (a *attempt) insertAndNotify(
 			_ = recover() // of the application's net.Conn; the pool drops a connection that is busy
 			rest.Leave()
 			rest.Unwatch()
-			_ = end(err)
+			release(err)
 		}()
 		_ = pipeline.Close() // a lost notification costs a poll; a broken connection leaves the pool
 	}()

@@ -22,12 +22,15 @@ import (
 // server to cancel the statement then. If our own limit ended it, a driver's own error is not part
 // of the chain: it says that the caller canceled. That nothing was enqueued stays part of it.
 func because(limited *enqueue.Context, err error) error {
+	if err == nil {
+		return nil
+	}
 	if unsent, ok := errors.AsType[*wire.NotEnqueuedError](err); ok {
 		return &wire.NotEnqueuedError{Err: because(limited, unsent.Err)}
 	}
 	cause, state := limited.Cause(), sqlstate.Of(err)
 	switch {
-	case err == nil, cause == nil, errors.Is(err, cause), state != "" && state != sqlstate.QueryCanceled:
+	case cause == nil, errors.Is(err, cause), state != "" && state != sqlstate.QueryCanceled:
 		return err
 	case state == "" && errors.Is(cause, enqueue.ErrNoAnswer):
 		return fmt.Errorf("%w (%v)", cause, err) //nolint:errorlint // on purpose

@@ -10,7 +10,7 @@ import (
 	"github.com/backfillhq/go/testutil/pgtest"
 )
 
-// What the README says about a changed task and the jobs that wait: each case is a row of its
+// What docs/tasks.md says about a changed task and the jobs that wait: each case is a row of its
 // table.
 func TestChangingATask(t *testing.T) {
 	t.Parallel()

@@ -12,13 +12,13 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// The table of options in docs/tasks.md has every option that backfillgen knows, no other, and
+// The table of options in docs/directives.md has every option that backfillgen knows, no other, and
 // backfillgen takes each example and each value in it.
 func TestOptions(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	writeSnippetModule(t, dir)
-	_, table, _ := strings.Cut(pages(t)["docs/tasks.md"], "\n## Options\n")
+	_, table, _ := strings.Cut(pages(t)["docs/directives.md"], "\n## Task options\n")
 	table, _, _ = strings.Cut(table, "\n## ")
 	var names, examples []string
 	for _, row := range regexp.MustCompile("(?m)^\\| `(\\w+)(=[^`]*)?` \\| (.*)$").FindAllStringSubmatch(table, -1) {
@@ -33,7 +33,7 @@ func TestOptions(t *testing.T) {
 	}
 	slices.Sort(names)
 	if diff := cmp.Diff(knownOptions(t, dir), names); diff != "" {
-		t.Errorf("backfillgen's options (-), and those in docs/tasks.md (+):\n%s", diff)
+		t.Errorf("backfillgen's options (-), and those in docs/directives.md (+):\n%s", diff)
 	}
 	if len(examples) < len(names)+6 {
 		t.Fatalf("the table has the examples %q", examples)

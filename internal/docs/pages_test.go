@@ -54,8 +54,8 @@ func blocksOf(t *testing.T, language string) []block {
 		}
 		for _, b := range readPage(t, text) {
 			b.name = page + ": " + b.name
-			if !slices.Contains([]string{"go", "console", "sql", "text"}, b.language) {
-				t.Errorf("%s: no test runs this language: write go, console or sql, or text for what nobody can run", b.name)
+			if !slices.Contains([]string{"go", "console", "sql", "yaml", "text"}, b.language) {
+				t.Errorf("%s: no test runs this language: write go, console, sql or yaml, or text for what nobody can run", b.name)
 			}
 			if b.language == language {
 				found = append(found, b)

@@ -35,7 +35,7 @@ func decodeArgs[T any](job *Job) (T, error) {
 //
 // No field holds a value of the args, and neither does the message, because it goes to the log and
 // the database. The error of the decoder may quote one, so DecodeError has no Unwrap that would
-// show its text; errors.Is and errors.As find it all the same.
+// show its text; errors.Is and errors.As still find it.
 type DecodeError struct {
 	_ [0]func() // fields may be added
 

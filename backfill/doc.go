@@ -1,5 +1,6 @@
-// Package backfill is a code-first job queue on PostgreSQL. It uses the tables of Graphile Worker,
-// so Go and Node processes can enqueue and run jobs in the same database.
+// Package backfill is a job queue on PostgreSQL. Tasks are Go functions, and jobs are inserted in
+// your transactions. It uses the tables of Graphile Worker, so Go and Node processes can enqueue
+// and run jobs in the same database.
 //
 // # Tasks
 //
@@ -13,50 +14,37 @@
 //
 // From these comments backfillgen (see cmd/backfillgen) generates typed code for the package: a
 // descriptor of each task, a Client with EnqueueSendEmail and EnqueueSendEmailMany, and
-// NewRegistry. This page documents what the generated code uses. You can also write a descriptor by
-// hand:
-//
-//	var TaskSendEmail = &backfill.Task[SendEmailArgs]{
-//		Name:        "send_email",
-//		Key:         func(a SendEmailArgs) string { return fmt.Sprint("welcome:", a.UserID) },
-//		MaxAttempts: 5,
-//		Timeout:     30 * time.Second,
-//	}
+// NewRegistry. docs/directives.md has all options.
 //
 // # Enqueuing
 //
-// [Enqueue] and [EnqueueMany] insert jobs of one task through an [Enqueuer], such as a [Client]:
+// [Open] or [NewClient] makes a [Client], which installs the tables if necessary. The generated
+// code enqueues through it:
 //
-//	job, err := backfill.Enqueue(ctx, client, TaskSendEmail, args, backfill.Delay(time.Hour))
+//	client, err := backfill.Open(ctx, os.Getenv("DATABASE_URL"))
+//	job, err := tasks.NewClient(client).EnqueueSendEmail(ctx, args, backfill.Delay(time.Hour))
 //
-// In a transaction, so that the job exists once tx commits:
+// In a transaction of yours, so that the job exists once tx commits:
 //
-//	job, err := backfill.Enqueue(ctx, client.WithTx(tx), TaskSendEmail, args)
+//	job, err := tasks.NewClient(client).WithTx(tx).EnqueueSendEmail(ctx, args)
 //
-// In a handler, whose context carries an Enqueuer:
+// In [InTx], and in a handler, whose context carries an [Enqueuer]:
 //
-//	job, err := backfill.Enqueue(ctx, backfill.FromContext(ctx), TaskSendEmail, args)
+//	job, err := tasks.EnqueueSendEmail(ctx, args)
 //
 // [Client.Enqueue] inserts jobs of several tasks, all or none:
 //
-//	jobs, err := client.Enqueue(ctx, TaskSendEmail.Request(a), TaskResize.Request(b))
+//	jobs, err := client.Enqueue(ctx, tasks.TaskSendEmail.Request(a), tasks.TaskResize.Request(b))
 //
-// Compare errors with [ErrInvalidRequest], [ErrRejected] and [ErrOutcomeUnknown]. [Client.Job]
-// returns a job with its state, and [Client.Stats] says how many there are.
-//
-// The descriptor sets each job's queue, key, priority and so on. An [EnqueueOption] overrides one
-// of these for a call.
+// The task sets each job's queue, key, priority and so on. An [EnqueueOption] overrides one of
+// these for a call. Compare errors with [ErrInvalidRequest], [ErrRejected] and [ErrOutcomeUnknown].
 //
 // # Working
 //
-// A worker runs the tasks of a [Registry]. Each job runs at least once: a handler may run again
-// after a crash, so it must be idempotent.
+// A worker runs the tasks of a [Registry]: [Run] makes one, and so does [Client.NewWorker]. Each
+// job runs at least once: a handler may run again after a crash, so it must be idempotent.
 //
-//	registry := backfill.NewRegistry(
-//		backfill.Handle(TaskSendEmail, SendEmail),
-//		backfill.Handle(TaskNightly, reports.Nightly),
-//	)
-//	err := backfill.Run(ctx, registry)
+//	err := backfill.Run(ctx, tasks.NewRegistry(), backfill.WithClient(client))
 //
 // What a handler returns decides how its job ends:
 //
@@ -67,21 +55,31 @@
 //   - [Snooze]: it runs again later, and the attempt is not charged.
 //   - a *[BatchError], if the args are a slice: it is retried with the failed elements only.
 //
-// A panic counts as an error, a *[PanicError]. So do args that cannot be decoded: the handler is
-// not called, and the job is retried like any other.
+// A panic counts as an error, a *[PanicError]. So do args that cannot be decoded, a *[DecodeError]:
+// the handler is not called, and the job is retried like any other.
 //
-// context.Cause says why a handler's context was cancelled: [ErrTimeout] if the task's timeout is
-// over, [ErrShutdown] if the worker stops and its drain timeout is over, [ErrLeaseLost] if the job
-// was released or taken by another worker. After ErrShutdown, a handler that returns an error
-// wrapping it or [context.Canceled] has not failed: the job is given back without charging the
-// attempt, and runs again. Any other error is a failure, and nil is a success.
+// [JobInfo] returns the job of a handler. context.Cause says why a handler's context was cancelled:
+// [ErrTimeout] if the task's timeout is over, [ErrShutdown] if the worker stops and its drain
+// timeout is over, [ErrLeaseLost] if the job was released or taken by another worker. After
+// ErrShutdown, a handler that returns an error wrapping it or [context.Canceled] has not failed:
+// the job is given back without charging the attempt, and runs again. Any other error is a failure,
+// and nil is a success.
+//
+// # Options
+//
+//   - of a client: [WithSchema], [WithMigrations], [WithEnqueueMiddleware], [WithLogger]
+//   - of a worker: [WithConcurrency], [WithDrainTimeout], [WithMiddleware], [WithObserver],
+//     [WithProbes], [WithLogger], [WithForbiddenFlags], [WithCrontab], [WithCrontabFile]
+//   - of [Run] and [RunOnce]: all of these, and [WithClient]
+//   - of one enqueue: [Delay], [RunAt], [Queue], [Key], [MaxAttempts], [Flags], a [Priority], a
+//     [KeyMode]
 //
 // # Fleets
 //
-// All workers of one program need not run the same tasks. [Registry.Only] makes a registry of some
-// of them, with nothing that the others need, and each worker has its own [WithConcurrency]: so
-// slow tasks get a worker of their own, in the same process or in another, and keep no fast ones
-// waiting. Jobs whose task no worker has wait.
+// Not every worker has to run every task. [Registry.Only] keeps some tasks, and drops what only the
+// others need. Each worker has its own [WithConcurrency]. So slow tasks can have a worker of their
+// own, in the same process or in another one, where fast tasks do not wait behind them. A job whose
+// task no worker has waits. [MergeRegistries] joins the registries of several packages.
 //
 // # Extending
 //
@@ -91,14 +89,32 @@
 // health probes of a platform. A panic in your functions does not end the process, unless it is in
 // a goroutine that they started.
 //
+// # Operating
+//
+// [Client.Stats] counts the jobs of each task, and [Client.Job] returns one with its state.
+// [Client.RescheduleJobs], [Client.CompleteJobs], [Client.FailJobs] and [Client.RemoveJob] change
+// waiting and failed jobs. [Client.UnlockWorker] releases what a killed worker has locked.
+// [Client.Cleanup] deletes failed jobs and unused names. docs/production.md says when to call them.
+//
 // # Testing
 //
-// Package testutil has a Recorder, which takes the place of a client and also runs what it has
-// recorded, and a context with a job, for handlers that are called directly. With a database of its
-// own, which package testutil/pgtest makes, a test runs what is due with [RunOnce], and what is
-// scheduled for later, too, with [WithScheduled].
+// Package testutil has a Recorder, which takes the place of a client and can run what it has
+// recorded. Package testutil/pgtest makes a database for each test, in which [RunOnce] runs the
+// jobs that are due, and with [WithScheduled] the later ones too.
 //
-// # For generated code
+// # Without generated code
 //
-// [GeneratedCodeVersion1], [Require] and [OrNoClient] are for generated code only.
+// You can write the descriptor of a task and the registry yourself:
+//
+//	var TaskSendEmail = &backfill.Task[SendEmailArgs]{
+//		Name:        "send_email",
+//		Key:         func(a SendEmailArgs) string { return fmt.Sprint("welcome:", a.UserID) },
+//		MaxAttempts: 5,
+//		Timeout:     30 * time.Second,
+//	}
+//
+//	registry := backfill.NewRegistry(backfill.Handle(TaskSendEmail, SendEmail))
+//	job, err := backfill.Enqueue(ctx, client, TaskSendEmail, args)
+//
+// [GeneratedCodeVersion1], [Require], [OrNoClient] and [TemplateText] are for generated code only.
 package backfill

@@ -20,12 +20,12 @@ import (
 // or is what your own middleware returned.
 var (
 	// ErrInvalidRequest says that the call is wrong, and nothing was sent: a request has a value that
-	// the database does not take, args cannot be encoded, or the context or transaction is nil. To
-	// repeat it leads to the same error.
+	// the database does not take, args cannot be encoded, or the context or transaction is nil.
+	// Repeating the call leads to the same error.
 	ErrInvalidRequest = errors.New("invalid request")
 	// ErrOutcomeUnknown says that the jobs may or may not have been enqueued: the commit was sent,
 	// and the connection broke or ctx ended before it was acknowledged. Enqueue again if the jobs
-	// have keys, or if it harms nobody that they run twice. After any other error no job was enqueued.
+	// have keys, or if running twice does no harm. After any other error no job was enqueued.
 	ErrOutcomeUnknown = wire.ErrOutcomeUnknown
 	// ErrRejected says that the database answered with an error, and nothing was enqueued. For pgx,
 	// errors.As with a *pgconn.PgError finds the answer. In a transaction of yours, roll it back.
@@ -33,7 +33,7 @@ var (
 	// ErrNoClient says that there is no [Enqueuer], or that the Client is nil or not from [Open] or
 	// [NewClient].
 	ErrNoClient = errors.New("no client: put one into the context with backfill.NewContext, or use the generated NewClient")
-	// ErrClosed says that the client was closed. All methods of the client return it, and workers.
+	// ErrClosed says that the client was closed. All methods of the client and its workers return it.
 	ErrClosed = enqueue.ErrClosed
 )
 

@@ -29,7 +29,7 @@ type Observer func(Event)
 //	scheduled, draining                          Count
 //	fenced                                       WorkerID is the id that was declared dead
 //
-// Fields may be added: write no Event without keys, and compare fields, not Events.
+// Fields may be added: write an Event with field names, and do not compare two with ==.
 type Event struct {
 	_ [0]func()
 

@@ -72,7 +72,8 @@ type TaskStats struct {
 // and estimates: the numbers are right to a few percent for tasks with many jobs, and may be 0, or
 // hundreds, for a task with a few.
 //
-// It waits for nobody and nobody waits for it. Call it every 10 seconds or more, in one process.
+// It neither waits for the locks of others nor makes others wait. Call it every 10 seconds or more,
+// in one process.
 // Without a deadline in ctx it takes 30 seconds at most.
 func (c *Client) Stats(ctx context.Context) (*Stats, error) {
 	if err := c.usable(ctx); err != nil {

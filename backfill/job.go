@@ -36,8 +36,8 @@ type Job struct {
 	Cron *CronTick
 }
 
-// CronTick is the minute for which a cron job was enqueued. Fields may be added: write none without
-// keys, and compare fields.
+// CronTick is the minute for which a cron job was enqueued. Fields may be added: write it with
+// field names, and do not compare two with ==.
 type CronTick struct {
 	_ [0]func()
 

@@ -25,7 +25,7 @@ type Probes struct {
 }
 
 // WithProbes makes probes answer for the worker. The option can be given several times.
-// Default: nobody asks.
+// Default: none.
 func WithProbes(probes *Probes) WorkerOption {
 	return workerOption(func(c *workerConfig) {
 		c.require(probes != nil, "WithProbes: the probes are nil: pass new(backfill.Probes), or leave the option out")
@@ -34,7 +34,7 @@ func WithProbes(probes *Probes) WorkerOption {
 }
 
 // Live answers liveness probes: 200, or 503 if a worker has stopped while the process goes on,
-// which only a restart can mend. It asks nothing of the database, so an outage restarts no workers.
+// which only a restart can fix. It asks nothing of the database, so an outage restarts no workers.
 // While a worker starts or drains it is alive.
 func (p *Probes) Live() http.Handler { return answer(p.live) }
 

@@ -141,8 +141,8 @@ func encodeArgs(args any) (encoded json.RawMessage, err error) {
 	return encoded, nil
 }
 
-// Priority orders jobs that are due: lower numbers run first. Any int16 will do; the constants are
-// those of Graphile Worker's presets. A Priority is itself an [EnqueueOption].
+// Priority orders jobs that are due: lower numbers run first. Any int16 is allowed; the constants
+// are those of Graphile Worker's presets. A Priority is itself an [EnqueueOption].
 type Priority int16
 
 // Priorities with names.

@@ -6,9 +6,10 @@ import (
 	"time"
 )
 
-// Verdict is what becomes of a job because of what its handler returned. [VerdictOf] returns it.
+// Verdict says what the error of a handler does to its job. [VerdictOf] returns it. Fields may be
+// added: write it with field names, and do not compare two with ==.
 type Verdict struct {
-	_ [0]func() // fields may be added: write no literal without keys, compare fields, not structs
+	_ [0]func()
 
 	Kind  VerdictKind
 	Final bool          // the attempt failed and was the last one: the job is not tried again
@@ -47,11 +48,12 @@ func (v Verdict) Failed() bool {
 	return false
 }
 
-// VerdictOf returns what becomes of the job of ctx if its handler returns err. Middleware calls it
-// with what next has returned and with its own ctx, which says how many attempts the job has, and
+// VerdictOf says what happens to the job of ctx if its handler returns err. Middleware calls it
+// with the error of next and with its own ctx, which knows how many attempts the job has, and
 // whether the worker has cancelled it. Without a job in ctx, Final is true for [Permanent] only.
 //
-// The worker calls it too, with the error that the outermost middleware returns: that one counts.
+// What counts is the error that the outermost middleware returns: the worker calls VerdictOf with
+// that one.
 func VerdictOf(ctx context.Context, err error) (verdict Verdict) {
 	if ctx == nil {
 		ctx = context.Background()

@@ -166,7 +166,7 @@ func (w *Worker) observe() func(worker.Event) {
 }
 
 // Health is the state of a worker at one moment, as [Worker.Health] returns it. Fields may be
-// added: write no Health without keys, and compare fields, not Healths.
+// added: write it with field names, and do not compare two with ==.
 type Health struct {
 	_ [0]func()
 
@@ -233,8 +233,8 @@ func (w *Worker) Health() Health {
 	}
 }
 
-// Report counts the outcomes that a run has recorded. Fields may be added: write no Report without
-// keys, and compare fields, not Reports.
+// Report counts the outcomes that a run has recorded. Fields may be added: write it with field
+// names, and do not compare two with ==.
 type Report struct {
 	_ [0]func()
 

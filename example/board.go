@@ -17,7 +17,7 @@ import (
 type board struct {
 	Columns []column
 	Mails   int
-	Newest  []arrived // the newest first, at most 50
+	Newest  []arrived // the newest first, at most 20
 }
 
 // MailComes reports whether a welcome mail is on its way.
@@ -98,7 +98,7 @@ func readBoard(ctx context.Context, db *pgxpool.Pool) (b board, err error) {
 		return b, fmt.Errorf("read jobs: %w", err)
 	}
 	rows, err := db.Query(ctx, `
-		select id, arrived_at, message_id, recipient, subject, body from backfill_example.outbox order by id desc limit 50`)
+		select id, arrived_at, message_id, recipient, subject, body from backfill_example.outbox order by id desc limit 20`)
 	if err == nil {
 		b.Newest, err = pgx.CollectRows(rows, pgx.RowToStructByPos[arrived])
 	}

@@ -152,7 +152,9 @@ const faultsOfLooks = `(() => {
 		const box = element.getBoundingClientRect();
 		if (!box.width || !box.height || element.closest("noscript")) continue;
 		const what = element.tagName.toLowerCase() + " " + element.className + " " + element.innerText?.slice(0, 30);
-		const around = element.parentElement.getBoundingClientRect();
+		let parent = element.parentElement;
+		while (getComputedStyle(parent).display == "contents") parent = parent.parentElement; // it has no box
+		const around = parent.getBoundingClientRect();
 		if (box.left < around.left - 1 || box.right > around.right + 1 || box.bottom > around.bottom + 1) faults.push(what + ": sticks out");
 		if (element.matches("button, a, input") && box.height < 44) faults.push(what + ": " + box.height + " pixels high");
 		const direct = Array.from(element.childNodes).some((node) => node.nodeType == Node.TEXT_NODE && node.data.trim());

@@ -54,6 +54,7 @@ func TestReadmeQuickstart(t *testing.T) {
 	if ran < 4 {
 		t.Fatalf("the README has %d commands", ran)
 	}
+	run(t, dir, "go mod tidy -diff")
 	run(t, dir, "go tool backfillgen -check ./...")
 	run(t, dir, "go test ./...")
 	run(t, dir, "go vet ./...")

@@ -44,7 +44,7 @@ func run(args []string, out, errOut io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	defer context.AfterFunc(ctx, func() {
-		fmt.Fprintln(errOut, "\nStopping: what runs may finish, what waits is left to the next worker.\nCtrl-C again kills.")
+		fmt.Fprintln(errOut, "\nStopping: running jobs may finish; waiting ones are left to the next worker.\nCtrl-C again kills.")
 		stop()
 	})()
 	if err := start(ctx, cfg, out, errOut); err != nil {

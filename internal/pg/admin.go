@@ -16,23 +16,17 @@ import (
 // Admin does what operators ask for, on a client's pool.
 type Admin struct {
 	pool      *pgxpool.Pool
-	db        adminDB
 	settings  Settings
 	texts     *texts
-	queries   *query.Queries
-	lockTries int // maxTries, except in tests
+	limit     time.Duration // adminTimeout, except in tests
+	lockTries int           // maxTries, except in tests
 }
 
 // NewAdmin returns an Admin on a client's pool.
 func NewAdmin(pool *pgxpool.Pool, schema string) *Admin {
-	a := &Admin{pool: pool, settings: SettingsOf(pool, schema), texts: newTexts(schema), lockTries: maxTries}
-	a.setLimit(adminTimeout)
-	return a
-}
-
-func (a *Admin) setLimit(limit time.Duration) {
-	a.db = adminDB{a.pool, limit}
-	a.queries = a.texts.queries(a.db)
+	return &Admin{
+		pool: pool, settings: SettingsOf(pool, schema), texts: newTexts(schema), limit: adminTimeout, lockTries: maxTries,
+	}
 }
 
 // ErrNotLocked is returned when nothing is locked by what was given.
@@ -53,26 +47,27 @@ func (a *Admin) Unlock(ctx context.Context, lockedBy string) (jobs, queues int, 
 		return 0, 0, fmt.Errorf("find worker %s: %w", lockedBy, err)
 	}
 	ours := registered || wire.IsWorkerID(id)
-	unlockJobs, unlockQueues := a.queries.UnlockNodeJobs, a.queries.UnlockNodeQueues
+	unlockJobs, unlockQueues := (*query.Queries).UnlockNodeJobs, (*query.Queries).UnlockNodeQueues
 	if ours {
-		unlockJobs, unlockQueues = a.queries.UnlockJobs, a.queries.UnlockQueues
+		unlockJobs, unlockQueues = (*query.Queries).UnlockJobs, (*query.Queries).UnlockQueues
 		// First the tombstone: a claim that is in flight commits before it or finds it, and what
 		// follows sees its rows (R4).
-		if err := a.queries.RetireWorker(ctx, id); err != nil {
+		err := a.in(ctx, func(ctx context.Context, db query.DBTX) error { return query.New(db).RetireWorker(ctx, id) })
+		if err != nil {
 			return 0, 0, fmt.Errorf("declare worker %s dead: %w", id, err)
 		}
 	}
-	jobs, err = inBatches(func() (int64, error) { return unlockJobs(ctx, id) })
+	jobs, err = inBatches(func() (int64, error) { return ask(ctx, a, unlockJobs, id) })
 	if err != nil {
 		return jobs, 0, fmt.Errorf("release jobs of worker %s: %w", id, err)
 	}
-	if queues, err = inBatches(func() (int64, error) { return unlockQueues(ctx, id) }); err != nil {
+	if queues, err = inBatches(func() (int64, error) { return ask(ctx, a, unlockQueues, id) }); err != nil {
 		return jobs, queues, fmt.Errorf("release queues of worker %s: %w", id, err)
 	}
 	if jobs+queues > 0 || registered {
 		return jobs, queues, nil
 	}
-	holds, err := a.queries.HoldsLocks(ctx, query.HoldsLocksParams{WorkerID: id, Ours: ours})
+	holds, err := ask(ctx, a, (*query.Queries).HoldsLocks, query.HoldsLocksParams{WorkerID: id, Ours: ours})
 	if err != nil {
 		return 0, 0, fmt.Errorf("look for locks of worker %s: %w", id, err)
 	}
@@ -88,7 +83,7 @@ func (a *Admin) Unlock(ctx context.Context, lockedBy string) (jobs, queues int, 
 // its worker's death.
 func (a *Admin) findWorker(ctx context.Context, lockedBy string) (id string, registered bool, err error) {
 	candidates := append([]string{lockedBy}, wire.WorkersOf(lockedBy)...)
-	found, err := a.queries.RegisteredWorker(ctx, candidates)
+	found, err := ask(ctx, a, (*query.Queries).RegisteredWorker, candidates)
 	if err != nil || found != "" {
 		return found, found != "", err
 	}
@@ -103,7 +98,7 @@ func (a *Admin) findWorker(ctx context.Context, lockedBy string) (id string, reg
 // Sweep releases jobs and queues whose locks are stale, except for rows that somebody else has
 // locked at this moment. It does so at once, whoever else sweeps.
 func (a *Admin) Sweep(ctx context.Context) (jobs, queues int, err error) {
-	swept, err := newSweep(a.queries, noRest).run(ctx, "", true)
+	swept, err := newSweep(a.in, noRest).run(ctx, "", true)
 	return swept.Jobs, swept.Queues, a.settings.explainWork(err)
 }
 
@@ -124,51 +119,54 @@ func inBatches(batch func() (int64, error)) (rows int, err error) {
 
 // Complete deletes jobs.
 func (a *Admin) Complete(ctx context.Context, ids []int64) ([]*wire.Job, error) {
-	return a.jobs(ctx, a.db, query.AdminComplete, ids)
+	return a.jobs(ctx, query.AdminComplete, ids)
 }
 
 // Fail makes jobs exhausted. An empty reason becomes the contract's.
 func (a *Admin) Fail(ctx context.Context, ids []int64, reason string) ([]*wire.Job, error) {
-	return a.jobs(ctx, a.db, query.AdminFail, ids, reason)
+	return a.jobs(ctx, query.AdminFail, ids, reason)
 }
 
 // Reschedule changes what is not nil.
 func (a *Admin) Reschedule(
 	ctx context.Context, ids []int64, runAt *time.Time, priority *int16, attempts, maxAttempts *int,
 ) ([]*wire.Job, error) {
-	return a.jobs(ctx, a.db, query.AdminReschedule, ids, runAt, priority, attempts, maxAttempts)
+	return a.jobs(ctx, query.AdminReschedule, ids, runAt, priority, attempts, maxAttempts)
 }
 
 // Remove removes the job with a key; the list is empty if there is none.
 func (a *Admin) Remove(ctx context.Context, key string) ([]*wire.Job, error) {
-	return a.jobs(ctx, a.db, query.AdminRemove, key)
+	return a.jobs(ctx, query.AdminRemove, key)
 }
 
 // ForceUnlock releases what is locked by exactly these, and returns the jobs; ErrNotLocked if there
 // are neither jobs nor queues.
 func (a *Admin) ForceUnlock(ctx context.Context, lockedBy []string) (jobs []*wire.Job, err error) {
-	err = a.db.in(ctx, func(ctx context.Context, tx pgx.Tx) error {
-		if jobs, err = a.jobs(ctx, tx, query.LockedJobs, lockedBy); err != nil {
+	err = a.in(ctx, func(ctx context.Context, db query.DBTX) error {
+		if jobs, err = scanJobs(ctx, db, query.LockedJobs, lockedBy); err != nil {
 			return err
 		}
-		queries := a.texts.queries(tx)
-		queues, err := queries.LockedQueues(ctx, lockedBy)
+		queues, err := query.New(db).LockedQueues(ctx, lockedBy)
 		if err != nil {
-			return a.settings.explainWork(err)
+			return err
 		}
 		if len(jobs) == 0 && queues == 0 {
 			return ErrNotLocked
 		}
-		return queries.ForceUnlock(ctx, lockedBy)
+		return query.New(db).ForceUnlock(ctx, lockedBy)
 	})
-	return jobs, err
+	return jobs, a.settings.explainWork(err)
 }
 
-func (a *Admin) jobs(ctx context.Context, db query.DBTX, text string, args ...any) ([]*wire.Job, error) {
-	rows, err := db.Query(ctx, a.texts.render(text), args...)
-	if err != nil {
-		return nil, a.settings.explainWork(err)
-	}
-	jobs, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*wire.Job, error) { return scanJob(row) })
+func (a *Admin) jobs(ctx context.Context, text string, args ...any) (jobs []*wire.Job, err error) {
+	err = a.in(ctx, func(ctx context.Context, db query.DBTX) error {
+		jobs, err = scanJobs(ctx, db, text, args...)
+		return err
+	})
 	return jobs, a.settings.explainWork(err)
+}
+
+func scanJobs(ctx context.Context, db query.DBTX, text string, args ...any) ([]*wire.Job, error) {
+	rows, _ := db.Query(ctx, text, args...) // CollectRows returns its error
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (*wire.Job, error) { return scanJob(row) })
 }

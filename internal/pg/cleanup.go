@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/backfillhq/go/internal/pg/query"
 	"github.com/backfillhq/go/internal/sqlstate"
 )
@@ -23,7 +21,7 @@ import (
 // While we wait for the lock, all enqueues and claims wait behind us. So we wait for 50 ms, and try
 // again after lockPause.
 const (
-	limitLock = "set local lock_timeout = '50ms'; set local statement_timeout = '2s'"
+	limitLock = "select pg_catalog.set_config('lock_timeout', '50ms', true), pg_catalog.set_config('statement_timeout', '2s', true)"
 	lockPause = time.Second
 	maxTries  = 60
 )
@@ -33,7 +31,7 @@ const (
 func (a *Admin) DeleteFailed(ctx context.Context) (jobs int, err error) {
 	var last int64
 	for {
-		deleted, err := a.queries.DeleteFailedJobs(ctx, last)
+		deleted, err := ask(ctx, a, (*query.Queries).DeleteFailedJobs, last)
 		if err != nil {
 			return jobs, a.settings.explainWork(fmt.Errorf("delete failed jobs: %w", err))
 		}
@@ -47,27 +45,31 @@ func (a *Admin) DeleteFailed(ctx context.Context) (jobs int, err error) {
 // DeleteTasks deletes the names of tasks that no job has, except those to keep, and returns how
 // many.
 func (a *Admin) DeleteTasks(ctx context.Context, keep []string) (tasks int, err error) {
-	return a.deleteNames(ctx, "task names", (*query.Queries).LockTasks, func() ([]int32, error) { return a.queries.UnusedTasks(ctx, keep) },
-		(*query.Queries).DeleteTasks)
+	unused := func(q *query.Queries, ctx context.Context) ([]int32, error) { return q.UnusedTasks(ctx, keep) }
+	return a.deleteNames(ctx, "task names", unused, (*query.Queries).LockTasks, (*query.Queries).DeleteTasks)
 }
 
 // DeleteQueues deletes the names of queues that no job has and nobody has locked, and returns how
 // many.
 func (a *Admin) DeleteQueues(ctx context.Context) (queues int, err error) {
-	return a.deleteNames(ctx, "queue names", (*query.Queries).LockQueues, func() ([]int32, error) { return a.queries.UnusedQueues(ctx) },
-		(*query.Queries).DeleteQueues)
+	return a.deleteNames(ctx, "queue names",
+		(*query.Queries).UnusedQueues, (*query.Queries).LockQueues, (*query.Queries).DeleteQueues)
 }
 
 // deleteNames looks for names without the lock, and deletes under it those that are unused still.
 func (a *Admin) deleteNames(
-	ctx context.Context, what string, lock func(*query.Queries, context.Context) error, unused func() ([]int32, error),
-	remove func(*query.Queries, context.Context, []int32) (int64, error),
+	ctx context.Context, what string, unused func(*query.Queries, context.Context) ([]int32, error),
+	lock func(*query.Queries, context.Context) error, remove func(*query.Queries, context.Context, []int32) (int64, error),
 ) (names int, err error) {
 	defer func() {
 		err = a.settings.explain(err, "delete "+what, "only the owner of its tables may: do it on a connection of that role")
 	}()
 	for tries := 0; ; {
-		ids, err := unused()
+		var ids []int32
+		err := a.in(ctx, func(ctx context.Context, db query.DBTX) (err error) {
+			ids, err = unused(query.New(db), ctx)
+			return err
+		})
 		if err != nil {
 			return names, fmt.Errorf("look for unused %s: %w", what, err)
 		}
@@ -75,15 +77,14 @@ func (a *Admin) deleteNames(
 			return names, nil
 		}
 		var n int64
-		err = a.db.in(ctx, func(ctx context.Context, tx pgx.Tx) error {
-			if _, err := tx.Conn().PgConn().Exec(ctx, limitLock).ReadAll(); err != nil {
+		err = a.in(ctx, func(ctx context.Context, db query.DBTX) error {
+			if _, err := db.Exec(ctx, limitLock); err != nil {
 				return err
 			}
-			queries := a.texts.queries(tx)
-			if err := lock(queries, ctx); err != nil {
+			if err := lock(query.New(db), ctx); err != nil {
 				return err
 			}
-			n, err = remove(queries, ctx, ids)
+			n, err = remove(query.New(db), ctx, ids)
 			return err
 		})
 		switch {

@@ -2,6 +2,7 @@ package pg
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"time"
@@ -30,7 +31,7 @@ func (a *Admin) Count(ctx context.Context) (counts []TaskCount, exact bool, err 
 }
 
 func (a *Admin) count(ctx context.Context, limit int64) (counts []TaskCount, exact bool, err error) {
-	pages, err := a.queries.JobPages(ctx, a.texts.schema)
+	pages, err := ask(ctx, a, (*query.Queries).JobPages, a.texts.schema)
 	if err != nil {
 		return nil, false, fmt.Errorf("measure the table: %w", err)
 	}
@@ -38,7 +39,7 @@ func (a *Admin) count(ctx context.Context, limit int64) (counts []TaskCount, exa
 	if pages > limit {
 		percent = float32(100 * float64(limit) / float64(pages))
 	}
-	rows, err := a.queries.CountJobs(ctx, percent)
+	rows, err := ask(ctx, a, (*query.Queries).CountJobs, percent)
 	if err != nil {
 		return nil, false, err
 	}
@@ -58,18 +59,13 @@ type Inspection struct {
 
 // Inspect returns a job, or ErrJobNotFound.
 func (a *Admin) Inspect(ctx context.Context, id int64) (job *wire.Job, row Inspection, err error) {
-	rows, err := a.db.Query(ctx, a.texts.render(query.JobByID), id)
-	if err != nil {
-		return nil, row, a.settings.explainWork(err)
-	}
-	jobs, err := pgx.CollectRows(rows, func(r pgx.CollectableRow) (*wire.Job, error) {
-		return scanJob(r, &row.State, &row.LastError, &row.LockedBy, (*hexTime)(&row.LockedAt), (*hexTime)(&row.UpdatedAt))
+	err = a.in(ctx, func(ctx context.Context, db query.DBTX) error {
+		job, err = scanJob(db.QueryRow(ctx, query.JobByID, id),
+			&row.State, &row.LastError, &row.LockedBy, (*hexTime)(&row.LockedAt), (*hexTime)(&row.UpdatedAt))
+		if errors.Is(err, pgx.ErrNoRows) {
+			return ErrJobNotFound
+		}
+		return err
 	})
-	if err != nil {
-		return nil, row, a.settings.explainWork(err)
-	}
-	if len(jobs) == 0 {
-		return nil, row, ErrJobNotFound
-	}
-	return jobs[0], row, nil
+	return job, row, a.settings.explainWork(err)
 }

@@ -50,10 +50,11 @@ func Open(ctx context.Context, settings Settings) (*Store, error) {
 		return nil, err
 	}
 	texts := newTexts(settings.Schema)
-	queries := texts.queries(pool)
+	db := renderer{pool, texts}
+	directly := func(ctx context.Context, run func(context.Context, query.DBTX) error) error { return run(ctx, db) }
 	return &Store{
-		settings: settings, sessions: sessions, pool: pool, queries: queries, claims: claims{texts: texts},
-		sweep: newSweep(queries, rest),
+		settings: settings, sessions: sessions, pool: pool, queries: query.New(db), claims: claims{texts: texts},
+		sweep: newSweep(directly, rest),
 	}, nil
 }
 

@@ -68,7 +68,7 @@ func (a *Admin) WithTries(n int) *Admin {
 
 // WithLimit limits the statements whose context has no deadline.
 func (a *Admin) WithLimit(limit time.Duration) *Admin {
-	a.setLimit(limit)
+	a.limit = limit
 	return a
 }
 

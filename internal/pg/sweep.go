@@ -56,8 +56,8 @@ func (s *Store) takeTurn(ctx context.Context, workerID string) (mine bool, err e
 // sweep goes through all jobs, and then all queues. It releases what is locked for too long, and
 // adds up what else is locked.
 type sweep struct {
-	queries *query.Queries
-	rest    func(ctx context.Context, d time.Duration) bool // false: ctx has ended
+	in   func(ctx context.Context, run func(context.Context, query.DBTX) error) error
+	rest func(ctx context.Context, d time.Duration) bool // false: ctx has ended
 
 	// Where it goes on. A sweep that ends for its deadline or an error is continued by the next one,
 	// so that a table which takes longer is swept, too.
@@ -66,8 +66,10 @@ type sweep struct {
 	locks    map[string]*worker.HeldLocks // by owner, so far
 }
 
-func newSweep(queries *query.Queries, rest func(context.Context, time.Duration) bool) *sweep {
-	s := &sweep{queries: queries, rest: rest}
+func newSweep(
+	in func(context.Context, func(context.Context, query.DBTX) error) error, rest func(context.Context, time.Duration) bool,
+) *sweep {
+	s := &sweep{in: in, rest: rest}
 	s.restart()
 	return s
 }
@@ -109,24 +111,23 @@ func (s *sweep) run(ctx context.Context, workerID string, all bool) (swept worke
 }
 
 // page sweeps the next rows. Each of what it returns has the counts, and an owner of locks.
-func (s *sweep) page(ctx context.Context, workerID string) ([]query.SweepJobsRow, error) {
+func (s *sweep) page(ctx context.Context, workerID string) (rows []query.SweepJobsRow, err error) {
 	ctx, cancel := context.WithTimeout(ctx, pageTimeout)
 	defer cancel()
 	params := query.SweepJobsParams{After: s.after, Size: sweepPage, WorkerID: workerID}
-	if !s.queueing {
-		rows, err := s.queries.SweepJobs(ctx, params)
-		if err != nil {
-			return nil, fmt.Errorf("release stale jobs: %w", err)
+	err = s.in(ctx, func(ctx context.Context, db query.DBTX) error {
+		if !s.queueing {
+			rows, err = query.New(db).SweepJobs(ctx, params)
+			return err
 		}
-		return rows, nil
-	}
-	found, err := s.queries.SweepQueues(ctx, query.SweepQueuesParams(params))
+		found, err := query.New(db).SweepQueues(ctx, query.SweepQueuesParams(params))
+		for _, row := range found {
+			rows = append(rows, query.SweepJobsRow(row))
+		}
+		return err
+	})
 	if err != nil {
-		return nil, fmt.Errorf("release stale queues: %w", err)
-	}
-	rows := make([]query.SweepJobsRow, len(found))
-	for i, row := range found {
-		rows[i] = query.SweepJobsRow(row)
+		return nil, fmt.Errorf("go through jobs and queues: %w", err)
 	}
 	return rows, nil
 }
@@ -166,7 +167,11 @@ func (s *sweep) owners(ctx context.Context) ([]worker.HeldLocks, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, pageTimeout)
 	defer cancel()
-	found, err := s.queries.LockOwners(ctx, ids)
+	var found []query.LockOwnersRow
+	err := s.in(ctx, func(ctx context.Context, db query.DBTX) (err error) {
+		found, err = query.New(db).LockOwners(ctx, ids)
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("look up who holds locks: %w", err)
 	}

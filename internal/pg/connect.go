@@ -1,6 +1,7 @@
 package pg
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,12 +33,7 @@ const (
 
 // EnvironmentConfigured reports whether the environment says where the database is.
 func EnvironmentConfigured() bool {
-	for _, name := range []string{"PGHOST", "PGSERVICE", "PGDATABASE"} {
-		if os.Getenv(name) != "" {
-			return true
-		}
-	}
-	return false
+	return cmp.Or(os.Getenv("PGHOST"), os.Getenv("PGSERVICE"), os.Getenv("PGDATABASE")) != ""
 }
 
 // Connect makes one connection to the database of a connection string, for a command.

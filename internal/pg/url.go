@@ -234,72 +234,52 @@ func withCause(problem string, err error) string {
 	return problem
 }
 
-// replacements are parameters of libpq and of other drivers that pgx would send to the server,
-// which does not know them, with what to write instead.
-var replacements = map[string]string{
-	"schema":                    "",
-	"currentSchema":             "search_path",
-	"connection_limit":          "pool_max_conns",
-	"max":                       "pool_max_conns",
-	"pool_size":                 "pool_max_conns",
-	"pgbouncer":                 "default_query_exec_mode=exec",
-	"prepareThreshold":          "default_query_exec_mode=exec",
-	"prepared_statements":       "default_query_exec_mode=exec",
-	"statement_cache_size":      "statement_cache_capacity",
-	"ssl":                       "sslmode",
-	"sslaccept":                 "sslmode",
-	"sslfactory":                "sslmode",
-	"uselibpqcompat":            "sslmode",
-	"connectTimeout":            "connect_timeout",
-	"connectionTimeoutMillis":   "connect_timeout",
-	"loginTimeout":              "connect_timeout",
-	"socketTimeout":             "statement_timeout",
-	"socket_timeout":            "statement_timeout",
-	"query_timeout":             "statement_timeout",
-	"pool_timeout":              "",
-	"idleTimeoutMillis":         "pool_max_conn_idle_time",
-	"sslidentity":               "sslcert and sslkey",
-	"ApplicationName":           "application_name",
-	"fallback_application_name": "application_name",
-	"encoding":                  "",
-	"charset":                   "",
-	"stringtype":                "",
-	"reWriteBatchedInserts":     "",
-	"tcpKeepAlive":              "",
-	"targetServerType":          "target_session_attrs",
-	"hostaddr":                  "host",
-	"keepalives":                "",
-	"keepalives_idle":           "",
-	"keepalives_interval":       "",
-	"keepalives_count":          "",
-	"tcp_user_timeout":          "",
-	"gssencmode":                "",
-	"load_balance_hosts":        "",
-	"requiressl":                "sslmode=require",
-	"sslcompression":            "",
-	"sslcrl":                    "",
-	"ssl_min_protocol_version":  "",
-	"ssl_max_protocol_version":  "",
+// replaced are parameters of libpq and of other drivers that pgx would send to the server, which does
+// not know them, by what to write instead. Those of "" can only go.
+var replaced = map[string][]string{
+	"application_name":             {"ApplicationName", "fallback_application_name"},
+	"connect_timeout":              {"connectTimeout", "connectionTimeoutMillis", "loginTimeout"},
+	"default_query_exec_mode=exec": {"pgbouncer", "prepareThreshold", "prepared_statements"},
+	"host":                         {"hostaddr"},
+	"pool_max_conn_idle_time":      {"idleTimeoutMillis"},
+	"pool_max_conns":               {"connection_limit", "max", "pool_size"},
+	"search_path":                  {"currentSchema"},
+	"sslcert and sslkey":           {"sslidentity"},
+	"sslmode":                      {"ssl", "sslaccept", "sslfactory", "uselibpqcompat"},
+	"sslmode=require":              {"requiressl"},
+	"statement_cache_capacity":     {"statement_cache_size"},
+	"statement_timeout":            {"query_timeout", "socketTimeout", "socket_timeout"},
+	"target_session_attrs":         {"targetServerType"},
+	"": {
+		"charset", "encoding", "gssencmode", "keepalives", "keepalives_count", "keepalives_idle", "keepalives_interval",
+		"load_balance_hosts", "pool_timeout", "reWriteBatchedInserts", "schema", "ssl_max_protocol_version",
+		"ssl_min_protocol_version", "sslcompression", "sslcrl", "stringtype", "tcpKeepAlive", "tcp_user_timeout",
+	},
 }
 
 // foreignParameters names all parameters that have to go, and what replaces them.
 func foreignParameters(config *pgxpool.Config) string {
+	parameters := config.ConnConfig.RuntimeParams
 	var list []string
-	for name := range config.ConnConfig.RuntimeParams {
-		instead, foreign := replacements[name]
-		switch {
-		case strings.HasPrefix(name, migrateParameter):
+	for instead, names := range replaced {
+		for _, name := range names {
+			_, given := parameters[name]
+			switch {
+			case given && instead == "":
+				list = append(list, name)
+			case given:
+				list = append(list, name+" (instead: "+instead+")")
+			}
+		}
+	}
+	for name := range parameters {
+		if strings.HasPrefix(name, migrateParameter) {
 			list = append(list, migrateParameter+"…")
-		case foreign && instead == "":
-			list = append(list, name)
-		case foreign:
-			list = append(list, name+" (instead: "+instead+")")
 		}
 	}
 	if len(list) == 0 {
 		return ""
 	}
 	slices.Sort(list)
-	list = slices.Compact(list)
-	return "remove the parameters of other drivers, which PostgreSQL does not know: " + strings.Join(list, ", ")
+	return "remove the parameters of other drivers, which PostgreSQL does not know: " + strings.Join(slices.Compact(list), ", ")
 }

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"math/rand/v2"
+	"slices"
 	"time"
 )
 
@@ -36,10 +37,8 @@ type doubts []*doubt
 
 // about returns the doubt about an id, which may be new.
 func (d *doubts) about(id string) *doubt {
-	for _, known := range *d {
-		if known.id == id {
-			return known
-		}
+	if i := slices.IndexFunc(*d, func(known *doubt) bool { return known.id == id }); i >= 0 {
+		return (*d)[i]
 	}
 	fresh := &doubt{id: id}
 	*d = append(*d, fresh)
@@ -119,16 +118,6 @@ func (d *doubts) looked(about *doubt, answered, settled bool, now time.Time) {
 	about.claim, about.failures = false, 0
 	about.next = about.last.Add(reclaimAgain)
 	if !about.next.After(now) {
-		d.settle(about)
+		*d = slices.DeleteFunc(*d, func(other *doubt) bool { return other == about })
 	}
-}
-
-func (d *doubts) settle(about *doubt) {
-	kept := (*d)[:0]
-	for _, other := range *d {
-		if other != about {
-			kept = append(kept, other)
-		}
-	}
-	*d = kept
 }

@@ -90,45 +90,29 @@ func (w *Worker) ended(l *lease, outcome Outcome) {
 	w.on(func(c *core, now time.Time) actions { return c.ended(l, outcome, now) })
 }
 
+// reportEnd tells observers and the log how a handler ended. A job that is given back is counted
+// when that is recorded.
 func (w *Worker) reportEnd(workerID string, job *wire.Job, outcome Outcome, took time.Duration) {
 	event := Event{WorkerID: workerID, Job: job, Err: outcome.Err, Duration: took}
+	level, became := slog.LevelDebug, ""
 	switch outcome.Kind {
 	case OutcomeCompleted:
-		event.Kind = EventFinished
-	case OutcomeFailed, OutcomeExhausted:
-		event.Kind, event.Final = EventFailed, outcome.last(job)
-		if !event.Final {
-			event.Delay = outcome.Delay
-		}
-	case OutcomeSnoozed:
-		event.Kind = EventSnoozed
-		event.Delay = outcome.Delay
-	case OutcomeReturned:
-		return // counted when it is recorded
-	}
-	w.observe(event)
-	w.logEnd(workerID, job, outcome, took)
-}
-
-// last reports whether a job that failed like this is not tried again.
-func (o Outcome) last(job *wire.Job) bool {
-	return o.Kind == OutcomeExhausted || o.Kind == OutcomeFailed && job.Attempt >= job.MaxAttempts
-}
-
-func (w *Worker) logEnd(workerID string, job *wire.Job, outcome Outcome, took time.Duration) {
-	level, became := slog.LevelDebug, "completed"
-	switch outcome.Kind {
+		event.Kind, became = EventFinished, "completed"
 	case OutcomeFailed:
-		level, became = slog.LevelWarn, "failed, to be retried"
-		if outcome.last(job) {
+		event.Kind, level = EventFailed, slog.LevelWarn
+		if event.Final = job.Attempt >= job.MaxAttempts; event.Final {
 			became = "failed on its last attempt"
+		} else {
+			event.Delay, became = outcome.Delay, "failed, to be retried"
 		}
 	case OutcomeExhausted:
-		level, became = slog.LevelWarn, "failed permanently"
+		event.Kind, event.Final, level, became = EventFailed, true, slog.LevelWarn, "failed permanently"
 	case OutcomeSnoozed:
-		became = "snoozed"
-	case OutcomeCompleted, OutcomeReturned:
+		event.Kind, event.Delay, became = EventSnoozed, outcome.Delay, "snoozed"
+	case OutcomeReturned:
+		return
 	}
+	w.observe(event)
 	if !w.config.Logger.Enabled(context.Background(), level) {
 		return
 	}
@@ -139,8 +123,8 @@ func (w *Worker) logEnd(workerID string, job *wire.Job, outcome Outcome, took ti
 	}
 	if outcome.Err != nil {
 		attrs = append(attrs, slog.Any("error", outcome.Err))
-		if !outcome.last(job) {
-			attrs = append(attrs, slog.Duration("retry_in", outcome.Delay))
+		if !event.Final {
+			attrs = append(attrs, slog.Duration("retry_in", event.Delay))
 		}
 	}
 	w.config.Logger.LogAttrs(context.Background(), level, "job ended", attrs...)

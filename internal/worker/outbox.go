@@ -8,11 +8,11 @@ import (
 
 const (
 	busyMin, busyMax = time.Millisecond, 500 * time.Millisecond
-	refusedMax       = time.Minute       // between tries of an outcome that is refused in every form
-	flushMax         = time.Second       // between tries while the server takes nothing
-	busyLong         = 15 * time.Second  // an outcome that waits for a row for as long is worth a line in the log
-	dueNow           = time.Millisecond  // a job that is due again within this is claimed at once
-	maxRefused       = len(mended{}) - 1 // tries after which nothing is left to mend
+	refusedMax       = time.Minute      // between tries of an outcome that is refused in every form
+	flushMax         = time.Second      // between tries while the server takes nothing
+	busyLong         = 15 * time.Second // an outcome that waits for a row for as long is worth a line in the log
+	dueNow           = time.Millisecond // a job that is due again within this is claimed at once
+	maxRefused       = len(mended) - 1  // tries after which nothing is left to mend
 )
 
 // statement is one of the three that record outcomes.
@@ -164,9 +164,7 @@ func (o *outbox) busy(part []*lease, now time.Time) {
 
 // mended are the forms of an outcome that are tried in turn when the server refuses one: as it is,
 // with its text in ASCII, and without text and payload.
-type mended [3]func(Outcome) Outcome
-
-var forms = mended{
+var mended = [...]func(Outcome) Outcome{
 	func(o Outcome) Outcome { return o },
 	func(o Outcome) Outcome { o.Text = ascii(o.Text); return o },
 	func(o Outcome) Outcome { o.Text, o.Payload = "", nil; return o },
@@ -176,7 +174,7 @@ var forms = mended{
 func ended(part []*lease) []Ended {
 	out := make([]Ended, len(part))
 	for i, l := range part {
-		out[i] = Ended{l.Lease, forms[min(l.retry.refused, maxRefused)](l.outcome)}
+		out[i] = Ended{l.Lease, mended[min(l.retry.refused, maxRefused)](l.outcome)}
 	}
 	return out
 }

@@ -92,102 +92,61 @@ func (m *migrator) holders(ctx context.Context) string {
 	}
 }
 
-// rightsSQL returns what the current role may do, and who owns the tables.
+// rightsSQL returns the current role, whether our tables exist, whether it has to write, the owner
+// of the tables if the role is not a member of it, and the statements that give the role what it
+// lacks. $2 says that it migrates, $3 that it would install what is missing.
 const rightsSQL = `
-  select
-    current_database()::text,
-    current_user::text,
-    n.oid is not null,
-    has_database_privilege(current_database(), 'create'),
-    coalesce(has_schema_privilege(n.oid, 'usage'), false),
-    coalesce(has_schema_privilege(n.oid, 'create'), false),
-    array(
-      select c.relname::text from pg_catalog.pg_class as c
-      where c.relnamespace = n.oid and c.relname in ('migrations', 'backfill_migrations')
-        and not has_table_privilege(c.oid, 'select')
-      order by 1
-    ),
-    array(
-      select c.relname::text from pg_catalog.pg_class as c
-      where c.relnamespace = n.oid and c.relname in ('migrations', 'backfill_migrations')
-        and not (has_table_privilege(c.oid, 'select') and has_table_privilege(c.oid, 'insert'))
-      order by 1
-    ),
-    exists (
-      select from pg_catalog.pg_class as c
-      where c.relnamespace = n.oid and c.relname = 'backfill_migrations'
-    ),
+  select current_user::text, i.installed, w.writes,
     coalesce((
       select pg_catalog.pg_get_userbyid(c.relowner)::text from pg_catalog.pg_class as c
       where c.relnamespace = n.oid and c.relname = '_private_jobs' and not pg_has_role(c.relowner, 'usage')
-    ), '')
+    ), ''),
+    array(
+      select format('GRANT CREATE ON DATABASE %I TO %I;', current_database(), current_user)
+      where n.oid is null and not has_database_privilege(current_database(), 'create')
+      union all
+      select format('GRANT %s ON SCHEMA %I TO %I;', string_agg(p.name, ', ' order by p.name desc), n.nspname, current_user)
+      from (values ('USAGE', true), ('CREATE', w.writes)) as p (name, needed)
+      where p.needed and not has_schema_privilege(n.oid, p.name)
+      having count(*) > 0
+      union all
+      select format('GRANT %s ON %I.%I TO %I;', l.needed, n.nspname, c.relname, current_user)
+      from pg_catalog.pg_class as c, (select case when w.writes then 'SELECT, INSERT' else 'SELECT' end as needed) as l
+      where c.relnamespace = n.oid and c.relname in ('migrations', 'backfill_migrations')
+        and not (has_table_privilege(c.oid, 'select') and (not w.writes or has_table_privilege(c.oid, 'insert')))
+      order by 1
+    )
   from (values (1)) as one
-  left join pg_catalog.pg_namespace as n on n.nspname = $1`
+  left join pg_catalog.pg_namespace as n on n.nspname = $1
+  cross join lateral (
+    select exists (
+      select from pg_catalog.pg_class as c where c.relnamespace = n.oid and c.relname = 'backfill_migrations'
+    ) as installed
+  ) as i
+  cross join lateral (select $2 or not i.installed and $3 as writes) as w`
 
-// rights is a row of rightsSQL.
-type rights struct {
-	database, role              string
-	exists                      bool // Whether the schema exists.
-	creates, uses, createWithin bool
-	unreadable, unwritable      []string // Ledgers that the role may not read, or not read and write.
-	installed                   bool     // Whether our tables exist.
-	owner                       string   // The tables' owner, if the role is not a member of it.
-}
-
-// explainRights turns a refusal into the statement that an administrator has to run.
+// explainRights turns a refusal into the statement that an administrator has to run. A role that
+// only works needs fewer rights than one that installs.
 func (m *migrator) explainRights(ctx context.Context, operation string, refusal error) error {
-	var r rights
+	var role, owner, remedy string
+	var installed, writes bool
+	var grants []string
 	err := reading(ctx, m.conn, func() error {
-		return m.conn.QueryRow(ctx, rightsSQL, pgx.QueryExecModeExec, m.Schema).Scan(&r.database, &r.role, &r.exists,
-			&r.creates, &r.uses, &r.createWithin, &r.unreadable, &r.unwritable, &r.installed, &r.owner)
+		return m.conn.QueryRow(ctx, rightsSQL, pgx.QueryExecModeExec, m.Schema, operation == opMigrate, m.Mode != MigrateVerify).
+			Scan(&role, &installed, &writes, &owner, &grants)
 	})
-	if err != nil {
-		return wrapSchema(m.Schema, operation, refusal) // The refusal says more than this failure.
-	}
-	// A role that only works needs fewer rights than one that installs.
-	writes := operation == opMigrate || !r.installed && m.Mode != MigrateVerify
-	var remedy string
-	grants := r.grants(m.Schema, writes)
 	switch {
-	case r.owner != "" && writes: // Only an owner can alter tables, whatever its rights.
-		remedy = fmt.Sprintf("migrate once as role %q, which owns the tables; run: %s", r.owner, command(m.Schema))
-	case r.owner != "" && r.installed:
+	case err != nil: // The refusal says more than this failure.
+		return wrapSchema(m.Schema, operation, refusal)
+	case owner != "" && writes: // Only an owner can alter tables, whatever its rights.
+		remedy = fmt.Sprintf("migrate once as role %q, which owns the tables; run: %s", owner, command(m.Schema))
+	case owner != "" && installed:
 		remedy = fmt.Sprintf("as role %q, which owns the tables, run: %s to let it enqueue, or: %s to let it work",
-			r.owner, command(m.Schema, EnqueueRole.flag(), r.role), command(m.Schema, WorkerRole.flag(), r.role))
+			owner, command(m.Schema, EnqueueRole.flag(), role), command(m.Schema, WorkerRole.flag(), role))
 	case len(grants) > 0:
 		remedy = "as an administrator, run: " + strings.Join(grants, " ")
 	default:
 		return wrapSchema(m.Schema, operation, refusal)
 	}
-	return m.wrong(fmt.Sprintf("role %q lacks the rights to %s it", r.role, operation), remedy).from(refusal)
-}
-
-// grants returns the statements that give the role what it lacks.
-func (r rights) grants(schema string, writes bool) []string {
-	to := " TO " + migrations.QuoteIdentifier(r.role) + ";"
-	schema = migrations.QuoteIdentifier(schema)
-	if !r.exists {
-		if r.creates {
-			return nil
-		}
-		return []string{"GRANT CREATE ON DATABASE " + migrations.QuoteIdentifier(r.database) + to}
-	}
-	var grants, lacking []string
-	if !r.uses {
-		lacking = append(lacking, "USAGE")
-	}
-	if !r.createWithin && writes {
-		lacking = append(lacking, "CREATE")
-	}
-	if len(lacking) > 0 {
-		grants = append(grants, "GRANT "+strings.Join(lacking, ", ")+" ON SCHEMA "+schema+to)
-	}
-	needed, tables := "SELECT", r.unreadable
-	if writes {
-		needed, tables = "SELECT, INSERT", r.unwritable
-	}
-	for _, table := range tables {
-		grants = append(grants, "GRANT "+needed+" ON "+schema+"."+migrations.QuoteIdentifier(table)+to)
-	}
-	return grants
+	return m.wrong(fmt.Sprintf("role %q lacks the rights to %s it", role, operation), remedy).from(refusal)
 }

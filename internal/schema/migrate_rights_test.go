@@ -32,9 +32,8 @@ func TestMigrateWithoutRightOnDatabase(t *testing.T) {
 	admin, conn := dbtest.Connect(t, url), dbtest.Connect(t, url)
 	role := dbtest.NewRole(t, admin)
 	dbtest.Run(t, conn, "set role "+role)
-	database := migrations.QuoteIdentifier(conn.Config().Database)
 	err := schema.Migrate(t.Context(), conn, quiet())
-	grant(t, admin, err, "GRANT CREATE ON DATABASE "+database+" TO "+role+";")
+	grant(t, admin, err, "GRANT CREATE ON DATABASE "+conn.Config().Database+" TO "+role+";")
 	migrate(t, conn, schema.Options{})
 	samePeerCatalog(t, conn, migrations.DefaultSchema)
 }
@@ -89,7 +88,7 @@ func TestMigrateLedgerOfAnother(t *testing.T) {
 	role := dbtest.NewRole(t, admin)
 	dbtest.Run(t, admin, bootstrap+"; grant usage, create on schema graphile_worker to "+role)
 	dbtest.Run(t, conn, "set role "+role)
-	grant(t, admin, schema.Migrate(t.Context(), conn, quiet()), `GRANT SELECT, INSERT ON "graphile_worker"."migrations" TO `+role+";")
+	grant(t, admin, schema.Migrate(t.Context(), conn, quiet()), `GRANT SELECT, INSERT ON graphile_worker.migrations TO `+role+";")
 	migrate(t, conn, schema.Options{})
 }
 

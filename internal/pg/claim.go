@@ -51,11 +51,8 @@ type claims struct {
 	indexed  bool // the index on queues can be used
 }
 
-// reset forgets what was remembered.
-func (c *claims) reset(tasks map[int32]string, indexed bool) {
-	c.marks, c.search, c.freeOnly = noMarks(), search{}, false
-	c.serve(tasks, indexed)
-}
+// forget forgets what was remembered of earlier claims.
+func (c *claims) forget() { c.marks, c.search, c.freeOnly = noMarks(), search{}, false }
 
 // serve says which tasks to claim, and whether the index on queues can be used.
 func (c *claims) serve(tasks map[int32]string, indexed bool) {

@@ -59,9 +59,9 @@ func (s *Store) resolve(ctx context.Context) error {
 	}
 	indexed, err := s.queries.QueueIndexIsValid(ctx, s.settings.Schema)
 	if err != nil {
-		s.resolved = time.Time{}
 		return fmt.Errorf("look for the index on queues: %w", err)
 	}
+	s.resolved = time.Now()
 	s.claims.serve(taskIDs, indexed)
 	return nil
 }
@@ -97,6 +97,6 @@ func (s *Store) saySlow(ctx context.Context, looked time.Duration) {
 // second, in their order. It reports whether there were any. It must not run beside a Claim.
 func (s *Store) Advance(ctx context.Context) (bool, error) {
 	moved, err := s.queries.AdvanceJobs(ctx, s.claims.taskIDs)
-	s.claims.reset(s.claims.tasks, s.claims.indexed) // the jobs are before the marks now
+	s.claims.forget() // the jobs are before the marks now
 	return moved > 0, err
 }

@@ -10,23 +10,14 @@ import (
 // skewWarning is the difference of clocks from which on it is logged.
 const skewWarning = 5 * time.Second
 
-// clock knows how far the server's clock is ahead of ours.
+// clock knows how far the server's clock was ahead of ours when that was last measured: at each new
+// connection, and each time the listener proves itself.
 type clock struct {
 	logger *slog.Logger
 
 	mu   sync.Mutex
-	skew time.Duration
+	skew time.Duration // off by half of a round trip at most; negative when the server is behind
 	said time.Duration // the difference that was logged last; 0: none, or that it is gone
-}
-
-// ClockSkew returns how far the server's clock was ahead of this process's when it was last
-// measured: at each new connection, and each time the listener proves itself. It is off by half of
-// a round trip at most, negative when the server is behind, and 0 before the first connection.
-func (s *Store) ClockSkew() time.Duration {
-	c := &s.sessions.clock
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.skew
 }
 
 // measure notes the server's time, which was read between two moments. It logs a difference that

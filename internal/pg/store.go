@@ -79,8 +79,7 @@ func ClosePool(pool *pgxpool.Pool) {
 func (s *Store) Register(ctx context.Context, workerID string, tasks []string) (err error) {
 	defer func() { err = s.settings.explainWork(err) }()
 	s.tasks = distinct(tasks)
-	taskIDs, err := s.addTasks(ctx)
-	if err != nil {
+	if err := s.addTasks(ctx); err != nil {
 		return err
 	}
 	if err := s.queries.DeleteOldWorkers(ctx); err != nil {
@@ -91,22 +90,18 @@ func (s *Store) Register(ctx context.Context, workerID string, tasks []string) (
 	if err != nil {
 		return fmt.Errorf("insert worker: %w", err)
 	}
-	indexed, err := s.queries.QueueIndexIsValid(ctx, s.settings.Schema)
-	if err != nil {
-		return fmt.Errorf("look for the index on queues: %w", err)
-	}
-	s.claims.reset(taskIDs, indexed)
-	return nil
+	s.claims.forget()
+	return s.resolve(ctx)
 }
 
 // addTasks makes sure that every task has an id. Names are added one by one: somebody's open
 // transaction may have added some of them, and to wait for it while holding another could be a
 // deadlock.
-func (s *Store) addTasks(ctx context.Context) (map[int32]string, error) {
+func (s *Store) addTasks(ctx context.Context) error {
 	for {
 		ids, err := s.taskIDs(ctx)
 		if err != nil || len(ids) == len(s.tasks) {
-			return ids, err
+			return err
 		}
 		known := slices.Collect(maps.Values(ids))
 		for _, name := range s.tasks {
@@ -114,7 +109,7 @@ func (s *Store) addTasks(ctx context.Context) (map[int32]string, error) {
 				continue
 			}
 			if err := s.queries.AddTasks(ctx, []string{name}); err != nil {
-				return nil, fmt.Errorf("add task name %q, which an open transaction may be adding: %w", name, err)
+				return fmt.Errorf("add task name %q, which an open transaction may be adding: %w", name, err)
 			}
 		}
 	}
@@ -126,7 +121,6 @@ func (s *Store) taskIDs(ctx context.Context) (map[int32]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read task ids: %w", err)
 	}
-	s.resolved = time.Now()
 	ids := make(map[int32]string, len(rows))
 	for _, row := range rows {
 		ids[row.ID] = row.Identifier

@@ -107,6 +107,14 @@ func (c *Clock) Measure(sent, received, server time.Time) time.Duration {
 	return c.clock.skew
 }
 
+// ClockSkew returns how far the server's clock is ahead.
+func (s *Store) ClockSkew() time.Duration {
+	c := &s.sessions.clock
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.skew
+}
+
 // CloseTimeout limits what is sent to a server before a connection to it is dropped.
 const CloseTimeout = closeTimeout
 

@@ -45,18 +45,12 @@ type core struct {
 
 // actions is what has to be done after an event.
 type actions struct {
-	dispatch bool           // wake the dispatcher
-	flush    bool           // wake the flusher
-	start    int            // wake this many idle slots
-	nudge    int            // notify the other workers of this many jobs
-	cancel   []cancellation // of handlers
-	lost     []*wire.Job    // leases that turned out to be lost
-}
-
-// cancellation ends the context of a handler.
-type cancellation struct {
-	cancel context.CancelCauseFunc
-	cause  error
+	dispatch bool                      // wake the dispatcher
+	flush    bool                      // wake the flusher
+	start    int                       // wake this many idle slots
+	nudge    int                       // notify the other workers of this many jobs
+	cancel   []context.CancelCauseFunc // end these handlers' contexts, because their lease is lost
+	lost     []*wire.Job               // leases that turned out to be lost
 }
 
 func newCore(config Config) core {
@@ -110,7 +104,7 @@ func (c *core) next(now time.Time) (next step, do actions) {
 // room returns how many jobs to claim now: 0 while enough are waiting to start, or too many to be
 // recorded.
 func (c *core) room() int {
-	if c.leases.count(leaseEnding) > maxUnrecorded || c.buffer.bytes >= maxBufferedBytes {
+	if len(c.leases.in[leaseEnding]) > maxUnrecorded || c.buffer.bytes >= maxBufferedBytes {
 		return 0
 	}
 	target := c.concurrency - c.handling + c.pace.prefetch()
@@ -243,16 +237,11 @@ func (c *core) fenced(now time.Time) (dead string, do actions) {
 	c.id = wire.NewWorkerID()
 	c.doubts.leaseLost(dead, now)
 	do = c.giveBack(c.buffer.takeOlder(now), now)
-	do.cancel = c.cancelAll(ErrLeaseLost)
+	for _, l := range c.leases.in[leaseRunning] {
+		do.cancel = append(do.cancel, l.cancel)
+	}
 	c.demand.failed(now)
 	return dead, do
-}
-
-func (c *core) cancelAll(cause error) (list []cancellation) {
-	for _, l := range c.leases.in[leaseRunning] {
-		list = append(list, cancellation{l.cancel, cause})
-	}
-	return list
 }
 
 // giveBack returns jobs that were claimed and have not started.
@@ -330,11 +319,12 @@ func (c *core) drained(now time.Time) (running int, do actions) {
 }
 
 // abandon gives back the jobs whose handlers ignore their cancelled contexts.
-func (c *core) abandon(now time.Time) actions {
-	for _, l := range slices.Clone(c.leases.in[leaseRunning]) {
+func (c *core) abandon(now time.Time) (given []*lease, do actions) {
+	given = slices.Clone(c.leases.in[leaseRunning])
+	for _, l := range given {
 		c.end(l, leaseAbandoned, Outcome{Kind: OutcomeReturned}, now)
 	}
-	return actions{flush: true}
+	return given, actions{flush: true}
 }
 
 // renewed takes the fates of leases whose locks were to be renewed: handlers whose lease somebody
@@ -343,7 +333,7 @@ func (c *core) renewed(list []*lease, fates []Fate, now time.Time) (do actions) 
 	for i, l := range list {
 		if fates[i].Kind == FateLost && l.state == leaseRunning {
 			l.lost = true
-			do.cancel = append(do.cancel, cancellation{l.cancel, ErrLeaseLost})
+			do.cancel = append(do.cancel, l.cancel)
 			c.doubts.leaseLost(l.workerID, now)
 		}
 	}

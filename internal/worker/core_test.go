@@ -233,10 +233,10 @@ func (m *model) check() {
 	switch {
 	case places != c.leases.held():
 		m.t.Errorf("%d leases are held, and %d counted", places, c.leases.held())
-	case c.buffer.len() != c.leases.count(leaseClaimed) || c.buffer.queued != queued:
-		m.t.Errorf("%d leases in the buffer (%d of queues), %d claimed (%d)", c.buffer.len(), c.buffer.queued, c.leases.count(leaseClaimed), queued)
-	case outbox != c.leases.count(leaseEnding)+c.leases.count(leaseAbandoned):
-		m.t.Errorf("%d leases in the outbox, %d ending", outbox, c.leases.count(leaseEnding))
+	case c.buffer.len() != len(c.leases.in[leaseClaimed]) || c.buffer.queued != queued:
+		m.t.Errorf("%d leases in the buffer (%d of queues), %d claimed (%d)", c.buffer.len(), c.buffer.queued, len(c.leases.in[leaseClaimed]), queued)
+	case outbox != len(c.leases.in[leaseEnding])+len(c.leases.in[leaseAbandoned]):
+		m.t.Errorf("%d leases in the outbox, %d ending", outbox, len(c.leases.in[leaseEnding]))
 	case c.handling != len(m.running):
 		m.t.Errorf("%d handlers run, %d are counted", len(m.running), c.handling)
 	case c.large != large:

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -50,14 +51,6 @@ type KnownCrontab struct {
 	LastExecution time.Time // zero: never
 }
 
-// since is the first tick that may have been missed.
-func (k KnownCrontab) since() time.Time {
-	if k.LastExecution.IsZero() {
-		return k.KnownSince
-	}
-	return k.LastExecution
-}
-
 // Clock is the time that a crontab goes by.
 type Clock interface {
 	Now() time.Time
@@ -93,7 +86,7 @@ func (w *Worker) schedule(ctx context.Context) {
 	for _, entry := range w.config.Crontab {
 		since := s.start
 		if k, ok := known[entry.Identifier]; ok {
-			since = k.since()
+			since = cmp.Or(k.LastExecution, k.KnownSince)
 			s.warnOfClock(entry.Identifier, k)
 		}
 		if first, ok := entry.First(since, s.start); ok {
@@ -225,13 +218,11 @@ func (s *schedule) failed(ctx context.Context, err error, wait time.Duration) {
 func cronJob(entry CronEntry, tick time.Time, backfilled bool) wire.Spec {
 	spec := wire.Spec{
 		Task: entry.Task, Payload: CronPayload(entry.Payload, tick, backfilled), Queue: entry.Queue, Key: entry.Key,
-		KeyMode: wire.KeyMode(entry.KeyMode), MaxAttempts: entry.MaxAttempts, RunAt: tick, Flags: entry.Flags,
+		KeyMode: wire.KeyMode(entry.KeyMode), MaxAttempts: cmp.Or(entry.MaxAttempts, defaultMaxAttempts), RunAt: tick,
+		Flags: entry.Flags,
 	}
 	if entry.Priority != nil {
 		spec.Priority = *entry.Priority
-	}
-	if spec.MaxAttempts == 0 {
-		spec.MaxAttempts = defaultMaxAttempts
 	}
 	return spec
 }

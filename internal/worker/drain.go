@@ -63,9 +63,9 @@ func (w *Worker) await(d time.Duration, left func(*core) int) bool {
 // abandon gives back the jobs whose handlers ignore their cancelled contexts.
 func (w *Worker) abandon() {
 	var left []*lease
-	w.on(func(c *core, now time.Time) actions {
-		left = c.leases.all(leaseRunning)
-		return c.abandon(now)
+	w.on(func(c *core, now time.Time) (do actions) {
+		left, do = c.abandon(now)
+		return do
 	})
 	names := make([]string, len(left))
 	for i, l := range left {

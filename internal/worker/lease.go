@@ -75,9 +75,6 @@ func (t *leases) move(l *lease, to leaseState, now time.Time) {
 	}
 }
 
-// count returns how many leases are in a state.
-func (t *leases) count(state leaseState) int { return len(t.in[state]) }
-
 // held returns how many leases there are.
 func (t *leases) held() int {
 	n := 0

@@ -106,14 +106,11 @@ func (w *Worker) proveAll(ctx context.Context, self string, proofs <-chan struct
 			w.troubles.listener.Success(w.config.Logger)
 		}
 		proven = true
-		timer := time.NewTimer(proofInterval)
 		select {
 		case <-ctx.Done():
-			timer.Stop()
 			return proven, ctx.Err()
 		case <-w.prove:
-			timer.Stop()
-		case <-timer.C:
+		case <-time.After(proofInterval):
 		}
 	}
 }
@@ -179,12 +176,10 @@ func (w *Worker) checkSchema(ctx context.Context, stopped chan<- error) {
 
 // sleep waits for d. It reports false when ctx ended first.
 func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
 	select {
 	case <-ctx.Done():
 		return false
-	case <-timer.C:
+	case <-time.After(d):
 		return true
 	}
 }

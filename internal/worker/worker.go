@@ -230,8 +230,8 @@ func (w *Worker) carryOut(do actions) {
 	if do.flush {
 		signal(w.flush)
 	}
-	for _, c := range do.cancel {
-		c.cancel(c.cause)
+	for _, cancel := range do.cancel {
+		cancel(ErrLeaseLost)
 	}
 	if do.nudge > 0 {
 		w.config.Nudge(do.nudge)

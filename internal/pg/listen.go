@@ -1,6 +1,7 @@
 package pg
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -69,15 +70,10 @@ func (s *sessions) connectListener(ctx context.Context) (*pgx.Conn, error) {
 
 var errLifeOver = errors.New("the connection's life time is over")
 
-// receive hands on notifications until the connection's life is over, and returns nil then. 0: it
-// has no end.
+// receive hands on notifications until the connection's life is over, and returns nil then.
 func receive(ctx context.Context, conn *pgx.Conn, life time.Duration, on func(worker.Notification)) error {
-	waiting := ctx
-	if life > 0 {
-		var cancel context.CancelFunc
-		waiting, cancel = context.WithTimeoutCause(ctx, life, errLifeOver)
-		defer cancel()
-	}
+	waiting, cancel := context.WithTimeoutCause(ctx, life, errLifeOver)
+	defer cancel()
 	for {
 		notification, err := conn.WaitForNotification(waiting)
 		if err != nil {
@@ -92,13 +88,11 @@ func receive(ctx context.Context, conn *pgx.Conn, life time.Duration, on func(wo
 	}
 }
 
-// lifetime is how long a connection may live, as the application's pool has it; 0: for ever.
+// lifetime is how long a connection may live, as the application's pool has it; 10 years if it has no
+// limit.
 func (s Settings) lifetime() time.Duration {
-	life := s.config.MaxConnLifetime
-	if life > 0 && s.config.MaxConnLifetimeJitter > 0 {
-		life += rand.N(s.config.MaxConnLifetimeJitter)
-	}
-	return life
+	const unlimited = 10 * 365 * 24 * time.Hour
+	return cmp.Or(max(0, s.config.MaxConnLifetime), unlimited) + rand.N(max(1, s.config.MaxConnLifetimeJitter))
 }
 
 // understand reads a notification as the contract's section 3 has it. ok is false for those that

@@ -32,7 +32,7 @@ type Nudges struct {
 	mu   sync.Mutex
 	conn *pgx.Conn
 	mode pgx.QueryExecMode
-	ends time.Time // of the connection's life; zero: it has no end
+	ends time.Time // of the connection's life
 }
 
 // NewNudges returns a sender that connects with the settings of a client.
@@ -54,7 +54,7 @@ func (n *Nudges) Send(ctx context.Context, jobs int) error {
 }
 
 func (n *Nudges) send(ctx context.Context, jobs int) error {
-	if n.conn != nil && !n.ends.IsZero() && time.Now().After(n.ends) {
+	if n.conn != nil && time.Now().After(n.ends) {
 		closeConn(ctx, n.conn)
 	}
 	if n.conn == nil || n.conn.IsClosed() {
@@ -92,11 +92,8 @@ func (n *Nudges) connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	n.conn, n.ends = conn, time.Time{}
+	n.conn, n.ends = conn, time.Now().Add(n.settings.lifetime())
 	n.mode = nudgeMode(conn, pid == strconv.FormatUint(uint64(conn.PgConn().PID()), 10))
-	if life := n.settings.lifetime(); life > 0 {
-		n.ends = time.Now().Add(life)
-	}
 	return nil
 }
 

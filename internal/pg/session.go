@@ -2,7 +2,6 @@ package pg
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"sync/atomic"
 	"time"
@@ -63,7 +62,11 @@ func (s Settings) own(after func(context.Context, *pgx.Conn) error) *pgxpool.Con
 		}
 		guardHooks(ctx, c)
 		c.Tracer = s.Tracer
-		makeOwn(c)
+		if c.ConnectTimeout <= 0 || c.ConnectTimeout > sessionTimeout {
+			c.ConnectTimeout = sessionTimeout
+		}
+		replaceUseless(c)
+		closeQuickly(c)
 		return nil
 	}
 	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
@@ -83,15 +86,6 @@ func (s Settings) own(after func(context.Context, *pgx.Conn) error) *pgxpool.Con
 	config.ShouldPing, config.PingTimeout = nil, pingTimeout
 	config.MinConns, config.MinIdleConns, config.MaxConns = 0, 0, workerConnections
 	return config
-}
-
-// makeOwn changes the settings of one connection to those of a session of our own.
-func makeOwn(c *pgx.ConnConfig) {
-	if c.ConnectTimeout <= 0 || c.ConnectTimeout > sessionTimeout {
-		c.ConnectTimeout = sessionTimeout
-	}
-	replaceUseless(c)
-	closeQuickly(c)
 }
 
 // connectOwn makes a single connection as a pool of this configuration would.
@@ -121,15 +115,6 @@ type sessions struct {
 
 func newSessions(settings Settings) *sessions {
 	return &sessions{settings: settings, clock: clock{logger: settings.Logger}}
-}
-
-// openPool makes a worker's own pool.
-func (s *sessions) openPool(ctx context.Context) (*pgxpool.Pool, error) {
-	pool, err := pgxpool.NewWithConfig(ctx, s.settings.own(s.prepare))
-	if err != nil {
-		return nil, fmt.Errorf("open worker connections: %w", err)
-	}
-	return pool, nil
 }
 
 // connect makes a connection of its own, for the listener.

@@ -45,9 +45,9 @@ const resolveEvery = 5 * time.Second
 // Open returns a store with a pool of its own. It connects when it is first used.
 func Open(ctx context.Context, settings Settings) (*Store, error) {
 	sessions := newSessions(settings)
-	pool, err := sessions.openPool(ctx)
+	pool, err := pgxpool.NewWithConfig(ctx, settings.own(sessions.prepare))
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("open worker connections: %w", err)
 	}
 	texts := newTexts(settings.Schema)
 	db := renderer{pool, texts}

@@ -184,12 +184,10 @@ func (s *sweep) owners(ctx context.Context) ([]worker.HeldLocks, error) {
 
 // rest waits. It reports false when ctx ended first.
 func rest(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
 	select {
 	case <-ctx.Done():
 		return false
-	case <-timer.C:
+	case <-time.After(d):
 		return true
 	}
 }

@@ -18,15 +18,18 @@ import (
 // ExplainConnect says why there is no connection, where to, and what to check. The caller's ctx
 // tells its end from ours; busy is the size of a pool whose connections are all in use, else 0.
 func ExplainConnect(ctx context.Context, config *pgx.ConnConfig, busy int32, err error) error {
-	where := fmt.Sprintf("%s, database %q, user %q", addresses(config), config.Database, config.User)
+	where := fmt.Sprintf("%s, database %q, user %q", strings.Join(hosts(config), ", "), config.Database, config.User)
 	if ctx.Err() != nil {
 		return fmt.Errorf("connect to PostgreSQL at %s: %w", where, context.Cause(ctx))
 	}
-	hint := connectHint(config, err)
+	hint, cause := diagnose(config, err)
 	if errors.Is(err, context.DeadlineExceeded) && busy > 0 {
 		hint = fmt.Sprintf("all %d connections of the pool were in use for %v", busy, ConnectTimeout)
 	}
-	return fmt.Errorf("connect to PostgreSQL at %s: %w (%s)", where, rootCause(config, err), hint)
+	if len(hosts(config)) > 1 { // the errors around the cause tell them apart
+		cause = err
+	}
+	return fmt.Errorf("connect to PostgreSQL at %s: %w (%s)", where, cause, hint)
 }
 
 // explainReconnect adds to a running program's failure to connect what to check.
@@ -34,7 +37,7 @@ func explainReconnect(config *pgx.ConnConfig, err error) error {
 	if _, connecting := errors.AsType[*pgconn.ConnectError](err); !connecting {
 		return err
 	}
-	hint := connectHint(config, err)
+	hint, _ := diagnose(config, err)
 	if isTLS(err) || strings.HasPrefix(sqlstate.Of(err), "28") {
 		hint += "; a pool that the application made has read its password file and certificates once, " +
 			"at the start: restart the process if they have changed"
@@ -54,27 +57,44 @@ func ExplainPooler(err error) error {
 const poolerHint = "a pooler in transaction mode loses prepared statements: add default_query_exec_mode=exec " +
 	"to the connection string, or connect directly or through a pooler in session mode"
 
-func connectHint(config *pgx.ConnConfig, err error) string {
+// diagnose returns what to check, and the innermost error, without the address that those around it
+// repeat.
+func diagnose(config *pgx.ConnConfig, err error) (hint string, cause error) {
 	var pgErr *pgconn.PgError
 	var dns *net.DNSError
+	var op *net.OpError
 	var hook *hookError
+	running := fmt.Sprintf("check that PostgreSQL runs there: pg_isready -h %s -p %d", config.Host, config.Port)
 	switch {
 	case errors.As(err, &hook):
-		return "mend that function of the pool's configuration"
+		return "mend that function of the pool's configuration", hook
 	case errors.As(err, &pgErr):
-		return refusalHint(config, pgErr.Code)
+		return refusalHint(config, pgErr.Code), pgErr
 	case errors.As(err, &dns):
-		return "check the host name"
+		return "check the host name", dns
 	case isTLS(err):
-		return "set sslmode and sslrootcert in the connection string to what the server has, or set up TLS there"
+		return "set sslmode and sslrootcert in the connection string to what the server has, or set up TLS there", innermost(err)
 	case errors.Is(err, errReadOnly), errors.Is(err, pgconn.ErrReadOnlyConnection):
-		return "connect to the primary, or wait until the database takes writes again"
+		return "connect to the primary, or wait until the database takes writes again", errReadOnly
 	case errors.Is(err, context.DeadlineExceeded):
 		return "nothing answered: check host, port and firewall; connect_timeout in the connection string limits " +
-			"the seconds for each host"
+			"the seconds for each host", context.DeadlineExceeded
+	case errors.As(err, &op):
+		return running, op.Err
 	default:
-		return fmt.Sprintf("check that PostgreSQL runs there: pg_isready -h %s -p %d", config.Host, config.Port)
+		return running, err
 	}
+}
+
+// innermost returns the first of the errors that err has in it.
+func innermost(err error) error {
+	for inner := err; inner != nil; inner = errors.Unwrap(inner) {
+		err = inner
+		if tries, ok := err.(interface{ Unwrap() []error }); ok {
+			return innermost(tries.Unwrap()[0])
+		}
+	}
+	return err
 }
 
 // refusalHint says what to do when the server answers and refuses.
@@ -103,9 +123,7 @@ func isTLS(err error) bool {
 	return strings.Contains(err.Error(), "server refused TLS") || strings.Contains(err.Error(), "x509: ")
 }
 
-// addresses names every host that is tried, each once.
-func addresses(config *pgx.ConnConfig) string { return strings.Join(hosts(config), ", ") }
-
+// hosts names every host that is tried, each once.
 func hosts(config *pgx.ConnConfig) []string {
 	list := []string{address(config.Host, config.Port)}
 	for _, fallback := range config.Fallbacks {
@@ -119,37 +137,4 @@ func address(host string, port uint16) string {
 		return host
 	}
 	return net.JoinHostPort(host, strconv.Itoa(int(port)))
-}
-
-// rootCause returns the innermost error: those around it repeat the address. With several
-// addresses, they tell them apart.
-func rootCause(config *pgx.ConnConfig, err error) error {
-	var pgErr *pgconn.PgError
-	var dns *net.DNSError
-	var op *net.OpError
-	switch {
-	case strings.Contains(addresses(config), ", "):
-		return err
-	case errors.As(err, &pgErr):
-		return pgErr
-	case errors.As(err, &dns):
-		return dns
-	case errors.As(err, &op):
-		return op.Err
-	case errors.Is(err, context.DeadlineExceeded):
-		return context.DeadlineExceeded
-	case errors.Is(err, errReadOnly):
-		return errReadOnly
-	case isTLS(err):
-		if tries, ok := errors.AsType[interface {
-			error
-			Unwrap() []error
-		}](err); ok {
-			err = tries.Unwrap()[0]
-		}
-		for inner := err; inner != nil; inner = errors.Unwrap(inner) {
-			err = inner
-		}
-	}
-	return err
 }

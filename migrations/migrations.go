@@ -8,10 +8,11 @@ package migrations
 
 import (
 	"crypto/sha256"
-	_ "embed" // The files below.
+	"embed"
 	"encoding/hex"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -39,49 +40,27 @@ type Migration struct {
 	SQL string
 }
 
-var (
-	//go:embed wire/0000.sql
-	wire0000 string
-	//go:embed wire/0018.sql
-	wire0018 string
-	//go:embed wire/0019.sql
-	wire0019 string
-	//go:embed wire/0020.sql
-	wire0020 string
-	//go:embed own/0001_workers.sql
-	own0001 string
-	//go:embed own/0002_queue_index.sql
-	own0002 string
-	//go:embed own/0003_enqueue.sql
-	own0003 string
-	//go:embed own/0004_comments.sql
-	own0004 string
-	//go:embed own/0005_enqueue.sql
-	own0005 string
-	//go:embed own/0006_sweeps.sql
-	own0006 string
-)
+//go:embed wire/*.sql own/*.sql
+var files embed.FS
 
 // Wire returns the files for Graphile Worker's tables and functions, in order.
-func Wire() []Migration {
-	return []Migration{
-		{ID: 0, Path: "wire/0000.sql", SQL: wire0000},
-		{ID: 18, Path: "wire/0018.sql", SQL: wire0018},
-		{ID: 19, Path: "wire/0019.sql", SQL: wire0019},
-		{ID: 20, Path: "wire/0020.sql", SQL: wire0020},
-	}
-}
+func Wire() []Migration { return read("wire") }
 
 // Own returns the files for our own tables, indexes and functions, in order. They come after [Wire].
-func Own() []Migration {
-	return []Migration{
-		{ID: 1, Path: "own/0001_workers.sql", SQL: own0001},
-		{ID: 2, Path: "own/0002_queue_index.sql", SQL: own0002},
-		{ID: 3, Path: "own/0003_enqueue.sql", SQL: own0003},
-		{ID: 4, Path: "own/0004_comments.sql", SQL: own0004},
-		{ID: 5, Path: "own/0005_enqueue.sql", SQL: own0005},
-		{ID: 6, Path: "own/0006_sweeps.sql", SQL: own0006},
+func Own() []Migration { return read("own") }
+
+// read returns the files of a folder. The first four digits of a name are the ID.
+func read(folder string) []Migration {
+	entries, _ := files.ReadDir(folder) // what is embedded is there
+	list := make([]Migration, len(entries))
+	for i, entry := range entries {
+		m := &list[i]
+		m.Path = folder + "/" + entry.Name()
+		m.ID, _ = strconv.Atoi(entry.Name()[:4])
+		text, _ := files.ReadFile(m.Path)
+		m.SQL = string(text)
 	}
+	return list
 }
 
 // All returns every file in the order in which they run.

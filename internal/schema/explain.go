@@ -2,6 +2,7 @@ package schema
 
 import (
 	"context"
+	_ "embed" // statements
 	"errors"
 	"fmt"
 	"strings"
@@ -49,30 +50,9 @@ func (m *migrator) explainStandstill(ctx context.Context, watch ledgerWatch, err
 }
 
 // holdersSQL lists the sessions that hold our lock, or any lock on the schema's relations.
-const holdersSQL = `
-  select coalesce(string_agg(line, '; ' order by line), '')
-  from (
-    select format(
-      'pid %s (user %s, application "%s", %s) holds %s',
-      a.pid, coalesce(a.usename, '?'), coalesce(a.application_name, ''), coalesce(a.state, 'state not visible'),
-      string_agg(distinct coalesce(l.mode || ' on ' || c.relname, 'the lock of another backfill'), ', ')
-    ) as line
-    from pg_catalog.pg_locks as l
-    join pg_catalog.pg_stat_activity as a on a.pid = l.pid
-    join pg_catalog.pg_database as d on d.oid = l.database and d.datname = current_database()
-    left join pg_catalog.pg_class as c
-      on c.oid = l.relation
-      and c.relkind in ('r', 'v')
-      and c.relnamespace = (select n.oid from pg_catalog.pg_namespace as n where n.nspname = $1)
-    where l.granted
-      and l.pid <> pg_backend_pid()
-      and (
-        c.oid is not null
-        or l.locktype = 'advisory' and l.objsubid = 1
-          and (l.classid::bigint << 32) | l.objid::bigint = $2
-      )
-    group by a.pid, a.usename, a.application_name, a.state
-  ) as holders`
+//
+//go:embed query/holders.sql
+var holdersSQL string
 
 const nobody = "nobody holds a lock on it"
 
@@ -95,35 +75,9 @@ func (m *migrator) holders(ctx context.Context) string {
 // rightsSQL returns the current role, whether our tables exist, whether it has to write, the owner
 // of the tables if the role is not a member of it, and the statements that give the role what it
 // lacks. $2 says that it migrates, $3 that it would install what is missing.
-const rightsSQL = `
-  select current_user::text, i.installed, w.writes,
-    coalesce((
-      select pg_catalog.pg_get_userbyid(c.relowner)::text from pg_catalog.pg_class as c
-      where c.relnamespace = n.oid and c.relname = '_private_jobs' and not pg_has_role(c.relowner, 'usage')
-    ), ''),
-    array(
-      select format('GRANT CREATE ON DATABASE %I TO %I;', current_database(), current_user)
-      where n.oid is null and not has_database_privilege(current_database(), 'create')
-      union all
-      select format('GRANT %s ON SCHEMA %I TO %I;', string_agg(p.name, ', ' order by p.name desc), n.nspname, current_user)
-      from (values ('USAGE', true), ('CREATE', w.writes)) as p (name, needed)
-      where p.needed and not has_schema_privilege(n.oid, p.name)
-      having count(*) > 0
-      union all
-      select format('GRANT %s ON %I.%I TO %I;', l.needed, n.nspname, c.relname, current_user)
-      from pg_catalog.pg_class as c, (select case when w.writes then 'SELECT, INSERT' else 'SELECT' end as needed) as l
-      where c.relnamespace = n.oid and c.relname in ('migrations', 'backfill_migrations')
-        and not (has_table_privilege(c.oid, 'select') and (not w.writes or has_table_privilege(c.oid, 'insert')))
-      order by 1
-    )
-  from (values (1)) as one
-  left join pg_catalog.pg_namespace as n on n.nspname = $1
-  cross join lateral (
-    select exists (
-      select from pg_catalog.pg_class as c where c.relnamespace = n.oid and c.relname = 'backfill_migrations'
-    ) as installed
-  ) as i
-  cross join lateral (select $2 or not i.installed and $3 as writes) as w`
+//
+//go:embed query/rights.sql
+var rightsSQL string
 
 // explainRights turns a refusal into the statement that an administrator has to run. A role that
 // only works needs fewer rights than one that installs.

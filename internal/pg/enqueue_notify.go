@@ -75,7 +75,7 @@ func (a *attempt) insertAndNotify(
 	returned = true
 	err = because(ctx, err)
 	ctx.Unwatch() // another try may begin before the rest has been sent
-	go func() { // nobody waits for the rest
+	go func() {   // nobody waits for the rest
 		rest := a.limits.NewContext(context.Background())
 		_ = rest.Watch(&interruption{conn: conn.Conn()}) // it has not ended
 		defer func() {

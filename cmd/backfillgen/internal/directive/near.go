@@ -1,6 +1,8 @@
 package directive
 
 import (
+	"regexp"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -9,10 +11,18 @@ import (
 )
 
 const (
-	separators = ":.;=/|-_,\uff1a" // U+FF1A is the colon of East Asian keyboards
+	// brackets and quotes behind a word are of code, such as backfill(task), and separate nothing.
+	brackets = "([{\"'`"
 
 	// The lengths that a misspelt backfill or backfillgen can have.
 	minWord, maxWord = len("backfill") - 2, len("backfillgen") + 2
+)
+
+var (
+	// another is a directive of another tool with one of ours behind it, which is part of the first.
+	another = regexp.MustCompile(`^//[a-z0-9]+:[a-z0-9](?:[^/]|/[^/])* //backfill:([a-z]+)`)
+	// suffix is what else the tool might be called, as in backfill-gen or backfill.io.
+	suffix = regexp.MustCompile(`^[-_./](gen|go|io)\b`)
 )
 
 // Near reports whether a comment that is no directive was probably meant to be one, and what to
@@ -20,9 +30,12 @@ const (
 // there are. A comment that is prose, commented code, or an example in a doc comment, which has a
 // space and slashes of its own, is not near.
 func Near(comment string, verbs []string) (want string, ok bool) {
+	behind := another.FindStringSubmatch(comment)
 	switch {
 	case Is(comment):
 		return "", false
+	case behind != nil && slices.Contains(verbs, behind[1]):
+		return Prefix + behind[1], true
 	case !strings.HasPrefix(comment, "/*"):
 		return nearLine(strings.TrimPrefix(comment, "//"), verbs)
 	}
@@ -38,39 +51,63 @@ func Near(comment string, verbs []string) (want string, ok bool) {
 }
 
 func nearLine(line string, verbs []string) (want string, ok bool) {
-	text := strings.TrimLeft(line, "/*!")
+	text := strings.TrimLeft(strings.Map(visible, line), "/*!")
 	trimmed := strings.TrimLeftFunc(text, unicode.IsSpace)
 	spaced := trimmed != text
-	trimmed = strings.TrimLeft(strings.TrimPrefix(trimmed, "go:"), "+@#")
-	rest, ok := cutTool(trimmed)
+	trimmed = strings.TrimLeftFunc(strings.TrimPrefix(trimmed, "go:"), marks)
+	rest, ok := cutTool(trimmed, verbs)
 	if !ok {
 		return "", false
 	}
-	verbAt := strings.TrimLeftFunc(rest, func(r rune) bool { return unicode.IsSpace(r) || strings.ContainsRune(separators, r) })
+	if !spaced && strings.HasPrefix(rest, " ") && likeOptions(rest) && strings.Contains(rest, "=") {
+		return Prefix + verbs[0], true // the verb is missing
+	}
+	rest = suffix.ReplaceAllString(rest, "")
+	verbAt := strings.TrimLeftFunc(rest, separates)
 	separator := rest[:len(rest)-len(verbAt)]
 	verb, options := cutLetters(verbAt)
 	known := nearest(strings.ToLower(verb), verbs)
-	if known == "" || separator == "" {
+	if known == "" {
 		return "", false
 	}
 	next, _ := utf8.DecodeRuneInString(options)
 	ends := options == "" || unicode.IsSpace(next)
-	switch strict := spaced || strings.ContainsFunc(separator, unicode.IsSpace); {
-	case strict && !likeOptions(options):
-		return "", false // prose
+	switch strict := spaced || strings.TrimSpace(separator) != separator || separator == ""; {
+	case strict && (!likeOptions(options) || strings.Contains(separator, "=")), spaced && strings.TrimSpace(separator+options) == "":
+		return "", false // prose, or commented code
 	case strings.TrimSpace(separator) == "." && (!ends || unicode.IsUpper(rune(verb[0])) && strings.TrimSpace(options) == ""):
 		return "", false // commented code, or a link to package backfill
 	}
 	return Prefix + known, true
 }
 
-// cutTool cuts backfill or backfillgen off, as they may be misspelt.
-func cutTool(text string) (rest string, ok bool) {
+// visible drops characters that nobody sees, such as the space of no width.
+func visible(r rune) rune {
+	if unicode.Is(unicode.Cf, r) {
+		return -1
+	}
+	return r
+}
+
+func separates(r rune) bool {
+	return !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune(brackets, r)
+}
+
+// marks reports whether a character in front of a word belongs to it, as in +word, @word or [word].
+func marks(r rune) bool {
+	return separates(r) && r != '/' && !unicode.IsSpace(r) || r == '[' || r == '"'
+}
+
+// cutTool cuts backfill or backfillgen off, as they may be misspelt, or one word with a verb.
+func cutTool(text string, verbs []string) (rest string, ok bool) {
 	word, rest := cutLetters(text)
 	if strings.EqualFold(word, "back") { // back-fill
 		if second, after := cutLetters(strings.TrimLeft(rest, "-_ ")); second != "" && len(rest) > len(after)+len(second) {
 			word, rest = word+second, after
 		}
+	}
+	if after, glued := strings.CutPrefix(strings.ToLower(word), "backfill"); glued && slices.Contains(verbs, after) {
+		return text[len("backfill"):], true
 	}
 	if len(word) < minWord || len(word) > maxWord || !strings.ContainsAny(word, "fFkK") { // as nearly all comments
 		return "", false

@@ -6,6 +6,7 @@ import (
 	"go/token"
 	"slices"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"golang.org/x/tools/go/packages"
@@ -71,7 +72,7 @@ func maybeNear(content []byte) bool {
 // prosaic reports whether the first word of a comment is nothing like backfill, as that of nearly
 // all comments.
 func prosaic(comment []byte) bool {
-	word := bytes.TrimLeft(comment, "/*! \t+@#")
+	word := bytes.TrimLeftFunc(comment, func(r rune) bool { return r < utf8.RuneSelf && !unicode.IsLetter(r) })
 	length, letters := 0, 0
 	for length < len(word) && (word[length]|0x20 >= 'a' && word[length]|0x20 <= 'z' || word[length] >= utf8.RuneSelf) {
 		if c := word[length] | 0x20; c == 'k' || c == 'f' {
@@ -79,7 +80,7 @@ func prosaic(comment []byte) bool {
 		}
 		length++
 	}
-	return letters == 0 && !bytes.HasPrefix(word, []byte("go:"))
+	return letters == 0 && !bytes.HasPrefix(word, []byte("go:")) && !bytes.Contains(comment, []byte(" "+directive.Prefix))
 }
 
 // comments are the comments of a file, whatever else is wrong with it.

@@ -61,7 +61,8 @@ func exampleField(t *task) string {
 }
 
 var (
-	printfVerb = regexp.MustCompile(`%[+#]?[dsvqxT]\b`)
+	// verb is how printf and SQL mark the place of a value.
+	verb = regexp.MustCompile(`%[-+# 0]*(\[\d+\])?[\d.*]*[dsvqxXtTgf]\b|\$\d`)
 	// sigil is how other languages mark a variable in a text.
 	sigil = regexp.MustCompile(`[$<\[(@]\s*([A-Za-z_]\w*)`)
 )
@@ -72,7 +73,7 @@ func (p *pkg) reportUnbraced(t *task, option directive.Option, word string, prob
 		return false
 	}
 	field, at := "", -1
-	if found := printfVerb.FindStringIndex(option.Value); found != nil {
+	if found := verb.FindStringIndex(option.Value); found != nil {
 		field, at = exampleField(t), found[0]
 	}
 	for _, name := range identifiers(option.Value) {
@@ -82,7 +83,7 @@ func (p *pkg) reportUnbraced(t *task, option directive.Option, word string, prob
 	}
 	for _, match := range sigil.FindAllStringSubmatchIndex(option.Value, -1) {
 		written := option.Value[match[2]:match[3]]
-		if near := diag.Nearest(written, t.fieldNames()); near != "" {
+		if near := t.meantField(written); near != "" {
 			field, at = near, match[0]
 		}
 	}

@@ -55,6 +55,8 @@ func (p *pkg) readCron(t *task, problems *diag.List) {
 			fail(1, "%s cannot hold the key _cron, an object that the payload of each cron job has: schedule a task with other args", t.args.object.Name())
 		case entry.KeyMode != "" && entry.Key == "" && t.key == nil:
 			fail(strings.Index(line.text, "jobKeyMode"), "jobKeyMode without a key has no meaning: add ?jobKey=, or key= to the task")
+		case entry.Key != "" && checkConstant(entry.Key, maxKeyLength) != nil:
+			fail(strings.Index(line.text, "jobKey"), "jobKey: %v", checkConstant(entry.Key, maxKeyLength))
 		case entry.Payload == nil && entry.Key == "" && t.key.emptyByDefault():
 			fail(1, "the key of task %s would be empty: add a payload with the fields of its template, or ?jobKey=", t.describe())
 		case entry.Payload == nil:
@@ -188,8 +190,11 @@ func (p *pkg) unfitFields(object map[string]any, structure *types.Struct, path s
 	}
 	for _, name := range slices.Sorted(maps.Keys(object)) {
 		i := slices.Index(names, name)
+		if i < 0 && name == "_cron" { // the runtime's, which encoding/json stores under names in another case, too
+			i = slices.IndexFunc(names, func(field string) bool { return strings.EqualFold(field, name) })
+		}
 		switch {
-		case i < 0 && name == "_cron": // the runtime's
+		case i < 0 && name == "_cron":
 			continue
 		case i < 0:
 			return fmt.Sprintf("%s has no field that is stored as %q%s", path, name, diag.DidYouMean(name, names))

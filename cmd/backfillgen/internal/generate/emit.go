@@ -332,9 +332,9 @@ func (e *emitter) doc(t *task, text string) {
 	e.Comment(text)
 	for paragraph := range strings.SplitSeq(t.decl.Doc.Text(), "\n\n") {
 		if strings.HasPrefix(paragraph, deprecatedMark) {
-			e.Comment("")
+			e.Comment("//")
 			for line := range strings.Lines(strings.TrimSpace(paragraph)) {
-				e.Comment(strings.TrimSpace(line))
+				e.Comment("// " + strings.TrimSpace(line)) // jennifer takes one that begins with // or /* for a whole comment
 			}
 		}
 	}

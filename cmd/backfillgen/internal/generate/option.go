@@ -1,6 +1,7 @@
 package generate
 
 import (
+	"cmp"
 	"fmt"
 	"go/ast"
 	"go/types"
@@ -10,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/backfillhq/go/cmd/backfillgen/internal/diag"
@@ -27,7 +29,7 @@ const (
 var options = map[string]func(p *pkg, t *task, o directive.Option, problems *diag.List) error{
 	"name": func(_ *pkg, t *task, o directive.Option, _ *diag.List) error {
 		t.name = o.Value
-		return checkText(o.Value, maxNameLength)
+		return checkConstant(o.Value, maxNameLength)
 	},
 	"queue": func(p *pkg, t *task, o directive.Option, problems *diag.List) (err error) {
 		t.queue, err = p.readText(t, o, maxNameLength, problems)
@@ -102,7 +104,7 @@ func (p *pkg) readOptions(t *task, problems *diag.List) {
 		problems.Errorf(mode.Pos, "key_mode without a key has no meaning: add key=")
 	}
 	if _, named := t.line.Option("name"); !named {
-		if err := checkText(t.name, maxNameLength); err != nil {
+		if err := checkConstant(t.name, maxNameLength); err != nil {
 			problems.Errorf(t.pos, "task name %q, from the function's: %v: give it another with name=", t.name, err)
 		}
 	}
@@ -115,24 +117,49 @@ func (p *pkg) readText(t *task, option directive.Option, limit int, problems *di
 	if parsed == nil {
 		return nil, nil
 	}
-	if text, constant := parsed.constant(); constant || text != "" {
-		if err := checkText(text, limit); err != nil {
-			return nil, err
-		}
+	err := checkWritten(option.Value)
+	if text, constant := parsed.constant(); err == nil && (constant || text != "") {
+		err = checkLength(text, limit)
+	}
+	if err != nil {
+		return nil, err
 	}
 	return parsed, nil
 }
 
-func checkText(text string, limit int) error {
+func checkLength(text string, limit int) error {
 	switch n := utf8.RuneCountInString(text); {
 	case n == 0:
 		return fmt.Errorf("is empty: want 1 to %d characters", limit)
 	case n > limit:
 		return fmt.Errorf("has %d characters: at most %d are allowed", n, limit)
-	case strings.ContainsRune(text, 0):
-		return fmt.Errorf("%q contains a NUL character, which PostgreSQL cannot store", text)
+	}
+	return nil
+}
+
+// checkConstant says what is wrong with a text that is stored as it is.
+func checkConstant(text string, limit int) error {
+	if strings.ContainsAny(text, "{}") {
+		return fmt.Errorf("%q: only queue= and key= have fields in braces, so these would be part of the text: leave them out", text)
+	}
+	return cmp.Or(checkLength(text, limit), checkWritten(text))
+}
+
+// checkWritten says what of a text can hardly be meant: it would be stored, and nobody sees it.
+func checkWritten(text string) error {
+	hidden := strings.IndexFunc(text, func(r rune) bool {
+		return unicode.In(r, unicode.Cc, unicode.Cf) && !unicode.Is(unicode.Join_Control, r)
+	})
+	switch trimmed := strings.TrimFunc(text, unicode.IsSpace); {
 	case !utf8.ValidString(text):
 		return fmt.Errorf("%q is not valid UTF-8", text)
+	case hidden >= 0:
+		r, _ := utf8.DecodeRuneInString(text[hidden:])
+		return fmt.Errorf("%q contains the character %U, which nobody sees: leave it out", text, r)
+	case trimmed != text:
+		return fmt.Errorf("%q begins or ends with a space: leave it out", text)
+	case len(text) > 1 && strings.IndexByte("'\"`", text[0]) >= 0 && text[0] == text[len(text)-1]:
+		return fmt.Errorf("%q would have the quotes in it, too: leave them out", text)
 	}
 	return nil
 }
@@ -160,8 +187,14 @@ func readList(text string, limit int) ([]string, error) {
 		if item == "" {
 			return nil, fmt.Errorf("%q has an empty element: write a,b", text)
 		}
-		if err := checkText(item, limit); err != nil {
+		if strings.ContainsAny(item, " \t;|") {
+			return nil, fmt.Errorf("%q: commas alone separate elements: write a,b", text)
+		}
+		if err := checkLength(item, limit); err != nil {
 			return nil, fmt.Errorf("%q %w", item, err)
+		}
+		if err := checkConstant(item, limit); err != nil {
+			return nil, err
 		}
 		if slices.Contains(items[:i], item) {
 			return nil, fmt.Errorf("%q is there twice", item)

@@ -132,6 +132,9 @@ func tagKeys(tag string) (keys []string, wellFormed bool) {
 
 // nearlyJSON reports whether a key of a tag is a misspelt json.
 func nearlyJSON(key string) bool {
+	if name, _, cut := strings.Cut(key, ","); cut {
+		return name == "json" || nearlyJSON(name)
+	}
 	return key != "json" && len(key) <= 5 && !slices.Contains(alikeKeys, key) && diag.DidYouMean(key, []string{"json"}) != ""
 }
 

@@ -69,8 +69,10 @@ func (p *pkg) collect(problems *diag.List) {
 			}
 		}
 		for _, group := range file.Comments {
-			for _, comment := range group.List {
+			for i, comment := range group.List {
 				switch verb, _ := directive.Verb(comment.Text); {
+				case i > 0 && directive.Is(group.List[i-1].Text) && isOption(comment.Text):
+					problems.Errorf(p.position(comment.Pos()), "a directive ends with its line: put these options behind those of the line above")
 				case !directive.Is(comment.Text):
 				case verb == verbPackage:
 					p.collectPackage(comment, group == file.Doc, problems)
@@ -90,6 +92,12 @@ func (p *pkg) collect(problems *diag.List) {
 			p.need(backoff.Value)
 		}
 	}
+}
+
+// isOption reports whether a comment begins with an option, as if it went on with the line above.
+func isOption(comment string) bool {
+	name, _, found := strings.Cut(strings.TrimLeft(comment, "/ \t"), "=")
+	return found && options[name] != nil
 }
 
 // collectLine notes a directive above a function. All of a function's lines come before those of

@@ -1,6 +1,7 @@
 package generate
 
 import (
+	"cmp"
 	"go/token"
 	"go/types"
 	"strings"
@@ -99,7 +100,7 @@ func (p *pkg) bracedField(t *task, text string) string {
 	}
 	trimmed := strings.TrimPrefix(strings.Trim(inner, " \t-$."), "args.")
 	first, _, _ := strings.Cut(trimmed, ".")
-	switch near := diag.Nearest(first, t.fieldNames()); {
+	switch near := t.meantField(first); {
 	case !token.IsIdentifier(first):
 	case near != "" && !p.isField(t, first):
 		return near + strings.TrimPrefix(trimmed, first)
@@ -124,16 +125,28 @@ func (p *pkg) isField(t *task, name string) bool {
 	return ok
 }
 
-// fieldNames are the names of the fields that the args declare.
-func (t *task) fieldNames() []string {
+// meantField returns the field of the args that a name was probably meant for, or "".
+func (t *task) meantField(written string) string {
 	if t.args.object == nil {
-		return nil
+		return ""
 	}
-	structure, ok := t.args.object.Type().Underlying().(*types.Struct)
+	return meantField(t.args.object.Type(), written)
+}
+
+// meantField returns the field of a struct that a name was probably meant for: the one that is
+// stored under it, or whose own name is like it.
+func meantField(typ types.Type, written string) string {
+	structure, ok := typ.Underlying().(*types.Struct)
 	if !ok {
-		return nil
+		return ""
 	}
-	return fieldNames(structure)
+	stored, _ := flatten(typ, structure)
+	for _, field := range stored {
+		if strings.EqualFold(field.name, written) {
+			return field.Name()
+		}
+	}
+	return diag.Nearest(written, fieldNames(structure))
 }
 
 // identifiers are the words of a text that could be names in Go.
@@ -177,7 +190,16 @@ func (p *pkg) templateField(t *task, option directive.Option, i int, name string
 		case object == nil && steps != nil:
 			return fail("several fields of what %s embeds are called %s: write whose, as in {%s.%s}", owner, part, structure.Field(steps[0]).Name(), part)
 		case !ok:
-			return fail("%s has no field %s%s", owner, part, diag.DidYouMean(part, fieldNames(structure)))
+			meant := meantField(typ, part)
+			for _, word := range identifiers(name) { // {.ID}, {args.ID}, {ID|upper}
+				if meant == "" && p.isField(t, word) {
+					meant = word
+				}
+			}
+			if meant != "" {
+				meant = "; did you mean " + meant + "?"
+			}
+			return fail("%s has no field %s%s", owner, cmp.Or(part, name), meant)
 		case pointer:
 			return fail("%s.%s is a field of an embedded pointer, which may be nil: choose another", owner, part)
 		case !isStored(structure, steps):
@@ -195,7 +217,7 @@ func (p *pkg) templateField(t *task, option directive.Option, i int, name string
 	basic, ok := typ.Underlying().(*types.Basic)
 	switch {
 	case !ok || basic.Info()&(types.IsString|types.IsInteger|types.IsBoolean) == 0 || basic.Kind() == types.UnsafePointer:
-		return fail("field %s is of type %s: want a string, an integer, a bool, or a type with MarshalText", name, types.TypeString(typ, p.qualifier))
+		return fail("field %s is of type %s: want a string, an integer, a bool, or a type with MarshalText and without MarshalJSON", name, types.TypeString(typ, p.qualifier))
 	case hasMethod(typ, true, "String", "MarshalText", "MarshalJSON"):
 		return fail("field %s is of type %s, whose methods write it in another way: add a field of a plain type", name, types.TypeString(typ, p.qualifier))
 	}

@@ -5,6 +5,7 @@ import (
 	"go/ast"
 	"go/token"
 	"go/types"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -71,7 +72,7 @@ func (p *pkg) collect(problems *diag.List) {
 		for _, group := range file.Comments {
 			for i, comment := range group.List {
 				switch verb, _ := directive.Verb(comment.Text); {
-				case i > 0 && directive.Is(group.List[i-1].Text) && isOption(comment.Text):
+				case i > 0 && directive.Is(group.List[i-1].Text) && continued.MatchString(comment.Text):
 					problems.Errorf(p.position(comment.Pos()), "a directive ends with its line: put these options behind those of the line above")
 				case !directive.Is(comment.Text):
 				case verb == verbPackage:
@@ -94,11 +95,8 @@ func (p *pkg) collect(problems *diag.List) {
 	}
 }
 
-// isOption reports whether a comment begins with an option, as if it went on with the line above.
-func isOption(comment string) bool {
-	name, _, found := strings.Cut(strings.TrimLeft(comment, "/ \t"), "=")
-	return found && options[name] != nil
-}
+// continued matches a comment that begins with an option, as if it went on with the line above.
+var continued = regexp.MustCompile(`^//[/\s?]*\w+=\S`)
 
 // collectLine notes a directive above a function. All of a function's lines come before those of
 // the next.

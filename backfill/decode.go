@@ -2,11 +2,13 @@ package backfill
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"reflect"
+	"runtime/debug"
 	"slices"
 	"sort"
 	"strconv"
@@ -18,29 +20,39 @@ import (
 // decodeArgs decodes the args of a job. Unknown fields are ignored.
 func decodeArgs[T any](job *Job) (T, error) {
 	var args T
-	err := json.Unmarshal(job.Args, &args)
+	err := tryDecode(job.Args, &args)
 	if err == nil {
 		return args, nil
 	}
 	var none T
-	return none, newDecodeError(job, err, func(document []byte) error {
-		var scratch T
-		return json.Unmarshal(document, &scratch)
+	return none, newDecodeError(job, err, reflect.TypeFor[T](), func(document []byte) error {
+		return tryDecode(document, new(T))
 	})
+}
+
+// tryDecode turns a panic of a type that decodes itself into an error.
+func tryDecode(document []byte, args any) (err error) {
+	defer func() {
+		if value := recover(); value != nil {
+			err = &PanicError{Value: value, Stack: debug.Stack()}
+		}
+	}()
+	return json.Unmarshal(document, args)
 }
 
 // DecodeError says where the args of a job do not decode, and why. The job fails and is retried as
 // after any error: a later version of the program may decode them. Find it with errors.As, in
 // middleware or in the Err of an [Event].
 //
-// No field holds a value of the args, and neither does the message, because it goes to the log and
-// the database. The error of the decoder may quote one, so DecodeError has no Unwrap that would
-// show its text; errors.Is and errors.As still find it.
+// No field holds a value of the args or a key of a map, and neither does the message, because it
+// goes to the log and the database. The error of the decoder, or a *[PanicError] of a type that
+// decodes itself, may quote one, so DecodeError has no Unwrap that would show its text; errors.Is
+// and errors.As find it all the same.
 type DecodeError struct {
 	_ [0]func() // fields may be added
 
 	Task   string       // the name that the job was enqueued under
-	Path   string       // of the value, such as $.items[3].price; $ is the whole document
+	Path   string       // of the value, as $.items[3].price; $ is the whole document, * a key of a map
 	Type   reflect.Type // that the value is for; nil if the type decodes itself, or the JSON is invalid
 	Offset int64        // of the value in Job.Args, in bytes from 0; where invalid JSON is noticed
 	Reason string       // why it does not decode, without the value
@@ -64,7 +76,7 @@ func (e *DecodeError) As(target any) bool {
 	return e != nil && e.cause != nil && errors.As(e.cause, target)
 }
 
-func newDecodeError(job *Job, err error, decode func([]byte) error) error {
+func newDecodeError(job *Job, err error, target reflect.Type, decode func([]byte) error) error {
 	e := &DecodeError{Task: job.Task, Path: "$", cause: err}
 	var syntax *json.SyntaxError
 	if errors.As(err, &syntax) && !json.Valid(job.Args) {
@@ -73,15 +85,16 @@ func newDecodeError(job *Job, err error, decode func([]byte) error) error {
 		return e
 	}
 	if len(job.Args) <= maxLocated {
-		e.Path, e.Offset, e.cause = locate(job.Args, err, decode)
+		l := locator{decode: decode, fields: map[string]bool{}}
+		l.addFields(target, map[reflect.Type]bool{})
+		e.Path, e.Offset, e.cause = l.locate(job.Args, err)
 	}
 	e.Type, e.Reason = describe(e.cause)
 	return e
 }
 
 // describe says what type a value is for, nil if that is not known, and what is wrong with it. It
-// does not use the decoder's own message, which may
-// quote the value.
+// does not use the decoder's own message, which may quote the value.
 func describe(err error) (reflect.Type, string) {
 	var wrongType *json.UnmarshalTypeError
 	var notTime *time.ParseError
@@ -106,17 +119,42 @@ const (
 	maxDepth   = 64
 )
 
+// locator finds what does not decode.
+type locator struct {
+	decode func([]byte) error
+	fields map[string]bool // all names in lower case that the type's fields have, at any depth
+}
+
+// addFields notes the fields of a type and of all types in it. Other names in a document are keys of
+// maps, or are read by a type that decodes itself: data of the caller's, which no path shows.
+func (l *locator) addFields(t reflect.Type, seen map[reflect.Type]bool) {
+	if seen[t] {
+		return
+	}
+	seen[t] = true
+	switch t.Kind() {
+	case reflect.Pointer, reflect.Slice, reflect.Array, reflect.Map:
+		l.addFields(t.Elem(), seen)
+	case reflect.Struct:
+		for field := range t.Fields() {
+			name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+			l.fields[strings.ToLower(cmp.Or(name, field.Name))] = true
+			l.addFields(field.Type, seen)
+		}
+	}
+}
+
 // locate finds the value that does not decode, and returns its JSON path, its offset, and the
 // error for this value alone. encoding/json reports no offset, or a wrong one, if a type decodes
 // itself, as time.Time does. So locate searches: in each object or array, the shortest prefix of
 // members that fails ends with the value.
-func locate(document []byte, err error, decode func([]byte) error) (string, int64, error) {
+func (l *locator) locate(document []byte, err error) (string, int64, error) {
 	value := bytes.TrimLeft(document, " \t\r\n")
 	offset := int64(len(document) - len(value))
 	path := []byte("$")
 	var before, after []byte // the document around value: containers with one member each
 	try := func(members []member, opening, closing byte) error {
-		return tryDecode(decode, slices.Concat(before, []byte{opening}, joinMembers(members), []byte{closing}, after))
+		return l.decode(slices.Concat(before, []byte{opening}, joinMembers(members), []byte{closing}, after))
 	}
 	for range maxDepth {
 		members, opening, closing := splitMembers(value)
@@ -133,24 +171,13 @@ func locate(document []byte, err error, decode func([]byte) error) (string, int6
 			break // it fails only together with the members before it
 		}
 		err = alone
-		path = append(path, culprit[0].step(n)...)
+		path = append(path, l.step(culprit[0], n)...)
 		before = slices.Concat(before, []byte{opening}, culprit[0].key)
 		after = slices.Concat([]byte{closing}, after)
 		value = culprit[0].value
 		offset += culprit[0].offset
 	}
 	return string(path), offset, err
-}
-
-// tryDecode turns a panic into an error. A type that decodes itself may not expect a document with
-// parts left out.
-func tryDecode(decode func([]byte) error, document []byte) (err error) {
-	defer func() {
-		if value := recover(); value != nil {
-			err = &PanicError{Value: value}
-		}
-	}()
-	return decode(document)
 }
 
 // member is an element of an array or of an object.
@@ -161,14 +188,17 @@ type member struct {
 	offset int64 // of value in its container
 }
 
-// step is the member's part of a path: .name, ["odd name"] or [3].
-func (m member) step(index int) string {
-	if m.key == nil {
+// step is a member's part of a path: .name, ["odd name"], .* or [3].
+func (l *locator) step(m member, index int) string {
+	switch {
+	case m.key == nil:
 		return "[" + strconv.Itoa(index) + "]"
+	case !l.fields[strings.ToLower(m.name)]:
+		return ".*"
 	}
 	odd := func(r rune) bool { return r != '_' && !unicode.IsLetter(r) && !unicode.IsDigit(r) }
-	if m.name == "" || len(m.name) > maxNameLength || strings.ContainsFunc(m.name, odd) || unicode.IsDigit([]rune(m.name)[0]) {
-		return "[" + shortQuote(m.name) + "]"
+	if strings.ContainsFunc(m.name, odd) || unicode.IsDigit([]rune(m.name)[0]) {
+		return "[" + strconv.Quote(m.name) + "]"
 	}
 	return "." + m.name
 }

@@ -83,7 +83,6 @@ type permanentError struct{ err error }
 
 func (e *permanentError) Error() string { return e.err.Error() }
 func (e *permanentError) Unwrap() error { return e.err }
-func (*permanentError) decides()        {}
 
 // RetryIn returns an error after which the job is retried in d, instead of after the task's
 // backoff, if it has attempts left. It can be wrapped. A negative d counts as 0. RetryIn(d, nil) is
@@ -102,7 +101,6 @@ type retryError struct {
 
 func (e *retryError) Error() string { return e.err.Error() }
 func (e *retryError) Unwrap() error { return e.err }
-func (*retryError) decides()        {}
 
 // Snooze returns an error after which the job runs again in d. The attempt is not charged, so a job
 // can be snoozed any number of times. It can be wrapped. A negative d counts as 0.
@@ -111,7 +109,6 @@ func Snooze(d time.Duration) error { return &snoozeError{max(d, 0)} }
 type snoozeError struct{ delay time.Duration }
 
 func (e *snoozeError) Error() string { return fmt.Sprintf("snoozed for %v", e.delay) }
-func (*snoozeError) decides()        {}
 
 // PanicError is the error recorded when a handler or middleware panics. It counts like an error
 // that the handler returned. The stack goes to the log; the database gets the message only.
@@ -172,8 +169,6 @@ func (e *BatchError) Unwrap() []error {
 	}
 	return errs
 }
-
-func (*BatchError) decides() {}
 
 // failed returns the indexes of the failed elements, in order.
 func (e *BatchError) failed() []int {

@@ -29,6 +29,9 @@ type Observer func(Event)
 //	scheduled, draining                          Count
 //	fenced                                       WorkerID is the id that was declared dead
 //
+// Events say how handlers end, before the database knows. After lease_lost, what was said of the
+// end of that run does not count, Final included: the job was somebody else's already.
+//
 // Fields may be added: write an Event with field names, and do not compare two with ==.
 type Event struct {
 	_ [0]func()

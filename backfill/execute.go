@@ -59,7 +59,7 @@ func (x *executor) execute(ctx context.Context, claimed *wire.Job, outcome *work
 		return
 	}
 	job := newJob(claimed)
-	carried := &jobContext{Context: ctx, job: job, enqueuer: x.enqueuer}
+	carried := &jobContext{Context: ctx, job: job, last: job.Attempt >= job.MaxAttempts, enqueuer: x.enqueuer}
 	ctx = carried
 	if limit := route.handler.timeout; limit > 0 {
 		var cancel context.CancelFunc

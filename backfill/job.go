@@ -50,7 +50,8 @@ type CronTick struct {
 type jobContext struct {
 	context.Context //nolint:containedctx // it is a context
 
-	job      *Job
+	job      *Job // which middleware may change
+	last     bool // this attempt is the last one
 	enqueuer Enqueuer
 	said     atomic.Pointer[error] // what the handler returned, if there is middleware; nil: no error
 }

@@ -44,9 +44,12 @@ func (h *handler) around(run HandlerFunc, middleware []Middleware) (HandlerFunc,
 	return run, nil
 }
 
-// noteError keeps the handler's own error, for warnOfHidden.
+// noteError keeps the handler's own error, for warnOfHidden. It is what middleware calls.
 func noteError(next HandlerFunc) HandlerFunc {
 	return func(ctx context.Context, job *Job) error {
+		if ctx == nil || job == nil {
+			return errors.New("middleware called next without a context or a job: pass on what it was given")
+		}
 		err := next(ctx, job)
 		if carried, ok := ctx.Value(jobContextKey{}).(*jobContext); ok && err != nil {
 			carried.said.Store(&err)

@@ -273,3 +273,22 @@ func ExampleRegistry_Use() {
 	registry := backfill.NewRegistry(backfill.Handle(TaskWelcome, Welcome)).Use(limit, TaskWelcome.Name)
 	_ = registry
 }
+
+// A middleware that passes nothing on gets an error that says so, as a failure of the job.
+func TestMiddlewarePassesNothingOn(t *testing.T) {
+	t.Parallel()
+	_, registry := taskOf("t", func(context.Context, mailArgs) error { return nil })
+	for name, call := range map[string]func(backfill.HandlerFunc, context.Context, *backfill.Job) error{
+		"context": func(next backfill.HandlerFunc, _ context.Context, job *backfill.Job) error { return next(nil, job) },
+		"job":     func(next backfill.HandlerFunc, ctx context.Context, _ *backfill.Job) error { return next(ctx, nil) },
+	} {
+		run := backfill.Executor(registry, nil, quiet, func(next backfill.HandlerFunc) backfill.HandlerFunc {
+			return func(ctx context.Context, job *backfill.Job) error { return call(next, ctx, job) }
+		})
+		outcome := executeWith(t.Context(), run, &wire.Job{Task: "t", Payload: raw(`{}`), Attempt: 1, MaxAttempts: 3})
+		if outcome.Kind != worker.OutcomeFailed {
+			t.Errorf("%s: %+v", name, outcome)
+		}
+		wantError(t, outcome.Err, "middleware called next without a context or a job")
+	}
+}

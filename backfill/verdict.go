@@ -58,14 +58,22 @@ func VerdictOf(ctx context.Context, err error) (verdict Verdict) {
 	if ctx == nil {
 		ctx = context.Background()
 	}
-	job := JobInfo(ctx)
-	last := job.MaxAttempts > 0 && job.Attempt >= job.MaxAttempts
+	last := lastAttempt(ctx)
 	defer func() {
 		if recover() != nil { // a method of err panicked: an error like any other, says the worker too
 			verdict = Verdict{Kind: VerdictRetry, Final: last}
 		}
 	}()
 	return verdictOf(ctx, err, last)
+}
+
+// lastAttempt goes by the job as it was claimed: middleware may have changed what JobInfo returns.
+func lastAttempt(ctx context.Context) bool {
+	if carried, ok := ctx.Value(jobContextKey{}).(*jobContext); ok {
+		return carried.last
+	}
+	job := JobInfo(ctx) // of testutil.WithJob
+	return job.MaxAttempts > 0 && job.Attempt >= job.MaxAttempts
 }
 
 // verdictOf is VerdictOf for a job of which is known whether this attempt is the last.
@@ -77,12 +85,11 @@ func verdictOf(ctx context.Context, err error, last bool) Verdict {
 	if isBatch && len(batch.failed()) == 0 {
 		return Verdict{Kind: VerdictCompleted}
 	}
-	var said decision
-	errors.As(err, &said)
+	said := decisionIn(err)
 	if snooze, ok := said.(*snoozeError); ok {
 		return Verdict{Kind: VerdictSnooze, Delay: snooze.delay}
 	}
-	if _, permanent := said.(*permanentError); !permanent && errors.Is(context.Cause(ctx), ErrLeaseLost) {
+	if errors.Is(context.Cause(ctx), ErrLeaseLost) {
 		return Verdict{Kind: VerdictInterrupted}
 	}
 	// A batch that was interrupted half-way is recorded as a failure, so that its finished elements
@@ -102,10 +109,26 @@ func verdictOf(ctx context.Context, err error, last bool) Verdict {
 	return Verdict{Kind: VerdictRetry, Final: last}
 }
 
-// A decision is an error by which a handler decides how its job ends. The outermost one counts.
-type decision interface {
-	error
-	decides()
+// decisionIn returns the error by which a handler decides how its job ends: the outermost in err, of
+// joined ones the first; nil if there is none. What is inside a BatchError is about its elements.
+func decisionIn(err error) (said error) {
+	switch e := err.(type) { //nolint:errorlint // errors.As would look into a BatchError
+	case *snoozeError, *permanentError, *retryError:
+		return err
+	case *BatchError:
+		return nil
+	case *DecodeError: // which has no Unwrap
+		return decisionIn(e.cause)
+	case interface{ Unwrap() error }:
+		return decisionIn(e.Unwrap())
+	case interface{ Unwrap() []error }:
+		for _, err := range e.Unwrap() {
+			if said = decisionIn(err); said != nil {
+				return said
+			}
+		}
+	}
+	return nil
 }
 
 // interrupted reports whether err is there because the worker shuts down. That is not the job's

@@ -34,6 +34,8 @@ func TestVerdictOf(t *testing.T) {
 	const hour = time.Hour
 	failed, snoozed := worker.OutcomeFailed, worker.OutcomeSnoozed
 	retry := verdict{Kind: backfill.VerdictRetry, Failed: true}
+	permanent := verdict{Kind: backfill.VerdictPermanent, Final: true, Failed: true}
+	_, decoding := backfill.DecodeArgs[final]("t", raw(`1`))
 	for name, test := range map[string]struct {
 		ctx  context.Context //nolint:containedctx // of a job
 		err  error
@@ -48,7 +50,7 @@ func TestVerdictOf(t *testing.T) {
 		"snooze hidden":     {plain, fmt.Errorf("busy: %v", backfill.Snooze(hour)), retry, failed}, //nolint:errorlint // the mistake
 		"retry in":          {plain, backfill.RetryIn(hour, errBoom), verdict{Kind: backfill.VerdictRetryIn, Delay: hour, Failed: true}, failed},
 		"retry at once":     {plain, fmt.Errorf("a: %w", backfill.RetryIn(0, errBoom)), verdict{Kind: backfill.VerdictRetryIn, Failed: true}, failed},
-		"permanent":         {plain, fmt.Errorf("a: %w", backfill.Permanent(errBoom)), verdict{Kind: backfill.VerdictPermanent, Final: true, Failed: true}, worker.OutcomeExhausted},
+		"permanent":         {plain, fmt.Errorf("a: %w", backfill.Permanent(errBoom)), permanent, worker.OutcomeExhausted},
 		"outermost":         {plain, backfill.RetryIn(hour, backfill.Permanent(errBoom)), verdict{Kind: backfill.VerdictRetryIn, Delay: hour, Failed: true}, failed},
 		"batch":             {plain, fmt.Errorf("a: %w", batch), retry, failed},
 		"batch in retry in": {plain, backfill.RetryIn(hour, batch), verdict{Kind: backfill.VerdictRetryIn, Delay: hour, Failed: true}, failed},
@@ -67,7 +69,12 @@ func TestVerdictOf(t *testing.T) {
 		},
 		"lease lost":            {lost, context.Canceled, verdict{Kind: backfill.VerdictInterrupted}, worker.OutcomeReturned},
 		"lease lost, failed":    {lost, errBoom, verdict{Kind: backfill.VerdictInterrupted}, worker.OutcomeReturned},
-		"lease lost, permanent": {lost, backfill.Permanent(errBoom), verdict{Kind: backfill.VerdictPermanent, Final: true, Failed: true}, worker.OutcomeExhausted},
+		"lease lost, permanent": {lost, backfill.Permanent(errBoom), verdict{Kind: backfill.VerdictInterrupted}, worker.OutcomeReturned},
+		"batch, permanent":      {plain, errors.Join(batch, backfill.Permanent(errBoom)), permanent, worker.OutcomeExhausted},
+		"permanent, batch":      {plain, errors.Join(backfill.Permanent(errBoom), batch), permanent, worker.OutcomeExhausted},
+		"batch, snooze":         {plain, errors.Join(batch, backfill.Snooze(hour)), verdict{Kind: backfill.VerdictSnooze, Delay: hour}, snoozed},
+		"permanent in batch":    {plain, &backfill.BatchError{Errs: map[int]error{0: backfill.Permanent(errBoom)}}, retry, failed},
+		"decoder's permanent":   {plain, decoding, permanent, worker.OutcomeExhausted},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -85,6 +92,7 @@ func TestVerdictOf(t *testing.T) {
 				registry := backfill.NewRegistry(backfill.Handle(task, func(context.Context, mailArgs) error { return test.err }))
 				run := backfill.Executor(registry, nil, quiet, func(next backfill.HandlerFunc) backfill.HandlerFunc {
 					return func(ctx context.Context, job *backfill.Job) error {
+						job.Attempt = 2 // the verdict goes by the job as it was claimed
 						err := next(ctx, job)
 						v := backfill.VerdictOf(ctx, err)
 						got = verdict{Kind: v.Kind, Final: v.Final, Delay: v.Delay, Failed: v.Failed()}
@@ -105,6 +113,11 @@ func TestVerdictOf(t *testing.T) {
 		})
 	}
 }
+
+// final refuses to be decoded for good.
+type final struct{}
+
+func (*final) UnmarshalJSON([]byte) error { return backfill.Permanent(errBoom) }
 
 // Outside a job nobody knows how many attempts there are.
 func TestVerdictOfWithoutAJob(t *testing.T) {

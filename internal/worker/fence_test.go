@@ -90,6 +90,41 @@ func TestFencedWorkerGoesOnUnderAFreshID(t *testing.T) {
 	})
 }
 
+// A handler that was cancelled because its lease is lost has not failed, whatever it says: the job
+// runs again, and no event or log calls the failure final.
+func TestNothingFailsWhoseLeaseIsLost(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []worker.OutcomeKind{worker.OutcomeFailed, worker.OutcomeExhausted} {
+		for how, lose := range map[string]func(*rig, *fakeDB, int64){
+			"fenced": func(r *rig, db *fakeDB, _ int64) {
+				db.kill(r.worker.Health().WorkerID)
+				db.insert(1, wire.Job{})
+				r.pass(time.Second)
+			},
+			"unlocked": func(r *rig, db *fakeDB, id int64) { db.unlock(id); r.passUntil(31 * time.Minute) },
+		} {
+			synctest.Test(t, func(t *testing.T) {
+				db := newDB(t)
+				var runs atomic.Int32
+				r := newRig(t, db, func(ctx context.Context, job *wire.Job) worker.Outcome {
+					if job.ID == 1 && runs.Add(1) == 1 && wait(ctx, time.Hour) != nil {
+						return worker.Outcome{Kind: kind, Err: errors.New("no"), Text: "no"}
+					}
+					return completed
+				})
+				id := db.insert(1, wire.Job{})[0]
+				r.pass(time.Second)
+				lose(r, db, id)
+				r.pass(time.Minute)
+				if failed := r.seen(worker.EventFailed); len(failed) != 0 || runs.Load() != 2 {
+					t.Errorf("%s, kind %d: ran %d times, events %v", how, kind, runs.Load(), failed)
+				}
+				r.nothingLeft()
+			})
+		}
+	}
+}
+
 func TestFenceGivesBackWhatHasNotStarted(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -22,8 +22,9 @@ type EnqueueFunc func(ctx context.Context, requests []Request) ([]*Job, error)
 // of the caller's, but shares the bytes of Args: replace Args, and do not write into it. next
 // checks the requests, so invalid ones are seen here first. Return one job for each request.
 //
-// A panic becomes an error. If the middleware returns an error, or panics, after next has enqueued
-// the jobs, that is an [ErrOutcomeUnknown]: the jobs exist, or will once the transaction commits.
+// A panic becomes an error. If the middleware returns an error, or panics, after a call of next that
+// has enqueued jobs, or may have, that is an [ErrOutcomeUnknown], and no other kind of error: jobs
+// may exist, or will once the transaction commits.
 type EnqueueMiddleware func(next EnqueueFunc) EnqueueFunc
 
 // WithEnqueueMiddleware calls middleware around every enqueue through the client: directly, by
@@ -67,28 +68,49 @@ func (c *Client) enqueue(ctx context.Context, requests []Request, to inserter) (
 	if usable != nil || len(c.middleware) == 0 {
 		return c.insertRequests(ctx, requests, to)
 	}
-	var inserted atomic.Bool
+	var sent atomic.Bool // jobs may exist
 	jobs, err := c.callMiddleware(ctx, slices.Clone(requests), func(ctx context.Context, requests []Request) ([]*Job, error) {
 		if len(requests) == 0 {
 			return nil, nil
 		}
 		jobs, err := c.insertRequests(ctx, requests, to)
-		if err == nil {
-			inserted.Store(true)
+		if err == nil || errors.Is(err, ErrOutcomeUnknown) {
+			sent.Store(true)
 		}
 		return jobs, err
 	})
-	if err == nil && len(jobs) != len(requests) {
-		err = fmt.Errorf("enqueue middleware: it returned %d jobs for %d requests", len(jobs), len(requests))
-	}
 	switch {
-	case err == nil:
-		return jobs, nil
-	case inserted.Load():
-		return nil, &kindError{fmt.Errorf("jobs were enqueued before this error: %w", err), ErrOutcomeUnknown}
+	case err != nil:
+	case len(jobs) != len(requests):
+		err = fmt.Errorf("enqueue middleware: it returned %d jobs for %d requests", len(jobs), len(requests))
+	case slices.Contains(jobs, nil):
+		err = errors.New("enqueue middleware: it returned a job that is nil")
 	default:
-		return nil, err
+		return jobs, nil
 	}
+	if sent.Load() && !errors.Is(err, ErrOutcomeUnknown) {
+		err = &sentError{err}
+	}
+	return nil, err
+}
+
+// sentError is an error after which jobs may exist, whatever kind of error it was before.
+type sentError struct{ err error }
+
+func (e *sentError) Error() string {
+	return "jobs were enqueued, or may have been, before this error: " + e.err.Error()
+}
+
+func (e *sentError) As(target any) bool { return errors.As(e.err, target) }
+
+func (e *sentError) Is(target error) bool {
+	switch target { //nolint:errorlint // the variables themselves
+	case ErrOutcomeUnknown:
+		return true
+	case ErrInvalidRequest, ErrRejected, ErrClosed, ErrNoClient:
+		return false // they say that nothing was sent, or enqueued
+	}
+	return errors.Is(e.err, target)
 }
 
 func (c *Client) callMiddleware(ctx context.Context, requests []Request, next EnqueueFunc) (jobs []*Job, err error) {

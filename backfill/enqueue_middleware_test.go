@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
@@ -139,7 +141,7 @@ func TestEnqueueMiddlewareMisbehaves(t *testing.T) {
 		"fails afterwards": {func(next backfill.EnqueueFunc, ctx context.Context, r []backfill.Request) ([]*backfill.Job, error) {
 			_, _ = next(ctx, r)
 			return nil, reason
-		}, "jobs were enqueued before this error: no more", 1, true},
+		}, "jobs were enqueued, or may have been, before this error: no more", 1, true},
 		"panics": {func(backfill.EnqueueFunc, context.Context, []backfill.Request) ([]*backfill.Job, error) {
 			panic(reason)
 		}, "enqueue middleware: panic: no more", 0, false},
@@ -154,6 +156,18 @@ func TestEnqueueMiddlewareMisbehaves(t *testing.T) {
 			_, err := next(ctx, r)
 			return nil, err
 		}, "it returned 0 jobs for 1 requests", 1, true},
+		"makes up a job": {func(next backfill.EnqueueFunc, ctx context.Context, r []backfill.Request) ([]*backfill.Job, error) {
+			return make([]*backfill.Job, len(r)), nil
+		}, "it returned a job that is nil", 0, false},
+		"drops a result": {func(next backfill.EnqueueFunc, ctx context.Context, r []backfill.Request) ([]*backfill.Job, error) {
+			_, err := next(ctx, r)
+			return []*backfill.Job{nil}, err
+		}, "it returned a job that is nil", 1, true},
+		"is refused the second time": {func(next backfill.EnqueueFunc, ctx context.Context, r []backfill.Request) ([]*backfill.Job, error) {
+			_, _ = next(ctx, r)
+			r[0].Task = ""
+			return next(ctx, r)
+		}, "task name is empty", 1, true},
 		"makes the request invalid": {func(next backfill.EnqueueFunc, ctx context.Context, r []backfill.Request) ([]*backfill.Job, error) {
 			r[0].Args = raw("{")
 			return next(ctx, r)
@@ -174,8 +188,46 @@ func TestEnqueueMiddlewareMisbehaves(t *testing.T) {
 			if jobs != nil || errors.Is(err, backfill.ErrOutcomeUnknown) != test.unknown {
 				t.Errorf("jobs %v, unknown %v", jobs, !test.unknown)
 			}
+			if test.unknown && errors.Is(err, backfill.ErrInvalidRequest) {
+				t.Errorf("%v says that nothing was sent", err)
+			}
+			if strings.Contains(test.want, "no more") && !errors.Is(err, reason) {
+				t.Errorf("%v hides the middleware's own error", err)
+			}
 			wantJobs(t, db, test.rows)
 		})
+	}
+}
+
+// An unknown outcome stays one, whatever the middleware makes of it: here the context ends while a
+// trigger holds the commit up.
+func TestEnqueueMiddlewareCannotHideAnUnknownOutcome(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	if _, err := db.Pool().Exec(t.Context(), `create function wait() returns trigger language plpgsql as $$ begin perform pg_sleep(60); return null; end $$;
+		create constraint trigger wait after insert on graphile_worker._private_jobs initially deferred for each row execute function wait()`); err != nil {
+		t.Fatal(err)
+	}
+	for name, hide := range map[string]func(backfill.EnqueueFunc, error) error{
+		"wrapped with %v": func(_ backfill.EnqueueFunc, err error) error { return fmt.Errorf("no: %v", err) }, //nolint:errorlint // the mistake
+		"tried again": func(next backfill.EnqueueFunc, _ error) error {
+			_, err := next(t.Context(), make([]backfill.Request, 1))
+			return err
+		},
+		"as it is": func(_ backfill.EnqueueFunc, err error) error { return fmt.Errorf("yes: %w", err) },
+	} {
+		client := newClient(t, db, backfill.WithEnqueueMiddleware(func(next backfill.EnqueueFunc) backfill.EnqueueFunc {
+			return func(ctx context.Context, r []backfill.Request) ([]*backfill.Job, error) {
+				_, err := next(ctx, r)
+				return nil, hide(next, err)
+			}
+		}))
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		_, err := client.Enqueue(ctx, backfill.Request{Task: "t"})
+		cancel()
+		if !errors.Is(err, backfill.ErrOutcomeUnknown) || errors.Is(err, backfill.ErrInvalidRequest) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

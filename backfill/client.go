@@ -184,12 +184,12 @@ var errNoContext = invalid(errors.New("the context is nil: pass context.Backgrou
 // Every method that returns an error checks this first.
 func (c *Client) usable(ctx context.Context) error {
 	switch {
+	case ctx == nil:
+		return errNoContext
 	case c == nil || c.pool == nil:
 		return ErrNoClient
 	case c.closed.Load():
 		return ErrClosed
-	case ctx == nil:
-		return errNoContext
 	}
 	return nil
 }

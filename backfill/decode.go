@@ -132,15 +132,16 @@ func (l *locator) addFields(t reflect.Type, seen map[reflect.Type]bool) {
 		return
 	}
 	seen[t] = true
-	switch t.Kind() {
-	case reflect.Pointer, reflect.Slice, reflect.Array, reflect.Map:
+	if slices.Contains([]reflect.Kind{reflect.Pointer, reflect.Slice, reflect.Array, reflect.Map}, t.Kind()) {
 		l.addFields(t.Elem(), seen)
-	case reflect.Struct:
-		for field := range t.Fields() {
-			name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
-			l.fields[strings.ToLower(cmp.Or(name, field.Name))] = true
-			l.addFields(field.Type, seen)
-		}
+	}
+	if t.Kind() != reflect.Struct {
+		return
+	}
+	for field := range t.Fields() {
+		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+		l.fields[strings.ToLower(cmp.Or(name, field.Name))] = true
+		l.addFields(field.Type, seen)
 	}
 }
 

@@ -104,7 +104,7 @@ func (e *sentError) Error() string {
 func (e *sentError) As(target any) bool { return errors.As(e.err, target) }
 
 func (e *sentError) Is(target error) bool {
-	switch target { //nolint:errorlint // the variables themselves
+	switch target {
 	case ErrOutcomeUnknown:
 		return true
 	case ErrInvalidRequest, ErrRejected, ErrClosed, ErrNoClient:

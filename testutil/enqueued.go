@@ -37,6 +37,10 @@ type Recorded[T any] struct {
 // test.
 func Enqueued[T any](tb testing.TB, rec *Recorder, task *backfill.Task[T]) []Recorded[T] {
 	tb.Helper()
+	if rec == nil || task == nil {
+		tb.Fatalf("testutil: Enqueued: the Recorder or the task is nil")
+		return nil
+	}
 	var jobs []Recorded[T]
 	for i, recorded := range rec.recordings() {
 		if recorded.request.Task != task.Name {

@@ -170,6 +170,9 @@ func TestEnqueuedFailsTheTest(t *testing.T) {
 	if got := fatal(t, taskList, noArray); !strings.Contains(got, "into []testutil_test.SendEmailArgs") {
 		t.Errorf("no array: %s", got)
 	}
+	if got := fatal[SendEmailArgs](t, nil, wrongType); got != "testutil: Enqueued: the Recorder or the task is nil" {
+		t.Errorf("no task: %s", got)
+	}
 	client, _ := newClient(t)
 	mustEnqueue(t, client, wrongType, noArray)
 	report, err := backfill.RunOnce(t.Context(), backfill.NewRegistry(

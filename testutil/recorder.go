@@ -43,9 +43,9 @@ type Recorder struct {
 }
 
 type recording struct {
-	request backfill.Request
-	inTx    bool
-	journal *journal // of the InTx that it was made in; nil: none
+	request     backfill.Request
+	inTx        bool
+	transaction *transaction // the InTx that it was made in; nil: none
 }
 
 // NewRecorder returns a Recorder that has recorded nothing.
@@ -55,25 +55,26 @@ func NewRecorder() *Recorder { return &Recorder{} }
 // them or, if it returns an error, none. Jobs are numbered from 1, and the clock is time.Now. Until
 // Work has run a job, a second request with its key changes it, as the key mode says.
 func (r *Recorder) Enqueue(ctx context.Context, requests ...backfill.Request) ([]*backfill.Job, error) {
-	if len(requests) == 0 {
-		return nil, nil
-	}
-	if needNoDatabase(requests) {
+	if needNoDatabase(ctx, requests) {
 		return new(backfill.Client).Enqueue(ctx, requests...)
 	}
 	return r.record(ctx, requests, "enqueue: the jobs were not enqueued: get a connection", recording{})
 }
 
 // WithTx implements [backfill.Enqueuer]. What is enqueued through the result is recorded at once,
-// with [Recorded].InTx, whether tx commits or not. The Recorder does not use tx, so it may be nil,
-// which is an error with a client.
-func (r *Recorder) WithTx(pgx.Tx) backfill.Enqueuer {
-	return txRecorder{r, new(backfill.Client).WithTx(noTx{}), nil}
+// with [Recorded].InTx, whether tx commits or not, unless tx is that of [Recorder.InTx]. The
+// Recorder does not use tx, so it may be nil, which is an error with a client.
+func (r *Recorder) WithTx(tx pgx.Tx) backfill.Enqueuer {
+	bound := txRecorder{Recorder: r, client: new(backfill.Client).WithTx(noTx{})}
+	if own, ok := tx.(noTx); ok && own.recorder == r {
+		bound.transaction = own.transaction
+	}
+	return bound
 }
 
 // WithSQLTx is [Recorder.WithTx] for database/sql.
 func (r *Recorder) WithSQLTx(*sql.Tx) backfill.Enqueuer {
-	return txRecorder{r, new(backfill.Client).WithSQLTx(new(sql.Tx)), nil}
+	return txRecorder{Recorder: r, client: new(backfill.Client).WithSQLTx(new(sql.Tx))}
 }
 
 // Requests returns a copy of all recorded requests, of all tasks, in order. To compare it with
@@ -106,31 +107,33 @@ func (r *Recorder) Reset() {
 // txRecorder is a Recorder in a transaction.
 type txRecorder struct {
 	*Recorder
-	client  backfill.Enqueuer // in a transaction too, for what needs no database
-	journal *journal          // nil: the transaction is the caller's
+	client      backfill.Enqueuer // in a transaction too, for what needs no database
+	transaction *transaction      // nil: it is the caller's
 }
 
 func (t txRecorder) Enqueue(ctx context.Context, requests ...backfill.Request) ([]*backfill.Job, error) {
-	if len(requests) == 0 {
-		return nil, nil
-	}
-	if needNoDatabase(requests) {
+	if needNoDatabase(ctx, requests) {
 		return t.client.Enqueue(ctx, requests...)
 	}
-	return t.record(ctx, requests, "in transaction: enqueue", recording{inTx: true, journal: t.journal})
+	return t.record(ctx, requests, "in transaction: enqueue", recording{inTx: true, transaction: t.transaction})
 }
 
-// needNoDatabase reports whether one of the requests is wrong. Then a client answers without a
-// database, which a zero Client can do as well, so these errors are not copies that could go stale.
-func needNoDatabase(requests []backfill.Request) bool {
-	return slices.ContainsFunc(requests, func(r backfill.Request) bool { return r.Validate() != nil })
+// needNoDatabase reports whether the context or one of the requests is wrong. Then a client answers
+// without a database, which a zero Client can do as well, so these errors are not copies that could
+// go stale.
+func needNoDatabase(ctx context.Context, requests []backfill.Request) bool {
+	return ctx == nil || slices.ContainsFunc(requests, func(r backfill.Request) bool { return r.Validate() != nil })
 }
 
 // record does what the database does for a client. made is what all the recordings share.
 func (r *Recorder) record(ctx context.Context, requests []backfill.Request, operation string, made recording) ([]*backfill.Job, error) {
+	if len(requests) == 0 {
+		return nil, nil
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if err := cmp.Or(ctx.Err(), r.failure); err != nil {
+	tx := cmp.Or(made.transaction, &transaction{})
+	if err := cmp.Or(ctx.Err(), tx.check(r.failure)); err != nil {
 		return nil, fmt.Errorf("%s: %w", operation, err)
 	}
 	now := stored(time.Now())
@@ -138,11 +141,9 @@ func (r *Recorder) record(ctx context.Context, requests []backfill.Request, oper
 	for i := range requests {
 		made.request = clone(requests[i])
 		r.recorded = append(r.recorded, made)
-		var before undo
-		jobs[i], before = r.table.insert(made.request, now)
-		if made.journal != nil {
-			made.journal.inserts = append(made.journal.inserts, before)
-		}
+		var changes []change
+		jobs[i], changes = r.table.insert(made.request, now)
+		tx.changes = append(tx.changes, changes...)
 	}
 	for i, job := range jobs {
 		if job.Key != "" { // equal keys share the job that the last of them left

@@ -45,52 +45,55 @@ func (t *table) keyed(key string) *row {
 
 // insert returns the job of a request: a new one, or the waiting one with the same key, changed. A
 // job that runs or has failed for good gives its key up to a new one.
-func (t *table) insert(request backfill.Request, now time.Time) (*backfill.Job, undo) {
+func (t *table) insert(request backfill.Request, now time.Time) (*backfill.Job, []change) {
 	job := newJob(request, now)
 	old := t.keyed(request.Key)
-	var before undo
+	var changes []change
 	if old != nil {
-		before.row, before.job = old, old.job
-	}
-	switch {
-	case old != nil && request.KeyMode == backfill.UnsafeDedupe:
-		if old.available() {
+		before := old.job
+		switch {
+		case request.KeyMode == backfill.UnsafeDedupe && !old.available():
+			return before, nil
+		case request.KeyMode == backfill.UnsafeDedupe:
 			old.change(func(job *backfill.Job) { job.Revision++ })
+		case old.available():
+			job.ID, job.CreatedAt, job.Revision = before.ID, before.CreatedAt, before.Revision+1
+			job.Args = merge(before.Args, job.Args)
+			if request.KeyMode == backfill.PreserveRunAt && before.Attempt == 0 {
+				job.RunAt = before.RunAt
+			}
+			old.job = job
+		default:
+			old.change(func(job *backfill.Job) { job.Key, job.Attempt = "", job.MaxAttempts })
 		}
-		return old.job, before
-	case old != nil && old.available():
-		job.ID, job.CreatedAt, job.Revision = old.job.ID, old.job.CreatedAt, old.job.Revision+1
-		job.Args = merge(old.job.Args, job.Args)
-		if request.KeyMode == backfill.PreserveRunAt && old.job.Attempt == 0 {
-			job.RunAt = old.job.RunAt
+		changes = append(changes, change{old, before, old.job})
+		if old.job.Key != "" {
+			return old.job, changes
 		}
-		old.job = job
-		return job, before
-	case old != nil:
-		old.change(func(job *backfill.Job) { job.Key, job.Attempt = "", job.MaxAttempts })
 	}
 	t.lastID++
 	job.ID = t.lastID
-	before.added = &row{job: job}
-	t.rows = append(t.rows, before.added)
-	return job, before
+	added := &row{job: job}
+	t.rows = append(t.rows, added)
+	return job, append(changes, change{added, nil, job})
 }
 
-// undo is what an insert has changed. Ids stay used, as they do in a database.
-type undo struct {
-	row   *row          // that had the key before; nil: none
-	job   *backfill.Job // of row
-	added *row          // nil: none
+// change is what an insert has done to a row.
+type change struct {
+	row           *row
+	before, after *backfill.Job // before is nil if the row was added
 }
 
-// rollBack undoes inserts, the last one first.
-func (t *table) rollBack(inserts []undo) {
-	for _, before := range slices.Backward(inserts) {
-		if before.added != nil {
-			t.rows = slices.DeleteFunc(t.rows, func(r *row) bool { return r == before.added })
-		}
-		if before.row != nil {
-			before.row.job = before.job
+// rollBack undoes changes, the last one first, but not those of jobs that others have changed or
+// claimed since. Ids stay used, as they do in a database.
+func (t *table) rollBack(changes []change) {
+	for _, c := range slices.Backward(changes) {
+		switch {
+		case c.row.job != c.after:
+		case c.before == nil:
+			t.rows = slices.DeleteFunc(t.rows, func(r *row) bool { return r == c.row })
+		default:
+			c.row.job = c.before
 		}
 	}
 }

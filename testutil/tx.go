@@ -15,59 +15,98 @@ import (
 var _ backfill.Transactor = (*Recorder)(nil)
 
 // InTx implements [backfill.Transactor], for code that calls [backfill.InTx]. It calls fn with an
-// Enqueuer in its context, as a client does. If fn returns an error or panics, or ctx has ended,
-// what it has enqueued is forgotten.
+// Enqueuer in its context, as a client does. If fn returns an error or panics, ctx has ended, or an
+// enqueue in the transaction has failed, what fn has enqueued is forgotten.
 //
 // There is no database: every method of the tx that fn gets returns an error, or something that
 // does. Test functions that use it with package pgtest.
 func (r *Recorder) InTx(ctx context.Context, fn func(ctx context.Context, tx pgx.Tx) error) error {
 	switch {
 	case ctx == nil:
-		return errors.New("the context is nil: pass context.Background()")
+		return new(backfill.Client).InTx(ctx, fn)
 	case fn == nil:
-		return errors.New("in transaction: the function is nil")
+		return invalidError{errors.New("in transaction: the function is nil")}
 	case ctx.Err() != nil:
-		return fmt.Errorf("begin: %w", ctx.Err())
+		return fmt.Errorf("begin: the jobs were not enqueued: get a connection: %w", ctx.Err())
 	}
-	j := &journal{}
-	committed := false
-	defer func() {
-		if !committed {
-			r.rollBack(j)
-		}
-	}()
-	if err := fn(backfill.NewContext(ctx, txRecorder{r, new(backfill.Client).WithTx(noTx{}), j}), noTx{}); err != nil {
+	tx := noTx{transaction: &transaction{}, recorder: r}
+	defer func() { _ = r.finish(tx.transaction, false) }() // when fn fails or panics
+	if err := fn(backfill.NewContext(ctx, r.WithTx(tx)), tx); err != nil {
 		return err
 	}
-	if err := ctx.Err(); err != nil {
-		return fmt.Errorf("commit: %w", err)
+	err := ctx.Err()
+	if err == nil {
+		err = r.finish(tx.transaction, true)
 	}
-	committed = true
+	if err != nil {
+		return fmt.Errorf("commit: the jobs were not enqueued: %w", err)
+	}
 	return nil
 }
 
-// journal is what one transaction of InTx has changed.
-type journal struct {
-	inserts []undo
+// invalidError is a backfill.ErrInvalidRequest with the text of a client's.
+type invalidError struct{ error }
+
+func (invalidError) Is(target error) bool { return target == backfill.ErrInvalidRequest }
+
+// transaction is one call of InTx. The Recorder's lock guards it.
+type transaction struct {
+	changes []change
+	aborted bool // an enqueue has failed
+	ended   bool
 }
 
-// rollBack forgets what a transaction has recorded.
-func (r *Recorder) rollBack(j *journal) {
+var errAborted = errors.New("the transaction is aborted, because an enqueue in it has failed")
+
+// check returns why an enqueue fails. If that is failure, what the test wants, all others in the
+// transaction fail as well.
+func (t *transaction) check(failure error) error {
+	switch {
+	case t.ended:
+		return pgx.ErrTxClosed
+	case t.aborted:
+		return errAborted
+	}
+	t.aborted = failure != nil
+	return failure
+}
+
+// finish ends a transaction: without commit, or if it is aborted, what it has recorded is forgotten.
+func (r *Recorder) finish(t *transaction, commit bool) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.recorded = slices.DeleteFunc(r.recorded, func(recorded recording) bool { return recorded.journal == j })
-	r.table.rollBack(j.inserts)
+	if t.ended {
+		return pgx.ErrTxClosed
+	}
+	t.ended = true
+	if commit && !t.aborted {
+		return nil
+	}
+	r.recorded = slices.DeleteFunc(r.recorded, func(recorded recording) bool { return recorded.transaction == t })
+	r.table.rollBack(t.changes)
+	return pgx.ErrTxCommitRollback
 }
 
 var errNoDatabase = errors.New("testutil: a Recorder has no database: test what uses the transaction with package pgtest")
 
 // noTx is a transaction that can do nothing. It embeds the interface, as do its results, so that it
 // stays one when pgx adds a method.
-type noTx struct{ pgx.Tx }
+type noTx struct {
+	pgx.Tx
+
+	transaction *transaction
+	recorder    *Recorder
+}
+
+func (t noTx) Commit(ctx context.Context) error { return t.Rollback(ctx) }
+
+// Rollback ends the transaction, so that InTx does not commit what a client could not.
+func (t noTx) Rollback(context.Context) error {
+	_ = t.recorder.finish(t.transaction, false)
+	return errNoDatabase
+}
 
 func (noTx) Begin(context.Context) (pgx.Tx, error) { return nil, errNoDatabase }
-func (noTx) Commit(context.Context) error          { return errNoDatabase }
-func (noTx) Rollback(context.Context) error        { return errNoDatabase }
 func (noTx) Conn() *pgx.Conn                       { return nil }
 func (noTx) LargeObjects() pgx.LargeObjects        { return pgx.LargeObjects{} }
 

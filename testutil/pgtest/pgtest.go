@@ -45,7 +45,7 @@ const createTimeout = 5 * time.Minute
 const releaseTimeout = 10 * time.Second
 
 // defaultPoolSize is small, as many tests run at once.
-const defaultPoolSize = 4
+const defaultPoolSize, maxPoolSize = 4, 10_000
 
 // A Database is the database of one test.
 type Database struct {
@@ -66,7 +66,7 @@ func (f optionFunc) apply(c *config) { f(c) }
 
 type config struct {
 	schema   string
-	poolSize int32
+	poolSize int
 }
 
 // WithSchema installs backfill's tables in a schema of this name. [Empty] ignores it. Default:
@@ -75,9 +75,9 @@ func WithSchema(name string) Option {
 	return optionFunc(func(c *config) { c.schema = name })
 }
 
-// WithPoolSize sets how many connections [Database.Pool] can have. Default: 4.
+// WithPoolSize sets how many connections [Database.Pool] can have, 1 to 10,000. Default: 4.
 func WithPoolSize(connections int) Option {
-	return optionFunc(func(c *config) { c.poolSize = int32(connections) })
+	return optionFunc(func(c *config) { c.poolSize = connections })
 }
 
 // New makes a database with backfill's schema. If it cannot, it fails the test.
@@ -96,7 +96,12 @@ func create(tb testing.TB, migrated bool, opts []Option) *Database {
 	tb.Helper()
 	cfg := config{poolSize: defaultPoolSize}
 	for _, opt := range opts {
-		opt.apply(&cfg)
+		if opt != nil {
+			opt.apply(&cfg)
+		}
+	}
+	if cfg.poolSize < 1 || cfg.poolSize > maxPoolSize {
+		tb.Fatalf("pgtest: WithPoolSize: %d is out of range: want 1 to %d", cfg.poolSize, maxPoolSize)
 	}
 	ctx, cancel := context.WithTimeout(tb.Context(), createTimeout)
 	defer cancel()
@@ -121,7 +126,7 @@ func create(tb testing.TB, migrated bool, opts []Option) *Database {
 		// Registered before the pool, and thus run after it is closed.
 		tb.Cleanup(func() { s.cleanUp(tb, name) })
 	}
-	db := &Database{URL: withDatabase(s.url, name), t: tb, size: cfg.poolSize}
+	db := &Database{URL: withDatabase(s.url, name), t: tb, size: int32(cfg.poolSize)}
 	db.pool = sync.OnceValue(db.newPool)
 	return db
 }

@@ -1,6 +1,8 @@
 package pgtest_test
 
 import (
+	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -70,7 +72,7 @@ func TestNotificationsDoNotCross(t *testing.T) {
 
 func TestPool(t *testing.T) {
 	t.Parallel()
-	db := pgtest.Empty(t, pgtest.WithPoolSize(2))
+	db := pgtest.Empty(t, nil, pgtest.WithPoolSize(2))
 	if first, second := db.Pool(), db.Pool(); first != second {
 		t.Error("there are two pools")
 	}
@@ -79,6 +81,31 @@ func TestPool(t *testing.T) {
 	}
 	if err := db.Pool().Ping(t.Context()); err != nil {
 		t.Error(err)
+	}
+}
+
+// failing is a test whose failure is expected.
+type failing struct {
+	testing.TB
+
+	fatal string
+}
+
+func (f *failing) Fatalf(format string, args ...any) {
+	f.fatal = fmt.Sprintf(format, args...)
+	runtime.Goexit()
+}
+
+func TestPoolSizeOutOfRange(t *testing.T) {
+	t.Parallel()
+	for _, size := range []int{-1, 0, 10_001, 1<<32 + 3} {
+		tb := &failing{TB: t}
+		var wg sync.WaitGroup
+		wg.Go(func() { pgtest.New(tb, pgtest.WithPoolSize(size)) }) // which Fatalf ends
+		wg.Wait()
+		if want := fmt.Sprintf("pgtest: WithPoolSize: %d is out of range: want 1 to 10000", size); tb.fatal != want {
+			t.Errorf("%d: %s", size, tb.fatal)
+		}
 	}
 }
 

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/backfillhq/go/internal/pg"
+	"github.com/backfillhq/go/internal/wire"
 	"github.com/backfillhq/go/internal/worker"
 )
 
@@ -114,15 +116,10 @@ func (w *Worker) start(store *pg.Store, once bool) (*worker.Worker, error) {
 	if w.engine != nil {
 		return nil, errors.New("run worker: it has run already; make a new one")
 	}
-	var advance func(context.Context) (bool, error)
-	if w.config.scheduled {
-		advance = store.Advance
-	}
-	w.engine = worker.New(store, worker.Config{
+	config := worker.Config{
 		Tasks:         w.registry.claimed(),
 		Concurrency:   w.config.concurrency,
 		Once:          once,
-		Advance:       advance,
 		DrainTimeout:  w.config.drainTimeout,
 		CancelTimeout: cancelTimeout,
 		Execute:       w.executor.execute,
@@ -132,8 +129,34 @@ func (w *Worker) start(store *pg.Store, once bool) (*worker.Worker, error) {
 		Cron:          store,
 		Observe:       w.observe(),
 		Logger:        w.config.logger,
-	})
+	}
+	if w.config.scheduled {
+		runScheduled(&config, store)
+	}
+	w.engine = worker.New(store, config)
 	return w.engine, nil
+}
+
+// runScheduled makes jobs due that are scheduled for later, but not those that this run has snoozed:
+// a job that waits for something else would run for ever.
+func runScheduled(config *worker.Config, store *pg.Store) {
+	var mu sync.Mutex
+	snoozed := []int64{}
+	execute := config.Execute
+	config.Execute = func(ctx context.Context, job *wire.Job, outcome *worker.Outcome) {
+		execute(ctx, job, outcome)
+		if outcome.Kind == worker.OutcomeSnoozed {
+			mu.Lock()
+			defer mu.Unlock()
+			snoozed = append(snoozed, job.ID)
+		}
+	}
+	config.Advance = func(ctx context.Context) (bool, error) {
+		mu.Lock()
+		apart := slices.Clone(snoozed)
+		mu.Unlock()
+		return store.Advance(ctx, apart)
+	}
 }
 
 // forbidden returns the function that claims ask; nil: no flag is forbidden.

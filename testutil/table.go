@@ -149,10 +149,10 @@ func (t *table) served(tasks []string) (served []*row) {
 	return served
 }
 
-// advance makes due what is scheduled for the earliest second, in its order, and reports whether
-// there was anything: what backfill.WithScheduled says.
-func (t *table) advance(tasks []string, now time.Time) bool {
-	later := slices.DeleteFunc(t.served(tasks), func(r *row) bool { return !r.job.RunAt.After(now) })
+// advance makes due what is scheduled for the earliest second, in its order, apart from some jobs,
+// and reports whether there was anything: what backfill.WithScheduled says.
+func (t *table) advance(tasks []string, apartFrom map[int64]bool, now time.Time) bool {
+	later := slices.DeleteFunc(t.served(tasks), func(r *row) bool { return apartFrom[r.job.ID] || !r.job.RunAt.After(now) })
 	if len(later) == 0 {
 		return false
 	}

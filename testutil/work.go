@@ -21,7 +21,7 @@ const maxRuns, maxRunsOfOne = 10_000, 100
 // options' middleware, timeouts, panics, verdicts, backoff, and what they do to keys. The contexts
 // of jobs carry rec, so what handlers enqueue is recorded and runs too. A job that failed is left
 // for its retry, which is due later; with [backfill.WithScheduled], retries and delayed jobs run as
-// well, at once, in the order of their times.
+// well, at once, in the order of their times. A job that is snoozed waits for the next Work.
 //
 //	report := rec.Work(t, tasks.NewRegistry(handlers), backfill.WithScheduled())
 //	if report.Completed != 3 || report.Failed != 1 { … }
@@ -46,8 +46,9 @@ func (r *Recorder) Work(tb testing.TB, registry *backfill.Registry, opts ...back
 	}
 	report := &backfill.Report{}
 	limit := maxRuns + maxRunsOfOne*r.size()
+	snoozed := map[int64]bool{}
 	for range limit {
-		row, job := r.claim(jobs)
+		row, job := r.claim(jobs, snoozed)
 		if row == nil {
 			return report
 		}
@@ -55,9 +56,12 @@ func (r *Recorder) Work(tb testing.TB, registry *backfill.Registry, opts ...back
 		observe(jobs, worker.Event{Kind: worker.EventStart, Job: job})
 		execute(tb.Context(), jobs, job, &outcome)
 		note(jobs, job, outcome, time.Since(began))
+		if outcome.Kind == worker.OutcomeSnoozed {
+			snoozed[job.ID] = true
+		}
 		count(report, outcome.Kind, r.end(row, outcome))
 	}
-	tb.Fatalf("testutil: jobs have run %d times, and more are due: does a handler snooze, or enqueue itself, for ever?", limit)
+	tb.Fatalf("testutil: jobs have run %d times, and more are due: does a task enqueue itself, or snooze for 0 seconds, for ever?", limit)
 	return report
 }
 
@@ -69,7 +73,7 @@ func (r *Recorder) size() int {
 }
 
 // claim takes the next job that is due.
-func (r *Recorder) claim(jobs *seam.Inline) (*row, *wire.Job) {
+func (r *Recorder) claim(jobs *seam.Inline, snoozed map[int64]bool) (*row, *wire.Job) {
 	var forbidden []string
 	if jobs.Forbidden != nil {
 		forbidden = jobs.Forbidden()
@@ -77,7 +81,7 @@ func (r *Recorder) claim(jobs *seam.Inline) (*row, *wire.Job) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	row, job := r.table.claim(jobs.Tasks, forbidden, time.Now())
-	for row == nil && jobs.Scheduled && r.table.advance(jobs.Tasks, time.Now()) {
+	for row == nil && jobs.Scheduled && r.table.advance(jobs.Tasks, snoozed, time.Now()) {
 		row, job = r.table.claim(jobs.Tasks, forbidden, time.Now())
 	}
 	return row, job

@@ -64,6 +64,8 @@ func (p *play) act(ctx context.Context, args scene) error {
 			return nil
 		}
 		return backfill.Snooze(2 * time.Hour)
+	case "wait": // for something that does not happen
+		return backfill.Snooze(time.Second)
 	case "dedupe itself":
 		again.KeyMode = backfill.UnsafeDedupe
 		fallthrough
@@ -125,6 +127,7 @@ func scenes() []backfill.Request {
 		taskScene.Request(do("permanent with key", "permanent"), key("permanent with key")),
 		taskScene.Request(do("at once", "retry now", "panic"), backfill.MaxAttempts(3)),
 		taskScene.Request(do("snoozes", "snooze"), backfill.MaxAttempts(1)),
+		taskScene.Request(do("waits", "wait")),
 		taskScene.Request(do("itself", "enqueue itself"), key("itself")),
 		taskScene.Request(do("fails itself", "enqueue itself and fail"), key("fails itself"), backfill.MaxAttempts(5)),
 		taskScene.Request(do("dedupes", "dedupe itself"), key("dedupes")),
@@ -306,7 +309,7 @@ func TestWorkFailsTheTest(t *testing.T) {
 		"an option":     {backfill.NewRegistry(backfill.Handle(TaskSendEmail, ignore)), backfill.WithConcurrency(0), "WithConcurrency: 0 is out of range"},
 		"no end": {backfill.NewRegistry(backfill.Handle(TaskSendEmail, func(context.Context, SendEmailArgs) error {
 			return backfill.Snooze(0)
-		})), nil, "does a handler snooze, or enqueue itself, for ever?"},
+		})), nil, "does a task enqueue itself, or snooze for 0 seconds, for ever?"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -339,6 +342,7 @@ func ExampleRecorder_Work() {
 	}
 	report := rec.Work(t, registry, backfill.WithScheduled(), backfill.WithLogger(slog.New(slog.DiscardHandler)))
 	fmt.Println(report.Completed, "completed,", report.Failed, "attempts failed")
+	// Output:
 	// sent welcome
 	// 1 completed, 2 attempts failed
 }

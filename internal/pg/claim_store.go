@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/backfillhq/go/internal/pg/query"
 	"github.com/backfillhq/go/internal/wire"
 	"github.com/backfillhq/go/internal/worker"
 )
@@ -94,9 +95,10 @@ func (s *Store) saySlow(ctx context.Context, looked time.Duration) {
 }
 
 // Advance makes jobs of this worker's tasks due that are scheduled for later: those of the earliest
-// second, in their order. It reports whether there were any. It must not run beside a Claim.
-func (s *Store) Advance(ctx context.Context) (bool, error) {
-	moved, err := s.queries.AdvanceJobs(ctx, s.claims.taskIDs)
+// second, in their order, apart from the jobs with these ids. It reports whether there were any. It
+// must not run beside a Claim.
+func (s *Store) Advance(ctx context.Context, apartFrom []int64) (bool, error) {
+	moved, err := s.queries.AdvanceJobs(ctx, query.AdvanceJobsParams{Tasks: s.claims.taskIDs, ApartFrom: apartFrom})
 	s.claims.forget() // the jobs are before the marks now
 	return moved > 0, err
 }

@@ -25,6 +25,7 @@ const AdvanceJobs = `-- name: AdvanceJobs :execrows
 with later as materialized (
   select j.id, j.run_at from graphile_worker._private_jobs as j
    where j.task_id = any($1::int[]) and j.is_available and j.run_at > now() and j.run_at < 'infinity'
+     and j.id <> all($2::bigint[])
    order by j.run_at limit 10000
 ), first as materialized (
   select min(later.run_at) as at from later
@@ -39,10 +40,15 @@ update graphile_worker._private_jobs as j
  where j.id = any(array(select id from held))
 `
 
-// Makes due what is scheduled for the earliest second, in its order, for a worker that runs once. What
-// others have locked stays as it is.
-func (q *Queries) AdvanceJobs(ctx context.Context, tasks []int32) (int64, error) {
-	result, err := q.db.Exec(ctx, AdvanceJobs, tasks)
+type AdvanceJobsParams struct {
+	Tasks     []int32
+	ApartFrom []int64
+}
+
+// Makes due what is scheduled for the earliest second, in its order, for a worker that runs once, apart
+// from some jobs. What others have locked stays as it is.
+func (q *Queries) AdvanceJobs(ctx context.Context, arg AdvanceJobsParams) (int64, error) {
+	result, err := q.db.Exec(ctx, AdvanceJobs, arg.Tasks, arg.ApartFrom)
 	if err != nil {
 		return 0, err
 	}

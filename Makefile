@@ -49,6 +49,7 @@ lint: $(GOLANGCI) ## Check formatting (gofumpt, gci) and run the linters
 
 generate: $(SQLC) ## Write all generated code
 	go generate ./...
+	go -C internal/programs generate ./...
 	$(SQLC) generate -f $(QUERIES)
 	$(SQLC) generate -f $(SAMPLE)
 
@@ -58,6 +59,7 @@ check: $(SQLC) ## Check that generated code and go.mod are current, and every qu
 	$(SQLC) diff -f $(QUERIES)
 	$(SQLC) diff -f $(SAMPLE)
 	go run ./cmd/backfillgen -check ./...
+	go -C internal/programs tool backfillgen -check ./...
 	before=$$($(TREE)); go generate ./... && [ "$$before" = "$$($(TREE))" ] || { git status; exit 1; }
 	$(PRIVATE) sh -c 'go run ./internal/schema/internal/migrate && $(SQLC) vet -f $(QUERIES)'
 

@@ -66,9 +66,9 @@ func blocksOf(t *testing.T, language string) []block {
 	return found
 }
 
-// testedByORM are blocks that need modules which this one does not have. internal/orm compares them
-// with its own source, which it runs.
-var testedByORM = []string{"docs/enqueuing.md: Transactions of ORMs, go 1", "docs/enqueuing.md: Something for every job, go 1"}
+// testedElsewhere are blocks that need modules which this one does not have. internal/programs
+// compares them with its own source, which it runs.
+var testedElsewhere = []string{"docs/enqueuing.md: Transactions of ORMs, go 1", "docs/enqueuing.md: Something for every job, go 1"}
 
 // Every Go block of every page compiles, in a module with the quickstart's files.
 func TestSnippets(t *testing.T) {
@@ -77,7 +77,7 @@ func TestSnippets(t *testing.T) {
 	writeSnippetModule(t, dir)
 	elsewhere := 0
 	for i, b := range blocksOf(t, "go") {
-		if slices.Contains(testedByORM, b.name) {
+		if slices.Contains(testedElsewhere, b.name) {
 			elsewhere++
 			continue
 		}
@@ -88,8 +88,8 @@ func TestSnippets(t *testing.T) {
 		write(t, filepath.Join(dir, fmt.Sprintf("snippet%02d/snippet.go", i)), asFile(b))
 		t.Logf("snippet%02d is %s", i, b.name)
 	}
-	if elsewhere != len(testedByORM) {
-		t.Errorf("%d of the blocks %q are there", elsewhere, testedByORM)
+	if elsewhere != len(testedElsewhere) {
+		t.Errorf("%d of the blocks %q are there", elsewhere, testedElsewhere)
 	}
 	run(t, dir, "go tool backfillgen ./...")
 	run(t, dir, "go vet ./...")

@@ -1,3 +1,5 @@
+// Package orm_test tests that jobs are enqueued in the transactions of ORMs, as docs/enqueuing.md
+// says.
 package orm_test
 
 import (
@@ -9,14 +11,12 @@ import (
 	"os"
 	"regexp"
 	"strings"
-	"sync/atomic"
 	"testing"
 
 	"entgo.io/ent/dialect"
 	entsql "entgo.io/ent/dialect/sql"
 	"entgo.io/ent/dialect/sql/sqlgraph"
 	"entgo.io/ent/schema/field"
-	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/jmoiron/sqlx"
 	"github.com/uptrace/bun"
@@ -25,23 +25,8 @@ import (
 	"gorm.io/gorm"
 
 	"github.com/backfillhq/go/backfill"
-	"github.com/backfillhq/go/internal/devpg"
+	"github.com/backfillhq/go/testutil/pgtest"
 )
-
-// url is that of a server of our own.
-var url string
-
-func TestMain(m *testing.M) {
-	server, err := devpg.Start(context.Background(), devpg.Config{})
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	url = server.URL
-	code := m.Run()
-	_ = server.Stop()
-	os.Exit(code)
-}
 
 // User is a row of the application's.
 type User struct {
@@ -63,6 +48,8 @@ var stories = map[string]story{
 	"sqlx":                      sqlxStory,
 	"ent":                       entStory,
 	"GORM, savepoint inside it": gormStory(&gorm.Config{}, enqueueInGORMSavepoint),
+	"GORM, in a hook":           gormHookStory,
+	"bun, savepoint inside it":  bunSavepointStory,
 }
 
 func gormStory(config *gorm.Config, enqueue func(context.Context, *gorm.DB, *backfill.Client) error) story {
@@ -89,6 +76,31 @@ func enqueueInGORMSavepoint(ctx context.Context, tx *gorm.DB, client *backfill.C
 	return tx.Transaction(func(tx *gorm.DB) error { return enqueueInGORM(ctx, tx, client) })
 }
 
+// Member is a User that is welcomed wherever one is created.
+type Member struct{ ID int64 }
+
+func (*Member) TableName() string { return "users" }
+
+// AfterCreate is called by GORM, in the transaction of the insert.
+func (*Member) AfterCreate(tx *gorm.DB) error {
+	ctx := tx.Statement.Context
+	_, err := backfill.FromContext(ctx).WithSQLTx(tx.Statement.ConnPool.(*sql.Tx)).Enqueue(ctx, backfill.Request{Task: "welcome"})
+	return err
+}
+
+// gormHookStory begins no transaction, and has the hook enqueue through the client of the context.
+func gormHookStory(ctx context.Context, db *sql.DB, client *backfill.Client, end error) error {
+	conns, err := gorm.Open(postgres.New(postgres.Config{Conn: db}), &gorm.Config{})
+	if err != nil {
+		return err
+	}
+	conns = conns.WithContext(backfill.NewContext(ctx, client))
+	if end == nil {
+		return conns.Create(&Member{ID: 1}).Error
+	}
+	return conns.Transaction(func(tx *gorm.DB) error { return errors.Join(tx.Create(&Member{ID: 1}).Error, end) })
+}
+
 func enqueueInPreparedGORM(ctx context.Context, tx *gorm.DB, client *backfill.Client) error {
 	_, err := client.WithSQLTx(tx.Statement.ConnPool.(*gorm.PreparedStmtTX).Tx.(*sql.Tx)).Enqueue(ctx, backfill.Request{Task: "welcome"})
 	return err
@@ -100,6 +112,19 @@ func bunStory(ctx context.Context, db *sql.DB, client *backfill.Client, end erro
 			return err
 		}
 		_, err := client.WithSQLTx(tx.Tx).Enqueue(ctx, backfill.Request{Task: "welcome"})
+		return errors.Join(err, end)
+	})
+}
+
+func bunSavepointStory(ctx context.Context, db *sql.DB, client *backfill.Client, end error) error {
+	return bun.NewDB(db, pgdialect.New()).RunInTx(ctx, nil, func(ctx context.Context, tx bun.Tx) error {
+		if _, err := tx.NewInsert().Model(&User{ID: 1}).Exec(ctx); err != nil {
+			return err
+		}
+		err := tx.RunInTx(ctx, nil, func(ctx context.Context, tx bun.Tx) error {
+			_, err := client.WithSQLTx(tx.Tx).Enqueue(ctx, backfill.Request{Task: "welcome"})
+			return err
+		})
 		return errors.Join(err, end)
 	})
 }
@@ -154,34 +179,96 @@ func cmpOr(end error, commit func() error) error {
 	return commit()
 }
 
-// The row and the job are both there after a commit, and neither is after a rollback.
+// The row is there and the job runs after a commit, and neither is there after a rollback.
 func TestJobsInTransactionsOfORMs(t *testing.T) {
 	t.Parallel()
 	for name, story := range stories {
 		for _, end := range []error{nil, errRollback} {
 			t.Run(fmt.Sprint(name, ", ", end), func(t *testing.T) {
 				t.Parallel()
-				pool := newDatabase(t)
-				client := newClient(t, pool)
-				db := stdlib.OpenDBFromPool(pool)
-				defer db.Close()
-				if err := story(t.Context(), db, client, end); !errors.Is(err, end) {
-					t.Fatalf("got %v, want %v", err, end)
-				}
-				var users, jobs int
-				if err := pool.QueryRow(t.Context(), "select (select count(*) from users), (select count(*) from graphile_worker.jobs)").
-					Scan(&users, &jobs); err != nil {
-					t.Fatal(err)
-				}
 				want := 1
 				if end != nil {
 					want = 0
 				}
-				if users != want || jobs != want {
-					t.Errorf("%d users and %d jobs, want %d", users, jobs, want)
-				}
+				wantAfter(t, func(ctx context.Context, db *sql.DB, client *backfill.Client) {
+					if err := story(ctx, db, client, end); !errors.Is(err, end) {
+						t.Fatalf("got %v, want %v", err, end)
+					}
+				}, want, want)
 			})
 		}
+	}
+}
+
+// A job belongs to the savepoint that it was enqueued in: it is not there if that was rolled back,
+// and what is around it was committed.
+func TestJobsInSavepointsOfORMs(t *testing.T) {
+	t.Parallel()
+	for name, story := range map[string]func(context.Context, *sql.DB, *backfill.Client) error{
+		"GORM": func(ctx context.Context, db *sql.DB, client *backfill.Client) error {
+			enqueue := func(ctx context.Context, tx *gorm.DB, client *backfill.Client) error {
+				return only(errRollback, tx.Transaction(func(tx *gorm.DB) error {
+					return errors.Join(enqueueInGORM(ctx, tx, client), errRollback)
+				}))
+			}
+			return gormStory(&gorm.Config{}, enqueue)(ctx, db, client, nil)
+		},
+		"bun": func(ctx context.Context, db *sql.DB, client *backfill.Client) error {
+			return bun.NewDB(db, pgdialect.New()).RunInTx(ctx, nil, func(ctx context.Context, tx bun.Tx) error {
+				_, err := tx.NewInsert().Model(&User{ID: 1}).Exec(ctx)
+				return errors.Join(err, only(errRollback, tx.RunInTx(ctx, nil, func(ctx context.Context, tx bun.Tx) error {
+					_, err := client.WithSQLTx(tx.Tx).Enqueue(ctx, backfill.Request{Task: "welcome"})
+					return errors.Join(err, errRollback)
+				})))
+			})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			wantAfter(t, func(ctx context.Context, db *sql.DB, client *backfill.Client) {
+				if err := story(ctx, db, client); err != nil {
+					t.Fatal(err)
+				}
+			}, 1, 0)
+		})
+	}
+}
+
+// only returns nil if err is want, alone or joined to nothing else.
+func only(want, err error) error {
+	if err != nil && err.Error() == want.Error() {
+		return nil
+	}
+	return fmt.Errorf("got %w, want %w", err, want)
+}
+
+// wantAfter does something with a new database, and compares the rows of users, and the jobs that
+// a worker runs then.
+func wantAfter(t *testing.T, do func(context.Context, *sql.DB, *backfill.Client), users, jobs int) {
+	t.Helper()
+	pool := pgtest.New(t).Pool()
+	if _, err := pool.Exec(t.Context(), "create table users (id bigint primary key)"); err != nil {
+		t.Fatal(err)
+	}
+	client, err := backfill.NewClient(t.Context(), pool, backfill.WithLogger(slog.New(slog.DiscardHandler)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	db := stdlib.OpenDBFromPool(pool)
+	defer db.Close()
+	do(t.Context(), db, client)
+	var got int
+	if err := pool.QueryRow(t.Context(), "select count(*) from users").Scan(&got); err != nil {
+		t.Fatal(err)
+	}
+	welcome := backfill.Handle(&backfill.Task[backfill.NoArgs]{Name: "welcome"}, func(context.Context, backfill.NoArgs) error { return nil })
+	report, err := backfill.RunOnce(t.Context(), backfill.NewRegistry(welcome), backfill.WithClient(client))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != users || report.Completed != int64(jobs) {
+		t.Errorf("there are %d users, and %d jobs ran; want %d and %d", got, report.Completed, users, jobs)
 	}
 }
 
@@ -189,7 +276,7 @@ func TestJobsInTransactionsOfORMs(t *testing.T) {
 // file has a line.
 func TestTableOfORMs(t *testing.T) {
 	t.Parallel()
-	page, err := os.ReadFile("../../docs/enqueuing.md")
+	page, err := os.ReadFile("../../../docs/enqueuing.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -217,41 +304,4 @@ func TestTableOfORMs(t *testing.T) {
 			t.Errorf("%s is not in the table", name)
 		}
 	}
-}
-
-var databases atomic.Int32
-
-func newDatabase(t *testing.T) *pgxpool.Pool {
-	t.Helper()
-	admin, err := pgxpool.New(t.Context(), url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer admin.Close()
-	name := fmt.Sprint("orm_", databases.Add(1))
-	if _, err := admin.Exec(t.Context(), "create database "+name); err != nil {
-		t.Fatal(err)
-	}
-	config := admin.Config()
-	config.ConnConfig.Database = name
-	pool, err := pgxpool.NewWithConfig(t.Context(), config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(pool.Close)
-	if _, err := pool.Exec(t.Context(), "create table users (id bigint primary key)"); err != nil {
-		t.Fatal(err)
-	}
-	return pool
-}
-
-func newClient(t *testing.T, pool *pgxpool.Pool, opts ...backfill.ClientOption) *backfill.Client {
-	t.Helper()
-	opts = append(opts, backfill.WithLogger(slog.New(slog.DiscardHandler)))
-	client, err := backfill.NewClient(t.Context(), pool, opts...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(client.Close)
-	return client
 }

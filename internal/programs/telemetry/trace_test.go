@@ -1,4 +1,4 @@
-package orm_test
+package telemetry_test
 
 import (
 	"context"
@@ -13,7 +13,8 @@ import (
 	oteltrace "go.opentelemetry.io/otel/trace"
 
 	"github.com/backfillhq/go/backfill"
-	"github.com/backfillhq/go/internal/orm"
+	"github.com/backfillhq/go/internal/programs/telemetry"
+	"github.com/backfillhq/go/testutil/pgtest"
 )
 
 type args struct{ UserID int64 }
@@ -23,7 +24,11 @@ type args struct{ UserID int64 }
 func TestTraceGoesThroughJobs(t *testing.T) { //nolint:paralleltest // sets what is global to OpenTelemetry
 	otel.SetTextMapPropagator(propagation.TraceContext{})
 	otel.SetTracerProvider(trace.NewTracerProvider())
-	client := newClient(t, newDatabase(t), backfill.WithEnqueueMiddleware(orm.EnqueueTrace))
+	client, err := backfill.NewClient(t.Context(), pgtest.New(t).Pool(), backfill.WithEnqueueMiddleware(telemetry.EnqueueTrace))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
 	first, second := &backfill.Task[args]{Name: "first"}, &backfill.Task[args]{Name: "second"}
 	many := &backfill.Task[[]args]{Name: "many"}
 	seen := map[string]oteltrace.SpanContext{}
@@ -43,7 +48,7 @@ func TestTraceGoesThroughJobs(t *testing.T) { //nolint:paralleltest // sets what
 		backfill.Handle(many, func(ctx context.Context, a []args) error { see(ctx, a[0].UserID); return nil }),
 	)
 	ctx, span := otel.Tracer("web").Start(t.Context(), "request")
-	err := backfill.InTx(ctx, client, func(ctx context.Context, _ pgx.Tx) error {
+	err = backfill.InTx(ctx, client, func(ctx context.Context, _ pgx.Tx) error {
 		_, err := backfill.FromContext(ctx).Enqueue(ctx, first.Request(args{7}), many.Request([]args{{7}}))
 		return err
 	})
@@ -51,7 +56,7 @@ func TestTraceGoesThroughJobs(t *testing.T) { //nolint:paralleltest // sets what
 	if err != nil {
 		t.Fatal(err)
 	}
-	report, err := backfill.RunOnce(t.Context(), registry, backfill.WithClient(client), backfill.WithMiddleware(orm.WorkTrace), backfill.WithConcurrency(1))
+	report, err := backfill.RunOnce(t.Context(), registry, backfill.WithClient(client), backfill.WithMiddleware(telemetry.WorkTrace), backfill.WithConcurrency(1))
 	if err != nil || report.Completed != 3 {
 		t.Fatalf("%+v, %v", report, err)
 	}
@@ -67,7 +72,7 @@ func TestTraceGoesThroughJobs(t *testing.T) { //nolint:paralleltest // sets what
 // The recipe of the page is what is tested here.
 func TestRecipeOfTraces(t *testing.T) {
 	t.Parallel()
-	page, err := os.ReadFile("../../docs/enqueuing.md")
+	page, err := os.ReadFile("../../../docs/enqueuing.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,8 +80,8 @@ func TestRecipeOfTraces(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, recipe, found := strings.Cut(string(source), "// enqueueTrace")
-	if !found || !strings.Contains(string(page), "```go\n// enqueueTrace"+recipe+"```") {
+	_, recipe, found := strings.Cut(string(source), "// EnqueueTrace")
+	if !found || !strings.Contains(string(page), "```go\n// EnqueueTrace"+recipe+"```") {
 		t.Error("docs/enqueuing.md does not show the functions of trace.go")
 	}
 }

@@ -1,4 +1,4 @@
-package orm
+package telemetry
 
 import (
 	"context"
@@ -10,9 +10,9 @@ import (
 	"github.com/backfillhq/go/backfill"
 )
 
-// enqueueTrace adds the trace of ctx to the args of each job: to objects, as the member "_trace".
+// EnqueueTrace adds the trace of ctx to the args of each job: to objects, as the member "_trace".
 // Handlers in other languages see it and ignore it, as they do every member they do not know.
-func enqueueTrace(next backfill.EnqueueFunc) backfill.EnqueueFunc {
+func EnqueueTrace(next backfill.EnqueueFunc) backfill.EnqueueFunc {
 	return func(ctx context.Context, requests []backfill.Request) ([]*backfill.Job, error) {
 		carrier := propagation.MapCarrier{}
 		otel.GetTextMapPropagator().Inject(ctx, carrier)
@@ -29,8 +29,8 @@ func enqueueTrace(next backfill.EnqueueFunc) backfill.EnqueueFunc {
 	}
 }
 
-// workTrace makes a job's handler continue the trace that enqueued it.
-func workTrace(next backfill.HandlerFunc) backfill.HandlerFunc {
+// WorkTrace makes a job's handler continue the trace that enqueued it.
+func WorkTrace(next backfill.HandlerFunc) backfill.HandlerFunc {
 	return func(ctx context.Context, job *backfill.Job) error {
 		var args struct {
 			Trace propagation.MapCarrier `json:"_trace"`

@@ -1,6 +1,0 @@
-package orm
-
-var (
-	EnqueueTrace = enqueueTrace
-	WorkTrace    = workTrace
-)

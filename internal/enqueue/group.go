@@ -1,6 +1,7 @@
 package enqueue
 
 import (
+	"bytes"
 	"slices"
 	"sync"
 	"time"
@@ -250,23 +251,26 @@ func (g *group) startBatchLocked(batch []*call) {
 	var specs []wire.Spec
 	for _, c := range batch {
 		c.state = runningInBatch
-		specs = append(specs, c.specs...)
+		for _, spec := range c.specs { // a copy: a caller that leaves may use its bytes for something else
+			spec.Payload, spec.Flags = bytes.Clone(spec.Payload), slices.Clone(spec.Flags)
+			specs = append(specs, spec)
+		}
 	}
 	go g.runBatch(g.beginLocked(specs, true), batch)
 }
 
 // takeLocked takes the first calls that fit into a batch, but not those that wait for a key.
 func (g *group) takeLocked() (batch []*call) {
-	jobs, bytes, full := 0, 0, false
+	jobs, size, full := 0, 0, false
 	g.waiting = slices.DeleteFunc(g.waiting, func(c *call) bool {
 		if full || c.pause > 0 || g.collidesLocked(c.specs) {
 			return false
 		}
 		for i := range c.specs {
-			bytes += len(c.specs[i].Payload)
+			size += len(c.specs[i].Payload)
 		}
 		jobs += len(c.specs)
-		full = jobs > foldJobs || bytes > foldBytes
+		full = jobs > foldJobs || size > foldBytes
 		if full && len(batch) > 0 {
 			return false
 		}

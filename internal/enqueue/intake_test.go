@@ -29,6 +29,7 @@ type slowInserter struct {
 	notifies bool            // single jobs take their notification along
 	held     map[string]bool // keys that somebody else's transaction holds
 	takes    time.Duration
+	payloads []string // of each insert, at its end
 }
 
 // Insert notifies a tenth of a second after the insert.
@@ -72,6 +73,9 @@ func (s *slowInserter) insert(ctx *enqueue.Context, specs []wire.Spec) ([]*wire.
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.active--
+	for _, spec := range specs {
+		s.payloads = append(s.payloads, fmt.Sprintf("%s%s", spec.Payload, spec.Flags))
+	}
 	switch {
 	case ctx.Err() != nil:
 		return nil, &wire.UnknownError{Err: ctx.Cause()}
@@ -489,6 +493,36 @@ func TestIntakeLargeCallEndsWithItsCaller(t *testing.T) {
 		}
 		r.callers.Wait()
 		r.nudger.Close()
+	})
+}
+
+// A caller that leaves its batch may use its bytes for something else: the batch inserts what it was
+// given.
+func TestIntakeCallerReusesItsBytes(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newIntakeRigOf(1)
+		r.call(t.Context(), "", "first")
+		ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond) // in the middle of the batch
+		defer cancel()
+		for _, name := range []string{"a", "b"} {
+			r.callers.Go(func() {
+				payload, flags := []byte(`"`+name+`"`), []string{name}
+				_, err := r.intake.Insert(ctx, []wire.Spec{{Task: name, Payload: payload, Flags: flags}})
+				if _, unknown := errors.AsType[*wire.UnknownError](err); !unknown {
+					t.Errorf("%s: %v", name, err)
+				}
+				copy(payload, `???`)
+				flags[0] = "?"
+			})
+		}
+		time.Sleep(3 * time.Second)
+		r.callers.Wait()
+		r.nudger.Close()
+		slices.Sort(r.payloads)
+		if diff := cmp.Diff([]string{`"a"[a]`, `"b"[b]`, `[]`}, r.payloads); diff != "" {
+			t.Errorf("payloads (-want +got):\n%s", diff)
+		}
 	})
 }
 

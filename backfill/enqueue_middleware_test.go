@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
@@ -208,6 +207,7 @@ func TestEnqueueMiddlewareCannotHideAnUnknownOutcome(t *testing.T) {
 		create constraint trigger wait after insert on graphile_worker._private_jobs initially deferred for each row execute function wait()`); err != nil {
 		t.Fatal(err)
 	}
+	const sleeping = "from pg_stat_activity where wait_event = 'PgSleep' and datname = current_database()"
 	for name, hide := range map[string]func(backfill.EnqueueFunc, error) error{
 		"wrapped with %v": func(_ backfill.EnqueueFunc, err error) error { return fmt.Errorf("no: %v", err) }, //nolint:errorlint // the mistake
 		"tried again": func(next backfill.EnqueueFunc, _ error) error {
@@ -222,9 +222,16 @@ func TestEnqueueMiddlewareCannotHideAnUnknownOutcome(t *testing.T) {
 				return nil, hide(next, err)
 			}
 		}))
-		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
-		_, err := client.Enqueue(ctx, backfill.Request{Task: "t"})
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() {
+			_, err := client.Enqueue(ctx, backfill.Request{Task: "t"})
+			ended <- err
+		}()
+		until(t, "the commit to wait", func() bool { return get[int](t, db.Pool(), "select count(*) "+sleeping) > 0 })
 		cancel()
+		err := receive(t, "the enqueue", ended)
+		until(t, "the commit to end", func() bool { return get[int](t, db.Pool(), "select count(pg_terminate_backend(pid)) "+sleeping) == 0 })
 		if !errors.Is(err, backfill.ErrOutcomeUnknown) || errors.Is(err, backfill.ErrInvalidRequest) {
 			t.Errorf("%s: %v", name, err)
 		}

@@ -516,7 +516,7 @@ func TestIntakeCallerReusesItsBytes(t *testing.T) {
 				flags[0] = "?"
 			})
 		}
-		time.Sleep(3 * time.Second)
+		<-time.After(3 * time.Second)
 		r.callers.Wait()
 		r.nudger.Close()
 		slices.Sort(r.payloads)

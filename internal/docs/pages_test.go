@@ -269,6 +269,29 @@ func TestNames(t *testing.T) {
 	}
 }
 
+// The overview of package backfill has every option.
+func TestOverview(t *testing.T) {
+	t.Parallel()
+	overview, err := os.ReadFile(filepath.Join(root, "backfill/doc.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := map[string]bool{}
+	exported(t, filepath.Join(root, "backfill"), "backfill", names)
+	options := 0
+	for name := range names {
+		if name, ok := strings.CutPrefix(name, "backfill.With"); ok {
+			options++
+			if !strings.Contains(string(overview), "[With"+name+"]") {
+				t.Errorf("the overview lacks With%s", name)
+			}
+		}
+	}
+	if options < 10 {
+		t.Errorf("the package has %d options", options)
+	}
+}
+
 // exported adds the exported names of a package, with its qualifier: those of methods of the
 // client as client.Name, and so on.
 func exported(t *testing.T, folder, qualifier string, names map[string]bool) {

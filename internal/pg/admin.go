@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -15,17 +16,20 @@ import (
 
 // Admin does what operators ask for, on a client's pool.
 type Admin struct {
-	pool      *pgxpool.Pool
-	settings  Settings
-	texts     *texts
-	limit     time.Duration // adminTimeout, except in tests
-	lockTries int           // maxTries, except in tests
+	pool     *pgxpool.Pool
+	settings Settings
+	texts    *texts
+	// What tests set to something else: adminTimeout, maxTries, countedPages.
+	limit     time.Duration
+	lockTries int
+	pages     int64
 }
 
 // NewAdmin returns an Admin on a client's pool.
 func NewAdmin(pool *pgxpool.Pool, schema string) *Admin {
 	return &Admin{
-		pool: pool, settings: SettingsOf(pool, schema), texts: newTexts(schema), limit: adminTimeout, lockTries: maxTries,
+		pool: pool, settings: SettingsOf(pool, schema), texts: newTexts(schema),
+		limit: adminTimeout, lockTries: maxTries, pages: countedPages,
 	}
 }
 
@@ -57,17 +61,17 @@ func (a *Admin) Unlock(ctx context.Context, lockedBy string) (jobs, queues int, 
 			return 0, 0, fmt.Errorf("declare worker %s dead: %w", id, err)
 		}
 	}
-	jobs, err = inBatches(func() (int64, error) { return ask(ctx, a, unlockJobs, id) })
+	jobs, err = inBatches(func() (int64, error) { return ask(ctx, a.in, unlockJobs, id) })
 	if err != nil {
 		return jobs, 0, fmt.Errorf("release jobs of worker %s: %w", id, err)
 	}
-	if queues, err = inBatches(func() (int64, error) { return ask(ctx, a, unlockQueues, id) }); err != nil {
+	if queues, err = inBatches(func() (int64, error) { return ask(ctx, a.in, unlockQueues, id) }); err != nil {
 		return jobs, queues, fmt.Errorf("release queues of worker %s: %w", id, err)
 	}
 	if jobs+queues > 0 || registered {
 		return jobs, queues, nil
 	}
-	holds, err := ask(ctx, a, (*query.Queries).HoldsLocks, query.HoldsLocksParams{WorkerID: id, Ours: ours})
+	holds, err := ask(ctx, a.in, (*query.Queries).HoldsLocks, query.HoldsLocksParams{WorkerID: id, Ours: ours})
 	if err != nil {
 		return 0, 0, fmt.Errorf("look for locks of worker %s: %w", id, err)
 	}
@@ -83,14 +87,12 @@ func (a *Admin) Unlock(ctx context.Context, lockedBy string) (jobs, queues int, 
 // its worker's death.
 func (a *Admin) findWorker(ctx context.Context, lockedBy string) (id string, registered bool, err error) {
 	candidates := append([]string{lockedBy}, wire.WorkersOf(lockedBy)...)
-	found, err := ask(ctx, a, (*query.Queries).RegisteredWorker, candidates)
+	found, err := ask(ctx, a.in, (*query.Queries).RegisteredWorker, candidates)
 	if err != nil || found != "" {
 		return found, found != "", err
 	}
-	for _, id := range candidates {
-		if wire.IsWorkerID(id) {
-			return id, false, nil
-		}
+	if i := slices.IndexFunc(candidates, wire.IsWorkerID); i >= 0 {
+		return candidates[i], false, nil
 	}
 	return lockedBy, false, nil
 }

@@ -59,11 +59,14 @@ func (a *Admin) in(ctx context.Context, run func(context.Context, query.DBTX) er
 	return err
 }
 
-// ask runs a single statement so.
+// transaction runs statements together.
+type transaction = func(ctx context.Context, run func(context.Context, query.DBTX) error) error
+
+// ask runs a single statement in a transaction.
 func ask[A, R any](
-	ctx context.Context, a *Admin, statement func(*query.Queries, context.Context, A) (R, error), arg A,
+	ctx context.Context, in transaction, statement func(*query.Queries, context.Context, A) (R, error), arg A,
 ) (result R, err error) {
-	err = a.in(ctx, func(ctx context.Context, db query.DBTX) error {
+	err = in(ctx, func(ctx context.Context, db query.DBTX) error {
 		result, err = statement(query.New(db), ctx, arg)
 		return err
 	})

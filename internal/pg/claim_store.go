@@ -79,17 +79,13 @@ func (s *Store) saySlow(ctx context.Context, looked time.Duration) {
 	if err != nil {
 		return // it was not the search: the database does not answer
 	}
-	logger := s.logger
-	if logger == nil {
-		logger = slog.Default()
-	}
 	const slow = "finding jobs took long"
 	took := slog.Duration("took", looked)
 	if holder.Holder == "" {
-		logger.LogAttrs(ctx, slog.LevelWarn, slow, took)
+		s.logger.LogAttrs(ctx, slog.LevelWarn, slow, took)
 		return
 	}
-	logger.LogAttrs(ctx, slog.LevelWarn, slow+", probably because of deleted rows that vacuum may not remove: "+
+	s.logger.LogAttrs(ctx, slog.LevelWarn, slow+", probably because of deleted rows that vacuum may not remove: "+
 		"end the transaction or drop the slot that is oldest", took,
 		slog.String("oldest_snapshot", holder.Holder), slog.Int64("transactions_since", holder.Age))
 }

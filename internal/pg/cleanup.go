@@ -31,7 +31,7 @@ const (
 func (a *Admin) DeleteFailed(ctx context.Context) (jobs int, err error) {
 	var last int64
 	for {
-		deleted, err := ask(ctx, a, (*query.Queries).DeleteFailedJobs, last)
+		deleted, err := ask(ctx, a.in, (*query.Queries).DeleteFailedJobs, last)
 		if err != nil {
 			return jobs, a.settings.explainWork(fmt.Errorf("delete failed jobs: %w", err))
 		}

@@ -27,19 +27,15 @@ type TaskCount struct {
 // many of them, chosen at random, and estimates: exact is false.
 func (a *Admin) Count(ctx context.Context) (counts []TaskCount, exact bool, err error) {
 	defer func() { err = a.settings.explainWork(err) }()
-	return a.count(ctx, countedPages)
-}
-
-func (a *Admin) count(ctx context.Context, limit int64) (counts []TaskCount, exact bool, err error) {
-	pages, err := ask(ctx, a, (*query.Queries).JobPages, a.texts.schema)
+	pages, err := ask(ctx, a.in, (*query.Queries).JobPages, a.texts.schema)
 	if err != nil {
 		return nil, false, fmt.Errorf("measure the table: %w", err)
 	}
 	percent := float32(100)
-	if pages > limit {
-		percent = float32(100 * float64(limit) / float64(pages))
+	if pages > a.pages {
+		percent = float32(100 * float64(a.pages) / float64(pages))
 	}
-	rows, err := ask(ctx, a, (*query.Queries).CountJobs, percent)
+	rows, err := ask(ctx, a.in, (*query.Queries).CountJobs, percent)
 	if err != nil {
 		return nil, false, err
 	}

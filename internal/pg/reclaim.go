@@ -29,21 +29,18 @@ func (s *Store) Reclaim(ctx context.Context, workerID string, held []wire.Lease)
 	for i, lease := range held {
 		tokens[i], claims[i] = lease.Token, lease.Claim()
 	}
-	left := false
-	jobs := func(q *query.Queries) (int64, error) {
-		return q.ReclaimJobs(ctx, query.ReclaimJobsParams{WorkerID: workerID, Held: tokens})
-	}
-	queues := func(q *query.Queries) (int64, error) {
-		return q.ReclaimQueues(ctx, query.ReclaimQueuesParams{WorkerID: workerID, Claims: claims})
-	}
-	if answer.Jobs, err = s.scanBatches(ctx, jobs); err == nil {
-		answer.Queues, err = s.scanBatches(ctx, queues)
-	}
+	answer.Jobs, err = inBatches(func() (int64, error) {
+		return ask(ctx, s.scanning, (*query.Queries).ReclaimJobs, query.ReclaimJobsParams{WorkerID: workerID, Held: tokens})
+	})
 	if err == nil {
-		err = s.scan(ctx, func(q *query.Queries) (err error) {
-			left, err = q.ReclaimLeft(ctx, query.ReclaimLeftParams{WorkerID: workerID, Held: tokens, Claims: claims})
-			return err
+		answer.Queues, err = inBatches(func() (int64, error) {
+			return ask(ctx, s.scanning, (*query.Queries).ReclaimQueues, query.ReclaimQueuesParams{WorkerID: workerID, Claims: claims})
 		})
+	}
+	left := false
+	if err == nil {
+		rows := query.ReclaimLeftParams{WorkerID: workerID, Held: tokens, Claims: claims}
+		left, err = ask(ctx, s.scanning, (*query.Queries).ReclaimLeft, rows)
 	}
 	if err != nil {
 		s.suspectConnections(ctx)
@@ -53,27 +50,16 @@ func (s *Store) Reclaim(ctx context.Context, workerID string, held []wire.Lease)
 	return answer, nil
 }
 
-// scanBatches repeats a statement, each time with a new snapshot, until it changes nothing.
-func (s *Store) scanBatches(ctx context.Context, batch func(*query.Queries) (int64, error)) (int, error) {
-	return inBatches(func() (n int64, err error) {
-		err = s.scan(ctx, func(q *query.Queries) (err error) {
-			n, err = batch(q)
-			return err
-		})
-		return n, err
-	})
-}
-
-// scan runs a statement that no index answers. A worker's sessions do without sequential scans, so
-// that claims have the right plan in any case; this one needs it, and on a large table more time
+// scanning runs a statement that no index answers. A worker's sessions do without sequential scans,
+// so that claims have the right plan in any case; this one needs it, and on a large table more time
 // than they allow: all that the look has.
-func (s *Store) scan(ctx context.Context, statement func(*query.Queries) error) error {
+func (s *Store) scanning(ctx context.Context, run func(context.Context, query.DBTX) error) error {
 	return pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		const allow = "select set_config('enable_seqscan', 'on', true), set_config('statement_timeout', '30s', true)"
 		if _, err := tx.Exec(ctx, allow); err != nil {
 			return err
 		}
-		return statement(s.claims.texts.queries(tx))
+		return run(ctx, renderer{tx, s.claims.texts})
 	})
 }
 

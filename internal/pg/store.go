@@ -54,7 +54,7 @@ func Open(ctx context.Context, settings Settings) (*Store, error) {
 	directly := func(ctx context.Context, run func(context.Context, query.DBTX) error) error { return run(ctx, db) }
 	return &Store{
 		settings: settings, sessions: sessions, pool: pool, queries: query.New(db), claims: claims{texts: texts},
-		sweep: newSweep(directly, rest),
+		sweep: newSweep(directly, rest), logger: slog.Default(),
 	}, nil
 }
 

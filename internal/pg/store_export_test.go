@@ -138,5 +138,6 @@ func (i *Inserter) InsertAll(
 
 // CountPages is Count with another bound.
 func CountPages(ctx context.Context, a *Admin, limit int64) ([]TaskCount, bool, error) {
-	return a.count(ctx, limit)
+	a.pages = limit
+	return a.Count(ctx)
 }

@@ -56,7 +56,7 @@ func (s *Store) takeTurn(ctx context.Context, workerID string) (mine bool, err e
 // sweep goes through all jobs, and then all queues. It releases what is locked for too long, and
 // adds up what else is locked.
 type sweep struct {
-	in   func(ctx context.Context, run func(context.Context, query.DBTX) error) error
+	in   transaction
 	rest func(ctx context.Context, d time.Duration) bool // false: ctx has ended
 
 	// Where it goes on. A sweep that ends for its deadline or an error is continued by the next one,
@@ -66,9 +66,7 @@ type sweep struct {
 	locks    map[string]*worker.HeldLocks // by owner, so far
 }
 
-func newSweep(
-	in func(context.Context, func(context.Context, query.DBTX) error) error, rest func(context.Context, time.Duration) bool,
-) *sweep {
+func newSweep(in transaction, rest func(context.Context, time.Duration) bool) *sweep {
 	s := &sweep{in: in, rest: rest}
 	s.restart()
 	return s
@@ -115,19 +113,18 @@ func (s *sweep) page(ctx context.Context, workerID string) (rows []query.SweepJo
 	ctx, cancel := context.WithTimeout(ctx, pageTimeout)
 	defer cancel()
 	params := query.SweepJobsParams{After: s.after, Size: sweepPage, WorkerID: workerID}
-	err = s.in(ctx, func(ctx context.Context, db query.DBTX) error {
-		if !s.queueing {
-			rows, err = query.New(db).SweepJobs(ctx, params)
-			return err
+	if !s.queueing {
+		if rows, err = ask(ctx, s.in, (*query.Queries).SweepJobs, params); err != nil {
+			return nil, fmt.Errorf("release stale jobs: %w", err)
 		}
-		found, err := query.New(db).SweepQueues(ctx, query.SweepQueuesParams(params))
-		for _, row := range found {
-			rows = append(rows, query.SweepJobsRow(row))
-		}
-		return err
-	})
+		return rows, nil
+	}
+	found, err := ask(ctx, s.in, (*query.Queries).SweepQueues, query.SweepQueuesParams(params))
 	if err != nil {
-		return nil, fmt.Errorf("go through jobs and queues: %w", err)
+		return nil, fmt.Errorf("release stale queues: %w", err)
+	}
+	for _, row := range found {
+		rows = append(rows, query.SweepJobsRow(row))
 	}
 	return rows, nil
 }
@@ -167,11 +164,7 @@ func (s *sweep) owners(ctx context.Context) ([]worker.HeldLocks, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, pageTimeout)
 	defer cancel()
-	var found []query.LockOwnersRow
-	err := s.in(ctx, func(ctx context.Context, db query.DBTX) (err error) {
-		found, err = query.New(db).LockOwners(ctx, ids)
-		return err
-	})
+	found, err := ask(ctx, s.in, (*query.Queries).LockOwners, ids)
 	if err != nil {
 		return nil, fmt.Errorf("look up who holds locks: %w", err)
 	}

@@ -105,6 +105,12 @@ func connectOwn(ctx context.Context, config *pgxpool.Config) (*pgx.Conn, error) 
 	return conn, nil
 }
 
+// Connect makes a connection on which the index on queues is built, with a session that is not
+// shared. The build sets what it needs.
+func (s Settings) Connect(ctx context.Context) (*pgx.Conn, error) {
+	return connectOwn(ctx, s.own(newSessions(s).checkShared))
+}
+
 // sessions makes the sessions of one worker.
 type sessions struct {
 	settings Settings

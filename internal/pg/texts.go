@@ -31,11 +31,6 @@ func (t *texts) render(sql string) string {
 	return text
 }
 
-// queries returns sqlc's methods, on db and for the schema.
-func (t *texts) queries(db query.DBTX) *query.Queries {
-	return query.New(renderer{db, t})
-}
-
 // renderer is a DBTX that renders each statement on its way to the database.
 type renderer struct {
 	db    query.DBTX

@@ -20,7 +20,7 @@ import (
 const hookGrace = 100 * time.Millisecond
 
 var (
-	errHookEnded   = errors.New("it ended its goroutine (runtime.Goexit)")
+	errGoexit      = errors.New("it ended its goroutine (runtime.Goexit)")
 	errHookNothing = errors.New("it returned nil without an error")
 	// errHookHangs is not the context's error: pgx would leave out which function it is about.
 	errHookHangs = errors.New("it has not returned in time")
@@ -38,44 +38,66 @@ func (e *hookError) Unwrap() error { return e.err }
 // callHook calls a function of an application's pool configuration, for a session of our own. One
 // that panics cannot end the process, also where pgx calls it from a goroutine of its own, and one
 // that hangs, whatever its context says, keeps nobody waiting: both are errors of the connection.
-// What it returns after it was given up is closed.
 func callHook[T any](
 	ctx context.Context, name string, hook func(context.Context) (T, error),
 ) (result T, err error) {
 	ctx, cancel := context.WithTimeout(ctx, sessionTimeout)
 	defer cancel()
-	done := make(chan struct{})
-	var value T
-	var ended error = &hookError{name, errHookEnded}
+	end, ok := apart(ctx, hookGrace, func() (T, error) { return hook(ctx) })
+	switch {
+	case !ok && errors.Is(ctx.Err(), context.Canceled):
+		err = &hookError{name, context.Cause(ctx)}
+	case !ok:
+		err = &hookError{name, errHookHangs}
+	case end.panicked == any(errGoexit):
+		err = &hookError{name, errGoexit}
+	case end.panicked != nil:
+		err = &hookError{name, fmt.Errorf("panic: %v", end.panicked)}
+	default:
+		return end.value, end.err
+	}
+	return result, err
+}
+
+// ending is how a function ended that ran apart.
+type ending[T any] struct {
+	value    T
+	err      error
+	panicked any // nil: it has returned
+}
+
+// apart runs what belongs to the application on a goroutine of its own, and gives it up a while after
+// the end of ctx: then it reports false, and closes what is returned late.
+func apart[T any](ctx context.Context, grace time.Duration, run func() (T, error)) (end ending[T], ok bool) {
+	done := make(chan ending[T], 1)
 	go func() {
-		defer close(done)
+		end := ending[T]{panicked: errGoexit}
 		defer func() {
-			if panicked := recover(); panicked != nil {
-				ended = &hookError{name, fmt.Errorf("panic: %v", panicked)}
+			if value := recover(); value != nil {
+				end.panicked = value
 			}
+			done <- end
 		}()
-		value, ended = hook(ctx)
+		value, err := run()
+		end = ending[T]{value: value, err: err}
 	}()
 	select {
-	case <-done:
-		return value, ended
+	case end = <-done:
+		return end, true
 	case <-ctx.Done():
 	}
 	select {
-	case <-done:
-		return value, ended
-	case <-time.After(hookGrace):
+	case end = <-done:
+		return end, true
+	case <-time.After(grace):
 	}
 	go func() {
-		<-done
-		if late, ok := any(value).(io.Closer); ok && ended == nil {
-			_ = late.Close()
+		late := <-done
+		if closer, ok := any(late.value).(io.Closer); ok && late.err == nil {
+			_ = closer.Close()
 		}
 	}()
-	if errors.Is(ctx.Err(), context.Canceled) {
-		return result, &hookError{name, context.Cause(ctx)}
-	}
-	return result, &hookError{name, errHookHangs}
+	return end, false
 }
 
 // notNil is callHook for hooks that pgx does not expect to return nil.

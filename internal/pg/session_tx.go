@@ -6,7 +6,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
@@ -88,37 +87,14 @@ func (sqlSession) encoding() string { return "" }
 // run returns soon after the end of ctx, also where the driver does not: lib/pq asks the server to
 // cancel, and waits until it answers. What it read by then is not used.
 func (s sqlSession) run(ctx context.Context, statements []statement) error {
-	type outcome struct {
-		err      error
-		panicked any
+	end, ok := apart(ctx, closeTimeout, func() (struct{}, error) { return struct{}{}, s.runAll(ctx, statements) })
+	if !ok {
+		return context.Cause(ctx)
 	}
-	done := make(chan outcome, 1)
-	go func() {
-		out := outcome{panicked: errors.New("the goroutine ended")}
-		defer func() {
-			if value := recover(); value != nil {
-				out.panicked = value
-			}
-			done <- out
-		}()
-		out = outcome{err: s.runAll(ctx, statements)}
-	}()
-	var out outcome
-	select {
-	case out = <-done:
-	case <-ctx.Done():
-		timer := time.NewTimer(closeTimeout)
-		defer timer.Stop()
-		select {
-		case out = <-done:
-		case <-timer.C:
-			return context.Cause(ctx)
-		}
+	if end.panicked != nil {
+		panic(end.panicked) //nolint:forbidigo // the driver has; the caller makes an error of it
 	}
-	if out.panicked != nil {
-		panic(out.panicked) //nolint:forbidigo // the driver has; the caller makes an error of it
-	}
-	return out.err
+	return end.err
 }
 
 func (s sqlSession) runAll(ctx context.Context, statements []statement) error {

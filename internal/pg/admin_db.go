@@ -70,5 +70,8 @@ func ask[A, R any](
 		result, err = statement(query.New(db), ctx, arg)
 		return err
 	})
-	return result, err
+	if err != nil { // perhaps of the commit
+		return *new(R), err
+	}
+	return result, nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/backfillhq/go/internal/wire"
@@ -56,24 +57,17 @@ func (w *Worker) listenOnce(ctx context.Context) (proven bool, err error) {
 	defer cancel(nil)
 	self := wire.NewWorkerID() // names this connection in its proofs
 	proofs := make(chan struct{}, 1)
-	done := make(chan struct{})
-	listening := make(chan struct{})
 	late := time.AfterFunc(listenTimeout, func() { cancel(errNotListening) })
 	defer late.Stop()
-	go func() {
-		defer close(done)
-		select {
-		case <-listening:
-			proven, err = w.proveAll(connection, self, proofs)
-			cancel(err)
-		case <-connection.Done():
-		}
-	}()
+	var proving sync.WaitGroup
 	ready := func() {
 		late.Stop()
-		close(listening)
 		w.connected()
 		signal(w.check) // its notification may have come while nobody listened
+		proving.Go(func() {
+			proven, err = w.proveAll(connection, self, proofs)
+			cancel(err)
+		})
 	}
 	listenErr := w.store.Listen(connection, ready, func(n Notification) {
 		switch n.Kind {
@@ -88,7 +82,7 @@ func (w *Worker) listenOnce(ctx context.Context) (proven bool, err error) {
 		}
 	})
 	cancel(listenErr)
-	<-done
+	proving.Wait()
 	w.mu.Lock()
 	w.listening = false
 	w.mu.Unlock()
@@ -131,10 +125,10 @@ func (w *Worker) proveOnce(base context.Context, self string, proofs <-chan stru
 
 // connected notes that a listener listens. What was committed before it did is found by one claim.
 func (w *Worker) connected() {
-	w.mu.Lock()
-	w.listening = true
-	w.mu.Unlock()
-	w.on(func(c *core, _ time.Time) actions { return c.woke(false) })
+	w.on(func(c *core, _ time.Time) actions {
+		w.listening = true
+		return c.woke(false)
+	})
 	w.observe(Event{Kind: EventListening})
 }
 

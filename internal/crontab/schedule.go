@@ -10,13 +10,6 @@ import (
 // it were UTC. At a tick, those local minutes are due that match and that the clock has reached with this tick: one, or none where it
 // repeats itself, or several where it jumps ahead. That is all there is to time zones, and to UTC.
 
-// Matches reports whether the entry is due at the minute in which t is.
-func (e *Entry) Matches(t time.Time) bool {
-	tick := floorDiv(t.Unix(), 60)
-	_, ok := e.nextLocal(e.reached(tick), e.local(tick))
-	return ok
-}
-
 // Next returns the first minute after a time at which the entry is due, in UTC. There is none if the entry is never due, as on
 // February 30.
 func (e *Entry) Next(after time.Time) (time.Time, bool) {

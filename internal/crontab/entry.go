@@ -22,8 +22,8 @@ type Entry struct {
 	Zone     *time.Location // option tz, also if it says UTC; nil: UTC
 	ZonePos  Position       // of the option; Node workers do not know it, so no crontab that one might run may have it
 
-	// Fill is how far back missed ticks are made up at startup. One that is longer than a Duration is
-	// the longest Duration.
+	// Fill is how far back missed ticks are made up at startup. One that is longer than a Duration
+	// is the longest Duration.
 	Fill time.Duration
 
 	// What the job gets. The zero value of each: the option was not given.

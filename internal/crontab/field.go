@@ -18,7 +18,8 @@ type field struct {
 
 var fields = [...]field{{"minute", 0, 59}, {"hour", 0, 23}, {"day of month", 1, 31}, {"month", 1, 12}, {"day of week", 0, 7}}
 
-// fields reads the five time fields. It reports false if what follows cannot be read, because fields are missing.
+// fields reads the five time fields. It reports false if what follows cannot be read, because
+// fields are missing.
 func (p *parser) fields() bool {
 	var sets [len(fields)]Set
 	for i, f := range fields {
@@ -95,7 +96,8 @@ func between(low, high, step int) Set {
 	return s
 }
 
-// number returns the number that consists of these digits, or one that is too large for anything, or -1 if they are something else.
+// number returns the number that consists of these digits, or one that is too large for anything,
+// or -1 if they are something else.
 func number(digits string) int {
 	if digits == "" || strings.Trim(digits, "0123456789") != "" {
 		return -1

@@ -64,7 +64,8 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// What is accepted is JSON, and the same when it is read again. JSON is accepted, and means the same to encoding/json.
+// What is accepted is JSON, and the same when it is read again. JSON is accepted, and means the
+// same to encoding/json.
 func FuzzPayload(f *testing.F) {
 	for _, text := range []string{
 		`{}`,

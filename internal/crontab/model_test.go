@@ -30,14 +30,15 @@ func (w wall) matches(e *crontab.Entry) bool {
 	}
 }
 
-// A model says what is due in a zone, by another way than the package: it looks at the clock minute after minute, and remembers
-// what it has seen.
+// A model says what is due in a zone, by another way than the package: it looks at the clock minute
+// after minute, and remembers what it has seen.
 type model struct {
 	from time.Time
 	due  [][]wall // for each UTC minute from from on, the local minutes that run there
 }
 
-// newModel walks from a time to another one, both whole minutes. It begins 25 hours earlier, to know what repeats itself.
+// newModel walks from a time to another one, both whole minutes. It begins 25 hours earlier, to
+// know what repeats itself.
 func newModel(zone *time.Location, from, to time.Time) model {
 	m := model{from: from}
 	seen := map[int64]bool{}

@@ -68,7 +68,8 @@ func (p *parser) option(offset int, segment string, seen map[string]bool) {
 	}
 }
 
-// set sets an option to a value that matches its pattern, and reports whether the database could take it (contract section 4.3).
+// set sets an option to a value that matches its pattern, and reports whether the database could
+// take it (contract section 4.3).
 func (e *Entry) set(name, value string) bool {
 	var err error
 	switch name {
@@ -118,7 +119,8 @@ func fill(value string) (sum time.Duration) {
 	return sum
 }
 
-// unescape decodes a part of a query string as the peer does: what is no escape stays, and what is no UTF-8 then is replaced.
+// unescape decodes a part of a query string as the peer does: what is no escape stays, and what is
+// no UTF-8 then is replaced.
 func unescape(text string) string {
 	var b strings.Builder
 	for i := 0; i < len(text); i++ {

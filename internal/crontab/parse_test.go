@@ -33,7 +33,8 @@ func span(low, high int) (s crontab.Set) {
 	return s
 }
 
-// always is an entry that is due every minute, of task a in column 1 of line 1, after what change does to it.
+// always is an entry that is due every minute, of task a in column 1 of line 1, after what change
+// does to it.
 func always(change func(e *crontab.Entry)) *crontab.Entry {
 	e := &crontab.Entry{
 		Pos: crontab.Position{Line: 1, Column: 1}, Task: "a", Identifier: "a",

@@ -2,5 +2,6 @@
 
 package crontab_test
 
-// raceDetector says that the tests run with it. It makes the model of zones ten times slower, and has nothing to find there.
+// raceDetector says that the tests run with it. It makes the model of zones ten times slower, and
+// has nothing to find there.
 const raceDetector = true

@@ -6,12 +6,13 @@ import (
 	"time"
 )
 
-// Times are counted here in minutes since 1970: ticks are UTC minutes, and local minutes are what the zone's clock shows, read as if
-// it were UTC. At a tick, those local minutes are due that match and that the clock has reached with this tick: one, or none where it
-// repeats itself, or several where it jumps ahead. That is all there is to time zones, and to UTC.
+// Times are counted here in minutes since 1970: ticks are UTC minutes, and local minutes are what
+// the zone's clock shows, read as if it were UTC. At a tick, those local minutes are due that match
+// and that the clock has reached with this tick: one, or none where it repeats itself, or several
+// where it jumps ahead. That is all there is to time zones, and to UTC.
 
-// Next returns the first minute after a time at which the entry is due, in UTC. There is none if the entry is never due, as on
-// February 30.
+// Next returns the first minute after a time at which the entry is due, in UTC. There is none if
+// the entry is never due, as on February 30.
 func (e *Entry) Next(after time.Time) (time.Time, bool) {
 	tick := floorDiv(after.Unix(), 60) + 1
 	reached := e.reached(tick)
@@ -26,8 +27,9 @@ func (e *Entry) Next(after time.Time) (time.Time, bool) {
 	return time.Unix(tick*60, 0).UTC(), true
 }
 
-// First returns the first tick to schedule at startup (contract section 7.4), which was missed if it is before start: not further back
-// than Fill, and from since on, which is when the entry was last executed, or else when it became known.
+// First returns the first tick to schedule at startup (contract section 7.4), which was missed if
+// it is before start: not further back than Fill, and from since on, which is when the entry was
+// last executed, or else when it became known.
 func (e *Entry) First(since, start time.Time) (time.Time, bool) {
 	from := start.Add(-e.Fill)
 	if from.Before(since) {
@@ -42,12 +44,15 @@ func (e *Entry) First(since, start time.Time) (time.Time, bool) {
 // In minutes.
 const (
 	day = 24 * 60
-	// maxWait is how long it takes at most until an entry is due that ever is. What matches at all matches in every year, or on
-	// February 29 only, and at most seven years in a row have none (1897 to 1903, 2097 to 2103).
+	// maxWait is how long it takes at most until an entry is due that ever is. What matches at all
+	// matches in every year, or on February 29 only, and at most seven years in a row have none
+	// (1897 to 1903, 2097 to 2103).
 	maxWait = 8 * 366 * day
-	// maxAhead is more than any zone's clock was ever ahead of UTC: the record is 15:13, Metlakatla's until 1867.
+	// maxAhead is more than any zone's clock was ever ahead of UTC: the record is 15:13,
+	// Metlakatla's until 1867.
 	maxAhead = 16 * 60
-	// maxBack is more than any zone's clock was ever put back: the record is a day, where the date line was moved.
+	// maxBack is more than any zone's clock was ever put back: the record is a day, where the date
+	// line was moved.
 	maxBack = 25 * 60
 )
 
@@ -60,10 +65,11 @@ func (e *Entry) reached(tick int64) int64 {
 	return e.local(last)
 }
 
-// steady returns the first tick, after one and not after another one, at which the offset is not that of the first, or else the
-// other one. Not more than two days are between them, in which there is one change at most: the shortest time between two was 95
-// hours, in Freetown in 1939. It does not ask time.Time.ZoneBounds, which goes too far back after the last change of a zone's
-// table, and ends too early on the last day of leap years (Go 1.26).
+// steady returns the first tick, after one and not after another one, at which the offset is not
+// that of the first, or else the other one. Not more than two days are between them, in which there
+// is one change at most: the shortest time between two was 95 hours, in Freetown in 1939. It does
+// not ask time.Time.ZoneBounds, which goes too far back after the last change of a zone's table,
+// and ends too early on the last day of leap years (Go 1.26).
 func (e *Entry) steady(from, to int64) int64 {
 	offset := e.offset(from)
 	if e.offset(to) == offset {
@@ -103,8 +109,8 @@ func (e *Entry) nextLocal(after, last int64) (int64, bool) {
 	return 0, false
 }
 
-// matchesDay reports whether the entry is due on some day, its month aside. What restricts is judged by the set and not by how it
-// was written (contract section 7.1): */1 does not.
+// matchesDay reports whether the entry is due on some day, its month aside. What restricts is
+// judged by the set and not by how it was written (contract section 7.1): */1 does not.
 func (e *Entry) matchesDay(date time.Time) bool {
 	inDates, inWeek := e.Dates.Has(date.Day()), e.Weekdays.Has(int(date.Weekday()))
 	if e.Dates.Len() < 31 && e.Weekdays.Len() < 7 {

@@ -77,7 +77,8 @@ func TestNext(t *testing.T) {
 		{"30 2 * * * a ?tz=Europe/Berlin", "2026-10-24T00:00:00Z", []string{"2026-10-24T00:30Z", "2026-10-25T00:30Z", "2026-10-26T01:30Z"}},
 		{"*/20 * * * * a ?tz=Europe/Berlin", "2026-10-25T00:20:00Z", []string{"2026-10-25T00:40Z", "2026-10-25T02:00Z", "2026-10-25T02:20Z"}},
 		{"0 * * * * a ?tz=Europe/Berlin", "2026-10-24T23:30:00Z", []string{"2026-10-25T00:00Z", "2026-10-25T02:00Z"}},
-		// Beirut skips the first hour of 2026-03-29, a Sunday: the day is that of the minute that was skipped.
+		// Beirut skips the first hour of 2026-03-29, a Sunday: the day is that of the minute that
+		// was skipped.
 		{"0 0 * * 0 a ?tz=Asia/Beirut", "2026-03-28T00:00:00Z", []string{"2026-03-28T22:00Z", "2026-04-04T21:00Z"}},
 		// Lord Howe puts its clocks back by half an hour on 2026-04-05, and Troll by two hours.
 		{"45 1 * * * a ?tz=Australia/Lord_Howe", "2026-04-04T00:00:00Z", []string{"2026-04-04T14:45Z", "2026-04-05T15:15Z"}},
@@ -103,7 +104,8 @@ func TestNext(t *testing.T) {
 	}
 }
 
-// Eight years are enough: the calendar repeats itself after 400, and in all of them what can match does, after each day.
+// Eight years are enough: the calendar repeats itself after 400, and in all of them what can match
+// does, after each day.
 func TestNextIsBounded(t *testing.T) {
 	t.Parallel()
 	leap := parseOne(t, "0 0 29 2 * a")

@@ -15,7 +15,8 @@ import (
 	"time"
 )
 
-// A transition is a change of a zone's offset from UTC. Zones that share one behave alike around it.
+// A transition is a change of a zone's offset from UTC. Zones that share one behave alike around
+// it.
 type transition struct {
 	unix          int64
 	before, after int // seconds
@@ -89,7 +90,8 @@ func transitions(t *testing.T) map[transition]*time.Location {
 	return found
 }
 
-// On the last day of leap years, Go's time.Time.ZoneBounds is wrong in zones that go by a rule and not by a table.
+// On the last day of leap years, Go's time.Time.ZoneBounds is wrong in zones that go by a rule and
+// not by a table.
 func TestLeapYearsEnd(t *testing.T) {
 	t.Parallel()
 	for _, zone := range zones(t) {
@@ -164,8 +166,8 @@ func checkTransition(t *testing.T, change transition, zone *time.Location) {
 	}
 }
 
-// patterns are crontab lines for what happens at a transition: the minutes that are skipped or repeated, those before and after
-// them, and what is due all the time.
+// patterns are crontab lines for what happens at a transition: the minutes that are skipped or
+// repeated, those before and after them, and what is due all the time.
 func patterns(change transition) []string {
 	lines := []string{"* * * * * a", "*/7 * * * * a", "0 * * * * a", "30 */2 * * * a", "59 23 * * * a", "0 0 * * * a"}
 	before, after := time.Unix(change.unix+int64(change.before), 0).UTC(), time.Unix(change.unix+int64(change.after), 0).UTC()

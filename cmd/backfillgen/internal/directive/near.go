@@ -23,6 +23,8 @@ var (
 	another = regexp.MustCompile(`^//[a-z0-9]+:[a-z0-9](?:[^/]|/[^/])* //backfill:([a-z]+)`)
 	// suffix is what else the tool might be called, as in backfill-gen or backfill.io.
 	suffix = regexp.MustCompile(`^[-_./](gen|go|io)\b`)
+	// strong matches options that no prose has: name=value, or the fields of a crontab line.
+	strong = regexp.MustCompile(`^\s+(\w+=\S|([*\d][\d*/,-]*\s+){4}[*\d]|@[a-z]+\s*$)`)
 )
 
 // Near reports whether a comment that is no directive was probably meant to be one, and what to
@@ -59,9 +61,10 @@ func nearLine(line string, verbs []string) (want string, ok bool) {
 	if !ok {
 		return "", false
 	}
-	if !spaced && strings.HasPrefix(rest, " ") && likeOptions(rest) && strings.Contains(rest, "=") {
+	if !spaced && strings.Contains(rest, "=") && strong.MatchString(rest) {
 		return Prefix + verbs[0], true // the verb is missing
 	}
+	tool := trimmed[:len(trimmed)-len(rest)]
 	rest = suffix.ReplaceAllString(rest, "")
 	verbAt := strings.TrimLeftFunc(rest, separates)
 	separator := rest[:len(rest)-len(verbAt)]
@@ -72,11 +75,19 @@ func nearLine(line string, verbs []string) (want string, ok bool) {
 	}
 	next, _ := utf8.DecodeRuneInString(options)
 	ends := options == "" || unicode.IsSpace(next)
-	switch strict := spaced || strings.TrimSpace(separator) != separator || separator == ""; {
-	case strict && (!likeOptions(options) || strings.Contains(separator, "=")), spaced && strings.TrimSpace(separator+options) == "":
-		return "", false // prose, or commented code
-	case strings.TrimSpace(separator) == "." && (!ends || unicode.IsUpper(rune(verb[0])) && strings.TrimSpace(options) == ""):
-		return "", false // commented code, or a link to package backfill
+	// code is commented code, or a link to package backfill.
+	code := separator == "." && (!ends || unicode.IsUpper(rune(verb[0])) && strings.TrimSpace(options) == "")
+	tight, colon := separator != "" && !strings.ContainsFunc(separator, unicode.IsSpace), strings.ContainsAny(separator, ":\uff1a")
+	switch {
+	case tight && !spaced, strong.MatchString(options):
+		ok = true
+	case tight && colon:
+		ok = likeOptions(options)
+	default: // prose, unless it has the right words
+		ok = tool+verb == "backfill"+known && (colon || !spaced) && !strings.Contains(separator, "=") && likeOptions(options)
+	}
+	if code || !ok {
+		return "", false
 	}
 	return Prefix + known, true
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"go/token"
 	"slices"
+	"strings"
 
 	"github.com/backfillhq/go/cmd/backfillgen/internal/diag"
 	"github.com/backfillhq/go/cmd/backfillgen/internal/directive"
@@ -167,10 +168,14 @@ func checkCrons(entries []*entry, problems *diag.List) {
 func checkKeys(entries []*entry, problems *diag.List) {
 	for i, e := range entries {
 		for _, key := range e.keys {
+			better := "begin it with the task's name, as in " + e.name.text + ":" + key.text
+			if strings.HasPrefix(key.text, e.name.text) {
+				better = "begin it with another text"
+			}
 			for _, owner := range entries[:i] {
 				if other := slices.IndexFunc(owner.keys, key.canEqual); other >= 0 && !e.elsewhere {
-					problems.AddHint(key.pos, e.apart(owner), "this key can be the same as %q of %s, whose waiting job would then become one of %s: begin it with the task's name, as in %s",
-						owner.keys[other].text, owner.describe(e), e.task, e.name.text+":"+key.text)
+					problems.AddHint(key.pos, e.apart(owner), "this key can be the same as %q of %s, whose waiting job would then become one of %s: %s",
+						owner.keys[other].text, owner.describe(e), e.task, better)
 					break
 				}
 			}

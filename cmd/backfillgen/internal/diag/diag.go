@@ -100,7 +100,7 @@ func (l *List) WriteGitHub(w io.Writer, dir, prefix string) {
 		}
 		var at []string
 		if d.Pos.Filename != "" {
-			at = append(at, "file="+property.Replace(inRepository(d.Pos.Filename, dir, prefix)))
+			at = append(at, "file="+property.Replace(relative(d.Pos.Filename, dir, prefix)))
 		}
 		if d.Pos.Line > 0 {
 			at = append(at, fmt.Sprintf("line=%d,col=%d", d.Pos.Line, d.Pos.Column))
@@ -114,21 +114,15 @@ func (l *List) WriteGitHub(w io.Writer, dir, prefix string) {
 }
 
 func place(pos token.Position, dir string) string {
-	pos.Filename = relative(pos.Filename, dir)
+	pos.Filename = relative(pos.Filename, dir, "")
 	if pos.Line == 0 {
 		return pos.Filename
 	}
 	return pos.String()
 }
 
-func relative(path, dir string) string {
-	if rel, err := filepath.Rel(dir, path); err == nil && filepath.IsLocal(rel) {
-		return filepath.ToSlash(rel)
-	}
-	return path
-}
-
-func inRepository(path, dir, prefix string) string {
+// relative returns a path relative to the folder above dir of which prefix is the way to dir, if it is below that.
+func relative(path, dir, prefix string) string {
 	rel, err := filepath.Rel(dir, path)
 	if rel = filepath.Join(prefix, rel); err == nil && filepath.IsLocal(rel) {
 		return filepath.ToSlash(rel)

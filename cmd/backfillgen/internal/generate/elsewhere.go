@@ -83,26 +83,10 @@ func (p *pkg) otherFiles() (own, external []*ast.File, err error) {
 }
 
 func declaredNames(file *ast.File, add func(name string, t taken)) {
-	for _, decl := range file.Decls {
-		switch decl := decl.(type) {
-		case *ast.FuncDecl:
-			name := decl.Name.Name
-			if receiver := receiverName(decl); receiver != "" {
-				name = receiver + "." + name
-			}
-			add(name, taken{pos: decl.Name.Pos()})
-		case *ast.GenDecl:
-			for _, spec := range decl.Specs {
-				switch spec := spec.(type) {
-				case *ast.TypeSpec:
-					add(spec.Name.Name, taken{pos: spec.Name.Pos()})
-				case *ast.ValueSpec:
-					for _, name := range spec.Names {
-						add(name.Name, taken{pos: name.Pos()})
-					}
-				}
-			}
-		}
+	p := &pkg{declared: map[string]*declaration{}, aliases: map[string][]string{}}
+	p.declare(file)
+	for name, d := range p.declared {
+		add(name, taken{pos: d.pos})
 	}
 }
 

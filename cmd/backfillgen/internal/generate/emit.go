@@ -268,9 +268,6 @@ func (e *emitter) client(tasks []*task) {
 		Block(jen.Return(e.enqueuer().Dot("Enqueue").Call(jen.Id("ctx"), jen.Id("requests").Op("..."))))
 	for _, t := range tasks {
 		e.enqueue(t)
-		if t.many() {
-			e.enqueueMany(t)
-		}
 	}
 }
 
@@ -296,17 +293,26 @@ func (e *emitter) parameters(args jen.Code) []jen.Code {
 	return append(list, jen.Id("opts").Op("...").Qual(runtimePath, "EnqueueOption"))
 }
 
-// enqueue emits Client.EnqueueX.
+// enqueue emits Client.EnqueueX, and EnqueueXMany.
 func (e *emitter) enqueue(t *task) {
-	e.Line()
-	e.doc(t, t.summary())
 	parameter, value := jen.Code(nil), jen.Qual(runtimePath, "NoArgs").Values()
 	if t.args.object != nil {
 		parameter, value = e.argsType(t), jen.Id("args")
 	}
-	e.Func().Params(jen.Id("c").Id(e.clientName())).Id("Enqueue"+t.goName).Params(e.parameters(parameter)...).
-		Params(jen.Op("*").Qual(runtimePath, "Job"), jen.Error()).
-		Block(jen.Return(jen.Qual(runtimePath, "Enqueue").Call(jen.Id("ctx"), jen.Id("c").Dot("enqueuer"), jen.Id("Task"+t.goName), value, jen.Id("opts").Op("..."))))
+	e.method(t, "", t.summary(), parameter, value, jen.Op("*").Qual(runtimePath, "Job"))
+	if t.many() {
+		comment := fmt.Sprintf("Enqueue%sMany enqueues a job of [%s] for each of args, all or none, and returns them in this order.", t.goName, t.describe())
+		e.method(t, "Many", comment, jen.Index().Add(e.argsType(t)), value, jen.Index().Op("*").Qual(runtimePath, "Job"))
+	}
+}
+
+// method emits a method of Client that calls the function Enqueue of the runtime, or EnqueueMany.
+func (e *emitter) method(t *task, suffix, comment string, parameter, value, result jen.Code) {
+	e.Line()
+	e.doc(t, comment)
+	e.Func().Params(jen.Id("c").Id(e.clientName())).Id("Enqueue"+t.goName+suffix).Params(e.parameters(parameter)...).Params(result, jen.Error()).
+		Block(jen.Return(jen.Qual(runtimePath, "Enqueue"+suffix).
+			Call(jen.Id("ctx"), jen.Id("c").Dot("enqueuer"), jen.Id("Task"+t.goName), value, jen.Id("opts").Op("..."))))
 }
 
 // summary is the comment of EnqueueX: the first sentence of the task's own.
@@ -338,15 +344,6 @@ func (e *emitter) doc(t *task, text string) {
 			}
 		}
 	}
-}
-
-// enqueueMany emits Client.EnqueueXMany.
-func (e *emitter) enqueueMany(t *task) {
-	e.Line()
-	e.doc(t, fmt.Sprintf("Enqueue%sMany enqueues a job of [%s] for each of args, all or none, and returns them in this order.", t.goName, t.describe()))
-	e.Func().Params(jen.Id("c").Id(e.clientName())).Id("Enqueue"+t.goName+"Many").Params(e.parameters(jen.Index().Add(e.argsType(t)))...).
-		Params(jen.Index().Op("*").Qual(runtimePath, "Job"), jen.Error()).
-		Block(jen.Return(jen.Qual(runtimePath, "EnqueueMany").Call(jen.Id("ctx"), jen.Id("c").Dot("enqueuer"), jen.Id("Task"+t.goName), jen.Id("args"), jen.Id("opts").Op("..."))))
 }
 
 // packageFunction emits the EnqueueX that handlers call.

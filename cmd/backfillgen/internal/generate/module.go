@@ -100,20 +100,13 @@ func checkModule(packages []*pkg, tasks [][]*task, problems *diag.List) {
 	}
 	for _, entries := range byDatabase {
 		slices.SortStableFunc(entries, func(a, b *entry) int { // what another package has cannot be reported there
-			return cmp.Or(cmp.Compare(btoi(b.elsewhere), btoi(a.elsewhere)), cmp.Compare(a.path, b.path),
+			return cmp.Or(cmp.Compare(index(b.elsewhere), index(a.elsewhere)), cmp.Compare(a.path, b.path),
 				cmp.Compare(a.pos.Filename, b.pos.Filename), cmp.Compare(a.pos.Offset, b.pos.Offset))
 		})
 		checkWireNames(entries, problems)
 		checkCrons(entries, problems)
 		checkKeys(entries, problems)
 	}
-}
-
-func btoi(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
 }
 
 // checkWireNames reports names and aliases that two tasks have.

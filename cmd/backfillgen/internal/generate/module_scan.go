@@ -9,7 +9,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/backfillhq/go/cmd/backfillgen/internal/diag"
@@ -32,7 +31,7 @@ func tasksElsewhere(module, root string, known map[string]bool) (found []*entry)
 			return fs.SkipDir
 		case file.IsDir():
 			folders++
-			if name != root && passedOver(name, file.Name()) {
+			if name != root && isIgnoredFolder(name) {
 				return fs.SkipDir
 			}
 		case file.Name() == FileName && !known[filepath.Dir(name)]:
@@ -46,15 +45,6 @@ func tasksElsewhere(module, root string, known map[string]bool) (found []*entry)
 	return found
 }
 
-// passedOver reports whether a folder has no package of the module in it.
-func passedOver(name, base string) bool {
-	if base[0] == '.' || base[0] == '_' || slices.Contains([]string{"testdata", "vendor", "node_modules"}, base) {
-		return true
-	}
-	_, err := os.Stat(filepath.Join(name, "go.mod"))
-	return err == nil
-}
-
 // tasksOfFolder reads the task lines of a package as far as syntax goes. What is wrong with them is
 // reported when that package is generated.
 func tasksOfFolder(dir, importPath string) (found []*entry) {
@@ -65,7 +55,7 @@ func tasksOfFolder(dir, importPath string) (found []*entry) {
 	database := ""
 	for _, name := range paths {
 		content, err := os.ReadFile(name)
-		if err != nil || strings.HasSuffix(name, "_test.go") || filepath.Base(name)[0] == '_' || !bytes.Contains(content, []byte(directive.Prefix)) {
+		if err != nil || isTest(name) || isPassedOver(name) || !bytes.Contains(content, []byte(directive.Prefix)) {
 			continue
 		}
 		file, _ := parser.ParseFile(token.NewFileSet(), name, content, parser.ParseComments|parser.SkipObjectResolution)

@@ -19,7 +19,7 @@ import (
 // else would tell that a task is missing. It returns whether a directive of the file is indented,
 // which a look at the beginnings of lines does not find.
 func reportNear(p *packages.Package, path string, content []byte, problems *diag.List) (indented bool) {
-	if strings.HasSuffix(path, "_test.go") || !maybeNear(content) {
+	if isTest(path) || !maybeNear(content) {
 		return false
 	}
 	for comment, pos := range comments(path, content) {

@@ -42,7 +42,7 @@ var options = map[string]func(p *pkg, t *task, o directive.Option, problems *dia
 	"key_mode": func(_ *pkg, t *task, o directive.Option, _ *diag.List) error {
 		modes := map[string]string{"replace": "Replace", "preserve_run_at": "PreserveRunAt", "unsafe_dedupe": "UnsafeDedupe"}
 		if t.keyMode = modes[o.Value]; t.keyMode == "" {
-			return fmt.Errorf("unknown key mode %q%s", o.Value, orElse(diag.DidYouMean(o.Value, slices.Sorted(maps.Keys(modes))), ": want replace, preserve_run_at or unsafe_dedupe"))
+			return fmt.Errorf("unknown key mode %q%s", o.Value, cmp.Or(diag.DidYouMean(o.Value, slices.Sorted(maps.Keys(modes))), ": want replace, preserve_run_at or unsafe_dedupe"))
 		}
 		return nil
 	},

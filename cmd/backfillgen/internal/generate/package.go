@@ -1,6 +1,7 @@
 package generate
 
 import (
+	"cmp"
 	"go/ast"
 	"go/token"
 
@@ -31,7 +32,7 @@ func (p *pkg) collectPackage(comment *ast.Comment, inDoc bool, problems *diag.Li
 		switch {
 		case option.Name != "prefix" && option.Name != "database":
 			problems.Errorf(option.Pos, "unknown option %q%s", option.Name,
-				orElse(diag.DidYouMean(option.Name, []string{"prefix", "database"}), "; there are database, prefix"))
+				cmp.Or(diag.DidYouMean(option.Name, []string{"prefix", "database"}), "; there are database, prefix"))
 		case option.Bare:
 			problems.Errorf(option.Pos, "option %q has no value: want %s=value", option.Name, option.Name)
 		case option.Name == "database":

@@ -181,18 +181,11 @@ func reportVerb(verb string, pos token.Position, function *ast.FuncDecl, problem
 	case verb != verbTask && verb != verbCron:
 		pos.Column += len(directive.Prefix)
 		want := ": want " + directive.Prefix + strings.Join(verbs, " or "+directive.Prefix)
-		problems.Errorf(pos, "unknown directive %q%s", verb, orElse(diag.DidYouMean(verb, verbs), want))
+		problems.Errorf(pos, "unknown directive %q%s", verb, cmp.Or(diag.DidYouMean(verb, verbs), want))
 	case function == nil:
 		problems.Errorf(pos, "this line stands above no function: put it into the doc comment of a function or method, without an empty line between")
 	default:
 		return true
 	}
 	return false
-}
-
-func orElse(text, otherwise string) string {
-	if text == "" {
-		return otherwise
-	}
-	return text
 }

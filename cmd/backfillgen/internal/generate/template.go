@@ -149,6 +149,20 @@ func meantField(typ types.Type, written string) string {
 	return diag.Nearest(written, fieldNames(structure))
 }
 
+// didYouMean says which field a part of a template's field was meant for.
+func (p *pkg) didYouMean(t *task, typ types.Type, part, name string) string {
+	meant := meantField(typ, part)
+	for _, word := range identifiers(name) { // {.ID}, {args.ID}, {ID|upper}
+		if meant == "" && p.isField(t, word) {
+			meant = word
+		}
+	}
+	if meant == "" {
+		return ""
+	}
+	return "; did you mean " + meant + "?"
+}
+
 // identifiers are the words of a text that could be names in Go.
 func identifiers(text string) []string {
 	return strings.FieldsFunc(text, func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsDigit(r) && r != '_' })
@@ -190,16 +204,7 @@ func (p *pkg) templateField(t *task, option directive.Option, i int, name string
 		case object == nil && steps != nil:
 			return fail("several fields of what %s embeds are called %s: write whose, as in {%s.%s}", owner, part, structure.Field(steps[0]).Name(), part)
 		case !ok:
-			meant := meantField(typ, part)
-			for _, word := range identifiers(name) { // {.ID}, {args.ID}, {ID|upper}
-				if meant == "" && p.isField(t, word) {
-					meant = word
-				}
-			}
-			if meant != "" {
-				meant = "; did you mean " + meant + "?"
-			}
-			return fail("%s has no field %s%s", owner, cmp.Or(part, name), meant)
+			return fail("%s has no field %s%s", owner, cmp.Or(part, name), p.didYouMean(t, typ, part, name))
 		case pointer:
 			return fail("%s.%s is a field of an embedded pointer, which may be nil: choose another", owner, part)
 		case !isStored(structure, steps):
@@ -227,17 +232,7 @@ func (p *pkg) templateField(t *task, option directive.Option, i int, name string
 // textual reports whether encoding/json stores a type as the string that its MarshalText returns. A
 // template does, too, so that the text is the same in Go, in TypeScript and in SQL.
 func textual(typ types.Type) bool {
-	if hasMethod(typ, true, "MarshalJSON") || isPointer(typ) {
-		return false
-	}
-	object, _, _ := types.LookupFieldOrMethod(typ, true, nil, "MarshalText")
-	method, ok := object.(*types.Func)
-	if !ok {
-		return false
-	}
-	parameters, results := method.Signature().Params(), method.Signature().Results()
-	return parameters.Len() == 0 && results.Len() == 2 && types.Identical(results.At(0).Type(), types.NewSlice(types.Typ[types.Byte])) &&
-		types.Identical(results.At(1).Type(), types.Universe.Lookup("error").Type())
+	return findCodec(typ, "MarshalText") != nil && !hasMethod(typ, true, "MarshalJSON") && !isPointer(typ)
 }
 
 // isPointer reports whether a value of a type can be nil where a method needs one.

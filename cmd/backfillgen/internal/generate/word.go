@@ -1,6 +1,7 @@
 package generate
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"strings"
@@ -53,5 +54,5 @@ func meant(written string) string {
 	names := slices.Sorted(maps.Keys(options))
 	all := append(slices.Sorted(maps.Keys(words)), names...)
 	slices.Sort(all)
-	return orElse(diag.DidYouMean(written, all), "; there are "+strings.Join(all, ", "))
+	return cmp.Or(diag.DidYouMean(written, all), "; there are "+strings.Join(all, ", "))
 }

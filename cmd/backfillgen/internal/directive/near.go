@@ -23,6 +23,8 @@ var (
 	another = regexp.MustCompile(`^//[a-z0-9]+:[a-z0-9](?:[^/]|/[^/])* //backfill:([a-z]+)`)
 	// suffix is what else the tool might be called, as in backfill-gen or backfill.io.
 	suffix = regexp.MustCompile(`^[-_./](gen|go|io)\b`)
+	// like matches what may be options: nothing, or the beginning of name=value or of a crontab line.
+	like = regexp.MustCompile(`^\s*($|[*@0-9]|\pL[\pL_]* *=)`)
 	// strong matches options that no prose has: name=value, or the fields of a crontab line.
 	strong = regexp.MustCompile(`^\s+(\w+=\S|([*\d][\d*/,-]*\s+){4}[*\d]|@[a-z]+\s*$)`)
 )
@@ -82,9 +84,9 @@ func nearLine(line string, verbs []string) (want string, ok bool) {
 	case tight && !spaced, strong.MatchString(options):
 		ok = true
 	case tight && colon:
-		ok = likeOptions(options)
+		ok = like.MatchString(options)
 	default: // prose, unless it has the right words
-		ok = tool+verb == "backfill"+known && (colon || !spaced) && !strings.Contains(separator, "=") && likeOptions(options)
+		ok = tool+verb == "backfill"+known && (colon || !spaced) && !strings.Contains(separator, "=") && like.MatchString(options)
 	}
 	if code || !ok {
 		return "", false
@@ -148,17 +150,4 @@ func nearest(written string, words []string) string {
 		}
 	}
 	return ""
-}
-
-// likeOptions reports whether a text is empty, begins with name=value, or is a crontab line.
-func likeOptions(text string) bool {
-	text = strings.TrimSpace(text)
-	if text == "" || text[0] == '*' || text[0] == '@' || '0' <= text[0] && text[0] <= '9' {
-		return true
-	}
-	_, rest := cutLetters(text)
-	for rest != "" && rest[0] == '_' { // max_attempts
-		_, rest = cutLetters(rest[1:])
-	}
-	return len(rest) < len(text) && strings.HasPrefix(strings.TrimLeft(rest, " "), "=")
 }

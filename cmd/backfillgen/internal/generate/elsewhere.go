@@ -175,7 +175,7 @@ func (p *pkg) reportTaken(name, need, remedy string, problems *diag.List) {
 // compile in one of them only.
 func (l *loader) reportConditional(problems *diag.List) {
 	for _, p := range l.packages {
-		if module := p.listed.Module; module == nil || !module.Main {
+		if !own(p.listed.Module) {
 			continue
 		}
 		conditions := map[*ast.File]string{}

@@ -163,10 +163,15 @@ func (l *loader) position(pos token.Pos) token.Position { return l.fset.Position
 func (l *loader) inModule(t *types.Package) bool {
 	for listed, p := range l.packages {
 		if p.types == t {
-			return listed.Module != nil && listed.Module.Main
+			return own(listed.Module)
 		}
 	}
 	return false
+}
+
+// own reports whether a module is the user's: the main one, or one that go.mod replaces by a folder.
+func own(module *packages.Module) bool {
+	return module != nil && (module.Main || module.Replace != nil && module.Replace.Version == "")
 }
 
 // check type-checks what [pkg.need] has marked, in p and the packages that it needs. What the type

@@ -38,7 +38,7 @@ var (
 	hostileTypes = []string{
 		"url.URL", "sync.Mutex", "chan int", "func()", "error", "complex64", "slog.Record", "*slog.Record", "unsafe.Pointer", "map[bool]int", "map[float64]int",
 		"map[any]int", "map[*Text#]int", "map[Key#]int", "map[string]Pointer#", "map[string][1]big.Int", "map[string]big.Int", "interface{ String() string }",
-		"struct{ A int; b string }", "Copy#", "[]Copy#", "Shape#", "Case#", "Half#", "Forms#", "[]Forms#", "Partly#", "*Partly#", "Other#", "Loop#", "Both#", "Stamp#", "[]Stamp#",
+		"struct{ A int; b string }", "Copy#", "[]Copy#", "Shape#", "Case#", "Half#", "Forms#", "[]Forms#", "struct{ time.Time }", "[]struct{ Text# }", "Partly#", "*Partly#", "Other#", "Loop#", "Both#", "Stamp#", "[]Stamp#",
 		"NilTime#", "Generic#[Partly#]", "map[Case#]int", "map[Copy#]int", "Generic#[Generic#[*Loop#]]", "[]any",
 	}
 	embeddings = []string{

@@ -88,6 +88,8 @@ func (w *walker) walkMethods(value walked, at site) bool {
 		w.fail(at, "%s has an Unmarshal method and no Marshal method, so that it would not be stored as it is read", w.name(typ))
 	case decoder.ofValue():
 		w.failMethod(decoder.Func, at, "%s of %s has a copy for its receiver, so that what it decodes is lost: write func (v *%s) %s", decoder.Name(), w.name(typ), w.name(typ), decoder.Name())
+	case isUnnamed(typ):
+		w.fail(at, "encoding/json does not call %s of a struct without a name to decode it: declare a type for %s", decoder.Name(), w.name(typ))
 	case strings.TrimPrefix(encoder.Name(), "Marshal") != strings.TrimPrefix(decoder.Name(), "Unmarshal"):
 		w.fail(at, "%s is written by %s and read by %s, which takes another form: give it both methods of one form", w.name(typ), encoder.Name(), decoder.Name())
 	case !value.addressable && encoder.ofPointer():

@@ -187,8 +187,8 @@ func readList(text string, limit int) ([]string, error) {
 		if item == "" {
 			return nil, fmt.Errorf("%q has an empty element: write a,b", text)
 		}
-		if strings.ContainsAny(item, " \t;|") {
-			return nil, fmt.Errorf("%q: commas alone separate elements: write a,b", text)
+		if strings.ContainsAny(item, " \t;|[]()") {
+			return nil, fmt.Errorf("%q: commas alone separate elements, and no brackets are around them: write a,b", text)
 		}
 		if err := checkLength(item, limit); err != nil {
 			return nil, fmt.Errorf("%q %w", item, err)

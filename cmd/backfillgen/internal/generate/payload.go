@@ -118,7 +118,7 @@ func (w *walker) fail(at site, format string, args ...any) {
 func (w *walker) fieldSite(typ types.Type, field *types.Var, at site) (site, bool) {
 	if w.inModule(field.Pkg()) {
 		what := at.field + at.below
-		if _, unnamed := types.Unalias(typ).(*types.Struct); !unnamed {
+		if !isUnnamed(typ) {
 			what = "field " + w.name(typ)
 		}
 		what += "." + field.Name()
@@ -126,6 +126,11 @@ func (w *walker) fieldSite(typ types.Type, field *types.Var, at site) (site, boo
 	}
 	at.below += "." + field.Name()
 	return at, false
+}
+
+func isUnnamed(typ types.Type) bool {
+	_, unnamed := types.Unalias(typ).(*types.Struct)
+	return unnamed
 }
 
 func (w *walker) walk(value walked, at site) {

@@ -85,7 +85,7 @@ func newDecodeError(job *Job, err error, target reflect.Type, decode func([]byte
 		return e
 	}
 	if len(job.Args) <= maxLocated {
-		l := locator{decode: decode, fields: map[string]bool{}}
+		l := locator{decode: decode, fields: map[string]bool{}, left: maxSearched}
 		l.addFields(target, map[reflect.Type]bool{})
 		e.Path, e.Offset, e.cause = l.locate(job.Args, err)
 	}
@@ -115,14 +115,16 @@ func describe(err error) (reflect.Type, string) {
 }
 
 const (
-	maxLocated = 1 << 20 // bytes: a search decodes the document a few dozen times
-	maxDepth   = 64
+	maxLocated  = 1 << 20  // bytes: a search decodes the document a few dozen times
+	maxSearched = 24 << 20 // bytes that one search decodes: the culprit of an array of maxLocated takes 20
+	maxDepth    = 64
 )
 
 // locator finds what does not decode.
 type locator struct {
 	decode func([]byte) error
 	fields map[string]bool // all names in lower case that the type's fields have, at any depth
+	left   int             // bytes that the search may decode
 }
 
 // addFields notes the fields of a type and of all types in it. Other names in a document are keys of
@@ -155,9 +157,14 @@ func (l *locator) locate(document []byte, err error) (string, int64, error) {
 	path := []byte("$")
 	var before, after []byte // the document around value: containers with one member each
 	try := func(members []member, opening, closing byte) error {
-		return l.decode(slices.Concat(before, []byte{opening}, joinMembers(members), []byte{closing}, after))
+		document := slices.Concat(before, []byte{opening}, joinMembers(members), []byte{closing}, after)
+		if l.left -= len(document); l.left < 0 {
+			return err
+		}
+		return l.decode(document)
 	}
 	for range maxDepth {
+		l.left -= len(value)
 		members, opening, closing := splitMembers(value)
 		if len(members) == 0 || try(nil, opening, closing) != nil {
 			break // a scalar, or a container that fails even if it is empty
@@ -168,8 +175,8 @@ func (l *locator) locate(document []byte, err error) (string, int64, error) {
 		}
 		culprit := members[n : n+1]
 		alone := try(culprit, opening, closing)
-		if alone == nil {
-			break // it fails only together with the members before it
+		if alone == nil || l.left < 0 {
+			break // it fails only together with the members before it, or takes too long to find
 		}
 		err = alone
 		path = append(path, l.step(culprit[0], n)...)

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -256,6 +257,32 @@ func TestDecodeLargeArgs(t *testing.T) {
 	many := []byte("[" + strings.Repeat(`{"price":1.5,"count":7},`, 5_000) + `{"count":-1}]`)
 	_, err = backfill.DecodeArgs[[]item]("t", many)
 	wantError(t, err, "$[5000].count: cannot use this number as uint")
+	_, err = backfill.DecodeArgs[[]bool]("t", []byte("["+strings.Repeat("true,", 200_000)+"1]"))
+	wantError(t, err, "$[200000]: cannot use number as bool")
+}
+
+// weighed counts what is decoded.
+type weighed struct{}
+
+var weight atomic.Int64
+
+func (*weighed) UnmarshalJSON(data []byte) error {
+	weight.Add(int64(len(data)))
+	if strings.Contains(string(data), "x") {
+		return errSour
+	}
+	return nil
+}
+
+// A search ends, whatever the document is made of, with the path as far as it was found.
+func TestDecodeSearchIsBounded(t *testing.T) {
+	t.Parallel()
+	args := strings.Repeat("[", 60) + strings.Repeat("1,", 500_000) + `"x"` + strings.Repeat("]", 60)
+	_, err := backfill.DecodeArgs[weighed]("t", []byte(args))
+	wantError(t, err, "decode args of task t: $[0][0][0]")
+	if got := weight.Load(); got < 10<<20 || got > 26<<20 {
+		t.Errorf("%d bytes were decoded", got)
+	}
 }
 
 var decodeSeeds = []string{

@@ -30,7 +30,9 @@ type Observer func(Event)
 //	fenced                                       WorkerID is the id that was declared dead
 //
 // Events say how handlers end, before the database knows. After lease_lost, what was said of the
-// end of that run does not count, Final included: the job was somebody else's already.
+// end of that run does not count, Final included: the job was somebody else's already. And a job
+// whose key was removed or given to another job while it ran is not tried again, although Final is
+// false.
 //
 // Fields may be added: write an Event with field names, and do not compare two with ==.
 type Event struct {

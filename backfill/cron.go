@@ -55,7 +55,7 @@ func applyTask[T any](h *handler, t *Task[T]) {
 	for i := range h.crontab {
 		entry := &h.crontab[i]
 		payload := worker.CronPayload(entry.Payload, time.Time{}, false)
-		args, err := decodeSafely[T](&Job{Task: t.Name, Args: payload})
+		args, err := decodeArgs[T](&Job{Task: t.Name, Args: payload})
 		if err != nil {
 			h.fault(fmt.Errorf("crontab line of %q: its payload, to which _cron is added, does not fit the task: %w", entry.Identifier, err))
 			continue
@@ -80,12 +80,6 @@ func applyTask[T any](h *handler, t *Task[T]) {
 		}
 		entry.Key, entry.KeyMode = r.Key, cmp.Or(entry.KeyMode, string(r.KeyMode))
 	}
-}
-
-// decodeSafely is decodeArgs for callers outside a job, where nothing else recovers from a panic.
-func decodeSafely[T any](job *Job) (args T, err error) {
-	defer recoverAs("decode args", &err)
-	return decodeArgs[T](job)
 }
 
 // WithCrontab schedules jobs by a Graphile Worker crontab, for tasks in any language. Each line has

@@ -85,7 +85,7 @@ func newDecodeError(job *Job, err error, target reflect.Type, decode func([]byte
 		return e
 	}
 	if len(job.Args) <= maxLocated {
-		l := locator{decode: decode, fields: map[string]bool{}, left: maxSearched}
+		l := locator{decode: decode, fields: map[string]bool{"_cron": true}, left: maxSearched}
 		l.addFields(target, map[reflect.Type]bool{})
 		e.Path, e.Offset, e.cause = l.locate(job.Args, err)
 	}

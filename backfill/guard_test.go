@@ -240,7 +240,7 @@ func TestTemplatesThatPanic(t *testing.T) {
 	}
 	task := &backfill.Task[panickyArgs]{Name: "t"}
 	handle := backfill.Handle(task, func(context.Context, panickyArgs) error { return nil }, backfill.Cron("* * * * *"))
-	wantError(t, backfill.Problems(backfill.NewRegistry(handle)), "decode args: panic: no Go")
+	wantError(t, backfill.Problems(backfill.NewRegistry(handle)), "the value is refused by the type that it is for (*backfill.PanicError)")
 }
 
 // The panics of an error's methods are those of its job alone.

@@ -55,7 +55,7 @@ func NewRecorder() *Recorder { return &Recorder{} }
 // them or, if it returns an error, none. Jobs are numbered from 1, and the clock is time.Now. Until
 // Work has run a job, a second request with its key changes it, as the key mode says.
 func (r *Recorder) Enqueue(ctx context.Context, requests ...backfill.Request) ([]*backfill.Job, error) {
-	if needNoDatabase(ctx, requests) {
+	if r.needNoDatabase(ctx, requests) {
 		return new(backfill.Client).Enqueue(ctx, requests...)
 	}
 	return r.record(ctx, requests, "enqueue: the jobs were not enqueued: get a connection", recording{})
@@ -112,17 +112,17 @@ type txRecorder struct {
 }
 
 func (t txRecorder) Enqueue(ctx context.Context, requests ...backfill.Request) ([]*backfill.Job, error) {
-	if needNoDatabase(ctx, requests) {
+	if t.needNoDatabase(ctx, requests) {
 		return t.client.Enqueue(ctx, requests...)
 	}
 	return t.record(ctx, requests, "in transaction: enqueue", recording{inTx: true, transaction: t.transaction})
 }
 
-// needNoDatabase reports whether the context or one of the requests is wrong. Then a client answers
-// without a database, which a zero Client can do as well, so these errors are not copies that could
-// go stale.
-func needNoDatabase(ctx context.Context, requests []backfill.Request) bool {
-	return ctx == nil || slices.ContainsFunc(requests, func(r backfill.Request) bool { return r.Validate() != nil })
+// needNoDatabase reports whether the Recorder, the context or one of the requests is wrong. Then a
+// client answers without a database, which a zero Client can do as well, so these errors are not
+// copies that could go stale.
+func (r *Recorder) needNoDatabase(ctx context.Context, requests []backfill.Request) bool {
+	return r == nil || ctx == nil || slices.ContainsFunc(requests, func(r backfill.Request) bool { return r.Validate() != nil })
 }
 
 // record does what the database does for a client. made is what all the recordings share.

@@ -22,7 +22,7 @@ var _ backfill.Transactor = (*Recorder)(nil)
 // does. Test functions that use it with package pgtest.
 func (r *Recorder) InTx(ctx context.Context, fn func(ctx context.Context, tx pgx.Tx) error) error {
 	switch {
-	case ctx == nil:
+	case r == nil || ctx == nil:
 		return new(backfill.Client).InTx(ctx, fn)
 	case fn == nil:
 		return invalidError{errors.New("in transaction: the function is nil")}

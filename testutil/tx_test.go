@@ -214,6 +214,24 @@ func TestRecorderInTxContextEnds(t *testing.T) {
 	}
 }
 
+// A Recorder that is nil enqueues nothing, as a client that is nil.
+func TestRecorderThatIsNil(t *testing.T) {
+	t.Parallel()
+	var rec *testutil.Recorder
+	enqueue := func(e backfill.Enqueuer) error {
+		_, err := e.Enqueue(t.Context(), backfill.Request{Task: "a"})
+		return err
+	}
+	for _, err := range []error{
+		enqueue(rec), enqueue(rec.WithTx(nil)), enqueue(rec.WithSQLTx(nil)),
+		rec.InTx(t.Context(), func(context.Context, pgx.Tx) error { return nil }),
+	} {
+		if !errors.Is(err, backfill.ErrNoClient) {
+			t.Error(err)
+		}
+	}
+}
+
 // What the function does to the transaction ends it: nothing that was enqueued in it is recorded.
 func TestRecorderInTxIsEndedByItsFunction(t *testing.T) {
 	t.Parallel()

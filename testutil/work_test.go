@@ -65,7 +65,7 @@ func (p *play) act(ctx context.Context, args scene) error {
 		}
 		return backfill.Snooze(2 * time.Hour)
 	case "wait": // for something that does not happen
-		return backfill.Snooze(time.Second)
+		return backfill.Snooze(time.Hour)
 	case "dedupe itself":
 		again.KeyMode = backfill.UnsafeDedupe
 		fallthrough

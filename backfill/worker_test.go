@@ -129,6 +129,8 @@ func TestEvents(t *testing.T) {
 		switch args.Template {
 		case "fail":
 			return errBoom
+		case "permanent":
+			return backfill.Permanent(errBoom)
 		case "snooze":
 			return backfill.Snooze(2 * time.Hour)
 		}
@@ -137,8 +139,11 @@ func TestEvents(t *testing.T) {
 	w := start(t, client, registry)
 	id := w.Health().WorkerID
 	fine := enqueue(t, client, task, mailArgs{})
-	failed := enqueue(t, client, task, mailArgs{Template: "fail"})
-	last := enqueue(t, client, task, mailArgs{Template: "fail"}, backfill.MaxAttempts(1))
+	failed := enqueue(t, client, task, mailArgs{Template: "fail"}, backfill.MaxAttempts(2))
+	final := map[string]int64{
+		"on the last attempt": enqueue(t, client, task, mailArgs{Template: "fail"}, backfill.MaxAttempts(1)).ID,
+		"with Permanent":      enqueue(t, client, task, mailArgs{Template: "permanent"}).ID,
+	}
 	snoozed := enqueue(t, client, task, mailArgs{Template: "snooze"})
 	w.await("started", 1, is(backfill.EventStarted))
 	w.await("woken", 1, is(backfill.EventWoken))
@@ -150,8 +155,10 @@ func TestEvents(t *testing.T) {
 	if e := w.await("failed", 1, of(backfill.EventFailed, failed.ID)); !errors.Is(e.Err, errBoom) || e.Delay != time.Hour || e.Final || e.WorkerID != id {
 		t.Errorf("failed: %+v", e)
 	}
-	if e := w.await("failed for good", 1, of(backfill.EventFailed, last.ID)); !e.Final || e.Delay != 0 {
-		t.Errorf("failed on the last attempt: %+v", e)
+	for how, job := range final {
+		if e := w.await("failed "+how, 1, of(backfill.EventFailed, job)); !errors.Is(e.Err, errBoom) || !e.Final || e.Delay != 0 {
+			t.Errorf("failed %s: %+v", how, e)
+		}
 	}
 	if e := w.await("snoozed", 1, of(backfill.EventSnoozed, snoozed.ID)); e.Delay != 2*time.Hour {
 		t.Errorf("snoozed: %+v", e)

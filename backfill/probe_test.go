@@ -100,6 +100,32 @@ func TestProbes(t *testing.T) {
 	wantError(t, err, "WithProbes: the probes are nil")
 }
 
+// Probes that several workers share answer for all of them, and so do those that a worker has beside
+// others.
+func TestProbesOfSeveralWorkers(t *testing.T) {
+	t.Parallel()
+	client := newClient(t, pgtest.New(t))
+	_, registry := taskOf("send_email", ignore)
+	var shared, own backfill.Probes
+	first := start(t, client, registry, backfill.WithProbes(&shared), backfill.WithProbes(&own))
+	wantProbes(t, &own, 200, 200, "ok")
+	wantProbes(t, &shared, 200, 200, "ok")
+	newWorker(t, client, registry, backfill.WithProbes(&shared))
+	wantProbes(t, &shared, 200, 503, "the worker has not started")
+
+	var pair backfill.Probes
+	start(t, client, registry, backfill.WithProbes(&pair))
+	second := start(t, client, registry, backfill.WithProbes(&pair))
+	wantProbes(t, &pair, 200, 200, "ok")
+	for _, worker := range []*running{second, first} {
+		if err := worker.stop(); err != nil {
+			t.Error(err)
+		}
+	}
+	wantProbes(t, &pair, 503, 503, "the worker has stopped")
+	wantProbes(t, &own, 503, 503, "the worker has stopped")
+}
+
 // Every event goes to every observer, also if another one panics.
 func TestSeveralObservers(t *testing.T) {
 	t.Parallel()

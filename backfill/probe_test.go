@@ -17,6 +17,9 @@ func ask(t *testing.T, handler http.Handler) (code int, text string) {
 	t.Helper()
 	answer := httptest.NewRecorder()
 	handler.ServeHTTP(answer, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil))
+	if got := answer.Header().Get("Cache-Control"); got != "no-store" {
+		t.Errorf("the answer may be cached: %q", got)
+	}
 	return answer.Code, answer.Body.String()
 }
 

@@ -157,13 +157,15 @@ func entStory(ctx context.Context, db *sql.DB, client *backfill.Client, end erro
 	}
 	defer func() { _ = tx.Rollback() }()
 	driver := inTx{entsql.NewDriver(dialect.Postgres, entsql.Conn{ExecQuerier: tx})}
-	id := &sqlgraph.FieldSpec{Column: "id", Type: field.TypeInt64, Value: int64(7)}
+	id := &sqlgraph.FieldSpec{Column: "id", Type: field.TypeInt64, Value: int64(1)}
 	if err := sqlgraph.CreateNode(ctx, driver, &sqlgraph.CreateSpec{Table: "users", ID: id}); err != nil {
 		return err
 	}
-	change := sqlgraph.NewUpdateSpec("users", []string{"id"}, &sqlgraph.FieldSpec{Column: "id", Type: field.TypeInt64, Value: int64(7)})
+	change := sqlgraph.NewUpdateSpec("users", []string{"id"}, id)
 	change.SetField("id", field.TypeInt64, int64(1))
-	if _, err := sqlgraph.UpdateNodes(ctx, driver, change); err != nil { // begins a transaction of its own
+	change.ScanValues = func([]string) ([]any, error) { return []any{new(int64)}, nil }
+	change.Assign = func([]string, []any) error { return nil }
+	if err := sqlgraph.UpdateNode(ctx, driver, change); err != nil { // begins a transaction of its own
 		return err
 	}
 	if _, err := client.WithSQLTx(tx).Enqueue(ctx, backfill.Request{Task: "welcome"}); err != nil {

@@ -15,8 +15,8 @@
 // wall clock of the zone, and:
 //
 //   - Each local minute runs once.
-//   - A local minute that is skipped, in spring, runs at the first instant after the gap. Several that are skipped by one gap
-//     run there together, as one tick.
+//   - A local minute that is skipped, in spring, runs at the first instant after the gap. Several
+//     that are skipped by one gap run there together, as one tick.
 //   - A local minute that is repeated, in autumn, runs when it comes first.
 //
 // One sentence says all three: an entry is due at the instants at which the zone's clock reaches or

@@ -66,8 +66,8 @@ type ending[T any] struct {
 	panicked any // nil: it has returned
 }
 
-// apart runs what belongs to the application on a goroutine of its own, and gives it up a while after
-// the end of ctx: then it reports false, and closes what is returned late.
+// apart runs what belongs to the application on a goroutine of its own, and gives it up a while
+// after the end of ctx: then it reports false, and closes what is returned late.
 func apart[T any](ctx context.Context, grace time.Duration, run func() (T, error)) (end ending[T], ok bool) {
 	done := make(chan ending[T], 1)
 	go func() {

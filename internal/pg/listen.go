@@ -88,8 +88,8 @@ func receive(ctx context.Context, conn *pgx.Conn, life time.Duration, on func(wo
 	}
 }
 
-// lifetime is how long a connection may live, as the application's pool has it; 10 years if it has no
-// limit.
+// lifetime is how long a connection may live, as the application's pool has it; 10 years if it has
+// no limit.
 func (s Settings) lifetime() time.Duration {
 	const unlimited = 10 * 365 * 24 * time.Hour
 	return cmp.Or(max(0, s.config.MaxConnLifetime), unlimited) + rand.N(max(1, s.config.MaxConnLifetimeJitter))

@@ -234,8 +234,8 @@ func withCause(problem string, err error) string {
 	return problem
 }
 
-// replaced are parameters of libpq and of other drivers that pgx would send to the server, which does
-// not know them, by what to write instead. Those of "" can only go.
+// replaced are parameters of libpq and of other drivers that pgx would send to the server, which
+// does not know them, by what to write instead. Those of "" can only go.
 var replaced = map[string][]string{
 	"application_name":             {"ApplicationName", "fallback_application_name"},
 	"connect_timeout":              {"connectTimeout", "connectionTimeoutMillis", "loginTimeout"},

@@ -19,7 +19,7 @@ const (
 )
 
 var (
-	// another is a directive of another tool with one of ours behind it, which is part of the first.
+	// another is a directive of another tool with one of ours behind it, as a part of it.
 	another = regexp.MustCompile(`^//[a-z0-9]+:[a-z0-9](?:[^/]|/[^/])* //backfill:([a-z]+)`)
 	// suffix is what else the tool might be called, as in backfill-gen or backfill.io.
 	suffix = regexp.MustCompile(`^[-_./](gen|go|io)\b`)

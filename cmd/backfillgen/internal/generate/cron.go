@@ -190,7 +190,7 @@ func (p *pkg) unfitFields(object map[string]any, structure *types.Struct, path s
 	}
 	for _, name := range slices.Sorted(maps.Keys(object)) {
 		i := slices.Index(names, name)
-		if i < 0 && name == "_cron" { // the runtime's, which encoding/json stores under names in another case, too
+		if i < 0 && name == "_cron" { // is the runtime's, and stored in a field of another case, too
 			i = slices.IndexFunc(names, func(field string) bool { return strings.EqualFold(field, name) })
 		}
 		switch {

@@ -340,7 +340,8 @@ func (e *emitter) doc(t *task, text string) {
 		if strings.HasPrefix(paragraph, deprecatedMark) {
 			e.Comment("//")
 			for line := range strings.Lines(strings.TrimSpace(paragraph)) {
-				e.Comment("// " + strings.TrimSpace(line)) // jennifer takes one that begins with // or /* for a whole comment
+				// jennifer takes a text that begins with // or /* for a whole comment
+				e.Comment("// " + strings.TrimSpace(line))
 			}
 		}
 	}

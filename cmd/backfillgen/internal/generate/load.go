@@ -169,7 +169,8 @@ func (l *loader) inModule(t *types.Package) bool {
 	return false
 }
 
-// own reports whether a module is the user's: the main one, or one that go.mod replaces by a folder.
+// own reports whether a module is the user's: the main one, or one that go.mod replaces by a
+// folder.
 func own(module *packages.Module) bool {
 	return module != nil && (module.Main || module.Replace != nil && module.Replace.Version == "")
 }

@@ -121,8 +121,8 @@ func place(pos token.Position, dir string) string {
 	return pos.String()
 }
 
-// relative returns a path relative to a folder, if it is below that: the one from which prefix leads
-// to dir.
+// relative returns a path relative to a folder, if it is below that: the one from which prefix
+// leads to dir.
 func relative(path, dir, prefix string) string {
 	rel, err := filepath.Rel(dir, path)
 	if rel = filepath.Join(prefix, rel); err == nil && filepath.IsLocal(rel) {

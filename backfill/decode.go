@@ -14,7 +14,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
 )
 
 // decodeArgs decodes the args of a job. Unknown fields are ignored.
@@ -203,9 +202,7 @@ func (l *locator) step(m member, index int) string {
 		return "[" + strconv.Itoa(index) + "]"
 	case !l.fields[strings.ToLower(m.name)]:
 		return ".*"
-	}
-	odd := func(r rune) bool { return r != '_' && !unicode.IsLetter(r) && !unicode.IsDigit(r) }
-	if strings.ContainsFunc(m.name, odd) || unicode.IsDigit([]rune(m.name)[0]) {
+	case strings.ContainsAny(m.name, `.[]*" `):
 		return "[" + strconv.Quote(m.name) + "]"
 	}
 	return "." + m.name

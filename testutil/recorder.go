@@ -33,8 +33,8 @@ import (
 )
 
 // Recorder is a [backfill.Enqueuer] that records what it is asked to enqueue. Its results and
-// errors are those of a client on a database that was empty and has no workers but [Recorder.Work].
-// It is safe for concurrent use, and its zero value works.
+// errors are those of a client, without enqueue middleware, on a database that was empty and has no
+// workers but [Recorder.Work]. It is safe for concurrent use, and its zero value works.
 type Recorder struct {
 	mu       sync.Mutex
 	recorded []recording

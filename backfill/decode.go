@@ -51,7 +51,7 @@ type DecodeError struct {
 	_ [0]func() // fields may be added
 
 	Task   string       // the name that the job was enqueued under
-	Path   string       // of the value, as $.items[3].price; $ is the whole document, * a key of a map
+	Path   string       // of the value, as $.items[3].price; $: the whole document, *: a key of a map
 	Type   reflect.Type // that the value is for; nil if the type decodes itself, or the JSON is invalid
 	Offset int64        // of the value in Job.Args, in bytes from 0; where invalid JSON is noticed
 	Reason string       // why it does not decode, without the value
@@ -115,7 +115,7 @@ func describe(err error) (reflect.Type, string) {
 
 const (
 	maxLocated  = 1 << 20  // bytes: a search decodes the document a few dozen times
-	maxSearched = 24 << 20 // bytes that one search decodes: the culprit of an array of maxLocated takes 20
+	maxSearched = 24 << 20 // bytes that one search decodes: an array of maxLocated takes up to 20 MiB
 	maxDepth    = 64
 )
 
@@ -126,8 +126,8 @@ type locator struct {
 	left   int             // bytes that the search may decode
 }
 
-// addFields notes the fields of a type and of all types in it. Other names in a document are keys of
-// maps, or are read by a type that decodes itself: data of the caller's, which no path shows.
+// addFields notes the fields of a type and of all types in it. Other names in a document are keys
+// of maps, or are read by a type that decodes itself: data of the caller's, which no path shows.
 func (l *locator) addFields(t reflect.Type, seen map[reflect.Type]bool) {
 	if seen[t] {
 		return

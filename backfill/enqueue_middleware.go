@@ -22,9 +22,9 @@ type EnqueueFunc func(ctx context.Context, requests []Request) ([]*Job, error)
 // of the caller's, but shares the bytes of Args: replace Args, and do not write into it. next
 // checks the requests, so invalid ones are seen here first. Return one job for each request.
 //
-// A panic becomes an error. If the middleware returns an error, or panics, after a call of next that
-// has enqueued jobs, or may have, that is an [ErrOutcomeUnknown], and no other kind of error: jobs
-// may exist, or will once the transaction commits.
+// A panic becomes an error. If the middleware returns an error, or panics, after a call of next
+// that has enqueued jobs, or may have, that is an [ErrOutcomeUnknown], and no other kind of error:
+// jobs may exist, or will once the transaction commits.
 type EnqueueMiddleware func(next EnqueueFunc) EnqueueFunc
 
 // WithEnqueueMiddleware calls middleware around every enqueue through the client: directly, by

@@ -224,11 +224,11 @@ func WithObserver(observer Observer) WorkerOption {
 	})
 }
 
-// WithScheduled makes RunOnce run jobs of the worker's tasks that are not due yet as well, and their
-// retries, until none is left, for tests. When nothing is due, it makes due what is scheduled for
-// the earliest second, in its order: run_at becomes now. A job that is snoozed waits for the next
-// RunOnce, so a test can look at it, and change what it waits for. A task that enqueues itself runs
-// until ctx ends. [Worker.Run] refuses the option. Default: RunOnce leaves such jobs.
+// WithScheduled makes RunOnce run jobs of the worker's tasks that are not due yet as well, and
+// their retries, until none is left, for tests. When nothing is due, it makes due what is scheduled
+// for the earliest second, in its order: run_at becomes now. A job that is snoozed waits for the
+// next RunOnce, so a test can look at it, and change what it waits for. A task that enqueues itself
+// runs until ctx ends. [Worker.Run] refuses the option. Default: RunOnce leaves such jobs.
 func WithScheduled() WorkerOption {
 	return workerOption(func(c *workerConfig) { c.scheduled = true })
 }

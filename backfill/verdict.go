@@ -109,8 +109,9 @@ func verdictOf(ctx context.Context, err error, last bool) Verdict {
 	return Verdict{Kind: VerdictRetry, Final: last}
 }
 
-// decisionIn returns the error by which a handler decides how its job ends: the outermost in err, of
-// joined ones the first; nil if there is none. What is inside a BatchError is about its elements.
+// decisionIn returns the error by which a handler decides how its job ends: the outermost in err,
+// of joined ones the first; nil if there is none. What a BatchError has inside is about its
+// elements.
 func decisionIn(err error) (said any) {
 	switch e := err.(type) { //nolint:errorlint // errors.As would look into a BatchError
 	case *snoozeError, *permanentError, *retryError:

@@ -137,8 +137,8 @@ func (w *Worker) start(store *pg.Store, once bool) (*worker.Worker, error) {
 	return w.engine, nil
 }
 
-// runScheduled makes jobs due that are scheduled for later, but not those that this run has snoozed:
-// a job that waits for something else would run for ever.
+// runScheduled makes jobs due that are scheduled for later, but not those that this run has
+// snoozed: a job that waits for something else would run for ever.
 func runScheduled(config *worker.Config, store *pg.Store) {
 	var mu sync.Mutex
 	snoozed := []int64{}

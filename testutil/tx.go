@@ -71,7 +71,8 @@ func (t *transaction) check(failure error) error {
 	return failure
 }
 
-// finish ends a transaction: without commit, or if it is aborted, what it has recorded is forgotten.
+// finish ends a transaction. Without commit, or if it is aborted, what it has recorded is
+// forgotten.
 func (r *Recorder) finish(t *transaction, commit bool) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -251,7 +251,7 @@ func (g *group) startBatchLocked(batch []*call) {
 	var specs []wire.Spec
 	for _, c := range batch {
 		c.state = runningInBatch
-		for _, spec := range c.specs { // a copy: a caller that leaves may use its bytes for something else
+		for _, spec := range c.specs { // a copy: a caller that leaves may use its bytes again
 			spec.Payload, spec.Flags = bytes.Clone(spec.Payload), slices.Clone(spec.Flags)
 			specs = append(specs, spec)
 		}

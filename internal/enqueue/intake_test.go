@@ -496,8 +496,8 @@ func TestIntakeLargeCallEndsWithItsCaller(t *testing.T) {
 	})
 }
 
-// A caller that leaves its batch may use its bytes for something else: the batch inserts what it was
-// given.
+// A caller that leaves its batch may use its bytes for something else: the batch inserts what it
+// was given.
 func TestIntakeCallerReusesItsBytes(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

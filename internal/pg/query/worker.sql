@@ -120,8 +120,8 @@ update graphile_worker._private_job_queues as s set locked_at = null, locked_by 
  where s.id = any(array(select id from held));
 
 -- name: AdvanceJobs :execrows
--- Makes due what is scheduled for the earliest second, in its order, for a worker that runs once, apart
--- from some jobs. What others have locked stays as it is.
+-- Makes due what is scheduled for the earliest second, in its order, for a worker that runs once,
+-- apart from some jobs. What others have locked stays as it is.
 with later as materialized (
   select j.id, j.run_at from graphile_worker._private_jobs as j
    where j.task_id = any(@tasks::int[]) and j.is_available and j.run_at > now() and j.run_at < 'infinity'

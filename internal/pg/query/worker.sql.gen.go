@@ -45,8 +45,8 @@ type AdvanceJobsParams struct {
 	ApartFrom []int64
 }
 
-// Makes due what is scheduled for the earliest second, in its order, for a worker that runs once, apart
-// from some jobs. What others have locked stays as it is.
+// Makes due what is scheduled for the earliest second, in its order, for a worker that runs once,
+// apart from some jobs. What others have locked stays as it is.
 func (q *Queries) AdvanceJobs(ctx context.Context, arg AdvanceJobsParams) (int64, error) {
 	result, err := q.db.Exec(ctx, AdvanceJobs, arg.Tasks, arg.ApartFrom)
 	if err != nil {

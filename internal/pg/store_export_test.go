@@ -138,6 +138,7 @@ func (i *Inserter) InsertAll(
 
 // CountPages is Count with another bound.
 func CountPages(ctx context.Context, a *Admin, limit int64) ([]TaskCount, bool, error) {
+	defer func(usual int64) { a.pages = usual }(a.pages)
 	a.pages = limit
 	return a.Count(ctx)
 }

@@ -24,13 +24,13 @@ func (noAnswerError) Is(target error) bool { return target == context.DeadlineEx
 // ErrNoAnswer is the cause of a context whose step took longer than Timeout.
 var ErrNoAnswer error = noAnswerError{}
 
-// Context is the context of one insert. It ends when its caller's ends, by End, or when a step
-// takes longer than Timeout and the caller's context has no deadline.
+// Context is the context of one insert. It ends when its caller's ends, by End, by Leave, or when a
+// step takes longer than Timeout and the caller's context has no deadline.
 //
 // It takes the place of context.WithCancelCause and a timer, and costs less. What waits selects on
-// Done, as with any context. A statement is interrupted by a Handler instead: pass pgx what
-// Unwatched returns, and pgx does not watch the context for each statement. With the contexts of
-// the standard library an enqueue took a tenth more of the client's CPU.
+// Done, as with any context. A statement is interrupted by a Handler instead: Watch has it called,
+// and pgx does not watch what Statements returns. With the contexts of the standard library an
+// enqueue took a tenth more of the client's CPU.
 type Context struct {
 	context.Context //nolint:containedctx // it is one, and this is its caller's
 
@@ -40,8 +40,10 @@ type Context struct {
 	limits *Limits      // nil: the caller has a deadline
 	step   atomic.Int64 // when the last one began, in nanoseconds after processBegan
 
-	mu       sync.Mutex
-	cause    error
+	mu    sync.Mutex
+	cause error
+
+	watching sync.Mutex // held while the handler is called, which may ask for Err
 	handler  Handler
 	canceled bool // the handler was called
 }
@@ -62,7 +64,7 @@ func (c *Context) enter(caller context.Context, limits *Limits) {
 	case caller.Done() != nil:
 		c.leave = context.AfterFunc(caller, c.endWithCaller)
 	}
-	if _, ok := caller.Deadline(); !ok {
+	if _, ok := caller.Deadline(); !ok || caller.Done() == nil {
 		c.limits = limits
 		c.Step()
 		limits.add(c)
@@ -71,7 +73,8 @@ func (c *Context) enter(caller context.Context, limits *Limits) {
 
 func (c *Context) endWithCaller() { c.End(context.Cause(c.Context)) }
 
-// Leave ends the wait for the end of the caller's context, and the limit. It does not end c.
+// Leave ends the wait for the end of the caller's context, the limit, and c: a function of the
+// application's pool may have kept it. Call Unwatch first.
 func (c *Context) Leave() {
 	if c.leave != nil {
 		c.leave()
@@ -79,6 +82,7 @@ func (c *Context) Leave() {
 	if c.limits != nil {
 		c.limits.remove(c)
 	}
+	c.End(context.Canceled)
 }
 
 // Step begins the next step.
@@ -90,36 +94,46 @@ func (c *Context) Step() {
 
 // End ends the context, unless it has ended, and interrupts the statement under way.
 func (c *Context) End(cause error) {
+	if !c.end(cause) {
+		return
+	}
+	c.watching.Lock()
+	defer c.watching.Unlock()
+	if c.handler != nil {
+		c.canceled = true
+		c.handler.HandleCancel(c)
+	}
+}
+
+func (c *Context) end(cause error) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.cause != nil {
-		return
+		return false
 	}
 	c.cause = cause
 	close(c.done)
-	if c.handler != nil {
-		c.canceled = true
-		c.handler.HandleCancel(c.Unwatched())
-	}
+	return true
 }
 
 // Watch has the statements that follow interrupted by h when the context ends. It returns why the
 // context has ended, if it has: then send nothing.
 func (c *Context) Watch(h Handler) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.cause == nil {
-		c.handler = h
+	c.watching.Lock()
+	defer c.watching.Unlock()
+	cause := c.Cause()
+	if cause == nil {
+		c.handler = h // an End from here on waits for the lock
 	}
-	return c.cause
+	return cause
 }
 
 // Unwatch ends what Watch began. After it, the handler is not called any more.
 func (c *Context) Unwatch() {
-	c.mu.Lock()
+	c.watching.Lock()
 	h, canceled := c.handler, c.canceled
 	c.handler = nil
-	c.mu.Unlock()
+	c.watching.Unlock()
 	if h != nil && canceled {
 		h.HandleUnwatchAfterCancel()
 	}
@@ -147,8 +161,14 @@ func (c *Context) Cause() error {
 	return c.cause
 }
 
-// Unwatched returns c for statements that Watch's handler interrupts.
-func (c *Context) Unwatched() context.Context { return unwatched{c} }
+// Statements returns the context to send statements with: one that pgx does not watch, between Watch
+// and Unwatch. It is for the goroutine that calls these.
+func (c *Context) Statements() context.Context {
+	if c.handler == nil {
+		return c
+	}
+	return unwatched{c}
+}
 
 // unwatched is a Context that seems never to end, until it has.
 type unwatched struct{ *Context }

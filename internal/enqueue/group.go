@@ -76,7 +76,7 @@ func (g *group) stop() {
 	defer g.mu.Unlock()
 	g.stopped = true
 	for started := range g.running {
-		started.ctx.End(ErrClosed)
+		go started.ctx.End(ErrClosed) // its handler may be the application's
 	}
 }
 

@@ -35,6 +35,7 @@ type Inserter struct {
 	pool      *pgxpool.Pool
 	texts     *texts
 	pipelines bool
+	traced    bool
 	bounds    bounds
 	access    schema.Access // of the pool's role
 	limits    enqueue.Limits
@@ -46,7 +47,8 @@ var _ enqueue.Inserter = (*Inserter)(nil)
 // NewInserter returns an inserter on a client's pool, whose role enqueues by access.
 func NewInserter(pool *pgxpool.Pool, schemaName string, access schema.Access) *Inserter {
 	return &Inserter{
-		pool: pool, texts: newTexts(schemaName), pipelines: canPipeline(pool), bounds: pieceBounds, access: access,
+		pool: pool, texts: newTexts(schemaName), pipelines: canPipeline(pool), traced: pool.Config().ConnConfig.Tracer != nil,
+		bounds: pieceBounds, access: access,
 	}
 }
 
@@ -184,18 +186,18 @@ func (a *attempt) insertAlone(ctx *enqueue.Context, conn *pgxpool.Conn, job *wir
 // send sends statements, which make up one transaction. A single one is prepared by its text: that
 // is faster than a batch of one.
 func (a *attempt) send(ctx *enqueue.Context, conn *pgxpool.Conn, list ...statement) error {
-	unwatched := ctx.Unwatched()
+	statements := ctx.Statements()
 	if len(list) > 1 || !a.pipelines || a.forgotten > 0 {
-		return because(ctx, pgxSession{conn, conn.Conn()}.run(unwatched, slices.Clone(list)))
+		return because(ctx, pgxSession{conn, conn.Conn()}.run(statements, slices.Clone(list)))
 	}
 	one := &list[0]
-	if _, err := conn.Conn().Prepare(unwatched, one.text, one.text); err != nil {
+	if _, err := conn.Conn().Prepare(statements, one.text, one.text); err != nil {
 		return notCommitted(because(ctx, err))
 	}
 	if err := ctx.Cause(); err != nil {
 		return &wire.NotEnqueuedError{Err: err}
 	}
-	rows, err := conn.Query(unwatched, one.text, one.args...)
+	rows, err := conn.Query(statements, one.text, one.args...)
 	if err == nil {
 		err = readAll(rows, one.read)
 		rows.Close() // reads the answer to the commit

@@ -50,15 +50,15 @@ func (n *insertion) smallStatements(p *plan, names bool) (list []statement) {
 // insertLarge sends one piece after the other. It first locks what may be locked by others: when it
 // has to give up because of that, little work is lost.
 func (n *insertion) insertLarge(ctx *enqueue.Context, conn *pgxpool.Conn, p *plan) error {
-	unwatched := ctx.Unwatched()
-	tx, err := conn.Begin(unwatched)
+	statements := ctx.Statements()
+	tx, err := conn.Begin(statements)
 	if err != nil {
 		return notCommitted(because(ctx, err))
 	}
 	s := pgxSession{tx, conn.Conn()}
 	send := func(list []statement) error {
 		ctx.Step()
-		return because(ctx, s.run(unwatched, list))
+		return because(ctx, s.run(statements, list))
 	}
 	if err = send(append([]statement{n.limitLockWaits(lockWait)}, n.addNames()...)); err == nil {
 		err = n.lockAll(p, send)
@@ -74,7 +74,7 @@ func (n *insertion) insertLarge(ctx *enqueue.Context, conn *pgxpool.Conn, p *pla
 		return notCommitted(err)
 	}
 	ctx.Step()
-	return because(ctx, tx.Commit(unwatched))
+	return because(ctx, tx.Commit(statements))
 }
 
 // lockAll locks the rows of all keys.

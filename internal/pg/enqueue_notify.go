@@ -35,7 +35,7 @@ func canPipeline(pool *pgxpool.Pool) bool {
 func (a *attempt) insertAndNotify(
 	ctx *enqueue.Context, conn *pgxpool.Conn, job *wire.Job, done func(),
 ) (notified bool, err error) {
-	unwatched := ctx.Unwatched()
+	statements := ctx.Statements()
 	release := func(err error) {
 		defer done()
 		if sqlstate.Of(err) == sqlstate.UndefinedStatement && a.forget(ctx, conn) {
@@ -57,7 +57,7 @@ func (a *attempt) insertAndNotify(
 		}
 	}()
 	text := a.texts.render(query.InsertJob)
-	insert, notify, err := prepare(unwatched, conn.Conn(), text)
+	insert, notify, err := prepare(statements, conn.Conn(), text)
 	if err != nil {
 		return false, end(notCommitted(err))
 	}
@@ -65,7 +65,7 @@ func (a *attempt) insertAndNotify(
 	if err = parameters.Build(conn.Conn().TypeMap(), insert, insertArgs(&a.specs[0])); err != nil {
 		return false, end(&wire.NotEnqueuedError{Err: err})
 	}
-	pipeline := conn.Conn().PgConn().StartPipeline(unwatched)
+	pipeline := conn.Conn().PgConn().StartPipeline(statements)
 	pipeline.SendQueryPrepared(insert.Name, parameters.ParamValues, parameters.ParamFormats, parameters.ResultFormats)
 	pipeline.SendPipelineSync()
 	pipeline.SendQueryPrepared(notify.Name, [][]byte{[]byte(channelJobs), []byte(notification(1))}, nil, nil)
@@ -78,10 +78,11 @@ func (a *attempt) insertAndNotify(
 	go func() {   // nobody waits for the rest
 		rest := a.limits.NewContext(context.Background())
 		_ = rest.Watch(&interruption{conn: conn.Conn()}) // it has not ended
-		defer func() {
-			_ = recover() // of the application's net.Conn; the pool drops a connection that is busy
-			rest.Leave()
+
+		defer func() { _ = recover() }() // of the application's net.Conn
+		defer func() {                   // the pool drops a connection that is busy
 			rest.Unwatch()
+			rest.Leave()
 			release(err)
 		}()
 		_ = pipeline.Close() // a lost notification costs a poll; a broken connection leaves the pool

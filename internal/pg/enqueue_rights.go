@@ -91,7 +91,7 @@ func (a *attempt) otherWay(ctx *enqueue.Context) bool {
 		return false
 	}
 	ctx.Step()
-	rights, err := a.askRights(ctx.Unwatched(), pgxSession{conn, conn.Conn()})
+	rights, err := a.askRights(ctx.Statements(), pgxSession{conn, conn.Conn()})
 	if err != nil {
 		return false
 	}

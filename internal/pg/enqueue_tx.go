@@ -36,14 +36,13 @@ func (i *Inserter) insertIn(ctx context.Context, s session, conn *pgx.Conn, spec
 	limited := i.limits.NewContext(ctx)
 	defer limited.Leave()
 	s = steppingSession{s, limited}
-	statements := context.Context(limited)
-	if conn != nil {
+	if conn != nil && conn.Config().Tracer == nil { // as attempt.watch
 		if err := limited.Watch(&interruption{conn: conn}); err != nil {
 			return nil, err
 		}
 		defer limited.Unwatch()
-		statements = limited.Unwatched()
 	}
+	statements := limited.Statements()
 	access, role, err := i.accessIn(statements, s)
 	if err != nil {
 		return nil, rejectedIn(err, becauseIn(limited, err))

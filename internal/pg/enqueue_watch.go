@@ -2,9 +2,9 @@ package pg
 
 import (
 	"context"
+	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -12,8 +12,12 @@ import (
 )
 
 // watch has what is sent on a connection interrupted when ctx ends; release ends that. It
-// returns why ctx has ended, if it has.
+// returns why ctx has ended, if it has. A tracer may wait for the end of the context that pgx gets:
+// then pgx watches ctx itself.
 func (a *attempt) watch(ctx *enqueue.Context, conn *pgxpool.Conn) error {
+	if a.traced {
+		return ctx.Cause()
+	}
 	a.inUse = interruption{conn: conn.Conn()}
 	return ctx.Watch(&a.inUse)
 }
@@ -25,23 +29,37 @@ func (a *attempt) release(ctx *enqueue.Context, conn *pgxpool.Conn, err error) {
 }
 
 // interruption interrupts the statement under way on a connection, in the way that the
-// application's configuration has for contexts that end.
+// application's configuration has for contexts that end. If its handler panics or does not return,
+// the statement ends at once, and the connection is closed: who knows what the handler does to it.
 type interruption struct {
 	conn    *pgx.Conn
-	handler ctxwatch.Handler // nil as long as nothing was interrupted
+	handler ctxwatch.Handler // nil: it is of no use
 }
 
 // HandleCancel implements enqueue.Handler.
-func (i *interruption) HandleCancel(ctx context.Context) {
-	defer func() {
-		if recover() != nil { // the application's handler panicked
-			i.handler = &pgconn.DeadlineContextWatcherHandler{Conn: i.conn.PgConn().Conn()}
-			i.handler.HandleCancel(ctx)
-		}
-	}()
-	i.handler = i.conn.Config().BuildContextWatcherHandler(i.conn.PgConn())
-	i.handler.HandleCancel(ctx)
+func (i *interruption) HandleCancel(canceled context.Context) {
+	var err error
+	i.handler, err = callHook(context.WithoutCancel(canceled), "BuildContextWatcherHandler",
+		func(context.Context) (ctxwatch.Handler, error) {
+			handler := i.conn.Config().BuildContextWatcherHandler(i.conn.PgConn())
+			handler.HandleCancel(canceled)
+			return handler, nil
+		})
+	if err != nil {
+		_ = i.conn.PgConn().Conn().SetDeadline(time.Now())
+	}
 }
 
 // HandleUnwatchAfterCancel implements enqueue.Handler.
-func (i *interruption) HandleUnwatchAfterCancel() { i.handler.HandleUnwatchAfterCancel() }
+func (i *interruption) HandleUnwatchAfterCancel() {
+	err := errHookNothing
+	if i.handler != nil {
+		err = tryHook(context.Background(), "BuildContextWatcherHandler", func(context.Context) error {
+			i.handler.HandleUnwatchAfterCancel()
+			return nil
+		})
+	}
+	if err != nil {
+		closeConn(context.Background(), i.conn)
+	}
+}

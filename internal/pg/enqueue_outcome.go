@@ -54,6 +54,8 @@ func (i *Inserter) acquire(limited *enqueue.Context) (*pgxpool.Conn, error) {
 	}
 	if errors.Is(limited.Cause(), enqueue.ErrNoAnswer) {
 		err = context.DeadlineExceeded
+	} else {
+		err = because(limited, err)
 	}
 	if stat := i.pool.Stat(); limited.Err() != nil && stat.AcquiredConns() >= stat.MaxConns() {
 		err = fmt.Errorf("all %d connections of the pool have been in use for %v: code that has a transaction should "+

@@ -194,11 +194,12 @@ func TestPoolInUse(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Release()
+	why := errors.New("why")
 	for kind, specs := range troubleKinds("") {
-		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		ctx, cancel := context.WithTimeoutCause(t.Context(), 50*time.Millisecond, why)
 		_, _, err := inserter.InsertAll(ctx, specs, nil)
 		cancel()
-		if _, unsent := errors.AsType[*wire.NotEnqueuedError](err); !unsent {
+		if _, unsent := errors.AsType[*wire.NotEnqueuedError](err); !unsent || !errors.Is(err, why) || !errors.Is(err, ctx.Err()) {
 			t.Errorf("%s: %v", kind, err)
 		}
 		dbtest.Mentions(t, err, "the jobs were not enqueued", "all 1 connections of the pool have been in use", "WithTx")
@@ -460,7 +461,7 @@ func TestPrepareThatFails(t *testing.T) {
 					t.Run(fmt.Sprintf("%v %s %v", mode, kind, fault), func(t *testing.T) {
 						db := pgtest.New(t)
 						proxy := dbtest.NewProxy(t, db.URL)
-						prepared := false
+						prepared, patience := false, 250*time.Millisecond
 						for position := 1; position < 200; position++ {
 							pool := poolWith(t, proxy.URL, func(config *pgxpool.Config) { config.ConnConfig.DefaultQueryExecMode = mode })
 							if err := pool.Ping(t.Context()); err != nil {
@@ -468,7 +469,7 @@ func TestPrepareThatFails(t *testing.T) {
 							}
 							ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 							if fault == dbtest.Freeze {
-								ctx, cancel = context.WithTimeout(t.Context(), 250*time.Millisecond)
+								ctx, cancel = context.WithTimeout(t.Context(), patience)
 							}
 							proxy.Arm(position, fault)
 							err := insertPiggyback(ctx, pg.NewInserter(pool, schemaName, schema.WritesTables).WithPieces(2), troubleKinds(fmt.Sprint(position))[kind])
@@ -477,11 +478,13 @@ func TestPrepareThatFails(t *testing.T) {
 							pool.Close()
 							// Parameters, or what is in front of them: a statement without a name, or the begin of a
 							// large call.
-							if met == 'B' || met == 'Q' || met == 'P' && prepared {
+							if met == 'B' || met == 'Q' || met == 'P' && prepared || met == 0 && err == nil {
 								break
 							}
 							prepared = prepared || met == 'Z'
 							if met == 0 { // the time was over before the fault
+								position--
+								patience *= 2
 								continue
 							}
 							if _, unsent := errors.AsType[*wire.NotEnqueuedError](err); !unsent {

@@ -105,6 +105,28 @@ type lockError struct {
 	err   error
 }
 
+// lockedOutError says that another process of ours was migrating for as long as lockOut waits.
+type lockedOutError struct{ err error }
+
+func (e *lockedOutError) Error() string { return e.err.Error() }
+func (e *lockedOutError) Unwrap() error { return e.err }
+
+// keptOut reports whether to look again what there is to do, because another process of ours was
+// doing it. since is when we first waited for one.
+func (m *migrator) keptOut(since *time.Time, began time.Time, err error) (again bool, explained error) {
+	locked, ok := errors.AsType[*lockedOutError](err)
+	if !ok {
+		return false, err
+	}
+	if since.IsZero() {
+		*since = began
+	}
+	if time.Since(*since) < m.Patience {
+		return true, nil
+	}
+	return false, &lockError{fmt.Sprintf("another process has been migrating it for %v", m.Patience), locked.err}
+}
+
 func (e *lockError) Error() string { return e.found + ": " + e.err.Error() }
 func (e *lockError) Unwrap() error { return e.err }
 
@@ -145,18 +167,19 @@ func (m *migrator) alone(ctx context.Context, step func(ctx context.Context, tx 
 }
 
 // lockOut keeps our other processes out until the end of the transaction. Only they wait for this
-// lock, so it may take as long as we have patience. The other limits replace an application's own.
+// lock. It waits for at most a second, because the process that has the lock may do what we were
+// going to do: then we need it no more. The other limits replace an application's own.
 func (m *migrator) lockOut(ctx context.Context, tx pgx.Tx) error {
 	const settings = localSettings + "; " +
 		"set local lock_timeout = %d; set local statement_timeout = 0; set local idle_in_transaction_session_timeout = %d"
 	ctx, cancel := context.WithTimeout(ctx, m.Patience+answerTimeout)
 	defer cancel()
-	if _, err := tx.Exec(ctx, fmt.Sprintf(settings, m.Patience.Milliseconds(), idleLimit.Milliseconds())); err != nil {
+	if _, err := tx.Exec(ctx, fmt.Sprintf(settings, min(m.Patience, time.Second).Milliseconds(), idleLimit.Milliseconds())); err != nil {
 		return fmt.Errorf("set limits: %w", err)
 	}
 	_, err := tx.Exec(ctx, "select pg_advisory_xact_lock($1)", pgx.QueryExecModeExec, m.lockKey("migrate"))
 	if sqlstate.Of(err) == sqlstate.LockNotAvailable {
-		return &lockError{fmt.Sprintf("another process has been migrating it for %v", m.Patience), err}
+		return &lockedOutError{err}
 	}
 	if err != nil {
 		return fmt.Errorf("lock: %w", err)

@@ -102,7 +102,8 @@ func newMigrator(conn *pgx.Conn, opts Options) *migrator {
 func (m *migrator) run(ctx context.Context) error {
 	var (
 		watch     ledgerWatch
-		contended error // The last sign of another process that installs.
+		contended error     // The last sign of another process that installs.
+		lockedOut time.Time // Since then others of our processes have been migrating.
 	)
 	for {
 		state, err := m.inspect(ctx)
@@ -118,8 +119,13 @@ func (m *migrator) run(ctx context.Context) error {
 		case err == nil && m.Mode == MigrateVerify:
 			return m.errVerify(p)
 		case err == nil:
+			began := time.Now()
 			err = m.apply(ctx)
 			if err == nil {
+				continue
+			}
+			var again bool
+			if again, err = m.keptOut(&lockedOut, began, err); again {
 				continue
 			}
 			if !m.mayChange(err) {

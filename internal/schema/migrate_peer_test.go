@@ -198,3 +198,25 @@ func TestMigrateObjectInTheWay(t *testing.T) {
 		t.Error("a table is there after a failed migration")
 	}
 }
+
+// TestMigrateThatOthersFinish does not wait for the lock of another process once there is nothing
+// left to do: ten processes that start at once wait for the first one only.
+func TestMigrateThatOthersFinish(t *testing.T) {
+	t.Parallel()
+	url := dbtest.EmptyURL(t)
+	holder, conn, other := dbtest.Connect(t, url), dbtest.Connect(t, url), dbtest.Connect(t, url)
+	dbtest.Run(t, holder, "begin")
+	dbtest.Run(t, holder, "select pg_advisory_xact_lock($1)", schema.MigrateLock(migrations.DefaultSchema))
+	done := startMigrate(t, conn, waiting(time.Hour))
+	dbtest.WaitBlocked(t, other, conn.PgConn().PID())
+	script, err := schema.FreshScript(migrations.DefaultSchema)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := other.PgConn().Exec(t.Context(), script).ReadAll(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}

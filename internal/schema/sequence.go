@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -37,27 +38,26 @@ func behind(ctx context.Context, db querier, state *schemaState) ([]sequence, er
 
 // moveSequences moves the sequences that are behind, or says which ones are.
 func (m *migrator) moveSequences(ctx context.Context, state *schemaState) error {
-	var late []sequence
-	err := answered(ctx, m.Patience+answerTimeout, func(ctx context.Context) error {
-		return reading(ctx, m.conn, func() (err error) {
-			late, err = behind(ctx, m.conn, state)
+	var late, moved []sequence
+	var err error
+	var lockedOut time.Time // Since then others of our processes have been migrating.
+	for again := true; again; {
+		began := time.Now()
+		if late, err = m.lateSequences(ctx, state); err != nil {
+			return wrapSchema(m.Schema, "compare sequences with ids", err)
+		}
+		if len(late) == 0 {
+			return nil
+		}
+		if m.Mode == MigrateVerify {
+			return m.errSequences(late, nil)
+		}
+		err = m.alone(ctx, func(ctx context.Context, tx pgx.Tx) (err error) {
+			moved, err = moveBehind(ctx, tx, state)
 			return err
 		})
-	})
-	if err != nil {
-		return wrapSchema(m.Schema, "compare sequences with ids", err)
+		again, err = m.keptOut(&lockedOut, began, err)
 	}
-	if len(late) == 0 {
-		return nil
-	}
-	if m.Mode == MigrateVerify {
-		return m.errSequences(late, nil)
-	}
-	var moved []sequence
-	err = m.alone(ctx, func(ctx context.Context, tx pgx.Tx) (err error) {
-		moved, err = moveBehind(ctx, tx, state)
-		return err
-	})
 	switch sqlstate.Of(err) {
 	case "":
 	case sqlstate.InsufficientRights:
@@ -71,6 +71,17 @@ func (m *migrator) moveSequences(ctx context.Context, state *schemaState) error 
 			slog.String("schema", m.Schema), slog.String("sequence", s.Name), slog.Int64("next", s.Next), slog.Int64("highest", s.Highest))
 	}
 	return err
+}
+
+// lateSequences is behind in a transaction that only reads.
+func (m *migrator) lateSequences(ctx context.Context, state *schemaState) (late []sequence, err error) {
+	err = answered(ctx, m.Patience+answerTimeout, func(ctx context.Context) error {
+		return reading(ctx, m.conn, func() (err error) {
+			late, err = behind(ctx, m.conn, state)
+			return err
+		})
+	})
+	return late, err
 }
 
 // moveBehind locks inserts out. Otherwise an insert could take an id between our look at the

@@ -16,3 +16,8 @@ func PlanOf(ctx context.Context, tx pgx.Tx, schema string, mode Mode) ([]string,
 	p, err := m.plan(state)
 	return p.paths(), err
 }
+
+// MigrateLock is the advisory lock of a schema's migrations.
+func MigrateLock(schema string) int64 {
+	return newMigrator(nil, Options{Schema: schema}).lockKey("migrate")
+}

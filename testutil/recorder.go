@@ -133,7 +133,7 @@ func (r *Recorder) record(ctx context.Context, requests []backfill.Request, oper
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	tx := cmp.Or(made.transaction, &transaction{})
-	if err := cmp.Or(ctx.Err(), tx.check(r.failure)); err != nil {
+	if err := cmp.Or(ended(ctx), tx.check(r.failure)); err != nil {
 		return nil, fmt.Errorf("%s: %w", operation, err)
 	}
 	now := stored(time.Now())

@@ -27,14 +27,14 @@ func (r *Recorder) InTx(ctx context.Context, fn func(ctx context.Context, tx pgx
 	case fn == nil:
 		return invalidError{errors.New("in transaction: the function is nil")}
 	case ctx.Err() != nil:
-		return fmt.Errorf("begin: the jobs were not enqueued: get a connection: %w", ctx.Err())
+		return fmt.Errorf("begin: the jobs were not enqueued: get a connection: %w", ended(ctx))
 	}
 	tx := noTx{transaction: &transaction{}, recorder: r}
 	defer func() { _ = r.finish(tx.transaction, false) }() // when fn fails or panics
 	if err := fn(backfill.NewContext(ctx, r.WithTx(tx)), tx); err != nil {
 		return err
 	}
-	err := ctx.Err()
+	err := ended(ctx)
 	if err == nil {
 		err = r.finish(tx.transaction, true)
 	}
@@ -42,6 +42,15 @@ func (r *Recorder) InTx(ctx context.Context, fn func(ctx context.Context, tx pgx
 		return fmt.Errorf("commit: the jobs were not enqueued: %w", err)
 	}
 	return nil
+}
+
+// ended returns why ctx has ended, as a client says it; nil if it has not.
+func ended(ctx context.Context) error {
+	err, cause := ctx.Err(), context.Cause(ctx)
+	if err == nil || errors.Is(err, cause) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", cause, err)
 }
 
 // invalidError is a backfill.ErrInvalidRequest with the text of a client's.

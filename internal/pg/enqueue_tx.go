@@ -30,7 +30,7 @@ func (i *Inserter) InsertSQLTx(ctx context.Context, tx *sql.Tx, specs []wire.Spe
 // piece that is incomplete is sent again for the jobs that are missing; after an error nothing is,
 // because the transaction has failed. conn is the transaction's; nil if that is not known.
 func (i *Inserter) insertIn(ctx context.Context, s session, conn *pgx.Conn, specs []wire.Spec) ([]*wire.Job, error) {
-	if err := ctx.Err(); err != nil { // without harm to the transaction
+	if err := ended(ctx); err != nil { // without harm to the transaction
 		return nil, err
 	}
 	limited := i.limits.NewContext(ctx)
@@ -59,6 +59,15 @@ func (i *Inserter) insertIn(ctx context.Context, s session, conn *pgx.Conn, spec
 		}
 	}
 	return n.result(), nil
+}
+
+// ended returns that ctx has ended, and why; nil if it has not.
+func ended(ctx context.Context) error {
+	err, cause := ctx.Err(), context.Cause(ctx)
+	if err == nil || errors.Is(err, cause) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", cause, err)
 }
 
 // becauseIn is because for a transaction that is not ours.
@@ -145,8 +154,8 @@ func (i *Inserter) Begin(ctx context.Context, conn *pgxpool.Conn) (pgx.Tx, error
 
 // Commit commits a transaction. The type of an error says what became of its jobs.
 func (i *Inserter) Commit(ctx context.Context, tx pgx.Tx) error {
-	if ctx.Err() != nil { // then pgx sends nothing
-		return &wire.NotEnqueuedError{Err: context.Cause(ctx)}
+	if err := ended(ctx); err != nil { // then pgx sends nothing
+		return &wire.NotEnqueuedError{Err: err}
 	}
 	limited := i.limits.NewContext(ctx)
 	defer limited.Leave()

@@ -48,11 +48,12 @@ type claims struct {
 	marks    marks
 	search   search
 	freeOnly bool // no jobs of queues waited at the last full claim
+	large    bool // waiting jobs may be too large to be claimed together; claimFree does not weigh them
 	indexed  bool // the index on queues can be used
 }
 
 // forget forgets what was remembered of earlier claims.
-func (c *claims) forget() { c.marks, c.search, c.freeOnly = noMarks(), search{}, false }
+func (c *claims) forget() { c.marks, c.search, c.freeOnly, c.large = noMarks(), search{}, false, false }
 
 // serve says which tasks to claim, and whether the index on queues can be used.
 func (c *claims) serve(tasks map[int32]string, indexed bool) {
@@ -101,6 +102,7 @@ func (c *claims) claim(
 	// a trigger of the application's has kept it.
 	kept := answer.alive && answer.picked > 0 && len(answer.jobs) == 0
 	short := answer.picked < size && (kept || len(answer.jobs) == answer.picked)
+	c.large = !short && (c.large || kind == claimFree && len(answer.jobs) < answer.picked)
 	unseen := c.marks.note(started, full, short, answer)
 	searching := c.search.note(kind, request.Serial, answer)
 	blind := kind == claimFree && answer.queued.Bool
@@ -131,7 +133,7 @@ func (c *claims) kind(request worker.ClaimRequest, full bool) claimKind {
 		return claimFree
 	case c.search.deep > 0 && request.Serial > 0:
 		return claimDeep
-	case c.freeOnly && len(request.Queues) == 0 && (full || !c.marks.short):
+	case c.freeOnly && !c.large && len(request.Queues) == 0 && (full || !c.marks.short):
 		// But a claim with marks that follows a short one has to see jobs of queues that came since.
 		return claimFree
 	default:

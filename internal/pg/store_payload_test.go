@@ -55,6 +55,30 @@ func TestBytesOfABatch(t *testing.T) {
 	}
 }
 
+// While no jobs of queues wait, claims do not weigh payloads: they take one alone if they cannot be
+// sure of the others, and the next claim weighs them.
+func TestBytesOfFreeJobs(t *testing.T) {
+	t.Parallel()
+	for kind := range payloads {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			wantIDs(t, "of none", idsOf(r.try(20, 20).Jobs)) // the store sees that there are no queues
+			for range 2 {
+				var ids []int64
+				for range 8 {
+					ids = append(ids, r.addPayload(kind, 100_000, ""))
+				}
+				r.bytes = 550_000
+				for _, want := range [][]int64{ids[:1], ids[1:6], ids[6:], nil} {
+					wantIDs(t, "claimed", idsOf(r.try(20, 20).Jobs), want...)
+				}
+				r.wantConsistent()
+			}
+		})
+	}
+}
+
 // Small payloads are not counted one by one, and none is left out.
 func TestBytesOfSmallJobs(t *testing.T) {
 	t.Parallel()

@@ -19,7 +19,8 @@
 --    $4 smallint[]    marks: priorities, ascending; empty in a full claim
 --    $5 timestamptz[] marks: below this run_at the last full claim left no free job
 --    $6 int           at most this many jobs
---    $7 bigint        at most this many bytes of payload, but at least one job; 0: no limit
+--    $7 bigint        at most this many bytes of payload, but at least one job; 0: no limit. Free does not
+--                     unpack payloads to weigh them: it takes one job alone unless all surely fit
 --    $8 bigint        no larger payload; 0: no limit
 --    $9 smallint      full claim: no better priority than this
 --   $10 int           not in Free: at most this many jobs from queues
@@ -86,25 +87,14 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
                 else octet_length(payload::text) <= $8::bigint end
      order by run_at limit 500 for update skip locked) f
    limit $6::int
-), sorted as materialized (
-  select array_agg(id order by priority, run_at, id) as ids from picked
-), fit(n, bytes) as (                            -- how many of them fit into $7: each is unpacked until they do not
-  select 0, 0::bigint
-  union all
-  select fit.n + 1, fit.bytes + (select octet_length(j.payload::text) from graphile_worker._private_jobs as j
-                                  where j.id = (select sorted.ids[fit.n + 1] from sorted))
-    from fit where fit.bytes <= $7::bigint and fit.n < (select cardinality(ids) from sorted)
-), chosen as materialized (                      -- no payload is larger than its bytes here
-  select case when $7::bigint = 0 or (select coalesce(sum(bytes), 0) from picked) <= $7::bigint
-              then array(select id from picked)
-              else (select ids[1:(select greatest(1, max(n)) from fit where bytes <= $7::bigint)] from sorted) end as ids
 ), alive as materialized (                       -- a worker that was declared dead claims nothing (R5)
   select 1 from graphile_worker.backfill_workers as w where w.id = $1::text and w.dead_at is null for key share
 ), upd as (
   update graphile_worker._private_jobs as j
      set attempts = j.attempts + 1, locked_at = now(),
          locked_by = $2::text || '.' || (j.attempts + 1) || case when j.key is null then '' else 'k' end
-   where exists (select from alive) and j.id = any((select ids from chosen)::bigint[])
+   where exists (select from alive) and j.id = any((          -- all that were picked, if they surely fit into $7
+     select case when $7::bigint = 0 or sum(bytes) <= $7::bigint then array_agg(id) else (array_agg(id))[1:1] end from picked)::bigint[])
   returning j.id, j.job_queue_id, j.task_id, j.payload, j.priority, j.run_at, j.attempts, j.max_attempts,
             j.created_at, j.key, j.locked_by, j.revision, j.flags
 )
@@ -157,25 +147,14 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
                 else octet_length(payload::text) <= $8::bigint end
      order by run_at limit 500 for update skip locked) f
    limit $6::int
-), sorted as materialized (
-  select array_agg(id order by priority, run_at, id) as ids from picked
-), fit(n, bytes) as (                            -- how many of them fit into $7: each is unpacked until they do not
-  select 0, 0::bigint
-  union all
-  select fit.n + 1, fit.bytes + (select octet_length(j.payload::text) from graphile_worker._private_jobs as j
-                                  where j.id = (select sorted.ids[fit.n + 1] from sorted))
-    from fit where fit.bytes <= $7::bigint and fit.n < (select cardinality(ids) from sorted)
-), chosen as materialized (                      -- no payload is larger than its bytes here
-  select case when $7::bigint = 0 or (select coalesce(sum(bytes), 0) from picked) <= $7::bigint
-              then array(select id from picked)
-              else (select ids[1:(select greatest(1, max(n)) from fit where bytes <= $7::bigint)] from sorted) end as ids
 ), alive as materialized (                       -- a worker that was declared dead claims nothing (R5)
   select 1 from graphile_worker.backfill_workers as w where w.id = $1::text and w.dead_at is null for key share
 ), upd as (
   update graphile_worker._private_jobs as j
      set attempts = j.attempts + 1, locked_at = now(),
          locked_by = $2::text || '.' || (j.attempts + 1) || case when j.key is null then '' else 'k' end
-   where exists (select from alive) and j.id = any((select ids from chosen)::bigint[])
+   where exists (select from alive) and j.id = any((          -- all that were picked, if they surely fit into $7
+     select case when $7::bigint = 0 or sum(bytes) <= $7::bigint then array_agg(id) else (array_agg(id))[1:1] end from picked)::bigint[])
   returning j.id, j.job_queue_id, j.task_id, j.payload, j.priority, j.run_at, j.attempts, j.max_attempts,
             j.created_at, j.key, j.locked_by, j.revision, j.flags
 )

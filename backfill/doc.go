@@ -94,7 +94,7 @@
 //
 // [Client.Stats] counts the jobs of each task, and [Client.Job] returns one with its state.
 // [Client.RescheduleJobs], [Client.CompleteJobs], [Client.FailJobs] and [Client.RemoveJob] change
-// waiting and failed jobs. [Client.UnlockWorker] releases what a killed worker has locked.
+// waiting and failed jobs. [Client.UnlockWorker] releases what a Node worker has locked.
 // [Client.Cleanup] deletes failed jobs and unused names. docs/production.md says when to call them.
 //
 // # Testing

@@ -65,8 +65,10 @@ var (
 	ErrShutdown = worker.ErrShutdown
 	// ErrTimeout is the cause when the task's timeout is over.
 	ErrTimeout = errors.New("task timed out")
-	// ErrLeaseLost is the cause when the job was released, for example by [Client.UnlockWorker], or
-	// taken by another worker. What the handler returns is not recorded.
+	// ErrLeaseLost is the cause when the job was released or taken by another worker, because this
+	// one was declared dead, or by [Client.UnlockWorker]: what the handler returns is not recorded.
+	// For a job of a queue it is the cause as well when the database has acknowledged no heartbeat
+	// of the worker for 10 seconds: another worker may soon run the next job of the queue.
 	ErrLeaseLost = worker.ErrLeaseLost
 )
 

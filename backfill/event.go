@@ -19,15 +19,15 @@ type Observer func(Event)
 //	started, listening, polled, woken, stopped   none beyond Kind and WorkerID
 //	disrupted, claim_error                       Err
 //	claimed                                      Count, Full
-//	start, lease_lost                            Job
+//	start, lease_lost, rescued                   Job
 //	finished                                     Job, Duration
 //	failed                                       Job, Duration, Err, Final, Delay
 //	snoozed                                      Job, Duration, Delay
 //	completed, recorded, returned, busy          Count
 //	reclaimed                                    Count
 //	flush_error, swept                           Count, Err
-//	scheduled, draining                          Count
-//	fenced                                       WorkerID is the id that was declared dead
+//	scheduled, draining, silent                  Count
+//	fenced, death                                WorkerID is the id that was declared dead
 //
 // Events say how handlers end, before the database knows. After lease_lost, what was said of the
 // end of that run does not count, Final included: the job was somebody else's already. And a job
@@ -72,7 +72,10 @@ const (
 	EventBusy       EventKind = "busy"        // Count outcomes wait for rows that other transactions have locked
 	EventLeaseLost  EventKind = "lease_lost"  // the job was released or taken by another worker
 	EventReclaimed  EventKind = "reclaimed"   // Count jobs of a claim whose answer was lost were released
+	EventSilent     EventKind = "silent"      // no heartbeat was acknowledged for long: Count jobs of queues are cancelled
 	EventFenced     EventKind = "fenced"      // the worker was declared dead; it goes on under a new id
+	EventDeath      EventKind = "death"       // another worker was declared dead: its jobs are released
+	EventRescued    EventKind = "rescued"     // a job of a dead worker was released: it runs again, not charged
 	EventSwept      EventKind = "swept"       // this worker looked for stale locks: Count jobs were released; or Err
 	EventScheduled  EventKind = "scheduled"   // Count cron jobs were enqueued
 	EventDraining   EventKind = "draining"    // the worker stops; Count jobs are running

@@ -133,7 +133,7 @@ func TestWorkerRoleStore(t *testing.T) {
 			t.Fatalf("%s: %v", what, err)
 		}
 	}
-	check("register", store.Register(ctx, id, []string{"a", "b"}))
+	check("register", store.Register(ctx, worker.Registration{ID: id, Tasks: []string{"a", "b"}}))
 	var number uint64
 	claim := func() wire.Lease {
 		t.Helper()
@@ -182,7 +182,7 @@ func TestWorkerRoleStore(t *testing.T) {
 	}
 	check("ping", store.Ping(ctx, "x"))
 	check("check schema", store.CheckSchema(ctx))
-	check("retire", store.Retire(ctx, id))
+	check("retire", store.Retire(ctx, id, true))
 }
 
 // The statements of --print give the same rights, and neither way does anything when it is run again.

@@ -56,7 +56,9 @@ func (a *Admin) Unlock(ctx context.Context, lockedBy string) (jobs, queues int, 
 		unlockJobs, unlockQueues = (*query.Queries).UnlockJobs, (*query.Queries).UnlockQueues
 		// First the tombstone: a claim that is in flight commits before it or finds it, and what
 		// follows sees its rows (R4).
-		err := a.in(ctx, func(ctx context.Context, db query.DBTX) error { return query.New(db).RetireWorker(ctx, id) })
+		err := a.in(ctx, func(ctx context.Context, db query.DBTX) error {
+			return query.New(db).RetireWorker(ctx, query.RetireWorkerParams{ID: id})
+		})
 		if err != nil {
 			return 0, 0, fmt.Errorf("declare worker %s dead: %w", id, err)
 		}

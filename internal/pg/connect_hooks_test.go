@@ -24,6 +24,7 @@ import (
 
 	"github.com/backfillhq/go/internal/dbtest"
 	"github.com/backfillhq/go/internal/pg"
+	"github.com/backfillhq/go/internal/worker"
 	"github.com/backfillhq/go/testutil/pgtest"
 )
 
@@ -216,7 +217,9 @@ func TestHooksThatMisbehave(t *testing.T) {
 						return store.Listen(ctx, func() { t.Error("it listens") }, nil)
 					})
 					dbtest.Mentions(t, err, wants...)
-					err = within(t, "the pool", func(ctx context.Context) error { return store.Register(ctx, "pool-1", []string{"a"}) })
+					err = within(t, "the pool", func(ctx context.Context) error {
+						return store.Register(ctx, worker.Registration{ID: "pool-1", Tasks: []string{"a"}})
+					})
 					dbtest.Mentions(t, err, wants...)
 				})
 			})
@@ -272,7 +275,7 @@ func TestHooksThatAreDropped(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer store.Close()
-	if err := store.Register(t.Context(), "pool-1", []string{"a"}); err != nil {
+	if err := store.Register(t.Context(), worker.Registration{ID: "pool-1", Tasks: []string{"a"}}); err != nil {
 		t.Error(err)
 	}
 	if _, err := store.Setting(t.Context(), "no.such"); err == nil {

@@ -25,6 +25,7 @@ import (
 
 	"github.com/backfillhq/go/internal/dbtest"
 	"github.com/backfillhq/go/internal/pg"
+	"github.com/backfillhq/go/internal/worker"
 	"github.com/backfillhq/go/testutil/pgtest"
 )
 
@@ -83,7 +84,7 @@ func TestConnectingHasAnEnd(t *testing.T) {
 				nudges := pg.NewNudges(settings)
 				var all sync.WaitGroup
 				for what, connect := range map[string]func(context.Context) error{
-					"the pool":          func(ctx context.Context) error { return store.Register(ctx, "pool-1", nil) },
+					"the pool":          func(ctx context.Context) error { return store.Register(ctx, worker.Registration{ID: "pool-1"}) },
 					"the listener":      func(ctx context.Context) error { return store.Listen(ctx, func() {}, nil) },
 					"the notifications": func(ctx context.Context) error { return nudges.Send(ctx, 1) },
 				} {
@@ -123,7 +124,7 @@ func TestDeadAddressFirst(t *testing.T) {
 					return err
 				}
 				defer store.Close()
-				return store.Register(ctx, "pool-"+name, nil)
+				return store.Register(ctx, worker.Registration{ID: "pool-" + name})
 			})
 			if err != nil {
 				t.Error(err)

@@ -140,6 +140,14 @@ func (db contractDB) Age(id int64, by time.Duration) {
 		where id = (select job_queue_id from job)`, id, by)
 }
 
+func (db contractDB) EndSession(store worker.Store) {
+	pg.EndPulse(db.t, store.(*pg.Store)) //nolint:forcetypeassert // there is no other
+}
+
+func (db contractDB) Forget(workerID string) {
+	dbtest.Run(db.t, db.pool, "delete from graphile_worker.backfill_workers where id = $1", workerID)
+}
+
 func (db contractDB) AgeSweep(workerID string, by time.Duration) {
 	dbtest.Run(db.t, db.pool, "update graphile_worker.backfill_workers set swept_at = swept_at - $2::interval where id = $1", workerID, by)
 }

@@ -84,7 +84,7 @@ func TestSharedSessionsAreRefused(t *testing.T) {
 				}
 				t.Cleanup(store.Close)
 				want := []string{"a pooler that shares each session", "pool_mode = session"}
-				dbtest.Mentions(t, store.Register(t.Context(), wire.NewWorkerID(), []string{"a"}), want...)
+				dbtest.Mentions(t, store.Register(t.Context(), worker.Registration{ID: wire.NewWorkerID(), Tasks: []string{"a"}}), want...)
 				dbtest.Mentions(t, store.Listen(t.Context(), func() { t.Error("it listens") }, nil), want...)
 				if mode == "statement" {
 					return // it has no transactions, to look at all sessions
@@ -113,7 +113,7 @@ func TestSharedSessionsInTurn(t *testing.T) {
 		if found := changed(t, withParameter(t, through, "default_query_exec_mode", "exec"), sessions); len(found) > 0 {
 			t.Fatalf("before anything: %q", found)
 		} // and now the pooler has all its sessions
-		dbtest.Mentions(t, store.Register(t.Context(), wire.NewWorkerID(), []string{"a"}), "a pooler that shares each session")
+		dbtest.Mentions(t, store.Register(t.Context(), worker.Registration{ID: wire.NewWorkerID(), Tasks: []string{"a"}}), "a pooler that shares each session")
 	}
 }
 

@@ -102,7 +102,7 @@ func TestReadOnlyServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(store.Close)
-	dbtest.Mentions(t, store.Register(t.Context(), "pool-1", []string{"a"}), "takes no writes", "connect to the primary")
+	dbtest.Mentions(t, store.Register(t.Context(), worker.Registration{ID: "pool-1", Tasks: []string{"a"}}), "takes no writes", "connect to the primary")
 	dbtest.Mentions(t, store.Listen(t.Context(), func() { t.Error("it listens") }, nil),
 		"connect listener: ", "takes no writes", "default_transaction_read_only")
 	application := newPool(t, db.URL, func(c *pgxpool.Config) {
@@ -113,9 +113,9 @@ func TestReadOnlyServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(primary.Close)
-	dbtest.Mentions(t, primary.Register(t.Context(), "pool-1", []string{"a"}), "takes no writes")
+	dbtest.Mentions(t, primary.Register(t.Context(), worker.Registration{ID: "pool-1", Tasks: []string{"a"}}), "takes no writes")
 	setAll(t, db.Pool(), map[string]string{"default_transaction_read_only": "off"})
-	if err := store.Register(t.Context(), "pool-1", []string{"a"}); err != nil {
+	if err := store.Register(t.Context(), worker.Registration{ID: "pool-1", Tasks: []string{"a"}}); err != nil {
 		t.Error(err)
 	}
 	listen(t, store)

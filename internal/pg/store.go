@@ -7,14 +7,20 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"math"
+	"net"
 	"os"
+	"runtime/debug"
 	"slices"
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/backfillhq/go/internal/host"
 	"github.com/backfillhq/go/internal/pg/query"
 	"github.com/backfillhq/go/internal/schema"
 	"github.com/backfillhq/go/internal/wire"
@@ -31,6 +37,8 @@ type Store struct {
 	resolved time.Time // when the ids of tasks were looked up
 	served   atomic.Pointer[map[int32]string]
 	claims   claims
+	pulse    pulse
+	number   atomic.Int32 // of the worker's row
 	sweep    *sweep
 	logger   *slog.Logger
 	saidSlow time.Time // when a slow claim was last logged
@@ -58,8 +66,11 @@ func Open(ctx context.Context, settings Settings) (*Store, error) {
 	}, nil
 }
 
-// Close closes the connections.
-func (s *Store) Close() { ClosePool(s.pool) }
+// Close closes the connections. It must not run beside a Beat.
+func (s *Store) Close() {
+	s.stopPulse(context.Background())
+	ClosePool(s.pool)
+}
 
 // ClosePool closes a pool. It waits for the server's side of it no longer than a second: one that
 // does not answer would take 15.
@@ -76,20 +87,30 @@ func ClosePool(pool *pgxpool.Pool) {
 }
 
 // Register implements worker.Store.
-func (s *Store) Register(ctx context.Context, workerID string, tasks []string) (err error) {
+func (s *Store) Register(ctx context.Context, registration worker.Registration) (err error) {
 	defer func() { err = s.settings.explainWork(err) }()
-	s.tasks = distinct(tasks)
+	s.tasks = distinct(registration.Tasks)
 	if err := s.addTasks(ctx); err != nil {
 		return err
 	}
 	if err := s.queries.DeleteOldWorkers(ctx); err != nil {
 		return fmt.Errorf("delete old workers: %w", err)
 	}
-	host, _ := os.Hostname()                                                                                       // only informs the operator
-	err = s.queries.InsertWorker(ctx, query.InsertWorkerParams{ID: workerID, Host: host, Pid: int32(os.Getpid())}) //nolint:gosec // a pid
+	if registration.Former != "" {
+		if err := s.queries.NoteFormerWorker(ctx, registration.Former); err != nil {
+			return fmt.Errorf("note that worker %s lives: %w", registration.Former, err)
+		}
+	}
+	hostname, _ := os.Hostname() // only informs the operator
+	self := host.Self()
+	number, err := s.queries.InsertWorker(ctx, query.InsertWorkerParams{
+		ID: registration.ID, Host: hostname, Pid: int32(self.PID), Version: version(), Server: s.settings.server(), //nolint:gosec // a pid
+		Machine: self.Machine, ProcessStart: self.Start, Tasks: orNone(s.tasks), Slots: int32(min(registration.Slots, math.MaxInt32)), //nolint:gosec // bounded
+	})
 	if err != nil {
 		return fmt.Errorf("insert worker: %w", err)
 	}
+	s.number.Store(number)
 	s.claims.forget()
 	return s.resolve(ctx)
 }
@@ -130,8 +151,29 @@ func (s *Store) taskIDs(ctx context.Context) (map[int32]string, error) {
 }
 
 // Retire implements worker.Store.
-func (s *Store) Retire(ctx context.Context, workerID string) error {
-	return s.queries.RetireWorker(ctx, workerID)
+func (s *Store) Retire(ctx context.Context, workerID string, clean bool) error {
+	return s.queries.RetireWorker(ctx, query.RetireWorkerParams{ID: workerID, Clean: clean})
+}
+
+// version returns the version of the program that this process runs, for operators.
+func version() string {
+	build, ok := debug.ReadBuildInfo()
+	if !ok {
+		return ""
+	}
+	revision := ""
+	for _, setting := range build.Settings {
+		if setting.Key == "vcs.revision" {
+			revision = setting.Value
+		}
+	}
+	return strings.TrimSpace(build.Main.Version + " " + revision[:min(len(revision), 12)])
+}
+
+// server names the database that a worker works on, without secrets.
+func (s Settings) server() string {
+	c := s.config.ConnConfig
+	return fmt.Sprintf("%s/%s", net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port))), c.Database)
 }
 
 // suspectConnections has the pool replace its connections after a statement that has got no answer

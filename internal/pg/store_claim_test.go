@@ -338,7 +338,7 @@ func TestNastySchemaName(t *testing.T) {
 		dbtest.Run(t, db.Pool(), "update "+quoted+"._private_jobs set run_at = now()")
 		dbtest.Run(t, db.Pool(), "select "+quoted+".add_job('a', queue_name := 'q')")
 	}
-	if err := r.store.Retire(t.Context(), r.id); err != nil {
+	if err := r.store.Retire(t.Context(), r.id, false); err != nil {
 		t.Error(err)
 	}
 }

@@ -3,6 +3,7 @@ package pg
 import (
 	"context"
 	"log/slog"
+	"testing"
 	"time"
 
 	"github.com/backfillhq/go/internal/enqueue"
@@ -141,4 +142,15 @@ func CountPages(ctx context.Context, a *Admin, limit int64) ([]TaskCount, bool, 
 	defer func(usual int64) { a.pages = usual }(a.pages)
 	a.pages = limit
 	return a.Count(ctx)
+}
+
+// EndPulse has the server end the session of a store's heartbeats.
+func EndPulse(t *testing.T, s *Store) {
+	t.Helper()
+	if s.pulse.conn == nil {
+		t.Fatal("there is no session")
+	}
+	if _, err := s.pool.Exec(t.Context(), "select pg_terminate_backend($1)", int64(s.pulse.conn.PgConn().PID())); err != nil { //nolint:gosec // a pid
+		t.Fatal(err)
+	}
 }

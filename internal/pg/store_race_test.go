@@ -115,7 +115,7 @@ func TestTombstoneWaitsForAClaimInFlight(t *testing.T) {
 	dbtest.Until(t, func() bool { return dbtest.SomeoneWaits(t, r.pool, "advisory") })
 	go func() {
 		defer close(retired)
-		if err := r.store.Retire(t.Context(), r.id); err != nil {
+		if err := r.store.Retire(t.Context(), r.id, false); err != nil {
 			t.Error(err)
 		}
 	}()
@@ -137,17 +137,18 @@ func TestTombstoneWaitsForAClaimInFlight(t *testing.T) {
 	}
 }
 
-// R4: a tombstone stays for a day, in which a claim that was in flight must find it. Whoever starts
-// then deletes it.
+// R4: a tombstone stays for a day, in which a claim that was in flight must find it, and until nothing
+// is locked by its worker. Whoever starts then deletes it.
 func TestTombstonesStayForADay(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	dbtest.Run(t, r.pool, `insert into graphile_worker.backfill_workers (id, host, pid, dead_at) values
-		('recent', '', 1, now() - interval '23 hours'), ('old', '', 1, now() - interval '25 hours')`)
+	dbtest.Run(t, r.pool, `insert into graphile_worker.backfill_workers (id, host, pid, dead_at, rescued_at) values
+		('recent', '', 1, now() - interval '23 hours', now()), ('old', '', 1, now() - interval '25 hours', now()),
+		('not settled', '', 1, now() - interval '25 hours', null)`)
 	r.id = wire.NewWorkerID()
 	r.register()
-	dead := dbtest.Get[[]string](t, r.pool, "select coalesce(array_agg(id), '{}') from graphile_worker.backfill_workers where dead_at is not null")
-	if diff := cmp.Diff([]string{"recent"}, dead); diff != "" {
+	dead := dbtest.Get[[]string](t, r.pool, "select coalesce(array_agg(id order by id), '{}') from graphile_worker.backfill_workers where dead_at is not null")
+	if diff := cmp.Diff([]string{"not settled", "recent"}, dead); diff != "" {
 		t.Errorf("tombstones (-want +got):\n%s", diff)
 	}
 	if n := dbtest.Get[int](t, r.pool, "select count(*)::int from graphile_worker.backfill_workers where dead_at is null"); n != 2 {

@@ -188,6 +188,7 @@ func (m *model) plan() (files []string, ok bool) {
 		{"own/0004_comments.sql", m.own < 4},
 		{"own/0005_enqueue.sql", m.own < 5},
 		{"own/0006_sweeps.sql", m.own < 6},
+		{"own/0007_leases.sql", m.own < 7},
 	} {
 		if file.missing {
 			files = append(files, file.path)

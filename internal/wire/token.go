@@ -31,6 +31,16 @@ func (l Lease) Claim() string {
 	return ""
 }
 
+// Attempt returns the attempt that the lease is for; 0 if the token is none of ours.
+func (l Lease) Attempt() int {
+	last := strings.TrimSuffix(l.Token[strings.LastIndexByte(l.Token, '.')+1:], "k")
+	attempt, err := strconv.Atoi(last)
+	if err != nil {
+		return 0
+	}
+	return attempt
+}
+
 var (
 	workerID   = regexp.MustCompile(`^pool-[0-9a-f]{18}$`)
 	leaseToken = regexp.MustCompile(`^(.+)\.[0-9a-f]+\.[0-9]{1,9}k?$`)

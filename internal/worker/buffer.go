@@ -54,19 +54,27 @@ func (b *buffer) next() *lease {
 
 // takeOlder removes the leases that were claimed at or before t.
 func (b *buffer) takeOlder(t time.Time) []*lease {
-	var old []*lease
+	return b.take(func(l *lease) bool { return !l.since.After(t) })
+}
+
+func (b *buffer) take(which func(*lease) bool) (taken []*lease) {
 	kept := b.leases[:0]
 	for _, l := range b.leases[b.head:] {
-		if l.since.After(t) {
+		if !which(l) {
 			kept = append(kept, l)
 			continue
 		}
-		old = append(old, l)
+		taken = append(taken, l)
 		b.count(l, -1)
 	}
 	clear(b.leases[len(kept):])
 	b.leases, b.head = kept, 0
-	return old
+	return taken
+}
+
+// takeQueued removes the leases of queues' jobs.
+func (b *buffer) takeQueued() []*lease {
+	return b.take(func(l *lease) bool { return l.QueueID != 0 })
 }
 
 // oldest returns when the lease that waits longest was claimed.

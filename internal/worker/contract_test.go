@@ -86,6 +86,14 @@ func (db contractDB) Age(id int64, by time.Duration) {
 	})
 }
 
+func (db contractDB) EndSession(store worker.Store) { store.(*fakeStore).endSession() } //nolint:forcetypeassert // there is no other
+
+func (db contractDB) Forget(workerID string) {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	delete(db.workers, workerID)
+}
+
 func (db contractDB) AgeSweep(workerID string, by time.Duration) {
 	db.mu.Lock()
 	defer db.mu.Unlock()

@@ -23,7 +23,15 @@ type core struct {
 	state  State
 	closed bool // slots start nothing any more
 	id     string
+	former string // the id that was declared dead, until there is a new one
 	claims uint64 // of this process so far, whatever the id (R2)
+
+	registered    bool   // the worker's row is there, as far as is known
+	beats         int64  // of this process so far
+	lastBeat      moment // when the last heartbeat that was acknowledged was sent
+	sessionLocked bool   // others can see whether the heartbeats' session lives
+	saidStopping  bool   // the row says that the worker was told to stop
+	silent        bool   // no heartbeat was acknowledged for too long
 
 	leases   leases
 	buffer   buffer
@@ -60,12 +68,14 @@ func newCore(config Config) core {
 	}
 }
 
-// step is what the dispatcher does next: claim, look into a doubt, end, or wait.
+// step is what the dispatcher does next: claim, look into a doubt, register anew, end, or wait.
 type step struct {
 	claim    bool
 	request  ClaimRequest
 	timeout  time.Duration // of the claim
 	prompted bool          // a notification asked for it, or a job became due
+
+	register bool // a new id
 
 	doubt *doubt
 	held  []wire.Lease // that the doubt is not about
@@ -85,7 +95,10 @@ func (c *core) next(now time.Time) (next step, do actions) {
 	}
 	d := &c.demand
 	d.blocked = false
-	if (d.wanted || d.queues) && !now.Before(d.notBefore) && !c.doubts.rest(c.id, now) {
+	if next.register = !c.registered && !now.Before(d.notBefore); next.register {
+		return next, do
+	}
+	if c.registered && !c.silent && (d.wanted || d.queues) && !now.Before(d.notBefore) && !c.doubts.rest(c.id, now) {
 		c.pace.measure(now, c.concurrency-c.handling, c.leases.in[leaseRunning])
 		if batch := c.room(); batch > 0 {
 			next.claim, next.prompted = true, d.prompted
@@ -163,7 +176,7 @@ func (c *core) idle(now time.Time) time.Duration {
 	sooner(c.demand.dueAt)
 	sooner(c.demand.againAt)
 	sooner(c.doubts.next())
-	if c.demand.wanted || c.demand.queues {
+	if c.demand.wanted || c.demand.queues || !c.registered {
 		sooner(c.demand.notBefore)
 	}
 	if oldest, ok := c.buffer.oldest(); ok {
@@ -191,7 +204,7 @@ func (c *core) claimed(made step, answer Claimed, stopped bool, now time.Time) a
 	for i, job := range answer.Jobs {
 		fresh[i] = c.lease(job, made.request.WorkerID, now)
 	}
-	if stopped {
+	if stopped || c.silent || made.request.WorkerID != c.id || !c.registered {
 		return c.giveBack(fresh, now)
 	}
 	c.buffer.add(fresh)
@@ -230,18 +243,30 @@ func (c *core) looked(about *doubt, answer Reclaimed, err error, now time.Time) 
 	}
 }
 
-// fenced takes that the present id was declared dead: handlers are cancelled, and what has not
-// started is given back if it is still ours. The worker goes on under a fresh id (R2, R5).
-func (c *core) fenced(now time.Time) (dead string, do actions) {
-	dead = c.id
-	c.id = wire.NewWorkerID()
-	c.doubts.leaseLost(dead, now)
+// declaredDead takes that an id was declared dead: handlers are cancelled, and what has not started
+// is given back if it is still ours. The worker goes on under a fresh id (R2, R5), once it has a row
+// for it. It reports whether that was new.
+func (c *core) declaredDead(id string, now time.Time) (first bool, do actions) {
+	if id != c.id || !c.registered {
+		return false, do
+	}
+	c.registered, c.former = false, id
+	c.doubts.leaseLost(id, now)
 	do = c.giveBack(c.buffer.takeOlder(now), now)
 	for _, l := range c.leases.in[leaseRunning] {
+		l.lost = true
 		do.cancel = append(do.cancel, l.cancel)
 	}
 	c.demand.failed(now)
-	return dead, do
+	do.dispatch = true
+	return true, do
+}
+
+// reborn takes the worker's row under a fresh id.
+func (c *core) reborn(id string, sent time.Time) {
+	c.id, c.former, c.registered = id, "", true
+	c.lastBeat, c.sessionLocked, c.silent, c.saidStopping = moment{sent}, false, false, false
+	c.demand.wanted = true
 }
 
 // giveBack returns jobs that were claimed and have not started.

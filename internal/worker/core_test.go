@@ -69,6 +69,8 @@ func (m *model) step() {
 func (m *model) dispatch() {
 	next, _ := m.c.next(m.now)
 	switch {
+	case next.register:
+		m.c.reborn(wire.NewWorkerID(), m.now)
 	case next.doubt != nil && m.random.IntN(3) == 0:
 		m.c.looked(next.doubt, Reclaimed{}, fmt.Errorf("away"), m.now)
 	case next.doubt != nil:
@@ -102,7 +104,7 @@ func (m *model) claim(next step) {
 		m.unknown = append(m.unknown, jobs...)
 		m.c.claimFailed(next, true, true, m.now)
 	case 1:
-		m.c.fenced(m.now)
+		m.c.declaredDead(m.c.id, m.now)
 		for _, job := range jobs {
 			delete(m.open, job.ID)
 		}

@@ -34,6 +34,9 @@ func (w *Worker) dispatch(ctx context.Context, stopped <-chan error) error {
 			w.observe(Event{Kind: EventPolled})
 		}
 		switch {
+		case next.register:
+			w.registerAnew(ctx)
+			continue
 		case next.doubt != nil:
 			w.look(ctx, next.doubt, next.held)
 			continue
@@ -94,7 +97,7 @@ func (w *Worker) claim(ctx context.Context, next step) {
 	case err != nil:
 		w.claimFailed(next, err, timedOut)
 	case !claimed.Alive:
-		w.fence(ctx)
+		w.declaredDead(next.request.WorkerID)
 	default:
 		w.troubles.claims.Success(w.config.Logger)
 		w.observe(Event{
@@ -147,19 +150,20 @@ func (w *Worker) reclaimed(id string, answer Reclaimed) {
 	w.config.Nudge(answer.Jobs + answer.Queues)
 }
 
-// fence gives up an id that was declared dead, and goes on under a fresh one.
-func (w *Worker) fence(ctx context.Context) {
-	var dead string
-	w.on(func(c *core, now time.Time) (do actions) {
-		dead, do = c.fenced(now)
-		return do
-	})
-	w.config.Logger.ErrorContext(ctx, "worker was declared dead, and goes on under a new id",
-		slog.String("worker_id", dead), slog.String("new_worker_id", w.workerID()))
-	w.observe(Event{Kind: EventFenced, WorkerID: dead})
-	if err := w.register(context.WithoutCancel(ctx)); err != nil {
-		// The next claim finds no row of the new id, and leads back here.
-		w.troubles.claims.Failure(w.config.Logger, err, slog.String("worker_id", w.workerID()))
-		w.observe(Event{Kind: EventClaimError, WorkerID: w.workerID(), Err: err})
+// registerAnew makes a row for a fresh id, after the last one was declared dead.
+func (w *Worker) registerAnew(ctx context.Context) {
+	w.mu.Lock()
+	former := w.core.former
+	w.mu.Unlock()
+	id := wire.NewWorkerID()
+	if err := w.register(context.WithoutCancel(ctx), id, former); err != nil {
+		var wait time.Duration
+		w.on(func(c *core, now time.Time) actions {
+			wait = c.demand.failed(now)
+			return actions{}
+		})
+		err = fmt.Errorf("register worker: %w", err)
+		w.troubles.claims.Failure(w.config.Logger, err, slog.String("worker_id", id), slog.Duration("retry_in", wait))
+		w.observe(Event{Kind: EventClaimError, WorkerID: id, Err: err})
 	}
 }

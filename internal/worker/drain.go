@@ -87,7 +87,8 @@ func (w *Worker) retire(statements context.Context) error {
 	w.mu.Lock()
 	id, left, open := w.core.id, w.core.leases.all(leaseEnding, leaseAbandoned), w.core.doubts
 	w.mu.Unlock()
-	err := persist(statements, func() error { return w.store.Retire(statements, id) })
+	clean := len(left)+len(open) == 0 // else the other workers look for what is locked
+	err := persist(statements, func() error { return w.store.Retire(statements, id, clean) })
 	if err != nil {
 		err = fmt.Errorf("mark its row as dead: %w", err)
 	}
@@ -98,7 +99,7 @@ func (w *Worker) retire(statements context.Context) error {
 		reclaimErr := persist(statements, func() error { return w.reclaimAll(statements, about.id) })
 		if reclaimErr != nil {
 			err = errors.Join(err, fmt.Errorf(
-				"release what is locked: %w; call UnlockWorker(%q), or it stays locked for 4 hours", reclaimErr, about.id))
+				"release what is locked: %w; the next worker that runs releases it, or call UnlockWorker(%q)", reclaimErr, about.id))
 		}
 	}
 	if len(left) > 0 {

@@ -46,8 +46,8 @@ func TestDrainWaitsForRunningJobs(t *testing.T) {
 			t.Errorf("%d jobs are left, and %d rows locked", jobs, locked)
 		}
 		r.stats(worker.Stats{Completed: 2})
-		if h := r.worker.Health(); h.State != worker.StateStopped || db.workers[h.WorkerID] {
-			t.Errorf("after it: %+v, row alive: %v", h, db.workers[h.WorkerID])
+		if h := r.worker.Health(); h.State != worker.StateStopped || db.alive(h.WorkerID) {
+			t.Errorf("after it: %+v, row alive: %v", h, db.alive(h.WorkerID))
 		}
 		var kinds []worker.EventKind
 		for _, e := range r.events {

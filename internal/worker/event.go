@@ -42,7 +42,10 @@ const (
 	EventBusy       EventKind = "busy"        // Count outcomes wait for a row that somebody else has locked
 	EventLeaseLost  EventKind = "lease_lost"  // a job's lease was ended by somebody else
 	EventReclaimed  EventKind = "reclaimed"   // Count jobs were released that a claim had locked whose answer was lost
+	EventSilent     EventKind = "silent"      // no heartbeat was acknowledged for long: Count jobs of queues are cancelled
 	EventFenced     EventKind = "fenced"      // the worker's row is dead; it goes on under a new id
+	EventDeath      EventKind = "death"       // another worker was declared dead: WorkerID is its id
+	EventRescued    EventKind = "rescued"     // a job of a dead worker was released
 	EventSwept      EventKind = "swept"       // stale locks were looked for: those of Count jobs were released; or it failed with Err
 	EventScheduled  EventKind = "scheduled"   // Count cron jobs were enqueued
 	EventDraining   EventKind = "draining"    // the worker stops

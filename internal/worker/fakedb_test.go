@@ -22,7 +22,7 @@ type fakeDB struct {
 	jobs       map[int64]*fakeJob
 	order      []*fakeJob // the same, sorted when somebody claims
 	queues     map[string]*fakeQueue
-	workers    map[string]bool // alive?
+	workers    map[string]*fakeWorker
 	listeners  map[*fakeListener]struct{}
 	tokens     map[string]bool // claim tokens that were used
 	handling   map[*wire.Job]struct{}
@@ -60,7 +60,7 @@ func newDB(t *testing.T) *fakeDB {
 	db := &fakeDB{
 		jobs:      make(map[int64]*fakeJob),
 		queues:    make(map[string]*fakeQueue),
-		workers:   make(map[string]bool),
+		workers:   make(map[string]*fakeWorker),
 		sweptAt:   make(map[string]time.Time),
 		listeners: make(map[*fakeListener]struct{}),
 		tokens:    make(map[string]bool),
@@ -191,7 +191,9 @@ func (db *fakeDB) unlock(id int64) {
 func (db *fakeDB) kill(worker string) {
 	db.mu.Lock()
 	defer db.mu.Unlock()
-	db.workers[worker] = false
+	if row := db.workers[worker]; row != nil {
+		row.Dead = true
+	}
 }
 
 // rescue releases what dead workers have locked.
@@ -200,7 +202,7 @@ func (db *fakeDB) rescue() {
 	defer db.mu.Unlock()
 	dead := func(lockedBy string) bool {
 		id, _, _ := strings.Cut(lockedBy, ".")
-		return lockedBy != "" && !db.workers[id]
+		return lockedBy != "" && !db.alive(id)
 	}
 	for _, job := range db.jobs {
 		if dead(job.LockedBy) {
@@ -258,7 +260,7 @@ func (db *fakeDB) claim(request worker.ClaimRequest, tasks []string) worker.Clai
 	if request.Batch < 1 || request.Batch > 500 || request.Serial < 0 || request.Serial > request.Batch {
 		db.violated("claim asks for %d jobs, %d of them from queues", request.Batch, request.Serial)
 	}
-	if !db.workers[request.WorkerID] {
+	if !db.alive(request.WorkerID) {
 		return worker.Claimed{}
 	}
 	claimed := worker.Claimed{Alive: true}
@@ -457,6 +459,12 @@ func wait(ctx context.Context, d time.Duration) error {
 	case <-timer.C:
 		return nil
 	}
+}
+
+// alive reports whether a worker has a row that is not marked dead; db.mu is held.
+func (db *fakeDB) alive(id string) bool {
+	row := db.workers[id]
+	return row != nil && !row.Dead
 }
 
 // refuses reports whether the database refuses a change of one of these rows.

@@ -27,6 +27,10 @@ const (
 	opSweep    = "sweep"
 	opReclaim  = "reclaim"
 	opSurvey   = "survey"
+	opBeat     = "beat"
+	opUnlocked = "unlocked"
+	opDeclare  = "declare"
+	opRescue   = "rescue"
 )
 
 // fakeStore is one worker's connection to a fakeDB. The fields before mu are set before the worker
@@ -44,12 +48,19 @@ type fakeStore struct {
 	long    int                                        // so many sweeps use up their time
 	survey  []worker.UnservedTask
 	refuse  func(worker.Outcome) bool // these outcomes are refused
+	machine string                    // where its process runs
+	pid     int
 
 	mu       sync.Mutex
 	start    time.Time
 	log      []call
 	inFlight map[string]int
 	tasks    []string
+	session  int  // of its heartbeats
+	down     bool // its session has ended, and there is no new one yet
+	dead     bool // its process ended: nothing of it reaches the database
+	silent   bool // nothing reaches the database, and nothing says so
+	thaws    time.Time
 }
 
 // call is one statement in the log.
@@ -58,6 +69,7 @@ type call struct {
 	At      time.Duration // when it was sent
 	Jobs    []int64       // the jobs that it was given, or returned
 	Request worker.ClaimRequest
+	Beat    worker.Beat
 }
 
 func (db *fakeDB) newStore() *fakeStore {
@@ -108,8 +120,20 @@ func (s *fakeStore) do(ctx context.Context, c call, apply func() []int64) error 
 		s.db.mu.Unlock()
 	}
 	s.mu.Lock()
-	latency := s.latency[c.Op]
+	latency, dead, silent, frozen := s.latency[c.Op], s.dead, s.silent, time.Until(s.thaws)
 	s.mu.Unlock()
+	if frozen > 0 {
+		<-time.After(frozen)
+	}
+	switch {
+	case dead:
+		return errDead
+	case silent:
+		<-ctx.Done()
+		return ctx.Err()
+	case ctx.Err() != nil:
+		return ctx.Err()
+	}
 	if err := wait(ctx, latency/2); err != nil {
 		return err
 	}
@@ -134,7 +158,8 @@ func (s *fakeStore) do(ctx context.Context, c call, apply func() []int64) error 
 	return wait(ctx, latency/2)
 }
 
-func (s *fakeStore) Register(ctx context.Context, workerID string, tasks []string) error {
+func (s *fakeStore) Register(ctx context.Context, registration worker.Registration) error {
+	workerID, tasks := registration.ID, registration.Tasks
 	again := false
 	err := s.do(ctx, call{Op: opRegister}, func() []int64 {
 		s.db.mu.Lock()
@@ -142,7 +167,10 @@ func (s *fakeStore) Register(ctx context.Context, workerID string, tasks []strin
 		if _, again = s.db.workers[workerID]; again {
 			return nil
 		}
-		s.db.workers[workerID] = true
+		s.db.addWorker(workerID, s)
+		if former := s.db.workers[registration.Former]; former != nil {
+			former.Stopping = true
+		}
 		if s.tasks == nil { // they never change, and the flusher reads them
 			s.tasks = tasks
 		}
@@ -154,9 +182,12 @@ func (s *fakeStore) Register(ctx context.Context, workerID string, tasks []strin
 	return err
 }
 
-func (s *fakeStore) Retire(ctx context.Context, workerID string) error {
+func (s *fakeStore) Retire(ctx context.Context, workerID string, clean bool) error {
 	return s.do(ctx, call{Op: opRetire}, func() []int64 {
 		s.db.kill(workerID)
+		if clean {
+			s.db.settle(workerID)
+		}
 		return nil
 	})
 }
@@ -324,7 +355,11 @@ func (s *fakeStore) Ping(ctx context.Context, payload string) error {
 }
 
 func (s *fakeStore) CheckSchema(ctx context.Context) error {
-	return s.do(ctx, call{Op: opSchema}, func() []int64 { return nil })
+	err := s.do(ctx, call{Op: opSchema}, func() []int64 { return nil })
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = nil // that it could not look is no error
+	}
+	return err
 }
 
 func ids(leases []wire.Lease) []int64 {

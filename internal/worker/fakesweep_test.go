@@ -32,14 +32,14 @@ func (db *fakeDB) takeTurn(workerID string) bool {
 	db.mu.Lock()
 	defer db.mu.Unlock()
 	for id, at := range db.sweptAt {
-		if id != workerID && db.workers[id] && time.Since(at) < 15*time.Minute {
+		if id != workerID && db.alive(id) && time.Since(at) < 15*time.Minute {
 			return false
 		}
 	}
-	if db.workers[workerID] {
+	if db.alive(workerID) {
 		db.sweptAt[workerID] = time.Now()
 	}
-	return db.workers[workerID]
+	return db.alive(workerID)
 }
 
 // sweep releases what is stale, and returns what others than this worker have locked: of all rows,
@@ -68,8 +68,7 @@ func (db *fakeDB) sweep(workerID string, all bool) worker.Swept {
 			*lockedBy = ""
 			return true, nil
 		case held[owner] == nil:
-			alive, known := db.workers[owner]
-			held[owner] = &worker.HeldLocks{Owner: owner, Dead: known && !alive}
+			held[owner] = &worker.HeldLocks{Owner: owner, Dead: db.workers[owner] != nil && !db.alive(owner)}
 		}
 		held[owner].Oldest = max(held[owner].Oldest, time.Since(at))
 		return false, held[owner]

@@ -17,9 +17,25 @@ type Store interface {
 	// Register inserts the worker's row, makes sure that every task has an id, and forgets what the
 	// Store remembers of earlier claims. A worker id is registered once: a worker that was declared
 	// dead comes back under a fresh one.
-	Register(ctx context.Context, workerID string, tasks []string) error
-	// Retire marks the worker's row as dead: from then on no claim of its can commit.
-	Retire(ctx context.Context, workerID string) error
+	Register(ctx context.Context, registration Registration) error
+	// Retire marks the worker's row as dead: from then on no claim of its can commit. clean says that
+	// it has nothing locked, so nobody has to look.
+	Retire(ctx context.Context, workerID string, clean bool) error
+
+	// Beat writes a heartbeat into the worker's row, and reads the rows of all others, over a session
+	// of its own. One that is not answered in 2 seconds is sent once more over a new session, without
+	// waiting for the old one to fail.
+	Beat(ctx context.Context, beat Beat) (Beaten, error)
+	// Unlocked returns the ids of those of these workers whose session locks are free at this moment.
+	Unlocked(ctx context.Context, peers []Peer) ([]string, error)
+	// Declare marks a worker's row as dead if it has this number of beats. It reports false if not:
+	// then it has beaten since, its row is gone, or a claim of it is under way. It never waits.
+	Declare(ctx context.Context, workerID string, beats int64) (bool, error)
+	// Rescue releases what is locked under the ids of workers that are dead or have no row; others
+	// it leaves alone. Attempts are refunded as in Release (R3), run_at stays, and with it the place.
+	// One worker of the fleet does it at a time: for the others nothing is settled. It never waits
+	// for a row lock, and may be interrupted anywhere. After an error, what it returns was done.
+	Rescue(ctx context.Context, ids []string) (Rescued, error)
 
 	// Claim locks due jobs for this worker and returns them in the order (priority, run_at, id).
 	// After an error they may be locked all the same: see Reclaim.
@@ -60,6 +76,14 @@ type Store interface {
 	// CheckSchema reports a schema that this build must not work on, after another process has
 	// migrated it. That it could not look is not an error: claims will tell.
 	CheckSchema(ctx context.Context) error
+}
+
+// Registration is what a worker's row says from its start.
+type Registration struct {
+	ID     string
+	Former string // the id before, which was declared dead: its row notes that the worker lives; "": none
+	Tasks  []string
+	Slots  int
 }
 
 // ClaimRequest says what a worker can take.

@@ -45,7 +45,7 @@ func (s *surveyor) survey(ctx context.Context, w *Worker) {
 func (s *surveyor) locks(ctx context.Context, w *Worker, found []HeldLocks) {
 	owners := map[string]bool{}
 	for _, locks := range found {
-		if !locks.Dead && locks.Oldest < waitsLong {
+		if !locks.Dead && locks.Oldest < waitsLong || w.observer.watches(locks.Owner) {
 			continue
 		}
 		owners[locks.Owner] = true

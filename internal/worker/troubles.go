@@ -8,7 +8,7 @@ import (
 
 // troubles are those that a worker can be in.
 type troubles struct {
-	claims, flushes, busy, listener, renewals, sweeps, looks, refusals, cron trouble.Log
+	claims, flushes, busy, listener, renewals, beats, rescues, sweeps, looks, refusals, cron trouble.Log
 
 	lost, ahead, givenUp trouble.Digest
 }
@@ -23,13 +23,15 @@ func newTroubles() *troubles {
 		busy:     about("outcomes wait for rows", "outcomes wait for no row any more"),
 		listener: about("listener disconnected; polling goes on", "listener is connected again"),
 		renewals: about("renewing leases failed", "leases are renewed again"),
+		beats:    about("heartbeat failed", "heartbeats succeed again"),
+		rescues:  about("releasing jobs of dead workers failed", "jobs of dead workers are released again"),
 		sweeps:   about("releasing stale locks failed", "stale locks are released again"),
 		looks: about("looking for jobs of claims whose answers were lost failed",
 			"jobs of claims whose answers were lost are looked for again"),
 		refusals: about("the server refuses an outcome in every form; its job stays locked, and it is tried again", ""),
 		cron:     about("scheduling cron jobs failed", "cron jobs are scheduled again"),
 	}
-	t.busy.Level, t.listener.Level = slog.LevelWarn, slog.LevelWarn
+	t.busy.Level, t.listener.Level, t.beats.Level = slog.LevelWarn, slog.LevelWarn, slog.LevelWarn
 	t.lost = trouble.Digest{
 		Message: "leases lost: the outcomes of these jobs were not recorded", What: "jobs", Level: slog.LevelWarn,
 	}

@@ -58,6 +58,8 @@ type Config struct {
 	// Crontab is what the worker schedules, through Cron, unless it runs with Once.
 	Crontab []CronEntry
 	Cron    CronStore
+	// Hurry divides the times of heartbeats, fence and observation, for tests. 0 and 1: as they are.
+	Hurry int
 	// Clock is what the crontab goes by. nil: the clock of this process.
 	Clock Clock
 
@@ -94,8 +96,13 @@ type Worker struct {
 	troubles *troubles
 	kick     chan struct{} // the dispatcher is to look again; capacity 1
 	flush    chan struct{} // there are outcomes to record; capacity 1
+	pulse    chan struct{} // a heartbeat is to be sent now; capacity 1
+	looks    chan struct{} // the other workers' rows were read; capacity 1
 	prove    chan struct{} // the listener is to prove itself now; capacity 1
 	check    chan struct{} // the schema may have changed; capacity 1
+
+	times    leaseTimes
+	observer *observer
 
 	mu        sync.Mutex
 	ready     sync.Cond // the buffer has jobs for idle slots, or the core is closed
@@ -129,7 +136,8 @@ func New(store Store, config Config) *Worker {
 	}
 	w := &Worker{
 		config: config, store: store, troubles: newTroubles(), core: newCore(config),
-		kick: make(chan struct{}, 1), flush: make(chan struct{}, 1),
+		times: newLeaseTimes(config.Hurry), observer: newObserver(newLeaseTimes(config.Hurry)),
+		kick: make(chan struct{}, 1), flush: make(chan struct{}, 1), pulse: make(chan struct{}, 1), looks: make(chan struct{}, 1),
 		prove: make(chan struct{}, 1), check: make(chan struct{}, 1),
 	}
 	w.ready.L = &w.mu
@@ -143,9 +151,9 @@ func (w *Worker) Run(ctx context.Context) error {
 		return errors.New("run worker: it has run already; make a new one")
 	}
 	base := context.WithoutCancel(ctx)
-	if err := w.register(base); err != nil {
+	if err := w.register(base, w.workerID(), ""); err != nil {
 		w.setState(StateStopped)
-		return err
+		return fmt.Errorf("register worker: %w", err)
 	}
 	told := context.AfterFunc(ctx, w.told)
 	defer told()
@@ -161,6 +169,9 @@ func (w *Worker) Run(ctx context.Context) error {
 
 	var background sync.WaitGroup
 	background.Go(func() { w.renew(upkeep) })
+	background.Go(func() { w.beat(upkeep) })
+	background.Go(func() { w.watch(upkeep) })
+	background.Go(func() { w.fenceOnTime(upkeep) })
 	if !w.config.Once {
 		background.Go(func() { w.listen(upkeep) })
 		background.Go(func() { w.checkSchema(upkeep, stopped) })
@@ -182,11 +193,11 @@ func (w *Worker) Run(ctx context.Context) error {
 	w.drain(cancelJobs)
 	closing, cancel := context.WithTimeout(base, CloseTimeout)
 	defer cancel()
-	stopUpkeep()
 	w.await(recordTimeout, func(c *core) int { return c.leases.held() })
 	stopFlusher()
 	time.AfterFunc(lastTryTimeout, endStatements)
 	recording.Wait()
+	stopUpkeep() // heartbeats and renewals last for as long as anything may still be ours
 	background.Wait()
 	return errors.Join(err, w.retire(closing))
 }
@@ -207,6 +218,7 @@ func (w *Worker) told() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.toldAt = time.Now()
+	signal(w.pulse)
 }
 
 // on takes an event to the core and carries out what follows from it.
@@ -253,13 +265,20 @@ func (w *Worker) Health() Health {
 	}
 }
 
-func (w *Worker) register(base context.Context) error {
+// register makes a row for an id, which the worker has from then on.
+func (w *Worker) register(base context.Context, id, former string) error {
 	ctx, cancel := context.WithTimeout(base, statementTimeout)
 	defer cancel()
-	id := w.workerID()
-	if err := w.store.Register(ctx, id, w.config.Tasks); err != nil {
-		return fmt.Errorf("register worker: %w", err)
+	sent := time.Now()
+	err := w.store.Register(ctx, Registration{ID: id, Former: former, Tasks: w.config.Tasks, Slots: w.config.Concurrency})
+	if err != nil {
+		return err
 	}
+	w.on(func(c *core, _ time.Time) actions {
+		c.reborn(id, sent)
+		return actions{}
+	})
+	signal(w.pulse)
 	w.observe(Event{Kind: EventStarted})
 	w.config.Logger.LogAttrs(ctx, w.lifeLevel(), "worker started",
 		slog.String("worker_id", id), slog.Int("concurrency", w.config.Concurrency), slog.Any("tasks", w.config.Tasks))

@@ -1,18 +1,134 @@
 -- A worker's row, its tasks, and its notifications.
 
--- name: InsertWorker :exec
-insert into graphile_worker.backfill_workers (id, host, pid) values (@id, @host, @pid);
+-- name: InsertWorker :one
+insert into graphile_worker.backfill_workers
+       (id, host, pid, beats, version, server, machine, process_start, tasks, slots)
+values (@id, @host, @pid, 0, @version, @server, @machine, @process_start, @tasks::text[], @slots)
+returning number;
+
+-- name: NoteFormerWorker :exec
+-- A worker that was declared dead and is not: what it held did not end it.
+update graphile_worker.backfill_workers as w set stopping_at = clock_timestamp() where w.id = @id and w.stopping_at is null;
 
 -- name: RetireWorker :exec
 -- The lock waits for a claim in flight, which holds the row for key share: it commits before this, or finds the worker dead (R4).
 with worker as materialized (
   select w.id from graphile_worker.backfill_workers as w where w.id = @id and w.dead_at is null for update
 )
-update graphile_worker.backfill_workers as w set dead_at = clock_timestamp() from worker where w.id = worker.id;
+update graphile_worker.backfill_workers as w
+   set dead_at = clock_timestamp(), rescued_at = case when @clean::boolean then clock_timestamp() end
+  from worker where w.id = worker.id;
 
 -- name: DeleteOldWorkers :exec
 -- A tombstone stays for a day: a claim that was in flight when the worker died must still find it (R4).
-delete from graphile_worker.backfill_workers where dead_at < now() - interval '24 hours';
+delete from graphile_worker.backfill_workers as w where w.id = any(array(
+  select o.id from graphile_worker.backfill_workers as o
+   where o.dead_at < now() - interval '24 hours' and o.rescued_at is not null limit 1000));
+
+-- name: Beat :execrows
+update graphile_worker.backfill_workers as w
+   set beats = @beats::bigint, heartbeat_at = clock_timestamp(), locked = w.locked or @locked::boolean,
+       running = @running::bigint[], forbidden = @forbidden::text[],
+       stopping_at = case when @stopping::boolean then coalesce(w.stopping_at, clock_timestamp()) else w.stopping_at end
+ where w.id = @id and w.dead_at is null;
+
+-- name: Workers :many
+-- Every worker that lives, or from whom something may be left; and those that were settled lately.
+select w.id, w.host, w.pid, w.number, coalesce(w.beats, -1)::bigint as beats, w.locked, w.machine, w.process_start,
+       (w.dead_at is not null)::boolean as dead, (w.rescued_at is not null)::boolean as rescued
+  from graphile_worker.backfill_workers as w
+ where w.dead_at is null or w.rescued_at is null or w.rescued_at > now() - interval '10 minutes';
+
+-- name: LockSession :exec
+select pg_advisory_lock(hashtext('backfill worker ' || @schema_name::text), @number::int);
+
+-- name: TryLockSession :one
+select pg_try_advisory_lock(hashtext('backfill worker ' || @schema_name::text), @number::int);
+
+-- name: SessionUnlocked :one
+-- Shared, so that two who ask do not hide the lock from each other (R28). A lock of this statement's transaction.
+select pg_try_advisory_xact_lock_shared(hashtext('backfill worker ' || @schema_name::text), @number::int);
+
+-- name: DeclareDead :execrows
+-- Skips a worker of which a claim is under way, which holds the row for key share (R4, R5).
+with worker as materialized (
+  select w.id from graphile_worker.backfill_workers as w
+   where w.id = @id and w.dead_at is null and w.beats = @beats::bigint for update skip locked
+)
+update graphile_worker.backfill_workers as w set dead_at = clock_timestamp() from worker where w.id = worker.id;
+
+-- name: LockRescue :one
+select pg_try_advisory_xact_lock(hashtextextended('backfill rescue ' || @schema_name::text, 0));
+
+-- name: RescueJobs :many
+-- Releases jobs of workers that are dead or have no row, a batch at a time. They are found by what
+-- their rows say, whatever has become of the worker's. After the tombstone nothing more can be locked,
+-- so what is found and not ended is all that is left. Refunds and deletions are those of ReleaseJobs.
+with gone as materialized (
+  select u.id from unnest(@ids::text[]) as u(id)
+   where not exists (select from graphile_worker.backfill_workers as w where w.id = u.id and w.dead_at is null)
+), found as materialized (
+  select j.id, split_part(j.locked_by, '.', 1) as worker_id from graphile_worker._private_jobs as j
+   where j.locked_by is not null and split_part(j.locked_by, '.', 1) = any(array(select gone.id from gone))
+     and j.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+\.[0-9]{1,9}k?$'
+), held as materialized (
+  select j.id, j.job_queue_id, j.locked_by, j.locked_by like '%k' and j.key is null as superseded
+    from graphile_worker._private_jobs as j
+   where j.id = any(array(select found.id from found)) and split_part(j.locked_by, '.', 1) = any(array(select gone.id from gone))
+   order by j.id limit 1000 for update skip locked
+), dropped as (
+  delete from graphile_worker._private_jobs as j where j.id = any(array(select held.id from held where held.superseded))
+  returning j.id
+), released as (
+  update graphile_worker._private_jobs as j
+     set attempts = case when j.attempts = substring(j.locked_by from '([0-9]+)k?$')::int
+                         then greatest(0, j.attempts - 1) else j.attempts end,
+         locked_at = null, locked_by = null
+   where j.id = any(array(select held.id from held where not held.superseded))
+  returning j.id, j.task_id, j.key, j.priority, j.run_at, j.max_attempts
+)
+select (select count(*) from found)::int as found, (select count(*) from held)::int as ended,
+       array(select distinct found.worker_id from found)::text[] as holders,
+       coalesce(r.id, 0)::bigint as id, coalesce(t.identifier, '')::text as task,
+       coalesce(s.queue_name, '')::text as queue, coalesce(held.locked_by, '')::text as token,
+       coalesce(r.key, '')::text as key, coalesce(r.priority, 0)::smallint as priority, r.run_at,
+       coalesce(r.max_attempts, 0)::smallint as max_attempts
+  from (select 1) as one
+  left join (released as r join held on held.id = r.id
+             left join graphile_worker._private_tasks as t on t.id = r.task_id
+             left join graphile_worker._private_job_queues as s on s.id = held.job_queue_id) on true;
+
+-- name: RescueQueues :one
+-- The queues, after the jobs: not one of which a job is left.
+with gone as materialized (
+  select u.id from unnest(@ids::text[]) as u(id)
+   where not exists (select from graphile_worker.backfill_workers as w where w.id = u.id and w.dead_at is null)
+), found as materialized (
+  select s.id, split_part(s.locked_by, '.', 1) as worker_id from graphile_worker._private_job_queues as s
+   where s.locked_by is not null and split_part(s.locked_by, '.', 1) = any(array(select gone.id from gone))
+     and s.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+$'
+), held as materialized (
+  select s.id from graphile_worker._private_job_queues as s
+   where s.id = any(array(select found.id from found)) and split_part(s.locked_by, '.', 1) = any(array(select gone.id from gone))
+     and not exists (select from graphile_worker._private_jobs as j
+                      where j.job_queue_id = s.id and starts_with(j.locked_by, s.locked_by || '.'))
+   order by s.id limit 1000 for update skip locked
+), freed as (
+  update graphile_worker._private_job_queues as s set locked_at = null, locked_by = null
+   where s.id = any(array(select held.id from held))
+  returning s.id
+)
+select (select count(*) from found)::int as found, (select count(*) from freed)::int as ended,
+       array(select distinct found.worker_id from found)::text[] as holders;
+
+-- name: SettleWorkers :many
+-- Notes that nothing is locked by these workers any more. Those that live are not meant.
+with noted as (
+  update graphile_worker.backfill_workers as w set rescued_at = clock_timestamp()
+   where w.id = any(@ids::text[]) and w.dead_at is not null and w.rescued_at is null
+)
+select u.id::text from unnest(@ids::text[]) as u(id)
+ where not exists (select from graphile_worker.backfill_workers as w where w.id = u.id and w.dead_at is null);
 
 -- name: AddTasks :exec
 -- Only missing names: an insert that conflicts would burn an identity value each time.

@@ -5,6 +5,8 @@ package query
 
 import (
 	"context"
+
+	"github.com/jackc/pgx/v5/pgtype"
 )
 
 const AddTasks = `-- name: AddTasks :exec
@@ -55,8 +57,64 @@ func (q *Queries) AdvanceJobs(ctx context.Context, arg AdvanceJobsParams) (int64
 	return result.RowsAffected(), nil
 }
 
+const Beat = `-- name: Beat :execrows
+update graphile_worker.backfill_workers as w
+   set beats = $1::bigint, heartbeat_at = clock_timestamp(), locked = w.locked or $2::boolean,
+       running = $3::bigint[], forbidden = $4::text[],
+       stopping_at = case when $5::boolean then coalesce(w.stopping_at, clock_timestamp()) else w.stopping_at end
+ where w.id = $6 and w.dead_at is null
+`
+
+type BeatParams struct {
+	Beats     int64
+	Locked    bool
+	Running   []int64
+	Forbidden []string
+	Stopping  bool
+	ID        string
+}
+
+func (q *Queries) Beat(ctx context.Context, arg BeatParams) (int64, error) {
+	result, err := q.db.Exec(ctx, Beat,
+		arg.Beats,
+		arg.Locked,
+		arg.Running,
+		arg.Forbidden,
+		arg.Stopping,
+		arg.ID,
+	)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
+const DeclareDead = `-- name: DeclareDead :execrows
+with worker as materialized (
+  select w.id from graphile_worker.backfill_workers as w
+   where w.id = $1 and w.dead_at is null and w.beats = $2::bigint for update skip locked
+)
+update graphile_worker.backfill_workers as w set dead_at = clock_timestamp() from worker where w.id = worker.id
+`
+
+type DeclareDeadParams struct {
+	ID    string
+	Beats int64
+}
+
+// Skips a worker of which a claim is under way, which holds the row for key share (R4, R5).
+func (q *Queries) DeclareDead(ctx context.Context, arg DeclareDeadParams) (int64, error) {
+	result, err := q.db.Exec(ctx, DeclareDead, arg.ID, arg.Beats)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
 const DeleteOldWorkers = `-- name: DeleteOldWorkers :exec
-delete from graphile_worker.backfill_workers where dead_at < now() - interval '24 hours'
+delete from graphile_worker.backfill_workers as w where w.id = any(array(
+  select o.id from graphile_worker.backfill_workers as o
+   where o.dead_at < now() - interval '24 hours' and o.rescued_at is not null limit 1000))
 `
 
 // A tombstone stays for a day: a claim that was in flight when the worker died must still find it (R4).
@@ -65,21 +123,42 @@ func (q *Queries) DeleteOldWorkers(ctx context.Context) error {
 	return err
 }
 
-const InsertWorker = `-- name: InsertWorker :exec
+const InsertWorker = `-- name: InsertWorker :one
 
-insert into graphile_worker.backfill_workers (id, host, pid) values ($1, $2, $3)
+insert into graphile_worker.backfill_workers
+       (id, host, pid, beats, version, server, machine, process_start, tasks, slots)
+values ($1, $2, $3, 0, $4, $5, $6, $7, $8::text[], $9)
+returning number
 `
 
 type InsertWorkerParams struct {
-	ID   string
-	Host string
-	Pid  int32
+	ID           string
+	Host         string
+	Pid          int32
+	Version      string
+	Server       string
+	Machine      string
+	ProcessStart int64
+	Tasks        []string
+	Slots        int32
 }
 
 // A worker's row, its tasks, and its notifications.
-func (q *Queries) InsertWorker(ctx context.Context, arg InsertWorkerParams) error {
-	_, err := q.db.Exec(ctx, InsertWorker, arg.ID, arg.Host, arg.Pid)
-	return err
+func (q *Queries) InsertWorker(ctx context.Context, arg InsertWorkerParams) (int32, error) {
+	row := q.db.QueryRow(ctx, InsertWorker,
+		arg.ID,
+		arg.Host,
+		arg.Pid,
+		arg.Version,
+		arg.Server,
+		arg.Machine,
+		arg.ProcessStart,
+		arg.Tasks,
+		arg.Slots,
+	)
+	var number int32
+	err := row.Scan(&number)
+	return number, err
 }
 
 const LockOwners = `-- name: LockOwners :many
@@ -118,6 +197,41 @@ func (q *Queries) LockOwners(ctx context.Context, ids []string) ([]LockOwnersRow
 		return nil, err
 	}
 	return items, nil
+}
+
+const LockRescue = `-- name: LockRescue :one
+select pg_try_advisory_xact_lock(hashtextextended('backfill rescue ' || $1::text, 0))
+`
+
+func (q *Queries) LockRescue(ctx context.Context, schemaName string) (bool, error) {
+	row := q.db.QueryRow(ctx, LockRescue, schemaName)
+	var pg_try_advisory_xact_lock bool
+	err := row.Scan(&pg_try_advisory_xact_lock)
+	return pg_try_advisory_xact_lock, err
+}
+
+const LockSession = `-- name: LockSession :exec
+select pg_advisory_lock(hashtext('backfill worker ' || $1::text), $2::int)
+`
+
+type LockSessionParams struct {
+	SchemaName string
+	Number     int32
+}
+
+func (q *Queries) LockSession(ctx context.Context, arg LockSessionParams) error {
+	_, err := q.db.Exec(ctx, LockSession, arg.SchemaName, arg.Number)
+	return err
+}
+
+const NoteFormerWorker = `-- name: NoteFormerWorker :exec
+update graphile_worker.backfill_workers as w set stopping_at = clock_timestamp() where w.id = $1 and w.stopping_at is null
+`
+
+// A worker that was declared dead and is not: what it held did not end it.
+func (q *Queries) NoteFormerWorker(ctx context.Context, id string) error {
+	_, err := q.db.Exec(ctx, NoteFormerWorker, id)
+	return err
 }
 
 const ReclaimJobs = `-- name: ReclaimJobs :execrows
@@ -195,17 +309,193 @@ func (q *Queries) ReclaimQueues(ctx context.Context, arg ReclaimQueuesParams) (i
 	return result.RowsAffected(), nil
 }
 
-const RetireWorker = `-- name: RetireWorker :exec
-with worker as materialized (
-  select w.id from graphile_worker.backfill_workers as w where w.id = $1 and w.dead_at is null for update
+const RescueJobs = `-- name: RescueJobs :many
+with gone as materialized (
+  select u.id from unnest($1::text[]) as u(id)
+   where not exists (select from graphile_worker.backfill_workers as w where w.id = u.id and w.dead_at is null)
+), found as materialized (
+  select j.id, split_part(j.locked_by, '.', 1) as worker_id from graphile_worker._private_jobs as j
+   where j.locked_by is not null and split_part(j.locked_by, '.', 1) = any(array(select gone.id from gone))
+     and j.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+\.[0-9]{1,9}k?$'
+), held as materialized (
+  select j.id, j.job_queue_id, j.locked_by, j.locked_by like '%k' and j.key is null as superseded
+    from graphile_worker._private_jobs as j
+   where j.id = any(array(select found.id from found)) and split_part(j.locked_by, '.', 1) = any(array(select gone.id from gone))
+   order by j.id limit 1000 for update skip locked
+), dropped as (
+  delete from graphile_worker._private_jobs as j where j.id = any(array(select held.id from held where held.superseded))
+  returning j.id
+), released as (
+  update graphile_worker._private_jobs as j
+     set attempts = case when j.attempts = substring(j.locked_by from '([0-9]+)k?$')::int
+                         then greatest(0, j.attempts - 1) else j.attempts end,
+         locked_at = null, locked_by = null
+   where j.id = any(array(select held.id from held where not held.superseded))
+  returning j.id, j.task_id, j.key, j.priority, j.run_at, j.max_attempts
 )
-update graphile_worker.backfill_workers as w set dead_at = clock_timestamp() from worker where w.id = worker.id
+select (select count(*) from found)::int as found, (select count(*) from held)::int as ended,
+       array(select distinct found.worker_id from found)::text[] as holders,
+       coalesce(r.id, 0)::bigint as id, coalesce(t.identifier, '')::text as task,
+       coalesce(s.queue_name, '')::text as queue, coalesce(held.locked_by, '')::text as token,
+       coalesce(r.key, '')::text as key, coalesce(r.priority, 0)::smallint as priority, r.run_at,
+       coalesce(r.max_attempts, 0)::smallint as max_attempts
+  from (select 1) as one
+  left join (released as r join held on held.id = r.id
+             left join graphile_worker._private_tasks as t on t.id = r.task_id
+             left join graphile_worker._private_job_queues as s on s.id = held.job_queue_id) on true
 `
 
+type RescueJobsRow struct {
+	Found       int32
+	Ended       int32
+	Holders     []string
+	ID          int64
+	Task        string
+	Queue       string
+	Token       string
+	Key         string
+	Priority    int16
+	RunAt       pgtype.Timestamptz
+	MaxAttempts int16
+}
+
+// Releases jobs of workers that are dead or have no row, a batch at a time. They are found by what
+// their rows say, whatever has become of the worker's. After the tombstone nothing more can be locked,
+// so what is found and not ended is all that is left. Refunds and deletions are those of ReleaseJobs.
+func (q *Queries) RescueJobs(ctx context.Context, ids []string) ([]RescueJobsRow, error) {
+	rows, err := q.db.Query(ctx, RescueJobs, ids)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []RescueJobsRow
+	for rows.Next() {
+		var i RescueJobsRow
+		if err := rows.Scan(
+			&i.Found,
+			&i.Ended,
+			&i.Holders,
+			&i.ID,
+			&i.Task,
+			&i.Queue,
+			&i.Token,
+			&i.Key,
+			&i.Priority,
+			&i.RunAt,
+			&i.MaxAttempts,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const RescueQueues = `-- name: RescueQueues :one
+with gone as materialized (
+  select u.id from unnest($1::text[]) as u(id)
+   where not exists (select from graphile_worker.backfill_workers as w where w.id = u.id and w.dead_at is null)
+), found as materialized (
+  select s.id, split_part(s.locked_by, '.', 1) as worker_id from graphile_worker._private_job_queues as s
+   where s.locked_by is not null and split_part(s.locked_by, '.', 1) = any(array(select gone.id from gone))
+     and s.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+$'
+), held as materialized (
+  select s.id from graphile_worker._private_job_queues as s
+   where s.id = any(array(select found.id from found)) and split_part(s.locked_by, '.', 1) = any(array(select gone.id from gone))
+     and not exists (select from graphile_worker._private_jobs as j
+                      where j.job_queue_id = s.id and starts_with(j.locked_by, s.locked_by || '.'))
+   order by s.id limit 1000 for update skip locked
+), freed as (
+  update graphile_worker._private_job_queues as s set locked_at = null, locked_by = null
+   where s.id = any(array(select held.id from held))
+  returning s.id
+)
+select (select count(*) from found)::int as found, (select count(*) from freed)::int as ended,
+       array(select distinct found.worker_id from found)::text[] as holders
+`
+
+type RescueQueuesRow struct {
+	Found   int32
+	Ended   int32
+	Holders []string
+}
+
+// The queues, after the jobs: not one of which a job is left.
+func (q *Queries) RescueQueues(ctx context.Context, ids []string) (RescueQueuesRow, error) {
+	row := q.db.QueryRow(ctx, RescueQueues, ids)
+	var i RescueQueuesRow
+	err := row.Scan(&i.Found, &i.Ended, &i.Holders)
+	return i, err
+}
+
+const RetireWorker = `-- name: RetireWorker :exec
+with worker as materialized (
+  select w.id from graphile_worker.backfill_workers as w where w.id = $2 and w.dead_at is null for update
+)
+update graphile_worker.backfill_workers as w
+   set dead_at = clock_timestamp(), rescued_at = case when $1::boolean then clock_timestamp() end
+  from worker where w.id = worker.id
+`
+
+type RetireWorkerParams struct {
+	Clean bool
+	ID    string
+}
+
 // The lock waits for a claim in flight, which holds the row for key share: it commits before this, or finds the worker dead (R4).
-func (q *Queries) RetireWorker(ctx context.Context, id string) error {
-	_, err := q.db.Exec(ctx, RetireWorker, id)
+func (q *Queries) RetireWorker(ctx context.Context, arg RetireWorkerParams) error {
+	_, err := q.db.Exec(ctx, RetireWorker, arg.Clean, arg.ID)
 	return err
+}
+
+const SessionUnlocked = `-- name: SessionUnlocked :one
+select pg_try_advisory_xact_lock_shared(hashtext('backfill worker ' || $1::text), $2::int)
+`
+
+type SessionUnlockedParams struct {
+	SchemaName string
+	Number     int32
+}
+
+// Shared, so that two who ask do not hide the lock from each other (R28). A lock of this statement's transaction.
+func (q *Queries) SessionUnlocked(ctx context.Context, arg SessionUnlockedParams) (bool, error) {
+	row := q.db.QueryRow(ctx, SessionUnlocked, arg.SchemaName, arg.Number)
+	var pg_try_advisory_xact_lock_shared bool
+	err := row.Scan(&pg_try_advisory_xact_lock_shared)
+	return pg_try_advisory_xact_lock_shared, err
+}
+
+const SettleWorkers = `-- name: SettleWorkers :many
+with noted as (
+  update graphile_worker.backfill_workers as w set rescued_at = clock_timestamp()
+   where w.id = any($1::text[]) and w.dead_at is not null and w.rescued_at is null
+)
+select u.id::text from unnest($1::text[]) as u(id)
+ where not exists (select from graphile_worker.backfill_workers as w where w.id = u.id and w.dead_at is null)
+`
+
+// Notes that nothing is locked by these workers any more. Those that live are not meant.
+func (q *Queries) SettleWorkers(ctx context.Context, ids []string) ([]string, error) {
+	rows, err := q.db.Query(ctx, SettleWorkers, ids)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []string
+	for rows.Next() {
+		var u_id string
+		if err := rows.Scan(&u_id); err != nil {
+			return nil, err
+		}
+		items = append(items, u_id)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
 
 const TaskIDs = `-- name: TaskIDs :many
@@ -230,6 +520,22 @@ func (q *Queries) TaskIDs(ctx context.Context, names []string) ([]GraphileWorker
 		return nil, err
 	}
 	return items, nil
+}
+
+const TryLockSession = `-- name: TryLockSession :one
+select pg_try_advisory_lock(hashtext('backfill worker ' || $1::text), $2::int)
+`
+
+type TryLockSessionParams struct {
+	SchemaName string
+	Number     int32
+}
+
+func (q *Queries) TryLockSession(ctx context.Context, arg TryLockSessionParams) (bool, error) {
+	row := q.db.QueryRow(ctx, TryLockSession, arg.SchemaName, arg.Number)
+	var pg_try_advisory_lock bool
+	err := row.Scan(&pg_try_advisory_lock)
+	return pg_try_advisory_lock, err
 }
 
 const UnlockJobs = `-- name: UnlockJobs :execrows
@@ -339,4 +645,56 @@ func (q *Queries) WorkerSettled(ctx context.Context, id string) (bool, error) {
 	var settled bool
 	err := row.Scan(&settled)
 	return settled, err
+}
+
+const Workers = `-- name: Workers :many
+select w.id, w.host, w.pid, w.number, coalesce(w.beats, -1)::bigint as beats, w.locked, w.machine, w.process_start,
+       (w.dead_at is not null)::boolean as dead, (w.rescued_at is not null)::boolean as rescued
+  from graphile_worker.backfill_workers as w
+ where w.dead_at is null or w.rescued_at is null or w.rescued_at > now() - interval '10 minutes'
+`
+
+type WorkersRow struct {
+	ID           string
+	Host         string
+	Pid          int32
+	Number       int32
+	Beats        int64
+	Locked       bool
+	Machine      string
+	ProcessStart int64
+	Dead         bool
+	Rescued      bool
+}
+
+// Every worker that lives, or from whom something may be left; and those that were settled lately.
+func (q *Queries) Workers(ctx context.Context) ([]WorkersRow, error) {
+	rows, err := q.db.Query(ctx, Workers)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []WorkersRow
+	for rows.Next() {
+		var i WorkersRow
+		if err := rows.Scan(
+			&i.ID,
+			&i.Host,
+			&i.Pid,
+			&i.Number,
+			&i.Beats,
+			&i.Locked,
+			&i.Machine,
+			&i.ProcessStart,
+			&i.Dead,
+			&i.Rescued,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }

@@ -202,7 +202,7 @@ var claimCases = map[string]func(*rig){
 	"a worker that was retired claims nothing": func(r *rig) {
 		r.add(wire.Job{})
 		another := r.other()
-		if err := r.store.Retire(r.ctx(), r.id); err != nil {
+		if err := r.store.Retire(r.ctx(), r.id, false); err != nil {
 			r.t.Fatal(err)
 		}
 		if claimed := r.try(worker.ClaimRequest{Batch: 5, Serial: 5}); claimed.Alive || len(claimed.Jobs) > 0 {

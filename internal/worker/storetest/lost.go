@@ -88,7 +88,7 @@ var lostCases = map[string]func(*rig){
 	},
 	"what is locked under an id that begins like the worker's is not reclaimed": func(r *rig) {
 		alike := &rig{Database: r.Database, t: r.t, store: r.NewStore(), id: r.id + "0"}
-		if err := alike.store.Register(r.ctx(), alike.id, []string{"a"}); err != nil {
+		if err := alike.store.Register(r.ctx(), worker.Registration{ID: alike.id, Tasks: []string{"a"}}); err != nil {
 			r.t.Fatal(err)
 		}
 		id := r.add(wire.Job{Queue: "q"})
@@ -250,7 +250,7 @@ var lostCases = map[string]func(*rig){
 	"a retired worker's locks are reclaimed": func(r *rig) {
 		id := r.add(wire.Job{Queue: "q"})
 		r.only()
-		if err := r.store.Retire(r.ctx(), r.id); err != nil {
+		if err := r.store.Retire(r.ctx(), r.id, false); err != nil {
 			r.t.Fatal(err)
 		}
 		answer, err := r.store.Reclaim(r.ctx(), r.id, nil)

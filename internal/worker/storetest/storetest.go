@@ -44,6 +44,10 @@ type Database interface {
 	Remove(id int64)
 	// Age makes the locks of a job and of its queue older.
 	Age(id int64, by time.Duration)
+	// EndSession ends the session of a Store's heartbeats, as its process or the network would.
+	EndSession(store worker.Store)
+	// Forget deletes a worker's row.
+	Forget(workerID string)
 	// AgeSweep makes the time at which a worker has begun to sweep older.
 	AgeSweep(workerID string, by time.Duration)
 	// Refuse makes the database refuse every change of a job's row, for what the row holds.
@@ -77,7 +81,7 @@ func Run(t *testing.T, open func(*testing.T) Database, in func(*testing.T, func(
 var cases = map[string]func(*rig){}
 
 func init() { //nolint:gochecknoinits // the cases refer to the rig that the table is declared for
-	for _, group := range []map[string]func(*rig){claimCases, endCases, lostCases, sweepCases, registerCases} {
+	for _, group := range []map[string]func(*rig){claimCases, endCases, lostCases, sweepCases, registerCases, rescueCases} {
 		maps.Copy(cases, group)
 	}
 }
@@ -95,7 +99,7 @@ type rig struct {
 func newRig(t *testing.T, db Database) *rig {
 	t.Helper()
 	r := &rig{Database: db, t: t, store: db.NewStore(), id: wire.NewWorkerID()}
-	if err := r.store.Register(r.ctx(), r.id, []string{"a", "b"}); err != nil {
+	if err := r.store.Register(r.ctx(), worker.Registration{ID: r.id, Tasks: []string{"a", "b"}, Slots: 20}); err != nil {
 		t.Fatal(err)
 	}
 	return r

@@ -87,7 +87,7 @@ var sweepCases = map[string]func(*rig){
 		}
 		r.Relock(stale, "somebody")
 		r.Age(stale, 5*time.Hour)
-		if err := r.store.Retire(r.ctx(), r.id); err != nil {
+		if err := r.store.Retire(r.ctx(), r.id, false); err != nil {
 			r.t.Fatal(err)
 		}
 		if swept := r.sweep(); swept.Turn || swept.Jobs != 0 {
@@ -151,7 +151,7 @@ var sweepCases = map[string]func(*rig){
 		if diff := cmp.Diff(want, locks); diff != "" {
 			r.t.Errorf("locks (-want +got):\n%s", diff)
 		}
-		if err := other.store.Retire(r.ctx(), other.id); err != nil {
+		if err := other.store.Retire(r.ctx(), other.id, false); err != nil {
 			r.t.Fatal(err)
 		}
 		if locks := r.sweep().Locks; len(locks) != 2 || !locks[0].Dead || locks[1].Dead {

@@ -1,0 +1,238 @@
+package pg
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/backfillhq/go/internal/host"
+	"github.com/backfillhq/go/internal/pg/query"
+	"github.com/backfillhq/go/internal/sqlstate"
+	"github.com/backfillhq/go/internal/wire"
+	"github.com/backfillhq/go/internal/worker"
+)
+
+// beatTimeout is how long a heartbeat may go unanswered before it is sent again over another
+// connection. A network that drops what it does not know any more is over in 2 seconds so.
+const beatTimeout = 2 * time.Second
+
+// pulse is the session of a worker's heartbeats. The advisory lock that it holds ends with it, so
+// that others see at once that it is gone; while it is held, it proves little: a connection that is
+// half open keeps it (R28).
+type pulse struct {
+	conn    *pgx.Conn // nil: none
+	queries *query.Queries
+	session int   // its number
+	lock    int32 // the number of the worker whose lock it is to hold
+	locked  bool
+	expires time.Time
+}
+
+// pulseSettings are those of this session alone: a heartbeat that is lost with the server's memory
+// does no harm, and a standby that does not answer must not stop the fleet's hearts.
+const pulseSettings = "set synchronous_commit = off; set lock_timeout = '1s'"
+
+// Beat implements worker.Store.
+func (s *Store) Beat(ctx context.Context, beat worker.Beat) (worker.Beaten, error) {
+	for first := true; ; first = false {
+		beaten, err := s.beat(ctx, beat)
+		if err == nil {
+			return beaten, nil
+		}
+		s.stopPulse(ctx)
+		if !first || ctx.Err() != nil {
+			return worker.Beaten{}, fmt.Errorf("heartbeat: %w", err)
+		}
+	}
+}
+
+func (s *Store) beat(ctx context.Context, beat worker.Beat) (answer worker.Beaten, err error) {
+	p := &s.pulse
+	if p.conn == nil || p.lock != s.number.Load() || time.Now().After(p.expires) {
+		if err := s.startPulse(ctx); err != nil {
+			return answer, err
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, beatTimeout)
+	defer cancel()
+	if !p.locked {
+		p.locked, err = p.queries.TryLockSession(ctx, query.TryLockSessionParams{SchemaName: s.settings.Schema, Number: p.lock})
+		if err != nil {
+			return answer, fmt.Errorf("lock: %w", err)
+		}
+	}
+	if beat.Write {
+		rows, err := p.queries.Beat(ctx, query.BeatParams{
+			ID: beat.WorkerID, Beats: beat.Number, Locked: p.locked, Running: orNone(beat.Running), Forbidden: orNone(beat.Forbidden),
+			Stopping: beat.Stopping,
+		})
+		if err != nil || rows == 0 {
+			return answer, err
+		}
+	}
+	rows, err := p.queries.Workers(ctx)
+	if err != nil {
+		return answer, fmt.Errorf("read the workers: %w", err)
+	}
+	answer.Session = p.session
+	for _, row := range rows {
+		if row.ID == beat.WorkerID {
+			answer.Alive, answer.Locked = !row.Dead, row.Locked
+			continue
+		}
+		answer.Peers = append(answer.Peers, worker.Peer{
+			ID: row.ID, Number: row.Number, Beats: row.Beats, Locked: row.Locked, Dead: row.Dead, Rescued: row.Rescued,
+			Host: row.Host, Process: host.Process{Machine: row.Machine, PID: int(row.Pid), Start: row.ProcessStart},
+		})
+	}
+	return answer, nil
+}
+
+// orNone keeps the driver from sending NULL for an empty list.
+func orNone[T any](list []T) []T { return append([]T{}, list...) }
+
+// startPulse makes a new session for heartbeats, in place of one that there may be.
+func (s *Store) startPulse(ctx context.Context) error {
+	p := &s.pulse
+	conn, err := s.sessions.connect(ctx)
+	if err != nil {
+		return err
+	}
+	s.stopPulse(ctx)
+	p.conn, p.queries = conn, query.New(renderer{conn, s.claims.texts})
+	p.session++
+	p.lock = s.number.Load()
+	p.expires = time.Now().Add(s.settings.lifetime())
+	ctx, cancel := context.WithTimeout(ctx, beatTimeout)
+	defer cancel()
+	if _, err := conn.PgConn().Exec(ctx, pulseSettings).ReadAll(); err != nil {
+		return fmt.Errorf("set session parameters: %w", err)
+	}
+	// The server may not have seen yet that the session before this one has ended. Who looks at the
+	// lock holds it for a moment, too.
+	err = p.queries.LockSession(ctx, query.LockSessionParams{SchemaName: s.settings.Schema, Number: p.lock})
+	if err != nil && sqlstate.Of(err) != sqlstate.LockNotAvailable {
+		return fmt.Errorf("lock: %w", err)
+	}
+	p.locked = err == nil
+	return nil
+}
+
+// stopPulse ends the session of the heartbeats.
+func (s *Store) stopPulse(ctx context.Context) {
+	if s.pulse.conn != nil {
+		closeConn(ctx, s.pulse.conn)
+	}
+	s.pulse.conn, s.pulse.locked = nil, false
+}
+
+// Unlocked implements worker.Store. Each lock is looked at in a statement of its own, which holds it
+// for no longer than that.
+func (s *Store) Unlocked(ctx context.Context, peers []worker.Peer) (ids []string, err error) {
+	for _, peer := range peers {
+		free, err := s.queries.SessionUnlocked(ctx, query.SessionUnlockedParams{SchemaName: s.settings.Schema, Number: peer.Number})
+		if err != nil {
+			return nil, fmt.Errorf("look at the session lock of worker %s: %w", peer.ID, err)
+		}
+		if free {
+			ids = append(ids, peer.ID)
+		}
+	}
+	return ids, nil
+}
+
+// Declare implements worker.Store.
+func (s *Store) Declare(ctx context.Context, workerID string, beats int64) (bool, error) {
+	rows, err := s.queries.DeclareDead(ctx, query.DeclareDeadParams{ID: workerID, Beats: beats})
+	if err != nil {
+		return false, fmt.Errorf("declare worker %s dead: %w", workerID, err)
+	}
+	return rows > 0, nil
+}
+
+var errRescued = errors.New("another worker does it")
+
+// Rescue implements worker.Store.
+func (s *Store) Rescue(ctx context.Context, ids []string) (rescued worker.Rescued, err error) {
+	holders, err := s.rescueJobs(ctx, ids, &rescued)
+	if err == nil {
+		var queues []string
+		if queues, err = s.rescueQueues(ctx, ids, &rescued); err == nil {
+			rescued.Settled, err = s.settleWorkers(ctx, ids, append(holders, queues...))
+		}
+	}
+	if errors.Is(err, errRescued) {
+		return rescued, nil
+	}
+	if err != nil {
+		return rescued, fmt.Errorf("release what dead workers have locked: %w", err)
+	}
+	return rescued, nil
+}
+
+// rescueJobs releases jobs until none is left that can be had. It returns the workers of those that
+// are left, because somebody else has their rows locked.
+func (s *Store) rescueJobs(ctx context.Context, ids []string, rescued *worker.Rescued) (holders []string, err error) {
+	for {
+		rows, err := ask(ctx, s.rescuing, (*query.Queries).RescueJobs, ids)
+		if err != nil {
+			return nil, err
+		}
+		for _, row := range rows {
+			if row.ID == 0 {
+				continue // a row without a job: none was released
+			}
+			lease := wire.Lease{ID: row.ID, Token: row.Token}
+			rescued.Jobs = append(rescued.Jobs, &wire.Job{
+				Lease: lease, Task: row.Task, Queue: row.Queue, Key: row.Key, Priority: row.Priority, RunAt: row.RunAt.Time,
+				Attempt: lease.Attempt(), MaxAttempts: int(row.MaxAttempts),
+			})
+		}
+		if first := rows[0]; first.Found == first.Ended || first.Ended == 0 {
+			if first.Found == first.Ended {
+				return nil, nil
+			}
+			return first.Holders, nil
+		}
+	}
+}
+
+func (s *Store) rescueQueues(ctx context.Context, ids []string, rescued *worker.Rescued) (holders []string, err error) {
+	for {
+		row, err := ask(ctx, s.rescuing, (*query.Queries).RescueQueues, ids)
+		if err != nil {
+			return nil, err
+		}
+		rescued.Queues += int(row.Ended)
+		switch {
+		case row.Found == row.Ended:
+			return nil, nil
+		case row.Ended == 0:
+			return row.Holders, nil
+		}
+	}
+}
+
+// settleWorkers notes of which workers nothing is left.
+func (s *Store) settleWorkers(ctx context.Context, ids, holders []string) ([]string, error) {
+	free := slices.DeleteFunc(slices.Clone(ids), func(id string) bool { return slices.Contains(holders, id) })
+	return ask(ctx, s.rescuing, (*query.Queries).SettleWorkers, free)
+}
+
+// rescuing runs a statement of a rescue: one worker at a time, because each reads all jobs.
+func (s *Store) rescuing(ctx context.Context, run func(context.Context, query.DBTX) error) error {
+	return s.scanning(ctx, func(ctx context.Context, db query.DBTX) error {
+		mine, err := query.New(db).LockRescue(ctx, s.settings.Schema)
+		switch {
+		case err != nil:
+			return err
+		case !mine:
+			return errRescued
+		}
+		return run(ctx, db)
+	})
+}

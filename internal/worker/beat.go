@@ -1,0 +1,210 @@
+package worker
+
+import (
+	"cmp"
+	"context"
+	"log/slog"
+	"slices"
+	"time"
+)
+
+// maxRunning is how many of the jobs that run a heartbeat names.
+const maxRunning = 1000
+
+// beatTimeout bounds a heartbeat with what it reads. The Store gives each connection less.
+const beatTimeout = 8 * time.Second
+
+// Beat is a heartbeat. It says what a worker does.
+type Beat struct {
+	WorkerID  string
+	Write     bool  // else it only reads the rows of the others
+	Number    int64 // counts the heartbeats of this id
+	Running   []int64
+	Forbidden []string
+	Stopping  bool // the worker was told to stop: that it ends is no crash
+}
+
+// Beaten is the answer to a heartbeat.
+type Beaten struct {
+	Alive   bool // false: the worker's row is gone or marked dead
+	Locked  bool // the row says that the session lock was taken
+	Session int  // changes with each new session
+	Peers   []Peer
+}
+
+// beat keeps the worker's row alive, and watches those of the others, until ctx ends. It goes on
+// while the worker drains: what still runs and what is not recorded yet has to be told from what a
+// dead worker has left.
+func (w *Worker) beat(ctx context.Context) {
+	started := time.Now()
+	if w.config.Once && !sleep(ctx, w.times.queuedBeat) { // most of such runs have ended by then
+		return
+	}
+	for {
+		wait := w.beatOnce(ctx)
+		if !w.config.Once && time.Since(started) < w.times.startFor {
+			wait = min(wait, w.times.start) // for what the process before this one has left (R29)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-w.pulse:
+		case <-time.After(wait):
+		}
+	}
+}
+
+// beatOnce sends one heartbeat, and acts on what it reads. It returns when the next one is due.
+func (w *Worker) beatOnce(ctx context.Context) time.Duration {
+	var beat Beat
+	registered := false
+	w.on(func(c *core, now time.Time) actions {
+		beat, registered = c.beat(w.times, !w.toldAt.IsZero(), now)
+		return actions{}
+	})
+	if !registered {
+		return w.times.retry // its row is being made
+	}
+	if w.config.Forbidden != nil && beat.Write {
+		beat.Forbidden = w.config.Forbidden()
+	}
+	sent := time.Now()
+	statements, cancel := context.WithTimeout(ctx, beatTimeout)
+	defer cancel()
+	answer, err := w.store.Beat(statements, beat)
+	if err != nil {
+		if ctx.Err() == nil {
+			w.observer.gap()
+			w.troubles.beats.Failure(w.config.Logger, err, slog.String("worker_id", beat.WorkerID))
+		}
+		return w.times.retry
+	}
+	w.troubles.beats.Success(w.config.Logger)
+	if !answer.Alive {
+		w.declaredDead(beat.WorkerID)
+		return w.times.retry
+	}
+	silent := false
+	w.on(func(c *core, _ time.Time) (do actions) {
+		silent, do = c.acknowledged(beat, answer, sent)
+		return do
+	})
+	if silent {
+		w.config.Logger.LogAttrs(ctx, slog.LevelInfo, "heartbeats are acknowledged again", slog.String("worker_id", beat.WorkerID))
+	}
+	w.observer.read(answer.Session, answer.Peers, time.Now())
+	signal(w.looks)
+	if w.observer.waits(time.Now()) {
+		return w.times.look
+	}
+	return w.times.queuedBeat
+}
+
+// beat returns the next heartbeat, and whether the worker has a row for it.
+func (c *core) beat(times leaseTimes, told bool, now time.Time) (beat Beat, registered bool) {
+	queued := false
+	for _, l := range c.leases.in[leaseRunning] {
+		queued = queued || l.QueueID != 0
+	}
+	every := times.beat
+	if queued {
+		every = times.queuedBeat
+	}
+	c.beats++
+	stopping := told || c.state != StateRunning
+	const slack = 2 // a tick that comes a little early is this one's, not the next one's
+	beat = Beat{
+		WorkerID: c.id, Number: c.beats, Stopping: stopping,
+		Write: stopping != c.saidStopping || c.lastBeat.ago(now) >= every-times.queuedBeat/slack,
+	}
+	if !beat.Write {
+		return beat, c.registered
+	}
+	running := slices.Clone(c.leases.in[leaseRunning])
+	slices.SortFunc(running, func(a, b *lease) int {
+		return cmp.Or(a.since.Compare(b.since), cmp.Compare(a.ID, b.ID))
+	})
+	beat.Running = make([]int64, min(len(running), maxRunning))
+	for i := range beat.Running {
+		beat.Running[i] = running[i].ID
+	}
+	return beat, c.registered
+}
+
+// acknowledged takes the answer to a heartbeat. It reports whether the worker had been silent.
+func (c *core) acknowledged(beat Beat, answer Beaten, sent time.Time) (silent bool, do actions) {
+	if beat.WorkerID != c.id || !beat.Write {
+		return false, do
+	}
+	c.lastBeat, c.sessionLocked, c.saidStopping = moment{sent}, answer.Locked, beat.Stopping
+	silent, c.silent = c.silent, false
+	do.dispatch = silent
+	return silent, do
+}
+
+// fenceAfter returns how long a worker may go on without an acknowledged heartbeat.
+func (c *core) fenceAfter(times leaseTimes) time.Duration {
+	if c.sessionLocked {
+		return times.lockedFence
+	}
+	return times.fence
+}
+
+// fall notes that no heartbeat was acknowledged for so long that others may soon take this worker's
+// jobs. Only a lease keeps a queue's jobs from running side by side, so their handlers are
+// cancelled, and each is given back when its handler has ended (R34). Other jobs go on: a second
+// run beside the first is what they have to bear anyway.
+func (c *core) fall(times leaseTimes, now time.Time) (jobs int, do actions) {
+	if c.silent || !c.registered || c.lastBeat.ago(now) < c.fenceAfter(times) {
+		return 0, do
+	}
+	c.silent = true
+	do = c.giveBack(c.buffer.takeQueued(), now)
+	for _, l := range c.leases.in[leaseRunning] {
+		if l.QueueID != 0 {
+			l.lost = true
+			do.cancel = append(do.cancel, l.cancel)
+		}
+	}
+	return len(do.cancel), do
+}
+
+// fenceOnTime calls fall until ctx ends.
+func (w *Worker) fenceOnTime(ctx context.Context) {
+	for {
+		due := time.Now().Add(w.times.fenceTick)
+		if !sleep(ctx, w.times.fenceTick) {
+			return
+		}
+		if time.Since(due) > w.times.fenceTick/2 && !sleep(ctx, w.times.fenceTick/4) {
+			return // the process had no time to run: an answer may be waiting for it
+		}
+		jobs, fell := 0, false
+		w.on(func(c *core, now time.Time) (do actions) {
+			before := c.silent
+			jobs, do = c.fall(w.times, now)
+			fell = c.silent && !before
+			return do
+		})
+		if fell {
+			w.config.Logger.LogAttrs(ctx, slog.LevelError,
+				"no heartbeat was acknowledged: nothing is claimed, and jobs of queues are cancelled, before others may run them",
+				slog.String("worker_id", w.workerID()), slog.Int("jobs", jobs))
+			w.observe(Event{Kind: EventSilent, Count: jobs})
+		}
+	}
+}
+
+// declaredDead ends what ran under an id that was declared dead. The dispatcher registers a new one.
+func (w *Worker) declaredDead(id string) {
+	first := false
+	w.on(func(c *core, now time.Time) (do actions) {
+		first, do = c.declaredDead(id, now)
+		return do
+	})
+	if first {
+		w.config.Logger.LogAttrs(context.Background(), slog.LevelError,
+			"worker was declared dead, and goes on under a new id", slog.String("worker_id", id))
+		w.observe(Event{Kind: EventFenced, WorkerID: id})
+	}
+}

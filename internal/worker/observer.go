@@ -1,0 +1,203 @@
+package worker
+
+import (
+	"sync"
+	"time"
+
+	"github.com/backfillhq/go/internal/host"
+)
+
+// Peer is a worker's row, as the others read it.
+type Peer struct {
+	ID      string
+	Number  int32 // names its session lock
+	Beats   int64 // so far; less than 0: it does not beat, because its version is older
+	Locked  bool  // its session has taken the lock, and may have lost it since
+	Dead    bool  // it stopped, or was declared dead
+	Rescued bool  // and nothing is locked by it any more
+	Host    string
+	Process host.Process
+}
+
+// Verdict is what one worker knows of another.
+type Verdict int
+
+// The verdicts, from good to bad.
+const (
+	VerdictAlive Verdict = iota // its heart beats, or nobody can tell
+	VerdictLate                 // its next heartbeat should have come
+	VerdictDead                 // it will not beat again, or not before its jobs run elsewhere
+)
+
+// observer watches the heartbeats of the other workers. Death is observed, and never computed from
+// a time in a row: a worker is dead when its beats have not changed for long enough by the clock of
+// this process, while the own ones were acknowledged throughout (R10).
+type observer struct {
+	times leaseTimes
+
+	mu   sync.Mutex
+	last time.Time
+	seen map[string]*sighting
+}
+
+// sighting is what was seen of one worker.
+type sighting struct {
+	Peer
+
+	since    time.Time // when this number of beats was first read; zero: before a gap
+	session  int       // of ours, over which it was last read
+	advanced bool      // its beats were seen to change between two looks over that session
+	absent   bool      // its row is gone, since that time
+}
+
+func newObserver(times leaseTimes) *observer {
+	return &observer{times: times, seen: make(map[string]*sighting)}
+}
+
+// gap starts all observations over: this worker did not see what happened meanwhile.
+func (o *observer) gap() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.startOver()
+}
+
+func (o *observer) startOver() {
+	for _, s := range o.seen {
+		s.since, s.advanced = time.Time{}, false
+	}
+}
+
+// read takes the rows of all workers, apart from the own one.
+func (o *observer) read(session int, peers []Peer, now time.Time) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if now.Sub(o.last) > o.times.gap {
+		o.startOver() // this process was stopped, or its machine: what others wrote meanwhile may be under way
+	}
+	o.last = now
+	there := make(map[string]bool, len(peers))
+	for _, peer := range peers {
+		there[peer.ID] = true
+		s := o.seen[peer.ID]
+		switch {
+		case s == nil:
+			o.seen[peer.ID] = &sighting{Peer: peer, since: now, session: session}
+			continue
+		case s.session != session || s.since.IsZero():
+			// What has changed since the last look may have changed before a restart of the server.
+			s.advanced = false
+			if s.Beats != peer.Beats || s.since.IsZero() {
+				s.since = now
+			}
+		case s.Beats != peer.Beats:
+			s.since, s.advanced = now, true
+		case s.absent:
+			s.since = now
+		}
+		s.Peer, s.session, s.absent = peer, session, false
+	}
+	for id, s := range o.seen {
+		switch {
+		case there[id]:
+		case s.Rescued: // its row was deleted, as that of a worker that is long dead
+			delete(o.seen, id)
+		case !s.absent || s.since.IsZero():
+			s.absent, s.since = true, now
+		}
+	}
+}
+
+// judge is the one place where a worker is judged. unlocked says that its session lock was seen to
+// be free: that proves nothing alone, because all locks are free after a restart of the server.
+func (o *observer) judge(s *sighting, unlocked bool, now time.Time) Verdict {
+	quiet := time.Duration(0)
+	if !s.since.IsZero() {
+		quiet = now.Sub(s.since)
+	}
+	disconnected := s.Locked && unlocked
+	switch {
+	case s.Dead:
+		return VerdictDead
+	case s.absent:
+		if quiet >= o.times.death {
+			return VerdictDead
+		}
+		return VerdictLate
+	case s.Beats < 0:
+		return VerdictAlive
+	case quiet >= o.times.death,
+		disconnected && s.advanced && quiet >= o.times.unlockedDeath,
+		disconnected && s.Process.Gone(): // R29
+		return VerdictDead
+	case quiet >= o.times.late, s.Process.Gone():
+		return VerdictLate
+	}
+	return VerdictAlive
+}
+
+// watches reports whether this is a worker whose heartbeats tell whether it lives.
+func (o *observer) watches(id string) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	s := o.seen[id]
+	return s != nil && s.Beats >= 0
+}
+
+// late returns whose session locks are to be looked at: of those that may be dead if theirs is free.
+func (o *observer) late(now time.Time) (late []Peer) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, s := range o.seen {
+		if s.Locked && !s.absent && o.judge(s, false, now) == VerdictLate {
+			late = append(late, s.Peer)
+		}
+	}
+	return late
+}
+
+// dead returns who is to be declared dead, and whose rows are to be released: the dead and those
+// that have no row any more.
+func (o *observer) dead(unlocked map[string]bool, now time.Time) (declare []Peer, release []string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for id, s := range o.seen {
+		switch {
+		case s.Rescued || o.judge(s, unlocked[id], now) != VerdictDead:
+		case s.Dead || s.absent:
+			release = append(release, id)
+		default:
+			declare = append(declare, s.Peer)
+		}
+	}
+	return declare, release
+}
+
+// declared notes that a worker was declared dead.
+func (o *observer) declared(id string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if s := o.seen[id]; s != nil {
+		s.Dead = true
+	}
+}
+
+// rescued notes that nothing is locked by a worker any more.
+func (o *observer) rescued(id string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if s := o.seen[id]; s != nil {
+		s.Rescued = true
+	}
+}
+
+// waits reports whether somebody is late, so that the next look is to follow soon.
+func (o *observer) waits(now time.Time) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, s := range o.seen {
+		if !s.Rescued && o.judge(s, false, now) != VerdictAlive {
+			return true
+		}
+	}
+	return false
+}

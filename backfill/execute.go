@@ -59,7 +59,7 @@ func (x *executor) execute(ctx context.Context, claimed *wire.Job, outcome *work
 		return
 	}
 	job := newJob(claimed)
-	carried := &jobContext{Context: ctx, job: job, last: job.Attempt >= job.MaxAttempts, enqueuer: x.enqueuer}
+	carried := &jobContext{Context: ctx, job: job, left: attemptsLeft(job.Attempt, job.MaxAttempts), enqueuer: x.enqueuer}
 	ctx = carried
 	if limit := route.handler.timeout; limit > 0 {
 		var cancel context.CancelFunc
@@ -112,7 +112,7 @@ func (x *executor) outcome(ctx context.Context, h *handler, job *wire.Job, err e
 			outcome = failure(err, h.backoff.delay(job.Attempt))
 		}
 	}()
-	verdict := verdictOf(ctx, err, job.Attempt >= job.MaxAttempts)
+	verdict := verdictOf(ctx, err, attemptsLeft(job.Attempt, job.MaxAttempts))
 	switch verdict.Kind {
 	case VerdictCompleted:
 		return worker.Outcome{Kind: worker.OutcomeCompleted}

@@ -51,7 +51,7 @@ type jobContext struct {
 	context.Context //nolint:containedctx // it is a context
 
 	job      *Job // which middleware may change
-	last     bool // this attempt is the last one
+	left     attempts
 	enqueuer Enqueuer
 	said     atomic.Pointer[error] // what the handler returned, if there is middleware; nil: no error
 }

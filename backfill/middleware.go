@@ -70,7 +70,7 @@ func (x *executor) warnOfHidden(ctx context.Context, job *wire.Job, said *error,
 		return // an error of its own, which may be what it is for
 	}
 	defer func() { _ = recover() }() // a method of an error panicked
-	was, is := verdictOf(ctx, *said, false), verdictOf(ctx, returned, false)
+	was, is := verdictOf(ctx, *said, attempts{}), verdictOf(ctx, returned, attempts{})
 	var batch *BatchError
 	hidden := was.Kind != VerdictRetry && is.Kind == VerdictRetry || errors.As(*said, &batch) && !errors.As(returned, &batch)
 	if hidden {

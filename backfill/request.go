@@ -78,6 +78,9 @@ func Key(key string) EnqueueOption { return keyOption(key) }
 func (o keyOption) applyToRequest(r *Request) { r.Key = string(o) }
 
 // MaxAttempts sets how often the job is tried in all, 1 to 32767. Default: the task's max_attempts.
+//
+// A job with one attempt starts at most once: if its worker dies, stops or loses the database while
+// it has started, or may have, the job has failed for good.
 func MaxAttempts(n int) EnqueueOption { return maxAttemptsOption(n) }
 
 func (o maxAttemptsOption) applyToRequest(r *Request) {

@@ -12,7 +12,7 @@ type Verdict struct {
 	_ [0]func()
 
 	Kind  VerdictKind
-	Final bool          // the attempt failed and was the last one: the job is not tried again
+	Final bool          // the attempt was the last one, and the job is not tried again
 	Delay time.Duration // until the job runs again, of snooze and retry_in; else, and if Final, 0
 }
 
@@ -33,17 +33,20 @@ const (
 	// VerdictSnooze: the job runs again later, and the attempt is not charged: see [Snooze].
 	VerdictSnooze VerdictKind = "snooze"
 	// VerdictInterrupted: the worker stops, or has lost the job, and cancelled the handler. The job
-	// runs again, here or elsewhere, and the attempt is not charged.
+	// runs again, here or elsewhere, and the attempt is not charged; unless the job has one attempt in
+	// all, which is not repeated: then it has failed for good, and Final is true.
 	VerdictInterrupted VerdictKind = "interrupted"
 )
 
 // Failed reports whether the attempt counts as a failure: an error tracker wants these errors, and
-// neither snoozes nor interruptions.
+// neither snoozes nor interruptions after which the job runs again.
 func (v Verdict) Failed() bool {
 	switch v.Kind {
 	case VerdictRetry, VerdictRetryIn, VerdictPermanent:
 		return true
-	case VerdictCompleted, VerdictSnooze, VerdictInterrupted:
+	case VerdictInterrupted:
+		return v.Final
+	case VerdictCompleted, VerdictSnooze:
 	}
 	return false
 }
@@ -58,26 +61,36 @@ func VerdictOf(ctx context.Context, err error) (verdict Verdict) {
 	if ctx == nil {
 		ctx = context.Background()
 	}
-	last := lastAttempt(ctx)
+	left := attemptsOf(ctx)
 	defer func() {
 		if recover() != nil { // a method of err panicked: an error like any other, says the worker too
-			verdict = Verdict{Kind: VerdictRetry, Final: last}
+			verdict = Verdict{Kind: VerdictRetry, Final: left.last}
 		}
 	}()
-	return verdictOf(ctx, err, last)
+	return verdictOf(ctx, err, left)
 }
 
-// lastAttempt goes by the job as it was claimed: middleware may have changed what JobInfo returns.
-func lastAttempt(ctx context.Context) bool {
+// attempts says what a job has left.
+type attempts struct {
+	last bool // this attempt is the last one
+	only bool // there is one in all, which must not be repeated
+}
+
+func attemptsLeft(attempt, most int) attempts {
+	return attempts{last: most > 0 && attempt >= most, only: most == 1}
+}
+
+// attemptsOf goes by the job as it was claimed: middleware may have changed what JobInfo returns.
+func attemptsOf(ctx context.Context) attempts {
 	if carried, ok := ctx.Value(jobContextKey{}).(*jobContext); ok {
-		return carried.last
+		return carried.left
 	}
 	job := JobInfo(ctx) // of testutil.WithJob
-	return job.MaxAttempts > 0 && job.Attempt >= job.MaxAttempts
+	return attemptsLeft(job.Attempt, job.MaxAttempts)
 }
 
-// verdictOf is VerdictOf for a job of which is known whether this attempt is the last.
-func verdictOf(ctx context.Context, err error, last bool) Verdict {
+// verdictOf is VerdictOf for a job of which is known how many attempts are left.
+func verdictOf(ctx context.Context, err error, left attempts) Verdict {
 	if err == nil {
 		return Verdict{Kind: VerdictCompleted}
 	}
@@ -90,23 +103,23 @@ func verdictOf(ctx context.Context, err error, last bool) Verdict {
 		return Verdict{Kind: VerdictSnooze, Delay: snooze.delay}
 	}
 	if errors.Is(context.Cause(ctx), ErrLeaseLost) {
-		return Verdict{Kind: VerdictInterrupted}
+		return Verdict{Kind: VerdictInterrupted, Final: left.only}
 	}
 	// A batch that was interrupted half-way is recorded as a failure, so that its finished elements
-	// do not run again; unless that would be its last attempt.
-	if interrupted(ctx, err) && (!isBatch || last) {
-		return Verdict{Kind: VerdictInterrupted}
+	// do not run again; unless that would be the last attempt of several.
+	if interrupted(ctx, err) && (!isBatch || left.last && !left.only) {
+		return Verdict{Kind: VerdictInterrupted, Final: left.only}
 	}
 	switch said := said.(type) {
 	case *permanentError:
 		return Verdict{Kind: VerdictPermanent, Final: true}
 	case *retryError:
-		if last {
+		if left.last {
 			return Verdict{Kind: VerdictRetryIn, Final: true}
 		}
 		return Verdict{Kind: VerdictRetryIn, Delay: said.delay}
 	}
-	return Verdict{Kind: VerdictRetry, Final: last}
+	return Verdict{Kind: VerdictRetry, Final: left.last}
 }
 
 // decisionIn returns the error by which a handler decides how its job ends: the outermost in err,

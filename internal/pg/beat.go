@@ -178,7 +178,9 @@ func (s *Store) Rescue(ctx context.Context, ids []string) (rescued worker.Rescue
 // are left, because somebody else has their rows locked.
 func (s *Store) rescueJobs(ctx context.Context, ids []string, rescued *worker.Rescued) (holders []string, err error) {
 	for {
-		rows, err := ask(ctx, s.rescuing, (*query.Queries).RescueJobs, ids)
+		rows, err := ask(ctx, s.rescuing, (*query.Queries).RescueJobs, query.RescueJobsParams{
+			Ids: ids, Verdict: worker.ErrCrashed.Error(),
+		})
 		if err != nil {
 			return nil, err
 		}
@@ -187,10 +189,15 @@ func (s *Store) rescueJobs(ctx context.Context, ids []string, rescued *worker.Re
 				continue // a row without a job: none was released
 			}
 			lease := wire.Lease{ID: row.ID, Token: row.Token}
-			rescued.Jobs = append(rescued.Jobs, &wire.Job{
+			job := &wire.Job{
 				Lease: lease, Task: row.Task, Queue: row.Queue, Key: row.Key, Priority: row.Priority, RunAt: row.RunAt.Time,
 				Attempt: lease.Attempt(), MaxAttempts: int(row.MaxAttempts),
-			})
+			}
+			if row.Over {
+				rescued.Crashed = append(rescued.Crashed, job)
+			} else {
+				rescued.Jobs = append(rescued.Jobs, job)
+			}
 		}
 		if first := rows[0]; first.Found == first.Ended || first.Ended == 0 {
 			if first.Found == first.Ended {

@@ -99,7 +99,8 @@ func (c *claims) claim(
 		return worker.Claimed{}, looked, fmt.Errorf("claim jobs: %w", err)
 	}
 	// A batch that ended for the size of its payloads is not short. If nothing of a batch was locked,
-	// a trigger of the application's has kept it.
+	// it has jobs with one attempt only, for which there was no room, or a trigger of the application's
+	// has kept it.
 	kept := answer.alive && answer.picked > 0 && len(answer.jobs) == 0
 	short := answer.picked < size && (kept || len(answer.jobs) == answer.picked)
 	c.large = !short && (c.large || kind == claimFree && len(answer.jobs) < answer.picked)
@@ -114,8 +115,8 @@ func (c *claims) claim(
 		Jobs:       answer.jobs,
 		Alive:      answer.alive,
 		More:       answer.alive && !kept && (!short || unseen || searching || blind),
-		MoreSerial: len(answer.heldBack) > 0,
-		Contended:  answer.contended || kept,
+		MoreSerial: len(answer.heldBack) > 0 || kept && request.Serial == 0,
+		Contended:  answer.contended || kept && request.Serial > 0,
 		NextDue:    answer.nextDue,
 	}
 	if !full && short && !claimed.More {
@@ -152,10 +153,7 @@ func (c *claims) ask(
 	token := wire.ClaimToken(request.WorkerID, request.Number)
 	args := []any{
 		request.WorkerID, token, c.taskIDs, priorities, lows, size,
-		request.Bytes, request.MaxPayload, c.marks.from,
-	}
-	if kind != claimFree {
-		args = append(args, request.Serial)
+		request.Bytes, request.MaxPayload, c.marks.from, request.Serial,
 	}
 	if kind == claimFront || kind == claimDeep {
 		args = append(args, append(append([]int32{}, request.Queues...), c.search.known...))

@@ -83,9 +83,11 @@ func (m *marks) note(sent time.Time, full, short bool, answer answer) (unseen bo
 			}
 		}
 	}
-	for _, job := range answer.jobs {
-		if job.QueueID == 0 {
-			m.pass(job)
+	if len(answer.jobs) == answer.picked { // else jobs were left that may be before those claimed
+		for _, job := range answer.jobs {
+			if job.QueueID == 0 {
+				m.pass(job)
+			}
 		}
 	}
 	if !full {

@@ -11,7 +11,7 @@ import (
 type buffer struct {
 	leases []*lease // sorted; leases[head:] are present
 	head   int
-	queued int   // of them, those of queues
+	prompt int   // of them, those that were claimed because they would start at once
 	bytes  int64 // of their payloads
 }
 
@@ -34,8 +34,8 @@ func (b *buffer) add(claimed []*lease) {
 }
 
 func (b *buffer) count(l *lease, n int) {
-	if l.QueueID != 0 {
-		b.queued += n
+	if l.QueueID != 0 || l.only() {
+		b.prompt += n
 	}
 	b.bytes += int64(n) * int64(len(l.Payload))
 }

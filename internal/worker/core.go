@@ -123,8 +123,8 @@ func (c *core) room() int {
 	target := c.concurrency - c.handling + c.pace.prefetch()
 	room := target - c.buffer.len()
 	serial := c.serialRoom()
-	if serial < c.buffer.queued {
-		serial = 0 // until half of the queues' jobs have started
+	if serial < c.buffer.prompt {
+		serial = 0 // until half of them have started
 	}
 	switch half := room >= max(1, target/2); {
 	case half && (c.demand.wanted || serial > 0):
@@ -138,15 +138,16 @@ func (c *core) room() int {
 	}
 }
 
-// serialRoom returns how many jobs of queues could start now or almost now (R23). What waits in the
-// buffer is sorted, so a queue's job that is first in line starts next, whatever waits behind it:
-// only the other jobs of queues count. While anything is claimed ahead, so may one of a queue be.
+// serialRoom returns how many jobs could start now or almost now: jobs of queues, whose queues wait
+// for them (R23), and those with one attempt, which would be lost if this process died (R9). What
+// waits in the buffer is sorted, so one that is first in line starts next, whatever waits behind it:
+// only others of their kind count. While anything is claimed ahead, so may one of them be.
 func (c *core) serialRoom() int {
 	room := max(c.concurrency-c.handling, c.pace.serial())
 	if c.buffer.len() > 0 || c.pace.prefetch() > 0 {
 		room = max(room, 1)
 	}
-	return max(room-c.buffer.queued, 0)
+	return max(room-c.buffer.prompt, 0)
 }
 
 func (c *core) request(batch int) ClaimRequest {
@@ -343,11 +344,11 @@ func (c *core) drained(now time.Time) (running int, do actions) {
 	return c.handling, c.giveBack(c.buffer.takeOlder(now), now)
 }
 
-// abandon gives back the jobs whose handlers ignore their cancelled contexts.
+// abandon ends the leases whose handlers ignore their cancelled contexts.
 func (c *core) abandon(now time.Time) (given []*lease, do actions) {
 	given = slices.Clone(c.leases.in[leaseRunning])
 	for _, l := range given {
-		c.end(l, leaseAbandoned, Outcome{Kind: OutcomeReturned}, now)
+		c.end(l, leaseAbandoned, l.interrupted(), now)
 	}
 	return given, actions{flush: true}
 }

@@ -235,8 +235,8 @@ func (m *model) check() {
 	switch {
 	case places != c.leases.held():
 		m.t.Errorf("%d leases are held, and %d counted", places, c.leases.held())
-	case c.buffer.len() != len(c.leases.in[leaseClaimed]) || c.buffer.queued != queued:
-		m.t.Errorf("%d leases in the buffer (%d of queues), %d claimed (%d)", c.buffer.len(), c.buffer.queued, len(c.leases.in[leaseClaimed]), queued)
+	case c.buffer.len() != len(c.leases.in[leaseClaimed]) || c.buffer.prompt != queued:
+		m.t.Errorf("%d leases in the buffer (%d of queues), %d claimed (%d)", c.buffer.len(), c.buffer.prompt, len(c.leases.in[leaseClaimed]), queued)
 	case outbox != len(c.leases.in[leaseEnding])+len(c.leases.in[leaseAbandoned]):
 		m.t.Errorf("%d leases in the outbox, %d ending", outbox, len(c.leases.in[leaseEnding]))
 	case c.handling != len(m.running):

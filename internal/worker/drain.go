@@ -70,6 +70,7 @@ func (w *Worker) abandon() {
 	names := make([]string, len(left))
 	for i, l := range left {
 		names[i] = jobName(l.Job)
+		w.reportEnd(l.workerID, l.Job, l.interrupted(), time.Since(l.since))
 	}
 	if len(left) > 0 {
 		w.config.Logger.WarnContext(context.Background(),

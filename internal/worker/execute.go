@@ -83,6 +83,9 @@ func (w *Worker) ended(l *lease, outcome Outcome) {
 		// fault. If the lease is still ours, the job is given back.
 		outcome = Outcome{Kind: OutcomeReturned}
 	}
+	if outcome.Kind == OutcomeReturned {
+		outcome = l.interrupted()
+	}
 	w.mu.Unlock()
 	if counts {
 		w.reportEnd(l.workerID, l.Job, outcome, took)

@@ -266,6 +266,7 @@ func (db *fakeDB) claim(request worker.ClaimRequest, tasks []string) worker.Clai
 	claimed := worker.Claimed{Alive: true}
 	now := time.Now()
 	locked, waiting, held := 0, 0, 0 // queues
+	picked := 0
 	bytes := int64(0)
 	passed := make(map[int32]bool)
 	db.order = slices.DeleteFunc(db.order, func(job *fakeJob) bool { return db.jobs[job.ID] == nil })
@@ -282,7 +283,7 @@ func (db *fakeDB) claim(request worker.ClaimRequest, tasks []string) worker.Clai
 			continue
 		}
 		size := int64(len(job.Payload))
-		if len(claimed.Jobs) == request.Batch || len(claimed.Jobs) > 0 && request.Bytes > 0 && bytes+size > request.Bytes {
+		if picked == request.Batch || len(claimed.Jobs) > 0 && request.Bytes > 0 && bytes+size > request.Bytes {
 			claimed.More = true
 			break
 		}
@@ -307,6 +308,13 @@ func (db *fakeDB) claim(request worker.ClaimRequest, tasks []string) worker.Clai
 		} else if job.Busy || tooLarge {
 			continue
 		}
+		if picked++; job.MaxAttempts == 1 && picked > request.Serial {
+			if queue := db.queues[job.Queue]; queue != nil {
+				queue.LockedBy = ""
+			}
+			claimed.MoreSerial = true
+			continue
+		}
 		bytes += size
 		job.Attempt++
 		job.LockedBy, job.LockedAt = token+"."+strconv.Itoa(job.Attempt), now
@@ -317,7 +325,7 @@ func (db *fakeDB) claim(request worker.ClaimRequest, tasks []string) worker.Clai
 		copied := job.Job
 		claimed.Jobs = append(claimed.Jobs, &copied)
 	}
-	claimed.MoreSerial = waiting > locked && locked == request.Serial
+	claimed.MoreSerial = claimed.MoreSerial || waiting > locked && locked == request.Serial
 	claimed.Contended = held > 0 && held == waiting && request.Serial > 0
 	return claimed
 }

@@ -208,9 +208,14 @@ func (db *fakeDB) release(ids []string) (rescued worker.Rescued) {
 			continue
 		}
 		copied := job.Job
+		job.LockedBy = ""
+		if job.MaxAttempts == 1 && job.Attempt == 1 && copied.Lease.Attempt() == 1 {
+			job.LastError = worker.ErrCrashed.Error()
+			rescued.Crashed = append(rescued.Crashed, &copied)
+			continue
+		}
 		rescued.Jobs = append(rescued.Jobs, &copied)
 		job.refund()
-		job.LockedBy = ""
 	}
 	for _, queue := range db.queues {
 		id, gone := gone(queue.LockedBy, claimShape)

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -26,6 +27,19 @@ type lease struct {
 	outcome Outcome // of a lease that is ending or abandoned
 	retry   retry
 }
+
+// only reports whether the job has one attempt in all: it must not run twice (R9).
+func (l *lease) only() bool { return l.MaxAttempts == 1 }
+
+// interrupted is the outcome of a handler that was cancelled, or given up, without being at fault.
+func (l *lease) interrupted() Outcome {
+	if l.only() {
+		return Outcome{Kind: OutcomeExhausted, Err: errInterrupted, Text: errInterrupted.Error()}
+	}
+	return Outcome{Kind: OutcomeReturned}
+}
+
+var errInterrupted = errors.New("interrupted: the worker stopped, or lost the database, while the only attempt ran")
 
 // retry is what earlier tries to record an outcome have shown.
 type retry struct {

@@ -14,8 +14,9 @@ const rescueTimeout = lookTimeout
 
 // Rescued is what a rescue has done.
 type Rescued struct {
-	Jobs   []*wire.Job // that were released; as the dead worker had them
-	Queues int         // that were released
+	Jobs    []*wire.Job // that were released; as the dead worker had them
+	Crashed []*wire.Job // that have failed for good, because it had their only attempt (R9)
+	Queues  int         // that were released
 	// Settled are the workers by whom nothing is locked any more. The others are to be rescued again.
 	Settled []string
 }
@@ -84,6 +85,9 @@ func (w *Worker) rescue(ctx context.Context) error {
 
 // report tells of jobs that a dead worker has left.
 func (w *Worker) report(rescued Rescued) {
+	for _, job := range rescued.Crashed {
+		w.reportEnd("", job, Outcome{Kind: OutcomeExhausted, Err: ErrCrashed}, 0)
+	}
 	if len(rescued.Jobs)+rescued.Queues == 0 {
 		return
 	}

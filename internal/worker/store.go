@@ -32,7 +32,8 @@ type Store interface {
 	// then it has beaten since, its row is gone, or a claim of it is under way. It never waits.
 	Declare(ctx context.Context, workerID string, beats int64) (bool, error)
 	// Rescue releases what is locked under the ids of workers that are dead or have no row; others
-	// it leaves alone. Attempts are refunded as in Release (R3), run_at stays, and with it the place.
+	// it leaves alone. Attempts are refunded as in Release (R3), run_at stays, and with it the place. A
+	// job with one attempt in all is exhausted instead (R9), with ErrCrashed in front of its last error.
 	// One worker of the fleet does it at a time: for the others nothing is settled. It never waits
 	// for a row lock, and may be interrupted anywhere. After an error, what it returns was done.
 	Rescue(ctx context.Context, ids []string) (Rescued, error)
@@ -88,10 +89,12 @@ type Registration struct {
 
 // ClaimRequest says what a worker can take.
 type ClaimRequest struct {
-	WorkerID  string
-	Number    uint64   // of this claim; used once, also when it failed or its outcome is unknown (R2)
-	Batch     int      // at most this many jobs
-	Serial    int      // at most this many of them from queues (R23)
+	WorkerID string
+	Number   uint64 // of this claim; used once, also when it failed or its outcome is unknown (R2)
+	Batch    int    // at most this many jobs
+	// Serial bounds what is claimed only if it starts at once: at most this many jobs of queues (R23),
+	// and jobs with one attempt in all only among the first so many of the batch (R9).
+	Serial    int
 	Forbidden []string // no job that has one of these flags
 	Queues    []int32  // that a finish has freed: their heads are looked at first
 	// Bytes bounds the payloads of the batch together; the first job is taken whatever its size. 0: no
@@ -115,7 +118,7 @@ type Claimed struct {
 	// is set if nothing else asks for a claim: until then the look would cost too much of the
 	// database's time (R21). 0: this claim has looked for everything.
 	Again time.Duration
-	// MoreSerial says that queues wait which ClaimRequest.Serial kept out: ask again when there is
+	// MoreSerial says that jobs wait which ClaimRequest.Serial kept out: ask again when there is
 	// room for jobs of queues.
 	MoreSerial bool
 	// Contended says that jobs wait that this claim could not have: somebody else holds their queues

@@ -38,6 +38,9 @@ var (
 	ErrLeaseLost = errors.New("lease lost: the job was released or taken by somebody else")
 )
 
+// ErrCrashed is why a job has failed for good whose worker died while it had the only attempt.
+var ErrCrashed = errors.New("crashed: the worker died while it had the job's only attempt")
+
 // Config configures a worker.
 type Config struct {
 	Tasks       []string

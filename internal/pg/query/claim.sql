@@ -23,7 +23,8 @@
 --                     unpack payloads to weigh them: it takes one job alone unless all surely fit
 --    $8 bigint        no larger payload; 0: no limit
 --    $9 smallint      full claim: no better priority than this
---   $10 int           not in Free: at most this many jobs from queues
+--   $10 int           at most this many jobs from queues; and of jobs with one attempt in all those alone
+--                     that are among the first so many of the batch, because they start at once
 --   $11 int[]         Front and Deep: queues to look at, wherever they are
 --   $12 int           Deep: the queue id to go on from
 --   $13 int           Deep: at most this many queues
@@ -87,14 +88,16 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
                 else octet_length(payload::text) <= $8::bigint end
      order by run_at limit 500 for update skip locked) f
    limit $6::int
+), chosen as materialized (                      -- all that were picked, if they surely fit into $7
+  select case when $7::bigint = 0 or sum(bytes) <= $7::bigint then array_agg(id) else (array_agg(id))[1:1] end as ids from picked
 ), alive as materialized (                       -- a worker that was declared dead claims nothing (R5)
   select 1 from graphile_worker.backfill_workers as w where w.id = $1::text and w.dead_at is null for key share
 ), upd as (
   update graphile_worker._private_jobs as j
      set attempts = j.attempts + 1, locked_at = now(),
          locked_by = $2::text || '.' || (j.attempts + 1) || case when j.key is null then '' else 'k' end
-   where exists (select from alive) and j.id = any((          -- all that were picked, if they surely fit into $7
-     select case when $7::bigint = 0 or sum(bytes) <= $7::bigint then array_agg(id) else (array_agg(id))[1:1] end from picked)::bigint[])
+   where exists (select from alive) and j.id = any((select ids from chosen)::bigint[])
+     and (j.max_attempts > 1 or j.id = any((select ids[1:$10::int] from chosen)::bigint[]))        -- R9
   returning j.id, j.job_queue_id, j.task_id, j.payload, j.priority, j.run_at, j.attempts, j.max_attempts,
             j.created_at, j.key, j.locked_by, j.revision, j.flags
 )
@@ -141,20 +144,22 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
            case when pg_column_size(payload) <= 2000 then octet_length(payload::text)
                 else pg_column_size(payload)::bigint * 256 end as bytes from graphile_worker._private_jobs
      where is_available and job_queue_id is null and priority = mark.p
-       and run_at between mark.low and now() and task_id = any($3::int[]) and (flags ?| $10::text[]) is not true
+       and run_at between mark.low and now() and task_id = any($3::int[]) and (flags ?| $11::text[]) is not true
        and case when $8::bigint = 0 or pg_column_size(payload)::bigint * 256 <= $8::bigint then true
                 when pg_column_size(payload)::bigint > 65536 then false
                 else octet_length(payload::text) <= $8::bigint end
      order by run_at limit 500 for update skip locked) f
    limit $6::int
+), chosen as materialized (                      -- all that were picked, if they surely fit into $7
+  select case when $7::bigint = 0 or sum(bytes) <= $7::bigint then array_agg(id) else (array_agg(id))[1:1] end as ids from picked
 ), alive as materialized (                       -- a worker that was declared dead claims nothing (R5)
   select 1 from graphile_worker.backfill_workers as w where w.id = $1::text and w.dead_at is null for key share
 ), upd as (
   update graphile_worker._private_jobs as j
      set attempts = j.attempts + 1, locked_at = now(),
          locked_by = $2::text || '.' || (j.attempts + 1) || case when j.key is null then '' else 'k' end
-   where exists (select from alive) and j.id = any((          -- all that were picked, if they surely fit into $7
-     select case when $7::bigint = 0 or sum(bytes) <= $7::bigint then array_agg(id) else (array_agg(id))[1:1] end from picked)::bigint[])
+   where exists (select from alive) and j.id = any((select ids from chosen)::bigint[])
+     and (j.max_attempts > 1 or j.id = any((select ids[1:$10::int] from chosen)::bigint[]))        -- R9
   returning j.id, j.job_queue_id, j.task_id, j.payload, j.priority, j.run_at, j.attempts, j.max_attempts,
             j.created_at, j.key, j.locked_by, j.revision, j.flags
 )
@@ -172,7 +177,7 @@ select aux.*, upd.*, null::text as queue_name
                (select (extract(epoch from min(n.run_at) - now()) * 1000000)::bigint from mark cross join lateral (
                   select i.run_at from (
                     select j.run_at, j.task_id, row_number() over () as i from (
-                      select run_at, case when (flags ?| $10::text[]) is not true then task_id end as task_id from graphile_worker._private_jobs
+                      select run_at, case when (flags ?| $11::text[]) is not true then task_id end as task_id from graphile_worker._private_jobs
                        where is_available and priority = mark.p and run_at > now() and run_at < now() + interval '100 years'
                        order by run_at limit 200) j) i
                    where i.task_id = any($3::int[]) or i.i = 200 limit 1) n
@@ -279,7 +284,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
     from fit where fit.bytes <= $7::bigint and fit.n < (select cardinality(ids) from sorted)
 ), chosen as materialized (                      -- no payload is larger than its bytes here
   select case when $7::bigint = 0 or (select coalesce(sum(bytes), 0) from picked) <= $7::bigint
-              then array(select id from picked)
+              then (select ids from sorted)
               else (select ids[1:(select greatest(1, max(n)) from fit where bytes <= $7::bigint)] from sorted) end as ids
 ), alive as materialized (                       -- a worker that was declared dead claims nothing (R5)
   select 1 from graphile_worker.backfill_workers as w where w.id = $1::text and w.dead_at is null for key share
@@ -288,6 +293,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
      set attempts = j.attempts + 1, locked_at = now(),
          locked_by = $2::text || '.' || (j.attempts + 1) || case when j.key is null then '' else 'k' end
    where exists (select from alive) and j.id = any((select ids from chosen)::bigint[])
+     and (j.max_attempts > 1 or j.id = any((select ids[1:$10::int] from chosen)::bigint[]))        -- R9
   returning j.id, j.job_queue_id, j.task_id, j.payload, j.priority, j.run_at, j.attempts, j.max_attempts,
             j.created_at, j.key, j.locked_by, j.revision, j.flags
 ), qup as (                                      -- the queues of what was really claimed, by id: by ctid a new version is missed
@@ -425,7 +431,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
     from fit where fit.bytes <= $7::bigint and fit.n < (select cardinality(ids) from sorted)
 ), chosen as materialized (                      -- no payload is larger than its bytes here
   select case when $7::bigint = 0 or (select coalesce(sum(bytes), 0) from picked) <= $7::bigint
-              then array(select id from picked)
+              then (select ids from sorted)
               else (select ids[1:(select greatest(1, max(n)) from fit where bytes <= $7::bigint)] from sorted) end as ids
 ), alive as materialized (                       -- a worker that was declared dead claims nothing (R5)
   select 1 from graphile_worker.backfill_workers as w where w.id = $1::text and w.dead_at is null for key share
@@ -434,6 +440,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
      set attempts = j.attempts + 1, locked_at = now(),
          locked_by = $2::text || '.' || (j.attempts + 1) || case when j.key is null then '' else 'k' end
    where exists (select from alive) and j.id = any((select ids from chosen)::bigint[])
+     and (j.max_attempts > 1 or j.id = any((select ids[1:$10::int] from chosen)::bigint[]))        -- R9
   returning j.id, j.job_queue_id, j.task_id, j.payload, j.priority, j.run_at, j.attempts, j.max_attempts,
             j.created_at, j.key, j.locked_by, j.revision, j.flags
 ), qup as (                                      -- the queues of what was really claimed, by id: by ctid a new version is missed
@@ -575,7 +582,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
     from fit where fit.bytes <= $7::bigint and fit.n < (select cardinality(ids) from sorted)
 ), chosen as materialized (                      -- no payload is larger than its bytes here
   select case when $7::bigint = 0 or (select coalesce(sum(bytes), 0) from picked) <= $7::bigint
-              then array(select id from picked)
+              then (select ids from sorted)
               else (select ids[1:(select greatest(1, max(n)) from fit where bytes <= $7::bigint)] from sorted) end as ids
 ), alive as materialized (                       -- a worker that was declared dead claims nothing (R5)
   select 1 from graphile_worker.backfill_workers as w where w.id = $1::text and w.dead_at is null for key share
@@ -584,6 +591,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
      set attempts = j.attempts + 1, locked_at = now(),
          locked_by = $2::text || '.' || (j.attempts + 1) || case when j.key is null then '' else 'k' end
    where exists (select from alive) and j.id = any((select ids from chosen)::bigint[])
+     and (j.max_attempts > 1 or j.id = any((select ids[1:$10::int] from chosen)::bigint[]))        -- R9
   returning j.id, j.job_queue_id, j.task_id, j.payload, j.priority, j.run_at, j.attempts, j.max_attempts,
             j.created_at, j.key, j.locked_by, j.revision, j.flags
 ), qup as (                                      -- the queues of what was really claimed, by id: by ctid a new version is missed
@@ -720,7 +728,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
     from fit where fit.bytes <= $7::bigint and fit.n < (select cardinality(ids) from sorted)
 ), chosen as materialized (                      -- no payload is larger than its bytes here
   select case when $7::bigint = 0 or (select coalesce(sum(bytes), 0) from picked) <= $7::bigint
-              then array(select id from picked)
+              then (select ids from sorted)
               else (select ids[1:(select greatest(1, max(n)) from fit where bytes <= $7::bigint)] from sorted) end as ids
 ), alive as materialized (                       -- a worker that was declared dead claims nothing (R5)
   select 1 from graphile_worker.backfill_workers as w where w.id = $1::text and w.dead_at is null for key share
@@ -729,6 +737,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
      set attempts = j.attempts + 1, locked_at = now(),
          locked_by = $2::text || '.' || (j.attempts + 1) || case when j.key is null then '' else 'k' end
    where exists (select from alive) and j.id = any((select ids from chosen)::bigint[])
+     and (j.max_attempts > 1 or j.id = any((select ids[1:$10::int] from chosen)::bigint[]))        -- R9
   returning j.id, j.job_queue_id, j.task_id, j.payload, j.priority, j.run_at, j.attempts, j.max_attempts,
             j.created_at, j.key, j.locked_by, j.revision, j.flags
 ), qup as (                                      -- the queues of what was really claimed, by id: by ctid a new version is missed
@@ -851,7 +860,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
     from fit where fit.bytes <= $7::bigint and fit.n < (select cardinality(ids) from sorted)
 ), chosen as materialized (                      -- no payload is larger than its bytes here
   select case when $7::bigint = 0 or (select coalesce(sum(bytes), 0) from picked) <= $7::bigint
-              then array(select id from picked)
+              then (select ids from sorted)
               else (select ids[1:(select greatest(1, max(n)) from fit where bytes <= $7::bigint)] from sorted) end as ids
 ), alive as materialized (                       -- a worker that was declared dead claims nothing (R5)
   select 1 from graphile_worker.backfill_workers as w where w.id = $1::text and w.dead_at is null for key share
@@ -860,6 +869,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
      set attempts = j.attempts + 1, locked_at = now(),
          locked_by = $2::text || '.' || (j.attempts + 1) || case when j.key is null then '' else 'k' end
    where exists (select from alive) and j.id = any((select ids from chosen)::bigint[])
+     and (j.max_attempts > 1 or j.id = any((select ids[1:$10::int] from chosen)::bigint[]))        -- R9
   returning j.id, j.job_queue_id, j.task_id, j.payload, j.priority, j.run_at, j.attempts, j.max_attempts,
             j.created_at, j.key, j.locked_by, j.revision, j.flags
 ), qup as (                                      -- the queues of what was really claimed, by id: by ctid a new version is missed
@@ -985,7 +995,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
     from fit where fit.bytes <= $7::bigint and fit.n < (select cardinality(ids) from sorted)
 ), chosen as materialized (                      -- no payload is larger than its bytes here
   select case when $7::bigint = 0 or (select coalesce(sum(bytes), 0) from picked) <= $7::bigint
-              then array(select id from picked)
+              then (select ids from sorted)
               else (select ids[1:(select greatest(1, max(n)) from fit where bytes <= $7::bigint)] from sorted) end as ids
 ), alive as materialized (                       -- a worker that was declared dead claims nothing (R5)
   select 1 from graphile_worker.backfill_workers as w where w.id = $1::text and w.dead_at is null for key share
@@ -994,6 +1004,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
      set attempts = j.attempts + 1, locked_at = now(),
          locked_by = $2::text || '.' || (j.attempts + 1) || case when j.key is null then '' else 'k' end
    where exists (select from alive) and j.id = any((select ids from chosen)::bigint[])
+     and (j.max_attempts > 1 or j.id = any((select ids[1:$10::int] from chosen)::bigint[]))        -- R9
   returning j.id, j.job_queue_id, j.task_id, j.payload, j.priority, j.run_at, j.attempts, j.max_attempts,
             j.created_at, j.key, j.locked_by, j.revision, j.flags
 ), qup as (                                      -- the queues of what was really claimed, by id: by ctid a new version is missed

@@ -318,7 +318,8 @@ with gone as materialized (
    where j.locked_by is not null and split_part(j.locked_by, '.', 1) = any(array(select gone.id from gone))
      and j.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+\.[0-9]{1,9}k?$'
 ), held as materialized (
-  select j.id, j.job_queue_id, j.locked_by, j.locked_by like '%k' and j.key is null as superseded
+  select j.id, j.job_queue_id, j.locked_by, j.locked_by like '%k' and j.key is null as superseded,
+         j.max_attempts = 1 and j.attempts = 1 and j.locked_by ~ '\.1k?$' as over
     from graphile_worker._private_jobs as j
    where j.id = any(array(select found.id from found)) and split_part(j.locked_by, '.', 1) = any(array(select gone.id from gone))
    order by j.id limit 1000 for update skip locked
@@ -327,10 +328,11 @@ with gone as materialized (
   returning j.id
 ), released as (
   update graphile_worker._private_jobs as j
-     set attempts = case when j.attempts = substring(j.locked_by from '([0-9]+)k?$')::int
+     set attempts = case when not held.over and j.attempts = substring(j.locked_by from '([0-9]+)k?$')::int
                          then greatest(0, j.attempts - 1) else j.attempts end,
+         last_error = case when held.over then concat_ws(E'\n', $2::text, j.last_error) else j.last_error end,
          locked_at = null, locked_by = null
-   where j.id = any(array(select held.id from held where not held.superseded))
+    from held where j.id = held.id and not held.superseded
   returning j.id, j.task_id, j.key, j.priority, j.run_at, j.max_attempts
 )
 select (select count(*) from found)::int as found, (select count(*) from held)::int as ended,
@@ -338,12 +340,17 @@ select (select count(*) from found)::int as found, (select count(*) from held)::
        coalesce(r.id, 0)::bigint as id, coalesce(t.identifier, '')::text as task,
        coalesce(s.queue_name, '')::text as queue, coalesce(held.locked_by, '')::text as token,
        coalesce(r.key, '')::text as key, coalesce(r.priority, 0)::smallint as priority, r.run_at,
-       coalesce(r.max_attempts, 0)::smallint as max_attempts
+       coalesce(r.max_attempts, 0)::smallint as max_attempts, coalesce(held.over, false)::boolean as over
   from (select 1) as one
   left join (released as r join held on held.id = r.id
              left join graphile_worker._private_tasks as t on t.id = r.task_id
              left join graphile_worker._private_job_queues as s on s.id = held.job_queue_id) on true
 `
+
+type RescueJobsParams struct {
+	Ids     []string
+	Verdict string
+}
 
 type RescueJobsRow struct {
 	Found       int32
@@ -357,13 +364,15 @@ type RescueJobsRow struct {
 	Priority    int16
 	RunAt       pgtype.Timestamptz
 	MaxAttempts int16
+	Over        bool
 }
 
 // Releases jobs of workers that are dead or have no row, a batch at a time. They are found by what
 // their rows say, whatever has become of the worker's. After the tombstone nothing more can be locked,
-// so what is found and not ended is all that is left. Refunds and deletions are those of ReleaseJobs.
-func (q *Queries) RescueJobs(ctx context.Context, ids []string) ([]RescueJobsRow, error) {
-	rows, err := q.db.Query(ctx, RescueJobs, ids)
+// so what is found and not ended is all that is left. Refunds and deletions are those of ReleaseJobs. A
+// job with one attempt in all has had it (R9).
+func (q *Queries) RescueJobs(ctx context.Context, arg RescueJobsParams) ([]RescueJobsRow, error) {
+	rows, err := q.db.Query(ctx, RescueJobs, arg.Ids, arg.Verdict)
 	if err != nil {
 		return nil, err
 	}
@@ -383,6 +392,7 @@ func (q *Queries) RescueJobs(ctx context.Context, ids []string) ([]RescueJobsRow
 			&i.Priority,
 			&i.RunAt,
 			&i.MaxAttempts,
+			&i.Over,
 		); err != nil {
 			return nil, err
 		}

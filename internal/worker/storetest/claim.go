@@ -210,6 +210,32 @@ var claimCases = map[string]func(*rig){
 		}
 		another.only() // which is not retired
 	},
+	"jobs with one attempt are claimed at the front of a batch only": func(r *rig) {
+		for _, queue := range []string{"", "q"} {
+			r := r.other() // which remembers nothing of earlier claims
+			var ids []int64
+			for i := range 6 {
+				job := wire.Job{MaxAttempts: 1, RunAt: time.Now().Add(time.Duration(i-60) * time.Second)}
+				if i%2 == 1 {
+					job.MaxAttempts = 2
+				}
+				ids = append(ids, r.add(job))
+			}
+			if queue != "" { // then the claims have other texts
+				r.add(wire.Job{Queue: queue, RunAt: time.Now().Add(time.Hour)})
+			}
+			first := r.try(worker.ClaimRequest{Batch: 20, Serial: 2}) // 0 and 1 start now; 2 and 4 would wait
+			r.ids("first", first.Jobs, ids[0], ids[1], ids[3], ids[5])
+			if !first.More && !first.MoreSerial {
+				r.t.Error("the claim that left jobs does not ask for more")
+			}
+			none := r.try(worker.ClaimRequest{Batch: 20})
+			if len(none.Jobs) > 0 || !none.MoreSerial {
+				r.t.Errorf("with no room claimed %d jobs, more: %v", len(none.Jobs), none.MoreSerial)
+			}
+			r.ids("then", r.claim(2), ids[2], ids[4])
+		}
+	},
 	"two workers share no job": func(r *rig) {
 		for range 10 {
 			r.add(wire.Job{})

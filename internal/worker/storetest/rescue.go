@@ -90,7 +90,7 @@ var rescueCases = map[string]func(*rig){
 		}
 	},
 	"what a peer has changed meanwhile holds": func(r *rig) {
-		superseded, removed, last := r.add(wire.Job{Key: "k"}), r.add(wire.Job{Key: "l"}), r.add(wire.Job{MaxAttempts: 1})
+		superseded, removed, last := r.add(wire.Job{Key: "k"}), r.add(wire.Job{Key: "l"}), r.add(wire.Job{MaxAttempts: 4, Attempt: 3})
 		reset := r.add(wire.Job{Attempt: 3})
 		r.claim(4)
 		r.Supersede(superseded)
@@ -101,8 +101,20 @@ var rescueCases = map[string]func(*rig){
 		other.rescue(r)
 		r.row(superseded, nil)
 		r.row(removed, nil)
-		r.row(last, &Row{MaxAttempts: 1})
+		r.row(last, &Row{MaxAttempts: 4, Attempts: 3})
 		r.row(reset, &Row{})
+	},
+	"a job with one attempt in all has had it": func(r *rig) {
+		only := r.add(wire.Job{MaxAttempts: 1, Key: "k", Queue: "q"})
+		r.only()
+		other := r.other()
+		other.declare(r)
+		rescued := other.rescue(r)
+		if len(rescued.Jobs) > 0 || len(rescued.Crashed) != 1 || rescued.Crashed[0].ID != only || rescued.Queues != 1 {
+			r.t.Errorf("rescued %+v", rescued)
+		}
+		r.row(only, &Row{Attempts: 1, MaxAttempts: 1, LastError: worker.ErrCrashed.Error()})
+		other.none()
 	},
 	"a row that somebody has locked is rescued later": func(r *rig) {
 		busy, held, free := r.add(wire.Job{Queue: "q"}), r.add(wire.Job{Queue: "p"}), r.add(wire.Job{})

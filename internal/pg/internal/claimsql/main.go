@@ -41,7 +41,7 @@ func run() error {
 	}
 	var variants []variant
 	for _, v := range []variant{
-		{Name: "ClaimFree", Flags: "$10"},
+		{Name: "ClaimFree", Flags: "$11"},
 		{Name: "ClaimFront", Queues: true, Indexed: true, Window: 2000, Flags: "$12"},
 		{Name: "ClaimDeep", Queues: true, Indexed: true, Deep: true, Flags: "$14"},
 		{Name: "ClaimScan", Queues: true, Window: 4000, Flags: "$11"},

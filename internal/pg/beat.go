@@ -26,8 +26,8 @@ const beatTimeout = 2 * time.Second
 type pulse struct {
 	conn    *pgx.Conn // nil: none
 	queries *query.Queries
-	session int   // its number
-	lock    int32 // the number of the worker whose lock it is to hold
+	session int    // its number
+	id      string // of the worker whose lock it is to hold
 	locked  bool
 	expires time.Time
 }
@@ -52,15 +52,15 @@ func (s *Store) Beat(ctx context.Context, beat worker.Beat) (worker.Beaten, erro
 
 func (s *Store) beat(ctx context.Context, beat worker.Beat) (answer worker.Beaten, err error) {
 	p := &s.pulse
-	if p.conn == nil || p.lock != s.number.Load() || time.Now().After(p.expires) {
-		if err := s.startPulse(ctx); err != nil {
+	if p.conn == nil || p.id != beat.WorkerID || time.Now().After(p.expires) {
+		if err := s.startPulse(ctx, beat.WorkerID); err != nil {
 			return answer, err
 		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, beatTimeout)
 	defer cancel()
 	if !p.locked {
-		p.locked, err = p.queries.TryLockSession(ctx, query.TryLockSessionParams{SchemaName: s.settings.Schema, Number: p.lock})
+		p.locked, err = p.queries.TryLockSession(ctx, query.TryLockSessionParams{SchemaName: s.settings.Schema, ID: p.id})
 		if err != nil {
 			return answer, fmt.Errorf("lock: %w", err)
 		}
@@ -85,7 +85,7 @@ func (s *Store) beat(ctx context.Context, beat worker.Beat) (answer worker.Beate
 			continue
 		}
 		answer.Peers = append(answer.Peers, worker.Peer{
-			ID: row.ID, Number: row.Number, Beats: row.Beats, Locked: row.Locked, Dead: row.Dead, Rescued: row.Rescued,
+			ID: row.ID, Beats: row.Beats, Locked: row.Locked, Dead: row.Dead, Rescued: row.Rescued,
 			Host: row.Host, Process: host.Process{Machine: row.Machine, PID: int(row.Pid), Start: row.ProcessStart},
 		})
 	}
@@ -96,7 +96,7 @@ func (s *Store) beat(ctx context.Context, beat worker.Beat) (answer worker.Beate
 func orNone[T any](list []T) []T { return append([]T{}, list...) }
 
 // startPulse makes a new session for heartbeats, in place of one that there may be.
-func (s *Store) startPulse(ctx context.Context) error {
+func (s *Store) startPulse(ctx context.Context, workerID string) error {
 	p := &s.pulse
 	conn, err := s.sessions.connect(ctx)
 	if err != nil {
@@ -105,7 +105,7 @@ func (s *Store) startPulse(ctx context.Context) error {
 	s.stopPulse(ctx)
 	p.conn, p.queries = conn, query.New(renderer{conn, s.claims.texts})
 	p.session++
-	p.lock = s.number.Load()
+	p.id = workerID
 	p.expires = time.Now().Add(s.settings.lifetime())
 	ctx, cancel := context.WithTimeout(ctx, beatTimeout)
 	defer cancel()
@@ -114,7 +114,7 @@ func (s *Store) startPulse(ctx context.Context) error {
 	}
 	// The server may not have seen yet that the session before this one has ended. Who looks at the
 	// lock holds it for a moment, too.
-	err = p.queries.LockSession(ctx, query.LockSessionParams{SchemaName: s.settings.Schema, Number: p.lock})
+	err = p.queries.LockSession(ctx, query.LockSessionParams{SchemaName: s.settings.Schema, ID: p.id})
 	if err != nil && sqlstate.Of(err) != sqlstate.LockNotAvailable {
 		return fmt.Errorf("lock: %w", err)
 	}
@@ -134,7 +134,7 @@ func (s *Store) stopPulse(ctx context.Context) {
 // for no longer than that.
 func (s *Store) Unlocked(ctx context.Context, peers []worker.Peer) (ids []string, err error) {
 	for _, peer := range peers {
-		free, err := s.queries.SessionUnlocked(ctx, query.SessionUnlockedParams{SchemaName: s.settings.Schema, Number: peer.Number})
+		free, err := s.queries.SessionUnlocked(ctx, query.SessionUnlockedParams{SchemaName: s.settings.Schema, ID: peer.ID})
 		if err != nil {
 			return nil, fmt.Errorf("look at the session lock of worker %s: %w", peer.ID, err)
 		}

@@ -38,7 +38,6 @@ type Store struct {
 	served   atomic.Pointer[map[int32]string]
 	claims   claims
 	pulse    pulse
-	number   atomic.Int32 // of the worker's row
 	sweep    *sweep
 	logger   *slog.Logger
 	saidSlow time.Time // when a slow claim was last logged
@@ -103,14 +102,13 @@ func (s *Store) Register(ctx context.Context, registration worker.Registration) 
 	}
 	hostname, _ := os.Hostname() // only informs the operator
 	self := host.Self()
-	number, err := s.queries.InsertWorker(ctx, query.InsertWorkerParams{
+	err = s.queries.InsertWorker(ctx, query.InsertWorkerParams{
 		ID: registration.ID, Host: hostname, Pid: int32(self.PID), Version: version(), Server: s.settings.server(), //nolint:gosec // a pid
 		Machine: self.Machine, ProcessStart: self.Start, Tasks: orNone(s.tasks), Slots: int32(min(registration.Slots, math.MaxInt32)), //nolint:gosec // bounded
 	})
 	if err != nil {
 		return fmt.Errorf("insert worker: %w", err)
 	}
-	s.number.Store(number)
 	s.claims.forget()
 	return s.resolve(ctx)
 }

@@ -94,29 +94,29 @@ func TestOurObjects(t *testing.T) {
 		t.Errorf("index = %s, want %s", got, index)
 	}
 	ledger := dbtest.Get[string](t, conn, "select string_agg(id || ' ' || name, ',' order by id) from graphile_worker.backfill_migrations")
-	if want := "1 workers,2 queue_index,3 enqueue,4 comments,5 enqueue_conflicts,6 sweeps"; ledger != want {
+	if want := "1 workers,2 queue_index,3 enqueue,4 comments,5 enqueue_conflicts,6 sweeps,7 leases"; ledger != want {
 		t.Errorf("our ledger = %s, want %s", ledger, want)
 	}
 }
 
-// TestHeartbeatSaysThatItIsUnused warns whoever reads the column: it looks alive and is not.
-func TestHeartbeatSaysThatItIsUnused(t *testing.T) {
+// TestHeartbeatIsForPeople warns whoever computes with the column: it decides nothing.
+func TestHeartbeatIsForPeople(t *testing.T) {
 	t.Parallel()
 	comment := dbtest.Get[string](t, dbtest.Installed(t), `
 		select coalesce(col_description(attrelid, attnum), 'none') from pg_attribute
 		where attrelid = 'graphile_worker.backfill_workers'::regclass and attname = 'heartbeat_at'`)
-	if !strings.Contains(comment, "Not in use yet") {
+	if !strings.Contains(comment, "never by this time") {
 		t.Errorf("comment on heartbeat_at: %s", comment)
 	}
 }
 
-// The column for sweeps is added once, whatever the ledger says.
-func TestSweepsAreAddedOnce(t *testing.T) {
+// Columns are added once, whatever the ledger says.
+func TestColumnsAreAddedOnce(t *testing.T) {
 	t.Parallel()
 	conn := dbtest.Installed(t)
-	dbtest.Run(t, conn, "delete from graphile_worker.backfill_migrations where id = 6")
+	dbtest.Run(t, conn, "delete from graphile_worker.backfill_migrations where id >= 6")
 	migrate(t, conn, schema.Options{})
-	if n := dbtest.Get[int](t, conn, "select count(*) from graphile_worker.backfill_migrations where id = 6"); n != 1 {
+	if n := dbtest.Get[int](t, conn, "select count(*) from graphile_worker.backfill_migrations where id >= 6"); n != 2 {
 		t.Errorf("%d rows in the ledger", n)
 	}
 }

@@ -29,7 +29,7 @@ type fakeWorker struct {
 // addWorker adds a worker's row; db.mu is held.
 func (db *fakeDB) addWorker(id string, store *fakeStore) {
 	db.workers[id] = &fakeWorker{store: store, Peer: worker.Peer{
-		ID: id, Number: int32(len(db.workers) + 1), Process: host.Process{Machine: store.machine, PID: store.pid}, //nolint:gosec // small
+		ID: id, Process: host.Process{Machine: store.machine, PID: store.pid},
 	}}
 }
 

@@ -10,7 +10,6 @@ import (
 // Peer is a worker's row, as the others read it.
 type Peer struct {
 	ID      string
-	Number  int32 // names its session lock
 	Beats   int64 // so far; less than 0: it does not beat, because its version is older
 	Locked  bool  // its session has taken the lock, and may have lost it since
 	Dead    bool  // it stopped, or was declared dead

@@ -1,10 +1,9 @@
 -- A worker's row, its tasks, and its notifications.
 
--- name: InsertWorker :one
+-- name: InsertWorker :exec
 insert into graphile_worker.backfill_workers
        (id, host, pid, beats, version, server, machine, process_start, tasks, slots)
-values (@id, @host, @pid, 0, @version, @server, @machine, @process_start, @tasks::text[], @slots)
-returning number;
+values (@id, @host, @pid, 0, @version, @server, @machine, @process_start, @tasks::text[], @slots);
 
 -- name: NoteFormerWorker :exec
 -- A worker that was declared dead and is not: what it held did not end it.
@@ -34,20 +33,21 @@ update graphile_worker.backfill_workers as w
 
 -- name: Workers :many
 -- Every worker that lives, or from whom something may be left; and those that were settled lately.
-select w.id, w.host, w.pid, w.number, coalesce(w.beats, -1)::bigint as beats, w.locked, w.machine, w.process_start,
+select w.id, w.host, w.pid, coalesce(w.beats, -1)::bigint as beats, w.locked, w.machine, w.process_start,
        (w.dead_at is not null)::boolean as dead, (w.rescued_at is not null)::boolean as rescued
   from graphile_worker.backfill_workers as w
  where w.dead_at is null or w.rescued_at is null or w.rescued_at > now() - interval '10 minutes';
 
 -- name: LockSession :exec
-select pg_advisory_lock(hashtext('backfill worker ' || @schema_name::text), @number::int);
+-- The lock of a worker's heartbeats. Two ids that have one hash make a lock look held: the safe side.
+select pg_advisory_lock(hashtext('backfill worker ' || @schema_name::text), hashtext(@id::text));
 
 -- name: TryLockSession :one
-select pg_try_advisory_lock(hashtext('backfill worker ' || @schema_name::text), @number::int);
+select pg_try_advisory_lock(hashtext('backfill worker ' || @schema_name::text), hashtext(@id::text));
 
 -- name: SessionUnlocked :one
 -- Shared, so that two who ask do not hide the lock from each other (R28). A lock of this statement's transaction.
-select pg_try_advisory_xact_lock_shared(hashtext('backfill worker ' || @schema_name::text), @number::int);
+select pg_try_advisory_xact_lock_shared(hashtext('backfill worker ' || @schema_name::text), hashtext(@id::text));
 
 -- name: DeclareDead :execrows
 -- Skips a worker of which a claim is under way, which holds the row for key share (R4, R5).

@@ -123,12 +123,11 @@ func (q *Queries) DeleteOldWorkers(ctx context.Context) error {
 	return err
 }
 
-const InsertWorker = `-- name: InsertWorker :one
+const InsertWorker = `-- name: InsertWorker :exec
 
 insert into graphile_worker.backfill_workers
        (id, host, pid, beats, version, server, machine, process_start, tasks, slots)
 values ($1, $2, $3, 0, $4, $5, $6, $7, $8::text[], $9)
-returning number
 `
 
 type InsertWorkerParams struct {
@@ -144,8 +143,8 @@ type InsertWorkerParams struct {
 }
 
 // A worker's row, its tasks, and its notifications.
-func (q *Queries) InsertWorker(ctx context.Context, arg InsertWorkerParams) (int32, error) {
-	row := q.db.QueryRow(ctx, InsertWorker,
+func (q *Queries) InsertWorker(ctx context.Context, arg InsertWorkerParams) error {
+	_, err := q.db.Exec(ctx, InsertWorker,
 		arg.ID,
 		arg.Host,
 		arg.Pid,
@@ -156,9 +155,7 @@ func (q *Queries) InsertWorker(ctx context.Context, arg InsertWorkerParams) (int
 		arg.Tasks,
 		arg.Slots,
 	)
-	var number int32
-	err := row.Scan(&number)
-	return number, err
+	return err
 }
 
 const LockOwners = `-- name: LockOwners :many
@@ -211,16 +208,17 @@ func (q *Queries) LockRescue(ctx context.Context, schemaName string) (bool, erro
 }
 
 const LockSession = `-- name: LockSession :exec
-select pg_advisory_lock(hashtext('backfill worker ' || $1::text), $2::int)
+select pg_advisory_lock(hashtext('backfill worker ' || $1::text), hashtext($2::text))
 `
 
 type LockSessionParams struct {
 	SchemaName string
-	Number     int32
+	ID         string
 }
 
+// The lock of a worker's heartbeats. Two ids that have one hash make a lock look held: the safe side.
 func (q *Queries) LockSession(ctx context.Context, arg LockSessionParams) error {
-	_, err := q.db.Exec(ctx, LockSession, arg.SchemaName, arg.Number)
+	_, err := q.db.Exec(ctx, LockSession, arg.SchemaName, arg.ID)
 	return err
 }
 
@@ -462,17 +460,17 @@ func (q *Queries) RetireWorker(ctx context.Context, arg RetireWorkerParams) erro
 }
 
 const SessionUnlocked = `-- name: SessionUnlocked :one
-select pg_try_advisory_xact_lock_shared(hashtext('backfill worker ' || $1::text), $2::int)
+select pg_try_advisory_xact_lock_shared(hashtext('backfill worker ' || $1::text), hashtext($2::text))
 `
 
 type SessionUnlockedParams struct {
 	SchemaName string
-	Number     int32
+	ID         string
 }
 
 // Shared, so that two who ask do not hide the lock from each other (R28). A lock of this statement's transaction.
 func (q *Queries) SessionUnlocked(ctx context.Context, arg SessionUnlockedParams) (bool, error) {
-	row := q.db.QueryRow(ctx, SessionUnlocked, arg.SchemaName, arg.Number)
+	row := q.db.QueryRow(ctx, SessionUnlocked, arg.SchemaName, arg.ID)
 	var pg_try_advisory_xact_lock_shared bool
 	err := row.Scan(&pg_try_advisory_xact_lock_shared)
 	return pg_try_advisory_xact_lock_shared, err
@@ -533,16 +531,16 @@ func (q *Queries) TaskIDs(ctx context.Context, names []string) ([]GraphileWorker
 }
 
 const TryLockSession = `-- name: TryLockSession :one
-select pg_try_advisory_lock(hashtext('backfill worker ' || $1::text), $2::int)
+select pg_try_advisory_lock(hashtext('backfill worker ' || $1::text), hashtext($2::text))
 `
 
 type TryLockSessionParams struct {
 	SchemaName string
-	Number     int32
+	ID         string
 }
 
 func (q *Queries) TryLockSession(ctx context.Context, arg TryLockSessionParams) (bool, error) {
-	row := q.db.QueryRow(ctx, TryLockSession, arg.SchemaName, arg.Number)
+	row := q.db.QueryRow(ctx, TryLockSession, arg.SchemaName, arg.ID)
 	var pg_try_advisory_lock bool
 	err := row.Scan(&pg_try_advisory_lock)
 	return pg_try_advisory_lock, err
@@ -658,7 +656,7 @@ func (q *Queries) WorkerSettled(ctx context.Context, id string) (bool, error) {
 }
 
 const Workers = `-- name: Workers :many
-select w.id, w.host, w.pid, w.number, coalesce(w.beats, -1)::bigint as beats, w.locked, w.machine, w.process_start,
+select w.id, w.host, w.pid, coalesce(w.beats, -1)::bigint as beats, w.locked, w.machine, w.process_start,
        (w.dead_at is not null)::boolean as dead, (w.rescued_at is not null)::boolean as rescued
   from graphile_worker.backfill_workers as w
  where w.dead_at is null or w.rescued_at is null or w.rescued_at > now() - interval '10 minutes'
@@ -668,7 +666,6 @@ type WorkersRow struct {
 	ID           string
 	Host         string
 	Pid          int32
-	Number       int32
 	Beats        int64
 	Locked       bool
 	Machine      string
@@ -691,7 +688,6 @@ func (q *Queries) Workers(ctx context.Context) ([]WorkersRow, error) {
 			&i.ID,
 			&i.Host,
 			&i.Pid,
-			&i.Number,
 			&i.Beats,
 			&i.Locked,
 			&i.Machine,

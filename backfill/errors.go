@@ -44,6 +44,11 @@ var (
 	// ErrNotLocked is returned by [Client.UnlockWorker] and [Client.ForceUnlock] when nothing is
 	// locked by the given worker.
 	ErrNotLocked = pg.ErrNotLocked
+	// ErrUnknownTask is returned by [Client.Pause]: no worker has served a task of this name, and no
+	// job has had it.
+	ErrUnknownTask = pg.ErrUnknownTask
+	// ErrNotPaused is returned by [Client.Resume]: the task is not paused.
+	ErrNotPaused = pg.ErrNotPaused
 	// ErrBreakingMigration is returned when the schema has a migration that this program does not
 	// know and must not work with. Upgrade the program.
 	ErrBreakingMigration = errors.New("breaking migration of the job schema")

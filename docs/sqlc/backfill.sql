@@ -1149,6 +1149,29 @@ insert into "graphile_worker".backfill_migrations (id, name)
 values (7, 'leases')
 on conflict (id) do nothing;
 
+-- own/0008_pauses.sql
+
+-- Tasks that nobody is to start jobs of, for now. Go workers read it; Node workers do not know it.
+
+create table if not exists "graphile_worker".backfill_pauses (
+  task text constraint backfill_pauses_pkey primary key,
+  paused_at timestamp with time zone not null default clock_timestamp(),
+  paused_by text not null default '',
+  reason text not null default '',
+  ends_at timestamp with time zone
+);
+
+comment on table "graphile_worker".backfill_pauses is
+  'Tasks whose jobs wait, with who paused them and why. Client.Pause and Client.Resume change it.';
+comment on column "graphile_worker".backfill_pauses.ends_at is
+  'When the pause ends by itself. Null: when somebody ends it.';
+
+alter table "graphile_worker".backfill_pauses enable row level security;
+
+insert into "graphile_worker".backfill_migrations (id, name)
+values (8, 'pauses')
+on conflict (id) do nothing;
+
 -- The head of each queue, exactly and in bounded time. Workers run without it, only slower, so it
 -- is built while they work; the runner takes the word "concurrently" out where the table is still
 -- empty. An interrupted build leaves an invalid index of this name: drop it and run this again.

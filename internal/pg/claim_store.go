@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"time"
 
 	"github.com/backfillhq/go/internal/pg/query"
@@ -63,6 +64,11 @@ func (s *Store) resolve(ctx context.Context) error {
 		return fmt.Errorf("look for the index on queues: %w", err)
 	}
 	s.resolved = time.Now()
+	taskIDs = maps.Clone(taskIDs) // the other one is read elsewhere
+	maps.DeleteFunc(taskIDs, func(_ int32, task string) bool {
+		_, paused := s.paused[task]
+		return paused
+	})
 	s.claims.serve(taskIDs, indexed)
 	return nil
 }

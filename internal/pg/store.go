@@ -36,6 +36,7 @@ type Store struct {
 	tasks    []string
 	resolved time.Time // when the ids of tasks were looked up
 	served   atomic.Pointer[map[int32]string]
+	paused   map[string]string // tasks whose jobs wait, and why
 	claims   claims
 	pulse    pulse
 	sweep    *sweep
@@ -140,12 +141,31 @@ func (s *Store) taskIDs(ctx context.Context) (map[int32]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read task ids: %w", err)
 	}
-	ids := make(map[int32]string, len(rows))
+	ids, paused := make(map[int32]string, len(rows)), make(map[string]string)
 	for _, row := range rows {
 		ids[row.ID] = row.Identifier
+		if row.Pause != "" {
+			paused[row.Identifier] = row.Pause
+		}
 	}
 	s.served.Store(&ids)
+	s.sayPaused(ctx, paused)
+	s.paused = paused
 	return ids, nil
+}
+
+// sayPaused logs which tasks are paused, and which are not any more.
+func (s *Store) sayPaused(ctx context.Context, paused map[string]string) {
+	for task, why := range paused {
+		if _, said := s.paused[task]; !said {
+			s.logger.LogAttrs(ctx, slog.LevelWarn, "task is paused: its jobs wait", slog.String("task", task), slog.String("pause", why))
+		}
+	}
+	for task := range s.paused {
+		if _, still := paused[task]; !still {
+			s.logger.LogAttrs(ctx, slog.LevelInfo, "task is not paused any more", slog.String("task", task))
+		}
+	}
 }
 
 // Retire implements worker.Store.

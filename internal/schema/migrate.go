@@ -285,10 +285,16 @@ func (m *migrator) plan(state *schemaState) (plan, error) {
 }
 
 func (m *migrator) checkOwn(state *schemaState) error {
-	missing := absent(ownRelations, state.relations)
+	var recorded []string // that the ledger says are there
+	for table, migration := range map[string]int{workersTable: 1, pausesTable: pausesMigration} {
+		if migration <= state.own {
+			recorded = append(recorded, table)
+		}
+	}
+	missing := absent(recorded, state.relations)
 	switch {
-	case state.own == 0 && len(missing) < len(ownRelations):
-		return m.errOwnObjects(0, "backfill_workers is there")
+	case state.own == 0 && slices.Contains(state.relations, workersTable):
+		return m.errOwnObjects(0, workersTable+" is there")
 	case state.own > 0 && len(missing) > 0:
 		return m.errOwnObjects(state.own, are(missing)+" missing")
 	case (state.own >= enqueueMigration) != slices.Contains(state.functions, enqueueFunction):

@@ -58,6 +58,7 @@ func (k RoleKind) rights() []right {
 		{"table", "_private_tasks", "select, insert"},
 		{"table", "_private_known_crontabs", "select, insert, update"},
 		{"table", "backfill_workers", "select, insert, update, delete"},
+		{"table", "backfill_pauses", "select, insert, update, delete"},
 	}
 	list = append(list, tables...)
 	for _, table := range tables {

@@ -82,6 +82,8 @@ func TestOurObjects(t *testing.T) {
 		"backfill_jobs_queue_idx i false ",
 		"backfill_migrations r false ",
 		"backfill_migrations_pkey i false ",
+		"backfill_pauses r true ",
+		"backfill_pauses_pkey i false ",
 		"backfill_workers r true fillfactor=50",
 		"backfill_workers_pkey i false ",
 	}
@@ -94,7 +96,7 @@ func TestOurObjects(t *testing.T) {
 		t.Errorf("index = %s, want %s", got, index)
 	}
 	ledger := dbtest.Get[string](t, conn, "select string_agg(id || ' ' || name, ',' order by id) from graphile_worker.backfill_migrations")
-	if want := "1 workers,2 queue_index,3 enqueue,4 comments,5 enqueue_conflicts,6 sweeps,7 leases"; ledger != want {
+	if want := "1 workers,2 queue_index,3 enqueue,4 comments,5 enqueue_conflicts,6 sweeps,7 leases,8 pauses"; ledger != want {
 		t.Errorf("our ledger = %s, want %s", ledger, want)
 	}
 }
@@ -116,9 +118,20 @@ func TestColumnsAreAddedOnce(t *testing.T) {
 	conn := dbtest.Installed(t)
 	dbtest.Run(t, conn, "delete from graphile_worker.backfill_migrations where id >= 6")
 	migrate(t, conn, schema.Options{})
-	if n := dbtest.Get[int](t, conn, "select count(*) from graphile_worker.backfill_migrations where id >= 6"); n != 2 {
+	if n := dbtest.Get[int](t, conn, "select count(*) from graphile_worker.backfill_migrations where id >= 6"); n != 3 {
 		t.Errorf("%d rows in the ledger", n)
 	}
+}
+
+// A table of ours that a later file makes is missing before, and has to be there afterwards.
+func TestTablesOfLaterFiles(t *testing.T) {
+	t.Parallel()
+	conn := dbtest.Installed(t)
+	dbtest.Run(t, conn, "drop table graphile_worker.backfill_pauses")
+	dbtest.Mentions(t, schema.Migrate(t.Context(), conn, schema.Options{}), "backfill_pauses", "missing")
+	dbtest.Run(t, conn, "delete from graphile_worker.backfill_migrations where id >= 8")
+	migrate(t, conn, schema.Options{})
+	dbtest.Run(t, conn, "select from graphile_worker.backfill_pauses")
 }
 
 // TestFilesByHand runs the files as a DBA does by hand: the result must be the same.

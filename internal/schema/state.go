@@ -103,6 +103,8 @@ const (
 	ledgerTable    = "migrations"
 	ownLedgerTable = "backfill_migrations"
 	jobsTable      = "_private_jobs"
+	workersTable   = "backfill_workers"
+	pausesTable    = "backfill_pauses"
 )
 
 // What a complete schema has.
@@ -114,7 +116,7 @@ var (
 		"add_job", "add_jobs", "complete_jobs", "permanently_fail_jobs", "reschedule_jobs", "remove_job",
 		"force_unlock_workers",
 	}
-	ownRelations = []string{"backfill_workers"}
+	ownRelations = []string{workersTable, pausesTable}
 )
 
 // relationNames are the names that we and Graphile Worker use. A complete schema may lack the
@@ -134,6 +136,9 @@ var schemaFunctions = append(slices.Clone(wireFunctions), enqueueFunction)
 
 // enqueueMigration is that file's number.
 const enqueueMigration = 3
+
+// pausesMigration makes pausesTable.
+const pausesMigration = 8
 
 // factsSQL reads the catalogs only, so it works on any database. It is one statement, so that all
 // facts are of one snapshot.

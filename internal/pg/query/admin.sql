@@ -215,3 +215,18 @@ select s.id from graphile_worker._private_job_queues as s
 delete from graphile_worker._private_job_queues as s
  where s.id = any(@ids::int[]) and s.locked_at is null
    and not exists (select from graphile_worker._private_jobs as j where j.job_queue_id = s.id);
+
+-- name: PauseTask :execrows
+-- A second pause of a task replaces the first.
+insert into graphile_worker.backfill_pauses (task, paused_by, reason, ends_at)
+select t.identifier, @paused_by::text, @reason::text, sqlc.narg('ends_at')::timestamptz
+  from graphile_worker._private_tasks as t where t.identifier = @task::text
+on conflict (task) do update
+   set paused_at = clock_timestamp(), paused_by = excluded.paused_by, reason = excluded.reason, ends_at = excluded.ends_at;
+
+-- name: ResumeTask :execrows
+delete from graphile_worker.backfill_pauses where task = @task::text and coalesce(ends_at, 'infinity') > now();
+
+-- name: Pauses :many
+select p.task, p.paused_at, p.paused_by, p.reason, p.ends_at from graphile_worker.backfill_pauses as p
+ where coalesce(p.ends_at, 'infinity') > now() order by p.task;

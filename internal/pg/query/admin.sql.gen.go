@@ -439,6 +439,66 @@ func (q *Queries) LockedQueues(ctx context.Context, dollar_1 []string) (int32, e
 	return column_1, err
 }
 
+const PauseTask = `-- name: PauseTask :execrows
+insert into graphile_worker.backfill_pauses (task, paused_by, reason, ends_at)
+select t.identifier, $1::text, $2::text, $3::timestamptz
+  from graphile_worker._private_tasks as t where t.identifier = $4::text
+on conflict (task) do update
+   set paused_at = clock_timestamp(), paused_by = excluded.paused_by, reason = excluded.reason, ends_at = excluded.ends_at
+`
+
+type PauseTaskParams struct {
+	PausedBy string
+	Reason   string
+	EndsAt   pgtype.Timestamptz
+	Task     string
+}
+
+// A second pause of a task replaces the first.
+func (q *Queries) PauseTask(ctx context.Context, arg PauseTaskParams) (int64, error) {
+	result, err := q.db.Exec(ctx, PauseTask,
+		arg.PausedBy,
+		arg.Reason,
+		arg.EndsAt,
+		arg.Task,
+	)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
+const Pauses = `-- name: Pauses :many
+select p.task, p.paused_at, p.paused_by, p.reason, p.ends_at from graphile_worker.backfill_pauses as p
+ where coalesce(p.ends_at, 'infinity') > now() order by p.task
+`
+
+func (q *Queries) Pauses(ctx context.Context) ([]GraphileWorkerBackfillPause, error) {
+	rows, err := q.db.Query(ctx, Pauses)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []GraphileWorkerBackfillPause
+	for rows.Next() {
+		var i GraphileWorkerBackfillPause
+		if err := rows.Scan(
+			&i.Task,
+			&i.PausedAt,
+			&i.PausedBy,
+			&i.Reason,
+			&i.EndsAt,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const RegisteredWorker = `-- name: RegisteredWorker :one
 select coalesce((select w.id from graphile_worker.backfill_workers as w
                   where w.id = any($1::text[]) order by length(w.id) desc limit 1), '')::text
@@ -450,6 +510,18 @@ func (q *Queries) RegisteredWorker(ctx context.Context, ids []string) (string, e
 	var column_1 string
 	err := row.Scan(&column_1)
 	return column_1, err
+}
+
+const ResumeTask = `-- name: ResumeTask :execrows
+delete from graphile_worker.backfill_pauses where task = $1::text and coalesce(ends_at, 'infinity') > now()
+`
+
+func (q *Queries) ResumeTask(ctx context.Context, task string) (int64, error) {
+	result, err := q.db.Exec(ctx, ResumeTask, task)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
 }
 
 const SweepJobs = `-- name: SweepJobs :many

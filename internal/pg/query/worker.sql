@@ -142,7 +142,13 @@ select n.name from pg_catalog.unnest(@names::pg_catalog.text[]) as n(name)
 on conflict (identifier) do nothing;
 
 -- name: TaskIDs :many
-select id, identifier from graphile_worker._private_tasks where identifier = any(@names::text[]);
+-- Pause is empty if the task is not paused.
+select t.id, t.identifier,
+       case when p.task is null then ''
+            else concat_ws(', ', nullif(p.paused_by, ''), nullif(p.reason, ''), 'since ' || p.paused_at) end::text as pause
+  from graphile_worker._private_tasks as t
+  left join graphile_worker.backfill_pauses as p on p.task = t.identifier and coalesce(p.ends_at, 'infinity') > now()
+ where t.identifier = any(@names::text[]);
 
 -- name: WorkerSettled :one
 -- False while a claim of this worker may still commit: it holds the worker's row for key share (R5).

@@ -507,19 +507,31 @@ func (q *Queries) SettleWorkers(ctx context.Context, ids []string) ([]string, er
 }
 
 const TaskIDs = `-- name: TaskIDs :many
-select id, identifier from graphile_worker._private_tasks where identifier = any($1::text[])
+select t.id, t.identifier,
+       case when p.task is null then ''
+            else concat_ws(', ', nullif(p.paused_by, ''), nullif(p.reason, ''), 'since ' || p.paused_at) end::text as pause
+  from graphile_worker._private_tasks as t
+  left join graphile_worker.backfill_pauses as p on p.task = t.identifier and coalesce(p.ends_at, 'infinity') > now()
+ where t.identifier = any($1::text[])
 `
 
-func (q *Queries) TaskIDs(ctx context.Context, names []string) ([]GraphileWorkerPrivateTask, error) {
+type TaskIDsRow struct {
+	ID         int32
+	Identifier string
+	Pause      string
+}
+
+// Pause is empty if the task is not paused.
+func (q *Queries) TaskIDs(ctx context.Context, names []string) ([]TaskIDsRow, error) {
 	rows, err := q.db.Query(ctx, TaskIDs, names)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
-	var items []GraphileWorkerPrivateTask
+	var items []TaskIDsRow
 	for rows.Next() {
-		var i GraphileWorkerPrivateTask
-		if err := rows.Scan(&i.ID, &i.Identifier); err != nil {
+		var i TaskIDsRow
+		if err := rows.Scan(&i.ID, &i.Identifier, &i.Pause); err != nil {
 			return nil, err
 		}
 		items = append(items, i)

@@ -1,0 +1,71 @@
+package pg
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/backfillhq/go/internal/pg/query"
+)
+
+// Errors of pauses.
+var (
+	ErrUnknownTask = errors.New("no task has this name: no worker has served it, and no job has had it")
+	ErrNotPaused   = errors.New("the task is not paused")
+)
+
+// Pause is a task whose jobs wait.
+type Pause struct {
+	Task       string
+	At         time.Time
+	By, Reason string
+	Until      time.Time // zero: until somebody ends it
+}
+
+// Pause keeps the jobs of a task from starting.
+func (a *Admin) Pause(ctx context.Context, pause Pause) error {
+	until := pgtype.Timestamptz{Time: pause.Until, Valid: !pause.Until.IsZero()}
+	params := query.PauseTaskParams{Task: pause.Task, PausedBy: pause.By, Reason: pause.Reason, EndsAt: until}
+	return a.one(ctx, ErrUnknownTask, func(ctx context.Context, db query.DBTX) (int64, error) {
+		return query.New(db).PauseTask(ctx, params)
+	})
+}
+
+// Resume ends the pause of a task.
+func (a *Admin) Resume(ctx context.Context, task string) error {
+	return a.one(ctx, ErrNotPaused, func(ctx context.Context, db query.DBTX) (int64, error) {
+		return query.New(db).ResumeTask(ctx, task)
+	})
+}
+
+// one runs a statement that is to change a row.
+func (a *Admin) one(ctx context.Context, none error, run func(context.Context, query.DBTX) (int64, error)) error {
+	err := a.in(ctx, func(ctx context.Context, db query.DBTX) error {
+		rows, err := run(ctx, db)
+		if err == nil && rows == 0 {
+			err = none
+		}
+		return err
+	})
+	return a.settings.explainWork(err)
+}
+
+// Paused returns the pauses that are in force, by task.
+func (a *Admin) Paused(ctx context.Context) (pauses []Pause, err error) {
+	err = a.in(ctx, func(ctx context.Context, db query.DBTX) error {
+		rows, err := query.New(db).Pauses(ctx)
+		if err != nil {
+			return fmt.Errorf("read pauses: %w", err)
+		}
+		for _, row := range rows {
+			pauses = append(pauses, Pause{
+				Task: row.Task, At: row.PausedAt.Time, By: row.PausedBy, Reason: row.Reason, Until: row.EndsAt.Time,
+			})
+		}
+		return nil
+	})
+	return pauses, a.settings.explainWork(err)
+}

@@ -1,0 +1,5 @@
+//go:build !race
+
+package conviction_test
+
+const seeds = 25

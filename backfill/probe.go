@@ -33,8 +33,9 @@ func WithProbes(probes *Probes) WorkerOption {
 	})
 }
 
-// Live answers liveness probes: 200, or 503 if a worker has stopped while the process goes on,
-// which only a restart can fix. It asks nothing of the database, so an outage restarts no workers.
+// Live answers liveness probes: 200, or 503 if a worker has stopped while the process goes on, or
+// does not go on ([Health].Stuck), which only a restart can fix. It asks nothing of the database, so
+// an outage restarts no workers.
 // While a worker starts or drains it is alive.
 func (p *Probes) Live() http.Handler { return answer(p.live) }
 
@@ -67,6 +68,9 @@ func (p *Probes) live() error {
 	for _, h := range p.health() {
 		if h.State == StateStopped {
 			return fmt.Errorf("worker %s has stopped", h.WorkerID)
+		}
+		if h.Stuck != "" {
+			return fmt.Errorf("worker %s is stuck: %s", h.WorkerID, h.Stuck)
 		}
 	}
 	return nil

@@ -204,13 +204,22 @@ type Health struct {
 	LastClaim time.Time
 	// ClaimFailures counts the claims that have failed since the last one that was answered.
 	ClaimFailures int
+	// LastHeartbeat is when the last heartbeat was sent that the database has acknowledged. They come
+	// every 5 seconds.
+	LastHeartbeat time.Time
+	// Silent says that it was too long ago: the worker claims nothing, and has cancelled its jobs of
+	// queues, because other workers may soon run them.
+	Silent bool
+	// Stuck says which part of the worker has not gone on for 10 minutes, which only a restart can
+	// mend; "": none. The database is never the reason.
+	Stuck string
 
 	stats worker.Stats
 }
 
 // Ready returns nil if the worker takes jobs, and else an error that says why it does not: it has
-// not started, it is draining, it has stopped, or the database did not answer its last claim. A
-// worker that is full is ready, and so is one that has only started.
+// not started, it is draining, it has stopped, or the database did not answer its last claim or its
+// heartbeats. A worker that is full is ready, and so is one that has only started.
 func (h Health) Ready() error {
 	switch {
 	case h.State == StateNew || h.State == "":
@@ -219,6 +228,8 @@ func (h Health) Ready() error {
 		return errors.New("the worker is draining")
 	case h.State == StateStopped:
 		return errors.New("the worker has stopped")
+	case h.Silent:
+		return fmt.Errorf("no heartbeat was acknowledged since %s", h.LastHeartbeat.Format(time.RFC3339))
 	case h.ClaimFailures > 0:
 		return fmt.Errorf("the last %d claims have failed", h.ClaimFailures)
 	}
@@ -252,7 +263,7 @@ func (w *Worker) Health() Health {
 	return Health{
 		WorkerID: h.WorkerID, State: State(h.State), Running: h.Running, Buffered: h.Buffered, Unrecorded: h.Unrecorded,
 		Listening: h.Listening, LastClaim: h.LastClaim,
-		ClaimFailures: h.Failures, stats: h.Stats,
+		ClaimFailures: h.Failures, LastHeartbeat: h.LastBeat, Silent: h.Silent, Stuck: h.Stuck, stats: h.Stats,
 	}
 }
 

@@ -41,6 +41,7 @@ func (w *Worker) beat(ctx context.Context) {
 		return
 	}
 	for {
+		w.turns.note(loopHeartbeats)
 		wait := w.beatOnce(ctx)
 		if !w.config.Once && time.Since(started) < w.times.startFor {
 			wait = min(wait, w.times.start) // for what the process before this one has left (R29)

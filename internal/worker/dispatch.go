@@ -20,6 +20,7 @@ func (w *Worker) dispatch(ctx context.Context, stopped <-chan error) error {
 	timer := time.NewTimer(pollInterval)
 	defer timer.Stop()
 	for ctx.Err() == nil {
+		w.turns.note(loopClaims)
 		select {
 		case err := <-stopped:
 			return err

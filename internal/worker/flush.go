@@ -17,8 +17,9 @@ func (w *Worker) record(ctx, statements context.Context) {
 	retry := time.NewTimer(time.Hour)
 	defer retry.Stop()
 	for ctx.Err() == nil {
+		w.turns.note(loopOutcomes)
 		if wait := w.flushNext(statements); wait > 0 {
-			retry.Reset(wait)
+			retry.Reset(min(wait, stuckAfter/10)) // it turns also while there is nothing to do
 			select {
 			case <-ctx.Done():
 			case <-w.flush:

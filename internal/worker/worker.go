@@ -106,6 +106,7 @@ type Worker struct {
 
 	times    leaseTimes
 	observer *observer
+	turns    turns
 
 	mu        sync.Mutex
 	ready     sync.Cond // the buffer has jobs for idle slots, or the core is closed
@@ -129,6 +130,9 @@ type Health struct {
 	Listening  bool
 	LastClaim  time.Time // when the last claim was answered
 	Failures   int       // claims that failed since then
+	LastBeat   time.Time // when the last heartbeat was sent that was acknowledged
+	Silent     bool      // that is too long ago
+	Stuck      string    // a loop that does not turn any more; "": none
 	Stats      Stats
 }
 
@@ -213,7 +217,17 @@ func (w *Worker) begin() bool {
 		return false
 	}
 	w.core.state = StateRunning
+	w.turns.begin()
 	return true
+}
+
+// stuck says what keeps a worker that runs from going on; w.mu is held. One that runs once ends by
+// itself, or not.
+func (w *Worker) stuck() string {
+	if w.config.Once || w.core.state != StateRunning {
+		return ""
+	}
+	return w.turns.stuck()
 }
 
 // told notes that the worker was told to stop: the stop's deadlines count from then.
@@ -264,7 +278,7 @@ func (w *Worker) Health() Health {
 	c := &w.core
 	return Health{
 		WorkerID: c.id, State: c.state, Running: c.handling, Buffered: c.buffer.len(), Unrecorded: c.leases.held(),
-		Listening: w.listening, LastClaim: c.lastSeen, Failures: c.demand.failures, Stats: c.stats,
+		Listening: w.listening, LastClaim: c.lastSeen, Failures: c.demand.failures, LastBeat: c.lastBeat.at, Silent: c.silent, Stuck: w.stuck(), Stats: c.stats,
 	}
 }
 

@@ -1,0 +1,51 @@
+package worker
+
+import (
+	"fmt"
+	"sync/atomic"
+	"time"
+)
+
+// stuckAfter is how long a loop may take for one turn. Each statement ends far sooner, whatever the
+// database does: a loop that takes longer is blocked by something in this process.
+const stuckAfter = 10 * time.Minute
+
+// loop is one of the loops that a worker cannot do without.
+type loop int
+
+const (
+	loopClaims loop = iota
+	loopOutcomes
+	loopHeartbeats
+	loops
+)
+
+func (l loop) String() string { return [...]string{"claims", "outcomes", "heartbeats"}[l] }
+
+// turns notes when each loop last turned, by Go's monotonic clock: a suspended machine is not stuck.
+type turns struct {
+	since time.Time // when the worker began to run
+	last  [loops]atomic.Int64
+}
+
+func (t *turns) begin() {
+	t.since = time.Now()
+	for l := range loops {
+		t.note(l)
+	}
+}
+
+func (t *turns) note(l loop) { t.last[l].Store(int64(time.Since(t.since))) }
+
+// stuck says which loop does not turn any more; "" if all do.
+func (t *turns) stuck() string {
+	if t.since.IsZero() {
+		return ""
+	}
+	for l := range loops {
+		if still := time.Since(t.since) - time.Duration(t.last[l].Load()); still >= stuckAfter {
+			return fmt.Sprintf("the loop for %v has stood still for %v", l, still.Round(time.Second))
+		}
+	}
+	return ""
+}

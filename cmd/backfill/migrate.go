@@ -23,6 +23,7 @@ const (
 	flagBreaking = "breaking"
 	flagEnqueue  = "enqueue-role"
 	flagWorker   = "worker-role"
+	flagReader   = "reader-role"
 )
 
 const migrateDescription = `Without flags it does what backfill.Open does, and builds the index for queues: it installs the tables if
@@ -32,8 +33,9 @@ was renamed or copied, it also makes the functions use this schema's tables.
 
 Row level security hides all jobs from roles that do not own the tables. --enqueue-role lets a role enqueue through
 a function, without any right on the tables of jobs. --worker-role lets a role work, and enqueue from its handlers,
-with rights and policies of its own. Both can be given several times. The roles must exist. Run this again after
-each upgrade, because an upgrade may need more rights.
+with rights and policies of its own. --reader-role lets a role read everything, payloads too, and change nothing.
+Each can be given several times. The roles must exist. Run this again after each upgrade, because an upgrade may need
+more rights.
 
 With --print it changes nothing and writes SQL for psql, or for any driver's simple query protocol. Without
 --database-url this is the SQL of a new schema, in one transaction; on an existing schema it fails at its first
@@ -59,6 +61,7 @@ func migrateCommand() *cli.Command {
 			&cli.BoolFlag{Name: flagBreaking, Usage: "also apply migrations that stop workers of older versions, Graphile Worker 0.16 among them"},
 			&cli.StringSliceFlag{Name: flagEnqueue, Usage: "let the role `NAME` enqueue, and nothing else"},
 			&cli.StringSliceFlag{Name: flagWorker, Usage: "let the role `NAME` work and enqueue, and nothing else"},
+			&cli.StringSliceFlag{Name: flagReader, Usage: "let the role `NAME` read everything, payloads too, and change nothing"},
 		),
 		DisableSliceFlagSeparator: true, // a name may have commas
 		HideHelpCommand:           true,
@@ -143,6 +146,9 @@ func roles(cmd *cli.Command) []role {
 	}
 	for _, name := range cmd.StringSlice(flagWorker) {
 		list = append(list, role{name, schema.WorkerRole})
+	}
+	for _, name := range cmd.StringSlice(flagReader) {
+		list = append(list, role{name, schema.ReaderRole})
 	}
 	return list
 }

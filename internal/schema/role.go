@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -24,13 +25,12 @@ const (
 	EnqueueRole RoleKind = iota
 	// WorkerRole works, and enqueues from its handlers. It owns nothing.
 	WorkerRole
+	// ReaderRole sees everything, for dashboards and people, and changes nothing.
+	ReaderRole
 )
 
 func (k RoleKind) flag() string {
-	if k == WorkerRole {
-		return "--worker-role"
-	}
-	return "--enqueue-role"
+	return map[RoleKind]string{EnqueueRole: "--enqueue-role", WorkerRole: "--worker-role", ReaderRole: "--reader-role"}[k]
 }
 
 // right is one right of a role. It is not SQL text because two things are made from it: the
@@ -38,7 +38,7 @@ func (k RoleKind) flag() string {
 type right struct {
 	kind       string // schema, table, function or policy
 	name       string
-	privileges string
+	privileges string // of a policy: what it is for
 }
 
 // rights lists the rights that a kind of role needs, and no more. Row level security hides all rows
@@ -52,6 +52,18 @@ func (k RoleKind) rights() []right {
 	if k == EnqueueRole {
 		return append(list, right{"function", enqueueFunction, "execute"})
 	}
+	if k == ReaderRole {
+		for _, table := range slices.Concat(wireRelations, ownRelations) {
+			if table == specType {
+				continue
+			}
+			list = append(list, right{"table", table, "select"})
+			if table != jobsView { // which has no row level security of its own
+				list = append(list, right{"policy", table, "select"})
+			}
+		}
+		return list
+	}
 	tables := []right{
 		{"table", jobsTable, "select, insert, update, delete"},
 		{"table", "_private_job_queues", "select, insert, update"},
@@ -62,7 +74,7 @@ func (k RoleKind) rights() []right {
 	}
 	list = append(list, tables...)
 	for _, table := range tables {
-		list = append(list, right{"policy", table.name, ""})
+		list = append(list, right{"policy", table.name, "all"})
 	}
 	return list
 }
@@ -74,7 +86,11 @@ func (r right) statement(schema, role string) string {
 	object := schema + "." + r.name
 	if r.kind == "policy" {
 		policy := migrations.QuoteIdentifier(policyName(role)) + " on " + object
-		return "drop policy if exists " + policy + "; create policy " + policy + to + " using (true) with check (true);"
+		check := " with check (true)"
+		if r.privileges == "select" {
+			check = ""
+		}
+		return "drop policy if exists " + policy + "; create policy " + policy + " for " + r.privileges + to + " using (true)" + check + ";"
 	}
 	on := map[string]string{"schema": "schema " + schema, "function": "function " + object, "table": object}[r.kind]
 	return "grant " + r.privileges + " on " + on + to + ";"

@@ -103,6 +103,8 @@ const (
 	ledgerTable    = "migrations"
 	ownLedgerTable = "backfill_migrations"
 	jobsTable      = "_private_jobs"
+	jobsView       = "jobs"
+	specType       = "job_spec"
 	workersTable   = "backfill_workers"
 	pausesTable    = "backfill_pauses"
 )
@@ -110,7 +112,7 @@ const (
 // What a complete schema has.
 var (
 	wireRelations = []string{
-		jobsTable, "_private_job_queues", "_private_tasks", "_private_known_crontabs", "jobs", "job_spec",
+		jobsTable, "_private_job_queues", "_private_tasks", "_private_known_crontabs", jobsView, specType,
 	}
 	wireFunctions = []string{
 		"add_job", "add_jobs", "complete_jobs", "permanently_fail_jobs", "reschedule_jobs", "remove_job",

@@ -7,7 +7,7 @@ where not coalesce(
   case u.kind
     when 'policy' then exists (
       select from pg_catalog.pg_policy as p
-      where p.polrelid = c.oid and p.polname = $6 and p.polcmd = '*' and p.polpermissive
+      where p.polrelid = c.oid and p.polname = $6 and (p.polcmd = '*' or u.privileges = 'select' and p.polcmd = 'r') and p.polpermissive
         and p.polroles = array[(select r.oid from pg_catalog.pg_roles as r where r.rolname = $2)]
     )
     else (

@@ -241,6 +241,34 @@ func TestRenewalErrorsCancelNothing(t *testing.T) {
 	})
 }
 
+// A row that the database refuses to change keeps no other job's lock from being renewed.
+func TestRenewalBesideARefusedRow(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		db := newDB(t)
+		ids := db.add(7, wire.Job{})
+		bad := ids[2]
+		r := newRig(t, db, takes(45*time.Minute), concurrency(7))
+		r.passUntil(10 * time.Minute)
+		contractDB{db}.Refuse(bad)
+		r.passUntil(31 * time.Minute)
+		for _, id := range ids {
+			want := 30 * time.Minute
+			if id == bad {
+				want = 0
+			}
+			if at := db.job(id).LockedAt.Sub(r.start); at != want {
+				t.Errorf("job %d is locked since %v, want %v", id, at, want)
+			}
+		}
+		db.mu.Lock()
+		clear(db.refused)
+		db.mu.Unlock()
+		r.passUntil(46 * time.Minute)
+		r.nothingLeft()
+	})
+}
+
 // A handler that fails because its worker was declared dead is not charged for it, if its lease is
 // still valid.
 func TestFencedJobsAreNotCharged(t *testing.T) {

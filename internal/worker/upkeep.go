@@ -1,10 +1,14 @@
 package worker
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"log/slog"
 	"math/rand/v2"
 	"time"
+
+	"github.com/backfillhq/go/internal/wire"
 )
 
 // renew moves the lock times of what runs long, or cannot be recorded, so that no peer's sweep
@@ -18,16 +22,28 @@ func (w *Worker) renew(ctx context.Context) {
 		if len(held) == 0 {
 			continue
 		}
-		statement, cancel := context.WithTimeout(ctx, statementTimeout)
-		fates, err := w.store.Renew(statement, tokens(held))
-		cancel()
-		if err != nil {
+		if err := w.renewLeases(ctx, held); err != nil {
 			w.troubles.renewals.Failure(w.config.Logger, err, slog.Int("jobs", len(held)))
 			continue
 		}
 		w.troubles.renewals.Success(w.config.Logger)
+	}
+}
+
+// renewLeases renews leases by one statement. One that the server refuses for what a row holds is
+// made again in halves, so that this row keeps no other from being renewed.
+func (w *Worker) renewLeases(ctx context.Context, held []*lease) error {
+	statement, cancel := context.WithTimeout(ctx, statementTimeout)
+	defer cancel()
+	fates, err := w.store.Renew(statement, tokens(held))
+	if rejected, ok := errors.AsType[*wire.RejectedError](err); ok && rejected.Row && len(held) > 1 {
+		first, second := w.renewLeases(ctx, held[:len(held)/2]), w.renewLeases(ctx, held[len(held)/2:])
+		return cmp.Or(first, second)
+	}
+	if err == nil {
 		w.on(func(c *core, now time.Time) actions { return c.renewed(held, fates, now) })
 	}
+	return err
 }
 
 // keepUp sweeps, and says what waits and who holds locks, until ctx ends. The second round is for

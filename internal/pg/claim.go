@@ -31,7 +31,7 @@ const (
 	claimScan
 )
 
-// claimTexts are the texts without forbidden flags, and with.
+// claimTexts are the texts without forbidden flags and jobs to pass over, and with.
 var claimTexts = [...][2]string{
 	claimFree:  {query.ClaimFree, query.ClaimFreeFlags},
 	claimFront: {query.ClaimFront, query.ClaimFrontFlags},
@@ -50,6 +50,7 @@ type claims struct {
 	freeOnly bool // no jobs of queues waited at the last full claim
 	large    bool // waiting jobs may be too large to be claimed together; claimFree does not weigh them
 	indexed  bool // the index on queues can be used
+	avoided  avoided
 }
 
 // forget forgets what was remembered of earlier claims.
@@ -162,9 +163,9 @@ func (c *claims) ask(
 		args = append(args, c.search.cursor, c.search.depth(size, time.Now()))
 	}
 	text := claimTexts[kind][0]
-	if len(request.Forbidden) > 0 {
+	if avoid := c.avoided.now(time.Now()); len(request.Forbidden)+len(avoid) > 0 {
 		text = claimTexts[kind][1]
-		args = append(args, request.Forbidden)
+		args = append(args, append([]string{}, request.Forbidden...), avoid)
 	}
 	rows, err := db.Query(ctx, c.texts.render(text), args...)
 	if err != nil {

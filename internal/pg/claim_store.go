@@ -36,6 +36,9 @@ func (s *Store) Claim(ctx context.Context, request worker.ClaimRequest) (worker.
 	}
 	defer conn.Release()
 	claimed, looked, err := s.claims.claim(ctx, conn, request)
+	if refusesRow(err) && s.avoidRefused(ctx, conn, request) {
+		claimed, looked, err = s.claims.claim(ctx, conn, request)
+	}
 	stopping := errors.Is(ctx.Err(), context.Canceled)
 	if looked > slowClaim && !stopping && time.Since(s.saidSlow) >= slowLogEvery {
 		s.saidSlow = time.Now()

@@ -70,8 +70,8 @@ func (s *Store) Tick(ctx context.Context, tick time.Time, identifiers []string, 
 	if err == nil {
 		return scheduled, nil
 	}
-	if rejected, ok := errors.AsType[*wire.RejectedError](refused(err)); ok && rejected.Row {
-		return 0, rejected
+	if _, dropped := errors.AsType[*droppedError](err); dropped || refusesRow(err) {
+		return 0, &wire.RejectedError{Err: err, Row: true}
 	}
 	if rejected, ok := errors.AsType[*wire.RejectedError](err); ok { // by the server, but not for what a job holds
 		err = rejected.Err

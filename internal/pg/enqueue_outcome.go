@@ -174,7 +174,7 @@ func (i *Inserter) explain(err error, role string) error {
 		return i.explainRights(err, role)
 	case sqlstate.InvalidText:
 		if kind, number := raised(err); kind == raisedDropped {
-			return fmt.Errorf("a trigger on %s dropped jobs of this call (%s, without an error), so none was inserted", table, number)
+			return &droppedError{table: table, number: number}
 		}
 	case sqlstate.ReadOnlyTransaction:
 		return fmt.Errorf("%w; a new connection is read-only as well: connect to the primary "+
@@ -183,6 +183,13 @@ func (i *Inserter) explain(err error, role string) error {
 		return i.explainSequence(err)
 	}
 	return err
+}
+
+// droppedError says that a trigger of the application's has dropped rows without an error.
+type droppedError struct{ table, number string }
+
+func (e *droppedError) Error() string {
+	return fmt.Sprintf("a trigger on %s dropped jobs of this call (%s, without an error), so none was inserted", e.table, e.number)
 }
 
 // primaryKeys are the constraints that a sequence behind its table violates.

@@ -2,6 +2,7 @@ package pg
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -172,6 +173,12 @@ func (s *Store) settle(ctx context.Context, leases []wire.Lease, fates []worker.
 func (s *Store) endFailed(ctx context.Context, err error) error {
 	s.suspectConnections(ctx)
 	return refused(err)
+}
+
+// refusesRow reports whether the server has refused a statement for what a row holds.
+func refusesRow(err error) bool {
+	rejected, ok := errors.AsType[*wire.RejectedError](refused(err))
+	return ok && rejected.Row
 }
 
 // unsettled is an error behind a statement that was applied: the whole is not refused, whatever it

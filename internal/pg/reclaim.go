@@ -1,6 +1,7 @@
 package pg
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -29,9 +30,16 @@ func (s *Store) Reclaim(ctx context.Context, workerID string, held []wire.Lease)
 	for i, lease := range held {
 		tokens[i], claims[i] = lease.Token, lease.Claim()
 	}
-	answer.Jobs, err = inBatches(func() (int64, error) {
-		return ask(ctx, s.scanning, (*query.Queries).ReclaimJobs, query.ReclaimJobsParams{WorkerID: workerID, Held: tokens})
-	})
+	release := func(apartFrom []int64) (int64, error) {
+		rows := query.ReclaimJobsParams{WorkerID: workerID, Held: tokens, ApartFrom: apartFrom}
+		return ask(ctx, s.scanning, (*query.Queries).ReclaimJobs, rows)
+	}
+	answer.Jobs, err = inBatches(func() (int64, error) { return release([]int64{}) })
+	if refusesRow(err) {
+		var more int
+		more, err = s.reclaimBeside(ctx, workerID, tokens, release)
+		answer.Jobs += more
+	}
 	if err == nil {
 		answer.Queues, err = inBatches(func() (int64, error) {
 			return ask(ctx, s.scanning, (*query.Queries).ReclaimQueues, query.ReclaimQueuesParams{WorkerID: workerID, Claims: claims})
@@ -48,6 +56,29 @@ func (s *Store) Reclaim(ctx context.Context, workerID string, held []wire.Lease)
 	}
 	answer.Settled = answer.Settled && !left
 	return answer, nil
+}
+
+// reclaimBeside releases jobs beside some that the server refuses to release for what their rows
+// hold: in halves of those that are left, so that a row keeps no other locked. The error is that of
+// the first row.
+func (s *Store) reclaimBeside(
+	ctx context.Context, workerID string, held []string, release func(apartFrom []int64) (int64, error),
+) (jobs int, err error) {
+	ids, err := ask(ctx, s.scanning, (*query.Queries).ReclaimIDs, query.ReclaimIDsParams{WorkerID: workerID, Held: held})
+	if err != nil {
+		return 0, err
+	}
+	var try func(first, end int) error
+	try = func(first, end int) error {
+		n, err := release(append(append([]int64{}, ids[:first]...), ids[end:]...))
+		jobs += int(n)
+		if half := (first + end) / 2; refusesRow(err) && half > first {
+			return cmp.Or(try(first, half), try(half, end))
+		}
+		return err
+	}
+	err = try(0, len(ids))
+	return jobs, err
 }
 
 // scanning runs a statement that no index answers. A worker's sessions do without sequential scans,

@@ -45,7 +45,7 @@ func TestPlansCachedOnAnEmptyTable(t *testing.T) {
 			}[kind]
 			if flags != "" {
 				more[0] += ", text[]"
-				more[1] += ", '{f}'"
+				more[1] += ", '{f}', '{1,2}'"
 			}
 			planChecker(t, text, "("+types+more[0]+")", "("+values+more[1]+")")(30_000)
 		})

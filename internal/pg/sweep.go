@@ -19,6 +19,8 @@ const (
 	// restFactor is how many times as long as a page a worker's sweep pauses after it, so that a sweep
 	// takes less than a tenth of one connection's time.
 	restFactor = 10
+	// maxRefused is how many rows that the server refuses to release a sweep passes over.
+	maxRefused = 100
 	// maxOwners is how many owners of locks a sweep tells of.
 	maxOwners = 20
 )
@@ -63,6 +65,9 @@ type sweep struct {
 	// so that a table which takes longer is swept, too.
 	queueing bool // the jobs are done
 	after    int64
+	size     int32                        // of the next page: smaller beside a row that the server refuses to release
+	refusals int                          // rows that were passed over
+	refused  error                        // the first of them
 	locks    map[string]*worker.HeldLocks // by owner, so far
 }
 
@@ -73,30 +78,32 @@ func newSweep(in transaction, rest func(context.Context, time.Duration) bool) *s
 }
 
 func (s *sweep) restart() {
-	s.queueing, s.after, s.locks = false, 0, make(map[string]*worker.HeldLocks)
+	s.queueing, s.after, s.size, s.locks = false, 0, sweepPage, make(map[string]*worker.HeldLocks)
+	s.refusals, s.refused = 0, nil
 }
 
 // run sweeps all rows, or the first page of either table. It tells of the locks of others than this
-// worker.
+// worker. Rows that the server refuses to release are passed over, and the first is the error of a
+// sweep that is done.
 func (s *sweep) run(ctx context.Context, workerID string, all bool) (swept worker.Swept, err error) {
 	for {
 		sent := time.Now()
 		rows, err := s.page(ctx, workerID)
-		if err != nil {
-			return swept, err
-		}
-		if s.queueing {
-			swept.Queues += int(rows[0].Swept)
-		} else {
-			swept.Jobs += int(rows[0].Swept)
-		}
-		s.add(rows)
-		s.after = rows[0].Last
-		if rows[0].Seen < sweepPage || !all {
+		if refusesRow(err) {
+			err = s.narrow(ctx, err)
+		} else if err == nil {
 			if s.queueing {
+				swept.Queues += int(rows[0].Swept)
+			} else {
+				swept.Jobs += int(rows[0].Swept)
+			}
+			s.add(rows)
+			if s.turned(rows[0], all) {
 				break
 			}
-			s.queueing, s.after = true, 0
+		}
+		if err != nil {
+			return swept, err
 		}
 		if !s.rest(ctx, restFactor*time.Since(sent)) {
 			return swept, nil
@@ -104,15 +111,53 @@ func (s *sweep) run(ctx context.Context, workerID string, all bool) (swept worke
 	}
 	swept.Locks, err = s.owners(ctx)
 	swept.Done = err == nil
+	err = cmp.Or(err, s.refused)
 	s.restart()
 	return swept, err
+}
+
+// turned goes on to the next page, or to the queues. It reports whether there is nothing more.
+func (s *sweep) turned(page query.SweepJobsRow, all bool) (done bool) {
+	s.after = page.Last
+	if page.Seen < s.size || !all && s.size == sweepPage {
+		if s.queueing {
+			return true
+		}
+		s.queueing, s.after = true, 0
+	}
+	s.size = min(2*s.size, sweepPage)
+	return false
+}
+
+// narrow makes the next page smaller after one that the server refused for what a row holds. A row
+// that is alone in its page is passed over.
+func (s *sweep) narrow(ctx context.Context, refused error) error {
+	if s.size > 1 {
+		s.size /= 2
+		return nil
+	}
+	next, what := (*query.Queries).NextJob, "job"
+	if s.queueing {
+		next, what = (*query.Queries).NextQueue, "queue"
+	}
+	id, err := ask(ctx, s.in, next, s.after)
+	if err != nil {
+		return fmt.Errorf("pass over a stale %s: %w", what, err)
+	}
+	if id == 0 || s.refusals == maxRefused { // it is no row's fault, or that of too many
+		return refused
+	}
+	s.after = id
+	s.refusals++
+	s.refused = cmp.Or(s.refused, fmt.Errorf("%s %d: %w", what, id, refused))
+	return nil
 }
 
 // page sweeps the next rows. Each of what it returns has the counts, and an owner of locks.
 func (s *sweep) page(ctx context.Context, workerID string) (rows []query.SweepJobsRow, err error) {
 	ctx, cancel := context.WithTimeout(ctx, pageTimeout)
 	defer cancel()
-	params := query.SweepJobsParams{After: s.after, Size: sweepPage, WorkerID: workerID}
+	params := query.SweepJobsParams{After: s.after, Size: s.size, WorkerID: workerID}
 	if !s.queueing {
 		if rows, err = ask(ctx, s.in, (*query.Queries).SweepJobs, params); err != nil {
 			return nil, fmt.Errorf("release stale jobs: %w", err)

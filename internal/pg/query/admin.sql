@@ -70,6 +70,13 @@ select (select count(*) from swept)::int as swept, page.seen, page.last,
        coalesce(extract(epoch from now() - least(owned.oldest_at, now())), 0)::float8 as oldest_seconds
   from page left join owned on true;
 
+-- name: NextJob :one
+-- The first job behind an id, as a page of SweepJobs has it; 0: there is none.
+select coalesce(min(j.id), 0)::bigint as id from graphile_worker._private_jobs as j where j.id > @after::bigint;
+
+-- name: NextQueue :one
+select coalesce(min(s.id), 0)::bigint as id from graphile_worker._private_job_queues as s where s.id > @after::bigint;
+
 -- name: TakeTurn :execrows
 -- A row if this worker is to sweep for all: no other one that is alive has begun to in the last 15
 -- minutes. Of workers that ask at the same instant one gets the lock. (If its commit falls between

@@ -439,6 +439,29 @@ func (q *Queries) LockedQueues(ctx context.Context, dollar_1 []string) (int32, e
 	return column_1, err
 }
 
+const NextJob = `-- name: NextJob :one
+select coalesce(min(j.id), 0)::bigint as id from graphile_worker._private_jobs as j where j.id > $1::bigint
+`
+
+// The first job behind an id, as a page of SweepJobs has it; 0: there is none.
+func (q *Queries) NextJob(ctx context.Context, after int64) (int64, error) {
+	row := q.db.QueryRow(ctx, NextJob, after)
+	var id int64
+	err := row.Scan(&id)
+	return id, err
+}
+
+const NextQueue = `-- name: NextQueue :one
+select coalesce(min(s.id), 0)::bigint as id from graphile_worker._private_job_queues as s where s.id > $1::bigint
+`
+
+func (q *Queries) NextQueue(ctx context.Context, after int64) (int64, error) {
+	row := q.db.QueryRow(ctx, NextQueue, after)
+	var id int64
+	err := row.Scan(&id)
+	return id, err
+}
+
 const PauseTask = `-- name: PauseTask :execrows
 insert into graphile_worker.backfill_pauses (task, paused_by, reason, ends_at)
 select t.identifier, $1::text, $2::text, $3::timestamptz

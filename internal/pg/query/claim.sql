@@ -11,7 +11,8 @@
 -- Deep   queues by number, because the window did not reach as far as the batch does
 -- Scan   full claims without the index on queues: heads are what comes first in a larger window
 --
--- Each has a second text for workers with forbidden flags. Parameters:
+-- Each has a second text for workers with forbidden flags, and for the time in which jobs are passed
+-- over that the server refuses to lock: their lists are its last two parameters. Parameters:
 --
 --    $1 text          worker id
 --    $2 text          claim token
@@ -42,6 +43,22 @@
 select exists (select from pg_catalog.pg_index as i
                 where i.indexrelid = to_regclass(format('%I.%I', @schema_name::text, 'backfill_jobs_queue_idx'))
                   and i.indisvalid and i.indisready);
+
+-- name: FirstJobs :many
+-- The jobs that a claim may have tried to lock: the first in line, and those of the queues at its front.
+select j.id from graphile_worker._private_jobs as j
+ where j.is_available and j.run_at <= now() and j.task_id = any(@tasks::int[]) and j.id <> all(@known::bigint[])
+ order by j.priority, j.run_at limit 2000;
+
+-- name: LockJobs :exec
+-- Changes jobs as a claim does, to be rolled back.
+with held as materialized (
+  select j.id from graphile_worker._private_jobs as j
+   where j.id = any(@ids::bigint[]) and j.is_available order by j.id for update skip locked
+)
+update graphile_worker._private_jobs as j
+   set attempts = j.attempts + 1, locked_at = now(), locked_by = @token::text || '.' || (j.attempts + 1)
+ where j.id = any(array(select id from held));
 
 -- name: OldestSnapshot :one
 -- Says who holds the oldest snapshot, since which vacuum may not remove deleted rows: a session, a
@@ -144,7 +161,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
            case when pg_column_size(payload) <= 2000 then octet_length(payload::text)
                 else pg_column_size(payload)::bigint * 256 end as bytes from graphile_worker._private_jobs
      where is_available and job_queue_id is null and priority = mark.p
-       and run_at between mark.low and now() and task_id = any($3::int[]) and (flags ?| $11::text[]) is not true
+       and run_at between mark.low and now() and task_id = any($3::int[]) and (flags ?| $11::text[]) is not true and id <> all($12::bigint[])
        and case when $8::bigint = 0 or pg_column_size(payload)::bigint * 256 <= $8::bigint then true
                 when pg_column_size(payload)::bigint > 65536 then false
                 else octet_length(payload::text) <= $8::bigint end
@@ -177,7 +194,7 @@ select aux.*, upd.*, null::text as queue_name
                (select (extract(epoch from min(n.run_at) - now()) * 1000000)::bigint from mark cross join lateral (
                   select i.run_at from (
                     select j.run_at, j.task_id, row_number() over () as i from (
-                      select run_at, case when (flags ?| $11::text[]) is not true then task_id end as task_id from graphile_worker._private_jobs
+                      select run_at, case when (flags ?| $11::text[]) is not true and id <> all($12::bigint[]) then task_id end as task_id from graphile_worker._private_jobs
                        where is_available and priority = mark.p and run_at > now() and run_at < now() + interval '100 years'
                        order by run_at limit 200) j) i
                    where i.task_id = any($3::int[]) or i.i = 200 limit 1) n
@@ -351,14 +368,14 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
   select f.id, f.priority, f.run_at from mark cross join lateral (
     select id, priority, run_at from graphile_worker._private_jobs
      where is_available and job_queue_id is null and priority = mark.p
-       and run_at between mark.low and now() and task_id = any($3::int[]) and (flags ?| $12::text[]) is not true
+       and run_at between mark.low and now() and task_id = any($3::int[]) and (flags ?| $12::text[]) is not true and id <> all($13::bigint[])
      order by run_at limit 500) f
   limit $6::int
 ), cut as materialized (                         -- where it would end
   select priority, run_at from peek offset $6::int - 1 limit 1
 ), win as materialized (                         -- a bounded look at the front of the whole line
   select j.q, j.id, j.task_id, j.priority, j.run_at from mark cross join lateral (
-    select job_queue_id as q, id, case when (flags ?| $12::text[]) is not true then task_id end as task_id, priority, run_at from graphile_worker._private_jobs
+    select job_queue_id as q, id, case when (flags ?| $12::text[]) is not true and id <> all($13::bigint[]) then task_id end as task_id, priority, run_at from graphile_worker._private_jobs
      where is_available and priority = mark.p and run_at between mark.low and now()
      order by run_at limit 2000) j
   limit greatest(4 * $6::int, 400)
@@ -371,7 +388,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
 ), freed as materialized (                       -- and those that are known to have jobs: just freed, or held back
   select u.q, h.id, h.priority, h.run_at from (select distinct unnest($11::int[]) as q) as u cross join lateral (
     select j.id, j.priority, j.run_at from graphile_worker._private_jobs as j
-     where j.job_queue_id = u.q and j.is_available and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $12::text[]) is not true
+     where j.job_queue_id = u.q and j.is_available and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $12::text[]) is not true and j.id <> all($13::bigint[])
      order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) h
    where u.q not in (select q from seen) and (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
 ), line as materialized (                        -- the queues to try, best first
@@ -385,14 +402,14 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
   select lockq.id as q, k.id, k.priority, k.run_at, k.bytes from lockq
    cross join lateral (
     select j.id, j.priority, j.run_at from graphile_worker._private_jobs as j
-     where j.job_queue_id = lockq.id and j.is_available and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $12::text[]) is not true
+     where j.job_queue_id = lockq.id and j.is_available and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $12::text[]) is not true and j.id <> all($13::bigint[])
      order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) h
    cross join lateral (
     select j.id, j.priority, j.run_at,
            case when pg_column_size(j.payload) <= 2000 then octet_length(j.payload::text)
                 else pg_column_size(j.payload)::bigint * 256 end as bytes from graphile_worker._private_jobs as j
      where j.id = h.id and j.job_queue_id = lockq.id and j.is_available
-       and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $12::text[]) is not true        -- checked again under the lock
+       and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $12::text[]) is not true and j.id <> all($13::bigint[])        -- checked again under the lock
        and case when $8::bigint = 0 or pg_column_size(j.payload)::bigint * 256 <= $8::bigint then true
                 when pg_column_size(j.payload)::bigint > 65536 then false
                 else octet_length(j.payload::text) <= $8::bigint end
@@ -413,7 +430,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
            case when pg_column_size(payload) <= 2000 then octet_length(payload::text)
                 else pg_column_size(payload)::bigint * 256 end as bytes from graphile_worker._private_jobs
      where is_available and job_queue_id is null and priority = begin.p
-       and run_at between begin.low and now() and task_id = any($3::int[]) and (flags ?| $12::text[]) is not true
+       and run_at between begin.low and now() and task_id = any($3::int[]) and (flags ?| $12::text[]) is not true and id <> all($13::bigint[])
        and case when $8::bigint = 0 or pg_column_size(payload)::bigint * 256 <= $8::bigint then true
                 when pg_column_size(payload)::bigint > 65536 then false
                 else octet_length(payload::text) <= $8::bigint end
@@ -471,7 +488,7 @@ select aux.*, upd.*, (select s.queue_name from graphile_worker._private_job_queu
                (select (extract(epoch from min(n.run_at) - now()) * 1000000)::bigint from mark cross join lateral (
                   select i.run_at from (
                     select j.run_at, j.task_id, row_number() over () as i from (
-                      select run_at, case when (flags ?| $12::text[]) is not true then task_id end as task_id from graphile_worker._private_jobs
+                      select run_at, case when (flags ?| $12::text[]) is not true and id <> all($13::bigint[]) then task_id end as task_id from graphile_worker._private_jobs
                        where is_available and priority = mark.p and run_at > now() and run_at < now() + interval '100 years'
                        order by run_at limit 200) j) i
                    where i.task_id = any($3::int[]) or i.i = 200 limit 1) n
@@ -644,7 +661,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
   select f.id, f.priority, f.run_at from mark cross join lateral (
     select id, priority, run_at from graphile_worker._private_jobs
      where is_available and job_queue_id is null and priority = mark.p
-       and run_at between mark.low and now() and task_id = any($3::int[]) and (flags ?| $14::text[]) is not true
+       and run_at between mark.low and now() and task_id = any($3::int[]) and (flags ?| $14::text[]) is not true and id <> all($15::bigint[])
      order by run_at limit 500) f
   limit $6::int
 ), cut as materialized (                         -- where it would end
@@ -662,13 +679,13 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
     from qs join graphile_worker._private_job_queues as s on s.id = qs.q and s.is_available
    cross join lateral (
     select j.id, j.priority, j.run_at from graphile_worker._private_jobs as j
-     where j.job_queue_id = s.id and j.is_available and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $14::text[]) is not true
+     where j.job_queue_id = s.id and j.is_available and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $14::text[]) is not true and j.id <> all($15::bigint[])
      order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) h
    where (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
 ), freed as materialized (                       -- and those that are known to have jobs: just freed, or held back
   select u.q, h.id, h.priority, h.run_at from (select distinct unnest($11::int[]) as q) as u cross join lateral (
     select j.id, j.priority, j.run_at from graphile_worker._private_jobs as j
-     where j.job_queue_id = u.q and j.is_available and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $14::text[]) is not true
+     where j.job_queue_id = u.q and j.is_available and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $14::text[]) is not true and j.id <> all($15::bigint[])
      order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) h
    where u.q not in (select q from seen) and (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
 ), line as materialized (                        -- the queues to try, best first
@@ -682,14 +699,14 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
   select lockq.id as q, k.id, k.priority, k.run_at, k.bytes from lockq
    cross join lateral (
     select j.id, j.priority, j.run_at from graphile_worker._private_jobs as j
-     where j.job_queue_id = lockq.id and j.is_available and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $14::text[]) is not true
+     where j.job_queue_id = lockq.id and j.is_available and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $14::text[]) is not true and j.id <> all($15::bigint[])
      order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) h
    cross join lateral (
     select j.id, j.priority, j.run_at,
            case when pg_column_size(j.payload) <= 2000 then octet_length(j.payload::text)
                 else pg_column_size(j.payload)::bigint * 256 end as bytes from graphile_worker._private_jobs as j
      where j.id = h.id and j.job_queue_id = lockq.id and j.is_available
-       and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $14::text[]) is not true        -- checked again under the lock
+       and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $14::text[]) is not true and j.id <> all($15::bigint[])        -- checked again under the lock
        and case when $8::bigint = 0 or pg_column_size(j.payload)::bigint * 256 <= $8::bigint then true
                 when pg_column_size(j.payload)::bigint > 65536 then false
                 else octet_length(j.payload::text) <= $8::bigint end
@@ -710,7 +727,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
            case when pg_column_size(payload) <= 2000 then octet_length(payload::text)
                 else pg_column_size(payload)::bigint * 256 end as bytes from graphile_worker._private_jobs
      where is_available and job_queue_id is null and priority = begin.p
-       and run_at between begin.low and now() and task_id = any($3::int[]) and (flags ?| $14::text[]) is not true
+       and run_at between begin.low and now() and task_id = any($3::int[]) and (flags ?| $14::text[]) is not true and id <> all($15::bigint[])
        and case when $8::bigint = 0 or pg_column_size(payload)::bigint * 256 <= $8::bigint then true
                 when pg_column_size(payload)::bigint > 65536 then false
                 else octet_length(payload::text) <= $8::bigint end
@@ -763,7 +780,7 @@ select aux.*, upd.*, (select s.queue_name from graphile_worker._private_job_queu
                (select (extract(epoch from min(n.run_at) - now()) * 1000000)::bigint from mark cross join lateral (
                   select i.run_at from (
                     select j.run_at, j.task_id, row_number() over () as i from (
-                      select run_at, case when (flags ?| $14::text[]) is not true then task_id end as task_id from graphile_worker._private_jobs
+                      select run_at, case when (flags ?| $14::text[]) is not true and id <> all($15::bigint[]) then task_id end as task_id from graphile_worker._private_jobs
                        where is_available and priority = mark.p and run_at > now() and run_at < now() + interval '100 years'
                        order by run_at limit 200) j) i
                    where i.task_id = any($3::int[]) or i.i = 200 limit 1) n
@@ -925,14 +942,14 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
   select f.id, f.priority, f.run_at from mark cross join lateral (
     select id, priority, run_at from graphile_worker._private_jobs
      where is_available and job_queue_id is null and priority = mark.p
-       and run_at between mark.low and now() and task_id = any($3::int[]) and (flags ?| $11::text[]) is not true
+       and run_at between mark.low and now() and task_id = any($3::int[]) and (flags ?| $11::text[]) is not true and id <> all($12::bigint[])
      order by run_at limit 500) f
   limit $6::int
 ), cut as materialized (                         -- where it would end
   select priority, run_at from peek offset $6::int - 1 limit 1
 ), win as materialized (                         -- a bounded look at the front of the whole line
   select j.q, j.id, j.task_id, j.priority, j.run_at from mark cross join lateral (
-    select job_queue_id as q, id, case when (flags ?| $11::text[]) is not true then task_id end as task_id, priority, run_at from graphile_worker._private_jobs
+    select job_queue_id as q, id, case when (flags ?| $11::text[]) is not true and id <> all($12::bigint[]) then task_id end as task_id, priority, run_at from graphile_worker._private_jobs
      where is_available and priority = mark.p and run_at between mark.low and now()
      order by run_at limit 4000) j
   limit 4000
@@ -956,7 +973,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
            case when pg_column_size(j.payload) <= 2000 then octet_length(j.payload::text)
                 else pg_column_size(j.payload)::bigint * 256 end as bytes from graphile_worker._private_jobs as j
      where j.id = lockq.head and j.job_queue_id = lockq.id and j.is_available
-       and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $11::text[]) is not true        -- checked again under the lock
+       and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $11::text[]) is not true and j.id <> all($12::bigint[])        -- checked again under the lock
        and case when $8::bigint = 0 or pg_column_size(j.payload)::bigint * 256 <= $8::bigint then true
                 when pg_column_size(j.payload)::bigint > 65536 then false
                 else octet_length(j.payload::text) <= $8::bigint end
@@ -977,7 +994,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
            case when pg_column_size(payload) <= 2000 then octet_length(payload::text)
                 else pg_column_size(payload)::bigint * 256 end as bytes from graphile_worker._private_jobs
      where is_available and job_queue_id is null and priority = begin.p
-       and run_at between begin.low and now() and task_id = any($3::int[]) and (flags ?| $11::text[]) is not true
+       and run_at between begin.low and now() and task_id = any($3::int[]) and (flags ?| $11::text[]) is not true and id <> all($12::bigint[])
        and case when $8::bigint = 0 or pg_column_size(payload)::bigint * 256 <= $8::bigint then true
                 when pg_column_size(payload)::bigint > 65536 then false
                 else octet_length(payload::text) <= $8::bigint end
@@ -1033,7 +1050,7 @@ select aux.*, upd.*, (select s.queue_name from graphile_worker._private_job_queu
                (select (extract(epoch from min(n.run_at) - now()) * 1000000)::bigint from mark cross join lateral (
                   select i.run_at from (
                     select j.run_at, j.task_id, row_number() over () as i from (
-                      select run_at, case when (flags ?| $11::text[]) is not true then task_id end as task_id from graphile_worker._private_jobs
+                      select run_at, case when (flags ?| $11::text[]) is not true and id <> all($12::bigint[]) then task_id end as task_id from graphile_worker._private_jobs
                        where is_available and priority = mark.p and run_at > now() and run_at < now() + interval '100 years'
                        order by run_at limit 200) j) i
                    where i.task_id = any($3::int[]) or i.i = 200 limit 1) n

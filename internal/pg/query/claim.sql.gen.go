@@ -278,7 +278,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
   select f.id, f.priority, f.run_at from mark cross join lateral (
     select id, priority, run_at from graphile_worker._private_jobs
      where is_available and job_queue_id is null and priority = mark.p
-       and run_at between mark.low and now() and task_id = any($3::int[]) and (flags ?| $14::text[]) is not true
+       and run_at between mark.low and now() and task_id = any($3::int[]) and (flags ?| $14::text[]) is not true and id <> all($15::bigint[])
      order by run_at limit 500) f
   limit $6::int
 ), cut as materialized (                         -- where it would end
@@ -296,13 +296,13 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
     from qs join graphile_worker._private_job_queues as s on s.id = qs.q and s.is_available
    cross join lateral (
     select j.id, j.priority, j.run_at from graphile_worker._private_jobs as j
-     where j.job_queue_id = s.id and j.is_available and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $14::text[]) is not true
+     where j.job_queue_id = s.id and j.is_available and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $14::text[]) is not true and j.id <> all($15::bigint[])
      order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) h
    where (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
 ), freed as materialized (                       -- and those that are known to have jobs: just freed, or held back
   select u.q, h.id, h.priority, h.run_at from (select distinct unnest($11::int[]) as q) as u cross join lateral (
     select j.id, j.priority, j.run_at from graphile_worker._private_jobs as j
-     where j.job_queue_id = u.q and j.is_available and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $14::text[]) is not true
+     where j.job_queue_id = u.q and j.is_available and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $14::text[]) is not true and j.id <> all($15::bigint[])
      order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) h
    where u.q not in (select q from seen) and (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
 ), line as materialized (                        -- the queues to try, best first
@@ -316,14 +316,14 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
   select lockq.id as q, k.id, k.priority, k.run_at, k.bytes from lockq
    cross join lateral (
     select j.id, j.priority, j.run_at from graphile_worker._private_jobs as j
-     where j.job_queue_id = lockq.id and j.is_available and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $14::text[]) is not true
+     where j.job_queue_id = lockq.id and j.is_available and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $14::text[]) is not true and j.id <> all($15::bigint[])
      order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) h
    cross join lateral (
     select j.id, j.priority, j.run_at,
            case when pg_column_size(j.payload) <= 2000 then octet_length(j.payload::text)
                 else pg_column_size(j.payload)::bigint * 256 end as bytes from graphile_worker._private_jobs as j
      where j.id = h.id and j.job_queue_id = lockq.id and j.is_available
-       and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $14::text[]) is not true        -- checked again under the lock
+       and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $14::text[]) is not true and j.id <> all($15::bigint[])        -- checked again under the lock
        and case when $8::bigint = 0 or pg_column_size(j.payload)::bigint * 256 <= $8::bigint then true
                 when pg_column_size(j.payload)::bigint > 65536 then false
                 else octet_length(j.payload::text) <= $8::bigint end
@@ -344,7 +344,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
            case when pg_column_size(payload) <= 2000 then octet_length(payload::text)
                 else pg_column_size(payload)::bigint * 256 end as bytes from graphile_worker._private_jobs
      where is_available and job_queue_id is null and priority = begin.p
-       and run_at between begin.low and now() and task_id = any($3::int[]) and (flags ?| $14::text[]) is not true
+       and run_at between begin.low and now() and task_id = any($3::int[]) and (flags ?| $14::text[]) is not true and id <> all($15::bigint[])
        and case when $8::bigint = 0 or pg_column_size(payload)::bigint * 256 <= $8::bigint then true
                 when pg_column_size(payload)::bigint > 65536 then false
                 else octet_length(payload::text) <= $8::bigint end
@@ -397,7 +397,7 @@ select aux.alive, aux.picked, aux.at, aux.queued, aux.next_queue, aux.clogged, a
                (select (extract(epoch from min(n.run_at) - now()) * 1000000)::bigint from mark cross join lateral (
                   select i.run_at from (
                     select j.run_at, j.task_id, row_number() over () as i from (
-                      select run_at, case when (flags ?| $14::text[]) is not true then task_id end as task_id from graphile_worker._private_jobs
+                      select run_at, case when (flags ?| $14::text[]) is not true and id <> all($15::bigint[]) then task_id end as task_id from graphile_worker._private_jobs
                        where is_available and priority = mark.p and run_at > now() and run_at < now() + interval '100 years'
                        order by run_at limit 200) j) i
                    where i.task_id = any($3::int[]) or i.i = 200 limit 1) n
@@ -422,6 +422,7 @@ type ClaimDeepFlagsParams struct {
 	Column12 int32
 	Column13 int32
 	Column14 []string
+	Column15 []int64
 }
 
 type ClaimDeepFlagsRow struct {
@@ -468,6 +469,7 @@ func (q *Queries) ClaimDeepFlags(ctx context.Context, arg ClaimDeepFlagsParams) 
 		arg.Column12,
 		arg.Column13,
 		arg.Column14,
+		arg.Column15,
 	)
 	if err != nil {
 		return nil, err
@@ -694,7 +696,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
            case when pg_column_size(payload) <= 2000 then octet_length(payload::text)
                 else pg_column_size(payload)::bigint * 256 end as bytes from graphile_worker._private_jobs
      where is_available and job_queue_id is null and priority = mark.p
-       and run_at between mark.low and now() and task_id = any($3::int[]) and (flags ?| $11::text[]) is not true
+       and run_at between mark.low and now() and task_id = any($3::int[]) and (flags ?| $11::text[]) is not true and id <> all($12::bigint[])
        and case when $8::bigint = 0 or pg_column_size(payload)::bigint * 256 <= $8::bigint then true
                 when pg_column_size(payload)::bigint > 65536 then false
                 else octet_length(payload::text) <= $8::bigint end
@@ -727,7 +729,7 @@ select aux.alive, aux.picked, aux.at, aux.queued, aux.next_queue, aux.clogged, a
                (select (extract(epoch from min(n.run_at) - now()) * 1000000)::bigint from mark cross join lateral (
                   select i.run_at from (
                     select j.run_at, j.task_id, row_number() over () as i from (
-                      select run_at, case when (flags ?| $11::text[]) is not true then task_id end as task_id from graphile_worker._private_jobs
+                      select run_at, case when (flags ?| $11::text[]) is not true and id <> all($12::bigint[]) then task_id end as task_id from graphile_worker._private_jobs
                        where is_available and priority = mark.p and run_at > now() and run_at < now() + interval '100 years'
                        order by run_at limit 200) j) i
                    where i.task_id = any($3::int[]) or i.i = 200 limit 1) n
@@ -749,6 +751,7 @@ type ClaimFreeFlagsParams struct {
 	Column9  int16
 	Column10 int32
 	Column11 []string
+	Column12 []int64
 }
 
 type ClaimFreeFlagsRow struct {
@@ -792,6 +795,7 @@ func (q *Queries) ClaimFreeFlags(ctx context.Context, arg ClaimFreeFlagsParams) 
 		arg.Column9,
 		arg.Column10,
 		arg.Column11,
+		arg.Column12,
 	)
 	if err != nil {
 		return nil, err
@@ -1103,14 +1107,14 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
   select f.id, f.priority, f.run_at from mark cross join lateral (
     select id, priority, run_at from graphile_worker._private_jobs
      where is_available and job_queue_id is null and priority = mark.p
-       and run_at between mark.low and now() and task_id = any($3::int[]) and (flags ?| $12::text[]) is not true
+       and run_at between mark.low and now() and task_id = any($3::int[]) and (flags ?| $12::text[]) is not true and id <> all($13::bigint[])
      order by run_at limit 500) f
   limit $6::int
 ), cut as materialized (                         -- where it would end
   select priority, run_at from peek offset $6::int - 1 limit 1
 ), win as materialized (                         -- a bounded look at the front of the whole line
   select j.q, j.id, j.task_id, j.priority, j.run_at from mark cross join lateral (
-    select job_queue_id as q, id, case when (flags ?| $12::text[]) is not true then task_id end as task_id, priority, run_at from graphile_worker._private_jobs
+    select job_queue_id as q, id, case when (flags ?| $12::text[]) is not true and id <> all($13::bigint[]) then task_id end as task_id, priority, run_at from graphile_worker._private_jobs
      where is_available and priority = mark.p and run_at between mark.low and now()
      order by run_at limit 2000) j
   limit greatest(4 * $6::int, 400)
@@ -1123,7 +1127,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
 ), freed as materialized (                       -- and those that are known to have jobs: just freed, or held back
   select u.q, h.id, h.priority, h.run_at from (select distinct unnest($11::int[]) as q) as u cross join lateral (
     select j.id, j.priority, j.run_at from graphile_worker._private_jobs as j
-     where j.job_queue_id = u.q and j.is_available and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $12::text[]) is not true
+     where j.job_queue_id = u.q and j.is_available and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $12::text[]) is not true and j.id <> all($13::bigint[])
      order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) h
    where u.q not in (select q from seen) and (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
 ), line as materialized (                        -- the queues to try, best first
@@ -1137,14 +1141,14 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
   select lockq.id as q, k.id, k.priority, k.run_at, k.bytes from lockq
    cross join lateral (
     select j.id, j.priority, j.run_at from graphile_worker._private_jobs as j
-     where j.job_queue_id = lockq.id and j.is_available and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $12::text[]) is not true
+     where j.job_queue_id = lockq.id and j.is_available and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $12::text[]) is not true and j.id <> all($13::bigint[])
      order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) h
    cross join lateral (
     select j.id, j.priority, j.run_at,
            case when pg_column_size(j.payload) <= 2000 then octet_length(j.payload::text)
                 else pg_column_size(j.payload)::bigint * 256 end as bytes from graphile_worker._private_jobs as j
      where j.id = h.id and j.job_queue_id = lockq.id and j.is_available
-       and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $12::text[]) is not true        -- checked again under the lock
+       and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $12::text[]) is not true and j.id <> all($13::bigint[])        -- checked again under the lock
        and case when $8::bigint = 0 or pg_column_size(j.payload)::bigint * 256 <= $8::bigint then true
                 when pg_column_size(j.payload)::bigint > 65536 then false
                 else octet_length(j.payload::text) <= $8::bigint end
@@ -1165,7 +1169,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
            case when pg_column_size(payload) <= 2000 then octet_length(payload::text)
                 else pg_column_size(payload)::bigint * 256 end as bytes from graphile_worker._private_jobs
      where is_available and job_queue_id is null and priority = begin.p
-       and run_at between begin.low and now() and task_id = any($3::int[]) and (flags ?| $12::text[]) is not true
+       and run_at between begin.low and now() and task_id = any($3::int[]) and (flags ?| $12::text[]) is not true and id <> all($13::bigint[])
        and case when $8::bigint = 0 or pg_column_size(payload)::bigint * 256 <= $8::bigint then true
                 when pg_column_size(payload)::bigint > 65536 then false
                 else octet_length(payload::text) <= $8::bigint end
@@ -1223,7 +1227,7 @@ select aux.alive, aux.picked, aux.at, aux.queued, aux.next_queue, aux.clogged, a
                (select (extract(epoch from min(n.run_at) - now()) * 1000000)::bigint from mark cross join lateral (
                   select i.run_at from (
                     select j.run_at, j.task_id, row_number() over () as i from (
-                      select run_at, case when (flags ?| $12::text[]) is not true then task_id end as task_id from graphile_worker._private_jobs
+                      select run_at, case when (flags ?| $12::text[]) is not true and id <> all($13::bigint[]) then task_id end as task_id from graphile_worker._private_jobs
                        where is_available and priority = mark.p and run_at > now() and run_at < now() + interval '100 years'
                        order by run_at limit 200) j) i
                    where i.task_id = any($3::int[]) or i.i = 200 limit 1) n
@@ -1246,6 +1250,7 @@ type ClaimFrontFlagsParams struct {
 	Column10 int32
 	Column11 []int32
 	Column12 []string
+	Column13 []int64
 }
 
 type ClaimFrontFlagsRow struct {
@@ -1290,6 +1295,7 @@ func (q *Queries) ClaimFrontFlags(ctx context.Context, arg ClaimFrontFlagsParams
 		arg.Column10,
 		arg.Column11,
 		arg.Column12,
+		arg.Column13,
 	)
 	if err != nil {
 		return nil, err
@@ -1587,14 +1593,14 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
   select f.id, f.priority, f.run_at from mark cross join lateral (
     select id, priority, run_at from graphile_worker._private_jobs
      where is_available and job_queue_id is null and priority = mark.p
-       and run_at between mark.low and now() and task_id = any($3::int[]) and (flags ?| $11::text[]) is not true
+       and run_at between mark.low and now() and task_id = any($3::int[]) and (flags ?| $11::text[]) is not true and id <> all($12::bigint[])
      order by run_at limit 500) f
   limit $6::int
 ), cut as materialized (                         -- where it would end
   select priority, run_at from peek offset $6::int - 1 limit 1
 ), win as materialized (                         -- a bounded look at the front of the whole line
   select j.q, j.id, j.task_id, j.priority, j.run_at from mark cross join lateral (
-    select job_queue_id as q, id, case when (flags ?| $11::text[]) is not true then task_id end as task_id, priority, run_at from graphile_worker._private_jobs
+    select job_queue_id as q, id, case when (flags ?| $11::text[]) is not true and id <> all($12::bigint[]) then task_id end as task_id, priority, run_at from graphile_worker._private_jobs
      where is_available and priority = mark.p and run_at between mark.low and now()
      order by run_at limit 4000) j
   limit 4000
@@ -1618,7 +1624,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
            case when pg_column_size(j.payload) <= 2000 then octet_length(j.payload::text)
                 else pg_column_size(j.payload)::bigint * 256 end as bytes from graphile_worker._private_jobs as j
      where j.id = lockq.head and j.job_queue_id = lockq.id and j.is_available
-       and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $11::text[]) is not true        -- checked again under the lock
+       and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $11::text[]) is not true and j.id <> all($12::bigint[])        -- checked again under the lock
        and case when $8::bigint = 0 or pg_column_size(j.payload)::bigint * 256 <= $8::bigint then true
                 when pg_column_size(j.payload)::bigint > 65536 then false
                 else octet_length(j.payload::text) <= $8::bigint end
@@ -1639,7 +1645,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
            case when pg_column_size(payload) <= 2000 then octet_length(payload::text)
                 else pg_column_size(payload)::bigint * 256 end as bytes from graphile_worker._private_jobs
      where is_available and job_queue_id is null and priority = begin.p
-       and run_at between begin.low and now() and task_id = any($3::int[]) and (flags ?| $11::text[]) is not true
+       and run_at between begin.low and now() and task_id = any($3::int[]) and (flags ?| $11::text[]) is not true and id <> all($12::bigint[])
        and case when $8::bigint = 0 or pg_column_size(payload)::bigint * 256 <= $8::bigint then true
                 when pg_column_size(payload)::bigint > 65536 then false
                 else octet_length(payload::text) <= $8::bigint end
@@ -1695,7 +1701,7 @@ select aux.alive, aux.picked, aux.at, aux.queued, aux.next_queue, aux.clogged, a
                (select (extract(epoch from min(n.run_at) - now()) * 1000000)::bigint from mark cross join lateral (
                   select i.run_at from (
                     select j.run_at, j.task_id, row_number() over () as i from (
-                      select run_at, case when (flags ?| $11::text[]) is not true then task_id end as task_id from graphile_worker._private_jobs
+                      select run_at, case when (flags ?| $11::text[]) is not true and id <> all($12::bigint[]) then task_id end as task_id from graphile_worker._private_jobs
                        where is_available and priority = mark.p and run_at > now() and run_at < now() + interval '100 years'
                        order by run_at limit 200) j) i
                    where i.task_id = any($3::int[]) or i.i = 200 limit 1) n
@@ -1717,6 +1723,7 @@ type ClaimScanFlagsParams struct {
 	Column9  int16
 	Column10 int32
 	Column11 []string
+	Column12 []int64
 }
 
 type ClaimScanFlagsRow struct {
@@ -1760,6 +1767,7 @@ func (q *Queries) ClaimScanFlags(ctx context.Context, arg ClaimScanFlagsParams) 
 		arg.Column9,
 		arg.Column10,
 		arg.Column11,
+		arg.Column12,
 	)
 	if err != nil {
 		return nil, err
@@ -1803,6 +1811,59 @@ func (q *Queries) ClaimScanFlags(ctx context.Context, arg ClaimScanFlagsParams) 
 		return nil, err
 	}
 	return items, nil
+}
+
+const FirstJobs = `-- name: FirstJobs :many
+select j.id from graphile_worker._private_jobs as j
+ where j.is_available and j.run_at <= now() and j.task_id = any($1::int[]) and j.id <> all($2::bigint[])
+ order by j.priority, j.run_at limit 2000
+`
+
+type FirstJobsParams struct {
+	Tasks []int32
+	Known []int64
+}
+
+// The jobs that a claim may have tried to lock: the first in line, and those of the queues at its front.
+func (q *Queries) FirstJobs(ctx context.Context, arg FirstJobsParams) ([]int64, error) {
+	rows, err := q.db.Query(ctx, FirstJobs, arg.Tasks, arg.Known)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []int64
+	for rows.Next() {
+		var id int64
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		items = append(items, id)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const LockJobs = `-- name: LockJobs :exec
+with held as materialized (
+  select j.id from graphile_worker._private_jobs as j
+   where j.id = any($2::bigint[]) and j.is_available order by j.id for update skip locked
+)
+update graphile_worker._private_jobs as j
+   set attempts = j.attempts + 1, locked_at = now(), locked_by = $1::text || '.' || (j.attempts + 1)
+ where j.id = any(array(select id from held))
+`
+
+type LockJobsParams struct {
+	Token string
+	Ids   []int64
+}
+
+// Changes jobs as a claim does, to be rolled back.
+func (q *Queries) LockJobs(ctx context.Context, arg LockJobsParams) error {
+	_, err := q.db.Exec(ctx, LockJobs, arg.Token, arg.Ids)
+	return err
 }
 
 const OldestSnapshot = `-- name: OldestSnapshot :one
@@ -1857,7 +1918,8 @@ select exists (select from pg_catalog.pg_index as i
 // Deep   queues by number, because the window did not reach as far as the batch does
 // Scan   full claims without the index on queues: heads are what comes first in a larger window
 //
-// Each has a second text for workers with forbidden flags. Parameters:
+// Each has a second text for workers with forbidden flags, and for the time in which jobs are passed
+// over that the server refuses to lock: their lists are its last two parameters. Parameters:
 //
 //	 $1 text          worker id
 //	 $2 text          claim token

@@ -45,8 +45,8 @@ select (select count(*) from ended)::int as ended,
        array(select task_id from next order by queue_id)::int[] as next_tasks;
 
 -- name: FailJobs :many
--- The formula of run_at is the contract's (section 6.2); the delay is ours to choose. An empty payload
--- keeps the job's.
+-- The formula of run_at is the contract's (section 6.2); the delay is ours to choose. A run_at that
+-- somebody has put where times end stays: their sum would be refused. An empty payload keeps the job's.
 with failure as materialized (
   select u.ord, u.id, u.token, u.error, u.delay_us, u.permanent, u.payload
     from rows from (unnest(@ids::bigint[]), unnest(@tokens::text[]), unnest(@errors::text[]), unnest(@delays_us::bigint[]),
@@ -69,7 +69,8 @@ with failure as materialized (
 ), ended as (
   update graphile_worker._private_jobs as j
      set last_error = failure.error,
-         run_at = greatest(now(), j.run_at) + failure.delay_us * interval '1 microsecond',
+         run_at = case when j.run_at > '200000-01-01Z' then j.run_at
+                       else greatest(now(), j.run_at) + failure.delay_us * interval '1 microsecond' end,
          attempts = case when failure.permanent then greatest(j.attempts, j.max_attempts) else j.attempts end,
          payload = case when failure.payload = '' then j.payload else failure.payload::json end,
          locked_at = null, locked_by = null

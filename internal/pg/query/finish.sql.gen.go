@@ -103,7 +103,8 @@ with failure as materialized (
 ), ended as (
   update graphile_worker._private_jobs as j
      set last_error = failure.error,
-         run_at = greatest(now(), j.run_at) + failure.delay_us * interval '1 microsecond',
+         run_at = case when j.run_at > '200000-01-01Z' then j.run_at
+                       else greatest(now(), j.run_at) + failure.delay_us * interval '1 microsecond' end,
          attempts = case when failure.permanent then greatest(j.attempts, j.max_attempts) else j.attempts end,
          payload = case when failure.payload = '' then j.payload else failure.payload::json end,
          locked_at = null, locked_by = null
@@ -145,8 +146,8 @@ type FailJobsRow struct {
 	NextTask   int32
 }
 
-// The formula of run_at is the contract's (section 6.2); the delay is ours to choose. An empty payload
-// keeps the job's.
+// The formula of run_at is the contract's (section 6.2); the delay is ours to choose. A run_at that
+// somebody has put where times end stays: their sum would be refused. An empty payload keeps the job's.
 func (q *Queries) FailJobs(ctx context.Context, arg FailJobsParams) ([]FailJobsRow, error) {
 	rows, err := q.db.Query(ctx, FailJobs,
 		arg.Ids,

@@ -164,14 +164,21 @@ select (exists (select from worker)
 with held as materialized (
   select j.id from graphile_worker._private_jobs as j
    where starts_with(j.locked_by, @worker_id::text || '.') and j.locked_by <> all(@held::text[])
+     and j.id <> all(@apart_from::bigint[])
    order by j.id limit 1000 for update skip locked
 )
 update graphile_worker._private_jobs as j
-   set attempts = case when j.attempts = substring(j.locked_by from '([0-9]+)k?$')::int
+   set attempts = case when j.attempts = substring(j.locked_by from '\.([0-9]{1,9})k?$')::int
                         and not (j.locked_by like '%k' and j.key is null)
                        then greatest(0, j.attempts - 1) else j.attempts end,
        locked_at = null, locked_by = null
  where j.id = any(array(select id from held));
+
+-- name: ReclaimIDs :many
+-- What ReclaimJobs finds.
+select j.id from graphile_worker._private_jobs as j
+ where starts_with(j.locked_by, @worker_id::text || '.') and j.locked_by <> all(@held::text[])
+ order by j.id limit 1000;
 
 -- name: ReclaimQueues :execrows
 -- The queues, after the jobs: not one of which a job is left, because somebody else had its row locked.

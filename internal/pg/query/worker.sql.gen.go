@@ -232,14 +232,47 @@ func (q *Queries) NoteFormerWorker(ctx context.Context, id string) error {
 	return err
 }
 
+const ReclaimIDs = `-- name: ReclaimIDs :many
+select j.id from graphile_worker._private_jobs as j
+ where starts_with(j.locked_by, $1::text || '.') and j.locked_by <> all($2::text[])
+ order by j.id limit 1000
+`
+
+type ReclaimIDsParams struct {
+	WorkerID string
+	Held     []string
+}
+
+// What ReclaimJobs finds.
+func (q *Queries) ReclaimIDs(ctx context.Context, arg ReclaimIDsParams) ([]int64, error) {
+	rows, err := q.db.Query(ctx, ReclaimIDs, arg.WorkerID, arg.Held)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []int64
+	for rows.Next() {
+		var id int64
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		items = append(items, id)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const ReclaimJobs = `-- name: ReclaimJobs :execrows
 with held as materialized (
   select j.id from graphile_worker._private_jobs as j
    where starts_with(j.locked_by, $1::text || '.') and j.locked_by <> all($2::text[])
+     and j.id <> all($3::bigint[])
    order by j.id limit 1000 for update skip locked
 )
 update graphile_worker._private_jobs as j
-   set attempts = case when j.attempts = substring(j.locked_by from '([0-9]+)k?$')::int
+   set attempts = case when j.attempts = substring(j.locked_by from '\.([0-9]{1,9})k?$')::int
                         and not (j.locked_by like '%k' and j.key is null)
                        then greatest(0, j.attempts - 1) else j.attempts end,
        locked_at = null, locked_by = null
@@ -247,14 +280,15 @@ update graphile_worker._private_jobs as j
 `
 
 type ReclaimJobsParams struct {
-	WorkerID string
-	Held     []string
+	WorkerID  string
+	Held      []string
+	ApartFrom []int64
 }
 
 // Releases jobs that are locked under a worker's id and that it does not know of (R6), a batch at a time.
 // Refunds are those of ReleaseJobs.
 func (q *Queries) ReclaimJobs(ctx context.Context, arg ReclaimJobsParams) (int64, error) {
-	result, err := q.db.Exec(ctx, ReclaimJobs, arg.WorkerID, arg.Held)
+	result, err := q.db.Exec(ctx, ReclaimJobs, arg.WorkerID, arg.Held, arg.ApartFrom)
 	if err != nil {
 		return 0, err
 	}

@@ -25,6 +25,7 @@ type variant struct {
 	Deep    bool
 	Window  int    // rows at the front of the line that it looks at, at most; 0: none
 	Flags   string // the parameter with the forbidden flags; empty in a text without
+	Avoid   string // in a text with flags, the parameter with the ids of jobs that are passed over
 }
 
 func main() {
@@ -41,10 +42,10 @@ func run() error {
 	}
 	var variants []variant
 	for _, v := range []variant{
-		{Name: "ClaimFree", Flags: "$11"},
-		{Name: "ClaimFront", Queues: true, Indexed: true, Window: 2000, Flags: "$12"},
-		{Name: "ClaimDeep", Queues: true, Indexed: true, Deep: true, Flags: "$14"},
-		{Name: "ClaimScan", Queues: true, Window: 4000, Flags: "$11"},
+		{Name: "ClaimFree", Flags: "$11", Avoid: "$12"},
+		{Name: "ClaimFront", Queues: true, Indexed: true, Window: 2000, Flags: "$12", Avoid: "$13"},
+		{Name: "ClaimDeep", Queues: true, Indexed: true, Deep: true, Flags: "$14", Avoid: "$15"},
+		{Name: "ClaimScan", Queues: true, Window: 4000, Flags: "$11", Avoid: "$12"},
 	} {
 		plain, flags := v, v
 		plain.Flags = ""
@@ -95,7 +96,8 @@ func (v variant) Served(alias string) string {
 	return alias + "task_id = any($3::int[])" + v.passes(" and ", alias)
 }
 
-// ServedTask is a column task_id which is null for jobs that have a forbidden flag.
+// ServedTask is a column task_id which is null for jobs that have a forbidden flag, or are passed
+// over.
 func (v variant) ServedTask() string {
 	if v.Flags == "" {
 		return "task_id"
@@ -107,7 +109,7 @@ func (v variant) passes(before, alias string) string {
 	if v.Flags == "" {
 		return ""
 	}
-	return before + "(" + alias + "flags ?| " + v.Flags + "::text[]) is not true"
+	return before + "(" + alias + "flags ?| " + v.Flags + "::text[]) is not true and " + alias + "id <> all(" + v.Avoid + "::bigint[])"
 }
 
 // Bytes is how large a payload is, or the most that it can be. PostgreSQL packs rows of more than

@@ -34,6 +34,10 @@ type Observer func(Event)
 // whose key was removed or given to another job while it ran is not tried again, although Final is
 // false.
 //
+// The text of Err is what the log and the database get: passwords in URLs and connection strings,
+// tokens and the like are ***, and it has at most 10,000 bytes. errors.As finds the error that the
+// handler returned.
+//
 // Fields may be added: write an Event with field names, and do not compare two with ==.
 type Event struct {
 	_ [0]func()
@@ -85,7 +89,7 @@ const (
 // newEvent converts an event of a worker.
 func newEvent(e worker.Event) Event {
 	return Event{
-		Kind: EventKind(e.Kind), WorkerID: e.WorkerID, Count: e.Count, Full: e.Full, Job: newJob(e.Job), Err: e.Err,
+		Kind: EventKind(e.Kind), WorkerID: e.WorkerID, Count: e.Count, Full: e.Full, Job: newJob(e.Job), Err: tidy(e.Err),
 		Final: e.Final, Delay: e.Delay, Duration: e.Duration,
 	}
 }

@@ -141,11 +141,7 @@ func (x *executor) outcome(ctx context.Context, h *handler, job *wire.Job, err e
 
 // failure is the outcome of a job that failed with err and is tried again after delay.
 func failure(err error, delay time.Duration) worker.Outcome {
-	text := errorText(err)
-	if _, ok := message(err); !ok {
-		err = errors.New(text) // loggers and observers should not meet the panic
-	}
-	return worker.Outcome{Kind: worker.OutcomeFailed, Err: err, Text: text, Delay: delay}
+	return worker.Outcome{Kind: worker.OutcomeFailed, Err: tidy(err), Text: errorText(err), Delay: delay}
 }
 
 // explainTimeout names the task's timeout in an error that came of it.

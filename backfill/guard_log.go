@@ -7,7 +7,8 @@ import (
 	"reflect"
 )
 
-// guardLogger returns a logger whose handler cannot stop the goroutine that logs.
+// guardLogger returns a logger whose handler cannot stop the goroutine that logs, and sees no
+// secrets.
 func guardLogger(logger *slog.Logger) *slog.Logger {
 	handler := logger.Handler()
 	if _, guarded := handler.(*logHandler); guarded {
@@ -57,12 +58,23 @@ func fromSlog(handler slog.Handler) bool {
 }
 
 func (h *logHandler) Handle(ctx context.Context, record slog.Record) error {
+	record = masked(record)
 	var err error
 	if problem := h.guard.try(func() { err = h.next.Handle(ctx, record) }); problem != nil {
 		go h.guard.report(problem) // writing to stderr may block as well
 		return problem
 	}
 	return err
+}
+
+// masked returns a record without secrets. Its message is a constant.
+func masked(record slog.Record) slog.Record {
+	clean := slog.NewRecord(record.Time, record.Level, record.Message, record.PC)
+	record.Attrs(func(attr slog.Attr) bool {
+		clean.AddAttrs(maskAttr(attr))
+		return true
+	})
+	return clean
 }
 
 func (h *logHandler) WithAttrs(attrs []slog.Attr) slog.Handler {

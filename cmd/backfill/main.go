@@ -19,6 +19,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/urfave/cli/v3"
 
+	"github.com/backfillhq/go/internal/mask"
 	"github.com/backfillhq/go/internal/pg"
 )
 
@@ -55,7 +56,7 @@ func run(ctx context.Context, arguments []string, stdout, stderr io.Writer) int 
 	if err == nil {
 		return 0
 	}
-	fmt.Fprintln(stderr, "backfill:", err)
+	fmt.Fprintln(stderr, "backfill:", mask.Secrets(err.Error()))
 	if _, usage := errors.AsType[usageError](err); usage {
 		fmt.Fprintln(stderr, `Run "backfill help", or "backfill help" and a command.`)
 		return exitUsage

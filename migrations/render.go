@@ -69,7 +69,7 @@ func CheckSchemaName(schema string) error {
 	case schema == "":
 		return errors.New("schema name is empty")
 	case len(schema) > maxNameBytes:
-		return fmt.Errorf("schema name %q has %d bytes: PostgreSQL allows %d", schema, len(schema), maxNameBytes)
+		return fmt.Errorf("schema name %.70q has %d bytes: PostgreSQL allows %d", schema, len(schema), maxNameBytes)
 	case strings.ContainsRune(schema, 0):
 		return fmt.Errorf("schema name %q contains a NUL character", schema)
 	case !utf8.ValidString(schema):

@@ -112,7 +112,7 @@ const maxNameBytes = 63
 func CheckRoleName(role string) error {
 	switch {
 	case role == "" || len(role) > maxNameBytes || strings.ContainsRune(role, 0) || !utf8.ValidString(role):
-		return fmt.Errorf("role name %q: want 1 to %d bytes of UTF-8", role, maxNameBytes)
+		return fmt.Errorf("role name %.70q: want 1 to %d bytes of UTF-8", role, maxNameBytes)
 	case role == "public" || role == "none":
 		return fmt.Errorf("role name %q: PostgreSQL reserves it", role)
 	default:

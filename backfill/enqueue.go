@@ -15,6 +15,11 @@ type Enqueuer interface {
 	// Enqueue inserts one job for each request, all or none, and returns the jobs in the order of
 	// requests. Requests with the same key are applied one after the other, and share one job in
 	// the result.
+	//
+	// The args of a job have at most 256 MiB as JSON. Each copy of them, in this process, in the
+	// worker and in the database, takes as much memory, five and more in all, and 100 MB take
+	// seconds: give ctx a deadline, because without one a statement has 10 seconds. Better store
+	// what has more than a megabyte elsewhere, and enqueue where it is.
 	Enqueue(ctx context.Context, requests ...Request) ([]*Job, error)
 
 	// WithTx returns an Enqueuer whose jobs are inserted in tx: they exist once it commits.
@@ -24,7 +29,8 @@ type Enqueuer interface {
 	WithSQLTx(tx *sql.Tx) Enqueuer
 }
 
-// Enqueue inserts one job of task t. If e is nil, it returns [ErrNoClient].
+// Enqueue inserts one job of task t. If e is nil, it returns [ErrNoClient]. For the size of args see
+// [Enqueuer].
 func Enqueue[T any](ctx context.Context, e Enqueuer, t *Task[T], args T, opts ...EnqueueOption) (*Job, error) {
 	if e == nil {
 		return nil, ErrNoClient

@@ -163,7 +163,8 @@ func checkArgs(args json.RawMessage, keyed bool) error {
 	case len(args) == 0:
 		return nil
 	case len(args) > maxArgsBytes:
-		return fmt.Errorf("args have %d bytes: at most %d (256 MiB) are allowed", len(args), maxArgsBytes)
+		return fmt.Errorf("args have %d bytes: at most %d (256 MiB) are allowed: store large data elsewhere, and "+
+			"enqueue where it is", len(args), maxArgsBytes)
 	case !utf8.Valid(args):
 		return errors.New("args are not valid UTF-8")
 	case !json.Valid(args):

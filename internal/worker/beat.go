@@ -95,7 +95,7 @@ func (w *Worker) beatOnce(ctx context.Context) time.Duration {
 	}
 	w.observer.read(answer.Session, answer.Peers, time.Now())
 	signal(w.looks)
-	if w.observer.waits(time.Now()) {
+	if w.observer.waits() {
 		return w.times.look
 	}
 	return w.times.queuedBeat

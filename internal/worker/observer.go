@@ -35,7 +35,7 @@ type observer struct {
 	times leaseTimes
 
 	mu   sync.Mutex
-	last time.Time
+	last time.Time // when the rows were last read
 	seen map[string]*sighting
 }
 
@@ -107,11 +107,12 @@ func (o *observer) read(session int, peers []Peer, now time.Time) {
 }
 
 // judge is the one place where a worker is judged. unlocked says that its session lock was seen to
-// be free: that proves nothing alone, because all locks are free after a restart of the server.
-func (o *observer) judge(s *sighting, unlocked bool, now time.Time) Verdict {
+// be free: that proves nothing alone, because all locks are free after a restart of the server. Time
+// counts up to the last look and no further: what came after it, nobody has seen.
+func (o *observer) judge(s *sighting, unlocked bool) Verdict {
 	quiet := time.Duration(0)
 	if !s.since.IsZero() {
-		quiet = now.Sub(s.since)
+		quiet = o.last.Sub(s.since)
 	}
 	disconnected := s.Locked && unlocked
 	switch {
@@ -143,11 +144,11 @@ func (o *observer) watches(id string) bool {
 }
 
 // late returns whose session locks are to be looked at: of those that may be dead if theirs is free.
-func (o *observer) late(now time.Time) (late []Peer) {
+func (o *observer) late() (late []Peer) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for _, s := range o.seen {
-		if s.Locked && !s.absent && o.judge(s, false, now) == VerdictLate {
+		if s.Locked && !s.absent && o.judge(s, false) == VerdictLate {
 			late = append(late, s.Peer)
 		}
 	}
@@ -156,12 +157,12 @@ func (o *observer) late(now time.Time) (late []Peer) {
 
 // dead returns who is to be declared dead, and whose rows are to be released: the dead and those
 // that have no row any more.
-func (o *observer) dead(unlocked map[string]bool, now time.Time) (declare []Peer, release []string) {
+func (o *observer) dead(unlocked map[string]bool) (declare []Peer, release []string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for id, s := range o.seen {
 		switch {
-		case s.Rescued || o.judge(s, unlocked[id], now) != VerdictDead:
+		case s.Rescued || o.judge(s, unlocked[id]) != VerdictDead:
 		case s.Dead || s.absent:
 			release = append(release, id)
 		default:
@@ -190,11 +191,11 @@ func (o *observer) rescued(id string) {
 }
 
 // waits reports whether somebody is late, so that the next look is to follow soon.
-func (o *observer) waits(now time.Time) bool {
+func (o *observer) waits() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for _, s := range o.seen {
-		if !s.Rescued && o.judge(s, false, now) != VerdictAlive {
+		if !s.Rescued && o.judge(s, false) != VerdictAlive {
 			return true
 		}
 	}

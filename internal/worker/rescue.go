@@ -3,7 +3,6 @@ package worker
 import (
 	"context"
 	"log/slog"
-	"time"
 
 	"github.com/backfillhq/go/internal/trouble"
 	"github.com/backfillhq/go/internal/wire"
@@ -48,7 +47,7 @@ func (w *Worker) watch(ctx context.Context) {
 func (w *Worker) rescue(ctx context.Context) error {
 	o := w.observer
 	unlocked := map[string]bool{}
-	if late := o.late(time.Now()); len(late) > 0 {
+	if late := o.late(); len(late) > 0 {
 		free, err := w.store.Unlocked(ctx, late)
 		if err != nil {
 			return err
@@ -57,7 +56,7 @@ func (w *Worker) rescue(ctx context.Context) error {
 			unlocked[id] = true
 		}
 	}
-	declare, release := o.dead(unlocked, time.Now())
+	declare, release := o.dead(unlocked)
 	for _, peer := range declare {
 		dead, err := w.store.Declare(ctx, peer.ID, peer.Beats)
 		if err != nil {

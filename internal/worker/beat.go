@@ -27,7 +27,7 @@ type Beat struct {
 // Beaten is the answer to a heartbeat.
 type Beaten struct {
 	Alive   bool // false: the worker's row is gone or marked dead
-	Locked  bool // the row says that the session lock was taken
+	Locked  bool // the row says that the session lock was taken; after an error: it may say so
 	Session int  // changes with each new session
 	Peers   []Peer
 }
@@ -66,9 +66,6 @@ func (w *Worker) beatOnce(ctx context.Context) time.Duration {
 	if !registered {
 		return w.times.retry // its row is being made
 	}
-	if w.config.Forbidden != nil && beat.Write {
-		beat.Forbidden = w.config.Forbidden()
-	}
 	sent := time.Now()
 	statements, cancel := context.WithTimeout(ctx, beatTimeout)
 	defer cancel()
@@ -76,11 +73,12 @@ func (w *Worker) beatOnce(ctx context.Context) time.Duration {
 	if err != nil {
 		if ctx.Err() == nil {
 			w.observer.gap()
-			w.troubles.beats.Failure(w.config.Logger, err, slog.String("worker_id", beat.WorkerID))
+			w.on(func(c *core, _ time.Time) actions { return c.unanswered(beat, answer) })
+			w.aside(func() { w.troubles.beats.Failure(w.config.Logger, err, slog.String("worker_id", beat.WorkerID)) })
 		}
 		return w.times.retry
 	}
-	w.troubles.beats.Success(w.config.Logger)
+	w.aside(func() { w.troubles.beats.Success(w.config.Logger) })
 	if !answer.Alive {
 		w.declaredDead(beat.WorkerID)
 		return w.times.retry
@@ -91,7 +89,10 @@ func (w *Worker) beatOnce(ctx context.Context) time.Duration {
 		return do
 	})
 	if silent {
-		w.config.Logger.LogAttrs(ctx, slog.LevelInfo, "heartbeats are acknowledged again", slog.String("worker_id", beat.WorkerID))
+		w.aside(func() {
+			w.config.Logger.LogAttrs(context.WithoutCancel(ctx), slog.LevelInfo, "heartbeats are acknowledged again",
+				slog.String("worker_id", beat.WorkerID))
+		})
 	}
 	w.observer.read(answer.Session, answer.Peers, time.Now())
 	signal(w.looks)
@@ -121,6 +122,7 @@ func (c *core) beat(times leaseTimes, told bool, now time.Time) (beat Beat, regi
 	if !beat.Write {
 		return beat, c.registered
 	}
+	beat.Forbidden = c.forbidden
 	running := slices.Clone(c.leases.in[leaseRunning])
 	slices.SortFunc(running, func(a, b *lease) int {
 		return cmp.Or(a.since.Compare(b.since), cmp.Compare(a.ID, b.ID))
@@ -141,6 +143,15 @@ func (c *core) acknowledged(beat Beat, answer Beaten, sent time.Time) (silent bo
 	silent, c.silent = c.silent, false
 	do.dispatch = silent
 	return silent, do
+}
+
+// unanswered takes that a heartbeat has got no answer: it may be in the row all the same, and others
+// judge by what the row says.
+func (c *core) unanswered(beat Beat, sent Beaten) (do actions) {
+	if beat.WorkerID == c.id && beat.Write {
+		c.sessionLocked = c.sessionLocked || sent.Locked
+	}
+	return do
 }
 
 // fenceAfter returns how long a worker may go on without an acknowledged heartbeat.
@@ -187,12 +198,16 @@ func (w *Worker) fenceOnTime(ctx context.Context) {
 			fell = c.silent && !before
 			return do
 		})
-		if fell {
-			w.config.Logger.LogAttrs(ctx, slog.LevelError,
-				"no heartbeat was acknowledged: nothing is claimed, and jobs of queues are cancelled, before others may run them",
-				slog.String("worker_id", w.workerID()), slog.Int("jobs", jobs))
-			w.observe(Event{Kind: EventSilent, Count: jobs})
+		if !fell {
+			continue
 		}
+		id := w.workerID()
+		w.aside(func() {
+			w.config.Logger.LogAttrs(context.WithoutCancel(ctx), slog.LevelError,
+				"no heartbeat was acknowledged: nothing is claimed, and jobs of queues are cancelled, before others may run them",
+				slog.String("worker_id", id), slog.Int("jobs", jobs))
+			w.observe(Event{Kind: EventSilent, WorkerID: id, Count: jobs})
+		})
 	}
 }
 
@@ -204,8 +219,10 @@ func (w *Worker) declaredDead(id string) {
 		return do
 	})
 	if first {
-		w.config.Logger.LogAttrs(context.Background(), slog.LevelError,
-			"worker was declared dead, and goes on under a new id", slog.String("worker_id", id))
-		w.observe(Event{Kind: EventFenced, WorkerID: id})
+		w.aside(func() {
+			w.config.Logger.LogAttrs(context.Background(), slog.LevelError,
+				"worker was declared dead, and goes on under a new id", slog.String("worker_id", id))
+			w.observe(Event{Kind: EventFenced, WorkerID: id})
+		})
 	}
 }

@@ -26,12 +26,13 @@ type core struct {
 	former string // the id that was declared dead, until there is a new one
 	claims uint64 // of this process so far, whatever the id (R2)
 
-	registered    bool   // the worker's row is there, as far as is known
-	beats         int64  // of this process so far
-	lastBeat      moment // when the last heartbeat that was acknowledged was sent
-	sessionLocked bool   // others can see whether the heartbeats' session lives
-	saidStopping  bool   // the row says that the worker was told to stop
-	silent        bool   // no heartbeat was acknowledged for too long
+	registered    bool     // the worker's row is there, as far as is known
+	beats         int64    // of this process so far
+	lastBeat      moment   // when the last heartbeat that was acknowledged was sent
+	sessionLocked bool     // others can see whether the heartbeats' session lives
+	saidStopping  bool     // the row says that the worker was told to stop
+	silent        bool     // no heartbeat was acknowledged for too long
+	forbidden     []string // what the last claim was not to take
 
 	leases   leases
 	buffer   buffer

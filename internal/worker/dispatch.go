@@ -86,7 +86,12 @@ func (w *Worker) advance(ctx context.Context) (bool, error) {
 // claim makes one claim. If ctx ends meanwhile, it waits for the answer for stopGrace.
 func (w *Worker) claim(ctx context.Context, next step) {
 	if w.config.Forbidden != nil {
-		next.request.Forbidden = w.config.Forbidden()
+		forbidden := w.config.Forbidden()
+		next.request.Forbidden = forbidden
+		w.on(func(c *core, _ time.Time) (do actions) {
+			c.forbidden = forbidden // for the heartbeats, which call no function of the application's
+			return do
+		})
 	}
 	statement, cancel := context.WithTimeout(context.WithoutCancel(ctx), next.timeout)
 	stopping := context.AfterFunc(ctx, func() { time.AfterFunc(stopGrace, cancel) })

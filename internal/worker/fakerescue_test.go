@@ -20,10 +20,11 @@ import (
 type fakeWorker struct {
 	worker.Peer
 
-	Stopping bool
-	Running  []int64
-	store    *fakeStore // whose session holds its lock, for as long as it lives
-	held     bool
+	Stopping  bool
+	Running   []int64
+	Forbidden []string
+	store     *fakeStore // whose session holds its lock, for as long as it lives
+	held      bool
 }
 
 // addWorker adds a worker's row; db.mu is held.
@@ -115,7 +116,7 @@ func (s *fakeStore) Beat(ctx context.Context, beat worker.Beat) (answer worker.B
 	})
 	if err != nil {
 		s.endSession()
-		return worker.Beaten{}, err
+		return worker.Beaten{Locked: true}, err
 	}
 	return answer, nil
 }
@@ -130,6 +131,7 @@ func (db *fakeDB) beat(beat worker.Beat) (answer worker.Beaten) {
 	row.held = true
 	if beat.Write {
 		row.Beats, row.Locked, row.Running = beat.Number, true, beat.Running
+		row.Forbidden = beat.Forbidden
 		row.Stopping = row.Stopping || beat.Stopping
 	}
 	answer.Alive, answer.Locked = true, row.Locked

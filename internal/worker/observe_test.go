@@ -1,6 +1,10 @@
 package worker_test
 
 import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -42,5 +46,99 @@ func TestWhatNobodySawIsNoDeath(t *testing.T) {
 			t.Errorf("the worker's id changed from %s to %s", id, now)
 		}
 		other.nothingLeft()
+	})
+}
+
+// A heartbeat waits for no function of the application's, whatever that does: none that says which
+// flags are forbidden, no log handler and no observer.
+func TestHeartbeatsWaitForNoFunction(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		db := newDB(t)
+		id := db.add(1, wire.Job{Queue: "q"})[0]
+		var stuck atomic.Bool
+		block := func() {
+			if stuck.Load() {
+				<-time.After(10 * time.Minute)
+			}
+		}
+		log := stuckLog{block}
+		var causes causes
+		r := newRig(t, db, causes.obey(8*time.Minute), func(s *setup) {
+			failed := false
+			s.before = func(op string) error { // one heartbeat fails, which is logged
+				if op == opBeat && stuck.Load() && !failed {
+					failed = true
+					return errors.New("connection lost")
+				}
+				return nil
+			}
+			s.Logger = slog.New(log)
+			observe := s.Observe
+			s.Observe = func(e worker.Event) {
+				observe(e)
+				block()
+			}
+			s.Forbidden = func() []string {
+				block()
+				return []string{"flag"}
+			}
+		})
+		r.pass(time.Second)
+		stuck.Store(true)
+		r.pass(5 * time.Minute)
+		if causes.len() > 0 {
+			t.Errorf("the queue's job %d was cancelled with %v", id, causes.of(id))
+		}
+		beats := 0
+		for _, c := range r.store.calls(opBeat) {
+			if c.Beat.Write && c.At > 5*time.Second {
+				beats++
+			}
+		}
+		stuck.Store(false)
+		r.pass(10 * time.Minute)
+		db.mu.Lock()
+		defer db.mu.Unlock()
+		if forbidden := db.workers[r.worker.Health().WorkerID].Forbidden; beats < 100 || len(forbidden) != 1 {
+			t.Errorf("%d heartbeats in 5 minutes, which say the flags %q", beats, forbidden)
+		}
+	})
+}
+
+// stuckLog is a log handler that may not return.
+type stuckLog struct{ block func() }
+
+func (l stuckLog) Enabled(context.Context, slog.Level) bool      { return true }
+func (l stuckLog) WithAttrs([]slog.Attr) slog.Handler            { return l }
+func (l stuckLog) WithGroup(string) slog.Handler                 { return l }
+func (l stuckLog) Handle(context.Context, slog.Record) (_ error) { l.block(); return nil }
+
+// What a heartbeat has written counts though its answer was lost: the others know that there is a
+// session lock, so the fence comes as early as they may act.
+func TestFenceKnowsWhatMayHaveBeenWritten(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		db := newDB(t)
+		queued := db.add(1, wire.Job{Queue: "q"})[0]
+		var causes causes
+		r := newRig(t, db, causes.obey(time.Minute), func(s *setup) {
+			written := false
+			s.after = func(op string) error {
+				beats := s.calls(opBeat)
+				if op == opBeat && !written && beats[len(beats)-1].Beat.Write {
+					written = true
+					s.silence(true) // the first heartbeat is written, and nothing comes back any more
+					return errors.New("connection lost")
+				}
+				return nil
+			}
+		})
+		r.pass(12500 * time.Millisecond) // others wait for 15 s, if its lock is free
+		if !errors.Is(causes.of(queued), worker.ErrLeaseLost) {
+			t.Errorf("the queue's job ended with %v", causes.of(queued))
+		}
+		r.store.silence(false)
+		r.pass(time.Minute)
 	})
 }

@@ -24,6 +24,7 @@ const (
 	sweepMax         = 600 * time.Second      // and then one after sweepMin to sweepMax
 	sweepTimeout     = 5 * time.Minute        // less than another worker leaves it the turn; it pauses most of this
 	maxUnrecorded    = 4 * maxBatch           // outcomes waiting to be recorded, above which nothing is claimed
+	maxAsides        = 64                     // lines and events of heartbeats and the fence that wait to be told
 
 	// CloseTimeout is how long a stop may take after its last handler: to record outcomes, within
 	// recordTimeout and a last try, to mark the worker's row, and to release what is left.
@@ -101,6 +102,7 @@ type Worker struct {
 	flush    chan struct{} // there are outcomes to record; capacity 1
 	pulse    chan struct{} // a heartbeat is to be sent now; capacity 1
 	looks    chan struct{} // the other workers' rows were read; capacity 1
+	asides   chan func()   // what heartbeats and the fence have to say
 	prove    chan struct{} // the listener is to prove itself now; capacity 1
 	check    chan struct{} // the schema may have changed; capacity 1
 
@@ -145,7 +147,7 @@ func New(store Store, config Config) *Worker {
 		config: config, store: store, troubles: newTroubles(), core: newCore(config),
 		times: newLeaseTimes(config.Hurry), observer: newObserver(newLeaseTimes(config.Hurry)),
 		kick: make(chan struct{}, 1), flush: make(chan struct{}, 1), pulse: make(chan struct{}, 1), looks: make(chan struct{}, 1),
-		prove: make(chan struct{}, 1), check: make(chan struct{}, 1),
+		prove: make(chan struct{}, 1), check: make(chan struct{}, 1), asides: make(chan func(), maxAsides),
 	}
 	w.ready.L = &w.mu
 	return w
@@ -174,7 +176,8 @@ func (w *Worker) Run(ctx context.Context) error {
 	scheduling, stopScheduling := context.WithCancel(ctx)
 	defer stopScheduling()
 
-	var background sync.WaitGroup
+	var telling, background sync.WaitGroup
+	telling.Go(w.tell)
 	background.Go(func() { w.renew(upkeep) })
 	background.Go(func() { w.beat(upkeep) })
 	background.Go(func() { w.watch(upkeep) })
@@ -206,7 +209,10 @@ func (w *Worker) Run(ctx context.Context) error {
 	recording.Wait()
 	stopUpkeep() // heartbeats and renewals last for as long as anything may still be ours
 	background.Wait()
-	return errors.Join(err, w.retire(closing))
+	err = errors.Join(err, w.retire(closing))
+	close(w.asides)
+	telling.Wait()
+	return err
 }
 
 // begin reports whether the worker had not run.
@@ -320,6 +326,23 @@ func (w *Worker) setState(state State) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.core.state = state
+}
+
+// aside calls fn, which logs or tells an observer, apart from the caller. Heartbeats and the fence
+// keep their time whatever the application does in a log handler or an observer. If that falls far
+// behind, fn is left out.
+func (w *Worker) aside(fn func()) {
+	select {
+	case w.asides <- fn:
+	default:
+	}
+}
+
+// tell calls what was put aside, until the end.
+func (w *Worker) tell() {
+	for fn := range w.asides {
+		fn()
+	}
 }
 
 func (w *Worker) observe(event Event) {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/backfillhq/go/internal/host"
 	"github.com/backfillhq/go/internal/pg/query"
@@ -19,6 +20,10 @@ import (
 // beatTimeout is how long a heartbeat may go unanswered before it is sent again over another
 // connection. A network that drops what it does not know any more is over in 2 seconds so.
 const beatTimeout = 2 * time.Second
+
+// A session whose life time is over is replaced. If there is no connection within replaceWithin, it
+// goes on, and connectAgain later there is another try.
+const replaceWithin, connectAgain = 4 * time.Second, time.Minute
 
 // pulse is the session of a worker's heartbeats. The advisory lock that it holds ends with it, so
 // that others see at once that it is gone; while it is held, it proves little: a connection that is
@@ -37,36 +42,75 @@ type pulse struct {
 const pulseSettings = "set synchronous_commit = off; set lock_timeout = '1s'"
 
 // Beat implements worker.Store.
-func (s *Store) Beat(ctx context.Context, beat worker.Beat) (worker.Beaten, error) {
+func (s *Store) Beat(ctx context.Context, beat worker.Beat) (answer worker.Beaten, err error) {
+	said := false // that there is a session lock, in a heartbeat that may have been written
 	for first := true; ; first = false {
-		beaten, err := s.beat(ctx, beat)
-		if err == nil {
-			return beaten, nil
+		if answer, err = s.beat(ctx, beat); err == nil {
+			return answer, nil
+		}
+		said = said || s.pulse.locked
+		if sqlstate.Of(err) == sqlstate.LockNotAvailable {
+			break // somebody has locked the row or the table: another session would wait as well
 		}
 		s.stopPulse(ctx)
 		if !first || ctx.Err() != nil {
-			return worker.Beaten{}, fmt.Errorf("heartbeat: %w", err)
+			break
 		}
 	}
+	return worker.Beaten{Locked: said}, fmt.Errorf("heartbeat: %w", err)
 }
 
-func (s *Store) beat(ctx context.Context, beat worker.Beat) (answer worker.Beaten, err error) {
+func (s *Store) beat(ctx context.Context, beat worker.Beat) (worker.Beaten, error) {
 	p := &s.pulse
-	if p.conn == nil || p.id != beat.WorkerID || time.Now().After(p.expires) {
+	if p.conn == nil || time.Now().After(p.expires) {
 		if err := s.startPulse(ctx, beat.WorkerID); err != nil {
-			return answer, err
+			return s.beatWithout(ctx, beat, err)
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, beatTimeout)
+	if p.id != beat.WorkerID {
+		p.id, p.locked = beat.WorkerID, false // what it holds is the lock of an id that is dead
+	}
+	return s.beatOver(ctx, beat, p.queries)
+}
+
+// beatWithout sends a heartbeat without a new session. An old one goes on. Where there is none, and
+// the server answers but takes no more connections, one of the worker's others proves as well that
+// it lives.
+func (s *Store) beatWithout(ctx context.Context, beat worker.Beat, refused error) (worker.Beaten, error) {
+	p := &s.pulse
+	if p.conn != nil {
+		p.expires = time.Now().Add(connectAgain)
+		return s.beatOver(ctx, beat, p.queries)
+	}
+	if _, answered := errors.AsType[*pgconn.PgError](refused); !answered {
+		return worker.Beaten{}, refused
+	}
+	p.session++
+	answer, err := s.beatOver(ctx, beat, s.queries)
+	if err != nil {
+		return answer, refused
+	}
+	return answer, nil
+}
+
+// beatOver sends a heartbeat, and reads the others'.
+func (s *Store) beatOver(ctx context.Context, beat worker.Beat, over *query.Queries) (answer worker.Beaten, err error) {
+	p := &s.pulse
+	ctx, cancel := worker.WithPatience(ctx, beatTimeout)
 	defer cancel()
-	if !p.locked {
+	defer func() {
+		if cause := context.Cause(ctx); err != nil && cause != nil {
+			err = cause
+		}
+	}()
+	if !p.locked && over == p.queries {
 		p.locked, err = p.queries.TryLockSession(ctx, query.TryLockSessionParams{SchemaName: s.settings.Schema, ID: p.id})
 		if err != nil {
 			return answer, fmt.Errorf("lock: %w", err)
 		}
 	}
 	if beat.Write {
-		rows, err := p.queries.Beat(ctx, query.BeatParams{
+		rows, err := over.Beat(ctx, query.BeatParams{
 			ID: beat.WorkerID, Beats: beat.Number, Locked: p.locked, Running: orNone(beat.Running), Forbidden: orNone(beat.Forbidden),
 			Stopping: beat.Stopping,
 		})
@@ -74,7 +118,7 @@ func (s *Store) beat(ctx context.Context, beat worker.Beat) (answer worker.Beate
 			return answer, err
 		}
 	}
-	rows, err := p.queries.Workers(ctx)
+	rows, err := over.Workers(ctx)
 	if err != nil {
 		return answer, fmt.Errorf("read the workers: %w", err)
 	}
@@ -95,10 +139,16 @@ func (s *Store) beat(ctx context.Context, beat worker.Beat) (answer worker.Beate
 // orNone keeps the driver from sending NULL for an empty list.
 func orNone[T any](list []T) []T { return append([]T{}, list...) }
 
-// startPulse makes a new session for heartbeats, in place of one that there may be.
+// startPulse makes a new session for heartbeats, in place of one that there may be. That one stays
+// if there is no connection.
 func (s *Store) startPulse(ctx context.Context, workerID string) error {
 	p := &s.pulse
-	conn, err := s.sessions.connect(ctx)
+	connecting, cancel := ctx, context.CancelFunc(func() {})
+	if p.conn != nil {
+		connecting, cancel = context.WithTimeout(ctx, replaceWithin)
+	}
+	conn, err := s.sessions.connect(connecting)
+	cancel()
 	if err != nil {
 		return err
 	}
@@ -107,15 +157,17 @@ func (s *Store) startPulse(ctx context.Context, workerID string) error {
 	p.session++
 	p.id = workerID
 	p.expires = time.Now().Add(s.settings.lifetime())
-	ctx, cancel := context.WithTimeout(ctx, beatTimeout)
+	ctx, cancel = worker.WithPatience(ctx, beatTimeout)
 	defer cancel()
 	if _, err := conn.PgConn().Exec(ctx, pulseSettings).ReadAll(); err != nil {
+		s.stopPulse(ctx)
 		return fmt.Errorf("set session parameters: %w", err)
 	}
 	// The server may not have seen yet that the session before this one has ended. Who looks at the
 	// lock holds it for a moment, too.
 	err = p.queries.LockSession(ctx, query.LockSessionParams{SchemaName: s.settings.Schema, ID: p.id})
 	if err != nil && sqlstate.Of(err) != sqlstate.LockNotAvailable {
+		s.stopPulse(ctx)
 		return fmt.Errorf("lock: %w", err)
 	}
 	p.locked = err == nil
@@ -127,7 +179,7 @@ func (s *Store) stopPulse(ctx context.Context) {
 	if s.pulse.conn != nil {
 		closeConn(ctx, s.pulse.conn)
 	}
-	s.pulse.conn, s.pulse.locked = nil, false
+	s.pulse.conn, s.pulse.queries, s.pulse.locked = nil, nil, false
 }
 
 // Unlocked implements worker.Store. Each lock is looked at in a statement of its own, which holds it

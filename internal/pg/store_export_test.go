@@ -154,3 +154,6 @@ func EndPulse(t *testing.T, s *Store) {
 		t.Fatal(err)
 	}
 }
+
+// ExpirePulse ends the life time of a store's session of heartbeats.
+func ExpirePulse(s *Store) { s.pulse.expires = time.Now() }

@@ -67,7 +67,7 @@ func (w *Worker) beatOnce(ctx context.Context) time.Duration {
 		return w.times.retry // its row is being made
 	}
 	sent := time.Now()
-	statements, cancel := context.WithTimeout(ctx, beatTimeout)
+	statements, cancel := WithPatience(ctx, beatTimeout)
 	defer cancel()
 	answer, err := w.store.Beat(statements, beat)
 	if err != nil {

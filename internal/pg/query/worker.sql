@@ -6,8 +6,12 @@ insert into graphile_worker.backfill_workers
 values (@id, @host, @pid, 0, @version, @server, @machine, @process_start, @tasks::text[], @slots);
 
 -- name: NoteFormerWorker :exec
--- A worker that was declared dead and is not: what it held did not end it.
-update graphile_worker.backfill_workers as w set stopping_at = clock_timestamp() where w.id = @id and w.stopping_at is null;
+-- A worker that was declared dead and is not: what it held did not end it. Who holds the dead row
+-- does not keep the worker from coming back.
+with former as materialized (
+  select w.id from graphile_worker.backfill_workers as w where w.id = @id and w.stopping_at is null for update skip locked
+)
+update graphile_worker.backfill_workers as w set stopping_at = clock_timestamp() from former where w.id = former.id;
 
 -- name: RetireWorker :exec
 -- The lock waits for a claim in flight, which holds the row for key share: it commits before this, or finds the worker dead (R4).
@@ -20,9 +24,12 @@ update graphile_worker.backfill_workers as w
 
 -- name: DeleteOldWorkers :exec
 -- A tombstone stays for a day: a claim that was in flight when the worker died must still find it (R4).
-delete from graphile_worker.backfill_workers as w where w.id = any(array(
-  select o.id from graphile_worker.backfill_workers as o
-   where o.dead_at < now() - interval '24 hours' and o.rescued_at is not null limit 1000));
+-- A start waits for nobody who holds one.
+with old as materialized (
+  select w.id from graphile_worker.backfill_workers as w
+   where w.dead_at < now() - interval '24 hours' and w.rescued_at is not null limit 1000 for update skip locked
+)
+delete from graphile_worker.backfill_workers as w where w.id = any(array(select old.id from old));
 
 -- name: Beat :execrows
 update graphile_worker.backfill_workers as w
@@ -132,6 +139,16 @@ with noted as (
 )
 select u.id::text from unnest(@ids::text[]) as u(id)
  where not exists (select from graphile_worker.backfill_workers as w where w.id = u.id and w.dead_at is null);
+
+-- name: Unowned :many
+-- Workers of ours by whom something is locked and who have no row: somebody has deleted it.
+select o.id::text as id from (
+  select split_part(j.locked_by, '.', 1) as id from graphile_worker._private_jobs as j
+   where j.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+\.[0-9]{1,9}k?$'
+  union
+  select split_part(s.locked_by, '.', 1) from graphile_worker._private_job_queues as s
+   where s.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+$'
+) as o where not exists (select from graphile_worker.backfill_workers as w where w.id = o.id);
 
 -- name: AddTasks :exec
 -- Only missing names: an insert that conflicts would burn an identity value each time.

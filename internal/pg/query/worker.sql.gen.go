@@ -112,12 +112,15 @@ func (q *Queries) DeclareDead(ctx context.Context, arg DeclareDeadParams) (int64
 }
 
 const DeleteOldWorkers = `-- name: DeleteOldWorkers :exec
-delete from graphile_worker.backfill_workers as w where w.id = any(array(
-  select o.id from graphile_worker.backfill_workers as o
-   where o.dead_at < now() - interval '24 hours' and o.rescued_at is not null limit 1000))
+with old as materialized (
+  select w.id from graphile_worker.backfill_workers as w
+   where w.dead_at < now() - interval '24 hours' and w.rescued_at is not null limit 1000 for update skip locked
+)
+delete from graphile_worker.backfill_workers as w where w.id = any(array(select old.id from old))
 `
 
 // A tombstone stays for a day: a claim that was in flight when the worker died must still find it (R4).
+// A start waits for nobody who holds one.
 func (q *Queries) DeleteOldWorkers(ctx context.Context) error {
 	_, err := q.db.Exec(ctx, DeleteOldWorkers)
 	return err
@@ -223,10 +226,14 @@ func (q *Queries) LockSession(ctx context.Context, arg LockSessionParams) error 
 }
 
 const NoteFormerWorker = `-- name: NoteFormerWorker :exec
-update graphile_worker.backfill_workers as w set stopping_at = clock_timestamp() where w.id = $1 and w.stopping_at is null
+with former as materialized (
+  select w.id from graphile_worker.backfill_workers as w where w.id = $1 and w.stopping_at is null for update skip locked
+)
+update graphile_worker.backfill_workers as w set stopping_at = clock_timestamp() from former where w.id = former.id
 `
 
-// A worker that was declared dead and is not: what it held did not end it.
+// A worker that was declared dead and is not: what it held did not end it. Who holds the dead row
+// does not keep the worker from coming back.
 func (q *Queries) NoteFormerWorker(ctx context.Context, id string) error {
 	_, err := q.db.Exec(ctx, NoteFormerWorker, id)
 	return err
@@ -643,6 +650,37 @@ func (q *Queries) UnlockQueues(ctx context.Context, workerID string) (int64, err
 		return 0, err
 	}
 	return result.RowsAffected(), nil
+}
+
+const Unowned = `-- name: Unowned :many
+select o.id::text as id from (
+  select split_part(j.locked_by, '.', 1) as id from graphile_worker._private_jobs as j
+   where j.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+\.[0-9]{1,9}k?$'
+  union
+  select split_part(s.locked_by, '.', 1) from graphile_worker._private_job_queues as s
+   where s.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+$'
+) as o where not exists (select from graphile_worker.backfill_workers as w where w.id = o.id)
+`
+
+// Workers of ours by whom something is locked and who have no row: somebody has deleted it.
+func (q *Queries) Unowned(ctx context.Context) ([]string, error) {
+	rows, err := q.db.Query(ctx, Unowned)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []string
+	for rows.Next() {
+		var id string
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		items = append(items, id)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
 
 const UnservedTasks = `-- name: UnservedTasks :many

@@ -295,3 +295,15 @@ func (s *Store) rescuing(ctx context.Context, run func(context.Context, query.DB
 		return run(ctx, db)
 	})
 }
+
+// Unowned implements worker.Store.
+func (s *Store) Unowned(ctx context.Context) (ids []string, err error) {
+	err = s.scanning(ctx, func(ctx context.Context, db query.DBTX) error {
+		ids, err = query.New(db).Unowned(ctx)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("look for locks of workers that have no row: %w", err)
+	}
+	return ids, nil
+}

@@ -180,6 +180,33 @@ func (s *fakeStore) Rescue(ctx context.Context, ids []string) (rescued worker.Re
 	return rescued, nil
 }
 
+func (s *fakeStore) Unowned(ctx context.Context) (ids []string, err error) {
+	err = s.do(ctx, call{Op: opUnowned}, func() []int64 {
+		ids = s.db.unowned()
+		return nil
+	})
+	return ids, err
+}
+
+// unowned returns the workers by whom something is locked and who have no row.
+func (db *fakeDB) unowned() (ids []string) {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	add := func(lockedBy string, shape *regexp.Regexp) {
+		id, _, _ := strings.Cut(lockedBy, ".")
+		if shape.MatchString(lockedBy) && db.workers[id] == nil && !slices.Contains(ids, id) {
+			ids = append(ids, id)
+		}
+	}
+	for _, job := range db.jobs {
+		add(job.LockedBy, leaseShape)
+	}
+	for _, queue := range db.queues {
+		add(queue.LockedBy, claimShape)
+	}
+	return ids
+}
+
 // What locked_by of jobs and queues looks like that a worker of ours has locked.
 var (
 	leaseShape = regexp.MustCompile(`^pool-[0-9a-f]{18}\.[0-9a-f]+\.[0-9]{1,9}k?$`)

@@ -31,6 +31,7 @@ const (
 	opUnlocked = "unlocked"
 	opDeclare  = "declare"
 	opRescue   = "rescue"
+	opUnowned  = "unowned"
 )
 
 // fakeStore is one worker's connection to a fakeDB. The fields before mu are set before the worker

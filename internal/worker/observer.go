@@ -106,6 +106,18 @@ func (o *observer) read(session int, peers []Peer, now time.Time) {
 	}
 }
 
+// missing takes ids by which something is locked and that have no row. They are watched as those
+// are whose row was seen to vanish.
+func (o *observer) missing(ids []string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, id := range ids {
+		if o.seen[id] == nil {
+			o.seen[id] = &sighting{Peer: Peer{ID: id}, since: time.Now(), absent: true}
+		}
+	}
+}
+
 // judge is the one place where a worker is judged. unlocked says that its session lock was seen to
 // be free: that proves nothing alone, because all locks are free after a restart of the server. Time
 // counts up to the last look and no further: what came after it, nobody has seen.

@@ -286,6 +286,25 @@ func TestRowDeletedByHand(t *testing.T) {
 	})
 }
 
+// The same if nobody who lives has ever seen the row: the locks say whose they are (X05).
+func TestRowDeletedBeforeAnybodyLooked(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		db := newDB(t)
+		id := db.add(1, wire.Job{Queue: "q"})[0]
+		victim := newRig(t, db, forever)
+		victim.pass(10 * time.Second)
+		contractDB{db}.Forget(victim.kill())
+		next := newRig(t, db, takes(time.Millisecond))
+		next.pass(29 * time.Second)
+		if db.job(id) == nil {
+			t.Error("the job was released before the row was known to be gone for 30 seconds")
+		}
+		next.pass(10 * time.Second)
+		next.nothingLeft()
+	})
+}
+
 // What an earlier process of this machine has left runs at once when the next one starts, if it can
 // be seen that it is gone.
 func TestRestartOnTheSameMachine(t *testing.T) {

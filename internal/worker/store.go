@@ -38,6 +38,10 @@ type Store interface {
 	// for a row lock, and may be interrupted anywhere. After an error, what it returns was done.
 	Rescue(ctx context.Context, ids []string) (Rescued, error)
 
+	// Unowned returns the ids of workers by whom something is locked and who have no row. It reads all
+	// jobs.
+	Unowned(ctx context.Context) ([]string, error)
+
 	// Claim locks due jobs for this worker and returns them in the order (priority, run_at, id).
 	// After an error they may be locked all the same: see Reclaim.
 	Claim(ctx context.Context, request ClaimRequest) (Claimed, error)

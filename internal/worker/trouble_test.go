@@ -190,10 +190,11 @@ func TestSurveyIsSaidOnce(t *testing.T) {
 			id := db.add(1, wire.Job{})[0]
 			db.update(id, func(job *fakeJob) { job.LockedBy, job.LockedAt = owner, time.Now().Add(-age) })
 		}
-		gone, killed := wire.NewWorkerID(), wire.NewWorkerID()
-		lock(gone+".1.1", time.Hour)
-		lock(gone+".2.1", time.Second)
-		lock(killed+".1.1", 5*time.Second)
+		gone, killed := wire.NewWorkerID(), wire.NewWorkerID() // as those of Node workers, by default
+		lock(gone, time.Hour)
+		lock(gone, time.Second)
+		lock(killed, 5*time.Second)
+		lock(wire.NewWorkerID()+".1.1", time.Hour) // a worker without a row is watched, and not told of
 		var log logged
 		r := newRig(t, db, takes(0), logTo(&log), func(s *setup) {
 			s.survey = []worker.UnservedTask{{Task: "renamed", Jobs: 3, Oldest: time.Hour}, {Task: "young", Jobs: 1, Oldest: time.Second}}

@@ -85,8 +85,26 @@ func (w *Worker) sweep(ctx context.Context, said *surveyor, starting bool) (more
 		w.announce(released)
 	}
 	w.observe(Event{Kind: EventSwept, Count: swept.Jobs, Err: err})
+	if swept.Done && swept.Turn {
+		w.findUnowned(ctx) // of these nobody has to be told
+	}
 	if swept.Done {
 		said.locks(ctx, w, swept.Locks)
 	}
 	return swept.Turn && !swept.Done && err == nil
+}
+
+// findUnowned looks for what is locked by workers of whose rows nothing is known here, because they
+// were deleted before this worker started.
+func (w *Worker) findUnowned(ctx context.Context) {
+	statement, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	ids, err := w.store.Unowned(statement)
+	switch {
+	case ctx.Err() != nil:
+	case err != nil:
+		w.troubles.rescues.Failure(w.config.Logger, err)
+	default:
+		w.observer.missing(ids)
+	}
 }

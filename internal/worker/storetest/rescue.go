@@ -158,6 +158,22 @@ var rescueCases = map[string]func(*rig){
 			r.row(id, &Row{Attempts: 1, LockedBy: lockedBy})
 		}
 	},
+	"whose row is gone is known by what is locked": func(r *rig) {
+		forgotten, queue, living := r.other(), r.other(), r.other()
+		for name, worker := range map[string]*rig{"": forgotten, "q": queue, "p": living} {
+			worker.add(wire.Job{Queue: name})
+			worker.only()
+		}
+		for _, lockedBy := range []string{"node", wire.NewWorkerID(), r.id + ".x"} {
+			r.Relock(r.add(wire.Job{}), lockedBy)
+		}
+		r.unowned()
+		r.Forget(forgotten.id)
+		r.Forget(queue.id)
+		r.unowned(forgotten.id, queue.id)
+		r.rescue(forgotten)
+		r.unowned(queue.id)
+	},
 	"a worker that comes back after it was declared dead ends no lease": func(r *rig) {
 		r.each(func(name string, end func(...*wire.Job) []worker.Fate) {
 			id := r.add(wire.Job{Queue: name})
@@ -276,6 +292,20 @@ func (r *rig) rescue(other *rig) worker.Rescued {
 		r.t.Fatal(err)
 	}
 	return rescued
+}
+
+// unowned checks which workers have something locked and no row.
+func (r *rig) unowned(want ...string) {
+	r.t.Helper()
+	ids, err := r.store.Unowned(r.ctx())
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	slices.Sort(ids)
+	slices.Sort(want)
+	if !slices.Equal(ids, want) {
+		r.t.Errorf("without a row have something locked %q, want %q", ids, want)
+	}
 }
 
 func (r *rig) retire() {

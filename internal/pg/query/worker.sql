@@ -109,7 +109,8 @@ select (select count(*) from found)::int as found, (select count(*) from held)::
              left join graphile_worker._private_job_queues as s on s.id = held.job_queue_id) on true;
 
 -- name: RescueQueues :one
--- The queues, after the jobs: not one of which a job is left.
+-- The queues, after the jobs: not one of which a job is left. The jobs are read once, whatever the
+-- planner thinks of them, and not for each queue.
 with gone as materialized (
   select u.id from unnest(@ids::text[]) as u(id)
    where not exists (select from graphile_worker.backfill_workers as w where w.id = u.id and w.dead_at is null)
@@ -117,11 +118,14 @@ with gone as materialized (
   select s.id, split_part(s.locked_by, '.', 1) as worker_id from graphile_worker._private_job_queues as s
    where s.locked_by is not null and split_part(s.locked_by, '.', 1) = any(array(select gone.id from gone))
      and s.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+$'
+), jobs as materialized (
+  select j.job_queue_id, j.locked_by from graphile_worker._private_jobs as j
+   where j.locked_by is not null and split_part(j.locked_by, '.', 1) = any(array(select gone.id from gone))
+     and j.job_queue_id is not null
 ), held as materialized (
   select s.id from graphile_worker._private_job_queues as s
    where s.id = any(array(select found.id from found)) and split_part(s.locked_by, '.', 1) = any(array(select gone.id from gone))
-     and not exists (select from graphile_worker._private_jobs as j
-                      where j.job_queue_id = s.id and starts_with(j.locked_by, s.locked_by || '.'))
+     and not exists (select from jobs where jobs.job_queue_id = s.id and starts_with(jobs.locked_by, s.locked_by || '.'))
    order by s.id limit 1000 for update skip locked
 ), freed as (
   update graphile_worker._private_job_queues as s set locked_at = null, locked_by = null
@@ -199,11 +203,14 @@ select j.id from graphile_worker._private_jobs as j
 
 -- name: ReclaimQueues :execrows
 -- The queues, after the jobs: not one of which a job is left, because somebody else had its row locked.
-with held as materialized (
+-- The jobs are read once, as in RescueQueues.
+with jobs as materialized (
+  select j.job_queue_id, j.locked_by from graphile_worker._private_jobs as j
+   where starts_with(j.locked_by, @worker_id::text || '.') and j.job_queue_id is not null
+), held as materialized (
   select s.id from graphile_worker._private_job_queues as s
    where starts_with(s.locked_by, @worker_id::text || '.') and s.locked_by <> all(@claims::text[])
-     and not exists (select from graphile_worker._private_jobs as j
-                      where j.job_queue_id = s.id and starts_with(j.locked_by, s.locked_by || '.'))
+     and not exists (select from jobs where jobs.job_queue_id = s.id and starts_with(jobs.locked_by, s.locked_by || '.'))
    order by s.id limit 1000 for update skip locked
 )
 update graphile_worker._private_job_queues as s set locked_at = null, locked_by = null
@@ -256,13 +263,16 @@ update graphile_worker._private_jobs as j
 -- name: UnlockQueues :execrows
 -- The queues, after the jobs. A queue of which a job is left, because somebody else had the job's
 -- row at that moment, stays locked.
-with held as materialized (
+with jobs as materialized (
+  select j.job_queue_id, j.locked_by from graphile_worker._private_jobs as j
+   where starts_with(j.locked_by, @worker_id::text) and j.job_queue_id is not null
+), held as materialized (
   select s.id from graphile_worker._private_job_queues as s
    where (s.locked_by = @worker_id::text
           or starts_with(s.locked_by, @worker_id::text || '.')
              and substr(s.locked_by, length(@worker_id::text) + 1) ~ '^\.[0-9a-f]+$')
-     and not exists (select from graphile_worker._private_jobs as j where j.job_queue_id = s.id
-                        and (j.locked_by = s.locked_by or starts_with(j.locked_by, s.locked_by || '.')))
+     and not exists (select from jobs where jobs.job_queue_id = s.id
+                        and (jobs.locked_by = s.locked_by or starts_with(jobs.locked_by, s.locked_by || '.')))
    order by s.id limit 1000 for update skip locked
 )
 update graphile_worker._private_job_queues as s set locked_at = null, locked_by = null

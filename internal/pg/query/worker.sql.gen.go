@@ -323,11 +323,13 @@ func (q *Queries) ReclaimLeft(ctx context.Context, arg ReclaimLeftParams) (bool,
 }
 
 const ReclaimQueues = `-- name: ReclaimQueues :execrows
-with held as materialized (
+with jobs as materialized (
+  select j.job_queue_id, j.locked_by from graphile_worker._private_jobs as j
+   where starts_with(j.locked_by, $1::text || '.') and j.job_queue_id is not null
+), held as materialized (
   select s.id from graphile_worker._private_job_queues as s
    where starts_with(s.locked_by, $1::text || '.') and s.locked_by <> all($2::text[])
-     and not exists (select from graphile_worker._private_jobs as j
-                      where j.job_queue_id = s.id and starts_with(j.locked_by, s.locked_by || '.'))
+     and not exists (select from jobs where jobs.job_queue_id = s.id and starts_with(jobs.locked_by, s.locked_by || '.'))
    order by s.id limit 1000 for update skip locked
 )
 update graphile_worker._private_job_queues as s set locked_at = null, locked_by = null
@@ -340,6 +342,7 @@ type ReclaimQueuesParams struct {
 }
 
 // The queues, after the jobs: not one of which a job is left, because somebody else had its row locked.
+// The jobs are read once, as in RescueQueues.
 func (q *Queries) ReclaimQueues(ctx context.Context, arg ReclaimQueuesParams) (int64, error) {
 	result, err := q.db.Exec(ctx, ReclaimQueues, arg.WorkerID, arg.Claims)
 	if err != nil {
@@ -451,11 +454,14 @@ with gone as materialized (
   select s.id, split_part(s.locked_by, '.', 1) as worker_id from graphile_worker._private_job_queues as s
    where s.locked_by is not null and split_part(s.locked_by, '.', 1) = any(array(select gone.id from gone))
      and s.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+$'
+), jobs as materialized (
+  select j.job_queue_id, j.locked_by from graphile_worker._private_jobs as j
+   where j.locked_by is not null and split_part(j.locked_by, '.', 1) = any(array(select gone.id from gone))
+     and j.job_queue_id is not null
 ), held as materialized (
   select s.id from graphile_worker._private_job_queues as s
    where s.id = any(array(select found.id from found)) and split_part(s.locked_by, '.', 1) = any(array(select gone.id from gone))
-     and not exists (select from graphile_worker._private_jobs as j
-                      where j.job_queue_id = s.id and starts_with(j.locked_by, s.locked_by || '.'))
+     and not exists (select from jobs where jobs.job_queue_id = s.id and starts_with(jobs.locked_by, s.locked_by || '.'))
    order by s.id limit 1000 for update skip locked
 ), freed as (
   update graphile_worker._private_job_queues as s set locked_at = null, locked_by = null
@@ -472,7 +478,8 @@ type RescueQueuesRow struct {
 	Holders []string
 }
 
-// The queues, after the jobs: not one of which a job is left.
+// The queues, after the jobs: not one of which a job is left. The jobs are read once, whatever the
+// planner thinks of them, and not for each queue.
 func (q *Queries) RescueQueues(ctx context.Context, ids []string) (RescueQueuesRow, error) {
 	row := q.db.QueryRow(ctx, RescueQueues, ids)
 	var i RescueQueuesRow
@@ -629,13 +636,16 @@ func (q *Queries) UnlockJobs(ctx context.Context, workerID string) (int64, error
 }
 
 const UnlockQueues = `-- name: UnlockQueues :execrows
-with held as materialized (
+with jobs as materialized (
+  select j.job_queue_id, j.locked_by from graphile_worker._private_jobs as j
+   where starts_with(j.locked_by, $1::text) and j.job_queue_id is not null
+), held as materialized (
   select s.id from graphile_worker._private_job_queues as s
    where (s.locked_by = $1::text
           or starts_with(s.locked_by, $1::text || '.')
              and substr(s.locked_by, length($1::text) + 1) ~ '^\.[0-9a-f]+$')
-     and not exists (select from graphile_worker._private_jobs as j where j.job_queue_id = s.id
-                        and (j.locked_by = s.locked_by or starts_with(j.locked_by, s.locked_by || '.')))
+     and not exists (select from jobs where jobs.job_queue_id = s.id
+                        and (jobs.locked_by = s.locked_by or starts_with(jobs.locked_by, s.locked_by || '.')))
    order by s.id limit 1000 for update skip locked
 )
 update graphile_worker._private_job_queues as s set locked_at = null, locked_by = null

@@ -142,3 +142,40 @@ func TestFenceKnowsWhatMayHaveBeenWritten(t *testing.T) {
 		r.pass(time.Minute)
 	})
 }
+
+// The heartbeats of the whole fleet are held up for a minute, as by a lock on the table: afterwards
+// all work on without a restart, nothing was taken from anybody, and one line of each says so (X18).
+func TestFleetThatIsHeldUpGoesOn(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		db := newDB(t)
+		db.add(3, wire.Job{})
+		var logs [3]logged
+		var rigs []*rig
+		for i := range logs {
+			rigs = append(rigs, newRig(t, db, takes(2*time.Minute), concurrency(1), logTo(&logs[i])))
+		}
+		rigs[0].pass(10 * time.Second)
+		var ids []string
+		for _, r := range rigs {
+			ids = append(ids, r.worker.Health().WorkerID)
+			r.store.silence(true)
+		}
+		rigs[0].pass(time.Minute)
+		for _, r := range rigs {
+			r.store.silence(false)
+		}
+		rigs[0].pass(2 * time.Minute)
+		for i, r := range rigs {
+			if id := r.worker.Health().WorkerID; id != ids[i] || len(r.seen(worker.EventRescued))+len(r.seen(worker.EventDeath)) > 0 {
+				t.Errorf("worker %s is %s now, and has seen the deaths %v", ids[i], id, r.seen(worker.EventDeath))
+			}
+			for _, text := range []string{"no heartbeat was acknowledged", "heartbeats are acknowledged again", "heartbeats succeed again"} {
+				if lines := logs[i].with(text); len(lines) != 1 {
+					t.Errorf("%d lines say %q", len(lines), text)
+				}
+			}
+		}
+		rigs[0].nothingLeft()
+	})
+}

@@ -1,0 +1,94 @@
+package pg_test
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/backfillhq/go/internal/dbtest"
+	"github.com/backfillhq/go/internal/wire"
+	"github.com/backfillhq/go/internal/worker"
+)
+
+// die marks a worker dead, as another that has watched it does.
+func (r *rig) die() {
+	r.t.Helper()
+	beats := dbtest.Get[int64](r.t, r.pool, "select beats from graphile_worker.backfill_workers where id = $1", r.id)
+	if dead, err := r.store.Declare(r.t.Context(), r.id, beats); err != nil || !dead {
+		r.t.Fatalf("declared dead: %v, %v", dead, err)
+	}
+}
+
+func (r *rig) rescue(ids ...string) worker.Rescued {
+	r.t.Helper()
+	rescued, err := r.store.Rescue(r.t.Context(), ids)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return rescued
+}
+
+// What is not to be rescued does not stand in the way of what is, however much of it there is and
+// wherever it stands (X10).
+func TestRescueIsNotStarved(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	dbtest.Run(t, r.pool, `insert into graphile_worker._private_jobs (task_id, payload, locked_at, locked_by)
+		select (select min(id) from graphile_worker._private_tasks), '{}', now(),
+		       case i % 3 when 0 then 'node-' || i when 1 then 'pool-' || lpad(to_hex(i), 18, '0') else $1 || '.1.1' end
+		  from generate_series(1, 10000) as i`, rigOn(t, r.pool, schemaName).id)
+	victim := rigOn(t, r.pool, schemaName)
+	id := victim.add("'a', queue_name := 'q'")
+	victim.claimOne()
+	victim.die()
+	rescued := r.rescue(victim.id)
+	if len(rescued.Jobs) != 1 || rescued.Jobs[0].ID != id || rescued.Queues != 1 || len(rescued.Settled) != 1 {
+		t.Errorf("rescued %+v", rescued)
+	}
+	if n := dbtest.Get[int](t, r.pool, "select count(*)::int from graphile_worker._private_jobs where locked_by is not null"); n != 10_000 {
+		t.Errorf("%d of the other 10,000 are locked still", n)
+	}
+}
+
+// A rescued job is what it was before it was claimed, in each column (X22).
+func TestRescueChangesNothingElse(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	for _, job := range []string{
+		`'a', '{"n": 1.50, "text": "ü"}', job_key := 'k', queue_name := 'q', priority := -3, max_attempts := 7, flags := array['f']`,
+		`'b', '[1, 2]', max_attempts := 1`,
+	} {
+		id := r.add(job)
+		const columns = "select (to_jsonb(j) - 'updated_at')::text from graphile_worker._private_jobs as j where id = $1"
+		before := dbtest.Get[string](t, r.pool, columns, id)
+		victim := rigOn(t, r.pool, schemaName)
+		victim.claimOne()
+		victim.die()
+		r.rescue(victim.id)
+		if diff := cmp.Diff(before, dbtest.Get[string](t, r.pool, columns, id)); diff != "" {
+			t.Errorf("job %s after the rescue (-before +after):\n%s", job, diff)
+		}
+		dbtest.Run(t, r.pool, "delete from graphile_worker._private_jobs where id = $1", id)
+	}
+}
+
+// Rows of thousands of workers that are long dead keep none from starting: a start deletes some of
+// them, and the later ones the others (X12).
+func TestStartAmongThousandsOfDead(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	dbtest.Run(t, r.pool, `insert into graphile_worker.backfill_workers (id, beats, dead_at, rescued_at)
+		select 'pool-' || lpad(to_hex(i), 18, '0'), 1, now() - interval '2 days', now() - interval '2 days' from generate_series(1, 5000) as i`)
+	left := func() int {
+		return dbtest.Get[int](t, r.pool, "select count(*)::int from graphile_worker.backfill_workers where dead_at is not null")
+	}
+	for _, want := range []int{4000, 3000} {
+		err := r.store.Register(r.quick(), worker.Registration{ID: wire.NewWorkerID(), Tasks: []string{"a", "b"}})
+		if n := left(); err != nil || n != want {
+			t.Errorf("after a start %d rows are left, want %d (%v)", n, want, err)
+		}
+	}
+	if answer := r.beat(1); len(answer.Peers) != 2 {
+		t.Errorf("a heartbeat reads %d rows of others, want those of the two that live", len(answer.Peers))
+	}
+}

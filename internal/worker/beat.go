@@ -164,8 +164,8 @@ func (c *core) fenceAfter(times leaseTimes) time.Duration {
 
 // fall notes that no heartbeat was acknowledged for so long that others may soon take this worker's
 // jobs. Only a lease keeps a queue's jobs from running side by side, so their handlers are
-// cancelled, and each is given back when its handler has ended (R34). Other jobs go on: a second
-// run beside the first is what they have to bear anyway.
+// cancelled, and each is given back when its handler has ended (R34). Other jobs go on: they must
+// bear a second run beside the first in any case.
 func (c *core) fall(times leaseTimes, now time.Time) (jobs int, do actions) {
 	if c.silent || !c.registered || c.lastBeat.ago(now) < c.fenceAfter(times) {
 		return 0, do
@@ -189,7 +189,7 @@ func (w *Worker) fenceOnTime(ctx context.Context) {
 			return
 		}
 		if time.Since(due) > w.times.fenceTick/2 && !sleep(ctx, w.times.fenceTick/4) {
-			return // the process had no time to run: an answer may be waiting for it
+			return // the process had no time to run: an answer may have arrived that nobody has read
 		}
 		jobs, fell := 0, false
 		w.on(func(c *core, now time.Time) (do actions) {
@@ -204,7 +204,7 @@ func (w *Worker) fenceOnTime(ctx context.Context) {
 		id := w.workerID()
 		w.aside(func() {
 			w.config.Logger.LogAttrs(context.WithoutCancel(ctx), slog.LevelError,
-				"no heartbeat was acknowledged: nothing is claimed, and jobs of queues are cancelled, before others may run them",
+				"heartbeats are not acknowledged: nothing is claimed, and jobs of queues are cancelled before others may run them",
 				slog.String("worker_id", id), slog.Int("jobs", jobs))
 			w.observe(Event{Kind: EventSilent, WorkerID: id, Count: jobs})
 		})

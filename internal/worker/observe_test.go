@@ -170,7 +170,7 @@ func TestFleetThatIsHeldUpGoesOn(t *testing.T) {
 			if id := r.worker.Health().WorkerID; id != ids[i] || len(r.seen(worker.EventRescued))+len(r.seen(worker.EventDeath)) > 0 {
 				t.Errorf("worker %s is %s now, and has seen the deaths %v", ids[i], id, r.seen(worker.EventDeath))
 			}
-			for _, text := range []string{"no heartbeat was acknowledged", "heartbeats are acknowledged again", "heartbeats succeed again"} {
+			for _, text := range []string{"heartbeats are not acknowledged", "heartbeats are acknowledged again", "heartbeats succeed again"} {
 				if lines := logs[i].with(text); len(lines) != 1 {
 					t.Errorf("%d lines say %q", len(lines), text)
 				}

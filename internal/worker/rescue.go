@@ -67,7 +67,7 @@ func (w *Worker) rescue(ctx context.Context) error {
 		}
 		o.declared(peer.ID)
 		release = append(release, peer.ID)
-		w.config.Logger.LogAttrs(ctx, slog.LevelWarn, "a worker is dead: its jobs run elsewhere", slog.String("worker_id", peer.ID),
+		w.config.Logger.LogAttrs(ctx, slog.LevelWarn, "worker is dead: its jobs are released", slog.String("worker_id", peer.ID),
 			slog.String("host", peer.Host), slog.Int("pid", peer.Process.PID))
 		w.observe(Event{Kind: EventDeath, WorkerID: peer.ID})
 	}

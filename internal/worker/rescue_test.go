@@ -167,7 +167,7 @@ func TestSilence(t *testing.T) {
 		if events := r.seen(worker.EventSilent); len(events) != 1 || events[0].Count != 1 {
 			t.Errorf("events %v", events)
 		}
-		for _, text := range []string{"no heartbeat was acknowledged", "heartbeats are acknowledged again"} {
+		for _, text := range []string{"heartbeats are not acknowledged", "heartbeats are acknowledged again"} {
 			if lines := log.with(text); len(lines) != 1 {
 				t.Errorf("%d lines with %q", len(lines), text)
 			}

@@ -2,8 +2,8 @@ package worker
 
 import "time"
 
-// leaseTimes are the times of heartbeats, the fence and the observation of others. They belong
-// together: a worker stops what only its lease protects well before anybody can take its jobs.
+// leaseTimes are the times of heartbeats, the fence and the observation of others. Change none
+// alone: a worker must stop what only its lease protects well before anybody can take its jobs.
 // docs/design.md says where each comes from.
 type leaseTimes struct {
 	beat       time.Duration // between two heartbeats

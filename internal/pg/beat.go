@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -13,7 +12,6 @@ import (
 	"github.com/backfillhq/go/internal/host"
 	"github.com/backfillhq/go/internal/pg/query"
 	"github.com/backfillhq/go/internal/sqlstate"
-	"github.com/backfillhq/go/internal/wire"
 	"github.com/backfillhq/go/internal/worker"
 )
 
@@ -204,106 +202,4 @@ func (s *Store) Declare(ctx context.Context, workerID string, beats int64) (bool
 		return false, fmt.Errorf("declare worker %s dead: %w", workerID, err)
 	}
 	return rows > 0, nil
-}
-
-var errRescued = errors.New("another worker does it")
-
-// Rescue implements worker.Store.
-func (s *Store) Rescue(ctx context.Context, ids []string) (rescued worker.Rescued, err error) {
-	holders, err := s.rescueJobs(ctx, ids, &rescued)
-	if err == nil {
-		var queues []string
-		if queues, err = s.rescueQueues(ctx, ids, &rescued); err == nil {
-			rescued.Settled, err = s.settleWorkers(ctx, ids, append(holders, queues...))
-		}
-	}
-	if errors.Is(err, errRescued) {
-		return rescued, nil
-	}
-	if err != nil {
-		return rescued, fmt.Errorf("release what dead workers have locked: %w", err)
-	}
-	return rescued, nil
-}
-
-// rescueJobs releases jobs until none is left that can be had. It returns the workers of those that
-// are left, because somebody else has their rows locked.
-func (s *Store) rescueJobs(ctx context.Context, ids []string, rescued *worker.Rescued) (holders []string, err error) {
-	for {
-		rows, err := ask(ctx, s.rescuing, (*query.Queries).RescueJobs, query.RescueJobsParams{
-			Ids: ids, Verdict: worker.ErrCrashed.Error(),
-		})
-		if err != nil {
-			return nil, err
-		}
-		for _, row := range rows {
-			if row.ID == 0 {
-				continue // a row without a job: none was released
-			}
-			lease := wire.Lease{ID: row.ID, Token: row.Token}
-			job := &wire.Job{
-				Lease: lease, Task: row.Task, Queue: row.Queue, Key: row.Key, Priority: row.Priority, RunAt: row.RunAt.Time,
-				Attempt: lease.Attempt(), MaxAttempts: int(row.MaxAttempts),
-			}
-			if row.Over {
-				rescued.Crashed = append(rescued.Crashed, job)
-			} else {
-				rescued.Jobs = append(rescued.Jobs, job)
-			}
-		}
-		if first := rows[0]; first.Found == first.Ended || first.Ended == 0 {
-			if first.Found == first.Ended {
-				return nil, nil
-			}
-			return first.Holders, nil
-		}
-	}
-}
-
-func (s *Store) rescueQueues(ctx context.Context, ids []string, rescued *worker.Rescued) (holders []string, err error) {
-	for {
-		row, err := ask(ctx, s.rescuing, (*query.Queries).RescueQueues, ids)
-		if err != nil {
-			return nil, err
-		}
-		rescued.Queues += int(row.Ended)
-		switch {
-		case row.Found == row.Ended:
-			return nil, nil
-		case row.Ended == 0:
-			return row.Holders, nil
-		}
-	}
-}
-
-// settleWorkers notes of which workers nothing is left.
-func (s *Store) settleWorkers(ctx context.Context, ids, holders []string) ([]string, error) {
-	free := slices.DeleteFunc(slices.Clone(ids), func(id string) bool { return slices.Contains(holders, id) })
-	return ask(ctx, s.rescuing, (*query.Queries).SettleWorkers, free)
-}
-
-// rescuing runs a statement of a rescue: one worker at a time, because each reads all jobs.
-func (s *Store) rescuing(ctx context.Context, run func(context.Context, query.DBTX) error) error {
-	return s.scanning(ctx, func(ctx context.Context, db query.DBTX) error {
-		mine, err := query.New(db).LockRescue(ctx, s.settings.Schema)
-		switch {
-		case err != nil:
-			return err
-		case !mine:
-			return errRescued
-		}
-		return run(ctx, db)
-	})
-}
-
-// Unowned implements worker.Store.
-func (s *Store) Unowned(ctx context.Context) (ids []string, err error) {
-	err = s.scanning(ctx, func(ctx context.Context, db query.DBTX) error {
-		ids, err = query.New(db).Unowned(ctx)
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("look for locks of workers that have no row: %w", err)
-	}
-	return ids, nil
 }

@@ -56,7 +56,7 @@ func TestRescueChangesNothingElse(t *testing.T) {
 	r := newRig(t)
 	for _, job := range []string{
 		`'a', '{"n": 1.50, "text": "ü"}', job_key := 'k', queue_name := 'q', priority := -3, max_attempts := 7, flags := array['f']`,
-		`'b', '[1, 2]', max_attempts := 1`,
+		`'b', '[1, 2]', max_attempts := 7`,
 	} {
 		id := r.add(job)
 		const columns = "select (to_jsonb(j) - 'updated_at')::text from graphile_worker._private_jobs as j where id = $1"

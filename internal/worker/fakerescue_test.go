@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/backfillhq/go/internal/host"
+	"github.com/backfillhq/go/internal/wire"
 	"github.com/backfillhq/go/internal/worker"
 )
 
@@ -170,12 +171,16 @@ func (s *fakeStore) Declare(ctx context.Context, workerID string, beats int64) (
 }
 
 func (s *fakeStore) Rescue(ctx context.Context, ids []string) (rescued worker.Rescued, err error) {
+	refused := false
 	err = s.do(ctx, call{Op: opRescue}, func() []int64 {
-		rescued = s.db.release(ids)
+		rescued, refused = s.db.release(ids)
 		return nil
 	})
-	if err != nil {
+	switch {
+	case err != nil:
 		return worker.Rescued{}, err
+	case refused:
+		return rescued, &wire.RejectedError{Err: errors.New("invalid input"), Row: true}
 	}
 	return rescued, nil
 }
@@ -214,7 +219,7 @@ var (
 )
 
 // release releases what workers have locked that are dead or have no row.
-func (db *fakeDB) release(ids []string) (rescued worker.Rescued) {
+func (db *fakeDB) release(ids []string) (rescued worker.Rescued, refused bool) {
 	db.mu.Lock()
 	defer db.mu.Unlock()
 	ids = slices.DeleteFunc(slices.Clone(ids), func(id string) bool { return db.alive(id) })
@@ -229,8 +234,9 @@ func (db *fakeDB) release(ids []string) (rescued worker.Rescued) {
 		switch {
 		case !gone:
 			continue
-		case job.Busy:
+		case job.Busy, db.refused[job.ID]:
 			left[id] = true
+			refused = refused || db.refused[job.ID]
 			continue
 		case strings.HasSuffix(job.LockedBy, "k") && job.Key == "":
 			delete(db.jobs, job.ID)
@@ -266,7 +272,7 @@ func (db *fakeDB) release(ids []string) (rescued worker.Rescued) {
 			row.Rescued = true
 		}
 	}
-	return rescued
+	return rescued, refused
 }
 
 var errDead = errors.New("the process has ended")

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -47,6 +48,9 @@ type sighting struct {
 	session  int       // of ours, over which it was last read
 	advanced bool      // its beats were seen to change between two looks over that session
 	absent   bool      // its row is gone, since that time
+
+	tries int       // rescues that have left something
+	after time.Time // when the next one may begin
 }
 
 func newObserver(times leaseTimes) *observer {
@@ -169,16 +173,16 @@ func (o *observer) late() (late []Peer) {
 
 // dead returns who is to be declared dead, and whose rows are to be released: the dead and those
 // that have no row any more.
-func (o *observer) dead(unlocked map[string]bool) (declare []Peer, release []string) {
+func (o *observer) dead(unlocked map[string]bool, now time.Time) (declare []Peer, release []string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for id, s := range o.seen {
 		switch {
 		case s.Rescued || o.judge(s, unlocked[id]) != VerdictDead:
-		case s.Dead || s.absent:
-			release = append(release, id)
-		default:
+		case !s.Dead && !s.absent:
 			declare = append(declare, s.Peer)
+		case !now.Before(s.after):
+			release = append(release, id)
 		}
 	}
 	return declare, release
@@ -193,14 +197,26 @@ func (o *observer) declared(id string) {
 	}
 }
 
-// rescued notes that nothing is locked by a worker any more.
-func (o *observer) rescued(id string) {
+// rescued notes which of these workers have nothing locked any more. A rescue reads all jobs, so the
+// next one for the others waits, longer each time.
+func (o *observer) rescued(ids, settled []string, now time.Time) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if s := o.seen[id]; s != nil {
-		s.Rescued = true
+	for _, id := range ids {
+		s := o.seen[id]
+		switch {
+		case s == nil:
+		case slices.Contains(settled, id):
+			s.Rescued = true
+		default:
+			s.tries++
+			s.after = now.Add(min(o.times.look<<min(s.tries-1, 8), rescuePause))
+		}
 	}
 }
+
+// rescuePause is the longest pause between two rescues of one worker's jobs.
+const rescuePause = 10 * time.Second
 
 // waits reports whether somebody is late, so that the next look is to follow soon.
 func (o *observer) waits() bool {

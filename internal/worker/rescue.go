@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"log/slog"
+	"time"
 
 	"github.com/backfillhq/go/internal/trouble"
 	"github.com/backfillhq/go/internal/wire"
@@ -56,7 +57,7 @@ func (w *Worker) rescue(ctx context.Context) error {
 			unlocked[id] = true
 		}
 	}
-	declare, release := o.dead(unlocked)
+	declare, release := o.dead(unlocked, time.Now())
 	for _, peer := range declare {
 		dead, err := w.store.Declare(ctx, peer.ID, peer.Beats)
 		if err != nil {
@@ -76,9 +77,7 @@ func (w *Worker) rescue(ctx context.Context) error {
 	}
 	rescued, err := w.store.Rescue(ctx, release)
 	w.report(rescued) // what was released is, also when it failed half way
-	for _, id := range rescued.Settled {
-		o.rescued(id)
-	}
+	o.rescued(release, rescued.Settled, time.Now())
 	return err
 }
 

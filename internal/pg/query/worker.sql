@@ -67,27 +67,31 @@ update graphile_worker.backfill_workers as w set dead_at = clock_timestamp() fro
 -- name: LockRescue :one
 select pg_try_advisory_xact_lock(hashtextextended('backfill rescue ' || @schema_name::text, 0));
 
--- name: RescueJobs :many
--- Releases jobs of workers that are dead or have no row, a batch at a time. They are found by what
--- their rows say, whatever has become of the worker's. After the tombstone nothing more can be locked,
--- so what is found and not ended is all that is left. Refunds and deletions are those of ReleaseJobs. A
--- job with one attempt in all has had it (R9).
+-- name: RescueFind :many
+-- The jobs of workers that are dead or have no row, found by what their rows say, whatever has become of
+-- the worker's. After the tombstone nothing more can be locked, so this is all that is left.
 with gone as materialized (
   select u.id from unnest(@ids::text[]) as u(id)
    where not exists (select from graphile_worker.backfill_workers as w where w.id = u.id and w.dead_at is null)
-), found as materialized (
-  select j.id, split_part(j.locked_by, '.', 1) as worker_id from graphile_worker._private_jobs as j
-   where j.locked_by is not null and split_part(j.locked_by, '.', 1) = any(array(select gone.id from gone))
-     and j.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+\.[0-9]{1,9}k?$'
-), held as materialized (
+)
+select j.id, split_part(j.locked_by, '.', 1)::text as worker_id from graphile_worker._private_jobs as j
+ where j.locked_by is not null and split_part(j.locked_by, '.', 1) = any(array(select gone.id from gone))
+   and j.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+\.[0-9]{1,9}k?$'
+ order by j.id;
+
+-- name: RescueJobs :many
+-- Releases such jobs, if their workers are still dead. Refunds and deletions are those of ReleaseJobs. A
+-- job with one attempt in all has had it (R9).
+with held as materialized (
   select j.id, j.job_queue_id, j.locked_by, j.locked_by like '%k' and j.key is null as superseded,
          j.max_attempts = 1 and j.attempts = 1 and j.locked_by ~ '\.1k?$' as over
     from graphile_worker._private_jobs as j
-   where j.id = any(array(select found.id from found)) and split_part(j.locked_by, '.', 1) = any(array(select gone.id from gone))
-   order by j.id limit 1000 for update skip locked
+   where j.id = any(@jobs::bigint[]) and split_part(j.locked_by, '.', 1) = any(@ids::text[])
+     and not exists (select from graphile_worker.backfill_workers as w
+                      where w.id = split_part(j.locked_by, '.', 1) and w.dead_at is null)
+   order by j.id for update of j skip locked
 ), dropped as (
   delete from graphile_worker._private_jobs as j where j.id = any(array(select held.id from held where held.superseded))
-  returning j.id
 ), released as (
   update graphile_worker._private_jobs as j
      set attempts = case when not held.over and j.attempts = substring(j.locked_by from '([0-9]+)k?$')::int
@@ -97,16 +101,12 @@ with gone as materialized (
     from held where j.id = held.id and not held.superseded
   returning j.id, j.task_id, j.key, j.priority, j.run_at, j.max_attempts
 )
-select (select count(*) from found)::int as found, (select count(*) from held)::int as ended,
-       array(select distinct found.worker_id from found)::text[] as holders,
-       coalesce(r.id, 0)::bigint as id, coalesce(t.identifier, '')::text as task,
-       coalesce(s.queue_name, '')::text as queue, coalesce(held.locked_by, '')::text as token,
-       coalesce(r.key, '')::text as key, coalesce(r.priority, 0)::smallint as priority, r.run_at,
-       coalesce(r.max_attempts, 0)::smallint as max_attempts, coalesce(held.over, false)::boolean as over
-  from (select 1) as one
-  left join (released as r join held on held.id = r.id
-             left join graphile_worker._private_tasks as t on t.id = r.task_id
-             left join graphile_worker._private_job_queues as s on s.id = held.job_queue_id) on true;
+select held.id, held.superseded::boolean as superseded, held.over::boolean as over, held.locked_by::text as token,
+       coalesce(t.identifier, '')::text as task, coalesce(s.queue_name, '')::text as queue, coalesce(r.key, '')::text as key,
+       coalesce(r.priority, 0)::smallint as priority, r.run_at, coalesce(r.max_attempts, 0)::smallint as max_attempts
+  from held left join released as r on r.id = held.id
+  left join graphile_worker._private_tasks as t on t.id = r.task_id
+  left join graphile_worker._private_job_queues as s on s.id = held.job_queue_id;
 
 -- name: RescueQueues :one
 -- The queues, after the jobs: not one of which a job is left. The jobs are read once, whatever the

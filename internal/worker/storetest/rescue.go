@@ -140,6 +140,25 @@ var rescueCases = map[string]func(*rig){
 			r.t.Errorf("the worker is seen as %+v", seen)
 		}
 	},
+	"a job that the database refuses to change keeps no other locked": func(r *rig) {
+		var ids []int64
+		for range 9 {
+			ids = append(ids, r.add(wire.Job{}))
+		}
+		r.claim(9)
+		r.Refuse(ids[4])
+		other := r.other()
+		other.declare(r)
+		rescued, err := other.store.Rescue(r.ctx(), []string{r.id})
+		if err == nil || len(rescued.Jobs) != 8 || len(rescued.Settled) != 0 {
+			r.t.Errorf("rescued %+v, %v", rescued, err)
+		}
+		for i, id := range ids {
+			if row, _ := r.Job(id); (row.LockedBy == "") != (i != 4) {
+				r.t.Errorf("job %d of 9 is locked by %q", i, row.LockedBy)
+			}
+		}
+	},
 	"nobody else's locks are rescued": func(r *rig) {
 		tokens := map[int64]string{}
 		for _, lockedBy := range []string{"node", r.id, r.id + ".x", r.id + "0.1.1", r.id + ".1.1 or more", "x" + r.id + ".1.1"} {

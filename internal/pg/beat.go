@@ -107,23 +107,17 @@ func (s *Store) beatOver(ctx context.Context, beat worker.Beat, over *query.Quer
 			return answer, fmt.Errorf("lock: %w", err)
 		}
 	}
-	if beat.Write {
-		rows, err := over.Beat(ctx, query.BeatParams{
-			ID: beat.WorkerID, Beats: beat.Number, Locked: p.locked, Running: orNone(beat.Running), Forbidden: orNone(beat.Forbidden),
-			Stopping: beat.Stopping,
-		})
-		if err != nil || rows == 0 {
-			return answer, err
-		}
-	}
-	rows, err := over.Workers(ctx)
+	rows, err := over.Beat(ctx, query.BeatParams{
+		ID: beat.WorkerID, Write: beat.Write, Beats: beat.Number, Locked: p.locked, Running: orNone(beat.Running),
+		Forbidden: orNone(beat.Forbidden), Stopping: beat.Stopping,
+	})
 	if err != nil {
-		return answer, fmt.Errorf("read the workers: %w", err)
+		return answer, err
 	}
 	answer.Session = p.session
 	for _, row := range rows {
 		if row.ID == beat.WorkerID {
-			answer.Alive, answer.Locked = !row.Dead, row.Locked
+			answer.Alive, answer.Locked = !row.Dead && row.Written == beat.Write, row.Locked || beat.Write && p.locked
 			continue
 		}
 		answer.Peers = append(answer.Peers, worker.Peer{

@@ -31,17 +31,20 @@ with old as materialized (
 )
 delete from graphile_worker.backfill_workers as w where w.id = any(array(select old.id from old));
 
--- name: Beat :execrows
-update graphile_worker.backfill_workers as w
-   set beats = @beats::bigint, heartbeat_at = clock_timestamp(), locked = w.locked or @locked::boolean,
-       running = @running::bigint[], forbidden = @forbidden::text[],
-       stopping_at = case when @stopping::boolean then coalesce(w.stopping_at, clock_timestamp()) else w.stopping_at end
- where w.id = @id and w.dead_at is null;
-
--- name: Workers :many
--- Every worker that lives, or from whom something may be left; and those that were settled lately.
+-- name: Beat :many
+-- Writes a heartbeat, or none, and reads every worker that lives, or from whom something may be left, and
+-- those that were settled lately. The own row is read as it was before.
+with beat as (
+  update graphile_worker.backfill_workers as w
+     set beats = @beats::bigint, heartbeat_at = clock_timestamp(), locked = w.locked or @locked::boolean,
+         running = @running::bigint[], forbidden = @forbidden::text[],
+         stopping_at = case when @stopping::boolean then coalesce(w.stopping_at, clock_timestamp()) else w.stopping_at end
+   where w.id = @id and w.dead_at is null and @write::boolean
+  returning w.id
+)
 select w.id, w.host, w.pid, coalesce(w.beats, -1)::bigint as beats, w.locked, w.machine, w.process_start,
-       (w.dead_at is not null)::boolean as dead, (w.rescued_at is not null)::boolean as rescued
+       (w.dead_at is not null)::boolean as dead, (w.rescued_at is not null)::boolean as rescued,
+       exists (select from beat) as written
   from graphile_worker.backfill_workers as w
  where w.dead_at is null or w.rescued_at is null or w.rescued_at > now() - interval '10 minutes';
 

@@ -57,12 +57,20 @@ func (q *Queries) AdvanceJobs(ctx context.Context, arg AdvanceJobsParams) (int64
 	return result.RowsAffected(), nil
 }
 
-const Beat = `-- name: Beat :execrows
-update graphile_worker.backfill_workers as w
-   set beats = $1::bigint, heartbeat_at = clock_timestamp(), locked = w.locked or $2::boolean,
-       running = $3::bigint[], forbidden = $4::text[],
-       stopping_at = case when $5::boolean then coalesce(w.stopping_at, clock_timestamp()) else w.stopping_at end
- where w.id = $6 and w.dead_at is null
+const Beat = `-- name: Beat :many
+with beat as (
+  update graphile_worker.backfill_workers as w
+     set beats = $1::bigint, heartbeat_at = clock_timestamp(), locked = w.locked or $2::boolean,
+         running = $3::bigint[], forbidden = $4::text[],
+         stopping_at = case when $5::boolean then coalesce(w.stopping_at, clock_timestamp()) else w.stopping_at end
+   where w.id = $6 and w.dead_at is null and $7::boolean
+  returning w.id
+)
+select w.id, w.host, w.pid, coalesce(w.beats, -1)::bigint as beats, w.locked, w.machine, w.process_start,
+       (w.dead_at is not null)::boolean as dead, (w.rescued_at is not null)::boolean as rescued,
+       exists (select from beat) as written
+  from graphile_worker.backfill_workers as w
+ where w.dead_at is null or w.rescued_at is null or w.rescued_at > now() - interval '10 minutes'
 `
 
 type BeatParams struct {
@@ -72,21 +80,61 @@ type BeatParams struct {
 	Forbidden []string
 	Stopping  bool
 	ID        string
+	Write     bool
 }
 
-func (q *Queries) Beat(ctx context.Context, arg BeatParams) (int64, error) {
-	result, err := q.db.Exec(ctx, Beat,
+type BeatRow struct {
+	ID           string
+	Host         string
+	Pid          int32
+	Beats        int64
+	Locked       bool
+	Machine      string
+	ProcessStart int64
+	Dead         bool
+	Rescued      bool
+	Written      bool
+}
+
+// Writes a heartbeat, or none, and reads every worker that lives, or from whom something may be left, and
+// those that were settled lately. The own row is read as it was before.
+func (q *Queries) Beat(ctx context.Context, arg BeatParams) ([]BeatRow, error) {
+	rows, err := q.db.Query(ctx, Beat,
 		arg.Beats,
 		arg.Locked,
 		arg.Running,
 		arg.Forbidden,
 		arg.Stopping,
 		arg.ID,
+		arg.Write,
 	)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	return result.RowsAffected(), nil
+	defer rows.Close()
+	var items []BeatRow
+	for rows.Next() {
+		var i BeatRow
+		if err := rows.Scan(
+			&i.ID,
+			&i.Host,
+			&i.Pid,
+			&i.Beats,
+			&i.Locked,
+			&i.Machine,
+			&i.ProcessStart,
+			&i.Dead,
+			&i.Rescued,
+			&i.Written,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
 
 const DeclareDead = `-- name: DeclareDead :execrows
@@ -770,54 +818,4 @@ func (q *Queries) WorkerSettled(ctx context.Context, id string) (bool, error) {
 	var settled bool
 	err := row.Scan(&settled)
 	return settled, err
-}
-
-const Workers = `-- name: Workers :many
-select w.id, w.host, w.pid, coalesce(w.beats, -1)::bigint as beats, w.locked, w.machine, w.process_start,
-       (w.dead_at is not null)::boolean as dead, (w.rescued_at is not null)::boolean as rescued
-  from graphile_worker.backfill_workers as w
- where w.dead_at is null or w.rescued_at is null or w.rescued_at > now() - interval '10 minutes'
-`
-
-type WorkersRow struct {
-	ID           string
-	Host         string
-	Pid          int32
-	Beats        int64
-	Locked       bool
-	Machine      string
-	ProcessStart int64
-	Dead         bool
-	Rescued      bool
-}
-
-// Every worker that lives, or from whom something may be left; and those that were settled lately.
-func (q *Queries) Workers(ctx context.Context) ([]WorkersRow, error) {
-	rows, err := q.db.Query(ctx, Workers)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var items []WorkersRow
-	for rows.Next() {
-		var i WorkersRow
-		if err := rows.Scan(
-			&i.ID,
-			&i.Host,
-			&i.Pid,
-			&i.Beats,
-			&i.Locked,
-			&i.Machine,
-			&i.ProcessStart,
-			&i.Dead,
-			&i.Rescued,
-		); err != nil {
-			return nil, err
-		}
-		items = append(items, i)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	return items, nil
 }

@@ -19,7 +19,7 @@ FUZZ     ?= internal/crontab.FuzzParse backfill.FuzzEnqueue backfill.FuzzAdmin i
 # The state of the working tree, as one hash.
 TREE = { git status --porcelain -uall; git diff; } | git hash-object --stdin
 
-.PHONY: help test test-matrix fuzz lint generate check bench ci tools
+.PHONY: help test test-matrix fuzz faults lint generate check bench ci tools
 
 help: ## List these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -41,6 +41,13 @@ fuzz: ## Fuzz each target of FUZZ for FUZZTIME, all at once
 	@printf '%s\n' $(FUZZ) | xargs -P 0 -I TARGET sh -c 'target=TARGET; \
 	  out=$$(go test -vet=off -run="^$$" -fuzz="^$${target##*.}\$$" -fuzztime=$(FUZZTIME) -fuzzminimizetime=10x -parallel=1 ./$${target%.*} 2>&1); \
 	  status=$$?; printf "== %s\n%s\n" "$$target" "$$out"; exit $$status'
+
+# What make faults runs: a schedule of its own, unless SEED says which, and leaders killed under Patroni; 0s: not these.
+FAULTS_FOR     ?= 15m
+FAULTS_PATRONI ?= 5m
+
+faults: ## Run a fleet with faults for 15 minutes, check each promise, write docs/reliability.md; SEED=n repeats a schedule
+	go run ./internal/faults -for $(FAULTS_FOR) -patroni $(FAULTS_PATRONI) $(if $(SEED),-seed $(SEED)) -out docs/reliability.md
 
 lint: $(GOLANGCI) ## Check formatting (gofumpt, gci) and run the linters
 	$(GOLANGCI) fmt --diff

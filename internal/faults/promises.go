@@ -1,0 +1,304 @@
+//go:build unix
+
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"time"
+)
+
+// tally is what became of the requests of one fault's time.
+type tally struct {
+	offered, acked, executed int
+	replaced                 int // acknowledged, and replaced by a later one of its key before it ran
+	lost                     int // acknowledged, not run to the end, and not in the table
+	left                     int // the same, but still in the table when nothing moved any more
+	doubled                  int // run to the end more than once
+	doubledNode              int // the same, where one of the runs was Node's
+	overlaps                 int // of runs of one queue
+	frozen                   int // of these, where the process of one had stood still (R13)
+}
+
+// verdict is what the auditor has to say.
+type verdict struct {
+	trial   *trial
+	tallies []tally // of each window
+	broken  []string
+	ticks   int
+	again   int // runs that were not the first of their request, without those that fail on purpose
+	unknown [2]int
+}
+
+// maxFindings is how many findings of one kind are told one by one.
+const maxFindings = 10
+
+type findings struct {
+	all   []string
+	count map[string]int
+}
+
+func (f *findings) add(promise, format string, a ...any) {
+	f.count[promise]++
+	if f.count[promise] <= maxFindings {
+		f.all = append(f.all, promise+": "+fmt.Sprintf(format, a...))
+	}
+}
+
+// audit checks the promises.
+func audit(t *trial) *verdict {
+	v := &verdict{trial: t, tallies: make([]tally, len(t.windows))}
+	f := &findings{count: map[string]int{}}
+	for _, text := range t.broken {
+		f.add("harness", "%s", text)
+	}
+	for _, w := range t.windows {
+		for _, name := range w.stuck {
+			f.add("recovery", "%s did not work again after %s", name, w.fault)
+		}
+		if w.heldStuck > 0 {
+			f.add("rescue", "%d jobs of a killed worker stayed locked after %s", w.heldStuck, w.fault)
+		}
+	}
+	for _, r := range t.fenced {
+		if w := t.windows[t.windowAt(r.At)]; !explains(w.fault, func(it fault) bool { return it.doubles == expired }) {
+			f.add("false death", "%s was declared dead and lived, after %s", t.lives[r.Proc].name, w.fault)
+		}
+	}
+	v.requests(f)
+	v.keys(f)
+	v.queues(f)
+	v.cron(f)
+	v.broken = f.all
+	for _, promise := range slices.Sorted(maps.Keys(f.count)) {
+		if n := f.count[promise]; n > maxFindings {
+			v.broken = append(v.broken, fmt.Sprintf("%s: %d findings in all", promise, n))
+		}
+	}
+	return v
+}
+
+// explains reports whether a fault is of a kind.
+func explains(name string, is func(fault) bool) bool {
+	return slices.ContainsFunc(faults, func(it fault) bool { return it.name == name && is(it) })
+}
+
+// sorted are the requests in the order of their numbers.
+func (t *trial) sorted() []*request {
+	return slices.SortedFunc(maps.Values(t.requests), func(a, b *request) int { return cmp.Compare(a.n, b.n) })
+}
+
+// requests checks what is said of each request alone.
+func (v *verdict) requests(f *findings) {
+	for _, r := range v.trial.sorted() {
+		y := &v.tallies[v.trial.windowAt(r.at)]
+		y.offered++
+		done := v.finished(f, r)
+		v.charged(f, r)
+		if r.answer == opUnknown || r.answer == "" {
+			v.unknown[0]++
+			if len(r.runs) > 0 {
+				v.unknown[1]++
+			}
+		}
+		if len(r.runs) > 0 && (r.kind == kindRolledBack || r.answer == opRefused) {
+			f.add("phantom", "%s was not enqueued, and ran", r.name())
+		}
+		if r.due > 0 && len(r.runs) > 0 && r.runs[0].start < r.due {
+			f.add("early", "%s ran %.3f s before it was due", r.name(), seconds(r.runs[0].start, r.due))
+		}
+		if r.answer != opAcked {
+			continue
+		}
+		y.acked++
+		switch {
+		case done > 0:
+			y.executed++
+		case r.kind == kindKeyed:
+			y.replaced++ // unless it is the last one of its key
+		case r.left != nil && r.left.Count == 0:
+			y.left++
+			f.add("not run", "%s is in the table still, locked by %q", r.name(), r.left.Name)
+		default:
+			y.lost++
+			f.add("lost", "%s was acknowledged, did not run to the end, and is gone; it started %d times", r.name(), len(r.runs))
+		}
+	}
+}
+
+// finished counts the runs that ended with success, and the doubled requests.
+func (v *verdict) finished(f *findings, r *request) (done int) {
+	var first, second *run
+	for i, it := range r.runs {
+		if i > 0 && (r.runs[i-1].outcome == "" || r.runs[i-1].outcome == opCancelled || r.runs[i-1].finished(r.n)) {
+			v.again++
+		}
+		if !it.finished(r.n) {
+			continue
+		}
+		done++
+		switch done {
+		case 1:
+			first = it
+		case 2:
+			second = it
+		}
+	}
+	if second == nil {
+		return done
+	}
+	i := v.trial.windowAt(second.start)
+	y := &v.tallies[i]
+	if first.node || second.node {
+		y.doubledNode++
+		return done
+	}
+	y.doubled++
+	if !explains(v.trial.windows[i].fault, func(it fault) bool { return it.doubles != "" }) {
+		f.add("doubled", "%s was finished twice, %.3f s apart, which %s does not explain", r.name(), seconds(first.end, second.start), v.trial.windows[i].fault)
+	}
+	return done
+}
+
+// charged checks that no attempt was charged but for a failure of the handler. What Node holds at its end is charged.
+func (v *verdict) charged(f *findings, r *request) {
+	failures := 0
+	for _, it := range r.runs {
+		if it.node || v.trial.nodeHeld[it.job] {
+			return
+		}
+		if it.attempt > failures+1 {
+			f.add("charged", "%s is at attempt %d after %d failures", r.name(), it.attempt, failures)
+			return
+		}
+		if it.outcome == opFailed || it.outcome == opEnded && !it.finished(r.n) {
+			failures++
+		}
+	}
+}
+
+func (r *request) name() string { return fmt.Sprintf("request %d (%s)", r.n, r.kind) }
+
+// keys checks that the last acknowledged request of each key, or one that replaced it, ran.
+func (v *verdict) keys(f *findings) {
+	last, done, left := map[string]*request{}, map[string]int64{}, map[string]int64{}
+	for _, r := range v.trial.sorted() {
+		if r.kind != kindKeyed {
+			continue
+		}
+		if r.answer == opAcked {
+			last[r.key] = r
+		}
+		if slices.ContainsFunc(r.runs, func(it *run) bool { return it.finished(r.n) }) {
+			done[r.key] = r.n
+		}
+		if r.left != nil && r.left.Count == 0 {
+			left[r.key] = r.n
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(last)) {
+		r := last[key]
+		y := &v.tallies[v.trial.windowAt(r.at)]
+		switch {
+		case done[key] >= r.n:
+		case left[key] >= r.n:
+			y.replaced--
+			y.left++
+			f.add("not run", "%s, the last one of key %s, is in the table still", r.name(), key)
+		default:
+			y.replaced--
+			y.lost++
+			f.add("lost", "%s, the last one of key %s, did not run to the end; it started %d times", r.name(), key, len(r.runs))
+		}
+	}
+}
+
+// nodeClock is how much Node's clock may differ from ours.
+const nodeClock = 2000
+
+// queues checks that the runs of a queue do not overlap, and that requests start in the order in which they were acknowledged.
+func (v *verdict) queues(f *findings) {
+	queues := map[string][]*run{}
+	for _, it := range v.trial.order {
+		if it.queue != "" {
+			queues[it.queue] = append(queues[it.queue], it)
+		}
+	}
+	for _, queue := range slices.Sorted(maps.Keys(queues)) {
+		v.overlaps(f, queue, queues[queue])
+		v.inOrder(f, queue, queues[queue])
+	}
+}
+
+func (v *verdict) overlaps(f *findings, queue string, runs []*run) {
+	var latest *run // the one that ends last so far
+	for _, it := range runs {
+		if latest != nil {
+			tolerance := int64(0)
+			if it.node != latest.node {
+				tolerance = nodeClock
+			}
+			if it.start < latest.end-tolerance {
+				y := &v.tallies[v.trial.windowAt(it.start)]
+				y.overlaps++
+				if v.trial.frozenDuring(it) || v.trial.frozenDuring(latest) {
+					y.frozen++
+				} else {
+					f.add("serial", "queue %s: job %d started %.3f s before job %d had ended", queue, it.job, seconds(it.start, latest.end), latest.job)
+				}
+			}
+		}
+		if latest == nil || it.end > latest.end {
+			latest = it
+		}
+	}
+}
+
+// inOrder looks at the first start of each request. One whose call had no clear answer may have been committed late.
+func (v *verdict) inOrder(f *findings, queue string, runs []*run) {
+	var latest int64
+	seen := map[int64]bool{}
+	for _, it := range runs {
+		n := it.ns[0]
+		r := v.trial.requests[n]
+		if seen[n] || r == nil || r.answer != opAcked {
+			continue
+		}
+		seen[n] = true
+		if n < latest {
+			f.add("order", "queue %s: %s started after request %d", queue, r.name(), latest)
+		}
+		latest = max(latest, n)
+	}
+}
+
+// cron checks that each minute had one job.
+func (v *verdict) cron(f *findings) {
+	for _, minute := range slices.Sorted(maps.Keys(v.trial.ticks)) {
+		v.ticks++
+		jobs := v.trial.ticks[minute]
+		if len(jobs) > 1 {
+			f.add("cron", "the tick %d was enqueued %d times", minute, len(jobs))
+		}
+		for job, times := range jobs {
+			if times == 0 {
+				f.add("cron", "job %d of the tick %d did not run to the end", job, minute)
+			}
+		}
+	}
+	first := int64(math.MaxInt64)
+	for _, l := range v.trial.lives {
+		first = min(first, l.started)
+	}
+	for at := time.UnixMicro(first).Add(firstTick).Truncate(time.Minute).Add(time.Minute); at.UnixMicro() <= v.trial.drain; at = at.Add(time.Minute) {
+		if v.trial.ticks[at.Unix()] == nil {
+			f.add("cron", "the tick %v was not enqueued", at.UTC())
+		}
+	}
+}
+
+// firstTick is how long after the start of the fleet its first tick may be.
+const firstTick = 5 * time.Second

@@ -1,0 +1,64 @@
+//go:build unix
+
+package main
+
+import (
+	"context"
+	"time"
+
+	"github.com/backfillhq/go/backfill"
+)
+
+// kind is a kind of traffic.
+type kind string
+
+const (
+	kindPlain      kind = "plain"     // one a call
+	kindMany       kind = "many"      // plain ones, many a call
+	kindTx         kind = "tx"        // a plain one in a transaction
+	kindRolledBack kind = "rollback"  // in a transaction that is rolled back: it must never run
+	kindKeyed      kind = "keyed"     // replaces what waits under its key
+	kindSerial     kind = "serial"    // in a queue, and short
+	kindLong       kind = "long"      // in a queue, and longer than a fence takes
+	kindScheduled  kind = "scheduled" // for later
+	kindFailing    kind = "failing"   // fails once
+	kindBatch      kind = "batch"     // its args are an array, of which a part fails once
+	kindParent     kind = "parent"    // enqueues a child
+	kindChild      kind = "child"     // by a handler
+	kindTick       kind = "tick"      // by cron
+)
+
+// args are those of all tasks; batch has an array of them.
+type args struct {
+	N     int64  `json:"n"`
+	Kind  kind   `json:"kind"`
+	Queue string `json:"queue,omitempty"`
+	Key   string `json:"key,omitempty"`
+	Due   int64  `json:"due,omitempty"`
+	Work  int    `json:"work,omitempty"` // how long it takes, in milliseconds
+}
+
+var (
+	taskPlain     = &backfill.Task[args]{Name: "plain"}
+	taskKeyed     = &backfill.Task[args]{Name: "keyed", Key: func(a args) string { return a.Key }}
+	taskSerial    = &backfill.Task[args]{Name: "serial", Queue: func(a args) string { return a.Queue }}
+	taskLong      = &backfill.Task[args]{Name: "long", Queue: func(a args) string { return a.Queue }}
+	taskScheduled = &backfill.Task[args]{Name: "scheduled"}
+	taskFailing   = &backfill.Task[args]{Name: "failing", Backoff: backfill.FixedBackoff(time.Second)}
+	taskBatch     = &backfill.Task[[]args]{Name: "batch", Backoff: backfill.FixedBackoff(time.Second)}
+	taskParent    = &backfill.Task[args]{Name: "parent", Backoff: backfill.FixedBackoff(time.Second)}
+	taskChild     = &backfill.Task[args]{Name: "child"}
+	taskTick      = &backfill.Task[backfill.NoArgs]{Name: "tick"}
+)
+
+// The crontab of all workers, also Node's.
+const crontab = "* * * * * tick ?id=tick"
+
+func registry(h *handlers) *backfill.Registry {
+	return backfill.NewRegistry(
+		backfill.Handle(taskPlain, h.simple), backfill.Handle(taskKeyed, h.simple), backfill.Handle(taskSerial, h.simple),
+		backfill.Handle(taskLong, h.simple), backfill.Handle(taskScheduled, h.simple), backfill.Handle(taskFailing, h.failing),
+		backfill.Handle(taskBatch, h.batch), backfill.Handle(taskParent, h.parent), backfill.Handle(taskChild, h.simple),
+		backfill.Handle(taskTick, func(ctx context.Context, _ backfill.NoArgs) error { return h.tick(ctx) }),
+	)
+}

@@ -1,6 +1,7 @@
 package dbtest
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/url"
@@ -17,8 +18,26 @@ import (
 
 // Pooler starts a PgBouncer before the server of a URL, in the pool mode session, transaction or
 // statement, with this many sessions and more lines of configuration, and returns the URL that
-// leads through it.
+// leads through it. It runs until the test and what was to be cleaned up after it have ended.
 func Pooler(t *testing.T, databaseURL, mode string, sessions int, more ...string) string {
+	t.Helper()
+	return NewPgBouncer(t, databaseURL, mode, sessions, more...).URL
+}
+
+// PgBouncer is a pooler that can be stopped and started again.
+type PgBouncer struct {
+	URL string
+
+	t       *testing.T
+	program string
+	ini     string
+	address string
+	command *exec.Cmd // nil: it does not run
+	log     strings.Builder
+}
+
+// NewPgBouncer starts a PgBouncer as Pooler does.
+func NewPgBouncer(t *testing.T, databaseURL, mode string, sessions int, more ...string) *PgBouncer {
 	t.Helper()
 	program, err := exec.LookPath("pgbouncer")
 	if err != nil {
@@ -61,28 +80,44 @@ ignore_startup_parameters = extra_float_digits
 			t.Fatal(err)
 		}
 	}
-	command := exec.CommandContext(t.Context(), program, ini)
-	asOrdinaryUser(command)
-	var log strings.Builder
-	command.Stdout, command.Stderr = &log, &log
-	if err := command.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { // t.Context, which ends first, has ended it
-		_ = command.Wait()
+	u.Host = "127.0.0.1:" + port
+	p := &PgBouncer{URL: u.String(), t: t, program: program, ini: ini, address: u.Host}
+	p.Start()
+	t.Cleanup(func() {
+		p.Kill()
 		if t.Failed() {
-			t.Log(log.String())
+			t.Log(p.log.String())
 		}
 	})
-	u.Host = "127.0.0.1:" + port
-	Until(t, func() bool {
-		conn, err := new(net.Dialer).DialContext(t.Context(), "tcp", u.Host)
+	return p
+}
+
+// Start starts it again, and waits until it takes connections.
+func (p *PgBouncer) Start() {
+	p.t.Helper()
+	command := exec.CommandContext(context.WithoutCancel(p.t.Context()), p.program, p.ini)
+	asOrdinaryUser(command)
+	command.Stdout, command.Stderr = &p.log, &p.log
+	if err := command.Start(); err != nil {
+		p.t.Fatal(err)
+	}
+	p.command = command
+	Until(p.t, func() bool {
+		conn, err := new(net.Dialer).DialContext(p.t.Context(), "tcp", p.address)
 		if err == nil {
 			_ = conn.Close()
 		}
 		return err == nil
 	})
-	return u.String()
+}
+
+// Kill ends it, with all connections.
+func (p *PgBouncer) Kill() {
+	if p.command != nil {
+		_ = p.command.Process.Kill()
+		_ = p.command.Wait()
+		p.command = nil
+	}
 }
 
 func freePort(t *testing.T) string {

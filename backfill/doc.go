@@ -69,8 +69,8 @@
 //
 //   - of a client: [WithSchema], [WithMigrations], [WithEnqueueMiddleware], [WithLogger]
 //   - of a worker: [WithConcurrency], [WithDrainTimeout], [WithMiddleware], [WithObserver],
-//     [WithProbes], [WithLogger], [WithForbiddenFlags], [WithForbiddenFlagsFunc], [WithCrontab],
-//     [WithCrontabFile]
+//     [WithProbes], [WithLogger], [WithListenURL], [WithoutListen], [WithForbiddenFlags],
+//     [WithForbiddenFlagsFunc], [WithCrontab], [WithCrontabFile]
 //   - of [Run] and [RunOnce]: all of these, and [WithClient]; [WithScheduled] of RunOnce
 //   - of one enqueue: [Delay], [RunAt], [Queue], [Key], [MaxAttempts], [Flags], a [Priority], a
 //     [KeyMode]

@@ -59,14 +59,16 @@ type clientConfig struct {
 
 type workerConfig struct {
 	config
-	concurrency  int
-	drainTimeout time.Duration
-	middleware   []Middleware
-	observers    []Observer
-	probes       []*Probes
-	crontab      []worker.CronEntry
-	scheduled    bool
-	forbidden    []string
+	concurrency   int
+	drainTimeout  time.Duration
+	middleware    []Middleware
+	observers     []Observer
+	probes        []*Probes
+	crontab       []worker.CronEntry
+	scheduled     bool
+	listenURL     string // "": listen where the client's pool connects
+	withoutListen bool
+	forbidden     []string
 	// forbiddenFunc replaces forbidden, unless it is nil.
 	forbiddenFunc func() []string
 }
@@ -232,6 +234,34 @@ func WithObserver(observer Observer) WorkerOption {
 func WithScheduled() WorkerOption {
 	return workerOption(func(c *workerConfig) { c.scheduled = true })
 }
+
+// WithListenURL makes the worker listen for notifications over a connection of its own to this URL,
+// for clients whose URL leads through a transaction pooler, which passes no notifications on. The
+// URL is one of the same database, as [Open] takes it, that leads to PostgreSQL directly or through a
+// pooler in session mode. Nothing else uses it. Default: the worker listens where the client
+// connects; through a transaction pooler it only polls, as [WithoutListen] says.
+func WithListenURL(databaseURL string) WorkerOption {
+	return workerOption(func(c *workerConfig) {
+		c.require(databaseURL != "", "WithListenURL: the URL is empty: leave the option out, or say WithoutListen")
+		var settings pg.Settings
+		c.check("WithListenURL", settings.ListenAt(databaseURL))
+		c.listenURL = databaseURL
+		c.require(!c.withoutListen, errBothListen)
+	})
+}
+
+// WithoutListen makes the worker do without notifications: it opens no connection for them, and
+// looks for jobs every 2 seconds, when a job has ended, and when one that it knows of becomes due.
+// [Health.PollOnly] is true then. Default: the worker listens, unless its connections lead through a
+// transaction pooler.
+func WithoutListen() WorkerOption {
+	return workerOption(func(c *workerConfig) {
+		c.withoutListen = true
+		c.require(c.listenURL == "", errBothListen)
+	})
+}
+
+const errBothListen = "WithListenURL and WithoutListen: give one of them"
 
 // WithForbiddenFlags makes the worker skip jobs that have one of these flags. They wait for another
 // worker. The option can be given several times, but not together with [WithForbiddenFlagsFunc].

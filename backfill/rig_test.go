@@ -176,6 +176,14 @@ type running struct {
 // start runs a worker until the end of the test, and waits until it listens.
 func start(t *testing.T, client *backfill.Client, r *backfill.Registry, opts ...backfill.WorkerOption) *running {
 	t.Helper()
+	w := launch(t, client, r, opts...)
+	w.await("listening", 1, is(backfill.EventListening))
+	return w
+}
+
+// launch runs a worker until the end of the test.
+func launch(t *testing.T, client *backfill.Client, r *backfill.Registry, opts ...backfill.WorkerOption) *running {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.WithValue(context.Background(), runKey{}, "of Run"))
 	w := &running{t: t, cancel: cancel, ended: make(chan struct{}), changed: make(chan struct{})}
 	w.Worker = newWorker(t, client, r, append([]backfill.WorkerOption{backfill.WithObserver(w.observe)}, opts...)...)
@@ -188,7 +196,6 @@ func start(t *testing.T, client *backfill.Client, r *backfill.Registry, opts ...
 			t.Errorf("run: %v", err)
 		}
 	})
-	w.await("listening", 1, is(backfill.EventListening))
 	return w
 }
 

@@ -97,7 +97,13 @@ func (w *Worker) run(ctx context.Context, once bool) error {
 	if w.config.scheduled && !once {
 		return errors.New("run worker: WithScheduled is for RunOnce: leave it out, and jobs run when they are due")
 	}
-	store, err := pg.Open(ctx, w.client.settings())
+	settings := w.client.settings()
+	if w.config.listenURL != "" {
+		if err := settings.ListenAt(w.config.listenURL); err != nil {
+			return fmt.Errorf("run worker: WithListenURL: %w", err)
+		}
+	}
+	store, err := pg.Open(ctx, settings)
 	if err != nil {
 		return err
 	}
@@ -120,6 +126,7 @@ func (w *Worker) start(store *pg.Store, once bool) (*worker.Worker, error) {
 		Tasks:         w.registry.claimed(),
 		Concurrency:   w.config.concurrency,
 		Once:          once,
+		PollOnly:      w.config.withoutListen,
 		DrainTimeout:  w.config.drainTimeout,
 		CancelTimeout: cancelTimeout,
 		Execute:       w.executor.execute,
@@ -199,6 +206,9 @@ type Health struct {
 	Buffered   int    // claimed jobs that have not started
 	Unrecorded int    // claimed jobs without a recorded outcome: Running, Buffered and ended
 	Listening  bool   // notifications arrive; false: jobs are found by polling only
+	// PollOnly says that Listening stays false, because of [WithoutListen] or because the connections
+	// lead through a transaction pooler without [WithListenURL].
+	PollOnly bool
 	// LastClaim is when the database last answered a claim; zero: never. A worker that has no room
 	// for more jobs claims none, so its age says nothing: see Ready.
 	LastClaim time.Time
@@ -262,7 +272,7 @@ func (w *Worker) Health() Health {
 	h := running.Health()
 	return Health{
 		WorkerID: h.WorkerID, State: State(h.State), Running: h.Running, Buffered: h.Buffered, Unrecorded: h.Unrecorded,
-		Listening: h.Listening, LastClaim: h.LastClaim,
+		Listening: h.Listening, PollOnly: h.PollOnly, LastClaim: h.LastClaim,
 		ClaimFailures: h.Failures, LastHeartbeat: h.LastBeat, Silent: h.Silent, Stuck: h.Stuck, stats: h.Stats,
 	}
 }

@@ -37,7 +37,9 @@ type pulse struct {
 
 // pulseSettings are those of this session alone: a heartbeat that is lost with the server's memory
 // does no harm, and a standby that does not answer must not stop the fleet's hearts.
-const pulseSettings = "set synchronous_commit = off; set lock_timeout = '1s'"
+const pulseSettings = `select pg_catalog.set_config('synchronous_commit', 'off', %[1]t), pg_catalog.set_config('lock_timeout', '1s', %[1]t)`
+
+var pulseSession, pulseTransaction = fmt.Sprintf(pulseSettings, false), fmt.Sprintf(pulseSettings, true)
 
 // Beat implements worker.Store.
 func (s *Store) Beat(ctx context.Context, beat worker.Beat) (answer worker.Beaten, err error) {
@@ -101,7 +103,7 @@ func (s *Store) beatOver(ctx context.Context, beat worker.Beat, over *query.Quer
 			err = cause
 		}
 	}()
-	if !p.locked && over == p.queries {
+	if !p.locked && over == p.queries && !s.sessions.shared.Load() {
 		p.locked, err = p.queries.TryLockSession(ctx, query.TryLockSessionParams{SchemaName: s.settings.Schema, ID: p.id})
 		if err != nil {
 			return answer, fmt.Errorf("lock: %w", err)
@@ -145,13 +147,16 @@ func (s *Store) startPulse(ctx context.Context, workerID string) error {
 		return err
 	}
 	s.stopPulse(ctx)
-	p.conn, p.queries = conn, query.New(renderer{conn, s.claims.texts})
+	p.conn, p.queries = conn, query.New(renderer{s.sessions.over(conn, pulseTransaction), s.claims.texts})
 	p.session++
 	p.id = workerID
 	p.expires = time.Now().Add(s.settings.lifetime())
+	if s.sessions.shared.Load() {
+		return nil // a lock would stay in a session of somebody else
+	}
 	ctx, cancel = worker.WithPatience(ctx, beatTimeout)
 	defer cancel()
-	if _, err := conn.PgConn().Exec(ctx, pulseSettings).ReadAll(); err != nil {
+	if _, err := conn.PgConn().Exec(ctx, pulseSession).ReadAll(); err != nil {
 		s.stopPulse(ctx)
 		return fmt.Errorf("set session parameters: %w", err)
 	}
@@ -175,8 +180,12 @@ func (s *Store) stopPulse(ctx context.Context) {
 }
 
 // Unlocked implements worker.Store. Each lock is looked at in a statement of its own, which holds it
-// for no longer than that.
+// for no longer than that. Behind a transaction pooler no lock is known to be free: the server may
+// have restarted without our connections to the pooler having noticed, and then all are.
 func (s *Store) Unlocked(ctx context.Context, peers []worker.Peer) (ids []string, err error) {
+	if s.sessions.shared.Load() {
+		return nil, nil
+	}
 	for _, peer := range peers {
 		free, err := s.queries.SessionUnlocked(ctx, query.SessionUnlockedParams{SchemaName: s.settings.Schema, ID: peer.ID})
 		if err != nil {

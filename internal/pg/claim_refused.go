@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/backfillhq/go/internal/pg/query"
 	"github.com/backfillhq/go/internal/wire"
@@ -41,10 +40,10 @@ func (a *avoided) now(now time.Time) []int64 {
 // avoidRefused finds out which jobs the server refuses to lock, after a claim that it refused for
 // what a row holds. It reports whether it has found any: then a claim that passes over them may
 // succeed.
-func (s *Store) avoidRefused(ctx context.Context, conn *pgxpool.Conn, request worker.ClaimRequest) bool {
+func (s *Store) avoidRefused(ctx context.Context, conn *pgx.Conn, request worker.ClaimRequest) bool {
 	known := s.claims.avoided.now(time.Now())
 	search := refusedSearch{token: wire.ClaimToken(request.WorkerID, request.Number), room: maxAvoided - len(known)}
-	err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+	err := s.sessions.within(ctx, conn, func(tx pgx.Tx) error {
 		queries := query.New(renderer{tx, s.claims.texts})
 		ids, err := queries.FirstJobs(ctx, query.FirstJobsParams{Tasks: s.claims.taskIDs, Known: known})
 		if err != nil {

@@ -29,15 +29,16 @@ func (s *Store) Claim(ctx context.Context, request worker.ClaimRequest) (worker.
 			return worker.Claimed{}, &wire.RejectedError{Err: err} // no claim was made
 		}
 	}
-	conn, err := s.pool.Acquire(ctx)
+	conn, err := s.conns.acquire(ctx)
 	if err != nil {
 		s.suspectConnections(ctx)
 		return worker.Claimed{}, &wire.RejectedError{Err: fmt.Errorf("claim jobs: %w", err)} // no claim was made
 	}
 	defer conn.Release()
-	claimed, looked, err := s.claims.claim(ctx, conn, request)
-	if refusesRow(err) && s.avoidRefused(ctx, conn, request) {
-		claimed, looked, err = s.claims.claim(ctx, conn, request)
+	db := s.sessions.over(conn.Conn())
+	claimed, looked, err := s.claims.claim(ctx, db, request)
+	if refusesRow(err) && s.avoidRefused(ctx, conn.Conn(), request) {
+		claimed, looked, err = s.claims.claim(ctx, db, request)
 	}
 	stopping := errors.Is(ctx.Err(), context.Canceled)
 	if looked > slowClaim && !stopping && time.Since(s.saidSlow) >= slowLogEvery {

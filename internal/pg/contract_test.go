@@ -21,14 +21,22 @@ import (
 // holds without the index on queues, too, where claims have other texts.
 func TestStoreContract(t *testing.T) {
 	t.Parallel()
-	for name, change := range map[string]string{
-		"indexed": "select 1", "without the index on queues": "drop index graphile_worker.backfill_jobs_queue_idx",
+	const nothing, dropIndex = "select 1", "drop index graphile_worker.backfill_jobs_queue_idx"
+	for name, test := range map[string]struct{ change, mode string }{
+		"indexed": {nothing, ""}, "without the index on queues": {dropIndex, ""},
+		"through a transaction pooler": {nothing, "exec"}, "through one, by the simple protocol": {nothing, "simple_protocol"},
+		"through one, as for prepared statements": {dropIndex, "cache_statement"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			storetest.Run(t, func(t *testing.T) storetest.Database { //nolint:thelper // it opens a database
-				db := contractDB{t, pgtest.New(t).Pool()}
-				dbtest.Run(t, db.pool, change)
+				database := pgtest.New(t)
+				db := contractDB{t, database.Pool(), database.Pool()}
+				dbtest.Run(t, db.pool, test.change)
+				if test.mode != "" {
+					through := dbtest.Pooler(t, database.URL, "transaction", 3, "server_round_robin = 1")
+					db.workers = newPool(t, withParameter(t, through, "default_query_exec_mode", test.mode), nil)
+				}
 				return db
 			}, func(t *testing.T, test func(*testing.T)) { //nolint:thelper // it runs the test
 				test(t)
@@ -41,10 +49,12 @@ func TestStoreContract(t *testing.T) {
 type contractDB struct {
 	t    *testing.T
 	pool *pgxpool.Pool
+	// workers is the application's pool, which stores connect as.
+	workers *pgxpool.Pool
 }
 
 func (db contractDB) NewStore() worker.Store {
-	store, err := pg.Open(db.t.Context(), pg.SettingsOf(db.pool, schemaName))
+	store, err := pg.Open(db.t.Context(), pg.SettingsOf(db.workers, schemaName))
 	if err != nil {
 		db.t.Fatal(err)
 	}

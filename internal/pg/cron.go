@@ -42,7 +42,7 @@ func (s *Store) KnownCrontabs(ctx context.Context, identifiers []string, start t
 // because the jobs are inserted by our own statements: add_job notifies inside of the transaction
 // (R17), and loses a keyed job that a worker takes meanwhile.
 func (s *Store) Tick(ctx context.Context, tick time.Time, identifiers []string, jobs []wire.Spec) (scheduled int, err error) {
-	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+	err = s.conns.within(ctx, func(ctx context.Context, tx pgx.Tx) error {
 		won, err := query.New(renderer{tx, s.claims.texts}).TickCrontabs(ctx, query.TickCrontabsParams{
 			Identifiers: identifiers, Tick: pgtype.Timestamptz{Time: tick, Valid: true},
 		})

@@ -34,7 +34,7 @@ const overlap = 100 * time.Millisecond
 // Listen implements worker.Store. A connection at the end of its life, as the application's pool
 // has it, is replaced by one that listens before the old one stops.
 func (s *Store) Listen(ctx context.Context, ready func(), on func(worker.Notification)) error {
-	conn, err := s.sessions.connectListener(ctx)
+	conn, err := s.listener.listen(ctx)
 	if err != nil {
 		return err
 	}
@@ -44,7 +44,7 @@ func (s *Store) Listen(ctx context.Context, ready func(), on func(worker.Notific
 		if err := receive(ctx, conn, s.settings.lifetime(), on); err != nil {
 			return err
 		}
-		next, err := s.sessions.connectListener(ctx)
+		next, err := s.listener.listen(ctx)
 		if err != nil {
 			return err
 		}
@@ -54,8 +54,8 @@ func (s *Store) Listen(ctx context.Context, ready func(), on func(worker.Notific
 	}
 }
 
-func (s *sessions) connectListener(ctx context.Context) (*pgx.Conn, error) {
-	conn, err := s.connect(ctx)
+func (s *sessions) listen(ctx context.Context) (*pgx.Conn, error) {
+	conn, err := s.connectListener(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("connect listener: %w", err)
 	}

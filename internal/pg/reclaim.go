@@ -85,7 +85,7 @@ func (s *Store) reclaimBeside(
 // so that claims have the right plan in any case; this one needs it, and on a large table more time
 // than they allow: all that the look has.
 func (s *Store) scanning(ctx context.Context, run func(context.Context, query.DBTX) error) error {
-	return pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+	return s.conns.within(ctx, func(ctx context.Context, tx pgx.Tx) error {
 		const allow = "select set_config('enable_seqscan', 'on', true), set_config('statement_timeout', '30s', true)"
 		if _, err := tx.Exec(ctx, allow); err != nil {
 			return err

@@ -2,6 +2,7 @@ package pg
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync/atomic"
 	"time"
@@ -37,11 +38,26 @@ type Settings struct {
 	Tracer pgx.QueryTracer
 
 	config *pgxpool.Config
+	listen *pgxpool.Config // nil: listeners connect as all others do
 }
 
 // SettingsOf returns the settings of a client's pool.
 func SettingsOf(pool *pgxpool.Pool, schema string) Settings {
 	return Settings{Schema: schema, config: pool.Config()}
+}
+
+// ListenAt makes listeners connect by another connection string, which leads around a pooler.
+func (s *Settings) ListenAt(databaseURL string) (err error) {
+	s.listen, err = PoolConfig(databaseURL)
+	return err
+}
+
+// listener returns the settings of listeners.
+func (s Settings) listener() Settings {
+	if s.listen != nil {
+		s.config, s.Logger = s.listen, nil // of the clock, the other connections tell
+	}
+	return s
 }
 
 // own returns the pool's configuration for sessions of our own. How to connect is the
@@ -108,24 +124,74 @@ func connectOwn(ctx context.Context, config *pgxpool.Config) (*pgx.Conn, error) 
 // Connect makes a connection on which the index on queues is built, with a session that is not
 // shared. The build sets what it needs.
 func (s Settings) Connect(ctx context.Context) (*pgx.Conn, error) {
-	return connectOwn(ctx, s.own(newSessions(s).checkShared))
+	sessions := newSessions(s)
+	return connectOwn(ctx, s.own(func(ctx context.Context, conn *pgx.Conn) error {
+		shared, err := sessions.areShared(ctx, conn)
+		if shared {
+			return errShared
+		}
+		return err
+	}))
 }
 
 // sessions makes the sessions of one worker.
 type sessions struct {
 	settings Settings
 	clock    clock
-	// unshared is true once a pooler was seen to give each connection a session of its own.
-	unshared atomic.Bool
+	// unshared is true once a pooler was seen to give each connection a session of its own, and
+	// shared once one was seen to share them. Then every statement is sent as a transaction that
+	// states its own settings, which is right over any connection.
+	unshared, shared atomic.Bool
 }
 
 func newSessions(settings Settings) *sessions {
 	return &sessions{settings: settings, clock: clock{logger: settings.Logger}}
 }
 
-// connect makes a connection of its own, for the listener.
+// config is how connections of the worker are made.
+func (s *sessions) config(after func(context.Context, *pgx.Conn) error) *pgxpool.Config {
+	config := s.settings.own(after)
+	before := config.BeforeConnect
+	config.BeforeConnect = func(ctx context.Context, c *pgx.ConnConfig) error {
+		if s.shared.Load() && !unnamed(c) {
+			c.DefaultQueryExecMode = pgx.QueryExecModeExec
+		}
+		return before(ctx, c)
+	}
+	return config
+}
+
+// unnamed reports whether a connection sends its statements without preparing them, which works in
+// sessions that are shared, whatever the pooler knows about prepared statements.
+func unnamed(c *pgx.ConnConfig) bool {
+	return c.DefaultQueryExecMode == pgx.QueryExecModeExec || c.DefaultQueryExecMode == pgx.QueryExecModeSimpleProtocol
+}
+
+// errNowShared ends a connection that was made before sessions were known to be shared, and would
+// prepare statements. The next one does not.
+var errNowShared = errors.New("the sessions are shared, so statements cannot be prepared: connect again")
+
+// connect makes a connection of the worker's apart from its pool.
 func (s *sessions) connect(ctx context.Context) (*pgx.Conn, error) {
-	config := s.settings.own(s.prepare)
+	conn, err := connectOwn(ctx, s.config(s.prepare))
+	if errors.Is(err, errNowShared) {
+		conn, err = connectOwn(ctx, s.config(s.prepare))
+	}
+	return conn, err
+}
+
+// connectListener makes a connection whose session is its own.
+func (s *sessions) connectListener(ctx context.Context) (*pgx.Conn, error) {
+	config := s.config(func(ctx context.Context, conn *pgx.Conn) error {
+		shared, err := s.areShared(ctx, conn)
+		switch {
+		case err != nil:
+			return err
+		case shared:
+			return errShared
+		}
+		return s.state(ctx, conn, engineSession)
+	})
 	before := config.BeforeConnect
 	config.BeforeConnect = func(ctx context.Context, c *pgx.ConnConfig) error {
 		err := before(ctx, c)
@@ -135,11 +201,17 @@ func (s *sessions) connect(ctx context.Context) (*pgx.Conn, error) {
 	return connectOwn(ctx, config)
 }
 
-// prepare makes a new connection's session a worker's: first it makes sure that the session
-// belongs to the connection, then it states the settings.
+// prepare makes a new connection a worker's. A session that belongs to the connection gets the
+// settings. One that is shared is not changed: each transaction states them (transactions).
 func (s *sessions) prepare(ctx context.Context, conn *pgx.Conn) error {
-	if err := s.checkShared(ctx, conn); err != nil {
+	shared, err := s.areShared(ctx, conn)
+	switch {
+	case err != nil:
 		return err
+	case !shared:
+		return s.state(ctx, conn, engineSession)
+	case !unnamed(conn.Config()):
+		return errNowShared
 	}
-	return s.state(ctx, conn)
+	return s.state(ctx, conn, engineTransaction)
 }

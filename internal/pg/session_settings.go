@@ -10,17 +10,18 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// engineSession is what every connection of a worker runs with (R26), whatever the role, the
-// database or the server says. What a server of an older major does not know is left out.
+// engineSettings states what every statement of a worker runs with (R26), whatever the role, the
+// database or the server says: for the session, or for the rest of a transaction in a session of
+// somebody else. What a server of an older major does not know is left out. Names are qualified,
+// because the search_path that it replaces may have others in front.
 //
 // search_path: a function in the path of the role could stand in for one that our statements call.
 // Plans: a generic plan, made while the table was empty or never analysed, must be the right one
 // for a million rows, so only index scans and nested loops are left to choose from.
 // READ COMMITTED: claims fail under contention at any other level.
 // Read-only is not stated: whoever fences a database against writes must be obeyed.
-const engineSession = `
-set search_path = pg_catalog, pg_temp;
-select set_config(name, value, false) from (values
+const engineSettings = `select pg_catalog.set_config(name, value, %t) from (values
+  ('search_path', 'pg_catalog, pg_temp'),
   ('client_encoding', 'UTF8'),
   ('datestyle', 'ISO'),
   ('bytea_output', 'hex'),
@@ -44,16 +45,22 @@ select set_config(name, value, false) from (values
   ('enable_nestloop', 'on'),
   ('from_collapse_limit', '8'),
   ('join_collapse_limit', '8')
-) as wanted (name, value) where current_setting(name, true) is not null`
+) as wanted (name, value) where pg_catalog.current_setting(name, true) is not null`
+
+var (
+	engineSession     = fmt.Sprintf(engineSettings, false)
+	engineTransaction = fmt.Sprintf(engineSettings, true)
+)
 
 // observeSession tells what a new session is good for, and the server's time in microseconds.
 const observeSession = `;
 select current_setting('transaction_read_only'), (extract(epoch from clock_timestamp()) * 1000000)::bigint`
 
-// state states the settings of a session, and checks what cannot be stated.
-func (s *sessions) state(ctx context.Context, conn *pgx.Conn) error {
+// state states settings, and checks what cannot be stated. In a session of somebody else they end
+// with what is sent here, which is one transaction.
+func (s *sessions) state(ctx context.Context, conn *pgx.Conn, settings string) error {
 	sent := time.Now()
-	row, err := lastRow(ctx, conn, engineSession+observeSession)
+	row, err := lastRow(ctx, conn, settings+observeSession)
 	if err != nil {
 		return fmt.Errorf("set session parameters: %w", err)
 	}

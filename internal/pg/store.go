@@ -32,6 +32,8 @@ type Store struct {
 	settings Settings
 	sessions *sessions
 	pool     *pgxpool.Pool
+	conns    connections // of the pool
+	listener *sessions
 	queries  *query.Queries
 	tasks    []string
 	resolved time.Time // when the ids of tasks were looked up
@@ -53,16 +55,21 @@ const resolveEvery = 5 * time.Second
 // Open returns a store with a pool of its own. It connects when it is first used.
 func Open(ctx context.Context, settings Settings) (*Store, error) {
 	sessions := newSessions(settings)
-	pool, err := pgxpool.NewWithConfig(ctx, settings.own(sessions.prepare))
+	pool, err := pgxpool.NewWithConfig(ctx, sessions.config(sessions.prepare))
 	if err != nil {
 		return nil, fmt.Errorf("open worker connections: %w", err)
 	}
 	texts := newTexts(settings.Schema)
-	db := renderer{pool, texts}
+	conns := connections{pool, sessions}
+	db := renderer{conns, texts}
 	directly := func(ctx context.Context, run func(context.Context, query.DBTX) error) error { return run(ctx, db) }
+	listener := sessions
+	if settings.listen != nil {
+		listener = newSessions(settings.listener())
+	}
 	return &Store{
-		settings: settings, sessions: sessions, pool: pool, queries: query.New(db), claims: claims{texts: texts},
-		sweep: newSweep(directly, rest), logger: slog.Default(),
+		settings: settings, sessions: sessions, pool: pool, conns: conns, listener: listener, queries: query.New(db),
+		claims: claims{texts: texts}, sweep: newSweep(directly, rest), logger: slog.Default(),
 	}, nil
 }
 
@@ -112,6 +119,12 @@ func (s *Store) Register(ctx context.Context, registration worker.Registration) 
 	}
 	s.claims.forget()
 	return s.resolve(ctx)
+}
+
+// Sessions implements worker.Store.
+func (s *Store) Sessions() worker.Sessions {
+	pooled := s.sessions.shared.Load()
+	return worker.Sessions{Pooled: pooled, Listens: !pooled || s.settings.listen != nil}
 }
 
 // addTasks makes sure that every task has an id. Names are added one by one: somebody's open

@@ -77,13 +77,13 @@ func (a *Admin) WithLimit(limit time.Duration) *Admin {
 func (s *Store) ForgetTasks() { s.resolved = time.Time{} }
 
 // EngineSession is what a worker's connections run with.
-const EngineSession = engineSession
+var EngineSession = engineSession
 
 const setting = "select current_setting($1)"
 
 // Setting returns what a parameter is in the store's sessions.
 func (s *Store) Setting(ctx context.Context, name string) (value string, err error) {
-	err = s.pool.QueryRow(ctx, setting, name).Scan(&value)
+	err = s.conns.QueryRow(ctx, setting, name).Scan(&value)
 	return value, err
 }
 
@@ -149,6 +149,12 @@ func EndPulse(t *testing.T, s *Store) {
 	t.Helper()
 	if s.pulse.conn == nil {
 		t.Fatal("there is no session")
+	}
+	if s.Sessions().Pooled { // the server knows nothing of our sessions
+		if err := s.pulse.conn.PgConn().Conn().Close(); err != nil {
+			t.Fatal(err)
+		}
+		return
 	}
 	if _, err := s.pool.Exec(t.Context(), "select pg_terminate_backend($1)", int64(s.pulse.conn.PgConn().PID())); err != nil { //nolint:gosec // a pid
 		t.Fatal(err)

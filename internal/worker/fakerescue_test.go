@@ -111,7 +111,7 @@ func (s *fakeStore) Beat(ctx context.Context, beat worker.Beat) (answer worker.B
 	session := s.session
 	s.mu.Unlock()
 	err = s.do(ctx, call{Op: opBeat, Beat: beat}, func() []int64 {
-		answer = s.db.beat(beat)
+		answer = s.db.beat(beat, !s.pooled)
 		answer.Session = session
 		return nil
 	})
@@ -122,16 +122,16 @@ func (s *fakeStore) Beat(ctx context.Context, beat worker.Beat) (answer worker.B
 	return answer, nil
 }
 
-func (db *fakeDB) beat(beat worker.Beat) (answer worker.Beaten) {
+func (db *fakeDB) beat(beat worker.Beat, locks bool) (answer worker.Beaten) {
 	db.mu.Lock()
 	defer db.mu.Unlock()
 	if !db.alive(beat.WorkerID) {
 		return answer
 	}
 	row := db.workers[beat.WorkerID]
-	row.held = true
+	row.held = locks
 	if beat.Write {
-		row.Beats, row.Locked, row.Running = beat.Number, true, beat.Running
+		row.Beats, row.Locked, row.Running = beat.Number, row.Locked || locks, beat.Running
 		row.Forbidden = beat.Forbidden
 		row.Stopping = row.Stopping || beat.Stopping
 	}
@@ -145,6 +145,9 @@ func (db *fakeDB) beat(beat worker.Beat) (answer worker.Beaten) {
 }
 
 func (s *fakeStore) Unlocked(ctx context.Context, peers []worker.Peer) (free []string, err error) {
+	if s.pooled {
+		return nil, nil
+	}
 	err = s.do(ctx, call{Op: opUnlocked}, func() []int64 {
 		s.db.mu.Lock()
 		defer s.db.mu.Unlock()

@@ -45,6 +45,7 @@ type fakeStore struct {
 	health  func() worker.Health
 	answer  func(worker.ClaimRequest, *worker.Claimed) // changes the answers to claims
 	dropped bool                                       // pings do not come back
+	pooled  bool                                       // it does not listen
 	poison  int64                                      // statements with this job are refused
 	long    int                                        // so many sweeps use up their time
 	survey  []worker.UnservedTask
@@ -157,6 +158,10 @@ func (s *fakeStore) do(ctx context.Context, c call, apply func() []int64) error 
 		}
 	}
 	return wait(ctx, latency/2)
+}
+
+func (s *fakeStore) Sessions() worker.Sessions {
+	return worker.Sessions{Pooled: s.pooled, Listens: !s.pooled}
 }
 
 func (s *fakeStore) Register(ctx context.Context, registration worker.Registration) error {

@@ -2,6 +2,7 @@ package worker_test
 
 import (
 	"errors"
+	"log/slog"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -67,6 +68,66 @@ func TestUnprovenListenerReconnectsWhilePollingGoesOn(t *testing.T) {
 			t.Errorf("observed %v", err)
 		}
 	})
+}
+
+// A worker without a listener, because it was told so or because it cannot listen behind a
+// transaction pooler, polls: it opens no connection for notifications, sends none to itself, and
+// looks at the schema by itself. It says so once, unless it was told.
+func TestPollOnly(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		change func(*setup)
+		says   []string
+	}{
+		"told":             {func(s *setup) { s.PollOnly = true }, nil},
+		"pooled":           {func(s *setup) { s.pooled = true }, []string{"pooler=transaction", "WithListenURL", "within 2 seconds"}},
+		"pooled, and told": {func(s *setup) { s.pooled, s.PollOnly = true, true }, []string{"pooler=transaction"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				db := newDB(t)
+				var log strings.Builder
+				var tooOld atomic.Bool
+				r := newRig(t, db, takes(0), test.change, func(s *setup) {
+					s.Logger = slog.New(slog.NewTextHandler(&log, nil))
+					s.before = func(op string) error {
+						if op == opSchema && tooOld.Load() {
+							return errors.New("a migration that stops this version")
+						}
+						return nil
+					}
+				})
+				r.passUntil(10 * time.Second)
+				db.add(1, wire.Job{})
+				r.pass(2*time.Second + time.Millisecond)
+				r.nothingLeft()
+				if n := len(r.store.calls(opListen)) + len(r.store.calls(opPing)); n > 0 {
+					t.Errorf("%d calls about notifications", n)
+				}
+				if h := r.worker.Health(); h.Listening || !h.PollOnly {
+					t.Errorf("Health says %+v", h)
+				}
+				r.pass(time.Minute)
+				for _, part := range test.says {
+					if strings.Count(log.String(), part) != 1 {
+						t.Errorf("not once in the log: %q", part)
+					}
+				}
+				if lines := strings.Count(log.String(), "\n"); lines != 1 && (len(test.says) < 2 || lines != 2) {
+					t.Errorf("the log has %d lines:\n%s", lines, &log)
+				}
+				tooOld.Store(true)
+				r.pass(16 * time.Second)
+				if state := r.worker.Health().State; state != worker.StateStopped {
+					t.Fatalf("16 s after a migration that stops this version, it is %s", state)
+				}
+				if err := r.wait(); err == nil || !strings.Contains(err.Error(), "stops this version") {
+					t.Errorf("after a migration Run returns %v", err)
+				}
+			})
+		})
+	}
 }
 
 func TestLostConnectionIsMadeUpByAClaim(t *testing.T) {

@@ -33,28 +33,32 @@ func (r *rig) kill() (id string) {
 }
 
 // The jobs of a worker that was killed run elsewhere within 20 seconds if its session lock is free,
-// and within 40 if a connection that is half open holds it; not charged, and in the order of their
+// and within 40 if a connection that is half open holds it, or one of the workers has no lock and looks
+// at none, because it is behind a transaction pooler; not charged, and in the order of their
 // queue.
 func TestJobsOfAKilledWorkerRunElsewhere(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
-		halfOpen bool
-		least    time.Duration
-		most     time.Duration
+		halfOpen, victim, observer bool // the latter: pooled
+		least, most                time.Duration
 	}{
-		"unlocked":  {false, 10 * time.Second, 20 * time.Second},
-		"half open": {true, 25 * time.Second, 40 * time.Second},
+		"unlocked":               {false, false, false, 10 * time.Second, 20 * time.Second},
+		"half open":              {true, false, false, 25 * time.Second, 40 * time.Second},
+		"behind a pooler":        {false, true, true, 25 * time.Second, 40 * time.Second},
+		"seen through a pooler":  {false, false, true, 25 * time.Second, 40 * time.Second},
+		"seen around the pooler": {false, true, false, 25 * time.Second, 40 * time.Second},
 	} {
+		pooled := func(is bool) func(*setup) { return func(s *setup) { s.pooled = is } }
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				db := newDB(t)
 				first := db.add(1, wire.Job{Queue: "q"})[0]
 				plain := db.add(9, wire.Job{})
-				victim := newRig(t, db, forever, concurrency(10))
+				victim := newRig(t, db, forever, concurrency(10), pooled(test.victim))
 				victim.pass(time.Second)
 				db.add(50, wire.Job{Queue: "q"})
-				other := newRig(t, db, takes(time.Millisecond), concurrency(20))
+				other := newRig(t, db, takes(time.Millisecond), concurrency(20), pooled(test.observer))
 				other.passUntil(20 * time.Second)
 				dead := victim.kill()
 				if test.halfOpen {

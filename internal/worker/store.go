@@ -18,6 +18,8 @@ type Store interface {
 	// Store remembers of earlier claims. A worker id is registered once: a worker that was declared
 	// dead comes back under a fresh one.
 	Register(ctx context.Context, registration Registration) error
+	// Sessions says what the connections are good for. It is known once Register has returned.
+	Sessions() Sessions
 	// Retire marks the worker's row as dead: from then on no claim of its can commit. clean says that
 	// it has nothing locked, so nobody has to look.
 	Retire(ctx context.Context, workerID string, clean bool) error
@@ -89,6 +91,14 @@ type Registration struct {
 	Former string // the id before, which was declared dead: its row notes that the worker lives; "": none
 	Tasks  []string
 	Slots  int
+}
+
+// Sessions says what a Store's connections are good for.
+type Sessions struct {
+	// Pooled says that they lead through a transaction pooler, where sessions are shared with others:
+	// heartbeats hold no lock there, and tell nothing of the locks of others.
+	Pooled  bool
+	Listens bool // there is a way to listen
 }
 
 // ClaimRequest says what a worker can take.

@@ -21,12 +21,38 @@ const (
 	listenTimeout = 15 * time.Second
 	// checkInterval is the least time between two looks at the schema: anybody can notify.
 	checkInterval = time.Second
+	// schemaInterval is how often a worker looks at the schema that is told of no migration.
+	schemaInterval = 15 * time.Second
 )
 
 var (
 	errUnproven     = errors.New("the listener's own notification did not come back")
 	errNotListening = errors.New("the listener did not connect in time")
 )
+
+// pollsOnly reports whether the worker does without a listener, and says so where nobody has asked
+// for it.
+func (w *Worker) pollsOnly() bool {
+	can := w.store.Sessions().Listens
+	w.mu.Lock()
+	w.pollOnly = w.config.PollOnly || !can
+	w.mu.Unlock()
+	if !can && !w.config.PollOnly {
+		w.config.Logger.LogAttrs(context.Background(), slog.LevelInfo,
+			"a transaction pooler passes on no notifications, so the worker polls: idle, it finds a new job within 2 seconds; "+
+				"for less, pass WithListenURL a URL that leads to PostgreSQL directly; WithoutListen silences this",
+			slog.String("worker_id", w.workerID()))
+	}
+	return w.config.PollOnly || !can
+}
+
+// pollSchema stands in for notifications of migrations, which a worker without a listener does not
+// hear, until ctx ends.
+func (w *Worker) pollSchema(ctx context.Context) {
+	for sleep(ctx, schemaInterval) {
+		signal(w.check)
+	}
+}
 
 // listen keeps a listener connected until ctx ends.
 func (w *Worker) listen(ctx context.Context) {

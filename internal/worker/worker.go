@@ -50,6 +50,8 @@ type Config struct {
 	// Once makes Run return when nothing is ready and everything claimed is recorded. Such a worker
 	// neither listens nor sweeps.
 	Once bool
+	// PollOnly makes the worker do without a listener.
+	PollOnly bool
 	// Advance makes jobs due that are scheduled for later, and reports whether there were any: a
 	// worker that runs once calls it when nothing is left. nil: it returns then.
 	Advance func(ctx context.Context) (bool, error)
@@ -114,6 +116,7 @@ type Worker struct {
 	ready     sync.Cond // the buffer has jobs for idle slots, or the core is closed
 	core      core
 	listening bool
+	pollOnly  bool
 	toldAt    time.Time // when the worker was told to stop
 }
 
@@ -130,6 +133,7 @@ type Health struct {
 	Buffered   int // claimed and not started
 	Unrecorded int // running, buffered, or waiting to be recorded
 	Listening  bool
+	PollOnly   bool      // there is no listener
 	LastClaim  time.Time // when the last claim was answered
 	Failures   int       // claims that failed since then
 	LastBeat   time.Time // when the last heartbeat was sent that was acknowledged
@@ -183,7 +187,11 @@ func (w *Worker) Run(ctx context.Context) error {
 	background.Go(func() { w.watch(upkeep) })
 	background.Go(func() { w.fenceOnTime(upkeep) })
 	if !w.config.Once {
-		background.Go(func() { w.listen(upkeep) })
+		if w.pollsOnly() {
+			background.Go(func() { w.pollSchema(upkeep) })
+		} else {
+			background.Go(func() { w.listen(upkeep) })
+		}
 		background.Go(func() { w.checkSchema(upkeep, stopped) })
 		background.Go(func() { w.keepUp(upkeep) })
 		if len(w.config.Crontab) > 0 {
@@ -284,7 +292,8 @@ func (w *Worker) Health() Health {
 	c := &w.core
 	return Health{
 		WorkerID: c.id, State: c.state, Running: c.handling, Buffered: c.buffer.len(), Unrecorded: c.leases.held(),
-		Listening: w.listening, LastClaim: c.lastSeen, Failures: c.demand.failures, LastBeat: c.lastBeat.at, Silent: c.silent, Stuck: w.stuck(), Stats: c.stats,
+		Listening: w.listening, PollOnly: w.pollOnly, LastClaim: c.lastSeen, Failures: c.demand.failures,
+		LastBeat: c.lastBeat.at, Silent: c.silent, Stuck: w.stuck(), Stats: c.stats,
 	}
 }
 
@@ -303,8 +312,13 @@ func (w *Worker) register(base context.Context, id, former string) error {
 	})
 	signal(w.pulse)
 	w.observe(Event{Kind: EventStarted})
-	w.config.Logger.LogAttrs(ctx, w.lifeLevel(), "worker started",
-		slog.String("worker_id", id), slog.Int("concurrency", w.config.Concurrency), slog.Any("tasks", w.config.Tasks))
+	attrs := []slog.Attr{
+		slog.String("worker_id", id), slog.Int("concurrency", w.config.Concurrency), slog.Any("tasks", w.config.Tasks),
+	}
+	if w.store.Sessions().Pooled {
+		attrs = append(attrs, slog.String("pooler", "transaction"))
+	}
+	w.config.Logger.LogAttrs(ctx, w.lifeLevel(), "worker started", attrs...)
 	return nil
 }
 

@@ -1,0 +1,192 @@
+package pg
+
+import (
+	"cmp"
+	"context"
+	"errors"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/backfillhq/go/internal/pg/query"
+)
+
+// connections are those of a worker's pool. Where they share their sessions with others, behind a
+// transaction pooler, every statement is sent as a transaction that states its own settings.
+type connections struct {
+	pool     *pgxpool.Pool
+	sessions *sessions
+}
+
+// acquire takes a connection from the pool.
+func (c connections) acquire(ctx context.Context) (*pgxpool.Conn, error) {
+	conn, err := c.pool.Acquire(ctx)
+	if errors.Is(err, errNowShared) {
+		conn, err = c.pool.Acquire(ctx)
+	}
+	return conn, err
+}
+
+// over returns what sends statements over a connection. More settings apply where sessions are
+// shared.
+func (s *sessions) over(conn *pgx.Conn, more ...string) query.DBTX {
+	if !s.shared.Load() {
+		return conn
+	}
+	return transactions{conn, append([]string{engineTransaction}, more...)}
+}
+
+// within runs statements in one transaction, over several round trips.
+func (c connections) within(ctx context.Context, run func(ctx context.Context, tx pgx.Tx) error) error {
+	conn, err := c.acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Release()
+	return c.sessions.within(ctx, conn.Conn(), func(tx pgx.Tx) error { return run(ctx, tx) })
+}
+
+// within does so over a connection.
+func (s *sessions) within(ctx context.Context, conn *pgx.Conn, run func(tx pgx.Tx) error) error {
+	return pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
+		if s.shared.Load() {
+			if _, err := tx.Exec(ctx, engineTransaction); err != nil {
+				return err
+			}
+		}
+		return run(tx)
+	})
+}
+
+func (c connections) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
+	return exec(c.Query(ctx, sql, args...))
+}
+
+func (c connections) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
+	rows, err := c.Query(ctx, sql, args...)
+	return oneRow{rows, err}
+}
+
+func (c connections) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	conn, err := c.acquire(ctx)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := c.sessions.over(conn.Conn()).Query(ctx, sql, args...)
+	if err != nil {
+		conn.Release()
+		return nil, err
+	}
+	return &endedRows{Rows: rows, end: func() error { conn.Release(); return nil }}, nil
+}
+
+// transactions sends each statement in a transaction of its own, in one round trip: BEGIN, the
+// settings, the statement, COMMIT. A pooler gives all of it one session, and nothing of it outlives
+// the transaction. An error of the server's says that nothing was changed: it has not come to the
+// COMMIT, or that was refused. Without an answer, the outcome is unknown, as that of any statement.
+type transactions struct {
+	conn     *pgx.Conn
+	settings []string
+}
+
+func (t transactions) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
+	return exec(t.Query(ctx, sql, args...))
+}
+
+func (t transactions) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
+	rows, err := t.Query(ctx, sql, args...)
+	return oneRow{rows, err}
+}
+
+func (t transactions) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	var batch pgx.Batch
+	batch.Queue("begin isolation level read committed")
+	for _, settings := range t.settings {
+		batch.Queue(settings)
+	}
+	batch.Queue(sql, args...)
+	batch.Queue("commit")
+	results := t.conn.SendBatch(ctx, &batch)
+	end := func() error {
+		err := results.Close() // which has the answer to the COMMIT
+		t.rollBack(ctx)
+		return err
+	}
+	for range 1 + len(t.settings) {
+		if _, err := results.Exec(); err != nil {
+			return nil, cmp.Or(end(), err)
+		}
+	}
+	rows, err := results.Query()
+	if err != nil {
+		return nil, cmp.Or(end(), err)
+	}
+	return &endedRows{Rows: rows, end: end}, nil
+}
+
+// rollBack ends a transaction that an error has left open. Where that fails, the pool or the caller
+// drops the connection, and with it the session.
+func (t transactions) rollBack(ctx context.Context) {
+	if t.conn.IsClosed() || t.conn.PgConn().TxStatus() == 'I' {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+	defer cancel()
+	_, _ = t.conn.Exec(ctx, "rollback")
+}
+
+// endedRows calls end once they were read or are closed. What it returns is an error of theirs.
+type endedRows struct {
+	pgx.Rows
+
+	end   func() error
+	ended bool
+	err   error
+}
+
+func (r *endedRows) Next() bool {
+	if r.Rows.Next() {
+		return true
+	}
+	r.Close()
+	return false
+}
+
+func (r *endedRows) Close() {
+	r.Rows.Close()
+	if !r.ended {
+		r.ended = true
+		r.err = cmp.Or(r.Rows.Err(), r.end())
+	}
+}
+
+func (r *endedRows) Err() error { return cmp.Or(r.err, r.Rows.Err()) }
+
+// oneRow is the first of rows.
+type oneRow struct {
+	rows pgx.Rows
+	err  error
+}
+
+func (r oneRow) Scan(dest ...any) error {
+	if r.err != nil {
+		return r.err
+	}
+	defer r.rows.Close()
+	if !r.rows.Next() {
+		return cmp.Or(r.rows.Err(), pgx.ErrNoRows)
+	}
+	err := r.rows.Scan(dest...)
+	r.rows.Close()
+	return cmp.Or(r.rows.Err(), err)
+}
+
+// exec reads rows that do not matter.
+func exec(rows pgx.Rows, err error) (pgconn.CommandTag, error) {
+	if err != nil {
+		return pgconn.CommandTag{}, err
+	}
+	rows.Close()
+	return rows.CommandTag(), rows.Err()
+}

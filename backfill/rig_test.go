@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"log/slog"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -14,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/backfillhq/go/backfill"
+	"github.com/backfillhq/go/internal/dbtest"
 	"github.com/backfillhq/go/testutil/pgtest"
 )
 
@@ -21,16 +23,34 @@ import (
 // already.
 const hang = time.Minute
 
+// pooled says that the clients of newClient are to connect through a transaction pooler, and so do
+// their workers, which listen around it. CI runs the tests in both ways.
+var pooled = os.Getenv("BACKFILL_TEST_POOLER") != ""
+
+// around is where workers of a client behind a pooler listen: *backfill.Client -> URL.
+var around sync.Map
+
 // newClient returns a client on the pool of a database.
 func newClient(t *testing.T, db *pgtest.Database, opts ...backfill.ClientOption) *backfill.Client {
 	t.Helper()
-	client, err := backfill.NewClient(t.Context(), db.Pool(), append([]backfill.ClientOption{backfill.WithLogger(quiet)}, opts...)...)
+	pool := db.Pool()
+	if pooled {
+		pool = poolOf(t, dbtest.Pooler(t, db.URL, "transaction", 10), throughPooler)
+	}
+	client, err := backfill.NewClient(t.Context(), pool, append([]backfill.ClientOption{backfill.WithLogger(quiet)}, opts...)...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(client.Close)
+	if pooled {
+		around.Store(client, db.URL)
+		t.Cleanup(func() { around.Delete(client) })
+	}
 	return client
 }
+
+// throughPooler is what a pool needs that leads through a transaction pooler.
+func throughPooler(c *pgxpool.Config) { c.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec }
 
 // poolOf returns a pool with settings of its own.
 func poolOf(t *testing.T, url string, change func(*pgxpool.Config)) *pgxpool.Pool {
@@ -152,6 +172,9 @@ func runOnce(t *testing.T, client *backfill.Client, r *backfill.Registry, opts .
 
 func newWorker(t *testing.T, client *backfill.Client, r *backfill.Registry, opts ...backfill.WorkerOption) *backfill.Worker {
 	t.Helper()
+	if url, ok := around.Load(client); ok {
+		opts = append(opts, backfill.WithListenURL(url.(string))) //nolint:forcetypeassert // only URLs are stored
+	}
 	worker, err := client.NewWorker(r, opts...)
 	if err != nil {
 		t.Fatal(err)

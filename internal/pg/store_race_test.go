@@ -1,6 +1,7 @@
 package pg_test
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -316,8 +317,14 @@ func TestKeyedJobKeepsItsQueue(t *testing.T) {
 			inserted := make(chan error, 1)
 			go func() {
 				spec := wire.Spec{Task: "a", Payload: []byte("{}"), MaxAttempts: 25, Key: "k", Queue: "q"}
-				_, _, err := pg.NewInserter(r.pool, schemaName, access).InsertAll(t.Context(), []wire.Spec{spec}, nil)
-				inserted <- err
+				inserter := pg.NewInserter(r.pool, schemaName, access)
+				for { // each try waits for the row for 50 ms
+					_, _, err := inserter.InsertAll(t.Context(), []wire.Spec{spec}, nil)
+					if _, blocked := errors.AsType[*wire.BlockedError](err); !blocked {
+						inserted <- err
+						return
+					}
+				}
 			}()
 			dbtest.Until(t, func() bool { return dbtest.SomeoneWaits(t, r.pool, "transactionid", "tuple") })
 			dbtest.Run(t, r.pool, "delete from graphile_worker._private_job_queues")

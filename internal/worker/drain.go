@@ -63,14 +63,18 @@ func (w *Worker) await(d time.Duration, left func(*core) int) bool {
 // abandon gives back the jobs whose handlers ignore their cancelled contexts.
 func (w *Worker) abandon() {
 	var left []*lease
+	var ran []time.Duration // how long each has, which is read while it runs
 	w.on(func(c *core, now time.Time) (do actions) {
+		for _, l := range c.leases.in[leaseRunning] {
+			ran = append(ran, now.Sub(l.since))
+		}
 		left, do = c.abandon(now)
 		return do
 	})
 	names := make([]string, len(left))
 	for i, l := range left {
 		names[i] = jobName(l.Job)
-		w.reportEnd(l.workerID, l.Job, l.interrupted(), time.Since(l.since))
+		w.reportEnd(l.workerID, l.Job, l.interrupted(), ran[i])
 	}
 	if len(left) > 0 {
 		w.config.Logger.WarnContext(context.Background(),

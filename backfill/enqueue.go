@@ -29,8 +29,8 @@ type Enqueuer interface {
 	WithSQLTx(tx *sql.Tx) Enqueuer
 }
 
-// Enqueue inserts one job of task t. If e is nil, it returns [ErrNoClient]. For the size of args see
-// [Enqueuer].
+// Enqueue inserts one job of task t. If e is nil, it returns [ErrNoClient]. For the size of args
+// see [Enqueuer].
 func Enqueue[T any](ctx context.Context, e Enqueuer, t *Task[T], args T, opts ...EnqueueOption) (*Job, error) {
 	if e == nil {
 		return nil, ErrNoClient

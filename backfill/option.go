@@ -237,8 +237,8 @@ func WithScheduled() WorkerOption {
 
 // WithListenURL makes the worker listen for notifications over a connection of its own to this URL,
 // for clients whose URL leads through a transaction pooler, which passes no notifications on. The
-// URL is one of the same database, as [Open] takes it, that leads to PostgreSQL directly or through a
-// pooler in session mode. Nothing else uses it. Default: the worker listens where the client
+// URL is one of the same database, as [Open] takes it, that leads to PostgreSQL directly or through
+// a pooler in session mode. Nothing else uses it. Default: the worker listens where the client
 // connects; through a transaction pooler it only polls, as [WithoutListen] says.
 func WithListenURL(databaseURL string) WorkerOption {
 	return workerOption(func(c *workerConfig) {
@@ -252,8 +252,8 @@ func WithListenURL(databaseURL string) WorkerOption {
 
 // WithoutListen makes the worker do without notifications: it opens no connection for them, and
 // looks for jobs every 2 seconds, when a job has ended, and when one that it knows of becomes due.
-// [Health.PollOnly] is true then. Default: the worker listens, unless its connections lead through a
-// transaction pooler.
+// [Health.PollOnly] is true then. Default: the worker listens, unless its connections lead through
+// a transaction pooler.
 func WithoutListen() WorkerOption {
 	return workerOption(func(c *workerConfig) {
 		c.withoutListen = true

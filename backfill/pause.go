@@ -31,8 +31,8 @@ type PauseOptions struct {
 
 // Pause keeps the jobs of a task from starting, on all Go workers of the database, within 5
 // seconds: when a task harms something, or what it needs is away. Running jobs go on; cron entries
-// and enqueues add jobs, which wait. It is stored, and lasts over restarts. Node workers do not know
-// it. A task that is paused already gets the new options.
+// and enqueues add jobs, which wait. It is stored, and lasts over restarts. Node workers do not
+// know it. A task that is paused already gets the new options.
 //
 // The name is the one on the wire ([Task].Name), and each alias is a name of its own. A name that
 // no worker serves and no job has is an [ErrUnknownTask]. A worker's log says what is paused.

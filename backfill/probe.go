@@ -34,9 +34,8 @@ func WithProbes(probes *Probes) WorkerOption {
 }
 
 // Live answers liveness probes: 200, or 503 if a worker has stopped while the process goes on, or
-// does not go on ([Health].Stuck), which only a restart can fix. It asks nothing of the database, so
-// an outage restarts no workers.
-// While a worker starts or drains it is alive.
+// does not go on ([Health].Stuck), which only a restart can fix. It asks nothing of the database,
+// so an outage restarts no workers. While a worker starts or drains it is alive.
 func (p *Probes) Live() http.Handler { return answer(p.live) }
 
 // Ready answers readiness probes: 200, or 503 with the reason unless all workers are ready, as

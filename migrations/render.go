@@ -11,7 +11,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// DefaultSchema is Graphile Worker's default schema, and the name that all SQL text is written with.
+// DefaultSchema is Graphile Worker's default schema, and the name that all SQL text is written
+// with.
 const DefaultSchema = "graphile_worker"
 
 // maxNameBytes is PostgreSQL's limit (NAMEDATALEN - 1). It cuts longer names without an error.

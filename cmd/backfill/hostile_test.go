@@ -15,8 +15,8 @@ import (
 	"github.com/backfillhq/go/testutil/pgtest"
 )
 
-// Names of schemas and roles are names, or refused before anything is sent. What --print writes does
-// the same as the command, and neither changes anything else.
+// Names of schemas and roles are names, or refused before anything is sent. What --print writes
+// does the same as the command, and neither changes anything else.
 func TestHostileNames(t *testing.T) {
 	t.Parallel()
 	for _, name := range dbtest.Hostile() {

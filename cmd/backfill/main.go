@@ -2,8 +2,8 @@
 //
 //	backfill migrate    install or upgrade the tables, show their SQL, verify them, give rights to roles
 //
-// The database is that of --database-url, of DATABASE_URL, or of the PG* variables, in this order. Exit
-// codes: 0, all is well; 1, it failed, or something is missing; 2, the usage is wrong.
+// The database is that of --database-url, of DATABASE_URL, or of the PG* variables, in this order.
+// Exit codes: 0, all is well; 1, it failed, or something is missing; 2, the usage is wrong.
 package main
 
 import (

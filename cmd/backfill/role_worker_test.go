@@ -185,7 +185,8 @@ func TestWorkerRoleStore(t *testing.T) {
 	check("retire", store.Retire(ctx, id, true))
 }
 
-// The statements of --print give the same rights, and neither way does anything when it is run again.
+// The statements of --print give the same rights, and neither way does anything when it is run
+// again.
 func TestPrintedRights(t *testing.T) {
 	t.Parallel()
 	for flag, schema := range map[string]string{"--worker-role": "it's \"1\";\n$fn$", "--enqueue-role": "graphile_worker"} {

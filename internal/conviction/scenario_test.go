@@ -160,8 +160,8 @@ func TestScenarios(t *testing.T) {
 	}
 }
 
-// TestRandomFleets has no number to keep but none: whatever the fleet and its jobs, and however many
-// kill, all poisons are convicted and nobody else, queues keep their order, and all is done.
+// TestRandomFleets has no number to keep but none: whatever the fleet and its jobs, and however
+// many kill, all poisons are convicted and nobody else, queues keep their order, and all is done.
 func TestRandomFleets(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(20 * seeds) {

@@ -9,8 +9,8 @@ import (
 	"slices"
 )
 
-// The auditor reads all journals of a run and checks each promise. It knows nothing but what the processes wrote down before and
-// after they acted, and the rows that were left.
+// The auditor reads all journals of a run and checks each promise. It knows nothing but what the
+// processes wrote down before and after they acted, and the rows that were left.
 
 // request is one job to run, or one element of a batch job.
 type request struct {

@@ -10,7 +10,8 @@ import (
 	"testing"
 )
 
-// What the fleet in these tests is: processes 1 and 2 work, 3 is Node, 4 enqueues. Times are seconds.
+// What the fleet in these tests is: processes 1 and 2 work, 3 is Node, 4 enqueues. Times are
+// seconds.
 var started = []record{
 	{Op: opSpawned, N: 1, Name: "worker-1", Text: string(dutyWorker)},
 	{Op: opSpawned, N: 2, Name: "worker-2", Text: string(dutyWorker)},

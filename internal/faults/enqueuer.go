@@ -51,7 +51,8 @@ func (o *offers) make(ctx context.Context, r record, count int, call func(ctx co
 	return err
 }
 
-// runEnqueuer is the main function of an enqueuer process. What is under way when it is told to stop comes to its end.
+// runEnqueuer is the main function of an enqueuer process. What is under way when it is told to
+// stop comes to its end.
 func runEnqueuer(ctx context.Context, spec childSpec, log *journal) error {
 	client, err := backfill.Open(ctx, spec.URL)
 	if err != nil {
@@ -75,7 +76,8 @@ type enqueuer struct {
 	spec   childSpec
 }
 
-// producer is a kind of traffic: how many callers, which share of the process's rate they make together, and what a call is.
+// producer is a kind of traffic: how many callers, which share of the process's rate they make
+// together, and what a call is.
 type producer struct {
 	kind    kind
 	callers int
@@ -143,7 +145,8 @@ func (e *enqueuer) produce(ctx context.Context, p producer, i int) {
 	}
 }
 
-// callTimeout is the deadline of half of the calls; the others have none, and wait as long as Enqueue does.
+// callTimeout is the deadline of half of the calls; the others have none, and wait as long as
+// Enqueue does.
 const callTimeout = 2 * time.Second
 
 func withDeadline(ctx context.Context, s *source) (context.Context, context.CancelFunc) {
@@ -188,8 +191,8 @@ func (e *enqueuer) plain(ctx context.Context, s *source, k kind, size int) error
 // keysEach is how many keys a caller has in use.
 const keysEach = 20
 
-// keyed enqueues under keys that only this caller uses, one after the other. After an outcome that is unknown the caller
-// gives up the key: that call may still take effect after the next one.
+// keyed enqueues under keys that only this caller uses, one after the other. After an outcome that
+// is unknown the caller gives up the key: that call may still take effect after the next one.
 func (e *enqueuer) keyed(s *source) func(context.Context) error {
 	var generations [keysEach]int
 	return func(ctx context.Context) error {
@@ -212,7 +215,8 @@ func (e *enqueuer) keyed(s *source) func(context.Context) error {
 // queuesEach is how many queues a caller has.
 const queuesEach = 4
 
-// serial enqueues into queues that only this caller uses, one call after the other, so that their order is known.
+// serial enqueues into queues that only this caller uses, one call after the other, so that their
+// order is known.
 func (e *enqueuer) serial(s *source) func(context.Context) error {
 	return func(ctx context.Context) error {
 		ctx, cancel := withDeadline(ctx, s)

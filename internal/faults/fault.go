@@ -21,8 +21,8 @@ type fault struct {
 	full, short time.Duration // how long it takes, in a long run and in a short one
 	// doubles says why a job may be finished twice; "": it may not.
 	doubles string
-	// inject makes the fault and returns at its end. All that is left to chance comes from the generator, in the order of the
-	// schedule, so that a seed says which process it meets.
+	// inject makes the fault and returns at its end. All that is left to chance comes from the
+	// generator, in the order of the schedule, so that a seed says which process it meets.
 	inject func(ctx context.Context, f *fleet, random *rand.Rand, d time.Duration) error
 }
 
@@ -93,7 +93,8 @@ func killNode(ctx context.Context, f *fleet, _ *rand.Rand, _ time.Duration) erro
 	return f.kill(ctx, f.node, syscall.SIGKILL)
 }
 
-// kill ends a process with a signal, and waits for that. What a worker had locked is written down, and watched beside what follows.
+// kill ends a process with a signal, and waits for that. What a worker had locked is written down,
+// and watched beside what follows.
 func (f *fleet) kill(ctx context.Context, p *process, sig syscall.Signal) error {
 	ctx, cancel := context.WithTimeout(ctx, 40*time.Second)
 	defer cancel()
@@ -204,7 +205,8 @@ func restartPooler(ctx context.Context, f *fleet, _ *rand.Rand, d time.Duration)
 	return f.pooler.answers(ctx)
 }
 
-// killLeader kills the leader as a machine dies, and starts it again once another one leads and all processes work.
+// killLeader kills the leader as a machine dies, and starts it again once another one leads and all
+// processes work.
 func killLeader(ctx context.Context, f *fleet, _ *rand.Rand, _ time.Duration) error {
 	leader, err := f.server.cluster.killLeader()
 	if err != nil {
@@ -240,8 +242,8 @@ func holdSnapshot(ctx context.Context, f *fleet, _ *rand.Rand, d time.Duration) 
 	return tx.Rollback(ctx)
 }
 
-// exhaustConnections takes all connections that the fleet's role can have: first those that are free, then, as the fleet's are
-// ended, those too.
+// exhaustConnections takes all connections that the fleet's role can have: first those that are
+// free, then, as the fleet's are ended, those too.
 func exhaustConnections(ctx context.Context, f *fleet, _ *rand.Rand, d time.Duration) error {
 	var taken []*pgx.Conn
 	defer func() {

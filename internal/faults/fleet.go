@@ -29,7 +29,8 @@ const (
 	enqueuerCount = 2
 )
 
-// fleet is all that runs: a server, perhaps a pooler before it, and processes that work and enqueue.
+// fleet is all that runs: a server, perhaps a pooler before it, and processes that work and
+// enqueue.
 type fleet struct {
 	folder string
 	log    *journal
@@ -41,7 +42,8 @@ type fleet struct {
 	enqueuers []*process
 	node      *process // nil: none
 	procs     atomic.Int64
-	// after waits for what follows from a fault beside the recovery of the processes; nil: nothing does.
+	// after waits for what follows from a fault beside the recovery of the processes; nil: nothing
+	// does.
 	after func(context.Context) error
 }
 
@@ -167,8 +169,9 @@ func (f *fleet) broken(format string, a ...any) {
 	f.log.write(record{Op: opBroken, Text: text})
 }
 
-// nodeGone does for a dead Node worker what its operators have to do: nobody else releases what it had locked. A statement of its
-// last breath may still lock something, so it is done for all pools that have gone, each time.
+// nodeGone does for a dead Node worker what its operators have to do: nobody else releases what it
+// had locked. A statement of its last breath may still lock something, so it is done for all pools
+// that have gone, each time.
 func (f *fleet) nodeGone(ctx context.Context, p *process) {
 	pools, err := p.pools(0)
 	if err != nil {
@@ -198,15 +201,16 @@ func (f *fleet) unlockPools(ctx context.Context, pools []string) (held []int64, 
 	return held, err
 }
 
-// restartNode ends a Node worker that lives and does nothing, or holds jobs that it does not know of, as a liveness probe would.
+// restartNode ends a Node worker that lives and does nothing, or holds jobs that it does not know
+// of, as a liveness probe would.
 func (f *fleet) restartNode(why string) error {
 	f.say("  node-1 %s, and is killed", why)
 	f.log.write(record{Op: opHung, Name: f.node.spec.Name, Text: why})
 	return f.node.signal(f, syscall.SIGKILL)
 }
 
-// poolerEnded writes down that PgBouncer ended by itself, as 1.18 did after a blackhole, with "bad client state" in its log: one more
-// fault, and no promise of ours.
+// poolerEnded writes down that PgBouncer ended by itself, as 1.18 did after a blackhole, with "bad
+// client state" in its log: one more fault, and no promise of ours.
 func (f *fleet) poolerEnded(state string) {
 	f.say("  PgBouncer ended by itself: %s", state)
 	f.log.write(record{Op: opDied, N: noProcess, Name: "pgbouncer", Text: state})

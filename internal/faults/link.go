@@ -10,7 +10,8 @@ import (
 	"time"
 )
 
-// A link is the network between one process and a server: it passes on what it gets, until a fault says otherwise.
+// A link is the network between one process and a server: it passes on what it gets, until a fault
+// says otherwise.
 type link struct {
 	address string
 
@@ -52,8 +53,8 @@ func (l *link) cut() {
 	}
 }
 
-// swallow lets nothing pass, and answers nobody, until the function that it returns is called. Nothing is lost: what was sent
-// meanwhile arrives then, as TCP would send it again.
+// swallow lets nothing pass, and answers nobody, until the function that it returns is called.
+// Nothing is lost: what was sent meanwhile arrives then, as TCP would send it again.
 func (l *link) swallow() (open func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

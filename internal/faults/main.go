@@ -1,13 +1,14 @@
 //go:build unix
 
-// Command faults runs a fleet of real processes on a real server, with traffic of every kind, injects one fault after the other,
-// and checks every promise that docs/design.md makes:
+// Command faults runs a fleet of real processes on a real server, with traffic of every kind,
+// injects one fault after the other, and checks every promise that docs/design.md makes:
 //
 //	go run ./internal/faults -for 15m [-seed N] [-out FILE]
 //
-// It prints a table in Markdown, and ends with an error if a promise was broken. The seed says which faults come in which order,
-// which processes they meet, and what is enqueued, so that a failing seed can be run again; how the processes interleave is up to
-// the machine. The folder with the journals and logs of all processes is kept then.
+// It prints a table in Markdown, and ends with an error if a promise was broken. The seed says
+// which faults come in which order, which processes they meet, and what is enqueued, so that a
+// failing seed can be run again; how the processes interleave is up to the machine. The folder with
+// the journals and logs of all processes is kept then.
 package main
 
 import (

@@ -17,8 +17,9 @@ import (
 	"time"
 )
 
-// cluster is three PostgreSQL servers with Patroni, which keep their state in an etcd. Replication is synchronous: what was
-// acknowledged is on two of them. Who leads is asked as a balancer asks, and the links lead there.
+// cluster is three PostgreSQL servers with Patroni, which keep their state in an etcd. Replication
+// is synchronous: what was acknowledged is on two of them. Who leads is asked as a balancer asks,
+// and the links lead there.
 type cluster struct {
 	folder string
 	etcd   *exec.Cmd
@@ -126,7 +127,8 @@ func (c *cluster) makeFolder(folder string) error {
 	return os.Chown(folder, int(c.as.Uid), int(c.as.Gid))
 }
 
-// configure writes a node's configuration. The leader's key lives for 20 s, which is the least that Patroni takes.
+// configure writes a node's configuration. The leader's key lives for 20 s, which is the least that
+// Patroni takes.
 func (c *cluster) configure(n *node, etcd string) error {
 	if err := c.makeFolder(n.folder); err != nil {
 		return err

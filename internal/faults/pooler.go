@@ -17,7 +17,8 @@ import (
 	"time"
 )
 
-// The pooler's two databases: one in session mode, which a worker needs to be woken, and one in transaction mode.
+// The pooler's two databases: one in session mode, which a worker needs to be woken, and one in
+// transaction mode.
 const (
 	sessionDatabase     = "faults_session"
 	transactionDatabase = "faults_transaction"
@@ -68,7 +69,8 @@ func startPooler(ctx context.Context, folder string, s *server, crashed func(sta
 	line := func(name, mode string) string {
 		return fmt.Sprintf("%s = host=%s port=%s dbname=%s user=%s password=%s pool_mode=%s", name, upstreamHost, upstreamPort, database, role, password, mode)
 	}
-	// server_login_retry: its default lets the pooler itself be away for 15 s after each restart of the server.
+	// server_login_retry: its default lets the pooler itself be away for 15 s after each restart of
+	// the server.
 	text := fmt.Sprintf("[databases]\n%s\n%s\n[pgbouncer]\nlisten_addr = %s\nlisten_port = %s\nunix_socket_dir =\nauth_type = any\n"+
 		"default_pool_size = 20\nserver_login_retry = 1\nignore_startup_parameters = extra_float_digits\n",
 		line(sessionDatabase, "session"), line(transactionDatabase, "transaction"), host, port)

@@ -24,7 +24,8 @@ const (
 	dutyNode    duty = "node"
 )
 
-// childVariable holds the childSpec of a child, as JSON. A child is this program once more, or Node.
+// childVariable holds the childSpec of a child, as JSON. A child is this program once more, or
+// Node.
 const childVariable = "BACKFILL_FAULTS_CHILD"
 
 // childSpec says what a child is to do.
@@ -148,7 +149,8 @@ func (p *process) change() {
 	p.changed = make(chan struct{})
 }
 
-// signal sends a signal to the process, if there is one. After one that ends it, its death is expected.
+// signal sends a signal to the process, if there is one. After one that ends it, its death is
+// expected.
 func (p *process) signal(f *fleet, sig syscall.Signal) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -182,7 +184,8 @@ func (p *process) running() int {
 	return p.spec.Proc
 }
 
-// pools are the ids under which a process of this name has locked jobs: of all of its lives, or of one.
+// pools are the ids under which a process of this name has locked jobs: of all of its lives, or of
+// one.
 func (p *process) pools(proc int) (ids []string, err error) {
 	_, err = readJournal(p.spec.Journal, 0, func(r record) {
 		if r.Op == opPool && (proc == 0 || r.Proc == proc) {
@@ -216,7 +219,8 @@ func (p *process) awaitEnd(ctx context.Context, proc int) error {
 	}
 }
 
-// stop tells the process to stop, and kills it if it does not within the time that an orchestrator gives. It returns how it ended.
+// stop tells the process to stop, and kills it if it does not within the time that an orchestrator
+// gives. It returns how it ended.
 func (p *process) stop() string {
 	p.mu.Lock()
 	p.stopping = true

@@ -163,7 +163,8 @@ func (v *verdict) finished(f *findings, r *request) (done int) {
 	return done
 }
 
-// charged checks that no attempt was charged but for a failure of the handler. What Node holds at its end is charged.
+// charged checks that no attempt was charged but for a failure of the handler. What Node holds at
+// its end is charged.
 func (v *verdict) charged(f *findings, r *request) {
 	failures := 0
 	for _, it := range r.runs {
@@ -219,7 +220,8 @@ func (v *verdict) keys(f *findings) {
 // nodeClock is how much Node's clock may differ from ours.
 const nodeClock = 2000
 
-// queues checks that the runs of a queue do not overlap, and that requests start in the order in which they were acknowledged.
+// queues checks that the runs of a queue do not overlap, and that requests start in the order in
+// which they were acknowledged.
 func (v *verdict) queues(f *findings) {
 	queues := map[string][]*run{}
 	for _, it := range v.trial.order {
@@ -257,7 +259,8 @@ func (v *verdict) overlaps(f *findings, queue string, runs []*run) {
 	}
 }
 
-// inOrder looks at the first start of each request. One whose call had no clear answer may have been committed late.
+// inOrder looks at the first start of each request. One whose call had no clear answer may have
+// been committed late.
 func (v *verdict) inOrder(f *findings, queue string, runs []*run) {
 	var latest int64
 	seen := map[int64]bool{}

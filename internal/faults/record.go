@@ -13,8 +13,9 @@ import (
 	"time"
 )
 
-// What happens is written into journals, one file for each process of the fleet and one of our own, by a single write
-// before and after each act. So the auditor also knows what a process did that was killed.
+// What happens is written into journals, one file for each process of the fleet and one of our own,
+// by a single write before and after each act. So the auditor also knows what a process did that
+// was killed.
 
 // op is what a record says.
 type op string
@@ -97,7 +98,8 @@ func openJournal(path string, proc int) (*journal, error) {
 	return &journal{file, proc}, nil
 }
 
-// write appends a record. A journal that cannot be written ends the process: what it did not write down, nobody checks.
+// write appends a record. A journal that cannot be written ends the process: what it did not write
+// down, nobody checks.
 func (j *journal) write(r record) {
 	r.Proc = j.proc
 	if r.At == 0 {
@@ -113,8 +115,8 @@ func (j *journal) write(r record) {
 	}
 }
 
-// readJournal passes all records of a file from an offset on to a function, and returns the offset behind the last of them. A
-// line that has no end yet is not one.
+// readJournal passes all records of a file from an offset on to a function, and returns the offset
+// behind the last of them. A line that has no end yet is not one.
 func readJournal(path string, offset int64, each func(record)) (int64, error) {
 	file, err := os.Open(path)
 	if errors.Is(err, os.ErrNotExist) {

@@ -64,7 +64,8 @@ func (y *tally) add(o tally) {
 	y.frozen += o.frozen
 }
 
-// report audits the parts of a run, prints what came of them, and writes it as a page of the documentation if that has a path.
+// report audits the parts of a run, prints what came of them, and writes it as a page of the
+// documentation if that has a path.
 func report(folder string, out io.Writer, page string) error {
 	var parts bytes.Buffer
 	var runs []record

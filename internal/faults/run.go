@@ -15,7 +15,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// A run has a part on one server, and if that was asked for one on a cluster. Each has a folder of this name in the run's.
+// A run has a part on one server, and if that was asked for one on a cluster. Each has a folder of
+// this name in the run's.
 const (
 	onServer  = "server"
 	onCluster = "patroni"

@@ -24,8 +24,8 @@ const (
 	releaseWithin = 45 * time.Second
 )
 
-// schedule injects one fault after the other until the time is over: all of them in an order that the seed says, then again in
-// another. Between two of them everything works for some seconds.
+// schedule injects one fault after the other until the time is over: all of them in an order that
+// the seed says, then again in another. Between two of them everything works for some seconds.
 func (f *fleet) schedule(ctx context.Context, o options) error {
 	random := newRandom(o.seed)
 	end := time.Now().Add(o.duration)
@@ -115,7 +115,8 @@ func (f *fleet) offsets() (map[*process]int64, error) {
 	return offsets, nil
 }
 
-// recovery waits until each process has done, after a time, what it is there for: enqueued a job, or begun to run one.
+// recovery waits until each process has done, after a time, what it is there for: enqueued a job,
+// or begun to run one.
 func (f *fleet) recovery(ctx context.Context, name string, since int64, offsets map[*process]int64) error {
 	if offsets == nil {
 		offsets = map[*process]int64{}
@@ -207,7 +208,8 @@ func (f *fleet) watchHeld(ctx context.Context, name string, ids []int64, tokens 
 	return nil
 }
 
-// drain waits until the table has nothing left that a worker could run, or until nothing has changed for a minute.
+// drain waits until the table has nothing left that a worker could run, or until nothing has
+// changed for a minute.
 func (f *fleet) drain(ctx context.Context) error {
 	least, since, restarted := -1, time.Now(), false
 	for {

@@ -21,14 +21,16 @@ import (
 	"github.com/backfillhq/go/internal/devpg"
 )
 
-// The fleet's database and role. It is no superuser, so that the harness gets a connection when all are taken.
+// The fleet's database and role. It is no superuser, so that the harness gets a connection when all
+// are taken.
 const (
 	database = "faults"
 	role     = "fleet"
 	password = "fleet" // of a server that listens on the loopback interface, for some minutes
 )
 
-// server is a private PostgreSQL with normal durability, which can be restarted, or the leader of a cluster.
+// server is a private PostgreSQL with normal durability, which can be restarted, or the leader of a
+// cluster.
 type server struct {
 	folder  string
 	pg      *devpg.Server // nil: there is a cluster

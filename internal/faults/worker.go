@@ -11,7 +11,8 @@ import (
 	"github.com/backfillhq/go/backfill"
 )
 
-// runWorker is the main function of a worker process: backfill as its users run it, with its defaults.
+// runWorker is the main function of a worker process: backfill as its users run it, with its
+// defaults.
 func runWorker(ctx context.Context, spec childSpec, log *journal) error {
 	client, err := backfill.Open(ctx, spec.URL)
 	if err != nil {
@@ -130,7 +131,8 @@ func (h *handlers) batch(ctx context.Context, batch []args) error {
 	})
 }
 
-// parent enqueues a child, which has a number of its own: a parent that runs again has another child.
+// parent enqueues a child, which has a number of its own: a parent that runs again has another
+// child.
 func (h *handlers) parent(ctx context.Context, a args) error {
 	return h.run(ctx, record{N: a.N, Kind: a.Kind}, func(ctx context.Context) error {
 		return h.offers.make(ctx, record{Kind: kindChild}, 1, func(ctx context.Context, n int64) error {

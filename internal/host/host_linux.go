@@ -62,8 +62,8 @@ func gone(p Process) bool {
 	return state == 'Z' || state == 'X' || start != p.Start // a zombie waits for its parent only
 }
 
-// stat reads the state and the start time of a process (proc(5), fields 3 and 22). The name in front
-// of them can hold anything, closing brackets too.
+// stat reads the state and the start time of a process (proc(5), fields 3 and 22). The name in
+// front of them can hold anything, closing brackets too.
 func stat(pid int) (state byte, start int64, err error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {

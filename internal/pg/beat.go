@@ -179,9 +179,9 @@ func (s *Store) stopPulse(ctx context.Context) {
 	s.pulse.conn, s.pulse.queries, s.pulse.locked = nil, nil, false
 }
 
-// Unlocked implements worker.Store. Each lock is looked at in a statement of its own, which holds it
-// for no longer than that. Behind a transaction pooler no lock is known to be free: the server may
-// have restarted without our connections to the pooler having noticed, and then all are.
+// Unlocked implements worker.Store. Each lock is looked at in a statement of its own, which holds
+// it for no longer than that. Behind a transaction pooler no lock is known to be free: the server
+// may have restarted without our connections to the pooler having noticed, and then all are.
 func (s *Store) Unlocked(ctx context.Context, peers []worker.Peer) (ids []string, err error) {
 	if s.sessions.shared.Load() {
 		return nil, nil

@@ -100,8 +100,8 @@ func (c *claims) claim(
 		return worker.Claimed{}, looked, fmt.Errorf("claim jobs: %w", err)
 	}
 	// A batch that ended for the size of its payloads is not short. If nothing of a batch was locked,
-	// it has jobs with one attempt only, for which there was no room, or a trigger of the application's
-	// has kept it.
+	// it has jobs with one attempt only, for which there was no room, or a trigger of the
+	// application's has kept it.
 	kept := answer.alive && answer.picked > 0 && len(answer.jobs) == 0
 	short := answer.picked < size && (kept || len(answer.jobs) == answer.picked)
 	c.large = !short && (c.large || kind == claimFree && len(answer.jobs) < answer.picked)

@@ -29,8 +29,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// hurry makes heartbeats, and what follows from them, three times as fast. At their own pace all jobs
-// had run 30 s after the kill.
+// hurry makes heartbeats, and what follows from them, three times as fast. At their own pace all
+// jobs had run 30 s after the kill.
 const hurry = 3
 
 func killConfig(execute func(context.Context, *wire.Job, *worker.Outcome)) worker.Config {

@@ -35,9 +35,9 @@ func (s *Store) Rescue(ctx context.Context, ids []string) (rescued worker.Rescue
 	return rescued, nil
 }
 
-// rescueJobs releases the jobs that can be had. It returns the workers of those that are left, because
-// somebody else has their rows locked, or because the server refuses the change of a row for what it
-// holds; that error is the second result.
+// rescueJobs releases the jobs that can be had. It returns the workers of those that are left,
+// because somebody else has their rows locked, or because the server refuses the change of a row
+// for what it holds; that error is the second result.
 func (s *Store) rescueJobs(ctx context.Context, ids []string, rescued *worker.Rescued) (holders []string, refused, err error) {
 	found, err := ask(ctx, s.rescuing, (*query.Queries).RescueFind, ids)
 	if err != nil {

@@ -159,8 +159,8 @@ func everything(t *testing.T, r *rig) {
 	must("retire", r.store.Retire(ctx, r.id, true))
 }
 
-// Behind a transaction pooler, too, a statement whose COMMIT was sent and not answered may have been
-// applied. One that the server has refused is not.
+// Behind a transaction pooler, too, a statement whose COMMIT was sent and not answered may have
+// been applied. One that the server has refused is not.
 func TestUnansweredCommitThroughAPooler(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)

@@ -138,8 +138,8 @@ func TestTombstoneWaitsForAClaimInFlight(t *testing.T) {
 	}
 }
 
-// R4: a tombstone stays for a day, in which a claim that was in flight must find it, and until nothing
-// is locked by its worker. Whoever starts then deletes it.
+// R4: a tombstone stays for a day, in which a claim that was in flight must find it, and until
+// nothing is locked by its worker. Whoever starts then deletes it.
 func TestTombstonesStayForADay(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)

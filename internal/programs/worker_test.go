@@ -122,7 +122,8 @@ func TestWorkerStopsGracefully(t *testing.T) {
 	second.stop(t)
 }
 
-// A job that takes longer than the drain timeout is cancelled and given back. No attempt is charged.
+// A job that takes longer than the drain timeout is cancelled and given back. No attempt is
+// charged.
 func TestWorkerStopsInTime(t *testing.T) {
 	t.Parallel()
 	db, web := newShop(t)

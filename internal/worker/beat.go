@@ -145,8 +145,8 @@ func (c *core) acknowledged(beat Beat, answer Beaten, sent time.Time) (silent bo
 	return silent, do
 }
 
-// unanswered takes that a heartbeat has got no answer: it may be in the row all the same, and others
-// judge by what the row says.
+// unanswered takes that a heartbeat has got no answer: it may be in the row all the same, and
+// others judge by what the row says.
 func (c *core) unanswered(beat Beat, sent Beaten) (do actions) {
 	if beat.WorkerID == c.id && beat.Write {
 		c.sessionLocked = c.sessionLocked || sent.Locked
@@ -211,7 +211,8 @@ func (w *Worker) fenceOnTime(ctx context.Context) {
 	}
 }
 
-// declaredDead ends what ran under an id that was declared dead. The dispatcher registers a new one.
+// declaredDead ends what ran under an id that was declared dead. The dispatcher registers a new
+// one.
 func (w *Worker) declaredDead(id string) {
 	first := false
 	w.on(func(c *core, now time.Time) (do actions) {

@@ -141,8 +141,8 @@ func (c *core) room() int {
 
 // serialRoom returns how many jobs could start now or almost now: jobs of queues, whose queues wait
 // for them (R23), and those with one attempt, which would be lost if this process died (R9). What
-// waits in the buffer is sorted, so one that is first in line starts next, whatever waits behind it:
-// only others of their kind count. While anything is claimed ahead, so may one of them be.
+// waits in the buffer is sorted, so one that is first in line starts next, whatever waits behind
+// it: only others of their kind count. While anything is claimed ahead, so may one of them be.
 func (c *core) serialRoom() int {
 	room := max(c.concurrency-c.handling, c.pace.serial())
 	if c.buffer.len() > 0 || c.pace.prefetch() > 0 {
@@ -246,8 +246,8 @@ func (c *core) looked(about *doubt, answer Reclaimed, err error, now time.Time) 
 }
 
 // declaredDead takes that an id was declared dead: handlers are cancelled, and what has not started
-// is given back if it is still ours. The worker goes on under a fresh id (R2, R5), once it has a row
-// for it. It reports whether that was new.
+// is given back if it is still ours. The worker goes on under a fresh id (R2, R5), once it has a
+// row for it. It reports whether that was new.
 func (c *core) declaredDead(id string, now time.Time) (first bool, do actions) {
 	if id != c.id || !c.registered {
 		return false, do

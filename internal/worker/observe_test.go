@@ -144,7 +144,8 @@ func TestFenceKnowsWhatMayHaveBeenWritten(t *testing.T) {
 }
 
 // The heartbeats of the whole fleet are held up for a minute, as by a lock on the table: afterwards
-// all work on without a restart, nothing was taken from anybody, and one line of each says so (X18).
+// all work on without a restart, nothing was taken from anybody, and one line of each says so
+// (X18).
 func TestFleetThatIsHeldUpGoesOn(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

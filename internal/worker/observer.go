@@ -123,8 +123,8 @@ func (o *observer) missing(ids []string) {
 }
 
 // judge is the one place where a worker is judged. unlocked says that its session lock was seen to
-// be free: that proves nothing alone, because all locks are free after a restart of the server. Time
-// counts up to the last look and no further: what came after it, nobody has seen.
+// be free: that proves nothing alone, because all locks are free after a restart of the server.
+// Time counts up to the last look and no further: what came after it, nobody has seen.
 func (o *observer) judge(s *sighting, unlocked bool) Verdict {
 	quiet := time.Duration(0)
 	if !s.since.IsZero() {
@@ -159,7 +159,8 @@ func (o *observer) watches(id string) bool {
 	return s != nil && s.Beats >= 0
 }
 
-// late returns whose session locks are to be looked at: of those that may be dead if theirs is free.
+// late returns whose session locks are to be looked at: of those that may be dead if theirs is
+// free.
 func (o *observer) late() (late []Peer) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -197,8 +198,8 @@ func (o *observer) declared(id string) {
 	}
 }
 
-// rescued notes which of these workers have nothing locked any more. A rescue reads all jobs, so the
-// next one for the others waits, longer each time.
+// rescued notes which of these workers have nothing locked any more. A rescue reads all jobs, so
+// the next one for the others waits, longer each time.
 func (o *observer) rescued(ids, settled []string, now time.Time) {
 	o.mu.Lock()
 	defer o.mu.Unlock()

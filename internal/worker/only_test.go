@@ -11,8 +11,9 @@ import (
 	"github.com/backfillhq/go/internal/worker"
 )
 
-// A job with one attempt in all does not run twice (R9): cut at the end of a drain or by the fence, it
-// has failed for good, and whoever watches is told so, once. One that has not started is given back.
+// A job with one attempt in all does not run twice (R9): cut at the end of a drain or by the fence,
+// it has failed for good, and whoever watches is told so, once. One that has not started is given
+// back.
 func TestOneAttemptIsNotRepeated(t *testing.T) {
 	t.Parallel()
 	ignore := func(context.Context, *wire.Job) worker.Outcome {

@@ -33,8 +33,8 @@ func (r *rig) kill() (id string) {
 }
 
 // The jobs of a worker that was killed run elsewhere within 20 seconds if its session lock is free,
-// and within 40 if a connection that is half open holds it, or one of the workers has no lock and looks
-// at none, because it is behind a transaction pooler; not charged, and in the order of their
+// and within 40 if a connection that is half open holds it, or one of the workers has no lock and
+// looks at none, because it is behind a transaction pooler; not charged, and in the order of their
 // queue.
 func TestJobsOfAKilledWorkerRunElsewhere(t *testing.T) {
 	t.Parallel()
@@ -327,8 +327,8 @@ func TestRestartOnTheSameMachine(t *testing.T) {
 	})
 }
 
-// A session lock that is held, by a connection that is half open or by a clone of the machine, keeps
-// a process from being declared dead only because it is not here.
+// A session lock that is held, by a connection that is half open or by a clone of the machine,
+// keeps a process from being declared dead only because it is not here.
 func TestGoneIsNotEnough(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -33,11 +33,11 @@ type Store interface {
 	// Declare marks a worker's row as dead if it has this number of beats. It reports false if not:
 	// then it has beaten since, its row is gone, or a claim of it is under way. It never waits.
 	Declare(ctx context.Context, workerID string, beats int64) (bool, error)
-	// Rescue releases what is locked under the ids of workers that are dead or have no row; others
-	// it leaves alone. Attempts are refunded as in Release (R3), run_at stays, and with it the place. A
-	// job with one attempt in all is exhausted instead (R9), with ErrCrashed in front of its last error.
-	// One worker of the fleet does it at a time: for the others nothing is settled. It never waits
-	// for a row lock, and may be interrupted anywhere. After an error, what it returns was done.
+	// Rescue releases what is locked under the ids of workers that are dead or have no row; others it
+	// leaves alone. Attempts are refunded as in Release (R3), run_at stays, and with it the place. A
+	// job with one attempt in all is exhausted instead (R9), with ErrCrashed in front of its last
+	// error. One worker of the fleet does it at a time: for the others nothing is settled. It never
+	// waits for a row lock, and may be interrupted anywhere. After an error, what it returns was done.
 	Rescue(ctx context.Context, ids []string) (Rescued, error)
 
 	// Unowned returns the ids of workers by whom something is locked and who have no row. It reads all

@@ -22,7 +22,8 @@ const (
 
 func (l loop) String() string { return [...]string{"claims", "outcomes", "heartbeats"}[l] }
 
-// turns notes when each loop last turned, by Go's monotonic clock: a suspended machine is not stuck.
+// turns notes when each loop last turned, by Go's monotonic clock: a suspended machine is not
+// stuck.
 type turns struct {
 	since time.Time // when the worker began to run
 	last  [loops]atomic.Int64

@@ -9,8 +9,8 @@ import (
 	"github.com/backfillhq/go/internal/wire"
 )
 
-// A worker is stuck when something in its process blocks it, and not when the database does, however
-// long that takes, nor while it has nothing to do.
+// A worker is stuck when something in its process blocks it, and not when the database does,
+// however long that takes, nor while it has nothing to do.
 func TestStuck(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {

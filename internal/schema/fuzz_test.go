@@ -190,6 +190,7 @@ func (m *model) plan() (files []string, ok bool) {
 		{"own/0006_sweeps.sql", m.own < 6},
 		{"own/0007_leases.sql", m.own < 7},
 		{"own/0008_pauses.sql", m.own < 8},
+		{"own/0009_crashes.sql", m.own < 9},
 	} {
 		if file.missing {
 			files = append(files, file.path)

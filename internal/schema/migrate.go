@@ -286,7 +286,7 @@ func (m *migrator) plan(state *schemaState) (plan, error) {
 
 func (m *migrator) checkOwn(state *schemaState) error {
 	var recorded []string // that the ledger says are there
-	for table, migration := range map[string]int{workersTable: 1, pausesTable: pausesMigration} {
+	for table, migration := range tableMigrations {
 		if migration <= state.own {
 			recorded = append(recorded, table)
 		}

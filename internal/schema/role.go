@@ -69,8 +69,9 @@ func (k RoleKind) rights() []right {
 		{"table", "_private_job_queues", "select, insert, update"},
 		{"table", "_private_tasks", "select, insert"},
 		{"table", "_private_known_crontabs", "select, insert, update"},
-		{"table", "backfill_workers", "select, insert, update, delete"},
-		{"table", "backfill_pauses", "select, insert, update, delete"},
+		{"table", workersTable, "select, insert, update, delete"},
+		{"table", pausesTable, "select, insert, update, delete"},
+		{"table", crashesTable, "select, insert, update, delete"},
 	}
 	list = append(list, tables...)
 	for _, table := range tables {

@@ -79,6 +79,9 @@ func TestOurObjects(t *testing.T) {
 	want := []string{
 		"_private_job_queues r true fillfactor=50",
 		"_private_jobs r true autovacuum_vacuum_scale_factor=0.01,vacuum_truncate=off",
+		"backfill_crashes r true ",
+		"backfill_crashes_judged i false ",
+		"backfill_crashes_pkey i false ",
 		"backfill_jobs_queue_idx i false ",
 		"backfill_migrations r false ",
 		"backfill_migrations_pkey i false ",
@@ -96,7 +99,7 @@ func TestOurObjects(t *testing.T) {
 		t.Errorf("index = %s, want %s", got, index)
 	}
 	ledger := dbtest.Get[string](t, conn, "select string_agg(id || ' ' || name, ',' order by id) from graphile_worker.backfill_migrations")
-	if want := "1 workers,2 queue_index,3 enqueue,4 comments,5 enqueue_conflicts,6 sweeps,7 leases,8 pauses"; ledger != want {
+	if want := "1 workers,2 queue_index,3 enqueue,4 comments,5 enqueue_conflicts,6 sweeps,7 leases,8 pauses,9 crashes"; ledger != want {
 		t.Errorf("our ledger = %s, want %s", ledger, want)
 	}
 }
@@ -118,7 +121,7 @@ func TestColumnsAreAddedOnce(t *testing.T) {
 	conn := dbtest.Installed(t)
 	dbtest.Run(t, conn, "delete from graphile_worker.backfill_migrations where id >= 6")
 	migrate(t, conn, schema.Options{})
-	if n := dbtest.Get[int](t, conn, "select count(*) from graphile_worker.backfill_migrations where id >= 6"); n != 3 {
+	if n := dbtest.Get[int](t, conn, "select count(*) from graphile_worker.backfill_migrations where id >= 6"); n != 4 {
 		t.Errorf("%d rows in the ledger", n)
 	}
 }

@@ -107,6 +107,7 @@ const (
 	specType       = "job_spec"
 	workersTable   = "backfill_workers"
 	pausesTable    = "backfill_pauses"
+	crashesTable   = "backfill_crashes"
 )
 
 // What a complete schema has.
@@ -118,7 +119,7 @@ var (
 		"add_job", "add_jobs", "complete_jobs", "permanently_fail_jobs", "reschedule_jobs", "remove_job",
 		"force_unlock_workers",
 	}
-	ownRelations = []string{workersTable, pausesTable}
+	ownRelations = []string{workersTable, pausesTable, crashesTable}
 )
 
 // relationNames are the names that we and Graphile Worker use. A complete schema may lack the
@@ -139,8 +140,8 @@ var schemaFunctions = append(slices.Clone(wireFunctions), enqueueFunction)
 // enqueueMigration is that file's number.
 const enqueueMigration = 3
 
-// pausesMigration makes pausesTable.
-const pausesMigration = 8
+// tableMigrations are the numbers of the files that make our tables.
+var tableMigrations = map[string]int{workersTable: 1, pausesTable: 8, crashesTable: 9}
 
 // factsSQL reads the catalogs only, so it works on any database. It is one statement, so that all
 // facts are of one snapshot.

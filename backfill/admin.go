@@ -139,6 +139,10 @@ func (c *Client) adminJobs(ctx context.Context, operation string, problem error,
 // of a Go worker's jobs are refunded, except for jobs that were replaced or removed while they ran.
 // Those of a Node worker's jobs stay charged.
 //
+// A suspect (backfill-suspect.…, which waits for a trial because workers died that ran it) is
+// released with all that the same worker has left: they run among other jobs then, and wait again
+// after the next crash.
+//
 // If the worker has locked nothing, the error is [ErrNotLocked], or nil if it is a Go worker that
 // is still in the table backfill_workers. Rows that another transaction has locked at this moment,
 // and the queues of such jobs, are skipped: call UnlockWorker again.

@@ -19,7 +19,7 @@ type Observer func(Event)
 //	started, listening, polled, woken, stopped   none beyond Kind and WorkerID
 //	disrupted, claim_error                       Err
 //	claimed                                      Count, Full
-//	start, lease_lost, rescued                   Job
+//	start, lease_lost, rescued, suspected        Job
 //	finished                                     Job, Duration
 //	failed                                       Job, Duration, Err, Final, Delay
 //	snoozed                                      Job, Duration, Delay
@@ -27,6 +27,8 @@ type Observer func(Event)
 //	reclaimed                                    Count
 //	flush_error, swept                           Count, Err
 //	scheduled, draining, silent                  Count
+//	trial, acquitted                             Count
+//	paused                                       Task
 //	fenced, death                                WorkerID is the id that was declared dead
 //
 // Events say how handlers end, before the database knows. After lease_lost, what was said of the
@@ -47,6 +49,7 @@ type Event struct {
 	Count    int           // how many jobs
 	Full     bool          // more jobs may be waiting
 	Job      *Job          // must not be changed
+	Task     string        // the name of a task
 	Err      error         // why
 	Final    bool          // the job will not be tried again: its last attempt failed, or Permanent
 	Delay    time.Duration // until the job runs again; 0 if Final
@@ -80,6 +83,10 @@ const (
 	EventFenced     EventKind = "fenced"      // the worker was declared dead; it goes on under a new id
 	EventDeath      EventKind = "death"       // another worker was declared dead: its jobs are released
 	EventRescued    EventKind = "rescued"     // a job of a dead worker was released: it runs again, not charged
+	EventSuspected  EventKind = "suspected"   // a job waits for a trial: its workers died twice while they had it
+	EventTrial      EventKind = "trial"       // this worker runs Count suspects, and nothing else
+	EventAcquitted  EventKind = "acquitted"   // the trial of Count suspects is over, and the worker lives
+	EventPaused     EventKind = "paused"      // Task is paused: three of its jobs have killed their workers within an hour
 	EventSwept      EventKind = "swept"       // this worker looked for stale locks: Count jobs were released; or Err
 	EventScheduled  EventKind = "scheduled"   // Count cron jobs were enqueued
 	EventDraining   EventKind = "draining"    // the worker stops; Count jobs are running
@@ -89,7 +96,7 @@ const (
 // newEvent converts an event of a worker.
 func newEvent(e worker.Event) Event {
 	return Event{
-		Kind: EventKind(e.Kind), WorkerID: e.WorkerID, Count: e.Count, Full: e.Full, Job: newJob(e.Job), Err: tidy(e.Err),
+		Kind: EventKind(e.Kind), WorkerID: e.WorkerID, Count: e.Count, Full: e.Full, Job: newJob(e.Job), Task: e.Task, Err: tidy(e.Err),
 		Final: e.Final, Delay: e.Delay, Duration: e.Duration,
 	}
 }

@@ -16,7 +16,9 @@ func TestJudge(t *testing.T) {
 	lease := conviction.Lease{Attempt: 2, Attempts: 2, MaxAttempts: 25}
 	once := conviction.Lease{Attempt: 1, Attempts: 1, MaxAttempts: 1}
 	last := conviction.Lease{Attempt: 25, Attempts: 25, MaxAttempts: 25}
-	gone := conviction.Lease{Attempt: 2, Attempts: 25, MaxAttempts: 25}
+	gone := conviction.Lease{Attempt: 2, Attempts: 25, MaxAttempts: 25, Keyed: true}
+	failed := conviction.Lease{Attempt: 2, Attempts: 25, MaxAttempts: 25}
+	again := conviction.Lease{Attempt: 1, Attempts: 0, MaxAttempts: 1}
 	lastGone := conviction.Lease{Attempt: 25, Attempts: 25, MaxAttempts: 25, Keyed: true}
 	before := func(deaths, alone int) conviction.Record {
 		return conviction.Record{Ages: make([]time.Duration, deaths), Alone: alone}
@@ -95,6 +97,16 @@ func TestJudge(t *testing.T) {
 			conviction.Death{Held: 5, Notice: true},
 			conviction.Held{Lease: once},
 			conviction.Ruling{Verdict: conviction.Interrupt},
+		},
+		"failed for good by somebody else": {
+			conviction.Death{Held: 5},
+			conviction.Held{Lease: failed, Record: before(2, 0)},
+			conviction.Ruling{Verdict: conviction.Release, Present: true},
+		},
+		"may start once, and somebody has given it another attempt": {
+			conviction.Death{Held: 5},
+			conviction.Held{Lease: again},
+			conviction.Ruling{Verdict: conviction.Release, Present: true},
 		},
 	} {
 		if diff := cmp.Diff(c.want, c.death.Judge(c.held)); diff != "" {

@@ -94,10 +94,12 @@ func (d Death) Judge(h Held) Ruling {
 	switch {
 	case h.Superseded():
 		r.Verdict = Drop
-	case h.MaxAttempts == 1 && d.Notice:
+	case h.only() && d.Notice:
 		r.Verdict = Interrupt
-	case h.MaxAttempts == 1:
+	case h.only():
 		r.Verdict = Crash
+	case h.failed():
+		r.Verdict = Release
 	case r.Alone && h.Record.Alone+1 >= convictAt:
 		r.Verdict = Convict
 	case h.Tried, r.Present && len(h.Record.Ages)+1 >= suspectAt:
@@ -119,10 +121,15 @@ type Lease struct {
 }
 
 // Superseded reports whether the job was removed or superseded while it was locked. Peers say so by
-// attempts = max_attempts and by taking the key.
-func (l Lease) Superseded() bool {
-	return l.Attempts != l.Attempt || l.Keyed && !l.HasKey
-}
+// taking the key.
+func (l Lease) Superseded() bool { return l.Keyed && !l.HasKey }
+
+// failed reports whether somebody has failed the job for good while it was locked: nobody runs it
+// again.
+func (l Lease) failed() bool { return l.Attempts != l.Attempt && l.Attempts >= l.MaxAttempts }
+
+// only reports whether the lease had the only attempt of the job, and nobody has given it another.
+func (l Lease) only() bool { return l.MaxAttempts == 1 && l.Attempts == 1 && l.Attempt == 1 }
 
 const (
 	pauseAt     = 3

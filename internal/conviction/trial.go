@@ -10,7 +10,7 @@ import (
 // paused, and the job is not superseded.
 type Suspect struct {
 	Job int64
-	// Cohort is the number of the worker whose death parked it. Later deaths have greater numbers.
+	// Cohort is the number of the death that parked it. Later ones have greater numbers.
 	Cohort int64
 	// Age is that of its record.
 	Age time.Duration

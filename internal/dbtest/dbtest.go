@@ -153,14 +153,20 @@ func WaitBlocked(t *testing.T, observer *pgx.Conn, pid uint32) {
 // Until looks again and again until the condition holds.
 func Until(t *testing.T, condition func() bool) {
 	t.Helper()
+	UntilWithin(t, 30*time.Second, condition)
+}
+
+// UntilWithin is Until with another deadline.
+func UntilWithin(t *testing.T, limit time.Duration, condition func() bool) {
+	t.Helper()
 	ticker := time.NewTicker(5 * time.Millisecond)
 	defer ticker.Stop()
-	deadline := time.After(30 * time.Second)
+	deadline := time.After(limit)
 	for !condition() {
 		select {
 		case <-ticker.C:
 		case <-deadline:
-			t.Fatal("did not happen within 30 s")
+			t.Fatalf("did not happen within %s", limit)
 		}
 	}
 }

@@ -46,6 +46,9 @@ var ErrJobNotFound = errors.New("there is no such job: it succeeded, or was comp
 // locked nothing is ErrNotLocked.
 func (a *Admin) Unlock(ctx context.Context, lockedBy string) (jobs, queues int, err error) {
 	defer func() { err = a.settings.explainWork(err) }()
+	if cohort, ok := wire.CohortOf(lockedBy); ok {
+		return a.unlockSuspects(ctx, cohort)
+	}
 	id, registered, err := a.findWorker(ctx, lockedBy)
 	if err != nil {
 		return 0, 0, fmt.Errorf("find worker %s: %w", lockedBy, err)
@@ -81,6 +84,22 @@ func (a *Admin) Unlock(ctx context.Context, lockedBy string) (jobs, queues int, 
 		return 0, 0, ErrNotLocked
 	}
 	return 0, 0, nil // somebody else has locked the rows
+}
+
+// unlockSuspects frees the suspects of a cohort.
+func (a *Admin) unlockSuspects(ctx context.Context, cohort string) (jobs, queues int, err error) {
+	jobs, err = inBatches(func() (int64, error) { return ask(ctx, a.in, (*query.Queries).UnlockSuspects, cohort) })
+	if err != nil {
+		return jobs, 0, fmt.Errorf("release suspects: %w", err)
+	}
+	queues, err = inBatches(func() (int64, error) { return ask(ctx, a.in, (*query.Queries).UnlockSuspectQueues, cohort) })
+	switch {
+	case err != nil:
+		return jobs, queues, fmt.Errorf("release queues of suspects: %w", err)
+	case jobs+queues == 0:
+		return 0, 0, ErrNotLocked
+	}
+	return jobs, queues, nil
 }
 
 // findWorker returns the id of the worker that a value of locked_by belongs to. The id of a Node

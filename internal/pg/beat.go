@@ -111,19 +111,21 @@ func (s *Store) beatOver(ctx context.Context, beat worker.Beat, over *query.Quer
 	}
 	rows, err := over.Beat(ctx, query.BeatParams{
 		ID: beat.WorkerID, Write: beat.Write, Beats: beat.Number, Locked: p.locked, Running: orNone(beat.Running),
-		Forbidden: orNone(beat.Forbidden), Stopping: beat.Stopping,
+		Forbidden: orNone(beat.Forbidden), Stopping: beat.Stopping, Emptying: beat.Emptying,
 	})
 	if err != nil {
 		return answer, err
 	}
 	answer.Session = p.session
 	for _, row := range rows {
+		answer.Crashes = row.Crashes
 		if row.ID == beat.WorkerID {
 			answer.Alive, answer.Locked = !row.Dead && row.Written == beat.Write, row.Locked || beat.Write && p.locked
 			continue
 		}
 		answer.Peers = append(answer.Peers, worker.Peer{
 			ID: row.ID, Beats: row.Beats, Locked: row.Locked, Dead: row.Dead, Rescued: row.Rescued,
+			Emptying: row.Emptying, Trying: row.Trying,
 			Host: row.Host, Process: host.Process{Machine: row.Machine, PID: int(row.Pid), Start: row.ProcessStart},
 		})
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/backfillhq/go/internal/pg/query"
@@ -29,6 +30,7 @@ func (s *Store) Claim(ctx context.Context, request worker.ClaimRequest) (worker.
 			return worker.Claimed{}, &wire.RejectedError{Err: err} // no claim was made
 		}
 	}
+	s.restrict(request.Only)
 	conn, err := s.conns.acquire(ctx)
 	if err != nil {
 		s.suspectConnections(ctx)
@@ -73,8 +75,22 @@ func (s *Store) resolve(ctx context.Context) error {
 		_, paused := s.paused[task]
 		return paused
 	})
+	s.servable, s.restricted = taskIDs, nil
 	s.claims.serve(taskIDs, indexed)
 	return nil
+}
+
+// restrict has claims look for jobs of these tasks alone; nil: of all that the worker serves.
+func (s *Store) restrict(only []string) {
+	if slices.Equal(only, s.restricted) {
+		return
+	}
+	s.restricted = only
+	taskIDs := maps.Clone(s.servable)
+	if only != nil {
+		maps.DeleteFunc(taskIDs, func(_ int32, task string) bool { return !slices.Contains(only, task) })
+	}
+	s.claims.serve(taskIDs, s.claims.indexed)
 }
 
 // LogTo says where the store logs; slog.Default() without it. Call it before the first claim.

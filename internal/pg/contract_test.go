@@ -143,6 +143,15 @@ func (db contractDB) Remove(id int64) {
 	dbtest.Run(db.t, db.pool, "select graphile_worker.remove_job(key) from graphile_worker._private_jobs where id = $1", id)
 }
 
+func (db contractDB) Keyed(key string) int64 {
+	db.t.Helper()
+	return dbtest.Get[int64](db.t, db.pool, "select id from graphile_worker._private_jobs where key = $1", key)
+}
+
+func (db contractDB) Fail(id int64, text string) {
+	dbtest.Run(db.t, db.pool, "update graphile_worker._private_jobs set last_error = $2 where id = $1", id, text)
+}
+
 func (db contractDB) Age(id int64, by time.Duration) {
 	dbtest.Run(db.t, db.pool, `with job as (
 		update graphile_worker._private_jobs set locked_at = locked_at - $2::interval where id = $1 returning job_queue_id)

@@ -20,11 +20,12 @@ import (
 
 // Where a job is, as far as this test is about it.
 const (
-	isGone   = "gone"
-	isLater  = "free, and due later"
-	isDue    = "free and due"
-	isLocked = "locked"
-	isOld    = "locked for long"
+	isGone    = "gone"
+	isLater   = "free, and due later"
+	isDue     = "free and due"
+	isSuspect = "a suspect"
+	isLocked  = "locked"
+	isOld     = "locked for long"
 )
 
 // batched is a statement about many rows.
@@ -61,6 +62,9 @@ var batches = map[string]batched{
 		_, err := r.store.Reclaim(r.quick(), r.id, nil)
 		return err
 	}},
+	"park": {claimed: true, queued: true, others: isSuspect, run: func(r *rig, jobs []*wire.Job) error {
+		return halve(jobs, func(jobs []*wire.Job) ([]worker.Fate, error) { return r.store.Park(r.quick(), leasesOf(jobs)) })
+	}},
 	"sweep": {
 		claimed: true, queued: true, change: "locked_at = locked_at - interval '5 hours'", others: isDue,
 		run: func(r *rig, _ []*wire.Job) error {
@@ -84,7 +88,12 @@ var batches = map[string]batched{
 		_, err := pg.NewAdmin(r.pool, schemaName).DeleteFailed(r.quick())
 		return err
 	}},
-	// Rescue and the move of dead letters belong here as well.
+	"rescue": {claimed: true, queued: true, others: isDue, run: func(r *rig, _ []*wire.Job) error {
+		dbtest.Run(r.t, r.pool, "update graphile_worker.backfill_workers set dead_at = now() where id = $1", r.id)
+		_, err := r.store.Rescue(r.quick(), worker.RescueRequest{IDs: []string{r.id}})
+		return err
+	}},
+	// The move of dead letters belongs here as well.
 }
 
 // asWhole are statements that fail as a whole beside a row that the server refuses: an operator
@@ -92,7 +101,7 @@ var batches = map[string]batched{
 var asWhole = []string{"unlock", "advance", "delete failed"}
 
 // says are the statements that do what they can, and then return the error of a row.
-var says = []string{"reclaim", "sweep"}
+var says = []string{"reclaim", "rescue", "sweep"}
 
 // claimAll claims as a worker does.
 func claimAll(r *rig, _ []*wire.Job) error {
@@ -161,21 +170,21 @@ func with(all ...map[string]string) map[string]string {
 
 var (
 	claims = []string{"claim", "claim of queues", "claim with flags"}
-	ends   = []string{"complete", "fail", "return", "snooze"}
+	ends   = []string{"complete", "fail", "return", "snooze", "park"}
 
 	// notTaken: claims pass the job over.
 	notTaken = after(isDue, claims...)
 	// kept: nobody gets the row, and it stays as it is.
-	kept = with(notTaken, after(isLocked, ends...), after(isLocked, "reclaim", "unlock"), after(isOld, "renew", "sweep"),
+	kept = with(notTaken, after(isLocked, ends...), after(isLocked, "reclaim", "rescue", "unlock"), after(isOld, "renew", "sweep"),
 		after(isLater, "advance"), after(isDue, "delete failed"))
 	// exhausted: the job will not be tried, unless the statement is about attempts.
 	exhausted = with(notTaken, after(isLater, "advance"))
 	// notFailed: the job does not count as failed for good.
 	notFailed = after(isDue, "delete failed")
 	// far: the job is due in many years, and is left there.
-	far = after(isLater, slices.Concat(claims, []string{"return", "reclaim", "sweep", "unlock", "advance"})...)
+	far = after(isLater, slices.Concat(claims, []string{"return", "reclaim", "rescue", "sweep", "unlock", "advance"})...)
 	// lost: somebody else has locked the job, who may be at work.
-	lost = with(after(isLocked, ends...), after(isOld, "renew"), after(isLocked, "reclaim", "unlock"))
+	lost = with(after(isLocked, ends...), after(isOld, "renew"), after(isLocked, "reclaim", "rescue", "unlock"))
 )
 
 // trigger is one of the application's, in %[1]s.
@@ -235,7 +244,7 @@ var poisons = map[string]poison{
 	},
 	"locked never": {
 		set:   "locked_by = 'pool-x', locked_at = null",
-		fates: with(after(isOld, ends...), after(isOld, "renew", "reclaim", "sweep", "unlock", "advance")),
+		fates: with(after(isOld, ends...), after(isOld, "renew", "reclaim", "rescue", "sweep", "unlock", "advance")),
 	},
 	"locked by nothing":      {set: "locked_by = ''", fates: with(lost, after(isOld, "advance"))},
 	"locked by a dot":        {set: "locked_by = '.'", fates: with(lost, after(isOld, "advance"))},
@@ -364,7 +373,8 @@ func (r *rig) poison(statement string, batch batched, p poison) {
 func (r *rig) whereIs(id int64) string {
 	r.t.Helper()
 	return dbtest.Get[string](r.t, r.pool, `select coalesce((select
-		case when locked_by is not null and locked_at between now() - interval '1 minute' and now() then '`+isLocked+`'
+		case when starts_with(locked_by, 'backfill-suspect.') then '`+isSuspect+`'
+		     when locked_by is not null and locked_at between now() - interval '1 minute' and now() then '`+isLocked+`'
 		     when locked_by is not null then '`+isOld+`'
 		     when run_at <= now() then '`+isDue+`' else '`+isLater+`' end
 		from graphile_worker._private_jobs where id = $1), '`+isGone+`')`, id)

@@ -26,6 +26,10 @@ func TestMain(m *testing.M) {
 		slog.Error("the worker has ended by itself", slog.Any("error", runVictim(url)))
 		os.Exit(1)
 	}
+	if url := os.Getenv(crasherOf); url != "" {
+		slog.Error("the worker has ended by itself", slog.Any("error", runCrasher(url)))
+		os.Exit(1)
+	}
 	os.Exit(m.Run())
 }
 

@@ -34,6 +34,10 @@ func (s *Store) Reclaim(ctx context.Context, workerID string, held []wire.Lease)
 		rows := query.ReclaimJobsParams{WorkerID: workerID, Held: tokens, ApartFrom: apartFrom}
 		return ask(ctx, s.scanning, (*query.Queries).ReclaimJobs, rows)
 	}
+	if err := s.parkTried(ctx, workerID, tokens); err != nil {
+		s.suspectConnections(ctx)
+		return answer, fmt.Errorf("give back suspects: %w", err)
+	}
 	answer.Jobs, err = inBatches(func() (int64, error) { return release([]int64{}) })
 	if refusesRow(err) {
 		var more int

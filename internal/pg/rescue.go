@@ -8,22 +8,19 @@ import (
 	"slices"
 
 	"github.com/backfillhq/go/internal/pg/query"
-	"github.com/backfillhq/go/internal/wire"
 	"github.com/backfillhq/go/internal/worker"
 )
 
 // rescueBatch is how many jobs one statement releases.
 const rescueBatch = 1000
 
-var errRescued = errors.New("another worker does it")
-
 // Rescue implements worker.Store.
-func (s *Store) Rescue(ctx context.Context, ids []string) (rescued worker.Rescued, err error) {
-	holders, refused, err := s.rescueJobs(ctx, ids, &rescued)
+func (s *Store) Rescue(ctx context.Context, request worker.RescueRequest) (rescued worker.Rescued, err error) {
+	holders, refused, err := s.rescueJobs(ctx, request, &rescued)
 	if err == nil {
 		var queues []string
-		if queues, err = s.rescueQueues(ctx, ids, &rescued); err == nil {
-			rescued.Settled, err = s.settleWorkers(ctx, ids, append(holders, queues...))
+		if queues, err = s.rescueQueues(ctx, request.IDs, &rescued); err == nil {
+			rescued.Settled, err = s.settleWorkers(ctx, request.IDs, append(holders, queues...))
 		}
 	}
 	if errors.Is(err, errRescued) {
@@ -35,11 +32,13 @@ func (s *Store) Rescue(ctx context.Context, ids []string) (rescued worker.Rescue
 	return rescued, nil
 }
 
-// rescueJobs releases the jobs that can be had. It returns the workers of those that are left,
-// because somebody else has their rows locked, or because the server refuses the change of a row
-// for what it holds; that error is the second result.
-func (s *Store) rescueJobs(ctx context.Context, ids []string, rescued *worker.Rescued) (holders []string, refused, err error) {
-	found, err := ask(ctx, s.rescuing, (*query.Queries).RescueFind, ids)
+// rescueJobs ends the leases that can be had. It returns the workers of those that are left: because
+// somebody else has their rows locked, because it is too early to judge them, or because the server
+// refuses the change of a row for what it holds; that error is the second result.
+func (s *Store) rescueJobs(
+	ctx context.Context, request worker.RescueRequest, rescued *worker.Rescued,
+) (holders []string, refused, err error) {
+	found, err := ask(ctx, s.rescuing, (*query.Queries).RescueFind, request.IDs)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -47,11 +46,14 @@ func (s *Store) rescueJobs(ctx context.Context, ids []string, rescued *worker.Re
 	for i, row := range found {
 		owners[row.ID], jobs[i] = row.WorkerID, row.ID
 	}
-	// try releases jobs, in halves if the server refuses a row, so that it keeps no other locked.
+	// try ends leases, in halves if the server refuses a row, so that it keeps no other locked.
 	var try func(jobs []int64) error
 	try = func(jobs []int64) error {
-		rows, err := ask(ctx, s.rescuing, (*query.Queries).RescueJobs, query.RescueJobsParams{
-			Ids: ids, Jobs: jobs, Verdict: worker.ErrCrashed.Error(),
+		var done []int64
+		var part worker.Rescued
+		err := s.rescuing(ctx, func(ctx context.Context, db query.DBTX) (err error) {
+			part, done, err = s.judge(ctx, db, request, jobs)
+			return err
 		})
 		switch half := len(jobs) / 2; {
 		case refusesRow(err) && half == 0:
@@ -62,10 +64,10 @@ func (s *Store) rescueJobs(ctx context.Context, ids []string, rescued *worker.Re
 		case err != nil:
 			return err
 		}
-		for _, row := range rows {
-			delete(owners, row.ID)
-			addRescued(rescued, row)
+		for _, id := range done {
+			delete(owners, id)
 		}
+		rescued.Add(part)
 		return nil
 	}
 	for batch := range slices.Chunk(jobs, rescueBatch) {
@@ -77,21 +79,6 @@ func (s *Store) rescueJobs(ctx context.Context, ids []string, rescued *worker.Re
 		holders = append(holders, owner)
 	}
 	return holders, refused, nil
-}
-
-func addRescued(rescued *worker.Rescued, row query.RescueJobsRow) {
-	lease := wire.Lease{ID: row.ID, Token: row.Token}
-	job := &wire.Job{
-		Lease: lease, Task: row.Task, Queue: row.Queue, Key: row.Key, Priority: row.Priority, RunAt: row.RunAt.Time,
-		Attempt: lease.Attempt(), MaxAttempts: int(row.MaxAttempts),
-	}
-	switch {
-	case row.Superseded: // it was deleted
-	case row.Over:
-		rescued.Crashed = append(rescued.Crashed, job)
-	default:
-		rescued.Jobs = append(rescued.Jobs, job)
-	}
 }
 
 func (s *Store) rescueQueues(ctx context.Context, ids []string, rescued *worker.Rescued) (holders []string, err error) {

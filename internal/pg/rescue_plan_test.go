@@ -6,6 +6,7 @@ import (
 
 	"github.com/backfillhq/go/internal/dbtest"
 	"github.com/backfillhq/go/internal/wire"
+	"github.com/backfillhq/go/internal/worker"
 	"github.com/backfillhq/go/testutil/pgtest"
 )
 
@@ -16,7 +17,7 @@ func TestQueuesAreReleasedInFewScans(t *testing.T) {
 	t.Parallel()
 	for what, release := range map[string]func(*rig, string) (queues int, err error){
 		"rescue": func(r *rig, dead string) (int, error) {
-			rescued, err := r.store.Rescue(r.t.Context(), []string{dead})
+			rescued, err := r.store.Rescue(r.t.Context(), worker.RescueRequest{IDs: []string{dead}})
 			return rescued.Queues, err
 		},
 		"reclaim": func(r *rig, dead string) (int, error) {

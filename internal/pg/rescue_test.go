@@ -21,7 +21,7 @@ func (r *rig) die() {
 
 func (r *rig) rescue(ids ...string) worker.Rescued {
 	r.t.Helper()
-	rescued, err := r.store.Rescue(r.t.Context(), ids)
+	rescued, err := r.store.Rescue(r.t.Context(), worker.RescueRequest{IDs: ids})
 	if err != nil {
 		r.t.Fatal(err)
 	}

@@ -127,7 +127,7 @@ func everything(t *testing.T, r *rig) {
 		must("survey", err)
 		_, err = r.store.Reclaim(ctx, r.id, nil)
 		must("reclaim", err)
-		_, err = r.store.Rescue(ctx, []string{wire.NewWorkerID()})
+		_, err = r.store.Rescue(ctx, worker.RescueRequest{IDs: []string{wire.NewWorkerID()}})
 		must("rescue", err)
 		must("ping", r.store.Ping(ctx, "x"))
 		must("look at the schema", r.store.CheckSchema(ctx))

@@ -39,11 +39,14 @@ type Store struct {
 	resolved time.Time // when the ids of tasks were looked up
 	served   atomic.Pointer[map[int32]string]
 	paused   map[string]string // tasks whose jobs wait, and why
-	claims   claims
-	pulse    pulse
-	sweep    *sweep
-	logger   *slog.Logger
-	saidSlow time.Time // when a slow claim was last logged
+	servable map[int32]string  // the others
+	// restricted are the tasks that the last claim was for; nil: all that are servable.
+	restricted []string
+	claims     claims
+	pulse      pulse
+	sweep      *sweep
+	logger     *slog.Logger
+	saidSlow   time.Time // when a slow claim was last logged
 }
 
 var _ worker.Store = (*Store)(nil)

@@ -340,3 +340,28 @@ func TestKeyedJobKeepsItsQueue(t *testing.T) {
 		})
 	}
 }
+
+// UnlockWorker frees the suspects that a worker has left, and no others: by a job's lock or a queue's.
+func TestUnlockSuspects(t *testing.T) {
+	t.Parallel()
+	const cohort, another = "backfill-suspect.0123456789abcdef01", "backfill-suspect.0123456789abcdef02"
+	for _, lockedBy := range []string{cohort, cohort + ".0", cohort + ".17k"} {
+		r := newRig(t)
+		queued, keyed := r.add("'a', queue_name := 'q'"), r.add("'a', job_key := 'k'")
+		kept := r.add("'a', queue_name := 'p'")
+		dbtest.Run(t, r.pool, `update graphile_worker._private_jobs as j set locked_at = now(), locked_by = v.locked_by
+			from (values ($1::bigint, $2), ($3, $4), ($5, $6)) as v(id, locked_by) where j.id = v.id`,
+			queued, cohort+".0", keyed, cohort+".3k", kept, another+".0")
+		dbtest.Run(t, r.pool, `update graphile_worker._private_job_queues set locked_at = now(), locked_by = case queue_name when 'q' then $1 else $2 end`,
+			cohort, another)
+		admin := pg.NewAdmin(r.pool, schemaName)
+		jobs, queues, err := admin.Unlock(t.Context(), lockedBy)
+		if err != nil || jobs != 2 || queues != 1 {
+			t.Errorf("%s: unlocked %d jobs and %d queues, %v", lockedBy, jobs, queues, err)
+		}
+		wantIDs(t, "claimed", idsOf(r.claim(3)), queued, keyed)
+		if _, _, err := admin.Unlock(t.Context(), lockedBy); !errors.Is(err, pg.ErrNotLocked) {
+			t.Errorf("%s: unlocked again: %v", lockedBy, err)
+		}
+	}
+}

@@ -42,7 +42,26 @@ func (s *Store) Sweep(ctx context.Context, workerID string, starting bool) (work
 		err = nil // its time was over during a page, with which the next one goes on
 	}
 	swept.Turn = mine
+	if mine && swept.Done && err == nil {
+		err = s.sweepCrashes(ctx)
+	}
 	return swept, err
+}
+
+// sweepCrashes forgets crashes that nobody asks for any more, and frees the queues of suspects that
+// somebody has deleted.
+func (s *Store) sweepCrashes(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, pageTimeout)
+	defer cancel()
+	if _, err := s.queries.SweepCrashes(ctx); err != nil {
+		return fmt.Errorf("forget old crashes: %w", err)
+	}
+	if _, err := ask(ctx, s.scanning, func(q *query.Queries, ctx context.Context, _ struct{}) (int64, error) {
+		return q.FreeSuspectQueues(ctx)
+	}, struct{}{}); err != nil {
+		return fmt.Errorf("free the queues of suspects that are gone: %w", err)
+	}
+	return nil
 }
 
 func (s *Store) takeTurn(ctx context.Context, workerID string) (mine bool, err error) {

@@ -41,11 +41,25 @@ func (l Lease) Attempt() int {
 	return attempt
 }
 
+// Keyed reports whether the job had a key when it was claimed.
+func (l Lease) Keyed() bool { return strings.HasSuffix(l.Token, "k") }
+
 var (
 	workerID   = regexp.MustCompile(`^pool-[0-9a-f]{18}$`)
 	leaseToken = regexp.MustCompile(`^(.+)\.[0-9a-f]+\.[0-9]{1,9}k?$`)
 	claimToken = regexp.MustCompile(`^(.+)\.[0-9a-f]+$`)
 )
+
+var suspectToken = regexp.MustCompile(`^backfill-suspect\.([0-9a-f]{18})(?:\.[0-9]{1,9}k?)?$`)
+
+// CohortOf returns the cohort that a suspect, or the queue of one, is locked for; ok is false for
+// another value of locked_by.
+func CohortOf(lockedBy string) (cohort string, ok bool) {
+	if match := suspectToken.FindStringSubmatch(lockedBy); match != nil {
+		return match[1], true
+	}
+	return "", false
+}
 
 // IsWorkerID reports whether an id has the shape of NewWorkerID. Node workers have such ids too, by
 // default.

@@ -22,6 +22,7 @@ type Beat struct {
 	Running   []int64
 	Forbidden []string
 	Stopping  bool // the worker was told to stop: that it ends is no crash
+	Emptying  bool // it claims nothing, to try suspects
 }
 
 // Beaten is the answer to a heartbeat.
@@ -30,6 +31,7 @@ type Beaten struct {
 	Locked  bool // the row says that the session lock was taken; after an error: it may say so
 	Session int  // changes with each new session
 	Peers   []Peer
+	Crashes bool // something is known of crashes: there may be suspects
 }
 
 // beat keeps the worker's row alive, and watches those of the others, until ctx ends. It goes on
@@ -85,6 +87,7 @@ func (w *Worker) beatOnce(ctx context.Context) time.Duration {
 	}
 	silent := false
 	w.on(func(c *core, _ time.Time) (do actions) {
+		w.crashes = answer.Crashes
 		silent, do = c.acknowledged(beat, answer, sent)
 		return do
 	})
@@ -116,8 +119,8 @@ func (c *core) beat(times leaseTimes, told bool, now time.Time) (beat Beat, regi
 	stopping := told || c.state != StateRunning
 	const slack = 2 // a tick that comes a little early is this one's, not the next one's
 	beat = Beat{
-		WorkerID: c.id, Number: c.beats, Stopping: stopping,
-		Write: stopping != c.saidStopping || c.lastBeat.ago(now) >= every-times.queuedBeat/slack,
+		WorkerID: c.id, Number: c.beats, Stopping: stopping, Emptying: c.trials.emptying,
+		Write: stopping != c.saidStopping || c.trials.emptying != c.saidEmptying || c.lastBeat.ago(now) >= every-times.queuedBeat/slack,
 	}
 	if !beat.Write {
 		return beat, c.registered
@@ -139,7 +142,8 @@ func (c *core) acknowledged(beat Beat, answer Beaten, sent time.Time) (silent bo
 	if beat.WorkerID != c.id || !beat.Write {
 		return false, do
 	}
-	c.lastBeat, c.sessionLocked, c.saidStopping = moment{sent}, answer.Locked, beat.Stopping
+	c.lastBeat, c.sessionLocked = moment{sent}, answer.Locked
+	c.saidStopping, c.saidEmptying = beat.Stopping, beat.Emptying
 	silent, c.silent = c.silent, false
 	do.dispatch = silent
 	return silent, do

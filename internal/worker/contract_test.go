@@ -70,11 +70,26 @@ func (db contractDB) Change(id int64, attempts int, runAt time.Time) {
 func (db contractDB) Supersede(id int64) {
 	old := db.job(id)
 	db.Remove(id)
-	db.add(1, wire.Job{Key: old.Key, RunAt: time.Now().Add(time.Hour)})
+	db.add(1, wire.Job{Task: "a", Key: old.Key, RunAt: time.Now().Add(time.Hour)})
 }
 
 func (db contractDB) Remove(id int64) {
 	db.update(id, func(job *fakeJob) { job.Key, job.Attempt = "", job.MaxAttempts })
+}
+
+func (db contractDB) Keyed(key string) int64 {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	for id, job := range db.jobs {
+		if job.Key == key {
+			return id
+		}
+	}
+	return 0
+}
+
+func (db contractDB) Fail(id int64, text string) {
+	db.update(id, func(job *fakeJob) { job.LastError = text })
 }
 
 func (db contractDB) Age(id int64, by time.Duration) {

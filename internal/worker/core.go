@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -18,6 +19,8 @@ import (
 type core struct {
 	concurrency int
 	once        bool
+	hurry       int // divides times, for tests
+	random      *rand.Rand
 	filtered    bool // jobs with forbidden flags are passed over
 
 	state  State
@@ -31,6 +34,7 @@ type core struct {
 	lastBeat      moment   // when the last heartbeat that was acknowledged was sent
 	sessionLocked bool     // others can see whether the heartbeats' session lives
 	saidStopping  bool     // the row says that the worker was told to stop
+	saidEmptying  bool     // it says that the worker claims nothing, to try suspects
 	silent        bool     // no heartbeat was acknowledged for too long
 	forbidden     []string // what the last claim was not to take
 
@@ -41,6 +45,7 @@ type core struct {
 	large    int     // leases whose payload is large
 	freed    []int32 // queues that finishes have freed since the last claim
 
+	trials   trials
 	demand   demand
 	pace     pace
 	most     int // jobs a claim may ask for: halved when one fails
@@ -58,6 +63,7 @@ type actions struct {
 	flush    bool                      // wake the flusher
 	start    int                       // wake this many idle slots
 	nudge    int                       // notify the other workers of this many jobs
+	beat     bool                      // send a heartbeat
 	cancel   []context.CancelCauseFunc // end these handlers' contexts, because their lease is lost
 	lost     []*wire.Job               // leases that turned out to be lost
 }
@@ -65,6 +71,7 @@ type actions struct {
 func newCore(config Config) core {
 	return core{
 		concurrency: config.Concurrency, once: config.Once, filtered: config.Forbidden != nil,
+		hurry: max(config.Hurry, 1), random: newRandom(),
 		state: StateNew, id: wire.NewWorkerID(), most: maxBatch, demand: demand{wanted: true},
 	}
 }
@@ -75,6 +82,10 @@ type step struct {
 	request  ClaimRequest
 	timeout  time.Duration // of the claim
 	prompted bool          // a notification asked for it, or a job became due
+
+	try     *TryRequest
+	acquit  *trial // it is over
+	empties bool   // from now on it claims nothing, to try suspects
 
 	register bool // a new id
 
@@ -99,11 +110,24 @@ func (c *core) next(now time.Time) (next step, do actions) {
 	if next.register = !c.registered && !now.Before(d.notBefore); next.register {
 		return next, do
 	}
-	if c.registered && !c.silent && (d.wanted || d.queues) && !now.Before(d.notBefore) && !c.doubts.rest(c.id, now) {
+	claims := c.registered && !c.silent && !now.Before(d.notBefore) && !c.doubts.rest(c.id, now)
+	var only []string
+	if claims {
+		var more actions
+		before := c.trials.emptying
+		claims, only, more = c.takeTurn(&next, now)
+		do.flush, do.beat = do.flush || more.flush, more.beat
+		next.empties = c.trials.emptying && !before && next.try == nil
+		if next.acquit != nil || next.try != nil {
+			return next, do
+		}
+	}
+	if claims && (d.wanted || d.queues) {
 		c.pace.measure(now, c.concurrency-c.handling, c.leases.in[leaseRunning])
 		if batch := c.room(); batch > 0 {
 			next.claim, next.prompted = true, d.prompted
 			next.request = c.request(batch)
+			next.request.Only = only
 			next.timeout = claimTimeout << c.slow
 			d.wanted, d.queues, d.prompted = false, false, false
 			return next, do
@@ -178,6 +202,7 @@ func (c *core) idle(now time.Time) time.Duration {
 	sooner(c.demand.dueAt)
 	sooner(c.demand.againAt)
 	sooner(c.doubts.next())
+	sooner(c.trialEnds())
 	if c.demand.wanted || c.demand.queues || !c.registered {
 		sooner(c.demand.notBefore)
 	}
@@ -202,6 +227,7 @@ func (c *core) claimed(made step, answer Claimed, stopped bool, now time.Time) a
 		c.slow = 0
 	}
 	c.demand.answered(now, made.prompted, answer)
+	c.trials.idle = len(answer.Jobs) == 0
 	fresh := make([]*lease, len(answer.Jobs))
 	for i, job := range answer.Jobs {
 		fresh[i] = c.lease(job, made.request.WorkerID, now)
@@ -254,6 +280,7 @@ func (c *core) declaredDead(id string, now time.Time) (first bool, do actions) {
 	}
 	c.registered, c.former = false, id
 	c.doubts.leaseLost(id, now)
+	c.abandonTrial(now)
 	do = c.giveBack(c.buffer.takeOlder(now), now)
 	for _, l := range c.leases.in[leaseRunning] {
 		l.lost = true
@@ -307,6 +334,7 @@ func (c *core) ended(l *lease, outcome Outcome, now time.Time) (do actions) {
 	counts := l.state == leaseRunning
 	if counts {
 		c.pace.ended(now.Sub(l.since))
+		c.trials.ended(l.Task, now.Sub(l.since))
 		c.end(l, leaseEnding, outcome, now)
 	}
 	c.forget(l)

@@ -34,12 +34,22 @@ func (w *Worker) dispatch(ctx context.Context, stopped <-chan error) error {
 		if next.polled {
 			w.observe(Event{Kind: EventPolled})
 		}
+		if next.empties {
+			w.config.Logger.LogAttrs(ctx, slog.LevelInfo, "worker claims no long jobs until those that it has are done: suspects wait for a trial",
+				slog.String("worker_id", w.workerID()))
+		}
 		switch {
 		case next.register:
 			w.registerAnew(ctx)
 			continue
 		case next.doubt != nil:
 			w.look(ctx, next.doubt, next.held)
+			continue
+		case next.acquit != nil:
+			w.acquit(ctx, next.acquit)
+			continue
+		case next.try != nil:
+			w.try(ctx, *next.try)
 			continue
 		case next.claim:
 			w.claim(ctx, next)
@@ -114,16 +124,21 @@ func (w *Worker) claim(ctx context.Context, next step) {
 }
 
 func (w *Worker) claimFailed(next step, err error, timedOut bool) {
-	_, refused := errors.AsType[*wire.RejectedError](err)
 	var wait time.Duration
 	w.on(func(c *core, now time.Time) actions {
-		wait = c.claimFailed(next, !refused, timedOut, now)
+		wait = c.claimFailed(next, !wasRefused(err), timedOut, now)
 		return actions{}
 	})
 	id := next.request.WorkerID
 	w.troubles.claims.Failure(w.config.Logger, err, slog.String("worker_id", id), slog.Duration("retry_in", wait))
 	w.observe(Event{Kind: EventClaimError, WorkerID: id, Err: err})
 	signal(w.prove)
+}
+
+// wasRefused reports whether the server has refused a statement, so that it has changed nothing.
+func wasRefused(err error) bool {
+	_, refused := errors.AsType[*wire.RejectedError](err)
+	return refused
 }
 
 // look releases what is locked under one of our ids and is not in memory (R6).

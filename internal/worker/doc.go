@@ -14,6 +14,7 @@
 //	buffer.go   what was claimed and has not started
 //	outbox.go   outcomes that wait to be recorded
 //	doubt.go    what may be locked and is not in memory
+//	trials.go   jobs that workers have died with
 //
 // Then the goroutines around it, in the order of a job's life:
 //
@@ -22,6 +23,8 @@
 //	execute.go   the slots that run handlers
 //	flush.go     records outcomes
 //	wake.go      notifications, and what proves the listener
+//	beat.go      heartbeats and the fence; observer.go: who is dead
+//	rescue.go    what becomes of a dead worker's jobs; suspects.go: trials of some
 //	upkeep.go    renewals and sweeps; survey.go: what waits, and who holds locks
 //	cron.go      the crontab
 //	drain.go     stopping

@@ -13,6 +13,7 @@ type Event struct {
 	Count    int           // of jobs, for kinds that concern several
 	Full     bool          // EventClaimed: there may be more
 	Job      *wire.Job     // for kinds that concern one
+	Task     string        // for kinds that concern all its jobs
 	Err      error         // why
 	Final    bool          // EventFailed: there is no retry
 	Delay    time.Duration // EventFailed: until the retry; 0: at once, or never
@@ -46,6 +47,10 @@ const (
 	EventFenced     EventKind = "fenced"      // the worker's row is dead; it goes on under a new id
 	EventDeath      EventKind = "death"       // another worker was declared dead: WorkerID is its id
 	EventRescued    EventKind = "rescued"     // a job of a dead worker was released
+	EventSuspected  EventKind = "suspected"   // a job of a dead worker waits for a trial, because it was held at an earlier crash
+	EventTrial      EventKind = "trial"       // the worker tries Count suspects, and runs nothing else
+	EventAcquitted  EventKind = "acquitted"   // the trial of Count suspects is over, and the worker lives
+	EventPaused     EventKind = "paused"      // Task is paused, because three of its jobs were convicted within an hour
 	EventSwept      EventKind = "swept"       // stale locks were looked for: those of Count jobs were released; or it failed with Err
 	EventScheduled  EventKind = "scheduled"   // Count cron jobs were enqueued
 	EventDraining   EventKind = "draining"    // the worker stops

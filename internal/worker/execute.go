@@ -78,7 +78,7 @@ func (w *Worker) start(jobs context.Context) (*lease, context.Context) {
 func (w *Worker) ended(l *lease, outcome Outcome) {
 	w.mu.Lock()
 	counts, took := l.state == leaseRunning, time.Since(l.since)
-	if l.lost && statementOf(outcome.Kind) == statementFail {
+	if l.lost && (outcome.Kind == OutcomeFailed || outcome.Kind == OutcomeExhausted) {
 		// The lease is lost, or may be, and the handler was cancelled for that: it is not the job's
 		// fault. If the lease is still ours, the job is given back.
 		outcome = Outcome{Kind: OutcomeReturned}

@@ -28,6 +28,8 @@ type fakeDB struct {
 	handling   map[*wire.Job]struct{}
 	completed  map[int64]int
 	superseded int
+	crashes    []*fakeCrash
+	paused     map[string]bool
 	refused    map[int64]bool       // changes of these rows are refused
 	sweptAt    map[string]time.Time // when a worker last began to sweep for all
 	lastID     int64
@@ -67,6 +69,7 @@ func newDB(t *testing.T) *fakeDB {
 		handling:  make(map[*wire.Job]struct{}),
 		completed: make(map[int64]int),
 		refused:   make(map[int64]bool),
+		paused:    make(map[string]bool),
 	}
 	t.Cleanup(func() {
 		for _, violation := range db.violations {
@@ -272,6 +275,9 @@ func (db *fakeDB) claim(request worker.ClaimRequest, tasks []string) worker.Clai
 	db.order = slices.DeleteFunc(db.order, func(job *fakeJob) bool { return db.jobs[job.ID] == nil })
 	slices.SortFunc(db.order, func(a, b *fakeJob) int { return wire.CompareJobs(&a.Job, &b.Job) })
 	for _, job := range db.order {
+		if db.paused[job.Task] || request.Only != nil && !slices.Contains(request.Only, job.Task) {
+			continue
+		}
 		if job.LockedBy != "" || job.Attempt >= job.MaxAttempts || !slices.Contains(tasks, job.Task) ||
 			slices.ContainsFunc(job.Flags, func(flag string) bool { return slices.Contains(request.Forbidden, flag) }) {
 			continue
@@ -402,6 +408,10 @@ func (db *fakeDB) reclaim(workerID string, held []wire.Lease) (answer worker.Rec
 		}
 		if job.Busy {
 			answer.Settled = false
+			continue
+		}
+		if c := db.knownCrash(job.ID, workerID); c != nil && c.tried && c.token == job.LockedBy && c.judged.IsZero() {
+			db.park(job)
 			continue
 		}
 		job.refund()

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/backfillhq/go/internal/host"
-	"github.com/backfillhq/go/internal/wire"
 	"github.com/backfillhq/go/internal/worker"
 )
 
@@ -24,13 +23,20 @@ type fakeWorker struct {
 	Stopping  bool
 	Running   []int64
 	Forbidden []string
-	store     *fakeStore // whose session holds its lock, for as long as it lives
-	held      bool
+	beatAt    time.Time
+	counted   bool
+	together  int // jobs that it held when it was counted
+
+	emptyingAt, trialAt time.Time
+	cohort              string
+
+	store *fakeStore // whose session holds its lock, for as long as it lives
+	held  bool
 }
 
 // addWorker adds a worker's row; db.mu is held.
 func (db *fakeDB) addWorker(id string, store *fakeStore) {
-	db.workers[id] = &fakeWorker{store: store, Peer: worker.Peer{
+	db.workers[id] = &fakeWorker{store: store, beatAt: time.Now(), Peer: worker.Peer{
 		ID: id, Process: host.Process{Machine: store.machine, PID: store.pid},
 	}}
 }
@@ -134,11 +140,20 @@ func (db *fakeDB) beat(beat worker.Beat, locks bool) (answer worker.Beaten) {
 		row.Beats, row.Locked, row.Running = beat.Number, row.Locked || locks, beat.Running
 		row.Forbidden = beat.Forbidden
 		row.Stopping = row.Stopping || beat.Stopping
+		row.beatAt = time.Now()
+		switch {
+		case !beat.Emptying:
+			row.emptyingAt = time.Time{}
+		case row.emptyingAt.IsZero():
+			row.emptyingAt = time.Now()
+		}
 	}
-	answer.Alive, answer.Locked = true, row.Locked
+	answer.Alive, answer.Locked, answer.Crashes = true, row.Locked, db.crashed()
 	for _, id := range slices.Sorted(maps.Keys(db.workers)) {
-		if id != beat.WorkerID {
-			answer.Peers = append(answer.Peers, db.workers[id].Peer)
+		if row := db.workers[id]; id != beat.WorkerID {
+			peer := row.Peer
+			peer.Emptying, peer.Trying = !row.emptyingAt.IsZero(), !row.trialAt.IsZero()
+			answer.Peers = append(answer.Peers, peer)
 		}
 	}
 	return answer
@@ -173,17 +188,17 @@ func (s *fakeStore) Declare(ctx context.Context, workerID string, beats int64) (
 	return dead, err
 }
 
-func (s *fakeStore) Rescue(ctx context.Context, ids []string) (rescued worker.Rescued, err error) {
+func (s *fakeStore) Rescue(ctx context.Context, request worker.RescueRequest) (rescued worker.Rescued, err error) {
 	refused := false
 	err = s.do(ctx, call{Op: opRescue}, func() []int64 {
-		rescued, refused = s.db.release(ids)
+		rescued, refused = s.db.release(request)
 		return nil
 	})
 	switch {
 	case err != nil:
 		return worker.Rescued{}, err
 	case refused:
-		return rescued, &wire.RejectedError{Err: errors.New("invalid input"), Row: true}
+		return rescued, errRefused
 	}
 	return rescued, nil
 }
@@ -222,10 +237,13 @@ var (
 )
 
 // release releases what workers have locked that are dead or have no row.
-func (db *fakeDB) release(ids []string) (rescued worker.Rescued, refused bool) {
+func (db *fakeDB) release(request worker.RescueRequest) (rescued worker.Rescued, refused bool) {
 	db.mu.Lock()
 	defer db.mu.Unlock()
-	ids = slices.DeleteFunc(slices.Clone(ids), func(id string) bool { return db.alive(id) })
+	ids := slices.DeleteFunc(slices.Clone(request.IDs), func(id string) bool { return db.alive(id) })
+	for _, id := range ids {
+		db.census(id)
+	}
 	left := make(map[string]bool)
 	gone := func(lockedBy string, shape *regexp.Regexp) (id string, gone bool) {
 		id, _, _ = strings.Cut(lockedBy, ".")
@@ -241,19 +259,10 @@ func (db *fakeDB) release(ids []string) (rescued worker.Rescued, refused bool) {
 			left[id] = true
 			refused = refused || db.refused[job.ID]
 			continue
-		case strings.HasSuffix(job.LockedBy, "k") && job.Key == "":
-			delete(db.jobs, job.ID)
-			continue
 		}
-		copied := job.Job
-		job.LockedBy = ""
-		if job.MaxAttempts == 1 && job.Attempt == 1 && copied.Lease.Attempt() == 1 {
-			job.LastError = worker.ErrCrashed.Error()
-			rescued.Crashed = append(rescued.Crashed, &copied)
-			continue
+		if !db.judge(job, id, request.Settle, &rescued) {
+			left[id] = true
 		}
-		rescued.Jobs = append(rescued.Jobs, &copied)
-		job.refund()
 	}
 	for _, queue := range db.queues {
 		id, gone := gone(queue.LockedBy, claimShape)

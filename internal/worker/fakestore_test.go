@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -32,6 +33,12 @@ const (
 	opDeclare  = "declare"
 	opRescue   = "rescue"
 	opUnowned  = "unowned"
+
+	opSuspects  = "suspects"
+	opLastTrial = "last trial"
+	opTry       = "try"
+	opAcquit    = "acquit"
+	opPark      = "park"
 )
 
 // fakeStore is one worker's connection to a fakeDB. The fields before mu are set before the worker
@@ -95,8 +102,11 @@ func (s *fakeStore) calls(op string) []call {
 // time.
 func (s *fakeStore) do(ctx context.Context, c call, apply func() []int64) error {
 	lane := c.Op
-	if lane == opFail || lane == opRelease {
+	switch lane {
+	case opFail, opRelease, opPark:
 		lane = opComplete
+	case opTry:
+		lane = opClaim
 	}
 	if _, ok := ctx.Deadline(); !ok {
 		s.db.mu.Lock()
@@ -191,6 +201,7 @@ func (s *fakeStore) Register(ctx context.Context, registration worker.Registrati
 func (s *fakeStore) Retire(ctx context.Context, workerID string, clean bool) error {
 	return s.do(ctx, call{Op: opRetire}, func() []int64 {
 		s.db.kill(workerID)
+		s.db.notice(workerID)
 		if clean {
 			s.db.settle(workerID)
 		}
@@ -310,6 +321,10 @@ func (s *fakeStore) Renew(ctx context.Context, leases []wire.Lease) (fates []wor
 				continue
 			}
 			fates = append(fates, worker.Fate{Kind: worker.FateRecorded})
+			owner, _, _ := strings.Cut(lease.Token, ".")
+			if c := s.db.crash(lease.ID, owner); c.token != lease.Token {
+				*c = fakeCrash{job: lease.ID, worker: owner, token: lease.Token, began: job.LockedAt}
+			}
 			job.LockedAt = time.Now()
 			if queue := s.db.queues[job.Queue]; queue != nil && queue.LockedBy == lease.Claim() {
 				queue.LockedAt = time.Now()

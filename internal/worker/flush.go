@@ -61,6 +61,8 @@ func (w *Worker) flushPart(base context.Context, which statement, part []*lease)
 		fates, err = w.store.Complete(ctx, tokens(part))
 	case statementFail:
 		fates, err = w.store.Fail(ctx, ended(part))
+	case statementPark:
+		fates, err = w.store.Park(ctx, tokens(part))
 	default:
 		fates, err = w.store.Release(ctx, ended(part))
 	}

@@ -2,7 +2,6 @@ package worker
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"time"
 
@@ -22,6 +21,7 @@ type lease struct {
 
 	cancel   context.CancelCauseFunc // of its handler; nil: none has started
 	handling bool                    // its handler has not returned
+	suspect  bool                    // it is on trial: if it is given back, it waits for another one
 	lost     bool                    // its handler was cancelled, because somebody else has ended it
 
 	outcome Outcome // of a lease that is ending or abandoned
@@ -34,12 +34,10 @@ func (l *lease) only() bool { return l.MaxAttempts == 1 }
 // interrupted is the outcome of a handler that was cancelled, or given up, without being at fault.
 func (l *lease) interrupted() Outcome {
 	if l.only() {
-		return Outcome{Kind: OutcomeExhausted, Err: errInterrupted, Text: errInterrupted.Error()}
+		return Outcome{Kind: OutcomeExhausted, Err: ErrInterrupted, Text: ErrInterrupted.Error()}
 	}
 	return Outcome{Kind: OutcomeReturned}
 }
-
-var errInterrupted = errors.New("interrupted: the worker stopped, or lost the database, while the only attempt ran")
 
 // retry is what earlier tries to record an outcome have shown.
 type retry struct {

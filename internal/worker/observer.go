@@ -15,6 +15,10 @@ type Peer struct {
 	Locked  bool  // its session has taken the lock, and may have lost it since
 	Dead    bool  // it stopped, or was declared dead
 	Rescued bool  // and nothing is locked by it any more
+
+	Emptying bool // it claims nothing, to try suspects
+	Trying   bool // it tries some
+
 	Host    string
 	Process host.Process
 }
@@ -157,6 +161,28 @@ func (o *observer) watches(id string) bool {
 	defer o.mu.Unlock()
 	s := o.seen[id]
 	return s != nil && s.Beats >= 0
+}
+
+// fleet returns what the others say to a worker's turn at trials.
+func (o *observer) fleet(own string) (f fleet) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	f.living = 1
+	for id, s := range o.seen {
+		if s.absent || s.Beats < 0 || o.judge(s, false) == VerdictDead {
+			continue
+		}
+		f.living++
+		switch {
+		case s.Trying:
+			f.busy++
+		case s.Emptying:
+			f.busy++
+			f.emptying = true
+			f.yields = f.yields || id < own
+		}
+	}
+	return f
 }
 
 // late returns whose session locks are to be looked at: of those that may be dead if theirs is

@@ -15,31 +15,36 @@ const (
 	maxRefused       = len(mended) - 1  // tries after which nothing is left to mend
 )
 
-// statement is one of the three that record outcomes.
+// statement is one of those that record outcomes.
 type statement int
 
 const (
 	statementComplete statement = iota
 	statementFail
 	statementRelease
+	statementPark
 	statements
 )
 
-// statementOf returns the statement that records an outcome of this kind.
-func statementOf(kind OutcomeKind) statement {
-	switch kind {
+// statementOf returns the statement that records how a lease ended.
+func statementOf(l *lease) statement {
+	switch l.outcome.Kind {
 	case OutcomeCompleted:
 		return statementComplete
 	case OutcomeFailed, OutcomeExhausted:
 		return statementFail
-	case OutcomeSnoozed, OutcomeReturned:
+	case OutcomeReturned:
+		if l.suspect {
+			return statementPark
+		}
+	case OutcomeSnoozed:
 	}
 	return statementRelease
 }
 
 // event returns the kind of event that reports what a statement has recorded.
 func (s statement) event() EventKind {
-	return [statements]EventKind{EventCompleted, EventRecorded, EventReturned}[s]
+	return [statements]EventKind{EventCompleted, EventRecorded, EventReturned, EventReturned}[s]
 }
 
 // outbox holds the leases whose outcome waits to be recorded.
@@ -53,7 +58,7 @@ type outbox struct {
 }
 
 func (o *outbox) add(l *lease) {
-	s := statementOf(l.outcome.Kind)
+	s := statementOf(l)
 	o.ready[s] = append(o.ready[s], l)
 }
 
@@ -62,7 +67,7 @@ func (o *outbox) putBack(s statement, part []*lease) {
 	o.ready[s] = slices.Concat(part, o.ready[s])
 }
 
-// next takes the leases of the next statement, in turn of the three. If there are none, it returns
+// next takes the leases of the next statement, in turn. If there are none, it returns
 // how long there will be none.
 func (o *outbox) next(now time.Time) (s statement, part []*lease, wait time.Duration) {
 	wait = time.Hour

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"time"
 
@@ -14,11 +15,27 @@ const rescueTimeout = lookTimeout
 
 // Rescued is what a rescue has done.
 type Rescued struct {
-	Jobs    []*wire.Job // that were released; as the dead worker had them
-	Crashed []*wire.Job // that have failed for good, because it had their only attempt (R9)
-	Queues  int         // that were released
+	Jobs   []*wire.Job // that were released; as the dead worker had them
+	Parked []*wire.Job // that are suspects now (R30)
+	Dead   []DeadJob   // that have failed for good
+	Paused []string    // tasks, because too many of their jobs were convicted
+	Queues int         // that were released
 	// Settled are the workers by whom nothing is locked any more. The others are to be rescued again.
 	Settled []string
+}
+
+// DeadJob is a job that has failed for good, and why.
+type DeadJob struct {
+	*wire.Job
+
+	Err error
+}
+
+// Add adds what a part of the rescue has done.
+func (r *Rescued) Add(part Rescued) {
+	r.Jobs, r.Parked = append(r.Jobs, part.Jobs...), append(r.Parked, part.Parked...)
+	r.Dead, r.Paused = append(r.Dead, part.Dead...), append(r.Paused, part.Paused...)
+	r.Queues += part.Queues
 }
 
 // watch judges the other workers whenever their rows were read, declares dead who is, and releases
@@ -33,7 +50,7 @@ func (w *Worker) watch(ctx context.Context) {
 		case <-w.looks:
 		}
 		statements, cancel := context.WithTimeout(ctx, rescueTimeout)
-		err := w.rescue(statements)
+		err := errors.Join(w.rescue(statements), w.seek(statements))
 		cancel()
 		switch {
 		case ctx.Err() != nil:
@@ -75,7 +92,7 @@ func (w *Worker) rescue(ctx context.Context) error {
 	if len(release) == 0 {
 		return nil
 	}
-	rescued, err := w.store.Rescue(ctx, release)
+	rescued, err := w.store.Rescue(ctx, RescueRequest{IDs: release, Settle: w.times.settle})
 	w.report(rescued) // what was released is, also when it failed half way
 	o.rescued(release, rescued.Settled, time.Now())
 	return err
@@ -83,18 +100,28 @@ func (w *Worker) rescue(ctx context.Context) error {
 
 // report tells of jobs that a dead worker has left.
 func (w *Worker) report(rescued Rescued) {
-	for _, job := range rescued.Crashed {
-		w.reportEnd("", job, Outcome{Kind: OutcomeExhausted, Err: ErrCrashed}, 0)
+	for _, job := range rescued.Dead {
+		w.reportEnd("", job.Job, Outcome{Kind: OutcomeExhausted, Err: job.Err}, 0)
+	}
+	for _, task := range rescued.Paused {
+		w.config.Logger.LogAttrs(context.Background(), slog.LevelError,
+			"task is paused: three of its jobs have crashed their workers within an hour; mend it, and call Resume", slog.String("task", task))
+		w.observe(Event{Kind: EventPaused, Task: task})
+	}
+	for _, job := range rescued.Parked {
+		w.observe(Event{Kind: EventSuspected, Job: job})
+	}
+	if len(rescued.Parked) > 0 {
+		w.config.Logger.LogAttrs(context.Background(), slog.LevelWarn, "jobs of a dead worker were held at an earlier crash, too: they wait for a trial",
+			slog.Int("jobs", len(rescued.Parked)), slog.String("suspects", trouble.Names(jobNames(rescued.Parked))))
 	}
 	if len(rescued.Jobs)+rescued.Queues == 0 {
 		return
 	}
-	names := make([]string, len(rescued.Jobs))
-	for i, job := range rescued.Jobs {
-		names[i] = jobName(job)
+	for _, job := range rescued.Jobs {
 		w.observe(Event{Kind: EventRescued, Job: job})
 	}
 	w.config.Logger.LogAttrs(context.Background(), slog.LevelWarn, "released jobs of a dead worker",
-		slog.Int("jobs", len(rescued.Jobs)), slog.Int("queues", rescued.Queues), slog.String("released", trouble.Names(names)))
+		slog.Int("jobs", len(rescued.Jobs)), slog.Int("queues", rescued.Queues), slog.String("released", trouble.Names(jobNames(rescued.Jobs))))
 	w.announce(len(rescued.Jobs) + rescued.Queues)
 }

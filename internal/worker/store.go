@@ -34,11 +34,25 @@ type Store interface {
 	// then it has beaten since, its row is gone, or a claim of it is under way. It never waits.
 	Declare(ctx context.Context, workerID string, beats int64) (bool, error)
 	// Rescue releases what is locked under the ids of workers that are dead or have no row; others it
-	// leaves alone. Attempts are refunded as in Release (R3), run_at stays, and with it the place. A
-	// job with one attempt in all is exhausted instead (R9), with ErrCrashed in front of its last
-	// error. One worker of the fleet does it at a time: for the others nothing is settled. It never
+	// leaves alone. Attempts are refunded as in Release (R3), run_at stays, and with it the place.
+	// Package conviction judges each job by the crashes that it was held at: it is released, or stays
+	// locked as a suspect with its queue, or is exhausted, with the verdict in front of its last error
+	// (R9, R30). One worker of the fleet does it at a time: for the others nothing is settled. It never
 	// waits for a row lock, and may be interrupted anywhere. After an error, what it returns was done.
-	Rescue(ctx context.Context, ids []string) (Rescued, error)
+	Rescue(ctx context.Context, request RescueRequest) (Rescued, error)
+
+	// Suspects returns the suspects that this worker may try: it serves their tasks, which are not
+	// paused, and they have none of these flags. It keeps the locks of all suspects young, and deletes
+	// those that were superseded, whose evidence goes to the jobs that have their keys.
+	Suspects(ctx context.Context, forbidden []string) (Suspects, error)
+	// LastTrial returns the last trial in which a worker has died.
+	LastTrial(ctx context.Context) (LastTrial, error)
+	// Try claims suspects for a trial, as Claim does: those that nobody else has, and that were not
+	// superseded. After an error they may be locked all the same: Reclaim makes suspects of them
+	// again. It must not run beside a Claim.
+	Try(ctx context.Context, request TryRequest) (Claimed, error)
+	// Acquit ends the worker's trial, with these jobs: there is no evidence against them any more.
+	Acquit(ctx context.Context, workerID string, jobs []int64) error
 
 	// Unowned returns the ids of workers by whom something is locked and who have no row. It reads all
 	// jobs.
@@ -48,18 +62,21 @@ type Store interface {
 	// After an error they may be locked all the same: see Reclaim.
 	Claim(ctx context.Context, request ClaimRequest) (Claimed, error)
 	// Reclaim releases what is locked under the worker's id and is not among held: jobs of claims
-	// whose answer was lost (R6). Attempts are refunded as in Release.
+	// whose answer was lost (R6). Attempts are refunded as in Release. Those of a trial become suspects
+	// again.
 	Reclaim(ctx context.Context, workerID string, held []wire.Lease) (Reclaimed, error)
 
 	// Complete deletes jobs that succeeded. Fail records those that failed or are exhausted. Release
 	// gives back those that were returned, whose run_at and with it their place stays, or snoozed,
-	// with the attempt refunded. All three act only on leases that are still held, free the queue of
+	// with the attempt refunded. Park makes suspects of jobs of a trial, with their queues, and refunds
+	// the attempt. All four act only on leases that are still held, free the queue of
 	// each job, and never wait for a row lock (R1, R16). The fates that they return are parallel to
 	// the leases. A wire.RejectedError says that the server refused what an outcome holds, and
 	// that nothing was recorded; after another error anything may have been.
 	Complete(ctx context.Context, leases []wire.Lease) ([]Fate, error)
 	Fail(ctx context.Context, failed []Ended) ([]Fate, error)
 	Release(ctx context.Context, released []Ended) ([]Fate, error)
+	Park(ctx context.Context, leases []wire.Lease) ([]Fate, error)
 	// Renew moves the lock times of jobs and their queues (R7). Of the fates, FateRecorded means
 	// renewed.
 	Renew(ctx context.Context, leases []wire.Lease) ([]Fate, error)
@@ -110,6 +127,7 @@ type ClaimRequest struct {
 	// and jobs with one attempt in all only among the first so many of the batch (R9).
 	Serial    int
 	Forbidden []string // no job that has one of these flags
+	Only      []string // jobs of these tasks alone; nil: of all that the worker serves
 	Queues    []int32  // that a finish has freed: their heads are looked at first
 	// Bytes bounds the payloads of the batch together; the first job is taken whatever its size. 0: no
 	// limit.
@@ -142,6 +160,23 @@ type Claimed struct {
 	// NextDue is the time until the nearest job of ours that is not due yet, as far as the claim met
 	// one; 0 if it did not.
 	NextDue time.Duration
+}
+
+// RescueRequest says whose jobs are to be released.
+type RescueRequest struct {
+	IDs []string // of workers that are dead, or have no row
+	// Settle is how late a heartbeat says that its worker is dead, for the judgment of a job that was
+	// on trial alone: before, it is not known whether other workers have died with that one.
+	Settle time.Duration
+}
+
+// TryRequest says which suspects a worker tries.
+type TryRequest struct {
+	WorkerID string
+	Number   uint64 // as that of a ClaimRequest, in one series with them
+	Cohort   string
+	Jobs     []int64
+	Bytes    int64 // bounds the payloads together, as that of a ClaimRequest
 }
 
 // Reclaimed is the answer to a Reclaim.

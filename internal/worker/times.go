@@ -16,6 +16,7 @@ type leaseTimes struct {
 	late          time.Duration // beats that are older make their worker late
 	death         time.Duration // the same number of beats for this long is a death
 	unlockedDeath time.Duration // the same where the session lock is free (R28)
+	settle        time.Duration // a heartbeat that is so late says that others died with a worker on trial
 	gap           time.Duration // own heartbeats that are further apart start all observations over
 
 	fence       time.Duration // without an acknowledged heartbeat, jobs of queues are cancelled
@@ -30,7 +31,8 @@ func newLeaseTimes(hurry int) leaseTimes {
 		beat: in(5 * time.Second), queuedBeat: in(2500 * time.Millisecond), look: in(time.Second),
 		start: 100 * time.Millisecond, startFor: 2 * time.Second, retry: in(500 * time.Millisecond),
 		late: in(6 * time.Second), death: in(30 * time.Second), unlockedDeath: in(15 * time.Second),
-		gap: in(7500 * time.Millisecond), fence: in(20 * time.Second), lockedFence: in(10 * time.Second),
+		settle: in(10 * time.Second),
+		gap:    in(7500 * time.Millisecond), fence: in(20 * time.Second), lockedFence: in(10 * time.Second),
 		fenceTick: in(time.Second),
 	}
 }

@@ -42,6 +42,13 @@ var (
 // ErrCrashed is why a job has failed for good whose worker died while it had the only attempt.
 var ErrCrashed = errors.New("crashed: the worker died while it had the job's only attempt")
 
+// ErrInterrupted is why a job has failed for good whose worker stopped, or lost the database, during
+// the only attempt.
+var ErrInterrupted = errors.New("interrupted: the worker stopped, or lost the database, while the only attempt ran")
+
+// ErrConvicted is why a job has failed for good that kills workers.
+var ErrConvicted = errors.New("crashed: three times, a worker died that ran this job and nothing else")
+
 // Config configures a worker.
 type Config struct {
 	Tasks       []string
@@ -117,6 +124,8 @@ type Worker struct {
 	core      core
 	listening bool
 	pollOnly  bool
+	crashes   bool      // something is known of crashes, as of the last heartbeat
+	askedID   string    // under which the worker has asked for the last trial
 	toldAt    time.Time // when the worker was told to stop
 }
 
@@ -272,6 +281,9 @@ func (w *Worker) carryOut(do actions) {
 	}
 	if do.flush {
 		signal(w.flush)
+	}
+	if do.beat {
+		signal(w.pulse)
 	}
 	for _, cancel := range do.cancel {
 		cancel(ErrLeaseLost)

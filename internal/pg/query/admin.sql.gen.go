@@ -574,6 +574,7 @@ with page as materialized (
     from lock
    where not lock.stale and lock.locked_by is not null
      and lock.locked_by <> $3::text and not starts_with(lock.locked_by, $3::text || '.')
+     and not starts_with(lock.locked_by, 'backfill-suspect.')
    group by 1 order by min(lock.locked_at) limit 20
 )
 select (select count(*) from swept)::int as swept, page.seen, page.last,
@@ -655,6 +656,7 @@ with page as materialized (
     from lock
    where not lock.stale and lock.locked_by is not null
      and lock.locked_by <> $3::text and not starts_with(lock.locked_by, $3::text || '.')
+     and not starts_with(lock.locked_by, 'backfill-suspect.')
    group by 1 order by min(lock.locked_at) limit 20
 )
 select (select count(*) from swept)::int as swept, page.seen, page.last,

@@ -145,15 +145,21 @@ select held.ord::int as ord, held.superseded::boolean as superseded, done.retry,
 
 -- name: RenewJobs :one
 -- Moves the lock times of jobs and, separately, of their queues: a peer's sweep looks at each on its own
--- (R7).
+-- (R7). When the lease began is kept.
 with lease as materialized (
   select u.ord, u.id, u.token, u.queue_id, u.claim
     from rows from (unnest(@ids::bigint[]), unnest(@tokens::text[]), unnest(@queue_ids::int[]), unnest(@claims::text[]))
          with ordinality as u(id, token, queue_id, claim, ord)
 ), held as materialized (
-  select j.id, lease.ord from lease
+  select j.id, lease.ord, j.locked_by, j.locked_at from lease
     join graphile_worker._private_jobs as j on j.id = lease.id and j.locked_by = lease.token
    order by j.id for update of j skip locked
+), noted as (
+  insert into graphile_worker.backfill_crashes as c (job_id, worker_id, token, began)
+  select held.id, split_part(held.locked_by, '.', 1), held.locked_by, held.locked_at from held
+  on conflict (job_id, worker_id) do update
+     set token = excluded.token, began = excluded.began, tried = false, judged_at = null, age = null, alone = false, passed = false
+   where c.token <> excluded.token
 ), queue as materialized (
   select s.id from lease
     join graphile_worker._private_job_queues as s on s.id = lease.queue_id and s.locked_by = lease.claim

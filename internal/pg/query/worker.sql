@@ -19,7 +19,8 @@ with worker as materialized (
   select w.id from graphile_worker.backfill_workers as w where w.id = @id and w.dead_at is null for update
 )
 update graphile_worker.backfill_workers as w
-   set dead_at = clock_timestamp(), rescued_at = case when @clean::boolean then clock_timestamp() end
+   set dead_at = clock_timestamp(), rescued_at = case when @clean::boolean then clock_timestamp() end,
+       stopping_at = coalesce(w.stopping_at, clock_timestamp())
   from worker where w.id = worker.id;
 
 -- name: DeleteOldWorkers :exec
@@ -37,6 +38,7 @@ delete from graphile_worker.backfill_workers as w where w.id = any(array(select 
 with beat as (
   update graphile_worker.backfill_workers as w
      set beats = @beats::bigint, heartbeat_at = clock_timestamp(), locked = w.locked or @locked::boolean,
+         emptying_at = case when @emptying::boolean then coalesce(w.emptying_at, clock_timestamp()) end,
          running = @running::bigint[], forbidden = @forbidden::text[],
          stopping_at = case when @stopping::boolean then coalesce(w.stopping_at, clock_timestamp()) else w.stopping_at end
    where w.id = @id and w.dead_at is null and @write::boolean
@@ -44,7 +46,9 @@ with beat as (
 )
 select w.id, w.host, w.pid, coalesce(w.beats, -1)::bigint as beats, w.locked, w.machine, w.process_start,
        (w.dead_at is not null)::boolean as dead, (w.rescued_at is not null)::boolean as rescued,
-       exists (select from beat) as written
+       (w.emptying_at is not null)::boolean as emptying, (w.trial_at is not null)::boolean as trying,
+       exists (select from beat) as written,
+       exists (select from graphile_worker.backfill_crashes as c where c.judged_at is not null) as crashes
   from graphile_worker.backfill_workers as w
  where w.dead_at is null or w.rescued_at is null or w.rescued_at > now() - interval '10 minutes';
 
@@ -72,44 +76,23 @@ select pg_try_advisory_xact_lock(hashtextextended('backfill rescue ' || @schema_
 
 -- name: RescueFind :many
 -- The jobs of workers that are dead or have no row, found by what their rows say, whatever has become of
--- the worker's. After the tombstone nothing more can be locked, so this is all that is left.
+-- the worker's. After the tombstone nothing more can be locked, so this is all that is left. The first
+-- time, it notes how many jobs each held: before any of them is released.
 with gone as materialized (
   select u.id from unnest(@ids::text[]) as u(id)
    where not exists (select from graphile_worker.backfill_workers as w where w.id = u.id and w.dead_at is null)
+), found as materialized (
+  select j.id, split_part(j.locked_by, '.', 1) as worker_id from graphile_worker._private_jobs as j
+   where j.locked_by is not null and split_part(j.locked_by, '.', 1) = any(array(select gone.id from gone))
+     and j.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+\.[0-9]{1,9}k?$'
+), uncounted as materialized (
+  select w.id from graphile_worker.backfill_workers as w
+   where w.id = any(array(select gone.id from gone)) and w.held is null order by w.id for update skip locked
+), census as (
+  update graphile_worker.backfill_workers as w set held = (select count(*) from found where found.worker_id = w.id)
+   where w.id = any(array(select uncounted.id from uncounted))
 )
-select j.id, split_part(j.locked_by, '.', 1)::text as worker_id from graphile_worker._private_jobs as j
- where j.locked_by is not null and split_part(j.locked_by, '.', 1) = any(array(select gone.id from gone))
-   and j.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+\.[0-9]{1,9}k?$'
- order by j.id;
-
--- name: RescueJobs :many
--- Releases such jobs, if their workers are still dead. Refunds and deletions are those of ReleaseJobs. A
--- job with one attempt in all has had it (R9).
-with held as materialized (
-  select j.id, j.job_queue_id, j.locked_by, j.locked_by like '%k' and j.key is null as superseded,
-         j.max_attempts = 1 and j.attempts = 1 and j.locked_by ~ '\.1k?$' as over
-    from graphile_worker._private_jobs as j
-   where j.id = any(@jobs::bigint[]) and split_part(j.locked_by, '.', 1) = any(@ids::text[])
-     and not exists (select from graphile_worker.backfill_workers as w
-                      where w.id = split_part(j.locked_by, '.', 1) and w.dead_at is null)
-   order by j.id for update of j skip locked
-), dropped as (
-  delete from graphile_worker._private_jobs as j where j.id = any(array(select held.id from held where held.superseded))
-), released as (
-  update graphile_worker._private_jobs as j
-     set attempts = case when not held.over and j.attempts = substring(j.locked_by from '([0-9]+)k?$')::int
-                         then greatest(0, j.attempts - 1) else j.attempts end,
-         last_error = case when held.over then concat_ws(E'\n', @verdict::text, j.last_error) else j.last_error end,
-         locked_at = null, locked_by = null
-    from held where j.id = held.id and not held.superseded
-  returning j.id, j.task_id, j.key, j.priority, j.run_at, j.max_attempts
-)
-select held.id, held.superseded::boolean as superseded, held.over::boolean as over, held.locked_by::text as token,
-       coalesce(t.identifier, '')::text as task, coalesce(s.queue_name, '')::text as queue, coalesce(r.key, '')::text as key,
-       coalesce(r.priority, 0)::smallint as priority, r.run_at, coalesce(r.max_attempts, 0)::smallint as max_attempts
-  from held left join released as r on r.id = held.id
-  left join graphile_worker._private_tasks as t on t.id = r.task_id
-  left join graphile_worker._private_job_queues as s on s.id = held.job_queue_id;
+select found.id, found.worker_id::text as worker_id from found order by found.id;
 
 -- name: RescueQueues :one
 -- The queues, after the jobs: not one of which a job is left. The jobs are read once, whatever the

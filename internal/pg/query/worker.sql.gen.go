@@ -5,8 +5,6 @@ package query
 
 import (
 	"context"
-
-	"github.com/jackc/pgx/v5/pgtype"
 )
 
 const AddTasks = `-- name: AddTasks :exec
@@ -61,14 +59,17 @@ const Beat = `-- name: Beat :many
 with beat as (
   update graphile_worker.backfill_workers as w
      set beats = $1::bigint, heartbeat_at = clock_timestamp(), locked = w.locked or $2::boolean,
-         running = $3::bigint[], forbidden = $4::text[],
-         stopping_at = case when $5::boolean then coalesce(w.stopping_at, clock_timestamp()) else w.stopping_at end
-   where w.id = $6 and w.dead_at is null and $7::boolean
+         emptying_at = case when $3::boolean then coalesce(w.emptying_at, clock_timestamp()) end,
+         running = $4::bigint[], forbidden = $5::text[],
+         stopping_at = case when $6::boolean then coalesce(w.stopping_at, clock_timestamp()) else w.stopping_at end
+   where w.id = $7 and w.dead_at is null and $8::boolean
   returning w.id
 )
 select w.id, w.host, w.pid, coalesce(w.beats, -1)::bigint as beats, w.locked, w.machine, w.process_start,
        (w.dead_at is not null)::boolean as dead, (w.rescued_at is not null)::boolean as rescued,
-       exists (select from beat) as written
+       (w.emptying_at is not null)::boolean as emptying, (w.trial_at is not null)::boolean as trying,
+       exists (select from beat) as written,
+       exists (select from graphile_worker.backfill_crashes as c where c.judged_at is not null) as crashes
   from graphile_worker.backfill_workers as w
  where w.dead_at is null or w.rescued_at is null or w.rescued_at > now() - interval '10 minutes'
 `
@@ -76,6 +77,7 @@ select w.id, w.host, w.pid, coalesce(w.beats, -1)::bigint as beats, w.locked, w.
 type BeatParams struct {
 	Beats     int64
 	Locked    bool
+	Emptying  bool
 	Running   []int64
 	Forbidden []string
 	Stopping  bool
@@ -93,7 +95,10 @@ type BeatRow struct {
 	ProcessStart int64
 	Dead         bool
 	Rescued      bool
+	Emptying     bool
+	Trying       bool
 	Written      bool
+	Crashes      bool
 }
 
 // Writes a heartbeat, or none, and reads every worker that lives, or from whom something may be left, and
@@ -102,6 +107,7 @@ func (q *Queries) Beat(ctx context.Context, arg BeatParams) ([]BeatRow, error) {
 	rows, err := q.db.Query(ctx, Beat,
 		arg.Beats,
 		arg.Locked,
+		arg.Emptying,
 		arg.Running,
 		arg.Forbidden,
 		arg.Stopping,
@@ -125,7 +131,10 @@ func (q *Queries) Beat(ctx context.Context, arg BeatParams) ([]BeatRow, error) {
 			&i.ProcessStart,
 			&i.Dead,
 			&i.Rescued,
+			&i.Emptying,
+			&i.Trying,
 			&i.Written,
+			&i.Crashes,
 		); err != nil {
 			return nil, err
 		}
@@ -403,11 +412,18 @@ const RescueFind = `-- name: RescueFind :many
 with gone as materialized (
   select u.id from unnest($1::text[]) as u(id)
    where not exists (select from graphile_worker.backfill_workers as w where w.id = u.id and w.dead_at is null)
+), found as materialized (
+  select j.id, split_part(j.locked_by, '.', 1) as worker_id from graphile_worker._private_jobs as j
+   where j.locked_by is not null and split_part(j.locked_by, '.', 1) = any(array(select gone.id from gone))
+     and j.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+\.[0-9]{1,9}k?$'
+), uncounted as materialized (
+  select w.id from graphile_worker.backfill_workers as w
+   where w.id = any(array(select gone.id from gone)) and w.held is null order by w.id for update skip locked
+), census as (
+  update graphile_worker.backfill_workers as w set held = (select count(*) from found where found.worker_id = w.id)
+   where w.id = any(array(select uncounted.id from uncounted))
 )
-select j.id, split_part(j.locked_by, '.', 1)::text as worker_id from graphile_worker._private_jobs as j
- where j.locked_by is not null and split_part(j.locked_by, '.', 1) = any(array(select gone.id from gone))
-   and j.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+\.[0-9]{1,9}k?$'
- order by j.id
+select found.id, found.worker_id::text as worker_id from found order by found.id
 `
 
 type RescueFindRow struct {
@@ -416,7 +432,8 @@ type RescueFindRow struct {
 }
 
 // The jobs of workers that are dead or have no row, found by what their rows say, whatever has become of
-// the worker's. After the tombstone nothing more can be locked, so this is all that is left.
+// the worker's. After the tombstone nothing more can be locked, so this is all that is left. The first
+// time, it notes how many jobs each held: before any of them is released.
 func (q *Queries) RescueFind(ctx context.Context, ids []string) ([]RescueFindRow, error) {
 	rows, err := q.db.Query(ctx, RescueFind, ids)
 	if err != nil {
@@ -427,86 +444,6 @@ func (q *Queries) RescueFind(ctx context.Context, ids []string) ([]RescueFindRow
 	for rows.Next() {
 		var i RescueFindRow
 		if err := rows.Scan(&i.ID, &i.WorkerID); err != nil {
-			return nil, err
-		}
-		items = append(items, i)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	return items, nil
-}
-
-const RescueJobs = `-- name: RescueJobs :many
-with held as materialized (
-  select j.id, j.job_queue_id, j.locked_by, j.locked_by like '%k' and j.key is null as superseded,
-         j.max_attempts = 1 and j.attempts = 1 and j.locked_by ~ '\.1k?$' as over
-    from graphile_worker._private_jobs as j
-   where j.id = any($1::bigint[]) and split_part(j.locked_by, '.', 1) = any($2::text[])
-     and not exists (select from graphile_worker.backfill_workers as w
-                      where w.id = split_part(j.locked_by, '.', 1) and w.dead_at is null)
-   order by j.id for update of j skip locked
-), dropped as (
-  delete from graphile_worker._private_jobs as j where j.id = any(array(select held.id from held where held.superseded))
-), released as (
-  update graphile_worker._private_jobs as j
-     set attempts = case when not held.over and j.attempts = substring(j.locked_by from '([0-9]+)k?$')::int
-                         then greatest(0, j.attempts - 1) else j.attempts end,
-         last_error = case when held.over then concat_ws(E'\n', $3::text, j.last_error) else j.last_error end,
-         locked_at = null, locked_by = null
-    from held where j.id = held.id and not held.superseded
-  returning j.id, j.task_id, j.key, j.priority, j.run_at, j.max_attempts
-)
-select held.id, held.superseded::boolean as superseded, held.over::boolean as over, held.locked_by::text as token,
-       coalesce(t.identifier, '')::text as task, coalesce(s.queue_name, '')::text as queue, coalesce(r.key, '')::text as key,
-       coalesce(r.priority, 0)::smallint as priority, r.run_at, coalesce(r.max_attempts, 0)::smallint as max_attempts
-  from held left join released as r on r.id = held.id
-  left join graphile_worker._private_tasks as t on t.id = r.task_id
-  left join graphile_worker._private_job_queues as s on s.id = held.job_queue_id
-`
-
-type RescueJobsParams struct {
-	Jobs    []int64
-	Ids     []string
-	Verdict string
-}
-
-type RescueJobsRow struct {
-	ID          int64
-	Superseded  bool
-	Over        bool
-	Token       string
-	Task        string
-	Queue       string
-	Key         string
-	Priority    int16
-	RunAt       pgtype.Timestamptz
-	MaxAttempts int16
-}
-
-// Releases such jobs, if their workers are still dead. Refunds and deletions are those of ReleaseJobs. A
-// job with one attempt in all has had it (R9).
-func (q *Queries) RescueJobs(ctx context.Context, arg RescueJobsParams) ([]RescueJobsRow, error) {
-	rows, err := q.db.Query(ctx, RescueJobs, arg.Jobs, arg.Ids, arg.Verdict)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var items []RescueJobsRow
-	for rows.Next() {
-		var i RescueJobsRow
-		if err := rows.Scan(
-			&i.ID,
-			&i.Superseded,
-			&i.Over,
-			&i.Token,
-			&i.Task,
-			&i.Queue,
-			&i.Key,
-			&i.Priority,
-			&i.RunAt,
-			&i.MaxAttempts,
-		); err != nil {
 			return nil, err
 		}
 		items = append(items, i)
@@ -563,7 +500,8 @@ with worker as materialized (
   select w.id from graphile_worker.backfill_workers as w where w.id = $2 and w.dead_at is null for update
 )
 update graphile_worker.backfill_workers as w
-   set dead_at = clock_timestamp(), rescued_at = case when $1::boolean then clock_timestamp() end
+   set dead_at = clock_timestamp(), rescued_at = case when $1::boolean then clock_timestamp() end,
+       stopping_at = coalesce(w.stopping_at, clock_timestamp())
   from worker where w.id = worker.id
 `
 

@@ -111,7 +111,7 @@ var rescueCases = map[string]func(*rig){
 		other := r.other()
 		other.declare(r)
 		rescued := other.rescue(r)
-		if len(rescued.Jobs) > 0 || len(rescued.Crashed) != 1 || rescued.Crashed[0].ID != only || rescued.Queues != 1 {
+		if len(rescued.Jobs) > 0 || len(rescued.Dead) != 1 || rescued.Dead[0].ID != only || rescued.Queues != 1 {
 			r.t.Errorf("rescued %+v", rescued)
 		}
 		r.row(only, &Row{Attempts: 1, MaxAttempts: 1, LastError: worker.ErrCrashed.Error()})
@@ -150,7 +150,7 @@ var rescueCases = map[string]func(*rig){
 		r.Refuse(ids[4])
 		other := r.other()
 		other.declare(r)
-		rescued, err := other.store.Rescue(r.ctx(), []string{r.id})
+		rescued, err := other.store.Rescue(r.ctx(), rescueOf(r.id))
 		if err == nil || len(rescued.Jobs) != 8 || len(rescued.Settled) != 0 {
 			r.t.Errorf("rescued %+v, %v", rescued, err)
 		}
@@ -307,7 +307,7 @@ func (r *rig) declareAt(other *rig, beats int64, want bool) {
 
 func (r *rig) rescue(other *rig) worker.Rescued {
 	r.t.Helper()
-	rescued, err := r.store.Rescue(r.ctx(), []string{other.id})
+	rescued, err := r.store.Rescue(r.ctx(), rescueOf(other.id))
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -334,3 +334,10 @@ func (r *rig) retire() {
 		r.t.Fatal(err)
 	}
 }
+
+func rescueOf(ids ...string) worker.RescueRequest {
+	return worker.RescueRequest{IDs: ids, Settle: settle}
+}
+
+// settle is how late a heartbeat tells of a death.
+const settle = 150 * time.Millisecond

@@ -42,6 +42,10 @@ type Database interface {
 	// as remove_job does.
 	Supersede(id int64)
 	Remove(id int64)
+	// Keyed returns the job that has a key.
+	Keyed(key string) int64
+	// Fail sets last_error of a job.
+	Fail(id int64, text string)
 	// Age makes the locks of a job and of its queue older.
 	Age(id int64, by time.Duration)
 	// EndSession ends the session of a Store's heartbeats, as its process or the network would.
@@ -81,7 +85,7 @@ func Run(t *testing.T, open func(*testing.T) Database, in func(*testing.T, func(
 var cases = map[string]func(*rig){}
 
 func init() { //nolint:gochecknoinits // the cases refer to the rig that the table is declared for
-	for _, group := range []map[string]func(*rig){claimCases, endCases, lostCases, sweepCases, registerCases, rescueCases} {
+	for _, group := range []map[string]func(*rig){claimCases, endCases, lostCases, sweepCases, registerCases, rescueCases, crashCases} {
 		maps.Copy(cases, group)
 	}
 }
@@ -94,12 +98,16 @@ type rig struct {
 	store  worker.Store
 	id     string
 	claims uint64
+	tries  bool // it has tried suspects
 }
 
-func newRig(t *testing.T, db Database) *rig {
+func newRig(t *testing.T, db Database, tasks ...string) *rig {
 	t.Helper()
+	if len(tasks) == 0 {
+		tasks = []string{"a", "b"}
+	}
 	r := &rig{Database: db, t: t, store: db.NewStore(), id: wire.NewWorkerID()}
-	if err := r.store.Register(r.ctx(), worker.Registration{ID: r.id, Tasks: []string{"a", "b"}, Slots: 20}); err != nil {
+	if err := r.store.Register(r.ctx(), worker.Registration{ID: r.id, Tasks: tasks, Slots: 20}); err != nil {
 		t.Fatal(err)
 	}
 	return r
@@ -107,6 +115,9 @@ func newRig(t *testing.T, db Database) *rig {
 
 // other is one more worker on the database.
 func (r *rig) other() *rig { return newRig(r.t, r.Database) }
+
+// serving is one that serves other tasks.
+func (r *rig) serving(tasks ...string) *rig { return newRig(r.t, r.Database, tasks...) }
 
 // ctx has the deadline that every call has. Nothing in the contract waits for as long.
 func (r *rig) ctx() context.Context {

@@ -1,0 +1,239 @@
+package pg
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/backfillhq/go/internal/conviction"
+	"github.com/backfillhq/go/internal/pg/query"
+	"github.com/backfillhq/go/internal/wire"
+	"github.com/backfillhq/go/internal/worker"
+)
+
+// judgment is what becomes of some jobs that dead workers held. It is decided and done in one
+// transaction, so that a rescuer that dies leaves either.
+type judgment struct {
+	queries *query.Queries
+	settle  time.Duration
+	rulings map[int64]ruling
+}
+
+type ruling struct {
+	conviction.Ruling
+	held query.HeldJobsRow
+}
+
+// judge decides about jobs and does it. It reports what it has done, and returns the ids of the jobs
+// with which it is done: the others are somebody else's for the moment, or too early to judge.
+func (s *Store) judge(
+	ctx context.Context, db query.DBTX, request worker.RescueRequest, jobs []int64,
+) (rescued worker.Rescued, done []int64, err error) {
+	j := judgment{queries: query.New(db), settle: request.Settle, rulings: make(map[int64]ruling, len(jobs))}
+	held, err := j.queries.HeldJobs(ctx, query.HeldJobsParams{
+		Ids: request.IDs, Jobs: jobs, SettleSeconds: request.Settle.Seconds(),
+	})
+	if err != nil {
+		return rescued, nil, err
+	}
+	for _, row := range held {
+		if err := j.rule(ctx, row); err != nil {
+			return rescued, nil, err
+		}
+	}
+	if err := j.record(ctx); err != nil {
+		return rescued, nil, fmt.Errorf("record crashes: %w", err)
+	}
+	return j.carryOut(ctx)
+}
+
+// rule decides about one job.
+func (j *judgment) rule(ctx context.Context, row query.HeldJobsRow) error {
+	death := conviction.Death{Notice: row.Notice, Held: int(row.HeldTogether)}
+	if row.Tried && death.Held == 1 && !death.Notice {
+		if row.Unsettled {
+			return nil // a worker may have died with this one of which nobody knows yet
+		}
+		from, to := conviction.Around(0, row.BeatAt.Time.Sub(row.Began.Time)+beatEvery)
+		var err error
+		death.Disturbed, err = j.queries.Disturbed(ctx, query.DisturbedParams{
+			WorkerID: row.WorkerID, JobID: row.ID, SettleSeconds: j.settle.Seconds(),
+			Since: timestamp(row.Began.Time.Add(from)), Until: timestamp(row.Began.Time.Add(to)),
+		})
+		if err != nil {
+			return fmt.Errorf("look for other crashes: %w", err)
+		}
+	}
+	lease := wire.Lease{ID: row.ID, Token: row.Token}
+	held := conviction.Held{
+		Lease: conviction.Lease{
+			Attempt: lease.Attempt(), Attempts: int(row.Attempts), MaxAttempts: int(row.MaxAttempts),
+			Keyed: lease.Keyed(), HasKey: row.Key != "",
+		},
+		Tried:  row.Tried,
+		Record: conviction.Record{Alone: int(row.Alone)},
+	}
+	for _, age := range row.Ages {
+		held.Record.Ages = append(held.Record.Ages, seconds(age))
+	}
+	decided := death.Judge(held)
+	if decided.Verdict == conviction.Park && !row.Movable {
+		return nil // its queue would go on without it
+	}
+	j.rulings[row.ID] = ruling{decided, row}
+	return nil
+}
+
+// beatEvery is how long after its last heartbeat a worker may have died.
+const beatEvery = 5 * time.Second
+
+// record adds what the deaths say to the records of the jobs.
+func (j *judgment) record(ctx context.Context) error {
+	var rows query.RecordCrashesParams
+	for _, id := range j.with(func(r ruling) bool { return r.Present || r.Verdict == conviction.Park }) {
+		r := j.rulings[id]
+		age := time.Duration(-1)
+		if r.Present {
+			age = max(0, r.held.BeatAt.Time.Sub(r.held.Began.Time))
+		}
+		convicted := ""
+		if r.Verdict == conviction.Convict {
+			convicted = r.held.Task
+		}
+		rows.Jobs, rows.WorkerIds, rows.Tokens = append(rows.Jobs, id), append(rows.WorkerIds, r.held.WorkerID), append(rows.Tokens, r.held.Token)
+		rows.Began, rows.AgesUs = append(rows.Began, r.held.Began), append(rows.AgesUs, age.Microseconds())
+		rows.Alone, rows.Convicted = append(rows.Alone, r.Alone), append(rows.Convicted, convicted)
+		rows.Keys = append(rows.Keys, r.held.Key)
+	}
+	if len(rows.Jobs) == 0 {
+		return nil
+	}
+	return j.queries.RecordCrashes(ctx, rows)
+}
+
+// with returns the jobs of some rulings, by id.
+func (j *judgment) with(which func(ruling) bool) (ids []int64) {
+	for id, r := range j.rulings {
+		if which(r) {
+			ids = append(ids, id)
+		}
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+func (j *judgment) verdict(v conviction.Verdict) []int64 {
+	return j.with(func(r ruling) bool { return r.Verdict == v })
+}
+
+// carryOut does what was decided.
+func (j *judgment) carryOut(ctx context.Context) (rescued worker.Rescued, done []int64, err error) {
+	run := func(ids []int64, statement func(ids []int64) ([]int64, error), report func(job *wire.Job)) {
+		if err != nil || len(ids) == 0 {
+			return
+		}
+		var changed []int64
+		if changed, err = statement(ids); err != nil {
+			return
+		}
+		slices.Sort(changed)
+		for _, id := range changed {
+			report(j.rulings[id].job())
+		}
+		done = append(done, changed...)
+	}
+	run(j.verdict(conviction.Release), func(ids []int64) ([]int64, error) {
+		return j.queries.ReleaseHeld(ctx, ids)
+	}, func(job *wire.Job) { rescued.Jobs = append(rescued.Jobs, job) })
+	run(j.verdict(conviction.Park), func(ids []int64) ([]int64, error) {
+		return parkJobs(ctx, j.queries, ids, j.tokens(ids))
+	}, func(job *wire.Job) { rescued.Parked = append(rescued.Parked, job) })
+	run(j.verdict(conviction.Drop), func(ids []int64) ([]int64, error) {
+		return j.queries.DropJobs(ctx, query.DropJobsParams{Ids: ids, Tokens: j.tokens(ids)})
+	}, func(*wire.Job) {})
+	for verdict, cause := range map[conviction.Verdict]error{
+		conviction.Crash: worker.ErrCrashed, conviction.Interrupt: worker.ErrInterrupted, conviction.Convict: worker.ErrConvicted,
+	} {
+		run(j.verdict(verdict), func(ids []int64) ([]int64, error) {
+			return j.queries.ExhaustHeld(ctx, query.ExhaustHeldParams{
+				Jobs: ids, Verdicts: slices.Repeat([]string{cause.Error()}, len(ids)),
+			})
+		}, func(job *wire.Job) { rescued.Dead = append(rescued.Dead, worker.DeadJob{Job: job, Err: cause}) })
+	}
+	if err == nil {
+		rescued.Paused, err = j.convicted(ctx)
+	}
+	return rescued, done, err
+}
+
+// convicted forgets what was known of convicted jobs, and pauses tasks of which too many were.
+func (j *judgment) convicted(ctx context.Context) (paused []string, err error) {
+	ids := j.verdict(conviction.Convict)
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	if err := j.queries.ForgetConvicted(ctx, ids); err != nil {
+		return nil, fmt.Errorf("forget the records of convicted jobs: %w", err)
+	}
+	var tasks []string
+	for _, id := range ids {
+		tasks = append(tasks, j.rulings[id].held.Task)
+	}
+	for _, task := range distinct(tasks) {
+		ages, err := j.queries.Convictions(ctx, task)
+		if err != nil {
+			return nil, fmt.Errorf("count convictions: %w", err)
+		}
+		ago := make([]time.Duration, len(ages))
+		for i, age := range ages {
+			ago[i] = seconds(age)
+		}
+		if !conviction.Pauses(ago) {
+			continue
+		}
+		rows, err := j.queries.PauseCrashing(ctx, query.PauseCrashingParams{Task: task, Reason: pauseReason})
+		if err != nil {
+			return nil, fmt.Errorf("pause task %q: %w", task, err)
+		}
+		if rows > 0 {
+			paused = append(paused, task)
+		}
+	}
+	return paused, nil
+}
+
+const pauseReason = "three of its jobs have crashed their workers within an hour"
+
+func (j *judgment) tokens(ids []int64) []string {
+	tokens := make([]string, len(ids))
+	for i, id := range ids {
+		tokens[i] = j.rulings[id].held.Token
+	}
+	return tokens
+}
+
+// job is the job as the dead worker had it.
+func (r ruling) job() *wire.Job {
+	lease := wire.Lease{ID: r.held.ID, Token: r.held.Token}
+	return &wire.Job{
+		Lease: lease, Task: r.held.Task, Queue: r.held.Queue, Key: r.held.Key, Priority: r.held.Priority,
+		RunAt: r.held.RunAt.Time, Attempt: lease.Attempt(), MaxAttempts: int(r.held.MaxAttempts),
+	}
+}
+
+// parkJobs makes suspects of jobs that are held with these tokens, and returns which.
+func parkJobs(ctx context.Context, queries *query.Queries, ids []int64, tokens []string) (parked []int64, err error) {
+	rows, err := queries.ParkJobs(ctx, query.ParkJobsParams{Ids: ids, Tokens: tokens})
+	for _, row := range rows {
+		parked = append(parked, row.ID)
+	}
+	return parked, err
+}
+
+func timestamp(t time.Time) pgtype.Timestamptz { return pgtype.Timestamptz{Time: t, Valid: true} }
+
+var errRescued = errors.New("another worker does it")

@@ -1,0 +1,133 @@
+package pg
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/backfillhq/go/internal/conviction"
+	"github.com/backfillhq/go/internal/pg/query"
+	"github.com/backfillhq/go/internal/wire"
+	"github.com/backfillhq/go/internal/worker"
+)
+
+// Suspects implements worker.Store.
+func (s *Store) Suspects(ctx context.Context, forbidden []string) (found worker.Suspects, err error) {
+	tasks := slices.Sorted(maps.Values(*s.served.Load()))
+	rows, err := s.queries.Suspects(ctx, query.SuspectsParams{Tasks: tasks, Forbidden: orNone(forbidden)})
+	if err != nil {
+		return found, fmt.Errorf("look for suspects: %w", err)
+	}
+	var superseded query.DropJobsParams
+	var stale []int64
+	found.Cohorts = make(map[int64]string)
+	for _, row := range rows {
+		if row.Superseded {
+			superseded.Ids, superseded.Tokens = append(superseded.Ids, row.ID), append(superseded.Tokens, row.Token)
+			continue
+		}
+		if row.Stale {
+			stale = append(stale, row.ID)
+		}
+		if !row.Mine {
+			continue
+		}
+		var record conviction.Record
+		for _, age := range row.Ages {
+			record.Ages = append(record.Ages, seconds(age))
+		}
+		found.Cohorts[row.Number] = row.Cohort
+		found.Jobs = append(found.Jobs, conviction.Suspect{
+			Job: row.ID, Cohort: row.Number, Age: record.Age(), Proven: row.Proven, Cleared: row.Cleared, Passed: row.Passed,
+		})
+	}
+	if len(superseded.Ids) > 0 {
+		if _, err := s.queries.DropJobs(ctx, superseded); err != nil {
+			return found, fmt.Errorf("delete suspects that were superseded: %w", err)
+		}
+	}
+	if len(stale) > 0 {
+		if err := s.queries.RenewSuspects(ctx, stale); err != nil {
+			return found, fmt.Errorf("renew suspects: %w", err)
+		}
+	}
+	return found, nil
+}
+
+// LastTrial implements worker.Store.
+func (s *Store) LastTrial(ctx context.Context) (last worker.LastTrial, err error) {
+	rows, err := s.queries.LastTrial(ctx)
+	if err != nil {
+		return last, fmt.Errorf("look for the last trial: %w", err)
+	}
+	for _, row := range rows {
+		last = worker.LastTrial{Found: true, Stopped: seconds(row.StoppedSeconds), Free: seconds(row.FreeSeconds)}
+	}
+	return last, nil
+}
+
+// Try implements worker.Store.
+func (s *Store) Try(ctx context.Context, request worker.TryRequest) (claimed worker.Claimed, err error) {
+	rows, err := s.queries.TrySuspects(ctx, query.TrySuspectsParams{
+		WorkerID: request.WorkerID, Token: wire.ClaimToken(request.WorkerID, request.Number), Cohort: request.Cohort,
+		Jobs: request.Jobs, Bytes: request.Bytes,
+	})
+	if err != nil {
+		return claimed, s.endFailed(ctx, fmt.Errorf("try suspects: %w", err))
+	}
+	for _, row := range rows {
+		claimed.Alive = row.Alive
+		if row.ID == 0 {
+			continue
+		}
+		claimed.Jobs = append(claimed.Jobs, &wire.Job{
+			Lease: wire.Lease{ID: row.ID, QueueID: row.QueueID, Token: row.Token},
+			Task:  row.Task, Payload: []byte(row.Payload), Queue: row.Queue, Key: row.Key, Priority: row.Priority,
+			Attempt: int(row.Attempts), MaxAttempts: int(row.MaxAttempts), Revision: int(row.Revision),
+			RunAt: row.RunAt.Time, CreatedAt: row.CreatedAt.Time, Flags: flagNames(row.Flags),
+		})
+	}
+	return claimed, nil
+}
+
+// Acquit implements worker.Store.
+func (s *Store) Acquit(ctx context.Context, workerID string, jobs []int64) error {
+	if err := s.queries.Acquit(ctx, query.AcquitParams{WorkerID: workerID, Jobs: orNone(jobs)}); err != nil {
+		return fmt.Errorf("end a trial: %w", err)
+	}
+	return nil
+}
+
+// Park implements worker.Store.
+func (s *Store) Park(ctx context.Context, leases []wire.Lease) ([]worker.Fate, error) {
+	ids, tokens := columns(leases)
+	parked, err := s.queries.ParkJobs(ctx, query.ParkJobsParams{Ids: ids, Tokens: tokens})
+	if err != nil {
+		return nil, s.endFailed(ctx, fmt.Errorf("give back suspects: %w", err))
+	}
+	fates := make([]worker.Fate, len(leases))
+	for _, row := range parked {
+		for i, lease := range leases {
+			if lease.ID == row.ID && lease.Token == row.Token {
+				fates[i].Kind = worker.FateRecorded
+			}
+		}
+	}
+	return s.settle(ctx, leases, fates)
+}
+
+// parkTried makes suspects of what a worker holds for a trial whose answer was lost, apart from the
+// leases with these tokens.
+func (s *Store) parkTried(ctx context.Context, workerID string, held []string) error {
+	tried, err := s.queries.TriedJobs(ctx, query.TriedJobsParams{WorkerID: workerID, Held: held})
+	if err != nil || len(tried) == 0 {
+		return err
+	}
+	var jobs query.ParkJobsParams
+	for _, job := range tried {
+		jobs.Ids, jobs.Tokens = append(jobs.Ids, job.ID), append(jobs.Tokens, job.Token)
+	}
+	_, err = s.queries.ParkJobs(ctx, jobs)
+	return err
+}

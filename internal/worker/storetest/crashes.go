@@ -1,0 +1,570 @@
+package storetest
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/backfillhq/go/internal/conviction"
+	"github.com/backfillhq/go/internal/wire"
+	"github.com/backfillhq/go/internal/worker"
+)
+
+// What crashes say about the jobs that the dead workers held.
+var crashCases = map[string]func(*rig){
+	"one crash changes nothing, and the second one makes suspects": func(r *rig) {
+		queued, keyed := r.add(wire.Job{Queue: "q"}), r.add(wire.Job{Key: "k", Attempt: 2})
+		behind := r.add(wire.Job{Queue: "q"})
+		first := r.other()
+		if n := len(first.claim(2)); n != 2 {
+			r.t.Fatalf("claimed %d jobs", n)
+		}
+		if rescued := r.crash(first); len(rescued.Jobs) != 2 || rescued.Queues != 1 || len(rescued.Parked) > 0 {
+			r.t.Fatalf("after the first crash rescued %+v", rescued)
+		}
+		r.row(queued, &Row{})
+		r.suspects()
+
+		second := r.other()
+		second.claim(2)
+		rescued := r.crash(second)
+		if len(rescued.Parked) != 2 || len(rescued.Jobs) > 0 || !slices.Equal(rescued.Settled, []string{second.id}) {
+			r.t.Errorf("after the second crash rescued %+v", rescued)
+		}
+		r.row(queued, &Row{LockedBy: second.suspect(0)})
+		r.row(keyed, &Row{Attempts: 2, LockedBy: second.suspect(2) + "k"})
+		if by := r.QueueLock("q"); by != "backfill-suspect."+second.cohort() {
+			r.t.Errorf("the queue of a suspect is locked by %q", by)
+		}
+		r.row(behind, &Row{})
+		r.none()
+		r.suspects(queued, keyed)
+		if answer := r.beat(worker.Beat{}); !answer.Crashes {
+			r.t.Error("a heartbeat does not tell of crashes")
+		}
+	},
+	"suspects that survive a trial are acquitted": func(r *rig) {
+		job, behind := r.add(wire.Job{Queue: "q"}), r.add(wire.Job{Queue: "q"})
+		long := r.add(wire.Job{})
+		r.parked(2)
+		tried := r.trial()
+		r.ids("trial", tried, job, long)
+		r.row(job, &Row{Attempts: 1, LockedBy: tried[0].Token})
+		if by := r.QueueLock("q"); by != claimOf(tried[0]) || r.claims == 0 {
+			r.t.Errorf("the queue is locked by %q during the trial", by)
+		}
+		if seen := r.other().sees(r); !seen.Trying {
+			r.t.Errorf("the worker is seen as %+v", seen)
+		}
+		r.kinds("complete", r.complete(tried[0]), worker.FateRecorded)
+		r.acquit(tried...)
+		if seen := r.other().sees(r); seen.Trying {
+			r.t.Errorf("after the trial the worker is seen as %+v", seen)
+		}
+		r.ids("behind it", r.claim(1), behind)
+		rescued := r.other().crash(r) // the one that runs on was held at a crash once
+		if len(rescued.Jobs) != 2 || len(rescued.Parked) > 0 {
+			r.t.Errorf("rescued %+v", rescued)
+		}
+		r.row(long, &Row{})
+	},
+	"three crashes alone convict": func(r *rig) {
+		poison := r.add(wire.Job{Attempt: 3, Queue: "q"})
+		r.Fail(poison, "what its handler said")
+		r.parked(1)
+		for n := range 3 {
+			victim := r.other()
+			victim.trial()
+			rescued := r.crash(victim)
+			switch {
+			case n < 2 && len(rescued.Parked) != 1, n == 2 && (len(rescued.Dead) != 1 || rescued.Dead[0].ID != poison):
+				r.t.Errorf("after trial %d rescued %+v", n+1, rescued)
+			case n == 2 && rescued.Dead[0].Err != worker.ErrConvicted: //nolint:errorlint // it is that one
+				r.t.Errorf("it died of %v", rescued.Dead[0].Err)
+			}
+		}
+		r.row(poison, &Row{Attempts: 25, LastError: worker.ErrConvicted.Error() + "\nwhat its handler said"})
+		r.free("q")
+		r.suspects()
+		r.Change(poison, 0, time.Now().Add(-time.Minute)) // somebody sends it back: it begins anew
+		again := r.other()
+		again.only()
+		if rescued := r.crash(again); len(rescued.Jobs) != 1 {
+			r.t.Errorf("sent back, it was rescued as %+v", rescued)
+		}
+	},
+	"a crash in a trial of several convicts nobody, and tells where to look": func(r *rig) {
+		var jobs []int64
+		for range 4 {
+			jobs = append(jobs, r.add(wire.Job{}))
+		}
+		r.parked(4)
+		for range 4 { // however often
+			victim := r.other()
+			found := victim.seen()
+			victim.tryJobs(found, jobs[0], jobs[1])
+			r.crash(victim)
+			for _, suspect := range r.seen().Jobs {
+				tried := suspect.Job == jobs[0] || suspect.Job == jobs[1]
+				if suspect.Proven != tried || suspect.Cleared == tried || suspect.Passed == tried {
+					r.t.Errorf("suspect %+v, tried %v", suspect, tried)
+				}
+			}
+		}
+		r.suspects(jobs...)
+	},
+	"a worker that has given notice is no evidence": func(r *rig) {
+		job := r.add(wire.Job{})
+		for range 4 {
+			victim := r.other()
+			victim.only()
+			victim.beat(worker.Beat{Write: true, Number: 1, Stopping: true})
+			r.declare(victim)
+			if rescued := r.rescue(victim); len(rescued.Jobs) != 1 {
+				r.t.Errorf("rescued %+v", rescued)
+			}
+		}
+		r.row(job, &Row{})
+		r.parked(1)
+		for range 4 { // what was on trial is tried again
+			victim := r.other()
+			victim.trial()
+			victim.beat(worker.Beat{Write: true, Number: 1, Stopping: true})
+			r.declare(victim)
+			if rescued := r.rescue(victim); len(rescued.Parked) != 1 {
+				r.t.Errorf("rescued %+v", rescued)
+			}
+		}
+		r.row(job, &Row{LockedBy: r.lockOf(job)})
+	},
+	"a worker that was declared dead and lives takes its evidence back": func(r *rig) {
+		job := r.add(wire.Job{})
+		zombie := r.other()
+		zombie.only()
+		r.crash(zombie)
+		fresh := wire.NewWorkerID()
+		err := zombie.store.Register(r.ctx(), worker.Registration{ID: fresh, Former: zombie.id, Tasks: []string{"a", "b"}, Slots: 1})
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		victim := r.other()
+		victim.only()
+		if rescued := r.crash(victim); len(rescued.Jobs) != 1 || len(rescued.Parked) > 0 {
+			r.t.Errorf("rescued %+v", rescued)
+		}
+		r.row(job, &Row{})
+	},
+	"retiring is notice": func(r *rig) {
+		r.add(wire.Job{})
+		for range 3 {
+			victim := r.other()
+			victim.only()
+			if err := victim.store.Retire(r.ctx(), victim.id, false); err != nil {
+				r.t.Fatal(err)
+			}
+			if rescued := r.rescue(victim); len(rescued.Jobs) != 1 {
+				r.t.Errorf("rescued %+v", rescued)
+			}
+		}
+	},
+	"a suspect that was superseded is not run, and the job with its key inherits": func(r *rig) {
+		old := r.add(wire.Job{Key: "k", Queue: "q"})
+		removed := r.add(wire.Job{Key: "gone"})
+		r.parked(2)
+		r.Supersede(old)
+		r.Remove(removed)
+		found := worker.Suspects{Cohorts: map[int64]string{1: strings.Split(r.lockOf(old), ".")[1]}, Jobs: []conviction.Suspect{{Job: old, Cohort: 1}}}
+		if jobs := r.tryJobs(found, old); len(jobs) > 0 {
+			r.t.Errorf("tried %d jobs that were superseded", len(jobs))
+		}
+		r.acquit()
+		r.suspects()
+		r.row(old, nil)
+		r.row(removed, nil)
+		r.free("q")
+		heir := r.Keyed("k")
+		r.Change(heir, 0, time.Now().Add(-time.Minute))
+		victim := r.other()
+		victim.only()
+		if rescued := r.crash(victim); len(rescued.Parked) != 1 || rescued.Parked[0].ID != heir {
+			r.t.Errorf("rescued %+v", rescued)
+		}
+	},
+	"a job that was superseded when its worker died is gone": func(r *rig) {
+		old := r.add(wire.Job{Key: "k"})
+		r.crash(r.claimed())
+		first := r.claimed()
+		r.Supersede(old)
+		if rescued := r.crash(first); len(rescued.Jobs)+len(rescued.Parked)+len(rescued.Dead) > 0 {
+			r.t.Errorf("rescued %+v", rescued)
+		}
+		r.row(old, nil)
+		heir := r.Keyed("k")
+		r.Change(heir, 0, time.Now().Add(-time.Minute))
+		second := r.other()
+		second.only()
+		if rescued := r.crash(second); len(rescued.Parked) != 1 {
+			r.t.Errorf("the job with its key was rescued as %+v", rescued)
+		}
+	},
+	"what is given back during a trial waits for the next one": func(r *rig) {
+		job, lost := r.add(wire.Job{Queue: "q", Key: "k"}), r.add(wire.Job{})
+		r.parked(2)
+		tried := r.trial()
+		r.Delete(lost)
+		unlock := r.LockJob(job)
+		r.kinds("busy", r.park(tried...), worker.FateBusy, worker.FateLost)
+		unlock()
+		r.kinds("park", r.park(tried[0]), worker.FateRecorded)
+		r.row(job, &Row{LockedBy: r.suspect(0) + "k"})
+		if by := r.QueueLock("q"); by != "backfill-suspect."+r.cohort() {
+			r.t.Errorf("its queue is locked by %q", by)
+		}
+		r.acquit()
+		other := r.other()
+		other.suspects(job)
+		r.ids("again", other.trial(), job)
+	},
+	"what was claimed for a trial whose answer was lost waits for the next one": func(r *rig) {
+		lost, plain := r.add(wire.Job{Queue: "q"}), r.add(wire.Job{RunAt: time.Now().Add(time.Hour)})
+		known := r.add(wire.Job{RunAt: time.Now().Add(time.Hour)})
+		r.parked(1)
+		r.trial()
+		r.Change(plain, 0, time.Now().Add(-time.Minute))
+		r.only()
+		r.Change(known, 0, time.Now().Add(-time.Minute))
+		held := r.only()
+		answer, err := r.store.Reclaim(r.ctx(), r.id, leases([]*wire.Job{held}))
+		if err != nil || !answer.Settled || answer.Jobs != 1 {
+			r.t.Errorf("reclaimed %+v, %v", answer, err)
+		}
+		r.row(lost, &Row{LockedBy: r.suspect(0)})
+		r.row(known, &Row{Attempts: 1, LockedBy: held.Token})
+		r.row(plain, &Row{})
+		r.suspects(lost)
+	},
+	"a trial takes what nobody else has": func(r *rig) {
+		held, busy, free := r.add(wire.Job{Queue: "q"}), r.add(wire.Job{}), r.add(wire.Job{})
+		r.parked(3)
+		found := r.seen()
+		unlockQueue, unlockJob := r.LockQueue("q"), r.LockJob(busy)
+		r.ids("trial", r.tryJobs(found, held, busy, free), free)
+		unlockQueue()
+		unlockJob()
+		other := r.other()
+		r.ids("another trial", other.tryJobs(found, held, busy, free), held, busy)
+		dead := r.other()
+		r.declare(dead)
+		if claimed := dead.tryAll(found, 1<<20, held); claimed.Alive || len(claimed.Jobs) > 0 {
+			r.t.Errorf("a dead worker tries: %+v", claimed)
+		}
+	},
+	"a trial is bounded by the size of its payloads": func(r *rig) {
+		var jobs []int64
+		for range 3 {
+			jobs = append(jobs, r.add(wire.Job{Payload: []byte(`{"x":"` + strings.Repeat("x", 1000) + `"}`)}))
+		}
+		r.parked(3)
+		r.ids("trial", r.tryAll(r.seen(), 2100, jobs...).Jobs, jobs[0], jobs[1])
+		r.ids("one at least", r.other().tryAll(r.seen(), 1, jobs[2]).Jobs, jobs[2])
+	},
+	"a crash beside others of other jobs convicts nobody": func(r *rig) {
+		poison := r.add(wire.Job{})
+		r.parked(1)
+		for range 4 {
+			victim, other := r.other(), r.other()
+			victim.trial()
+			other.beat(worker.Beat{Write: true, Number: 1})
+			r.declare(other)
+			if rescued := r.crash(victim); len(rescued.Parked) != 1 {
+				r.t.Errorf("rescued %+v", rescued)
+			}
+		}
+		r.row(poison, &Row{LockedBy: r.lockOf(poison)})
+	},
+	"a job that was on trial alone is judged when the others were heard of": func(r *rig) {
+		job := r.add(wire.Job{})
+		r.parked(1)
+		victim := r.other()
+		tried := victim.trial()
+		victim.beat(worker.Beat{Write: true, Number: 1})
+		r.declare(victim)
+		rescued, err := r.store.Rescue(r.ctx(), worker.RescueRequest{IDs: []string{victim.id}, Settle: time.Minute})
+		if err != nil || len(rescued.Parked)+len(rescued.Settled) > 0 {
+			r.t.Errorf("rescued %+v, %v", rescued, err)
+		}
+		r.row(job, &Row{Attempts: 1, LockedBy: tried[0].Token})
+		<-time.After(2 * settle)
+		if rescued := r.rescue(victim); len(rescued.Parked) != 1 {
+			r.t.Errorf("then rescued %+v", rescued)
+		}
+	},
+	"what a worker held is counted before anything is released": func(r *rig) {
+		one, two := r.add(wire.Job{}), r.add(wire.Job{})
+		r.parked(2)
+		for range 4 { // each time the last that is rescued looks as if it had been alone
+			victim := r.other()
+			victim.tryJobs(victim.seen(), one, two)
+			unlock := r.LockJob(two)
+			r.crash(victim)
+			unlock()
+			if rescued := r.rescue(victim); len(rescued.Parked) != 1 || len(rescued.Dead) > 0 {
+				r.t.Errorf("rescued %+v", rescued)
+			}
+			r.Change(one, 0, time.Now().Add(-time.Minute))
+			r.merge(one, two)
+		}
+	},
+	"a job whose queue somebody has locked is parked later": func(r *rig) {
+		job := r.add(wire.Job{Queue: "q"})
+		r.crash(r.claimed())
+		victim := r.claimed()
+		unlock := r.LockQueue("q")
+		if rescued := r.crash(victim); len(rescued.Parked)+len(rescued.Settled) > 0 {
+			r.t.Errorf("rescued %+v", rescued)
+		}
+		unlock()
+		if rescued := r.rescue(victim); len(rescued.Parked) != 1 || len(rescued.Settled) != 1 {
+			r.t.Errorf("then rescued %+v", rescued)
+		}
+		r.row(job, &Row{LockedBy: victim.suspect(0)})
+	},
+	"three convictions pause a task": func(r *rig) {
+		poisons := []int64{r.add(wire.Job{Task: "b"}), r.add(wire.Job{Task: "b"}), r.add(wire.Job{Task: "b"})}
+		waits, other := r.add(wire.Job{Task: "b"}), r.add(wire.Job{Task: "a"})
+		r.parked(5)
+		for n, poison := range poisons {
+			for i := range 3 {
+				victim := r.other()
+				victim.tryJobs(victim.seen(), poison)
+				rescued := r.crash(victim)
+				if paused := slices.Equal(rescued.Paused, []string{"b"}); paused != (n == 2 && i == 2) {
+					r.t.Errorf("conviction %d, crash %d: %+v", n+1, i+1, rescued)
+				}
+			}
+		}
+		r.suspects(other)
+		r.row(waits, &Row{LockedBy: r.lockOf(waits)})
+	},
+	"who cannot run a suspect does not try it": func(r *rig) {
+		flagged := r.add(wire.Job{Flags: []string{"gpu"}})
+		r.parked(1)
+		found, err := r.store.Suspects(r.ctx(), []string{"gpu"})
+		if err != nil || len(found.Jobs) > 0 {
+			r.t.Errorf("suspects are %+v, %v", found, err)
+		}
+		r.suspects(flagged)
+		if found := r.serving("c").seen(); len(found.Jobs) > 0 {
+			r.t.Errorf("of another task, suspects are %+v", found)
+		}
+	},
+	"the locks of suspects are kept young": func(r *rig) {
+		job := r.add(wire.Job{Queue: "q"})
+		r.parked(1)
+		for range 10 {
+			r.Age(job, 31*time.Minute)
+			r.suspects(job)
+		}
+		r.Age(job, 31*time.Minute)
+		if _, err := r.store.Sweep(r.ctx(), r.id, true); err != nil {
+			r.t.Fatal(err)
+		}
+		r.suspects(job)
+	},
+	"a renewed lease is as old as before": func(r *rig) {
+		job := r.add(wire.Job{})
+		for range 2 {
+			victim := r.other()
+			held := victim.only()
+			r.Age(job, time.Hour)
+			for range 2 {
+				fates, err := victim.store.Renew(r.ctx(), leases([]*wire.Job{held}))
+				if err != nil {
+					r.t.Fatal(err)
+				}
+				r.kinds("renew", fates, worker.FateRecorded)
+			}
+			victim.beat(worker.Beat{Write: true, Number: 1})
+			r.crash(victim)
+		}
+		found := r.seen()
+		if len(found.Jobs) != 1 || found.Jobs[0].Age.Round(time.Minute) != time.Hour {
+			r.t.Errorf("suspects are %+v", found)
+		}
+	},
+	"the only attempt ends with the worker": func(r *rig) {
+		crashed := r.add(wire.Job{MaxAttempts: 1})
+		victim := r.other()
+		victim.only()
+		if rescued := r.crash(victim); len(rescued.Dead) != 1 || rescued.Dead[0].Err != worker.ErrCrashed { //nolint:errorlint // it is that one
+			r.t.Errorf("rescued %+v", rescued)
+		}
+		r.row(crashed, &Row{Attempts: 1, MaxAttempts: 1, LastError: worker.ErrCrashed.Error()})
+		interrupted := r.add(wire.Job{MaxAttempts: 1})
+		victim = r.other()
+		victim.only()
+		victim.beat(worker.Beat{Write: true, Number: 1, Stopping: true})
+		r.declare(victim)
+		r.rescue(victim)
+		r.row(interrupted, &Row{Attempts: 1, MaxAttempts: 1, LastError: worker.ErrInterrupted.Error()})
+	},
+	"the last trial that a worker died in is known": func(r *rig) {
+		last := func() worker.LastTrial {
+			last, err := r.store.LastTrial(r.ctx())
+			if err != nil {
+				r.t.Fatal(err)
+			}
+			return last
+		}
+		r.add(wire.Job{})
+		r.parked(1)
+		if last := last(); last.Found {
+			r.t.Errorf("the last trial is %+v", last)
+		}
+		victim := r.other()
+		victim.beat(worker.Beat{Write: true, Number: 1, Emptying: true})
+		if seen := r.sees(victim); !seen.Emptying || seen.Trying {
+			r.t.Errorf("the worker is seen as %+v", seen)
+		}
+		victim.trial()
+		<-time.After(30 * time.Millisecond)
+		victim.beat(worker.Beat{Write: true, Number: 2, Emptying: true})
+		r.declare(victim)
+		r.rescue(victim)
+		if last := last(); !last.Found || last.Stopped < 30*time.Millisecond || last.Stopped > time.Minute || last.Free > time.Minute {
+			r.t.Errorf("the last trial is %+v", last)
+		}
+	},
+}
+
+// crash ends another worker without notice. If that was on a trial, it is judged once its heartbeat
+// is late; who does not beat then is late, too.
+func (r *rig) crash(other *rig) worker.Rescued {
+	r.t.Helper()
+	r.declare(other)
+	if other.tries {
+		<-time.After(2 * settle)
+		r.beat(worker.Beat{Write: true, Number: 1})
+	}
+	return r.rescue(other)
+}
+
+// claimed returns another worker that has claimed the one job that there is.
+func (r *rig) claimed() *rig {
+	r.t.Helper()
+	other := r.other()
+	other.only()
+	return other
+}
+
+// parked makes suspects of all jobs that can be claimed, n of them.
+func (r *rig) parked(n int) {
+	r.t.Helper()
+	for range 2 {
+		victim := r.other()
+		if jobs := victim.claim(n); len(jobs) != n {
+			r.t.Fatalf("claimed %d jobs, want %d", len(jobs), n)
+		}
+		r.crash(victim)
+	}
+}
+
+func (r *rig) seen() worker.Suspects {
+	r.t.Helper()
+	found, err := r.store.Suspects(r.ctx(), nil)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return found
+}
+
+// suspects checks which suspects this worker may try.
+func (r *rig) suspects(want ...int64) {
+	r.t.Helper()
+	var got []int64
+	for _, suspect := range r.seen().Jobs {
+		got = append(got, suspect.Job)
+	}
+	if !slices.Equal(got, want) {
+		r.t.Errorf("suspects are the jobs %d, want %d", got, want)
+	}
+}
+
+// trial tries all suspects, which are of one cohort.
+func (r *rig) trial() []*wire.Job {
+	r.t.Helper()
+	found := r.seen()
+	var ids []int64
+	for _, suspect := range found.Jobs {
+		ids = append(ids, suspect.Job)
+	}
+	return r.tryJobs(found, ids...)
+}
+
+func (r *rig) tryJobs(found worker.Suspects, ids ...int64) []*wire.Job {
+	r.t.Helper()
+	return r.tryAll(found, 1<<20, ids...).Jobs
+}
+
+func (r *rig) tryAll(found worker.Suspects, bytes int64, ids ...int64) worker.Claimed {
+	r.t.Helper()
+	var cohort string
+	for _, suspect := range found.Jobs {
+		if slices.Contains(ids, suspect.Job) {
+			cohort = found.Cohorts[suspect.Cohort]
+		}
+	}
+	r.claims++
+	claimed, err := r.store.Try(r.ctx(), worker.TryRequest{WorkerID: r.id, Number: r.claims, Cohort: cohort, Jobs: ids, Bytes: bytes})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.tries = true
+	slices.SortFunc(claimed.Jobs, func(a, b *wire.Job) int { return int(a.ID - b.ID) })
+	return claimed
+}
+
+func (r *rig) park(jobs ...*wire.Job) []worker.Fate {
+	r.t.Helper()
+	return r.fates(r.store.Park(r.ctx(), leases(jobs)))
+}
+
+func (r *rig) acquit(jobs ...*wire.Job) {
+	r.t.Helper()
+	var ids []int64
+	for _, job := range jobs {
+		ids = append(ids, job.ID)
+	}
+	if err := r.store.Acquit(r.ctx(), r.id, ids); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// merge has one more worker hold these suspects at a crash: they are one cohort then.
+func (r *rig) merge(jobs ...int64) {
+	r.t.Helper()
+	for _, id := range jobs {
+		r.Relock(id, "")
+	}
+	victim := r.other()
+	victim.claim(len(jobs))
+	r.crash(victim)
+	r.suspects(jobs...)
+}
+
+// cohort is the name of the suspects that this worker leaves.
+func (r *rig) cohort() string { return strings.TrimPrefix(r.id, "pool-") }
+
+// suspect is what locks a job that this worker has left.
+func (r *rig) suspect(attempts int) string {
+	return "backfill-suspect." + r.cohort() + "." + string(rune('0'+attempts))
+}
+
+func (r *rig) lockOf(id int64) string {
+	r.t.Helper()
+	row, ok := r.Job(id)
+	if !ok || !strings.HasPrefix(row.LockedBy, "backfill-suspect.") {
+		r.t.Errorf("job %d is locked by %q, and is no suspect", id, row.LockedBy)
+	}
+	return row.LockedBy
+}

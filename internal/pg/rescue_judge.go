@@ -80,11 +80,7 @@ func (j *judgment) rule(ctx context.Context, row query.HeldJobsRow) error {
 	for _, age := range row.Ages {
 		held.Record.Ages = append(held.Record.Ages, seconds(age))
 	}
-	decided := death.Judge(held)
-	if decided.Verdict == conviction.Park && !row.Movable {
-		return nil // its queue would go on without it
-	}
-	j.rulings[row.ID] = ruling{decided, row}
+	j.rulings[row.ID] = ruling{death.Judge(held), row}
 	return nil
 }
 

@@ -7,7 +7,7 @@
 
 -- name: HeldJobs :many
 -- Locks jobs that dead workers held, with what has to be known of each. Only whose worker was counted
--- (held) is judged. A queue that somebody else has locked keeps its job from being parked.
+-- (held) is judged.
 with held as materialized (
   select j.id, j.job_queue_id, j.task_id, j.key, j.priority, j.run_at, j.attempts, j.max_attempts, j.locked_by, j.locked_at,
          split_part(j.locked_by, '.', 1) as worker_id
@@ -16,14 +16,10 @@ with held as materialized (
      and not exists (select from graphile_worker.backfill_workers as w
                       where w.id = split_part(j.locked_by, '.', 1) and (w.dead_at is null or w.held is null))
    order by j.id for update of j skip locked
-), queue as materialized (
-  select s.id from graphile_worker._private_job_queues as s
-   where s.id = any(array(select job_queue_id from held where job_queue_id is not null)) order by s.id for update skip locked
 )
 select held.id, held.worker_id::text as worker_id, held.locked_by::text as token, coalesce(t.identifier, '')::text as task,
        coalesce(s.queue_name, '')::text as queue, coalesce(held.key, '')::text as key, held.priority, held.run_at,
        held.attempts, held.max_attempts,
-       (held.job_queue_id is null or s.id is null or exists (select from queue where queue.id = held.job_queue_id))::boolean as movable,
        (w.stopping_at is not null)::boolean as notice, coalesce(w.held, 0)::int as held_together,
        coalesce(own.began, held.locked_at)::timestamptz as began, coalesce(own.tried, false)::boolean as tried,
        coalesce(w.heartbeat_at, held.locked_at)::timestamptz as beat_at,

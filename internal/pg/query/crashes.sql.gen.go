@@ -232,14 +232,10 @@ with held as materialized (
      and not exists (select from graphile_worker.backfill_workers as w
                       where w.id = split_part(j.locked_by, '.', 1) and (w.dead_at is null or w.held is null))
    order by j.id for update of j skip locked
-), queue as materialized (
-  select s.id from graphile_worker._private_job_queues as s
-   where s.id = any(array(select job_queue_id from held where job_queue_id is not null)) order by s.id for update skip locked
 )
 select held.id, held.worker_id::text as worker_id, held.locked_by::text as token, coalesce(t.identifier, '')::text as task,
        coalesce(s.queue_name, '')::text as queue, coalesce(held.key, '')::text as key, held.priority, held.run_at,
        held.attempts, held.max_attempts,
-       (held.job_queue_id is null or s.id is null or exists (select from queue where queue.id = held.job_queue_id))::boolean as movable,
        (w.stopping_at is not null)::boolean as notice, coalesce(w.held, 0)::int as held_together,
        coalesce(own.began, held.locked_at)::timestamptz as began, coalesce(own.tried, false)::boolean as tried,
        coalesce(w.heartbeat_at, held.locked_at)::timestamptz as beat_at,
@@ -274,7 +270,6 @@ type HeldJobsRow struct {
 	RunAt        pgtype.Timestamptz
 	Attempts     int16
 	MaxAttempts  int16
-	Movable      bool
 	Notice       bool
 	HeldTogether int32
 	Began        pgtype.Timestamptz
@@ -292,7 +287,7 @@ type HeldJobsRow struct {
 // it is asked for whenever the evidence is read. Somebody may have deleted a worker's row: that is no
 // notice.
 // Locks jobs that dead workers held, with what has to be known of each. Only whose worker was counted
-// (held) is judged. A queue that somebody else has locked keeps its job from being parked.
+// (held) is judged.
 func (q *Queries) HeldJobs(ctx context.Context, arg HeldJobsParams) ([]HeldJobsRow, error) {
 	rows, err := q.db.Query(ctx, HeldJobs, arg.SettleSeconds, arg.Jobs, arg.Ids)
 	if err != nil {
@@ -313,7 +308,6 @@ func (q *Queries) HeldJobs(ctx context.Context, arg HeldJobsParams) ([]HeldJobsR
 			&i.RunAt,
 			&i.Attempts,
 			&i.MaxAttempts,
-			&i.Movable,
 			&i.Notice,
 			&i.HeldTogether,
 			&i.Began,

@@ -154,6 +154,24 @@ var crashCases = map[string]func(*rig){
 		}
 		r.row(job, &Row{})
 	},
+	"notice after a crash alone takes that back, too": func(r *rig) {
+		job := r.add(wire.Job{})
+		r.parked(1)
+		for n := range 3 {
+			victim := r.other()
+			victim.trial()
+			if rescued := r.crash(victim); len(rescued.Parked) != 1 {
+				r.t.Errorf("after trial %d rescued %+v", n+1, rescued)
+			}
+			if n == 0 {
+				registration := worker.Registration{ID: wire.NewWorkerID(), Former: victim.id, Tasks: []string{"a", "b"}, Slots: 1}
+				if err := victim.store.Register(r.ctx(), registration); err != nil {
+					r.t.Fatal(err)
+				}
+			}
+		}
+		r.row(job, &Row{LockedBy: r.lockOf(job)})
+	},
 	"retiring is notice": func(r *rig) {
 		r.add(wire.Job{})
 		for range 3 {

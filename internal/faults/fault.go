@@ -166,8 +166,8 @@ func terminateSessions(ctx context.Context, f *fleet, _ *rand.Rand, d time.Durat
 
 func cutLinks(ctx context.Context, f *fleet, _ *rand.Rand, d time.Duration) error {
 	return repeat(ctx, d, func() error {
-		for _, p := range f.all() {
-			p.link.cut()
+		for _, l := range f.links() {
+			l.cut()
 		}
 		return nil
 	})
@@ -184,15 +184,17 @@ func blackholeAll(ctx context.Context, f *fleet, _ *rand.Rand, d time.Duration) 
 func (f *fleet) blackhole(ctx context.Context, d time.Duration, processes ...*process) error {
 	for _, p := range processes {
 		f.say("  nothing passes from or to %s", p.spec.Name)
-		defer p.link.swallow()()
+		for _, l := range p.links {
+			defer l.swallow()()
+		}
 	}
 	return pause(ctx, d)
 }
 
 func delayLinks(ctx context.Context, f *fleet, _ *rand.Rand, d time.Duration) error {
-	for _, p := range f.all() {
-		p.link.slow(30 * time.Millisecond)
-		defer p.link.slow(0)
+	for _, l := range f.links() {
+		l.slow(30 * time.Millisecond)
+		defer l.slow(0)
 	}
 	return pause(ctx, d)
 }
@@ -253,7 +255,7 @@ func exhaustConnections(ctx context.Context, f *fleet, _ *rand.Rand, d time.Dura
 	}()
 	fill := func() error {
 		for {
-			conn, err := pgx.Connect(ctx, urlAt(f.server.address(), "&application_name=exhaustion"))
+			conn, err := pgx.Connect(ctx, urlAt(f.server.address(), database)+"&application_name=exhaustion")
 			if refused := (*pgconn.PgError)(nil); errors.As(err, &refused) && refused.Code == "53300" {
 				return nil
 			}

@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -24,10 +23,14 @@ import (
 //go:embed node.mjs
 var nodeScript string
 
-const (
-	workerCount   = 3
-	enqueuerCount = 2
+// How the processes of the fleet get to the server: each is the name of a database of the pooler's,
+// or leads past it.
+var (
+	workerRoutes   = []string{straight, straight, sessionDatabase, transactionDatabase}
+	enqueuerRoutes = []string{straight, transactionDatabase}
 )
+
+const straight = ""
 
 // fleet is all that runs: a server, perhaps a pooler before it, and processes that work and
 // enqueue.
@@ -70,21 +73,21 @@ func (f *fleet) startAll(ctx context.Context, o options) (err error) {
 	default:
 		f.server.serve(f.pooler.upstream)
 	}
-	client, err := backfill.Open(ctx, urlAt(f.server.address(), "")) // one process installs the tables before the fleet needs them
+	client, err := backfill.Open(ctx, urlAt(f.server.address(), database)) // one process installs the tables before the fleet needs them
 	if err != nil {
 		return err
 	}
 	client.Close()
-	for i := range workerCount {
-		p, err := f.newProcess(ctx, o, dutyWorker, i+1, i == workerCount-1)
+	for i, route := range workerRoutes {
+		p, err := f.newProcess(ctx, o, dutyWorker, i+1, route)
 		if err != nil {
 			return err
 		}
-		p.apart = i > 0
+		p.apart = i > 0 // whoever looks from the first one's machine sees that it has ended
 		f.workers = append(f.workers, p)
 	}
-	for i := range enqueuerCount {
-		p, err := f.newProcess(ctx, o, dutyEnqueue, i+1, i == enqueuerCount-1)
+	for i, route := range enqueuerRoutes {
+		p, err := f.newProcess(ctx, o, dutyEnqueue, i+1, route)
 		if err != nil {
 			return err
 		}
@@ -112,7 +115,7 @@ func (f *fleet) addNode(ctx context.Context, o options) error {
 		f.say("no Node worker takes part: %v", err)
 		return nil
 	}
-	f.node, err = f.newProcess(ctx, o, dutyNode, 1, false)
+	f.node, err = f.newProcess(ctx, o, dutyNode, 1, straight)
 	if err != nil {
 		return err
 	}
@@ -121,36 +124,56 @@ func (f *fleet) addNode(ctx context.Context, o options) error {
 	return nil
 }
 
-// newProcess makes a process with a link of its own, to the pooler or straight to the server.
-func (f *fleet) newProcess(ctx context.Context, o options, d duty, i int, pooled bool) (*process, error) {
-	name := fmt.Sprintf("%s-%d", d, i)
-	spec := childSpec{
-		Duty: d, Name: name, Journal: filepath.Join(f.folder, name+".journal"), Seed: o.seed,
-		Rate: o.rate / enqueuerCount, LongFor: o.length(8*time.Second, 25*time.Second), LongEvery: o.length(12*time.Second, 30*time.Second), Crontab: crontab,
-	}
-	l, err := newLink(ctx, f.server.address())
-	if err != nil {
-		return nil, err
-	}
-	spec.URL = urlAt(l.address, "")
-	switch {
-	case !pooled || f.pooler == nil:
-		f.server.serve(l)
-	case d == dutyWorker:
-		l.lead(f.pooler.address)
-		spec.URL = strings.Replace(spec.URL, "/"+database+"?", "/"+sessionDatabase+"?", 1)
-	default:
-		l.lead(f.pooler.address)
-		spec.URL = strings.Replace(urlAt(l.address, "&default_query_exec_mode=exec"), "/"+database+"?", "/"+transactionDatabase+"?", 1)
-	}
+// newProcess makes a process that gets to the server by a route.
+func (f *fleet) newProcess(ctx context.Context, o options, d duty, i int, route string) (*process, error) {
 	executable, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("find this program: %w", err)
 	}
-	return &process{
-		spec: spec, link: l, changed: make(chan struct{}), stopped: make(chan struct{}),
+	name := fmt.Sprintf("%s-%d", d, i)
+	p := &process{
+		spec: childSpec{
+			Duty: d, Name: name, Journal: filepath.Join(f.folder, name+".journal"), Seed: o.seed,
+			Rate: o.rate / float64(len(enqueuerRoutes)), LongFor: o.length(8*time.Second, 25*time.Second), LongEvery: o.length(12*time.Second, 30*time.Second), Crontab: crontab,
+		},
+		changed: make(chan struct{}), stopped: make(chan struct{}),
 		command: func(context.Context) *exec.Cmd { return exec.Command(executable) },
-	}, nil
+	}
+	if f.pooler == nil {
+		route = straight
+	}
+	return p, f.connect(ctx, p, route)
+}
+
+// connect gives a process links of its own. A worker that shares sessions has a second one, which
+// leads past the pooler, to listen.
+func (f *fleet) connect(ctx context.Context, p *process, route string) error {
+	if route != straight {
+		l, err := newLink(ctx, f.pooler.address)
+		if err != nil {
+			return err
+		}
+		p.links = append(p.links, l)
+		p.spec.URL = urlAt(l.address, route)
+	}
+	if route == transactionDatabase {
+		p.spec.URL += "&default_query_exec_mode=exec"
+	}
+	if route == sessionDatabase || route == transactionDatabase && p.spec.Duty != dutyWorker {
+		return nil
+	}
+	l, err := newLink(ctx, f.server.address())
+	if err != nil {
+		return err
+	}
+	f.server.serve(l)
+	p.links = append(p.links, l)
+	if route == straight {
+		p.spec.URL = urlAt(l.address, database)
+	} else {
+		p.spec.ListenURL = urlAt(l.address, database)
+	}
+	return nil
 }
 
 // all are the processes in the order of their names.
@@ -160,6 +183,13 @@ func (f *fleet) all() []*process {
 		all = append(all, f.node)
 	}
 	return all
+}
+
+func (f *fleet) links() (links []*link) {
+	for _, p := range f.all() {
+		links = append(links, p.links...)
+	}
+	return links
 }
 
 // broken writes down that a promise of the fleet itself was broken.
@@ -226,8 +256,8 @@ func (f *fleet) close() error {
 		}
 		p.mu.Unlock()
 	}
-	for _, p := range f.all() {
-		p.link.close()
+	for _, l := range f.links() {
+		l.close()
 	}
 	if f.pooler != nil {
 		f.pooler.stop()

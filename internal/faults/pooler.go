@@ -17,8 +17,8 @@ import (
 	"time"
 )
 
-// The pooler's two databases: one in session mode, which a worker needs to be woken, and one in
-// transaction mode.
+// The pooler's two databases: one in session mode, and one in transaction mode, where workers hear
+// no notifications and poll.
 const (
 	sessionDatabase     = "faults_session"
 	transactionDatabase = "faults_transaction"

@@ -34,6 +34,7 @@ type childSpec struct {
 	Name      string
 	Proc      int // its number
 	URL       string
+	ListenURL string // a worker's, past the pooler; "": it listens where it works
 	Journal   string
 	Seed      uint64
 	Rate      float64       // jobs a second, of an enqueuer
@@ -45,7 +46,7 @@ type childSpec struct {
 // A process belongs to the fleet. When it ends it is started again, until it is told to stop.
 type process struct {
 	spec    childSpec
-	link    *link
+	links   []*link // all that it has of the network
 	command func(context.Context) *exec.Cmd
 	apart   bool // in a PID namespace of its own
 	// gone is called when the process has ended, before it is started again.

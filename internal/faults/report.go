@@ -115,9 +115,9 @@ func (r record) duration() time.Duration { return time.Duration(r.Due) * time.Mi
 
 const pageText = `# Reliability, tried out
 
-The fault harness wrote this page. It runs three Go workers and a Node worker, two processes that enqueue, and a PostgreSQL with normal
-durability, one of the workers and one of the enqueuers behind PgBouncer. Two of the workers have a PID namespace of their own, as in
-containers. It injects one fault after the other, and waits after each until every process works again. All processes write down what they
+The fault harness wrote this page. It runs four Go workers and a Node worker, two processes that enqueue, and a PostgreSQL with normal
+durability. One of the workers is behind PgBouncer in session mode, another one and one of the enqueuers in transaction mode. Three of the
+Go workers have a PID namespace of their own, as in containers. It injects one fault after the other, and waits after each until every process works again. All processes write down what they
 do, before and after they do it, so that the auditor also knows what a process did that was killed. At the end it compares what was
 acknowledged with what ran. To repeat it:
 

@@ -166,9 +166,10 @@ func (s *server) address() string {
 	return u.Host
 }
 
-// urlAt is how the fleet connects, at an address that leads to the server.
-func urlAt(address, more string) string {
-	return fmt.Sprintf("postgres://%s:%s@%s/%s?sslmode=disable%s", role, password, address, database, more)
+// urlAt is how the fleet connects to a database, at an address that leads to the server or to the
+// pooler.
+func urlAt(address, name string) string {
+	return fmt.Sprintf("postgres://%s:%s@%s/%s?sslmode=disable", role, password, address, name)
 }
 
 // adminTimeout is for each thing that the harness does in the database.

@@ -20,7 +20,11 @@ func runWorker(ctx context.Context, spec childSpec, log *journal) error {
 	}
 	defer client.Close()
 	h := &handlers{log: log, offers: newOffers(spec, log)}
-	worker, err := client.NewWorker(registry(h), backfill.WithCrontab(crontab), backfill.WithObserver(h.observe))
+	options := []backfill.WorkerOption{backfill.WithCrontab(crontab), backfill.WithObserver(h.observe)}
+	if spec.ListenURL != "" {
+		options = append(options, backfill.WithListenURL(spec.ListenURL))
+	}
+	worker, err := client.NewWorker(registry(h), options...)
 	if err != nil {
 		return err
 	}

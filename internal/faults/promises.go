@@ -14,6 +14,7 @@ import (
 // tally is what became of the requests of one fault's time.
 type tally struct {
 	offered, acked, executed int
+	executedNode             int // by Node, of these
 	replaced                 int // acknowledged, and replaced by a later one of its key before it ran
 	lost                     int // acknowledged, not run to the end, and not in the table
 	left                     int // the same, but still in the table when nothing moved any more
@@ -115,8 +116,11 @@ func (v *verdict) requests(f *findings) {
 		}
 		y.acked++
 		switch {
-		case done > 0:
+		case done != nil:
 			y.executed++
+			if done.node {
+				y.executedNode++
+			}
 		case r.kind == kindKeyed:
 			y.replaced++ // unless it is the last one of its key
 		case r.left != nil && r.left.Count == 0:
@@ -129,38 +133,36 @@ func (v *verdict) requests(f *findings) {
 	}
 }
 
-// finished counts the runs that ended with success, and the doubled requests.
-func (v *verdict) finished(f *findings, r *request) (done int) {
-	var first, second *run
+// finished is the first run of a request that ended with success; nil: none did. A request that was
+// finished twice counts once, when its second run starts.
+func (v *verdict) finished(f *findings, r *request) (first *run) {
+	var second *run
 	for i, it := range r.runs {
 		if i > 0 && (r.runs[i-1].outcome == "" || r.runs[i-1].outcome == opCancelled || r.runs[i-1].finished(r.n)) {
 			v.again++
 		}
-		if !it.finished(r.n) {
-			continue
-		}
-		done++
-		switch done {
-		case 1:
+		switch {
+		case !it.finished(r.n):
+		case first == nil:
 			first = it
-		case 2:
+		case second == nil:
 			second = it
 		}
 	}
 	if second == nil {
-		return done
+		return first
 	}
 	i := v.trial.windowAt(second.start)
 	y := &v.tallies[i]
 	if first.node || second.node {
 		y.doubledNode++
-		return done
+		return first
 	}
 	y.doubled++
 	if !explains(v.trial.windows[i].fault, func(it fault) bool { return it.doubles != "" }) {
 		f.add("doubled", "%s was finished twice, %.3f s apart, which %s does not explain", r.name(), seconds(first.end, second.start), v.trial.windows[i].fault)
 	}
-	return done
+	return first
 }
 
 // charged checks that no attempt was charged but for a failure of the handler. What Node holds at

@@ -25,22 +25,20 @@ type row struct {
 	nodeAgain float64
 }
 
+// rows are those of the table, in the order of the catalogue. The first is that of the time before
+// the first fault: none has come, and nothing has recovered.
 func (v *verdict) rows() []row {
-	var rows []row
-	for i, w := range v.trial.windows {
+	rows := []row{{fault: v.trial.windows[0].fault, tally: v.tallies[0]}}
+	for i, w := range v.trial.windows[1:] {
 		at := slices.IndexFunc(rows, func(r row) bool { return r.fault == w.fault })
 		if at < 0 {
 			rows = append(rows, row{fault: w.fault})
 			at = len(rows) - 1
 		}
-		r := &rows[at]
-		r.times++
-		r.tally.add(v.tallies[i])
-		r.recovered = append(r.recovered, w.recovered)
-		r.released = append(r.released, w.released...)
-		r.held += w.held
-		r.nodeHeld += w.nodeHeld
-		r.nodeAgain = max(r.nodeAgain, w.nodeAgain)
+		rows[at].add(row{
+			times: 1, tally: v.tallies[i+1], recovered: []float64{w.recovered},
+			held: w.held, released: w.released, nodeHeld: w.nodeHeld, nodeAgain: w.nodeAgain,
+		})
 	}
 	slices.SortStableFunc(rows, func(a, b row) int { return place(a.fault) - place(b.fault) })
 	return rows
@@ -51,10 +49,21 @@ func place(name string) int {
 	return slices.IndexFunc(faults, func(it fault) bool { return it.name == name })
 }
 
+func (r *row) add(o row) {
+	r.times += o.times
+	r.tally.add(o.tally)
+	r.recovered = append(r.recovered, o.recovered...)
+	r.held += o.held
+	r.released = append(r.released, o.released...)
+	r.nodeHeld += o.nodeHeld
+	r.nodeAgain = max(r.nodeAgain, o.nodeAgain)
+}
+
 func (y *tally) add(o tally) {
 	y.offered += o.offered
 	y.acked += o.acked
 	y.executed += o.executed
+	y.executedNode += o.executedNode
 	y.replaced += o.replaced
 	y.lost += o.lost
 	y.left += o.left
@@ -136,9 +145,10 @@ The seed says which faults come in which order and whom they meet; how the proce
 * *Recovery* is the time from the end of the fault until the last process of ours has enqueued a job, or has begun to run one: the median
   and the maximum of all times that the fault was injected. A process that was killed is started again after a second.
 * *Held, free after*: how many jobs killed workers had locked, and how long after the kill the last of them was free again.
-* *Node* is Graphile Worker, whose process ends when its server goes away. The harness starts it again and calls force_unlock_workers for
-  the dead pool, as its operators have to: jobs that it held then, jobs that were doubled because of that, and the longest time until it
-  worked again. If it lives on and does not work for 30 s, the harness kills it.
+* *Node* is Graphile Worker with four slots, whose process ends when its server goes away. The harness starts it again and calls
+  force_unlock_workers for the dead pool, as its operators have to. The column has the jobs that it executed, those that it held when it
+  ended, those that were doubled because of that, and the longest time until it worked again. If it lives on and does not work for 30 s,
+  the harness kills it.
 
 Also checked: jobs that were refused or rolled back never run, scheduled ones not before their time, those of a queue in the order
 in which they were acknowledged; the last request of each key runs; each minute of cron is enqueued once; no worker that works is declared
@@ -147,20 +157,13 @@ dead; a worker that is told to stop ends in time, without an error, and leaves n
 
 // print writes the table as Markdown, and what was broken.
 func (v *verdict) print(out io.Writer) {
-	fmt.Fprintln(out, "| fault | times | offered | acknowledged | executed | replaced | lost | not run | doubled | serial overlaps | recovery p50 / max | held, free after | Node: held, doubled, recovery |")
+	fmt.Fprintln(out, "| fault | times | offered | acknowledged | executed | replaced | lost | not run | doubled | serial overlaps | recovery p50 / max | held, free after | Node: executed, held, doubled, recovery |")
 	fmt.Fprintln(out, "|---|---|---|---|---|---|---|---|---|---|---|---|---|")
-	var total row
+	total := row{fault: "all"}
 	for _, r := range v.rows() {
 		r.print(out)
-		total.times += r.times
-		total.tally.add(r.tally)
-		total.recovered = append(total.recovered, r.recovered...)
-		total.released = append(total.released, r.released...)
-		total.held += r.held
-		total.nodeHeld += r.nodeHeld
-		total.nodeAgain = max(total.nodeAgain, r.nodeAgain)
+		total.add(r)
 	}
-	total.fault = "all"
 	total.print(out)
 	fmt.Fprintf(out, "\n%d cron ticks. %d runs were not the first of their job, beside those that fail on purpose. Of %d requests whose outcome was unknown, %d ran. "+
 		"%d times a worker was declared dead and lived; workers without an answer cancelled %d jobs of queues.\n",
@@ -194,7 +197,7 @@ func (r row) print(out io.Writer) {
 			held += fmt.Sprintf(", %.1f s at most", slices.Max(r.released))
 		}
 	}
-	node := fmt.Sprintf("%d, %d, %.1f s", r.nodeHeld, y.doubledNode, r.nodeAgain)
+	node := fmt.Sprintf("%d, %d, %d, %.1f s", y.executedNode, r.nodeHeld, y.doubledNode, r.nodeAgain)
 	fmt.Fprintf(out, "| %s | %d | %d | %d | %d | %d | %d | %d | %d | %s | %s | %s | %s |\n",
 		r.fault, r.times, y.offered, y.acked, y.executed, y.replaced, y.lost, y.left, y.doubled, overlaps, spread(r.recovered), held, node)
 }

@@ -47,11 +47,10 @@ func (r *run) finished(n int64) bool { return r.outcome == opEnded && slices.Con
 
 // life is the life of one process.
 type life struct {
-	name    string
-	node    bool
-	died    int64 // 0: not before the end
-	frozen  [][2]int64
-	started int64
+	name          string
+	duty          duty
+	started, died int64 // died: 0: not before the end
+	frozen        [][2]int64
 }
 
 // window is a fault with the time that follows it.
@@ -63,7 +62,7 @@ type window struct {
 	stuck      []string
 	held       int       // jobs that a killed worker had locked
 	released   []float64 // seconds until they were free
-	heldStuck  int
+	locked     int       // those that stayed locked
 	nodeHeld   int
 }
 
@@ -131,7 +130,7 @@ func (t *trial) own(r record) {
 	case opRun:
 		t.run = r
 	case opSpawned:
-		t.lives[int(r.N)] = &life{name: r.Name, node: r.Text == string(dutyNode), started: r.At}
+		t.lives[int(r.N)] = &life{name: r.Name, duty: duty(r.Text), started: r.At}
 	case opDied:
 		if r.N == noProcess {
 			t.poolerEnds++
@@ -153,11 +152,9 @@ func (t *trial) own(r record) {
 			w.recovered = max(w.recovered, seconds(r.Due, r.At))
 		}
 	case opStuck:
-		if r.Text == "held" {
-			w.heldStuck += r.Count
-		} else {
-			w.stuck = append(w.stuck, r.Name)
-		}
+		w.stuck = append(w.stuck, r.Name)
+	case opLocked:
+		w.locked += r.Count
 	case opHeld:
 		if r.Name == nodeName {
 			w.nodeHeld += r.Count
@@ -207,6 +204,9 @@ func (t *trial) act(r record) error {
 	id := [2]int64{int64(r.Proc), r.Run}
 	switch r.Op { //nolint:exhaustive // the others are for offer
 	case opStarted:
+		if t.lives[r.Proc] == nil {
+			return fmt.Errorf("process %d was not started", r.Proc)
+		}
 		ns := r.Ns
 		if ns == nil {
 			ns = []int64{r.N}
@@ -246,10 +246,10 @@ func (t *trial) finish() {
 	slices.SortStableFunc(t.order, func(a, b *run) int { return cmp.Compare(a.start, b.start) })
 	for _, it := range t.order {
 		l := t.lives[it.proc]
-		it.node = l != nil && l.node
+		it.node = l.duty == dutyNode
 		if it.outcome == "" {
 			it.end = t.last
-			if l != nil && l.died > 0 {
+			if l.died > 0 {
 				it.end = l.died
 			}
 		}
@@ -289,9 +289,5 @@ func (t *trial) windowAt(at int64) int {
 
 // frozenDuring reports whether the run's process stood still at some time of the run.
 func (t *trial) frozenDuring(it *run) bool {
-	l := t.lives[it.proc]
-	if l == nil {
-		return false
-	}
-	return slices.ContainsFunc(l.frozen, func(f [2]int64) bool { return f[0] <= it.end && (f[1] == 0 || f[1] >= it.start) })
+	return slices.ContainsFunc(t.lives[it.proc].frozen, func(f [2]int64) bool { return f[0] <= it.end && (f[1] == 0 || f[1] >= it.start) })
 }

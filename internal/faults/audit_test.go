@@ -44,6 +44,12 @@ func ran(proc int, from, to float64, n int64, queue string) []record {
 	return []record{start, {Op: opEnded, At: us(to), Proc: proc, Run: us(from), N: n}}
 }
 
+// failed makes the run one that failed.
+func failed(records []record) []record {
+	records[1].Op = opFailed
+	return records
+}
+
 func attempted(attempt int, records []record) []record {
 	records[0].Attempt = attempt
 	return records
@@ -98,7 +104,22 @@ func TestAudit(t *testing.T) {
 			own: []record{{Op: opLeft, Ns: []int64{10}, Name: "pool-x.1.1"}}, fleet: acked(1, 10, plain), want: "not run: request 10",
 		},
 		"failed for good": {
-			own: []record{{Op: opLeft, Ns: []int64{10}, Count: 1}}, fleet: acked(1, 10, plain), want: "lost: request 10",
+			own: []record{{Op: opLeft, Job: 7, Ns: []int64{10}, Count: 1, Text: "crashed: 3 workers"}}, fleet: acked(1, 10, plain), want: "dead letter: job 7",
+		},
+		"failed for good, and its outcome was unknown": {
+			own:   []record{{Op: opLeft, Job: 7, Ns: []int64{10}, Count: 1}},
+			fleet: []record{offered(1, 10, plain), answered(2, 10, opUnknown)}, want: "dead letter: job 7",
+		},
+		"failed for good, without a request": {
+			own: []record{{Op: opLeft, Job: 7, Count: 1}}, want: "dead letter: job 7",
+		},
+		"replaced while it was locked": {
+			own:   []record{{Op: opLeft, Job: 7, Ns: []int64{10}, Count: 1}},
+			fleet: join(acked(1, 10, keyed), acked(2, 11, keyed), ran(1, 3, 4, 11, "")),
+		},
+		"replaced, and failed for good": {
+			own:   []record{{Op: opLeft, Job: 7, Ns: []int64{10}, Count: 1, Text: "crashed: 3 workers"}},
+			fleet: join(acked(1, 10, keyed), acked(2, 11, keyed), ran(1, 3, 4, 11, "")), want: "dead letter: job 7",
 		},
 		"refused, and ran": {
 			fleet: join([]record{offered(1, 10, plain), answered(2, 10, opRefused)}, ran(1, 3, 4, 10, "")), want: "phantom: request 10",
@@ -133,6 +154,19 @@ func TestAudit(t *testing.T) {
 		"doubled by Node": {
 			own: fault("held xmin", 2.5), fleet: join(acked(1, 10, plain), ran(3, 2, 3, 10, ""), ran(2, 4, 5, 10, "")),
 		},
+		"two at once": {
+			own: fault("held xmin", 2.5), fleet: join(acked(1, 10, plain), ran(1, 2, 0, 10, ""), ran(2, 4, 5, 10, "")), want: "lease: job 10",
+		},
+		"two at once, the first by Node": {
+			own: fault("SIGKILL of a worker", 2.5), fleet: join(acked(1, 10, plain), ran(3, 2, 0, 10, ""), ran(2, 4, 5, 10, "")), want: "lease: job 10",
+		},
+		"two at once, after a blackhole": {
+			own: fault("TCP blackhole, one worker", 2.5), fleet: join(acked(1, 10, plain), ran(1, 2, 0, 10, ""), ran(2, 4, 5, 10, "")),
+		},
+		"two at once, when a blackhole was long over": {
+			own:   join(fault("TCP blackhole, one worker", 0.5), fault("held xmin", 1.5)),
+			fleet: join(acked(1, 10, plain), ran(1, 2, 0, 10, ""), ran(2, 4, 5, 10, "")), want: "lease: job 10",
+		},
 		"run again, not charged": {
 			own:   join(fault("SIGKILL of a worker", 2.5), []record{{Op: opDied, At: us(2.5), N: 1}}),
 			fleet: join(acked(1, 10, plain), attempted(1, ran(1, 2, 0, 10, "")), attempted(1, ran(2, 4, 5, 10, ""))),
@@ -151,6 +185,41 @@ func TestAudit(t *testing.T) {
 			fleet: join(acked(1, 10, serial), acked(1.2, 11, serial), acked(1.4, 12, serial),
 				ran(1, 3, 9, 10, "q"), ran(3, 8.9985, 8.9986, 11, "q"), ran(2, 8.999, 9.5, 12, "q")), want: "serial: queue q",
 		},
+		"run again after a failure": {
+			fleet: join(acked(1, 10, plain), failed(attempted(1, ran(1, 2, 3, 10, ""))), attempted(2, ran(2, 4, 5, 10, ""))),
+		},
+		"run again after a part has failed": {
+			fleet: join(acked(1, 10, record{Kind: kindBatch, Count: 2}), []record{
+				{Op: opStarted, At: us(2), Proc: 1, Run: 1, Kind: kindBatch, Ns: []int64{10, 11}, Attempt: 1},
+				{Op: opEnded, At: us(3), Proc: 1, Run: 1, Ns: []int64{11}},
+				{Op: opStarted, At: us(4), Proc: 2, Run: 1, Kind: kindBatch, Ns: []int64{10}, Attempt: 2},
+				{Op: opEnded, At: us(5), Proc: 2, Run: 1, Ns: []int64{10}},
+			}),
+		},
+		"run again, and charged by Node": {
+			own:   []record{{Op: opDied, At: us(2.5), N: 3}},
+			fleet: join(acked(1, 10, plain), attempted(1, ran(3, 2, 0, 10, "")), attempted(2, ran(2, 4, 5, 10, ""))),
+		},
+		"charged by Node, which did not start it": {
+			own:   []record{{Op: opHeld, At: us(1.5), Name: nodeName, Count: 1, Ns: []int64{10}}},
+			fleet: join(acked(1, 10, plain), attempted(2, ran(2, 4, 5, 10, ""))),
+		},
+		"beside one that stood still before": {
+			own:   []record{{Op: opFrozen, At: us(1), N: 1}, {Op: opThawed, At: us(2), N: 1}},
+			fleet: join(acked(1, 10, serial), acked(2, 11, serial), ran(1, 3, 5, 10, "q"), ran(2, 4, 6, 11, "q")), want: "serial: queue q",
+		},
+		"beside one that stood still afterwards": {
+			own:   []record{{Op: opFrozen, At: us(7), N: 1}, {Op: opThawed, At: us(8), N: 1}},
+			fleet: join(acked(1, 10, serial), acked(2, 11, serial), ran(1, 3, 5, 10, "q"), ran(2, 4, 6, 11, "q")), want: "serial: queue q",
+		},
+		"beside one that stands still": {
+			own:   []record{{Op: opFrozen, At: us(3.5), N: 1}},
+			fleet: join(acked(1, 10, serial), acked(2, 11, serial), ran(1, 3, 5, 10, "q"), ran(2, 4, 6, 11, "q")),
+		},
+		"before one that stood still": {
+			own:   []record{{Op: opFrozen, At: us(4.5), N: 2}, {Op: opThawed, At: us(5.5), N: 2}},
+			fleet: join(acked(1, 10, serial), acked(2, 11, serial), ran(1, 3, 5, 10, "q"), ran(2, 4, 6, 11, "q")),
+		},
 		"beside one that stood still": {
 			own:   []record{{Op: opFrozen, At: us(3.5), N: 1}, {Op: opThawed, At: us(4.5), N: 1}},
 			fleet: join(acked(1, 10, serial), acked(2, 11, serial), ran(1, 3, 5, 10, "q"), ran(2, 4, 6, 11, "q")),
@@ -165,6 +234,9 @@ func TestAudit(t *testing.T) {
 		},
 		"out of order": {
 			fleet: join(acked(1, 10, serial), acked(2, 11, serial), ran(1, 3, 4, 11, "q"), ran(2, 4, 5, 10, "q")), want: "order: queue q",
+		},
+		"again after its successor": {
+			fleet: join(acked(1, 10, serial), acked(2, 11, serial), failed(ran(1, 3, 4, 10, "q")), ran(2, 4, 5, 11, "q"), ran(2, 5, 6, 10, "q")),
 		},
 		"out of order, but its outcome was unknown": {
 			fleet: join([]record{offered(1, 10, serial), answered(2, 10, opUnknown)}, acked(3, 11, serial), ran(1, 4, 5, 11, "q"), ran(2, 5, 6, 10, "q")),
@@ -185,14 +257,20 @@ func TestAudit(t *testing.T) {
 		"declared dead and alive": {
 			own: fault("held xmin", 1), fleet: []record{{Op: opFenced, At: us(2), Proc: 1}}, want: "false death: worker-1",
 		},
+		"declared dead because another one was killed": {
+			own: fault("SIGKILL of a worker", 1), fleet: []record{{Op: opFenced, At: us(2), Proc: 1}}, want: "false death: worker-1",
+		},
 		"declared dead after it stood still": {
 			own: fault("SIGSTOP of a worker, then SIGCONT", 1), fleet: []record{{Op: opFenced, At: us(2), Proc: 1}},
 		},
 		"a process that is stuck": {
 			own: join(fault("held xmin", 1), []record{{Op: opStuck, At: us(2), Name: "worker-1"}}), want: "recovery: worker-1",
 		},
+		"a finding of the harness's own": {
+			own: []record{{Op: opBroken, Text: "worker-1 ended by itself"}}, want: "harness: worker-1 ended",
+		},
 		"jobs of a killed worker that stay locked": {
-			own: join(fault("SIGKILL of a worker", 1), []record{{Op: opStuck, At: us(2), Name: "worker-1", Text: "held", Count: 3}}), want: "rescue: 3 jobs",
+			own: join(fault("SIGKILL of a worker", 1), []record{{Op: opLocked, At: us(2), Name: "worker-1", Count: 3}}), want: "rescue: 3 jobs",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -5,6 +5,7 @@ package main
 import (
 	"cmp"
 	"fmt"
+	"iter"
 	"maps"
 	"math"
 	"slices"
@@ -30,8 +31,8 @@ type verdict struct {
 	tallies []tally // of each window
 	broken  []string
 	ticks   int
-	again   int // runs that were not the first of their request, without those that fail on purpose
-	unknown [2]int
+	again   int    // runs that were not the first of their request, without those that fail on purpose
+	unknown [2]int // requests without a clear answer, and those of them that ran
 }
 
 // maxFindings is how many findings of one kind are told one by one.
@@ -60,8 +61,8 @@ func audit(t *trial) *verdict {
 		for _, name := range w.stuck {
 			f.add("recovery", "%s did not work again after %s", name, w.fault)
 		}
-		if w.heldStuck > 0 {
-			f.add("rescue", "%d jobs of a killed worker stayed locked after %s", w.heldStuck, w.fault)
+		if w.locked > 0 {
+			f.add("rescue", "%d jobs of a killed worker stayed locked after %s", w.locked, w.fault)
 		}
 	}
 	for _, r := range t.fenced {
@@ -72,7 +73,9 @@ func audit(t *trial) *verdict {
 	v.requests(f)
 	v.keys(f)
 	v.queues(f)
+	v.leases(f)
 	v.cron(f)
+	v.deadLetters(f)
 	v.broken = f.all
 	for _, promise := range slices.Sorted(maps.Keys(f.count)) {
 		if n := f.count[promise]; n > maxFindings {
@@ -126,6 +129,8 @@ func (v *verdict) requests(f *findings) {
 		case r.left != nil && r.left.Count == 0:
 			y.left++
 			f.add("not run", "%s is in the table still, locked by %q", r.name(), r.left.Name)
+		case r.left != nil:
+			y.lost++ // it is a dead letter
 		default:
 			y.lost++
 			f.add("lost", "%s was acknowledged, did not run to the end, and is gone; it started %d times", r.name(), len(r.runs))
@@ -238,25 +243,54 @@ func (v *verdict) queues(f *findings) {
 }
 
 func (v *verdict) overlaps(f *findings, queue string, runs []*run) {
-	var latest *run // the one that ends last so far
-	for _, it := range runs {
-		if latest != nil {
-			tolerance := int64(0)
-			if it.node != latest.node {
-				tolerance = nodeClock
-			}
-			if it.start < latest.end-tolerance {
-				y := &v.tallies[v.trial.windowAt(it.start)]
-				y.overlaps++
-				if v.trial.frozenDuring(it) || v.trial.frozenDuring(latest) {
-					y.frozen++
-				} else {
-					f.add("serial", "queue %s: job %d started %.3f s before job %d had ended", queue, it.job, seconds(it.start, latest.end), latest.job)
+	for earlier, later := range overlapping(runs) {
+		y := &v.tallies[v.trial.windowAt(later.start)]
+		y.overlaps++
+		if v.trial.frozenDuring(later) || v.trial.frozenDuring(earlier) {
+			y.frozen++
+		} else {
+			f.add("serial", "queue %s: job %d started %.3f s before job %d had ended", queue, later.job, seconds(later.start, earlier.end), earlier.job)
+		}
+	}
+}
+
+// overlapping are the runs that start before an earlier one has ended, each with the one that ends
+// last of these.
+func overlapping(runs []*run) iter.Seq2[*run, *run] {
+	return func(yield func(earlier, later *run) bool) {
+		var latest *run
+		for _, it := range runs {
+			if latest != nil {
+				tolerance := int64(0)
+				if it.node != latest.node {
+					tolerance = nodeClock
+				}
+				if it.start < latest.end-tolerance && !yield(latest, it) {
+					return
 				}
 			}
+			if latest == nil || it.end > latest.end {
+				latest = it
+			}
 		}
-		if latest == nil || it.end > latest.end {
-			latest = it
+	}
+}
+
+// leases checks that a job is not run by two at once, unless one was away for longer than its
+// lease. For a job of a queue, overlaps is stricter.
+func (v *verdict) leases(f *findings) {
+	jobs := map[int64][]*run{}
+	for _, it := range v.trial.order {
+		if it.queue == "" {
+			jobs[it.job] = append(jobs[it.job], it)
+		}
+	}
+	for _, job := range slices.Sorted(maps.Keys(jobs)) {
+		for earlier, later := range overlapping(jobs[job]) {
+			between := v.trial.windows[v.trial.windowAt(earlier.start) : v.trial.windowAt(later.start)+1]
+			if !slices.ContainsFunc(between, func(w *window) bool { return explains(w.fault, func(it fault) bool { return it.doubles == expired }) }) {
+				f.add("lease", "job %d was started again %.3f s before its run had ended", job, seconds(later.start, earlier.end))
+			}
 		}
 	}
 }
@@ -277,6 +311,20 @@ func (v *verdict) inOrder(f *findings, queue string, runs []*run) {
 			f.add("order", "queue %s: %s started after request %d", queue, r.name(), latest)
 		}
 		latest = max(latest, n)
+	}
+}
+
+// deadLetters checks that no job has failed for good. A keyed job that was locked when
+// a later one replaced it has no attempts left, and no error.
+func (v *verdict) deadLetters(f *findings) {
+	for _, row := range v.trial.left {
+		excused := slices.ContainsFunc(row.Ns, func(n int64) bool {
+			r := v.trial.requests[n]
+			return r != nil && r.kind == kindKeyed && row.Text == ""
+		})
+		if row.Count == 1 && !excused {
+			f.add("dead letter", "job %d, with the requests %v, has failed for good: %s", row.Job, row.Ns, row.Text)
+		}
 	}
 }
 

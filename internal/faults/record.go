@@ -38,22 +38,23 @@ const (
 	opFenced op = "fenced" // it was declared dead, and lives
 	opSilent op = "silent" // its heartbeats were not acknowledged for so long that it cancelled jobs of queues
 
-	// By the harness.
-	opRun       op = "run" // N is the seed, Count the rate, Due the duration, and Text what runs
-	opSpawned   op = "spawned"
-	opDied      op = "died"
-	opKilled    op = "killed" // by a fault: its death is expected
-	opFrozen    op = "frozen"
-	opThawed    op = "thawed"
-	opBegin     op = "begin"
-	opEnd       op = "end"
-	opRecovered op = "recovered" // a process works again
+	// By the harness. N is the number of a process, Name is that of a process or of a fault.
+	opRun       op = "run"       // what the run is; N: the seed, Count: the rate, Due: the duration, Text: what runs
+	opSpawned   op = "spawned"   // a process was started; Count: its PID, Text: its duty
+	opDied      op = "died"      // it ended; Text: how
+	opKilled    op = "killed"    // a fault sent it a signal that ends it
+	opFrozen    op = "frozen"    // it was stopped
+	opThawed    op = "thawed"    // and continued
+	opBegin     op = "begin"     // a fault begins
+	opEnd       op = "end"       // and ends
+	opRecovered op = "recovered" // a process works again; Text: after which fault, Due: when that had ended
 	opStuck     op = "stuck"     // it did not within the time for that
-	opHeld      op = "held"      // what a dead process had locked
-	opReleased  op = "released"  // and when that was free again
+	opHeld      op = "held"      // what a process that has ended had locked; Count and Ns: the jobs
+	opReleased  op = "released"  // these are free again
+	opLocked    op = "locked"    // they were not within the time for that; Count: how many
 	opHung      op = "hung"      // Node's process lived on and did nothing, and was killed
 	opDrain     op = "drain"     // no more is enqueued
-	opLeft      op = "left"      // a row that is there at the end of all
+	opLeft      op = "left"      // a row at the end of all; Name: its locked_by, Count: 1 if it has no attempt left, Text: its last_error
 	opBroken    op = "broken"    // the harness itself saw what must not be
 )
 

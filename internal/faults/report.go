@@ -150,9 +150,10 @@ The seed says which faults come in which order and whom they meet; how the proce
   ended, those that were doubled because of that, and the longest time until it worked again. If it lives on and does not work for 30 s,
   the harness kills it.
 
-Also checked: jobs that were refused or rolled back never run, scheduled ones not before their time, those of a queue in the order
-in which they were acknowledged; the last request of each key runs; each minute of cron is enqueued once; no worker that works is declared
-dead; a worker that is told to stop ends in time, without an error, and leaves nothing locked.
+Also checked: no job is run by two processes at once, but when one was away for longer than its lease; no job fails for good, nor is
+charged an attempt because its worker ended; jobs that were refused or rolled back never run, scheduled ones not before their time, those of
+a queue in the order in which they were acknowledged; the last request of each key runs; each minute of cron is enqueued once; no worker
+that works is declared dead; a worker that is told to stop ends in time, without an error, and leaves nothing locked.
 `
 
 // print writes the table as Markdown, and what was broken.

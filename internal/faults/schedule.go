@@ -196,7 +196,7 @@ func (f *fleet) watchHeld(ctx context.Context, name string, ids []int64, tokens 
 			return fmt.Errorf("look what %s holds still: %w", name, err)
 		}
 		if left > 0 && time.Since(begun) > releaseWithin {
-			f.log.write(record{Op: opStuck, Name: name, Count: left, Text: "held"})
+			f.log.write(record{Op: opLocked, Name: name, Count: left})
 			f.say("  %d jobs of %s are locked still after %v", left, name, releaseWithin)
 			return nil
 		}

@@ -16,6 +16,7 @@ import (
 type request struct {
 	n       int64
 	kind    kind
+	way     way // of a poison
 	queue   string
 	key     string
 	due     int64
@@ -49,8 +50,10 @@ func (r *run) finished(n int64) bool { return r.outcome == opEnded && slices.Con
 type life struct {
 	name          string
 	duty          duty
-	started, died int64 // died: 0: not before the end
+	started, died int64  // died: 0: not before the end
+	code          string // how it ended
 	frozen        [][2]int64
+	held          int // jobs that it had locked when a poison killed it
 }
 
 // window is a fault with the time that follows it.
@@ -73,6 +76,7 @@ type trial struct {
 	runs       map[[2]int64]*run // by process and number
 	order      []*run            // by start
 	lives      map[int]*life
+	killers    map[int][]int64 // the poisons that ended a process
 	windows    []*window
 	ticks      map[int64]map[int64]int // by minute: how often each job that it has was finished
 	left       []record                // rows
@@ -89,7 +93,7 @@ type trial struct {
 // load reads the journals of a folder.
 func load(folder string) (*trial, error) {
 	t := &trial{
-		requests: map[int64]*request{}, runs: map[[2]int64]*run{}, lives: map[int]*life{}, ticks: map[int64]map[int64]int{},
+		requests: map[int64]*request{}, runs: map[[2]int64]*run{}, lives: map[int]*life{}, killers: map[int][]int64{}, ticks: map[int64]map[int64]int{},
 		windows: []*window{{fault: "none"}}, nodeHeld: map[int64]bool{},
 	}
 	if _, err := readJournal(filepath.Join(folder, ownJournal), 0, t.own); err != nil {
@@ -136,7 +140,9 @@ func (t *trial) own(r record) {
 			t.poolerEnds++
 			return
 		}
-		l.died = r.At
+		l.died, l.code = r.At, r.Text
+	case opPoisoned:
+		l.held = r.Count
 	case opFrozen:
 		l.frozen = append(l.frozen, [2]int64{r.At, 0})
 	case opThawed:
@@ -186,7 +192,7 @@ func (t *trial) offer(r record) error {
 	switch r.Op { //nolint:exhaustive // the others are for act
 	case opOffered:
 		for n := r.N; n < r.N+int64(count); n++ {
-			t.requests[n] = &request{n: n, kind: r.Kind, queue: r.Queue, key: r.Key, due: r.Due, at: r.At}
+			t.requests[n] = &request{n: n, kind: r.Kind, way: way(r.Text), queue: r.Queue, key: r.Key, due: r.Due, at: r.At}
 		}
 	case opAcked, opUnknown, opRefused:
 		for n := r.N; n < r.N+int64(count); n++ {
@@ -233,6 +239,8 @@ func (t *trial) act(r record) error {
 		if r.Ns != nil {
 			it.done = r.Ns
 		}
+	case opDying:
+		t.killers[r.Proc] = append(t.killers[r.Proc], r.N)
 	case opFenced:
 		t.fenced = append(t.fenced, r)
 	case opSilent:

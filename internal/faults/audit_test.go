@@ -154,6 +154,10 @@ func TestAudit(t *testing.T) {
 		"doubled by Node": {
 			own: fault("held xmin", 2.5), fleet: join(acked(1, 10, plain), ran(3, 2, 3, 10, ""), ran(2, 4, 5, 10, "")),
 		},
+		"doubled after a poison killed its worker": {
+			own:   join([]record{{Op: opDied, At: us(3.2), N: 1, Text: poisoned}}, fault("held xmin", 3.5)),
+			fleet: join(acked(1, 10, plain), ran(1, 2, 3, 10, ""), ran(2, 4, 5, 10, "")),
+		},
 		"two at once": {
 			own: fault("held xmin", 2.5), fleet: join(acked(1, 10, plain), ran(1, 2, 0, 10, ""), ran(2, 4, 5, 10, "")), want: "lease: job 10",
 		},

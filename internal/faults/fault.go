@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"strings"
 	"syscall"
 	"time"
 
@@ -24,6 +23,8 @@ type fault struct {
 	// inject makes the fault and returns at its end. All that is left to chance comes from the
 	// generator, in the order of the schedule, so that a seed says which process it meets.
 	inject func(ctx context.Context, f *fleet, random *rand.Rand, d time.Duration) error
+	// can reports whether a fleet can have it; nil: each can.
+	can func(f *fleet) bool
 }
 
 const (
@@ -33,37 +34,30 @@ const (
 
 // faults is the catalogue.
 var faults = []fault{
-	{"SIGKILL of a worker", 0, 0, killed, killWorker},
-	{"SIGSTOP of a worker, then SIGCONT", 60 * time.Second, 36 * time.Second, expired, freezeWorker},
-	{"SIGTERM of a worker", 0, 0, "", stopWorker},
-	{"SIGKILL of an enqueuer", 0, 0, "", killEnqueuer},
-	{"SIGKILL of the Node worker", 0, 0, "", killNode},
-	{"server restart, fast", 4 * time.Second, 2 * time.Second, "", restartServer(false)},
-	{"server restart, immediate", 4 * time.Second, 2 * time.Second, "", restartServer(true)},
-	{"backend termination", 10 * time.Second, 4 * time.Second, "", terminateSessions},
-	{"TCP cut, every process", 10 * time.Second, 4 * time.Second, "", cutLinks},
-	{"TCP blackhole, one worker", 45 * time.Second, 12 * time.Second, expired, blackholeWorker},
-	{"TCP blackhole, every process", 10 * time.Second, 5 * time.Second, "", blackholeAll},
-	{"TCP delay of 30 ms, every process", 10 * time.Second, 4 * time.Second, "", delayLinks},
-	{"pooler restart", 3 * time.Second, 2 * time.Second, "", restartPooler},
-	{"Patroni leader kill", 0, 0, "", killLeader},
-	{"held xmin", 20 * time.Second, 6 * time.Second, "", holdSnapshot},
-	{"pool exhaustion", 10 * time.Second, 4 * time.Second, "", exhaustConnections},
+	{"SIGKILL of a worker", 0, 0, killed, killWorker, nil},
+	{"SIGSTOP of a worker, then SIGCONT", 60 * time.Second, 36 * time.Second, expired, freezeWorker, nil},
+	{"SIGTERM of a worker", 0, 0, "", stopWorker, nil},
+	{"SIGKILL of an enqueuer", 0, 0, "", killEnqueuer, nil},
+	{"SIGKILL of the Node worker", 0, 0, "", killNode, (*fleet).hasNode},
+	{"poison job", 0, 0, "", enqueuePoison, (*fleet).hasPoison},
+	{"server restart, fast", 4 * time.Second, 2 * time.Second, "", restartServer(false), (*fleet).hasOneServer},
+	{"server restart, immediate", 4 * time.Second, 2 * time.Second, "", restartServer(true), (*fleet).hasOneServer},
+	{"backend termination", 10 * time.Second, 4 * time.Second, "", terminateSessions, nil},
+	{"TCP cut, every process", 10 * time.Second, 4 * time.Second, "", cutLinks, nil},
+	{"TCP blackhole, one worker", 45 * time.Second, 12 * time.Second, expired, blackholeWorker, nil},
+	{"TCP blackhole, every process", 10 * time.Second, 5 * time.Second, "", blackholeAll, nil},
+	{"TCP delay of 30 ms, every process", 10 * time.Second, 4 * time.Second, "", delayLinks, nil},
+	{"pooler restart", 3 * time.Second, 2 * time.Second, "", restartPooler, (*fleet).hasPooler},
+	{"Patroni leader kill", 0, 0, "", killLeader, (*fleet).hasCluster},
+	{"held xmin", 20 * time.Second, 6 * time.Second, "", holdSnapshot, nil},
+	{"pool exhaustion", 10 * time.Second, 4 * time.Second, "", exhaustConnections, nil},
 }
 
-// possible are the faults that this fleet can have.
-func (f *fleet) possible() []fault {
-	var possible []fault
-	for _, it := range faults {
-		switch {
-		case f.pooler == nil && it.name == "pooler restart", f.node == nil && it.name == "SIGKILL of the Node worker",
-			f.server.cluster == nil && it.name == "Patroni leader kill", f.server.cluster != nil && strings.HasPrefix(it.name, "server restart"):
-		default:
-			possible = append(possible, it)
-		}
-	}
-	return possible
-}
+func (f *fleet) hasNode() bool      { return f.node != nil }
+func (f *fleet) hasPooler() bool    { return f.pooler != nil }
+func (f *fleet) hasPoison() bool    { return len(f.poisons) > 0 }
+func (f *fleet) hasCluster() bool   { return f.server.cluster != nil }
+func (f *fleet) hasOneServer() bool { return f.server.cluster == nil }
 
 func pick(random *rand.Rand, processes []*process) *process {
 	return processes[random.IntN(len(processes))]
@@ -75,14 +69,7 @@ func killWorker(ctx context.Context, f *fleet, random *rand.Rand, _ time.Duratio
 
 // stopWorker is a deployment: the worker has to give everything back.
 func stopWorker(ctx context.Context, f *fleet, random *rand.Rand, _ time.Duration) error {
-	p := pick(random, f.workers)
-	if err := f.kill(ctx, p, syscall.SIGTERM); err != nil {
-		return err
-	}
-	if code := p.lastCode(); code != "exit status 0" {
-		f.broken("%s was told to stop, and ended with %s", p.spec.Name, code)
-	}
-	return nil
+	return f.kill(ctx, pick(random, f.workers), syscall.SIGTERM)
 }
 
 func killEnqueuer(ctx context.Context, f *fleet, random *rand.Rand, _ time.Duration) error {
@@ -98,16 +85,17 @@ func killNode(ctx context.Context, f *fleet, _ *rand.Rand, _ time.Duration) erro
 func (f *fleet) kill(ctx context.Context, p *process, sig syscall.Signal) error {
 	ctx, cancel := context.WithTimeout(ctx, 40*time.Second)
 	defer cancel()
-	proc := p.running()
-	if proc == 0 {
-		return nil // Node's, between two lives
-	}
-	f.say("  %v to %s", sig, p.spec.Name)
-	if err := p.signal(f, sig); err != nil {
+	proc, err := p.awaitStart(ctx)
+	if err != nil {
 		return err
 	}
-	if err := p.awaitEnd(ctx, proc); err != nil {
-		return fmt.Errorf("wait for the end of %s: %w", p.spec.Name, err)
+	f.say("  %s is %v", p.spec.Name, sig)
+	if err := p.signal(f, proc, sig); err != nil {
+		return err
+	}
+	code, err := p.awaitEnd(ctx, proc)
+	if err != nil {
+		return err
 	}
 	if p.spec.Duty != dutyWorker {
 		return nil
@@ -122,8 +110,8 @@ func (f *fleet) kill(ctx context.Context, p *process, sig syscall.Signal) error 
 	}
 	f.log.write(record{Op: opHeld, Name: p.spec.Name, Count: len(ids), Ns: ids})
 	f.say("  %s had %d jobs locked", p.spec.Name, len(ids))
-	if sig == syscall.SIGTERM && len(ids) > 0 {
-		f.broken("%s was told to stop, and left %d jobs locked", p.spec.Name, len(ids))
+	if sig == syscall.SIGTERM && (!stopped(code) || code == success && len(ids) > 0) {
+		f.broken("%s was told to stop, ended with %s, and left %d jobs locked", p.spec.Name, code, len(ids))
 	}
 	watched := make(chan error, 1)
 	go func() { watched <- f.watchHeld(context.WithoutCancel(ctx), p.spec.Name, ids, tokens) }()
@@ -133,12 +121,16 @@ func (f *fleet) kill(ctx context.Context, p *process, sig syscall.Signal) error 
 
 func freezeWorker(ctx context.Context, f *fleet, random *rand.Rand, d time.Duration) error {
 	p := pick(random, f.workers)
-	f.say("  SIGSTOP to %s", p.spec.Name)
-	if err := p.signal(f, syscall.SIGSTOP); err != nil {
+	proc, err := p.awaitStart(ctx)
+	if err != nil {
 		return err
 	}
-	err := pause(ctx, d)
-	return errors.Join(err, p.signal(f, syscall.SIGCONT))
+	f.say("  SIGSTOP to %s", p.spec.Name)
+	if err := p.signal(f, proc, syscall.SIGSTOP); err != nil {
+		return err
+	}
+	err = pause(ctx, d)
+	return errors.Join(err, p.signal(f, proc, syscall.SIGCONT))
 }
 
 func restartServer(immediate bool) func(context.Context, *fleet, *rand.Rand, time.Duration) error {

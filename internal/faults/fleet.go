@@ -41,10 +41,13 @@ type fleet struct {
 	server *server
 	pooler *pooler // nil: none
 
-	workers   []*process
-	enqueuers []*process
-	node      *process // nil: none
-	procs     atomic.Int64
+	workers    []*process
+	enqueuers  []*process
+	node       *process // nil: none
+	procs      atomic.Int64
+	withPoison bool
+	poisons    []way   // that are still to be enqueued
+	offers     *offers // of the harness's own, which are poisons; nil: none yet
 	// after waits for what follows from a fault beside the recovery of the processes; nil: nothing
 	// does.
 	after func(context.Context) error
@@ -52,7 +55,7 @@ type fleet struct {
 
 // startFleet starts everything, and waits for nothing but the server.
 func startFleet(ctx context.Context, o options, folder string, log *journal) (*fleet, error) {
-	f := &fleet{folder: folder, log: log, say: o.say}
+	f := &fleet{folder: folder, log: log, say: o.say, withPoison: o.poison, poisons: newPoisons(o)}
 	var err error
 	if f.server, err = startServer(ctx, o, folder); err != nil {
 		return nil, err
@@ -236,7 +239,7 @@ func (f *fleet) unlockPools(ctx context.Context, pools []string) (held []int64, 
 func (f *fleet) restartNode(why string) error {
 	f.say("  node-1 %s, and is killed", why)
 	f.log.write(record{Op: opHung, Name: f.node.spec.Name, Text: why})
-	return f.node.signal(f, syscall.SIGKILL)
+	return f.node.signal(f, f.node.running(), syscall.SIGKILL)
 }
 
 // poolerEnded writes down that PgBouncer ended by itself, as 1.18 did after a blackhole, with "bad

@@ -21,6 +21,10 @@ func TestMain(m *testing.M) {
 		main()
 		return
 	}
+	if w := os.Getenv(wayVariable); w != "" {
+		way(w).end()
+		return
+	}
 	os.Exit(m.Run())
 }
 

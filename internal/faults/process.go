@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -55,7 +56,8 @@ type process struct {
 	mu       sync.Mutex
 	cmd      *exec.Cmd
 	stopping bool
-	kills    int           // deaths that are expected
+	begun    int64         // where the journal ended before it started
+	killed   bool          // by a fault: its end is expected
 	changed  chan struct{} // closed and replaced at each start and end
 	stopped  chan struct{}
 	code     string // how it ended at last
@@ -94,6 +96,10 @@ func (f *fleet) runOnce(ctx context.Context, p *process) error {
 	}
 	defer log.Close()
 	spec := p.spec
+	begun, err := p.journalEnd()
+	if err != nil {
+		return err
+	}
 	spec.Proc = int(f.procs.Add(1))
 	encoded, err := json.Marshal(spec)
 	if err != nil {
@@ -117,7 +123,7 @@ func (f *fleet) runOnce(ctx context.Context, p *process) error {
 		return nil
 	}
 	if err = cmd.Start(); err == nil {
-		p.cmd, p.spec.Proc = cmd, spec.Proc
+		p.cmd, p.spec.Proc, p.begun = cmd, spec.Proc, begun
 		p.change()
 	}
 	p.mu.Unlock()
@@ -126,23 +132,52 @@ func (f *fleet) runOnce(ctx context.Context, p *process) error {
 	}
 	f.log.write(record{Op: opSpawned, N: int64(spec.Proc), Name: spec.Name, Count: cmd.Process.Pid, Text: string(spec.Duty)})
 	_ = cmd.Wait() // how it ended is in ProcessState
-	p.ended(f, cmd.ProcessState.String())
+	code := cmd.ProcessState.String()
+	if f.withPoison {
+		if code, err = p.lastWord(code, spec.Proc, begun); err != nil {
+			return err
+		}
+	}
+	p.ended(f, code)
+	if code == poisoned {
+		f.poisoned(ctx, p, spec.Proc)
+	}
 	return nil
 }
 
-func (p *process) ended(f *fleet, state string) {
+// How a process ended that was told to stop; one that a poison killed; and one that got no
+// connection at its start, as happens if a poison kills while another fault lasts.
+const (
+	success    = "exit status 0"
+	poisoned   = "killed by a poison"
+	notStarted = "ended at its start"
+)
+
+// stopped reports whether a process that was told to stop did so, or could not.
+func stopped(code string) bool { return code == success || code == poisoned || code == notStarted }
+
+func (p *process) ended(f *fleet, code string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.cmd, p.code = nil, state
-	expected := p.kills > 0
-	if expected {
-		p.kills--
+	p.cmd, p.code = nil, code
+	f.log.write(record{Op: opDied, N: int64(p.spec.Proc), Name: p.spec.Name, Text: code})
+	if !p.killed && !p.stopping && code != poisoned && code != notStarted && p.spec.Duty != dutyNode {
+		f.broken("%s ended by itself: %s", p.spec.Name, code)
 	}
-	f.log.write(record{Op: opDied, N: int64(p.spec.Proc), Name: p.spec.Name, Text: state})
-	if !expected && !p.stopping && p.spec.Duty != dutyNode {
-		f.broken("%s ended by itself: %s", p.spec.Name, state)
-	}
+	p.killed = false
 	p.change()
+}
+
+// journalEnd is the length of the journal.
+func (p *process) journalEnd() (int64, error) {
+	info, err := os.Stat(p.spec.Journal)
+	if errors.Is(err, os.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("look at a journal: %w", err)
+	}
+	return info.Size(), nil
 }
 
 func (p *process) change() {
@@ -150,12 +185,12 @@ func (p *process) change() {
 	p.changed = make(chan struct{})
 }
 
-// signal sends a signal to the process, if there is one. After one that ends it, its death is
-// expected.
-func (p *process) signal(f *fleet, sig syscall.Signal) error {
+// signal sends a signal to the process with a number, if that lives. After one that ends it, its
+// death is expected.
+func (p *process) signal(f *fleet, proc int, sig syscall.Signal) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.cmd == nil {
+	if p.cmd == nil || p.spec.Proc != proc {
 		return nil
 	}
 	r := record{N: int64(p.spec.Proc), Name: p.spec.Name, Text: sig.String()}
@@ -166,23 +201,13 @@ func (p *process) signal(f *fleet, sig syscall.Signal) error {
 		r.Op = opThawed
 	default:
 		r.Op = opKilled
-		p.kills++
+		p.killed = true
 	}
 	f.log.write(r)
 	if err := p.cmd.Process.Signal(sig); err != nil {
 		return fmt.Errorf("send %v to %s: %w", sig, p.spec.Name, err)
 	}
 	return nil
-}
-
-// running is the process's number; 0 if it does not run now.
-func (p *process) running() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.cmd == nil {
-		return 0
-	}
-	return p.spec.Proc
 }
 
 // pools are the ids under which a process of this name has locked jobs: of all of its lives, or of
@@ -196,26 +221,45 @@ func (p *process) pools(proc int) (ids []string, err error) {
 	return ids, err
 }
 
-// lastCode is how the process ended the last time.
-func (p *process) lastCode() string {
+// running is the process's number; 0 if it does not run now.
+func (p *process) running() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.code
+	if p.cmd == nil {
+		return 0
+	}
+	return p.spec.Proc
 }
 
-// awaitEnd waits until the process with a number has ended.
-func (p *process) awaitEnd(ctx context.Context, proc int) error {
+// awaitStart waits until the process runs and has written something, and returns its number. Before
+// that it may not have got as far as to listen for signals.
+func (p *process) awaitStart(ctx context.Context) (proc int, err error) {
 	for {
 		p.mu.Lock()
-		changed, over := p.changed, p.cmd == nil || p.spec.Proc != proc
+		proc, begun, runs := p.spec.Proc, p.begun, p.cmd != nil
+		p.mu.Unlock()
+		if end, err := p.journalEnd(); err != nil || runs && end > begun {
+			return proc, err
+		}
+		if err := pause(ctx, 20*time.Millisecond); err != nil {
+			return 0, fmt.Errorf("wait for the start of %s: %w", p.spec.Name, err)
+		}
+	}
+}
+
+// awaitEnd waits until the process with a number has ended, and returns how.
+func (p *process) awaitEnd(ctx context.Context, proc int) (code string, err error) {
+	for {
+		p.mu.Lock()
+		code, changed, over := p.code, p.changed, p.cmd == nil || p.spec.Proc != proc
 		p.mu.Unlock()
 		if over {
-			return nil
+			return code, nil
 		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			return "", fmt.Errorf("wait for the end of %s: %w", p.spec.Name, context.Cause(ctx))
 		}
 	}
 }

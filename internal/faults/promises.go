@@ -33,6 +33,7 @@ type verdict struct {
 	ticks   int
 	again   int    // runs that were not the first of their request, without those that fail on purpose
 	unknown [2]int // requests without a clear answer, and those of them that ran
+	ordeals []ordeal
 }
 
 // maxFindings is how many findings of one kind are told one by one.
@@ -76,6 +77,7 @@ func audit(t *trial) *verdict {
 	v.leases(f)
 	v.cron(f)
 	v.deadLetters(f)
+	v.poisons(f)
 	v.broken = f.all
 	for _, promise := range slices.Sorted(maps.Keys(f.count)) {
 		if n := f.count[promise]; n > maxFindings {
@@ -98,10 +100,13 @@ func (t *trial) sorted() []*request {
 // requests checks what is said of each request alone.
 func (v *verdict) requests(f *findings) {
 	for _, r := range v.trial.sorted() {
+		v.charged(f, r)
+		if r.kind == kindPoison {
+			continue // it is no job to get done
+		}
 		y := &v.tallies[v.trial.windowAt(r.at)]
 		y.offered++
 		done := v.finished(f, r)
-		v.charged(f, r)
 		if r.answer == opUnknown || r.answer == "" {
 			v.unknown[0]++
 			if len(r.runs) > 0 {
@@ -164,7 +169,7 @@ func (v *verdict) finished(f *findings, r *request) (first *run) {
 		return first
 	}
 	y.doubled++
-	if !explains(v.trial.windows[i].fault, func(it fault) bool { return it.doubles != "" }) {
+	if !explains(v.trial.windows[i].fault, func(it fault) bool { return it.doubles != "" }) && v.trial.lives[first.proc].code != poisoned {
 		f.add("doubled", "%s was finished twice, %.3f s apart, which %s does not explain", r.name(), seconds(first.end, second.start), v.trial.windows[i].fault)
 	}
 	return first
@@ -314,13 +319,13 @@ func (v *verdict) inOrder(f *findings, queue string, runs []*run) {
 	}
 }
 
-// deadLetters checks that no job has failed for good. A keyed job that was locked when
+// deadLetters checks that no job but a poison has failed for good. A keyed job that was locked when
 // a later one replaced it has no attempts left, and no error.
 func (v *verdict) deadLetters(f *findings) {
 	for _, row := range v.trial.left {
 		excused := slices.ContainsFunc(row.Ns, func(n int64) bool {
 			r := v.trial.requests[n]
-			return r != nil && r.kind == kindKeyed && row.Text == ""
+			return r != nil && (r.kind == kindPoison || r.kind == kindKeyed && row.Text == "")
 		})
 		if row.Count == 1 && !excused {
 			f.add("dead letter", "job %d, with the requests %v, has failed for good: %s", row.Job, row.Ns, row.Text)

@@ -32,6 +32,7 @@ const (
 	opEnded     op = "ended"     // with success
 	opFailed    op = "failed"    // with an error
 	opCancelled op = "cancelled" // its context ended, and it stopped
+	opDying     op = "dying"     // it is a poison's, and ends its process now
 
 	// By workers.
 	opPool   op = "pool"   // the id under which it locks jobs
@@ -52,6 +53,7 @@ const (
 	opHeld      op = "held"      // what a process that has ended had locked; Count and Ns: the jobs
 	opReleased  op = "released"  // these are free again
 	opLocked    op = "locked"    // they were not within the time for that; Count: how many
+	opPoisoned  op = "poisoned"  // a poison killed a worker; Count: how many jobs that had locked
 	opHung      op = "hung"      // Node's process lived on and did nothing, and was killed
 	opDrain     op = "drain"     // no more is enqueued
 	opLeft      op = "left"      // a row at the end of all; Name: its locked_by, Count: 1 if it has no attempt left, Text: its last_error

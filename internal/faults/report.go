@@ -175,6 +175,7 @@ func (v *verdict) print(out io.Writer) {
 	if v.trial.poolerEnds > 0 {
 		fmt.Fprintf(out, "PgBouncer ended by itself %d times, and was started again.\n", v.trial.poolerEnds)
 	}
+	v.printOrdeals(out)
 	if len(v.broken) == 0 {
 		fmt.Fprintln(out, "\nPASS: every promise was kept.")
 		return

@@ -124,7 +124,7 @@ func perform(ctx context.Context, o options, folder string) (err error) {
 }
 
 func (f *fleet) wantCleanStop(p *process) {
-	if code := p.stop(); code != "exit status 0" {
+	if code := p.stop(); !stopped(code) {
 		f.broken("%s was told to stop at the end, and: %s", p.spec.Name, code)
 	}
 }

@@ -4,10 +4,8 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"slices"
 	"time"
 
@@ -71,8 +69,8 @@ func dealt(faults []fault, random *rand.Rand) []fault {
 // chosen are the faults of this run.
 func (f *fleet) chosen(o options) []fault {
 	var chosen []fault
-	for _, it := range f.possible() {
-		if o.only == nil || o.only.MatchString(it.name) {
+	for _, it := range faults {
+		if (it.can == nil || it.can(f)) && (o.only == nil || o.only.MatchString(it.name)) {
 			chosen = append(chosen, it)
 		}
 	}
@@ -104,13 +102,11 @@ func (f *fleet) meet(ctx context.Context, it fault, random *rand.Rand, d time.Du
 func (f *fleet) offsets() (map[*process]int64, error) {
 	offsets := map[*process]int64{}
 	for _, p := range f.all() {
-		info, err := os.Stat(p.spec.Journal)
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			return nil, fmt.Errorf("look at a journal: %w", err)
+		end, err := p.journalEnd()
+		if err != nil {
+			return nil, err
 		}
-		if err == nil {
-			offsets[p] = info.Size()
-		}
+		offsets[p] = end
 	}
 	return offsets, nil
 }
@@ -208,10 +204,24 @@ func (f *fleet) watchHeld(ctx context.Context, name string, ids []int64, tokens 
 	return nil
 }
 
-// drain waits until the table has nothing left that a worker could run, or until nothing has
-// changed for a minute.
+// How long nothing may change until the harness gives up: no job has been done, and no process has
+// started. What a worker held when a poison killed it is run again by few workers, after a while.
+const (
+	patience           = time.Minute
+	patienceWithPoison = 3 * time.Minute
+	// drainWithin is the limit for all, in case a poison kills for ever.
+	drainWithin = 10 * time.Minute
+)
+
+// drain waits until the table has nothing left that a worker could run, or until nothing changes any
+// more.
 func (f *fleet) drain(ctx context.Context) error {
-	least, since, restarted := -1, time.Now(), false
+	patience := patience
+	if f.withPoison {
+		patience = patienceWithPoison
+	}
+	begun, changed := time.Now(), time.Now()
+	least, started, restarted := -1, f.procs.Load(), false
 	for {
 		var left, nodes int // a token of ours has dots
 		err := f.server.with(ctx, database, func(ctx context.Context, conn *pgx.Conn) error {
@@ -221,13 +231,13 @@ func (f *fleet) drain(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("drain: %w", err)
 		}
-		if least < 0 || left < least {
-			least, since = left, time.Now()
+		if n := f.procs.Load(); least < 0 || left < least || n > started {
+			least, started, changed = left, n, time.Now()
 		}
-		if left == 0 || time.Since(since) > time.Minute {
+		if left == 0 || time.Since(changed) > patience || time.Since(begun) > drainWithin {
 			return nil
 		}
-		if nodes > 0 && !restarted && time.Since(since) > nodeWithin {
+		if nodes > 0 && !restarted && time.Since(changed) > nodeWithin {
 			restarted = true
 			if err := f.restartNode("holds jobs and does not run them"); err != nil {
 				return err

@@ -26,6 +26,7 @@ const (
 	kindParent     kind = "parent"    // enqueues a child
 	kindChild      kind = "child"     // by a handler
 	kindTick       kind = "tick"      // by cron
+	kindPoison     kind = "poison"    // ends its worker's process
 )
 
 // args are those of all tasks; batch has an array of them.
@@ -36,6 +37,7 @@ type args struct {
 	Key   string `json:"key,omitempty"`
 	Due   int64  `json:"due,omitempty"`
 	Work  int    `json:"work,omitempty"` // how long it takes, in milliseconds
+	Way   way    `json:"way,omitempty"`  // how a poison ends its process
 }
 
 var (
@@ -55,10 +57,14 @@ var (
 const crontab = "* * * * * tick ?id=tick"
 
 func registry(h *handlers) *backfill.Registry {
-	return backfill.NewRegistry(
+	bindings := []backfill.Binding{
 		backfill.Handle(taskPlain, h.simple), backfill.Handle(taskKeyed, h.simple), backfill.Handle(taskSerial, h.simple),
 		backfill.Handle(taskLong, h.simple), backfill.Handle(taskScheduled, h.simple), backfill.Handle(taskFailing, h.failing),
 		backfill.Handle(taskBatch, h.batch), backfill.Handle(taskParent, h.parent), backfill.Handle(taskChild, h.simple),
 		backfill.Handle(taskTick, func(ctx context.Context, _ backfill.NoArgs) error { return h.tick(ctx) }),
-	)
+	}
+	for _, w := range ways {
+		bindings = append(bindings, backfill.Handle(taskPoisons[w], h.poison))
+	}
+	return backfill.NewRegistry(bindings...)
 }

@@ -129,3 +129,13 @@ func TestFlags(t *testing.T) {
 		t.Error(fmt.Sprint(chosen))
 	}
 }
+
+// A page says how to repeat its run.
+func TestCommand(t *testing.T) {
+	t.Parallel()
+	got := command([]record{{N: 7, Due: us(60), Kind: kindPoison}, {N: 7, Due: us(30)}})
+	o, err := parseFlags(strings.Fields(strings.TrimPrefix(got, "go run ./internal/faults")))
+	if err != nil || o.seed != 7 || o.duration != time.Minute || o.patroni != 30*time.Second || !o.poison {
+		t.Errorf("%s: %v", got, err)
+	}
+}

@@ -40,7 +40,7 @@ const (
 	opSilent op = "silent" // its heartbeats were not acknowledged for so long that it cancelled jobs of queues
 
 	// By the harness. N is the number of a process, Name is that of a process or of a fault.
-	opRun       op = "run"       // what the run is; N: the seed, Count: the rate, Due: the duration, Text: what runs
+	opRun       op = "run"       // what the run is; N: the seed, Count: the rate, Due: the duration, Kind: poison if there are such jobs, Text: what runs
 	opSpawned   op = "spawned"   // a process was started; Count: its PID, Text: its duty
 	opDied      op = "died"      // it ended; Text: how
 	opKilled    op = "killed"    // a fault sent it a signal that ends it

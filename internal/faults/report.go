@@ -117,6 +117,9 @@ func command(runs []record) string {
 	if len(runs) > 1 {
 		text += fmt.Sprintf(" -patroni %v", runs[1].duration())
 	}
+	if runs[0].Kind == kindPoison {
+		text += " -poison"
+	}
 	return text
 }
 

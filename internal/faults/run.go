@@ -101,7 +101,11 @@ func perform(ctx context.Context, o options, folder string) (err error) {
 	if err != nil {
 		return err
 	}
-	log.write(record{Op: opRun, N: int64(o.seed), Count: int(o.rate), Due: o.duration.Microseconds(), Text: facts}) //nolint:gosec // a seed may look negative
+	run := record{Op: opRun, N: int64(o.seed), Count: int(o.rate), Due: o.duration.Microseconds(), Text: facts} //nolint:gosec // a seed may look negative
+	if o.poison {
+		run.Kind = kindPoison
+	}
+	log.write(run)
 	if err := f.schedule(ctx, o); err != nil {
 		return err
 	}

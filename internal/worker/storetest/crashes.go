@@ -286,20 +286,8 @@ var crashCases = map[string]func(*rig){
 		r.ids("trial", r.tryAll(r.seen(), 2100, jobs...).Jobs, jobs[0], jobs[1])
 		r.ids("one at least", r.other().tryAll(r.seen(), 1, jobs[2]).Jobs, jobs[2])
 	},
-	"a crash beside others of other jobs convicts nobody": func(r *rig) {
-		poison := r.add(wire.Job{})
-		r.parked(1)
-		for range 4 {
-			victim, other := r.other(), r.other()
-			victim.trial()
-			other.beat(worker.Beat{Write: true, Number: 1})
-			r.declare(other)
-			if rescued := r.crash(victim); len(rescued.Parked) != 1 {
-				r.t.Errorf("rescued %+v", rescued)
-			}
-		}
-		r.row(poison, &Row{LockedBy: r.lockOf(poison)})
-	},
+	"a crash beside one of other jobs convicts nobody":                        func(r *rig) { r.disturbed(true) },
+	"a crash beside one that was declared before it was late convicts nobody": func(r *rig) { r.disturbed(false) },
 	"a job that was on trial alone is judged when the others were heard of": func(r *rig) {
 		job := r.add(wire.Job{})
 		r.parked(1)
@@ -465,6 +453,35 @@ func (r *rig) crash(other *rig) worker.Rescued {
 		r.beat(worker.Beat{Write: true, Number: 1})
 	}
 	return r.rescue(other)
+}
+
+// disturbed has a job's worker die three times on a trial, and the third time another one beside it.
+func (r *rig) disturbed(late bool) {
+	r.t.Helper()
+	poison := r.add(wire.Job{})
+	r.parked(1)
+	other := r.other()
+	for n := range 3 {
+		victim := r.other()
+		victim.trial()
+		other.beat(worker.Beat{Write: true, Number: int64(n + 1)})
+		if n == 2 && late {
+			r.declare(other)
+		}
+		r.declare(victim)
+		<-time.After(2 * settle)
+		if n < 2 || !late {
+			other.beat(worker.Beat{Write: true, Number: int64(n + 11)})
+		}
+		if n == 2 && !late {
+			r.declare(other)
+		}
+		r.beat(worker.Beat{Write: true, Number: int64(n + 1)})
+		if rescued := r.rescue(victim); len(rescued.Parked) != 1 {
+			r.t.Errorf("after trial %d rescued %+v", n+1, rescued)
+		}
+	}
+	r.row(poison, &Row{LockedBy: r.lockOf(poison)})
 }
 
 // claimed returns another worker that has claimed the one job that there is.

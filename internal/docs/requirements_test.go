@@ -28,7 +28,7 @@ var runtimeNeeds = []string{
 // have their hashes.
 var testNeeds = []string{
 	"github.com/davecgh/go-spew", "github.com/google/go-cmp", "github.com/lib/pq", "github.com/pmezard/go-difflib",
-	"github.com/stretchr/testify", "go.yaml.in/yaml/v3", "gopkg.in/yaml.v3",
+	"github.com/stretchr/testify", "go.yaml.in/yaml/v3", "gopkg.in/yaml.v3", "pgregory.net/rapid",
 }
 
 // What go mod tidy adds for a user's imports is known to the module. It counts what is imported

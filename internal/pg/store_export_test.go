@@ -28,10 +28,18 @@ func (s *Store) RewriteSweeps(rewrite func(string) string) {
 	}
 }
 
+// Rewrite changes the text of one of the store's later statements.
+func (s *Store) Rewrite(text string, rewrite func(string) string) {
+	s.claims.texts.rendered.Store(text, rewrite(s.claims.texts.render(text)))
+}
+
 // RestBy replaces the pauses of the store's sweeps.
 func (s *Store) RestBy(rest func(time.Duration) (goOn bool)) {
 	s.sweep.rest = func(_ context.Context, d time.Duration) bool { return rest(d) }
 }
+
+// ForgetClaims makes the store's next claim look everywhere.
+func (s *Store) ForgetClaims() { s.claims.forget() }
 
 // SearchedLongAgo makes the store's next search one that follows a long pause.
 func (s *Store) SearchedLongAgo() { s.claims.search.at = time.Time{} }

@@ -1,0 +1,163 @@
+package pg_test
+
+import (
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/backfillhq/go/internal/pg/query"
+)
+
+// witnessRuns is how many runs there are to find a witness in. The most that it has taken is 50.
+const witnessRuns = 1000
+
+// leaseWitness is the protocol without one of its rules: old is replaced by fresh in statements of the
+// product. The machine must find out.
+type leaseWitness struct {
+	statements []string
+	old, fresh string
+	favour     []string // steps that lead there, where that is a long way
+}
+
+const (
+	ownToken  = "j.locked_by = u.token"
+	sameOwner = "split_part(j.locked_by, '.', 1) = split_part(u.token, '.', 1)"
+	attempt   = "j.attempts = rtrim(split_part(u.token, '.', 3), 'k')::int"
+
+	unlessChanged, always = "else j.attempts end", "else greatest(0, j.attempts - 1) end"
+
+	onlyAttempt = `j.max_attempts = 1 and j.attempts = 1 and j.locked_by ~ '\.1k?$'`
+	ownQueue    = "and starts_with(ended.locked_by, s.locked_by || '.')"
+)
+
+var (
+	claimsFor = []string{query.ClaimFree, query.ClaimFront, query.ClaimDeep, query.ClaimScan}
+	rescuesOf = []string{query.RescueFind, query.RescueJobs, query.RescueQueues, query.SettleWorkers}
+)
+
+// leaseWitnesses are known by what happens without the rule.
+var leaseWitnesses = map[string]leaseWitness{
+	// The guard is gone: who has lost a lease acts on the job all the same, which may run elsewhere or
+	// hold a newer request.
+	"a zombie completes another's job": {statements: []string{query.CompleteJobs}, old: "and j.locked_by = u.token"},
+	"a zombie fails another's job":     {statements: []string{query.FailJobs}, old: "and j.locked_by = failure.token"},
+	"a zombie releases another's job":  {statements: []string{query.ReleaseJobs}, old: "and j.locked_by = release.token"},
+	"a zombie renews another's job":    {statements: []string{query.RenewJobs}, old: "and j.locked_by = lease.token"},
+
+	// The guard is (id, worker id, attempts). It fails in two ways, each of which follows by itself.
+	"the worker and the attempts stand for the token": {
+		statements: []string{query.CompleteJobs}, old: ownToken, fresh: sameOwner + " and " + attempt,
+	},
+	// A worker is refused whose job was superseded or removed meanwhile: its attempts were changed (R1).
+	"changed attempts end a lease": {
+		statements: []string{query.CompleteJobs}, old: ownToken, fresh: ownToken + " and " + attempt,
+	},
+	// An old lease of the same worker at the same attempt is accepted, as after a return (R2).
+	"an old lease of the same worker counts": {
+		statements: []string{query.CompleteJobs}, old: ownToken, fresh: "(" + ownToken + " or " + sameOwner + " and " + attempt + ")",
+		favour: []string{"give back", "claim", "complete"},
+	},
+
+	// Attempts are refunded whatever a peer has done: what it failed for good, removed or superseded is
+	// tried again (R3).
+	"a rescue refunds changed attempts": {
+		statements: []string{query.RescueJobs}, old: unlessChanged, fresh: always,
+		favour: []string{"permanently_fail_jobs", "die", "rescue"},
+	},
+	"a release refunds changed attempts": {
+		statements: []string{query.ReleaseJobs}, old: unlessChanged, fresh: always,
+		favour: []string{"permanently_fail_jobs", "give back"},
+	},
+	"a reclaim refunds changed attempts": {
+		statements: []string{query.ReclaimJobs}, old: unlessChanged, fresh: always,
+		favour: []string{"permanently_fail_jobs", "claim, and the answer is lost", "reclaim"},
+	},
+	// On the last attempt only the key tells that the job was removed or superseded (R3).
+	"a rescue keeps a removed job": {
+		statements: []string{query.RescueJobs}, old: "j.locked_by like '%k' and j.key is null", fresh: "false",
+		favour: []string{"remove", "die", "rescue"},
+	},
+	// What has one attempt in all starts twice (R9).
+	"an only attempt is refunded": {statements: []string{query.RescueJobs}, old: onlyAttempt, fresh: "false"},
+
+	// A claim of a worker that was declared dead: nobody would release what it takes (R5).
+	"the dead claim": {statements: claimsFor, old: "w.dead_at is null for key share", fresh: "true for key share"},
+	// A worker that lives loses its jobs (R4).
+	"the living are rescued": {statements: rescuesOf, old: "w.dead_at is null", fresh: "false"},
+	// A worker is declared dead that has beaten since it was looked at (R4).
+	"a verdict is too late": {statements: []string{query.DeclareDead}, old: "w.beats = $2::bigint", fresh: "$2::bigint is not null"},
+
+	// A sweep of 4 hours frees the queue of a job that runs on (R7).
+	"only the job is renewed": {
+		statements: []string{query.RenewJobs}, old: "where s.id = any(array(select id from queue))", fresh: "where false",
+		favour: []string{"age", "renew"},
+	},
+	// The queue of a job that a peer has deleted stays locked (R7).
+	"nobody frees the queue of a lost job": {statements: []string{query.FreeQueues}, old: "s.locked_by = u.claim", fresh: "false"},
+	// A queue is freed that another claim has: two of its jobs run at a time (R2).
+	"a lost lease frees another's queue": {statements: []string{query.FreeQueues}, old: "s.locked_by = u.claim", fresh: "true"},
+	"a held lease frees another's queue": {
+		statements: []string{query.CompleteJobs}, old: ownQueue,
+		favour: []string{"force_unlock_workers", "claim", "complete"},
+	},
+}
+
+// A model that no run can break would prove nothing: without any one of these rules, it is broken.
+func TestLeaseWitnesses(t *testing.T) {
+	t.Parallel()
+	for name, witness := range leaseWitnesses {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			db := newLeaseDB(t)
+			db.favour = witness.favour
+			for _, store := range db.stores {
+				witness.rewrite(t, store)
+			}
+			runs, broken := 0, ""
+			for broken == "" && runs < witnessRuns {
+				rapid.Check(t, func(rt *rapid.T) {
+					if broken == "" && runs < witnessRuns {
+						runs++
+						broken = db.brokenBy(rt)
+					}
+				})
+			}
+			if broken == "" {
+				t.Fatalf("%d runs have not broken the model", runs)
+			}
+			t.Logf("run %d: %s", runs, broken)
+		})
+	}
+}
+
+func (w leaseWitness) rewrite(t *testing.T, store interface {
+	Rewrite(statement string, rewrite func(string) string)
+},
+) {
+	t.Helper()
+	for _, statement := range w.statements {
+		store.Rewrite(statement, func(text string) string {
+			if !strings.Contains(text, w.old) {
+				t.Fatalf("%q is not in the statement:\n%s", w.old, text)
+			}
+			return strings.ReplaceAll(text, w.old, w.fresh)
+		})
+	}
+}
+
+// brokenBy makes a run, and returns how it breaks the model.
+func (db *leaseDB) brokenBy(t *rapid.T) (how string) {
+	type broken string
+	defer func() {
+		switch r := recover().(type) {
+		case nil:
+		case broken:
+			how = string(r)
+		default:
+			panic(r)
+		}
+	}()
+	db.run(t, func(what string) { panic(broken(what)) })
+	return ""
+}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/backfillhq/go/internal/pg/query"
 	"github.com/backfillhq/go/internal/wire"
+	"github.com/backfillhq/go/internal/worker"
 )
 
 // Admin does what operators ask for, on a client's pool.
@@ -41,9 +42,9 @@ var ErrNotLocked = errors.New("it has locked no job and no queue: " +
 var ErrJobNotFound = errors.New("there is no such job: it succeeded, or was completed or removed")
 
 // Unlock declares a worker dead and releases everything that it has locked. It takes the worker's
-// id, or what locked_by says of one of its jobs or queues. It leaves out rows that somebody else
-// has locked at this moment, and the queues of such jobs. A worker that is not registered and has
-// locked nothing is ErrNotLocked.
+// id, or what locked_by says of one of its jobs or queues. A job with one attempt in all has had it
+// (R9). It leaves out rows that somebody else has locked at this moment, and the queues of such jobs.
+// A worker that is not registered and has locked nothing is ErrNotLocked.
 func (a *Admin) Unlock(ctx context.Context, lockedBy string) (jobs, queues int, err error) {
 	defer func() { err = a.settings.explainWork(err) }()
 	if cohort, ok := wire.CohortOf(lockedBy); ok {
@@ -54,9 +55,14 @@ func (a *Admin) Unlock(ctx context.Context, lockedBy string) (jobs, queues int, 
 		return 0, 0, fmt.Errorf("find worker %s: %w", lockedBy, err)
 	}
 	ours := registered || wire.IsWorkerID(id)
-	unlockJobs, unlockQueues := (*query.Queries).UnlockNodeJobs, (*query.Queries).UnlockNodeQueues
+	unlockJobs := func() (int64, error) { return ask(ctx, a.in, (*query.Queries).UnlockNodeJobs, id) }
+	unlockQueues := (*query.Queries).UnlockNodeQueues
 	if ours {
-		unlockJobs, unlockQueues = (*query.Queries).UnlockJobs, (*query.Queries).UnlockQueues
+		unlockJobs = func() (int64, error) {
+			rows := query.UnlockJobsParams{WorkerID: id, Verdict: worker.ErrCrashed.Error()}
+			return ask(ctx, a.in, (*query.Queries).UnlockJobs, rows)
+		}
+		unlockQueues = (*query.Queries).UnlockQueues
 		// First the tombstone: a claim that is in flight commits before it or finds it, and what
 		// follows sees its rows (R4).
 		err := a.in(ctx, func(ctx context.Context, db query.DBTX) error {
@@ -66,7 +72,7 @@ func (a *Admin) Unlock(ctx context.Context, lockedBy string) (jobs, queues int, 
 			return 0, 0, fmt.Errorf("declare worker %s dead: %w", id, err)
 		}
 	}
-	jobs, err = inBatches(func() (int64, error) { return ask(ctx, a.in, unlockJobs, id) })
+	jobs, err = inBatches(unlockJobs)
 	if err != nil {
 		return jobs, 0, fmt.Errorf("release jobs of worker %s: %w", id, err)
 	}

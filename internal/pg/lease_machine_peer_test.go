@@ -136,15 +136,11 @@ func (m *leaseMachine) unlock(values []string) {
 // unlockWorker declares a worker dead and releases what it has, as "backfill unlock" does.
 func (m *leaseMachine) unlockWorker() {
 	w := pick(m, "worker", m.those(func(w *leaseWorker) bool { return m.model.alive[w.id] && len(m.has(w)) > 0 }))
-	for _, id := range m.has(w) {
-		m.requests[m.model.jobs[id].Request].mayStart++
-	}
 	jobs, queues, err := pg.NewAdmin(m.pool, schemaName).Unlock(m.ctx(), w.id)
 	must(m, err)
-	if want := m.model.reclaim(w.id, nil); jobs != want.Jobs || queues != want.Queues {
-		m.broken("an unlock releases other locks", fmt.Sprintf("%d jobs and %d queues, want %+v", jobs, queues, want))
+	if wantJobs, wantQueues := m.model.unlockWorker(w.id); jobs != wantJobs || queues != wantQueues {
+		m.broken("an unlock releases other locks", fmt.Sprintf("%d jobs and %d queues, want %d and %d", jobs, queues, wantJobs, wantQueues))
 	}
-	m.model.alive[w.id] = false
 }
 
 // ageLocks lets 5 hours pass for the lock of a job or of a queue. Whoever renews them may reach one

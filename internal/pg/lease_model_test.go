@@ -181,6 +181,15 @@ func (j *leaseJob) refund(l wire.Lease) {
 	}
 }
 
+// crashed ends a job that has one attempt in all: it may have started (R9).
+func (j *leaseJob) crashed(l wire.Lease) bool {
+	if j.MaxAttempts != 1 || j.Attempts != 1 || l.Attempt() != 1 {
+		return false
+	}
+	j.LastError = strings.TrimSuffix(worker.ErrCrashed.Error()+"\n"+j.LastError, "\n")
+	return true
+}
+
 // superseded: a job that had a key when it was claimed can only lose it by being removed or
 // superseded (R3).
 func (j *leaseJob) superseded(l wire.Lease) bool {
@@ -209,8 +218,7 @@ func (m *leaseModel) rescue(ids []string) (done leasesRescued) {
 		switch {
 		case j.superseded(l):
 			delete(m.jobs, id)
-		case j.MaxAttempts == 1 && j.Attempts == 1 && l.Attempt() == 1: // it may have started (R9)
-			j.LastError = strings.TrimSuffix(worker.ErrCrashed.Error()+"\n"+j.LastError, "\n")
+		case j.crashed(l):
 			done.Crashed = append(done.Crashed, id)
 		default:
 			j.refund(l)
@@ -219,6 +227,22 @@ func (m *leaseModel) rescue(ids []string) (done leasesRescued) {
 	}
 	done.Queues = m.freeQueues(dead)
 	return done
+}
+
+// unlockWorker is what an operator does who says that a worker is dead. A job that was removed or
+// superseded keeps its row, for the operator.
+func (m *leaseModel) unlockWorker(id string) (jobs, queues int) {
+	m.alive[id] = false
+	mine := func(lock leaseLock) bool { return lock.ofWorker(id) }
+	for _, job := range m.find(func(j *leaseJob) bool { return mine(j.Lock) }) {
+		j := m.jobs[job]
+		if l := (wire.Lease{Token: j.Lock.By}); !j.superseded(l) && !j.crashed(l) {
+			j.refund(l)
+		}
+		j.Lock = leaseLock{}
+		jobs++
+	}
+	return jobs, m.freeQueues(func(by string) bool { return mine(leaseLock{By: by}) })
 }
 
 // reclaim releases what a worker's claims have locked that it does not know of (R6).

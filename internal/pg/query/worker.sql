@@ -230,21 +230,24 @@ select w.id, w.host, w.pid, (w.dead_at is not null)::boolean as dead
 -- Releases the jobs that a worker has locked: by its tokens, with the attempt refunded as in
 -- ReleaseJobs (R3), or by its bare id, as a Node worker's are, without. In batches, with a new
 -- snapshot each, until none is left (R4). What only begins like a token is another worker's: the id
--- of a Node worker can be any text.
+-- of a Node worker can be any text. A job with one attempt in all has had it, as in RescueJobs (R9).
 with held as materialized (
-  select j.id from graphile_worker._private_jobs as j
+  select j.id, j.locked_by <> @worker_id::text and j.max_attempts = 1 and j.attempts = 1 and j.locked_by ~ '\.1k?$'
+         and not (j.locked_by like '%k' and j.key is null) as over
+    from graphile_worker._private_jobs as j
    where j.locked_by = @worker_id::text
       or starts_with(j.locked_by, @worker_id::text || '.')
          and substr(j.locked_by, length(@worker_id::text) + 1) ~ '^\.[0-9a-f]+\.[0-9]{1,9}k?$'
    order by j.id limit 1000 for update skip locked
 )
 update graphile_worker._private_jobs as j
-   set attempts = case when j.locked_by = @worker_id::text then j.attempts
+   set attempts = case when held.over or j.locked_by = @worker_id::text then j.attempts
                        when j.attempts = substring(j.locked_by from '([0-9]+)k?$')::int
                         and not (j.locked_by like '%k' and j.key is null)
                        then greatest(0, j.attempts - 1) else j.attempts end,
+       last_error = case when held.over then concat_ws(E'\n', @verdict::text, j.last_error) else j.last_error end,
        locked_at = null, locked_by = null
- where j.id = any(array(select id from held));
+  from held where j.id = held.id;
 
 -- name: UnlockQueues :execrows
 -- The queues, after the jobs. A queue of which a job is left, because somebody else had the job's

@@ -256,7 +256,9 @@ func (m *leaseMachine) die() {
 	switch way := pick(m, "way", []string{"declare", "too late", "retire", "delete"}); way {
 	case "retire":
 		must(m, w.store.Retire(m.ctx(), w.id, false))
+		m.model.told[w.id] = m.model.told[w.id] || alive
 	case "delete":
+		m.model.told[w.id] = false
 		m.exec("delete from graphile_worker.backfill_workers where id = $1", w.id)
 	case "too late":
 		wrong = 1
@@ -275,9 +277,13 @@ func (m *leaseMachine) die() {
 func (m *leaseMachine) rescueAll() { m.rescue(m.living()) }
 
 func (m *leaseMachine) rescue(w *leaseWorker) {
-	rescued, err := w.store.Rescue(m.ctx(), m.ids)
+	rescued, err := w.store.Rescue(m.ctx(), worker.RescueRequest{IDs: m.ids})
 	must(m, err)
-	got := leasesRescued{Jobs: sortedIDs(rescued.Jobs), Crashed: sortedIDs(rescued.Crashed), Queues: rescued.Queues}
+	got := leasesRescued{Jobs: sortedIDs(rescued.Jobs), Queues: rescued.Queues}
+	for _, dead := range rescued.Dead {
+		got.Crashed = append(got.Crashed, dead.ID)
+	}
+	slices.Sort(got.Crashed)
 	m.seen["rescue: released"] += len(got.Jobs)
 	m.seen["rescue: crashed"] += len(got.Crashed)
 	if diff := cmp.Diff(m.model.rescue(m.ids), got); diff != "" {

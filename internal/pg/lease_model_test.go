@@ -20,6 +20,7 @@ type leaseModel struct {
 	jobs   map[int64]*leaseJob
 	queues map[string]leaseLock // those that are locked
 	alive  map[string]bool      // worker ids whose row is there and not marked dead
+	told   map[string]bool      // those whose row says that they were told to stop
 }
 
 // leaseJob is a job's row.
@@ -43,7 +44,7 @@ type leaseLock struct {
 }
 
 func newLeaseModel() *leaseModel {
-	return &leaseModel{jobs: map[int64]*leaseJob{}, queues: map[string]leaseLock{}, alive: map[string]bool{}}
+	return &leaseModel{jobs: map[int64]*leaseJob{}, queues: map[string]leaseLock{}, alive: map[string]bool{}, told: map[string]bool{}}
 }
 
 // Claims.
@@ -181,12 +182,12 @@ func (j *leaseJob) refund(l wire.Lease) {
 	}
 }
 
-// crashed ends a job that has one attempt in all: it may have started (R9).
-func (j *leaseJob) crashed(l wire.Lease) bool {
+// crashed ends a job that has one attempt in all, with this verdict: it may have started (R9).
+func (j *leaseJob) crashed(l wire.Lease, verdict error) bool {
 	if j.MaxAttempts != 1 || j.Attempts != 1 || l.Attempt() != 1 {
 		return false
 	}
-	j.LastError = strings.TrimSuffix(worker.ErrCrashed.Error()+"\n"+j.LastError, "\n")
+	j.LastError = strings.TrimSuffix(verdict.Error()+"\n"+j.LastError, "\n")
 	return true
 }
 
@@ -213,12 +214,16 @@ func (m *leaseModel) rescue(ids []string) (done leasesRescued) {
 	for _, id := range m.find(func(j *leaseJob) bool { return dead(j.Lock.By) }) {
 		j := m.jobs[id]
 		l := wire.Lease{ID: id, Token: j.Lock.By}
+		verdict := worker.ErrCrashed
+		if owner, _, _ := strings.Cut(j.Lock.By, "."); m.told[owner] {
+			verdict = worker.ErrInterrupted
+		}
 		j.Lock = leaseLock{}
 		j.deaths++
 		switch {
 		case j.superseded(l):
 			delete(m.jobs, id)
-		case j.crashed(l):
+		case j.crashed(l, verdict):
 			done.Crashed = append(done.Crashed, id)
 		default:
 			j.refund(l)
@@ -232,11 +237,12 @@ func (m *leaseModel) rescue(ids []string) (done leasesRescued) {
 // unlockWorker is what an operator does who says that a worker is dead. A job that was removed or
 // superseded keeps its row, for the operator.
 func (m *leaseModel) unlockWorker(id string) (jobs, queues int) {
+	m.told[id] = m.told[id] || m.alive[id]
 	m.alive[id] = false
 	mine := func(lock leaseLock) bool { return lock.ofWorker(id) }
 	for _, job := range m.find(func(j *leaseJob) bool { return mine(j.Lock) }) {
 		j := m.jobs[job]
-		if l := (wire.Lease{Token: j.Lock.By}); !j.superseded(l) && !j.crashed(l) {
+		if l := (wire.Lease{Token: j.Lock.By}); !j.superseded(l) && !j.crashed(l, worker.ErrCrashed) {
 			j.refund(l)
 		}
 		j.Lock = leaseLock{}

@@ -27,13 +27,12 @@ const (
 
 	unlessChanged, always = "else j.attempts end", "else greatest(0, j.attempts - 1) end"
 
-	onlyAttempt = `j.max_attempts = 1 and j.attempts = 1 and j.locked_by ~ '\.1k?$'`
-	ownQueue    = "and starts_with(ended.locked_by, s.locked_by || '.')"
+	ownQueue = "and starts_with(ended.locked_by, s.locked_by || '.')"
 )
 
 var (
 	claimsFor = []string{query.ClaimFree, query.ClaimFront, query.ClaimDeep, query.ClaimScan}
-	rescuesOf = []string{query.RescueFind, query.RescueJobs, query.RescueQueues, query.SettleWorkers}
+	rescuesOf = []string{query.RescueFind, query.HeldJobs, query.RescueQueues, query.SettleWorkers}
 )
 
 // leaseWitnesses are known by what happens without the rule.
@@ -62,7 +61,7 @@ var leaseWitnesses = map[string]leaseWitness{
 	// Attempts are refunded whatever a peer has done: what it failed for good, removed or superseded is
 	// tried again (R3).
 	"a rescue refunds changed attempts": {
-		statements: []string{query.RescueJobs}, old: unlessChanged, fresh: always,
+		statements: []string{query.ReleaseHeld}, old: unlessChanged, fresh: always,
 		favour: []string{"permanently_fail_jobs", "die", "rescue"},
 	},
 	"a release refunds changed attempts": {
@@ -75,11 +74,13 @@ var leaseWitnesses = map[string]leaseWitness{
 	},
 	// On the last attempt only the key tells that the job was removed or superseded (R3).
 	"a rescue keeps a removed job": {
-		statements: []string{query.RescueJobs}, old: "j.locked_by like '%k' and j.key is null", fresh: "false",
+		statements: []string{query.HeldJobs}, old: "coalesce(held.key, '')", fresh: "'x'",
 		favour: []string{"remove", "die", "rescue"},
 	},
 	// What has one attempt in all starts twice (R9).
-	"an only attempt is refunded": {statements: []string{query.RescueJobs}, old: onlyAttempt, fresh: "false"},
+	"an only attempt is refunded": {
+		statements: []string{query.HeldJobs}, old: "held.attempts, held.max_attempts", fresh: "held.attempts, 2::smallint as max_attempts",
+	},
 
 	// A claim of a worker that was declared dead: nobody would release what it takes (R5).
 	"the dead claim": {statements: claimsFor, old: "w.dead_at is null for key share", fresh: "true for key share"},

@@ -149,7 +149,9 @@ func (j *judgment) carryOut(ctx context.Context) (rescued worker.Rescued, done [
 		return parkJobs(ctx, j.queries, ids, j.tokens(ids))
 	}, func(job *wire.Job) { rescued.Parked = append(rescued.Parked, job) })
 	run(j.verdict(conviction.Drop), func(ids []int64) ([]int64, error) {
-		return j.queries.DropJobs(ctx, query.DropJobsParams{Ids: ids, Tokens: j.tokens(ids)})
+		dropped, queues, err := dropJobs(ctx, j.queries, ids, j.tokens(ids))
+		rescued.Queues += queues
+		return dropped, err
 	}, func(*wire.Job) {})
 	for verdict, cause := range map[conviction.Verdict]error{
 		conviction.Crash: worker.ErrCrashed, conviction.Interrupt: worker.ErrInterrupted, conviction.Convict: worker.ErrConvicted,
@@ -228,6 +230,19 @@ func parkJobs(ctx context.Context, queries *query.Queries, ids []int64, tokens [
 		parked = append(parked, row.ID)
 	}
 	return parked, err
+}
+
+// dropJobs deletes superseded jobs that are held with these tokens. It returns which, and how many
+// queues that has freed.
+func dropJobs(ctx context.Context, queries *query.Queries, ids []int64, tokens []string) (dropped []int64, queues int, err error) {
+	rows, err := queries.DropJobs(ctx, query.DropJobsParams{Ids: ids, Tokens: tokens})
+	for _, row := range rows {
+		dropped = append(dropped, row.ID)
+		if row.Freed {
+			queues++
+		}
+	}
+	return dropped, queues, err
 }
 
 func timestamp(t time.Time) pgtype.Timestamptz { return pgtype.Timestamptz{Time: t, Valid: true} }

@@ -19,12 +19,12 @@ func (s *Store) Suspects(ctx context.Context, forbidden []string) (found worker.
 	if err != nil {
 		return found, fmt.Errorf("look for suspects: %w", err)
 	}
-	var superseded query.DropJobsParams
-	var stale []int64
+	var superseded, stale []int64
+	var tokens []string
 	found.Cohorts = make(map[int64]string)
 	for _, row := range rows {
 		if row.Superseded {
-			superseded.Ids, superseded.Tokens = append(superseded.Ids, row.ID), append(superseded.Tokens, row.Token)
+			superseded, tokens = append(superseded, row.ID), append(tokens, row.Token)
 			continue
 		}
 		if row.Stale {
@@ -42,8 +42,8 @@ func (s *Store) Suspects(ctx context.Context, forbidden []string) (found worker.
 			Job: row.ID, Cohort: row.Number, Age: record.Age(), Proven: row.Proven, Cleared: row.Cleared, Passed: row.Passed,
 		})
 	}
-	if len(superseded.Ids) > 0 {
-		if _, err := s.queries.DropJobs(ctx, superseded); err != nil {
+	if len(superseded) > 0 {
+		if _, found.Queues, err = dropJobs(ctx, s.queries, superseded, tokens); err != nil {
 			return found, fmt.Errorf("delete suspects that were superseded: %w", err)
 		}
 	}

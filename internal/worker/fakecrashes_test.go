@@ -133,7 +133,7 @@ func (db *fakeDB) judge(job *fakeJob, id string, settle time.Duration, rescued *
 		db.park(job)
 		rescued.Parked = append(rescued.Parked, &copied)
 	case conviction.Drop:
-		db.drop(job)
+		rescued.Queues += db.drop(job)
 	case conviction.Crash:
 		bury(worker.ErrCrashed)
 	case conviction.Interrupt:
@@ -195,7 +195,10 @@ func (db *fakeDB) park(job *fakeJob) {
 
 // drop deletes a superseded job. What is known of it goes to the job that has its key; db.mu is
 // held.
-func (db *fakeDB) drop(job *fakeJob) {
+func (db *fakeDB) drop(job *fakeJob) (queues int) {
+	if queue := db.queues[job.Queue]; queue != nil && queue.LockedBy == (wire.Lease{Token: job.LockedBy}).Claim() {
+		queues++
+	}
 	db.free(job.Queue, wire.Lease{Token: job.LockedBy}.Claim())
 	delete(db.jobs, job.ID)
 	for _, heir := range db.jobs {
@@ -209,6 +212,7 @@ func (db *fakeDB) drop(job *fakeJob) {
 		}
 	}
 	db.crashes = slices.DeleteFunc(db.crashes, func(c *fakeCrash) bool { return c.job == job.ID })
+	return queues
 }
 
 func superseded(job *fakeJob) bool { return strings.HasSuffix(job.LockedBy, "k") && job.Key == "" }
@@ -234,7 +238,7 @@ func (db *fakeDB) suspects(tasks, forbidden []string) (found worker.Suspects) {
 			continue
 		}
 		if superseded(job) {
-			db.drop(job)
+			found.Queues += db.drop(job)
 			continue
 		}
 		if time.Since(job.LockedAt) > 30*time.Minute {

@@ -28,6 +28,9 @@ func (w *Worker) seek(ctx context.Context) error {
 		if found, err = w.store.Suspects(ctx, forbidden); err != nil {
 			return err
 		}
+		if found.Queues > 0 {
+			w.announce(found.Queues)
+		}
 	}
 	others := w.observer.fleet(id)
 	w.on(func(c *core, _ time.Time) actions { return c.seen(found, others) })

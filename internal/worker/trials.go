@@ -12,6 +12,7 @@ import (
 type Suspects struct {
 	Jobs    []conviction.Suspect // that the worker may try
 	Cohorts map[int64]string     // the names of their cohorts
+	Queues  int                  // that are free now, because their suspects were superseded
 }
 
 // LastTrial is the last trial in which a worker died.

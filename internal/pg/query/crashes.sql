@@ -143,6 +143,7 @@ with held as materialized (
 ), freed as (
   update graphile_worker._private_job_queues as s set locked_at = null, locked_by = null
     from dropped where s.id = dropped.job_queue_id and starts_with(dropped.token, s.locked_by || '.')
+  returning s.id
 ), inherited as (
   insert into graphile_worker.backfill_crashes (job_id, worker_id, token, began, judged_at, age, alone, key)
   select j.id, c.worker_id, c.token, c.began, c.judged_at, c.age, c.alone, c.key from dropped
@@ -152,7 +153,7 @@ with held as materialized (
 ), forgotten as (
   delete from graphile_worker.backfill_crashes as c where c.job_id = any(array(select dropped.id from dropped))
 )
-select dropped.id from dropped;
+select dropped.id, exists (select from freed where freed.id = dropped.job_queue_id) as freed from dropped;
 
 -- name: Suspects :many
 -- The suspects. Cohorts are numbered in the order of the deaths that made them. One is proven if its

@@ -112,6 +112,7 @@ with held as materialized (
 ), freed as (
   update graphile_worker._private_job_queues as s set locked_at = null, locked_by = null
     from dropped where s.id = dropped.job_queue_id and starts_with(dropped.token, s.locked_by || '.')
+  returning s.id
 ), inherited as (
   insert into graphile_worker.backfill_crashes (job_id, worker_id, token, began, judged_at, age, alone, key)
   select j.id, c.worker_id, c.token, c.began, c.judged_at, c.age, c.alone, c.key from dropped
@@ -121,7 +122,7 @@ with held as materialized (
 ), forgotten as (
   delete from graphile_worker.backfill_crashes as c where c.job_id = any(array(select dropped.id from dropped))
 )
-select dropped.id from dropped
+select dropped.id, exists (select from freed where freed.id = dropped.job_queue_id) as freed from dropped
 `
 
 type DropJobsParams struct {
@@ -129,21 +130,26 @@ type DropJobsParams struct {
 	Tokens []string
 }
 
+type DropJobsRow struct {
+	ID    int64
+	Freed bool
+}
+
 // Deletes locked jobs that were removed or superseded, and frees their queues. What is known of each goes
 // to the job that has its key now.
-func (q *Queries) DropJobs(ctx context.Context, arg DropJobsParams) ([]int64, error) {
+func (q *Queries) DropJobs(ctx context.Context, arg DropJobsParams) ([]DropJobsRow, error) {
 	rows, err := q.db.Query(ctx, DropJobs, arg.Ids, arg.Tokens)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
-	var items []int64
+	var items []DropJobsRow
 	for rows.Next() {
-		var id int64
-		if err := rows.Scan(&id); err != nil {
+		var i DropJobsRow
+		if err := rows.Scan(&i.ID, &i.Freed); err != nil {
 			return nil, err
 		}
-		items = append(items, id)
+		items = append(items, i)
 	}
 	if err := rows.Err(); err != nil {
 		return nil, err

@@ -151,12 +151,12 @@ with lease as materialized (
     from rows from (unnest(@ids::bigint[]), unnest(@tokens::text[]), unnest(@queue_ids::int[]), unnest(@claims::text[]))
          with ordinality as u(id, token, queue_id, claim, ord)
 ), held as materialized (
-  select j.id, lease.ord, j.locked_by, j.locked_at from lease
+  select j.id, lease.ord, lease.token, j.locked_at from lease
     join graphile_worker._private_jobs as j on j.id = lease.id and j.locked_by = lease.token
    order by j.id for update of j skip locked
 ), noted as (
   insert into graphile_worker.backfill_crashes as c (job_id, worker_id, token, began)
-  select held.id, split_part(held.locked_by, '.', 1), held.locked_by, held.locked_at from held
+  select held.id, split_part(held.token, '.', 1), held.token, coalesce(held.locked_at, now()) from held
   on conflict (job_id, worker_id) do update
      set token = excluded.token, began = excluded.began, tried = false, judged_at = null, age = null, alone = false, passed = false
    where c.token <> excluded.token

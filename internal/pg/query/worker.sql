@@ -230,7 +230,7 @@ select w.id, w.host, w.pid, (w.dead_at is not null)::boolean as dead
 -- Releases the jobs that a worker has locked: by its tokens, with the attempt refunded as in
 -- ReleaseJobs (R3), or by its bare id, as a Node worker's are, without. In batches, with a new
 -- snapshot each, until none is left (R4). What only begins like a token is another worker's: the id
--- of a Node worker can be any text. A job with one attempt in all has had it, as in RescueJobs (R9).
+-- of a Node worker can be any text. A job with one attempt in all has had it, as at a rescue (R9).
 with held as materialized (
   select j.id, j.locked_by <> @worker_id::text and j.max_attempts = 1 and j.attempts = 1 and j.locked_by ~ '\.1k?$'
          and not (j.locked_by like '%k' and j.key is null) as over

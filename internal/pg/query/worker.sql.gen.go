@@ -643,7 +643,7 @@ type UnlockJobsParams struct {
 // Releases the jobs that a worker has locked: by its tokens, with the attempt refunded as in
 // ReleaseJobs (R3), or by its bare id, as a Node worker's are, without. In batches, with a new
 // snapshot each, until none is left (R4). What only begins like a token is another worker's: the id
-// of a Node worker can be any text. A job with one attempt in all has had it, as in RescueJobs (R9).
+// of a Node worker can be any text. A job with one attempt in all has had it, as at a rescue (R9).
 func (q *Queries) UnlockJobs(ctx context.Context, arg UnlockJobsParams) (int64, error) {
 	result, err := q.db.Exec(ctx, UnlockJobs, arg.WorkerID, arg.Verdict)
 	if err != nil {

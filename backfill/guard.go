@@ -19,11 +19,14 @@ type guard struct {
 	logger *slog.Logger
 
 	stuck  atomic.Int64 // calls that were given up and have not returned
-	logged atomic.Int64 // when a problem was last logged, in nanoseconds since 1970; 0: never
+	logged atomic.Int64 // when a problem was last logged, in nanoseconds since guardsBegan; 0: never
 }
 
 // logEvery is how often a problem of one function is logged at most.
 const logEvery = time.Minute
+
+// guardsBegan is a time by Go's clock, which nobody sets.
+var guardsBegan = time.Now()
 
 // userLimit is how long the worker waits for an Observer or a log handler.
 const userLimit = 10 * time.Second
@@ -62,7 +65,7 @@ func (g *guard) try(fn func()) error {
 
 // report logs a problem, unless one was logged within the last minute.
 func (g *guard) report(err error) {
-	last, now := g.logged.Load(), time.Now().UnixNano()
+	last, now := g.logged.Load(), int64(time.Since(guardsBegan))
 	if last != 0 && now-last < int64(logEvery) || !g.logged.CompareAndSwap(last, now) {
 		return
 	}

@@ -61,14 +61,14 @@ func (w *Worker) beat(ctx context.Context) {
 func (w *Worker) beatOnce(ctx context.Context) time.Duration {
 	var beat Beat
 	registered := false
-	w.on(func(c *core, now time.Time) actions {
-		beat, registered = c.beat(w.times, !w.toldAt.IsZero(), now)
+	sent := w.config.Moment()
+	w.on(func(c *core, _ time.Time) actions {
+		beat, registered = c.beat(w.times, !w.toldAt.IsZero(), sent)
 		return actions{}
 	})
 	if !registered {
 		return w.times.retry // its row is being made
 	}
-	sent := time.Now()
 	statements, cancel := WithPatience(ctx, beatTimeout)
 	defer cancel()
 	answer, err := w.store.Beat(statements, beat)
@@ -97,7 +97,7 @@ func (w *Worker) beatOnce(ctx context.Context) time.Duration {
 				slog.String("worker_id", beat.WorkerID))
 		})
 	}
-	w.observer.read(answer.Session, answer.Peers, time.Now())
+	w.observer.read(answer.Session, answer.Peers, w.config.Moment())
 	signal(w.looks)
 	if w.observer.waits() {
 		return w.times.look
@@ -106,7 +106,7 @@ func (w *Worker) beatOnce(ctx context.Context) time.Duration {
 }
 
 // beat returns the next heartbeat, and whether the worker has a row for it.
-func (c *core) beat(times leaseTimes, told bool, now time.Time) (beat Beat, registered bool) {
+func (c *core) beat(times leaseTimes, told bool, now Moment) (beat Beat, registered bool) {
 	queued := false
 	for _, l := range c.leases.in[leaseRunning] {
 		queued = queued || l.QueueID != 0
@@ -138,11 +138,11 @@ func (c *core) beat(times leaseTimes, told bool, now time.Time) (beat Beat, regi
 }
 
 // acknowledged takes the answer to a heartbeat. It reports whether the worker had been silent.
-func (c *core) acknowledged(beat Beat, answer Beaten, sent time.Time) (silent bool, do actions) {
+func (c *core) acknowledged(beat Beat, answer Beaten, sent Moment) (silent bool, do actions) {
 	if beat.WorkerID != c.id || !beat.Write {
 		return false, do
 	}
-	c.lastBeat, c.sessionLocked = moment{sent}, answer.Locked
+	c.lastBeat, c.sessionLocked = sent, answer.Locked
 	c.saidStopping, c.saidEmptying = beat.Stopping, beat.Emptying
 	silent, c.silent = c.silent, false
 	do.dispatch = silent
@@ -166,16 +166,22 @@ func (c *core) fenceAfter(times leaseTimes) time.Duration {
 	return times.fence
 }
 
+// overdue reports whether the fence is to fall: no heartbeat was acknowledged for as long as that,
+// by clocks that also count a sleep of the machine.
+func (c *core) overdue(times leaseTimes, now Moment) bool {
+	return !c.silent && c.registered && c.lastBeat.ago(now) >= c.fenceAfter(times)
+}
+
 // fall notes that no heartbeat was acknowledged for so long that others may soon take this worker's
 // jobs. Only a lease keeps a queue's jobs from running side by side, so their handlers are
 // cancelled, and each is given back when its handler has ended (R34). Other jobs go on: they must
 // bear a second run beside the first in any case.
-func (c *core) fall(times leaseTimes, now time.Time) (jobs int, do actions) {
-	if c.silent || !c.registered || c.lastBeat.ago(now) < c.fenceAfter(times) {
+func (c *core) fall(times leaseTimes, now Moment) (jobs int, do actions) {
+	if !c.overdue(times, now) {
 		return 0, do
 	}
 	c.silent = true
-	do = c.giveBack(c.buffer.takeQueued(), now)
+	do = c.giveBack(c.buffer.takeQueued(), now.At)
 	for _, l := range c.leases.in[leaseRunning] {
 		if l.QueueID != 0 {
 			l.lost = true
@@ -195,24 +201,29 @@ func (w *Worker) fenceOnTime(ctx context.Context) {
 		if time.Since(due) > w.times.fenceTick/2 && !sleep(ctx, w.times.fenceTick/4) {
 			return // the process had no time to run: an answer may have arrived that nobody has read
 		}
-		jobs, fell := 0, false
-		w.on(func(c *core, now time.Time) (do actions) {
-			before := c.silent
-			jobs, do = c.fall(w.times, now)
-			fell = c.silent && !before
-			return do
-		})
-		if !fell {
-			continue
-		}
-		id := w.workerID()
-		w.aside(func() {
-			w.config.Logger.LogAttrs(context.WithoutCancel(ctx), slog.LevelError,
-				"heartbeats are not acknowledged: nothing is claimed, and jobs of queues are cancelled before others may run them",
-				slog.String("worker_id", id), slog.Int("jobs", jobs))
-			w.observe(Event{Kind: EventSilent, WorkerID: id, Count: jobs})
-		})
+		w.fence()
 	}
+}
+
+// fence lets the fence fall if it is time.
+func (w *Worker) fence() {
+	jobs, fell := 0, false
+	at := w.config.Moment()
+	w.on(func(c *core, _ time.Time) (do actions) {
+		fell = c.overdue(w.times, at)
+		jobs, do = c.fall(w.times, at)
+		return do
+	})
+	if !fell {
+		return
+	}
+	id := w.workerID()
+	w.aside(func() {
+		w.config.Logger.LogAttrs(context.Background(), slog.LevelError,
+			"heartbeats are not acknowledged: nothing is claimed, and jobs of queues are cancelled before others may run them",
+			slog.String("worker_id", id), slog.Int("jobs", jobs))
+		w.observe(Event{Kind: EventSilent, WorkerID: id, Count: jobs})
+	})
 }
 
 // declaredDead ends what ran under an id that was declared dead. The dispatcher registers a new

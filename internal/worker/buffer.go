@@ -40,12 +40,20 @@ func (b *buffer) count(l *lease, n int) {
 	b.bytes += int64(n) * int64(len(l.Payload))
 }
 
-// next removes the first lease; nil if there is none.
-func (b *buffer) next() *lease {
+// first returns the first lease; nil if there is none.
+func (b *buffer) first() *lease {
 	if b.len() == 0 {
 		return nil
 	}
-	l := b.leases[b.head]
+	return b.leases[b.head]
+}
+
+// next removes the first lease; nil if there is none.
+func (b *buffer) next() *lease {
+	l := b.first()
+	if l == nil {
+		return nil
+	}
 	b.leases[b.head] = nil
 	b.head++
 	b.count(l, -1)

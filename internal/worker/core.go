@@ -31,7 +31,7 @@ type core struct {
 
 	registered    bool     // the worker's row is there, as far as is known
 	beats         int64    // of this process so far
-	lastBeat      moment   // when the last heartbeat that was acknowledged was sent
+	lastBeat      Moment   // when the last heartbeat that was acknowledged was sent
 	sessionLocked bool     // others can see whether the heartbeats' session lives
 	saidStopping  bool     // the row says that the worker was told to stop
 	saidEmptying  bool     // it says that the worker claims nothing, to try suspects
@@ -292,9 +292,9 @@ func (c *core) declaredDead(id string, now time.Time) (first bool, do actions) {
 }
 
 // reborn takes the worker's row under a fresh id.
-func (c *core) reborn(id string, sent time.Time) {
+func (c *core) reborn(id string, sent Moment) {
 	c.id, c.former, c.registered = id, "", true
-	c.lastBeat, c.sessionLocked, c.silent, c.saidStopping = moment{sent}, false, false, false
+	c.lastBeat, c.sessionLocked, c.silent, c.saidStopping = sent, false, false, false
 	c.demand.wanted = true
 }
 

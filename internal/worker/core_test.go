@@ -70,7 +70,7 @@ func (m *model) dispatch() {
 	next, _ := m.c.next(m.now)
 	switch {
 	case next.register:
-		m.c.reborn(wire.NewWorkerID(), m.now)
+		m.c.reborn(wire.NewWorkerID(), Moment{At: m.now})
 	case next.doubt != nil && m.random.IntN(3) == 0:
 		m.c.looked(next.doubt, Reclaimed{}, fmt.Errorf("away"), m.now)
 	case next.doubt != nil:

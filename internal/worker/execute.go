@@ -59,8 +59,16 @@ func (w *Worker) runNext(jobs context.Context) bool {
 // start waits for a job; nil when the worker closes.
 func (w *Worker) start(jobs context.Context) (*lease, context.Context) {
 	w.mu.Lock()
-	for w.core.buffer.len() == 0 && !w.core.closed {
-		w.ready.Wait()
+	for !w.core.closed {
+		if first := w.core.buffer.first(); first == nil {
+			w.ready.Wait()
+		} else if first.QueueID == 0 || !w.core.overdue(w.times, w.config.Moment()) {
+			break
+		} else { // this process has slept: the fence takes the job before a slot does
+			w.mu.Unlock()
+			w.fence()
+			w.mu.Lock()
+		}
 	}
 	if w.core.closed {
 		w.mu.Unlock()

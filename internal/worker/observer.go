@@ -40,7 +40,7 @@ type observer struct {
 	times leaseTimes
 
 	mu   sync.Mutex
-	last time.Time // when the rows were last read
+	last Moment // when the rows were last read
 	seen map[string]*sighting
 }
 
@@ -75,13 +75,14 @@ func (o *observer) startOver() {
 }
 
 // read takes the rows of all workers, apart from the own one.
-func (o *observer) read(session int, peers []Peer, now time.Time) {
+func (o *observer) read(session int, peers []Peer, at Moment) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if now.Sub(o.last) > o.times.gap {
+	if o.last.ago(at) > o.times.gap {
 		o.startOver() // this process was stopped, or its machine: what others wrote meanwhile may be under way
 	}
-	o.last = now
+	now := at.At
+	o.last = at
 	there := make(map[string]bool, len(peers))
 	for _, peer := range peers {
 		there[peer.ID] = true
@@ -128,11 +129,12 @@ func (o *observer) missing(ids []string) {
 
 // judge is the one place where a worker is judged. unlocked says that its session lock was seen to
 // be free: that proves nothing alone, because all locks are free after a restart of the server.
-// Time counts up to the last look and no further: what came after it, nobody has seen.
+// Time counts up to the last look and no further: what came after it, nobody has seen. It is that of
+// Go's clock: of the others' silence, what this machine has slept through does not count.
 func (o *observer) judge(s *sighting, unlocked bool) Verdict {
 	quiet := time.Duration(0)
 	if !s.since.IsZero() {
-		quiet = o.last.Sub(s.since)
+		quiet = o.last.At.Sub(s.since)
 	}
 	disconnected := s.Locked && unlocked
 	switch {

@@ -13,7 +13,7 @@ func TestGapStartsOver(t *testing.T) {
 	o, start := newObserver(times), time.Now()
 	peers := []Peer{{ID: "other", Beats: 3}}
 	look := func(after time.Duration) Verdict {
-		o.read(1, peers, start.Add(after))
+		o.read(1, peers, Moment{At: start.Add(after), Wall: start.Add(after).Round(0)})
 		return o.judge(o.seen["other"], false)
 	}
 	look(0)

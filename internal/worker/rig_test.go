@@ -18,6 +18,7 @@ type rig struct {
 	db     *fakeDB
 	store  *fakeStore
 	worker *worker.Worker
+	clocks *clocks
 	start  time.Time
 	cancel context.CancelFunc
 	result chan error
@@ -66,10 +67,10 @@ type setup struct {
 // newRig makes a worker with two slots that does not run yet.
 func newRig(t *testing.T, db *fakeDB, handle handler, changes ...func(*setup)) *rig {
 	t.Helper()
-	r := &rig{t: t, db: db, store: db.newStore(), start: time.Now(), result: make(chan error, 1)}
+	r := &rig{t: t, db: db, store: db.newStore(), clocks: new(clocks), start: time.Now(), result: make(chan error, 1)}
 	s := setup{fakeStore: r.store, Context: t.Context(), Config: worker.Config{
 		Tasks: []string{"task"}, Concurrency: 2, DrainTimeout: 10 * time.Second, CancelTimeout: time.Second,
-		Observe: r.observe, Nudge: r.nudge, Logger: slog.New(slog.DiscardHandler),
+		Moment: r.clocks.read, Observe: r.observe, Nudge: r.nudge, Logger: slog.New(slog.DiscardHandler),
 		Execute: func(ctx context.Context, job *wire.Job, outcome *worker.Outcome) {
 			r.mu.Lock()
 			r.runs = append(r.runs, started{job.ID, time.Since(r.start)})

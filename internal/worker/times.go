@@ -36,13 +36,3 @@ func newLeaseTimes(hurry int) leaseTimes {
 		fenceTick: in(time.Second),
 	}
 }
-
-// moment is a point in time by two clocks, because neither counts everything: Go's own stops while
-// the machine is suspended, and the wall clock can be set.
-type moment struct{ at time.Time }
-
-// ago returns how long ago a moment was, by the clock that says more: what only a lease protects
-// must not go on for longer than the lease.
-func (m moment) ago(now time.Time) time.Duration {
-	return max(now.Sub(m.at), now.Round(0).Sub(m.at.Round(0)))
-}

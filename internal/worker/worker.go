@@ -75,6 +75,9 @@ type Config struct {
 	Hurry int
 	// Clock is what the crontab goes by. nil: the clock of this process.
 	Clock Clock
+	// Moment reads the clocks that heartbeats, the fence and the observation of others go by. nil: those
+	// of this machine.
+	Moment func() Moment
 
 	// Execute runs one job and writes how it ended to outcome, also when the handler ends its
 	// goroutine (runtime.Goexit). It must not panic.
@@ -155,6 +158,9 @@ type Health struct {
 func New(store Store, config Config) *Worker {
 	if config.Clock == nil {
 		config.Clock = wallClock{}
+	}
+	if config.Moment == nil {
+		config.Moment = readClocks
 	}
 	w := &Worker{
 		config: config, store: store, troubles: newTroubles(), core: newCore(config),
@@ -305,7 +311,7 @@ func (w *Worker) Health() Health {
 	return Health{
 		WorkerID: c.id, State: c.state, Running: c.handling, Buffered: c.buffer.len(), Unrecorded: c.leases.held(),
 		Listening: w.listening, PollOnly: w.pollOnly, LastClaim: c.lastSeen, Failures: c.demand.failures,
-		LastBeat: c.lastBeat.at, Silent: c.silent, Stuck: w.stuck(), Stats: c.stats,
+		LastBeat: c.lastBeat.At, Silent: c.silent, Stuck: w.stuck(), Stats: c.stats,
 	}
 }
 
@@ -313,7 +319,7 @@ func (w *Worker) Health() Health {
 func (w *Worker) register(base context.Context, id, former string) error {
 	ctx, cancel := context.WithTimeout(base, statementTimeout)
 	defer cancel()
-	sent := time.Now()
+	sent := w.config.Moment()
 	err := w.store.Register(ctx, Registration{ID: id, Former: former, Tasks: w.config.Tasks, Slots: w.config.Concurrency})
 	if err != nil {
 		return err

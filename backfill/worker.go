@@ -134,6 +134,7 @@ func (w *Worker) start(store *pg.Store, once bool) (*worker.Worker, error) {
 		Nudge:         w.client.nudger.Nudge,
 		Crontab:       w.schedule,
 		Cron:          store,
+		Clock:         store.Clock(),
 		Observe:       w.observe(),
 		Logger:        w.config.logger,
 	}

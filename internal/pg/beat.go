@@ -109,12 +109,17 @@ func (s *Store) beatOver(ctx context.Context, beat worker.Beat, over *query.Quer
 			return answer, fmt.Errorf("lock: %w", err)
 		}
 	}
+	sent := time.Now()
 	rows, err := over.Beat(ctx, query.BeatParams{
 		ID: beat.WorkerID, Write: beat.Write, Beats: beat.Number, Locked: p.locked, Running: orNone(beat.Running),
 		Forbidden: orNone(beat.Forbidden), Stopping: beat.Stopping, Emptying: beat.Emptying,
 	})
 	if err != nil {
 		return answer, err
+	}
+	if len(rows) > 0 {
+		s.sessions.clock.measure(sent, time.Now(), time.UnixMicro(rows[0].NowUs))
+		answer.Server = rows[0].ServerStartedUs
 	}
 	answer.Session = p.session
 	for _, row := range rows {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -394,7 +395,34 @@ level=WARN server_ahead_by=10m0s
 	}
 }
 
-// The clock of the server is measured when a worker connects.
+// The server's time is the one that was measured best, and goes on with Go's clock. What no error of
+// measurement explains counts at once: the server's clock was set, or this machine has slept.
+func TestClockShowsTheServersTime(t *testing.T) {
+	t.Parallel()
+	clock := pg.NewClock(nil)
+	if off := time.Until(clock.Now()).Abs(); off > time.Minute {
+		t.Errorf("before the first measurement it is off by %v", off)
+	}
+	sent := time.Now()
+	for _, step := range []struct{ took, ahead, want time.Duration }{
+		{2 * time.Second, time.Hour, time.Hour},
+		{time.Second, time.Hour + 700*time.Millisecond, time.Hour + 700*time.Millisecond}, // is more exact
+		{2 * time.Second, time.Hour, time.Hour + 700*time.Millisecond},                    // is not
+		{2 * time.Second, time.Minute, time.Minute},                                       // contradicts
+		{time.Second, 62 * time.Second, 62 * time.Second},
+		{time.Second, -time.Hour, -time.Hour},
+	} {
+		clock.Measure(sent, sent.Add(step.took), sent.Add(step.took/2+step.ahead))
+		if got := clock.Now().Sub(sent) - time.Since(sent); (got - step.want).Abs() > 100*time.Millisecond {
+			t.Errorf("after %+v it is ahead by %v", step, got)
+		}
+	}
+	if now := clock.Now(); now.Location() != time.UTC || strings.Contains(now.String(), "m=") {
+		t.Errorf("it shows %v, want UTC without Go's clock", now)
+	}
+}
+
+// The clock of the server is measured when a worker connects, and by each heartbeat.
 func TestClockSkew(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
@@ -407,6 +435,18 @@ func TestClockSkew(t *testing.T) {
 	allowed := time.Since(sent) + time.Second
 	if got := r.store.ClockSkew(); (got - server.Sub(sent)).Abs() > allowed {
 		t.Errorf("the server is %v ahead, want about %v", got, server.Sub(sent))
+	}
+	clock := r.store.Clock()
+	if off := clock.Now().Sub(server) - time.Since(sent); off.Abs() > allowed {
+		t.Errorf("the server's time is off by %v", off)
+	}
+	r.beat(1) // over a new connection
+	r.store.ForgetClock()
+	if answer := r.beat(2); answer.Server != dbtest.Get[time.Time](t, db.Pool(), "select pg_postmaster_start_time()").UnixMicro() {
+		t.Errorf("the server that answers the heartbeat is said to be %d", answer.Server)
+	}
+	if got := r.store.ClockSkew(); (got - server.Sub(sent)).Abs() > allowed {
+		t.Errorf("after a heartbeat the server is %v ahead, want about %v", got, server.Sub(sent))
 	}
 	if server.Sub(sent).Abs() < time.Second && log.Len() > 0 {
 		t.Errorf("logged %s", log.String())

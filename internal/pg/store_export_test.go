@@ -116,6 +116,17 @@ func (c *Clock) Measure(sent, received, server time.Time) time.Duration {
 	return c.clock.skew
 }
 
+// Now is clock.Now.
+func (c *Clock) Now() time.Time { return c.clock.Now() }
+
+// ForgetClock forgets the difference that was measured.
+func (s *Store) ForgetClock() {
+	c := &s.sessions.clock
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.skew = 24 * time.Hour
+}
+
 // ClockSkew returns how far the server's clock is ahead.
 func (s *Store) ClockSkew() time.Duration {
 	c := &s.sessions.clock

@@ -3,6 +3,7 @@ package worker
 import (
 	"cmp"
 	"context"
+	"errors"
 	"log/slog"
 	"slices"
 	"time"
@@ -30,8 +31,11 @@ type Beaten struct {
 	Alive   bool // false: the worker's row is gone or marked dead
 	Locked  bool // the row says that the session lock was taken; after an error: it may say so
 	Session int  // changes with each new session
-	Peers   []Peer
+	// Server changes when the server restarts, or another one takes its place, whatever a pooler makes of
+	// that; 0: not known.
+	Server  int64
 	Crashes bool // something is known of crashes: there may be suspects
+	Peers   []Peer
 }
 
 // beat keeps the worker's row alive, and watches those of the others, until ctx ends. It goes on
@@ -81,6 +85,7 @@ func (w *Worker) beatOnce(ctx context.Context) time.Duration {
 		return w.times.retry
 	}
 	w.aside(func() { w.troubles.beats.Success(w.config.Logger) })
+	w.notice(answer.Server)
 	if !answer.Alive {
 		w.declaredDead(beat.WorkerID)
 		return w.times.retry
@@ -103,6 +108,27 @@ func (w *Worker) beatOnce(ctx context.Context) time.Duration {
 		return w.times.look
 	}
 	return w.times.queuedBeat
+}
+
+var errNewServer = errors.New("after a fail-over to a standby that was behind, outcomes and claims may be undone: they are looked for")
+
+// notice starts over what was learnt from another server. A worker whose connections end at a
+// pooler may hear of a fail-over in no other way.
+func (w *Worker) notice(server int64) {
+	before := w.server
+	if server == 0 || server == before {
+		return
+	}
+	w.server = server
+	if before == 0 {
+		return
+	}
+	w.observer.gap()
+	w.on(func(c *core, now time.Time) actions {
+		c.doubts.connectionLost(c.id, now)
+		return actions{dispatch: true}
+	})
+	w.aside(func() { w.troubles.server.Failure(w.config.Logger, errNewServer) })
 }
 
 // beat returns the next heartbeat, and whether the worker has a row for it.

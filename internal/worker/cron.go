@@ -77,8 +77,8 @@ type schedule struct {
 }
 
 // schedule enqueues cron jobs until ctx ends: each minute's in one transaction, in their order, by
-// the clock of this process. An entry that is behind, because ticks were missed or failed, catches
-// up in a goroutine of its own, so that the others are on time.
+// Config.Clock. An entry that is behind, because ticks were missed or failed, catches up in a
+// goroutine of its own, so that the others are on time.
 func (w *Worker) schedule(ctx context.Context) {
 	s := &schedule{Worker: w, start: w.config.Clock.Now(), permit: make(chan struct{}, 1)}
 	defer s.alone.Wait()
@@ -114,7 +114,7 @@ func (w *Worker) schedule(ctx context.Context) {
 }
 
 // warnOfClock says that an entry has no tick for a while, because it executed at a time that is yet
-// to come by the clock of this process: another process's clock is, or was, ahead.
+// to come: the clock of another process, which may go by its own, is or was ahead.
 func (s *schedule) warnOfClock(identifier string, known KnownCrontab) {
 	if ahead := known.LastExecution.Sub(s.start); ahead > time.Minute {
 		s.troubles.ahead.Add(s.config.Logger, fmt.Sprintf("%s (%v ahead, at %s)",

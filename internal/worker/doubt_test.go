@@ -259,3 +259,40 @@ func TestOutcomesThatAFailOverUndid(t *testing.T) {
 		r.nothingLeft()
 	})
 }
+
+// A worker that only polls, behind a pooler, has no connection that breaks. Its heartbeats tell it
+// that another server answers. What that has not got is looked for, and what the others' heartbeats
+// were on the old one does not count.
+func TestFailOverBehindAPooler(t *testing.T) {
+	t.Parallel()
+	for _, failedOver := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			db := newDB(t)
+			pooled := func(s *setup) { s.pooled = true }
+			var log logged
+			dead, r := newRig(t, db, takes(0), pooled), newRig(t, db, takes(0), pooled, logTo(&log))
+			r.pass(20 * time.Second)
+			dead.kill()
+			r.pass(20 * time.Second)
+			id := db.add(1, wire.Job{})[0]
+			db.update(id, func(job *fakeJob) { job.LockedBy, job.LockedAt = r.worker.Health().WorkerID+".1.1", time.Now() })
+			at := time.Since(r.start)
+			if failedOver {
+				db.mu.Lock()
+				db.server++
+				db.mu.Unlock()
+			}
+			r.pass(3 * time.Minute)
+			if _, left := db.left(); (left == 0) != failedOver {
+				t.Errorf("failed over %v: %d rows are locked", failedOver, left)
+			}
+			deaths := r.seen(worker.EventDeath)
+			if len(deaths) != 1 || (deaths[0].At-at >= 30*time.Second) != failedOver {
+				t.Errorf("failed over %v, %v after the start: deaths %v", failedOver, at, deaths)
+			}
+			if lines := log.with("the database server was restarted"); (len(lines) == 1) != failedOver {
+				t.Errorf("failed over %v: it says %q", failedOver, lines)
+			}
+		})
+	}
+}

@@ -23,6 +23,7 @@ type fakeDB struct {
 	order      []*fakeJob // the same, sorted when somebody claims
 	queues     map[string]*fakeQueue
 	workers    map[string]*fakeWorker
+	server     int64 // when it started
 	listeners  map[*fakeListener]struct{}
 	tokens     map[string]bool // claim tokens that were used
 	handling   map[*wire.Job]struct{}
@@ -64,6 +65,7 @@ func newDB(t *testing.T) *fakeDB {
 		queues:    make(map[string]*fakeQueue),
 		workers:   make(map[string]*fakeWorker),
 		sweptAt:   make(map[string]time.Time),
+		server:    1,
 		listeners: make(map[*fakeListener]struct{}),
 		tokens:    make(map[string]bool),
 		handling:  make(map[*wire.Job]struct{}),

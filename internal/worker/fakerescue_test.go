@@ -131,6 +131,7 @@ func (s *fakeStore) Beat(ctx context.Context, beat worker.Beat) (answer worker.B
 func (db *fakeDB) beat(beat worker.Beat, locks bool) (answer worker.Beaten) {
 	db.mu.Lock()
 	defer db.mu.Unlock()
+	answer.Server = db.server
 	if !db.alive(beat.WorkerID) {
 		return answer
 	}

@@ -8,7 +8,7 @@ import (
 
 // troubles are those that a worker can be in.
 type troubles struct {
-	claims, flushes, busy, listener, renewals, beats, rescues, sweeps, looks, refusals, cron trouble.Log
+	claims, flushes, busy, listener, renewals, beats, rescues, sweeps, looks, refusals, cron, server trouble.Log
 
 	lost, ahead, givenUp trouble.Digest
 }
@@ -29,9 +29,12 @@ func newTroubles() *troubles {
 		looks: about("looking for jobs of claims whose answers were lost failed",
 			"jobs of claims whose answers were lost are looked for again"),
 		refusals: about("the server refuses an outcome in every form; its job stays locked, and it is tried again", ""),
+		server:   about("the database server was restarted, or another one has taken its place", ""),
 		cron:     about("scheduling cron jobs failed", "cron jobs are scheduled again"),
 	}
-	t.busy.Level, t.listener.Level, t.beats.Level = slog.LevelWarn, slog.LevelWarn, slog.LevelWarn
+	for _, warning := range []*trouble.Log{&t.busy, &t.listener, &t.beats, &t.server} {
+		warning.Level = slog.LevelWarn
+	}
 	t.lost = trouble.Digest{
 		Message: "leases lost: the outcomes of these jobs were not recorded", What: "jobs", Level: slog.LevelWarn,
 	}

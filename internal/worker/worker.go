@@ -73,7 +73,7 @@ type Config struct {
 	Cron    CronStore
 	// Hurry divides the times of heartbeats, fence and observation, for tests. 0 and 1: as they are.
 	Hurry int
-	// Clock is what the crontab goes by. nil: the clock of this process.
+	// Clock is what the crontab goes by: the database's. nil: that of this process.
 	Clock Clock
 	// Moment reads the clocks that heartbeats, the fence and the observation of others go by. nil: those
 	// of this machine.
@@ -121,6 +121,7 @@ type Worker struct {
 	times    leaseTimes
 	observer *observer
 	turns    turns
+	server   int64 // that answered the last heartbeat, which alone looks at it
 
 	mu        sync.Mutex
 	ready     sync.Cond // the buffer has jobs for idle slots, or the core is closed

@@ -34,7 +34,9 @@ delete from graphile_worker.backfill_workers as w where w.id = any(array(select 
 
 -- name: Beat :many
 -- Writes a heartbeat, or none, and reads every worker that lives, or from whom something may be left, and
--- those that were settled lately. The own row is read as it was before.
+-- those that were settled lately. The own row is read as it was before. When the server started is another
+-- time after a restart and after every kind of fail-over, and each role may ask for it: a promotion
+-- changes the timeline, but a restart on the same storage does not, and not everybody has one.
 with beat as (
   update graphile_worker.backfill_workers as w
      set beats = @beats::bigint, heartbeat_at = clock_timestamp(), locked = w.locked or @locked::boolean,
@@ -48,7 +50,9 @@ select w.id, w.host, w.pid, coalesce(w.beats, -1)::bigint as beats, w.locked, w.
        (w.dead_at is not null)::boolean as dead, (w.rescued_at is not null)::boolean as rescued,
        (w.emptying_at is not null)::boolean as emptying, (w.trial_at is not null)::boolean as trying,
        exists (select from beat) as written,
-       exists (select from graphile_worker.backfill_crashes as c where c.judged_at is not null) as crashes
+       exists (select from graphile_worker.backfill_crashes as c where c.judged_at is not null) as crashes,
+       (extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint as server_started_us,
+       (extract(epoch from clock_timestamp()) * 1000000)::bigint as now_us
   from graphile_worker.backfill_workers as w
  where w.dead_at is null or w.rescued_at is null or w.rescued_at > now() - interval '10 minutes';
 

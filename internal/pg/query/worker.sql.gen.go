@@ -69,7 +69,9 @@ select w.id, w.host, w.pid, coalesce(w.beats, -1)::bigint as beats, w.locked, w.
        (w.dead_at is not null)::boolean as dead, (w.rescued_at is not null)::boolean as rescued,
        (w.emptying_at is not null)::boolean as emptying, (w.trial_at is not null)::boolean as trying,
        exists (select from beat) as written,
-       exists (select from graphile_worker.backfill_crashes as c where c.judged_at is not null) as crashes
+       exists (select from graphile_worker.backfill_crashes as c where c.judged_at is not null) as crashes,
+       (extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint as server_started_us,
+       (extract(epoch from clock_timestamp()) * 1000000)::bigint as now_us
   from graphile_worker.backfill_workers as w
  where w.dead_at is null or w.rescued_at is null or w.rescued_at > now() - interval '10 minutes'
 `
@@ -86,23 +88,27 @@ type BeatParams struct {
 }
 
 type BeatRow struct {
-	ID           string
-	Host         string
-	Pid          int32
-	Beats        int64
-	Locked       bool
-	Machine      string
-	ProcessStart int64
-	Dead         bool
-	Rescued      bool
-	Emptying     bool
-	Trying       bool
-	Written      bool
-	Crashes      bool
+	ID              string
+	Host            string
+	Pid             int32
+	Beats           int64
+	Locked          bool
+	Machine         string
+	ProcessStart    int64
+	Dead            bool
+	Rescued         bool
+	Emptying        bool
+	Trying          bool
+	Written         bool
+	Crashes         bool
+	ServerStartedUs int64
+	NowUs           int64
 }
 
 // Writes a heartbeat, or none, and reads every worker that lives, or from whom something may be left, and
-// those that were settled lately. The own row is read as it was before.
+// those that were settled lately. The own row is read as it was before. When the server started is another
+// time after a restart and after every kind of fail-over, and each role may ask for it: a promotion
+// changes the timeline, but a restart on the same storage does not, and not everybody has one.
 func (q *Queries) Beat(ctx context.Context, arg BeatParams) ([]BeatRow, error) {
 	rows, err := q.db.Query(ctx, Beat,
 		arg.Beats,
@@ -135,6 +141,8 @@ func (q *Queries) Beat(ctx context.Context, arg BeatParams) ([]BeatRow, error) {
 			&i.Trying,
 			&i.Written,
 			&i.Crashes,
+			&i.ServerStartedUs,
+			&i.NowUs,
 		); err != nil {
 			return nil, err
 		}

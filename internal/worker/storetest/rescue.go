@@ -194,6 +194,12 @@ var rescueCases = map[string]func(*rig){
 		r.rescue(forgotten)
 		r.unowned(queue.id)
 	},
+	"heartbeats say which server answers": func(r *rig) {
+		first, other := r.beat(worker.Beat{Write: true, Number: 1}), r.other().beat(worker.Beat{})
+		if first.Server == 0 || other.Server != first.Server {
+			r.t.Errorf("two workers are answered by the servers %d and %d", first.Server, other.Server)
+		}
+	},
 	"a worker that comes back after it was declared dead ends no lease": func(r *rig) {
 		r.each(func(name string, end func(...*wire.Job) []worker.Fate) {
 			id := r.add(wire.Job{Queue: name})

@@ -15,6 +15,7 @@ import (
 var (
 	NewSpecs       = newSpecs
 	NewEvent       = newEvent
+	NewHealth      = newHealth
 	ErrorText      = errorText
 	CronTickOf     = cronTick
 	GraphileDelays = graphileDelays

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Binding is an argument of [NewRegistry]: a task with its handler, from [Handle], or a condition
@@ -180,6 +181,17 @@ func (r *Registry) problems() error {
 // order.
 func (r *Registry) claimed() []string {
 	return slices.Sorted(maps.Keys(r.names))
+}
+
+// timeouts returns the timeouts of the tasks that have one, by all their names.
+func (r *Registry) timeouts() map[string]time.Duration {
+	timeouts := make(map[string]time.Duration)
+	for name, h := range r.names {
+		if h.timeout > 0 {
+			timeouts[name] = h.timeout
+		}
+	}
+	return timeouts
 }
 
 // taskNames returns the names of the tasks, in alphabetical order.

@@ -84,7 +84,8 @@ func (w *Worker) Run(ctx context.Context) error {
 // nil.
 func (w *Worker) RunOnce(ctx context.Context) (*Report, error) {
 	err := w.run(ctx, true)
-	return w.Health().report(), err
+	report := w.Health().Recorded
+	return &report, err
 }
 
 func (w *Worker) run(ctx context.Context, once bool) error {
@@ -124,6 +125,7 @@ func (w *Worker) start(store *pg.Store, once bool) (*worker.Worker, error) {
 	}
 	config := worker.Config{
 		Tasks:         w.registry.claimed(),
+		Timeouts:      w.registry.timeouts(),
 		Concurrency:   w.config.concurrency,
 		Once:          once,
 		PollOnly:      w.config.withoutListen,
@@ -193,107 +195,5 @@ func (w *Worker) observe() func(worker.Event) {
 		for i, observer := range w.config.observers {
 			guards[i].call(func() { observer(event) })
 		}
-	}
-}
-
-// Health is the state of a worker at one moment, as [Worker.Health] returns it. Fields may be
-// added: write it with field names, and do not compare two with ==.
-type Health struct {
-	_ [0]func()
-
-	WorkerID   string // "" before it has started; a new one after it was declared dead
-	State      State  // new, running, draining or stopped
-	Running    int    // running handlers
-	Buffered   int    // claimed jobs that have not started
-	Unrecorded int    // claimed jobs without a recorded outcome: Running, Buffered and ended
-	Listening  bool   // notifications arrive; false: jobs are found by polling only
-	// PollOnly says that Listening stays false, because of [WithoutListen] or because the connections
-	// lead through a transaction pooler without [WithListenURL].
-	PollOnly bool
-	// LastClaim is when the database last answered a claim; zero: never. A worker that has no room
-	// for more jobs claims none, so its age says nothing: see Ready.
-	LastClaim time.Time
-	// ClaimFailures counts the claims that have failed since the last one that was answered.
-	ClaimFailures int
-	// LastHeartbeat is when the last heartbeat was sent that the database has acknowledged. They come
-	// every 5 seconds.
-	LastHeartbeat time.Time
-	// Silent says that it was too long ago: the worker claims nothing, and has cancelled its jobs of
-	// queues, because other workers may soon run them.
-	Silent bool
-	// Stuck says which part of the worker has not gone on for 10 minutes, which only a restart can
-	// mend; "": none. The database is never the reason.
-	Stuck string
-
-	stats worker.Stats
-}
-
-// Ready returns nil if the worker takes jobs, and else an error that says why it does not: it has
-// not started, it is draining, it has stopped, or the database did not answer its last claim or its
-// heartbeats. A worker that is full is ready, and so is one that has only started.
-func (h Health) Ready() error {
-	switch {
-	case h.State == StateNew || h.State == "":
-		return errors.New("the worker has not started")
-	case h.State == StateDraining:
-		return errors.New("the worker is draining")
-	case h.State == StateStopped:
-		return errors.New("the worker has stopped")
-	case h.Silent:
-		return fmt.Errorf("no heartbeat was acknowledged since %s", h.LastHeartbeat.Format(time.RFC3339))
-	case h.ClaimFailures > 0:
-		return fmt.Errorf("the last %d claims have failed", h.ClaimFailures)
-	}
-	return nil
-}
-
-// State is a stage in the life of a worker.
-type State string
-
-// The states of a worker, in their order.
-const (
-	StateNew      = State(worker.StateNew)
-	StateRunning  = State(worker.StateRunning)
-	StateDraining = State(worker.StateDraining)
-	StateStopped  = State(worker.StateStopped)
-)
-
-// Health returns the worker's state, for metrics and probes: see [Health.Ready] and [Probes]. It
-// sends no query.
-func (w *Worker) Health() Health {
-	if w == nil {
-		return Health{State: StateNew}
-	}
-	w.mu.Lock()
-	running := w.engine
-	w.mu.Unlock()
-	if running == nil {
-		return Health{State: StateNew}
-	}
-	h := running.Health()
-	return Health{
-		WorkerID: h.WorkerID, State: State(h.State), Running: h.Running, Buffered: h.Buffered, Unrecorded: h.Unrecorded,
-		Listening: h.Listening, PollOnly: h.PollOnly, LastClaim: h.LastClaim,
-		ClaimFailures: h.Failures, LastHeartbeat: h.LastBeat, Silent: h.Silent, Stuck: h.Stuck, stats: h.Stats,
-	}
-}
-
-// Report counts the outcomes that a run has recorded. Fields may be added: write it with field
-// names, and do not compare two with ==.
-type Report struct {
-	_ [0]func()
-
-	Completed int64 // succeeded
-	Failed    int64 // attempts that failed
-	Exhausted int64 // of these, jobs that will not be retried
-	Snoozed   int64 // put off: they run again later
-	Returned  int64 // given back unfinished
-	Lost      int64 // not recorded: the job had been released or taken by another worker
-}
-
-func (h Health) report() *Report {
-	return &Report{
-		Completed: h.stats.Completed, Failed: h.stats.Failed, Exhausted: h.stats.Exhausted, Snoozed: h.stats.Snoozed,
-		Returned: h.stats.Returned, Lost: h.stats.Lost,
 	}
 }

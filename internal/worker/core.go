@@ -22,6 +22,7 @@ type core struct {
 	hurry       int // divides times, for tests
 	random      *rand.Rand
 	filtered    bool // jobs with forbidden flags are passed over
+	timeouts    map[string]time.Duration
 
 	state  State
 	closed bool // slots start nothing any more
@@ -55,6 +56,9 @@ type core struct {
 	doubts   doubts
 	lastSeen time.Time // when the last claim was answered
 	stats    Stats
+
+	oldestDue time.Time // among the jobs of that claim
+	durations map[string]*durations
 }
 
 // actions is what has to be done after an event.
@@ -72,6 +76,7 @@ func newCore(config Config) core {
 	return core{
 		concurrency: config.Concurrency, once: config.Once, filtered: config.Forbidden != nil,
 		hurry: max(config.Hurry, 1), random: newRandom(),
+		timeouts: config.Timeouts, durations: make(map[string]*durations),
 		state: StateNew, id: wire.NewWorkerID(), most: maxBatch, demand: demand{wanted: true},
 	}
 }
@@ -218,7 +223,7 @@ func (c *core) idle(now time.Time) time.Duration {
 // claimed takes the answer to a claim. stopped says that the worker was told to stop meanwhile:
 // then nothing of it starts.
 func (c *core) claimed(made step, answer Claimed, stopped bool, now time.Time) actions {
-	c.lastSeen = now
+	c.lastSeen, c.oldestDue = now, oldestDue(answer.Jobs)
 	if !c.once {
 		c.demand.pollAt = now.Add(pollInterval)
 	}
@@ -335,6 +340,7 @@ func (c *core) ended(l *lease, outcome Outcome, now time.Time) (do actions) {
 	if counts {
 		c.pace.ended(now.Sub(l.since))
 		c.trials.ended(l.Task, now.Sub(l.since))
+		c.took(l.Task, now.Sub(l.since))
 		c.end(l, leaseEnding, outcome, now)
 	}
 	c.forget(l)

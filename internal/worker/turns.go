@@ -26,7 +26,7 @@ func (l loop) String() string { return [...]string{"claims", "outcomes", "heartb
 // stuck.
 type turns struct {
 	since time.Time // when the worker began to run
-	last  [loops]atomic.Int64
+	noted [loops]atomic.Int64
 }
 
 func (t *turns) begin() {
@@ -36,7 +36,20 @@ func (t *turns) begin() {
 	}
 }
 
-func (t *turns) note(l loop) { t.last[l].Store(int64(time.Since(t.since))) }
+// Turns is when each loop last turned: each does so at least once a minute while it goes on.
+type Turns struct {
+	Claims, Outcomes, Heartbeats time.Time // zero: the worker has not started
+}
+
+func (t *turns) last() Turns {
+	if t.since.IsZero() {
+		return Turns{}
+	}
+	at := func(l loop) time.Time { return t.since.Add(time.Duration(t.noted[l].Load())) }
+	return Turns{Claims: at(loopClaims), Outcomes: at(loopOutcomes), Heartbeats: at(loopHeartbeats)}
+}
+
+func (t *turns) note(l loop) { t.noted[l].Store(int64(time.Since(t.since))) }
 
 // stuck says which loop does not turn any more; "" if all do.
 func (t *turns) stuck() string {
@@ -44,7 +57,7 @@ func (t *turns) stuck() string {
 		return ""
 	}
 	for l := range loops {
-		if still := time.Since(t.since) - time.Duration(t.last[l].Load()); still >= stuckAfter {
+		if still := time.Since(t.since) - time.Duration(t.noted[l].Load()); still >= stuckAfter {
 			return fmt.Sprintf("the loop for %v has stood still for %v", l, still.Round(time.Second))
 		}
 	}

@@ -52,6 +52,7 @@ var ErrConvicted = errors.New("crashed: three times, a worker died that ran this
 // Config configures a worker.
 type Config struct {
 	Tasks       []string
+	Timeouts    map[string]time.Duration // of tasks that have one: Execute ends the contexts of their jobs then
 	Concurrency int
 
 	// Once makes Run return when nothing is ready and everything claimed is recorded. Such a worker
@@ -136,23 +137,6 @@ type Worker struct {
 // Stats counts what a worker has recorded.
 type Stats struct {
 	Completed, Failed, Exhausted, Snoozed, Returned, Lost int64
-}
-
-// Health is a worker's state at one moment.
-type Health struct {
-	WorkerID   string
-	State      State
-	Running    int
-	Buffered   int // claimed and not started
-	Unrecorded int // running, buffered, or waiting to be recorded
-	Listening  bool
-	PollOnly   bool      // there is no listener
-	LastClaim  time.Time // when the last claim was answered
-	Failures   int       // claims that failed since then
-	LastBeat   time.Time // when the last heartbeat was sent that was acknowledged
-	Silent     bool      // that is too long ago
-	Stuck      string    // a loop that does not turn any more; "": none
-	Stats      Stats
 }
 
 // New returns a worker that has not started.
@@ -301,18 +285,6 @@ func (w *Worker) carryOut(do actions) {
 	for _, job := range do.lost {
 		w.troubles.lost.Add(w.config.Logger, jobName(job))
 		w.observe(Event{Kind: EventLeaseLost, Job: job})
-	}
-}
-
-// Health reports the worker's state.
-func (w *Worker) Health() Health {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	c := &w.core
-	return Health{
-		WorkerID: c.id, State: c.state, Running: c.handling, Buffered: c.buffer.len(), Unrecorded: c.leases.held(),
-		Listening: w.listening, PollOnly: w.pollOnly, LastClaim: c.lastSeen, Failures: c.demand.failures,
-		LastBeat: c.lastBeat.At, Silent: c.silent, Stuck: w.stuck(), Stats: c.stats,
 	}
 }
 

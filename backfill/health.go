@@ -1,0 +1,153 @@
+package backfill
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/backfillhq/go/internal/worker"
+)
+
+// Health is the state of a worker at one moment, as [Worker.Health] returns it. Fields may be
+// added: write it with field names, and do not compare two with ==.
+type Health struct {
+	_ [0]func()
+
+	WorkerID   string // "" before it has started; a new one after it was declared dead
+	State      State  // new, running, draining or stopped
+	Slots      int    // handlers that can run at a time: see [WithConcurrency]
+	Running    int    // running handlers
+	Buffered   int    // claimed jobs that have not started
+	Unrecorded int    // claimed jobs without a recorded outcome: Running, Buffered and ended
+	Listening  bool   // notifications arrive; false: jobs are found by polling only
+	// PollOnly says that Listening stays false, because of [WithoutListen] or because the connections
+	// lead through a transaction pooler without [WithListenURL].
+	PollOnly bool
+	// LastClaim is when the database last answered a claim; zero: never. A worker that has no room
+	// for more jobs claims none, so its age says nothing: see Ready.
+	LastClaim time.Time
+	// OldestDue is the earliest run_at of the jobs that the last claim has found: its age says how far
+	// behind the worker is. Zero: it has found none.
+	OldestDue time.Time
+	// Recorded counts the outcomes that were recorded since the start.
+	Recorded Report
+	// Overlong are the running jobs that take longer than expected, the longest first: their handlers
+	// may hang. Expected is the task's Timeout and 5 seconds, because a handler is to return then. For
+	// a task without one it is 10 times what 99 % of its jobs have taken in this worker, and at least a
+	// minute; until 100 of them have ended, 15 minutes.
+	Overlong []OverlongJob
+	// ClaimFailures counts the claims that have failed since the last one that was answered.
+	ClaimFailures int
+	// LastHeartbeat is when the last heartbeat was sent that the database has acknowledged. They come
+	// every 5 seconds.
+	LastHeartbeat time.Time
+	// Silent says that it was too long ago: the worker claims nothing, and has cancelled its jobs of
+	// queues, because other workers may soon run them.
+	Silent bool
+	// Turns is when each loop of the worker last turned, which it does at least once a minute.
+	Turns Turns
+	// Stuck says which part of the worker has not gone on for 10 minutes, which only a restart can
+	// mend; "": none. The database is never the reason.
+	Stuck string
+}
+
+// OverlongJob is a running job that takes longer than expected, as [Health] names it. Fields may be
+// added: write it with field names, and do not compare two with ==.
+type OverlongJob struct {
+	_ [0]func()
+
+	ID       int64
+	Task     string
+	Since    time.Time     // when its handler was called
+	Expected time.Duration // how long it was to take at most
+}
+
+// Turns is when each loop of a worker last turned; zero: it has not started. Fields may be added:
+// write it with field names, and do not compare two with ==.
+type Turns struct {
+	_ [0]func()
+
+	Claims, Outcomes, Heartbeats time.Time
+}
+
+// Ready returns nil if the worker takes jobs, and else an error that says why it does not: it has
+// not started, it is draining, it has stopped, the database did not answer its last claim or its
+// heartbeats, or all its slots have jobs that take longer than expected. A worker that is full is
+// ready, and so is one that has only started.
+func (h Health) Ready() error {
+	switch {
+	case h.State == StateNew || h.State == "":
+		return errors.New("the worker has not started")
+	case h.State == StateDraining:
+		return errors.New("the worker is draining")
+	case h.State == StateStopped:
+		return errors.New("the worker has stopped")
+	case h.Silent:
+		return fmt.Errorf("no heartbeat was acknowledged since %s", h.LastHeartbeat.Format(time.RFC3339))
+	case h.ClaimFailures > 0:
+		return fmt.Errorf("the last %d claims have failed", h.ClaimFailures)
+	case h.Slots > 0 && len(h.Overlong) >= h.Slots:
+		longest := h.Overlong[0]
+		return fmt.Errorf("all %d slots have jobs that take longer than expected: job %d of task %s since %s",
+			h.Slots, longest.ID, longest.Task, longest.Since.Format(time.RFC3339))
+	}
+	return nil
+}
+
+// State is a stage in the life of a worker.
+type State string
+
+// The states of a worker, in their order.
+const (
+	StateNew      = State(worker.StateNew)
+	StateRunning  = State(worker.StateRunning)
+	StateDraining = State(worker.StateDraining)
+	StateStopped  = State(worker.StateStopped)
+)
+
+// Health returns the worker's state, for metrics and probes: see [Health.Ready] and [Probes]. It
+// sends no query.
+func (w *Worker) Health() Health {
+	if w == nil {
+		return Health{State: StateNew}
+	}
+	w.mu.Lock()
+	running := w.engine
+	w.mu.Unlock()
+	if running == nil {
+		return Health{State: StateNew}
+	}
+	return newHealth(running.Health())
+}
+
+func newHealth(h worker.Health) Health {
+	health := Health{
+		WorkerID: h.WorkerID, State: State(h.State), Slots: h.Slots, Running: h.Running, Buffered: h.Buffered,
+		Unrecorded: h.Unrecorded, Listening: h.Listening, PollOnly: h.PollOnly, LastClaim: h.LastClaim, OldestDue: h.OldestDue,
+		Recorded: newReport(h.Stats), ClaimFailures: h.Failures, LastHeartbeat: h.LastBeat, Silent: h.Silent, Stuck: h.Stuck,
+		Turns: Turns{Claims: h.Turns.Claims, Outcomes: h.Turns.Outcomes, Heartbeats: h.Turns.Heartbeats},
+	}
+	for _, job := range h.Overlong {
+		health.Overlong = append(health.Overlong, OverlongJob{ID: job.ID, Task: job.Task, Since: job.Since, Expected: job.Expected})
+	}
+	return health
+}
+
+// Report counts the outcomes that a run has recorded. Fields may be added: write it with field
+// names, and do not compare two with ==.
+type Report struct {
+	_ [0]func()
+
+	Completed int64 // succeeded
+	Failed    int64 // attempts that failed
+	Exhausted int64 // of these, jobs that will not be retried
+	Snoozed   int64 // put off: they run again later
+	Returned  int64 // given back unfinished
+	Lost      int64 // not recorded: the job had been released or taken by another worker
+}
+
+func newReport(s worker.Stats) Report {
+	return Report{
+		Completed: s.Completed, Failed: s.Failed, Exhausted: s.Exhausted, Snoozed: s.Snoozed, Returned: s.Returned, Lost: s.Lost,
+	}
+}

@@ -1,0 +1,72 @@
+package backfill_test
+
+import (
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/backfillhq/go/backfill"
+	"github.com/backfillhq/go/internal/worker"
+)
+
+// fill sets every field of a struct, of structs in it, and one element of each slice.
+func fill(v reflect.Value) {
+	switch v.Kind() {
+	case reflect.Struct:
+		if v.Type() == reflect.TypeFor[time.Time]() {
+			v.Set(reflect.ValueOf(time.Unix(1, 0)))
+			return
+		}
+		for _, field := range v.Fields() {
+			fill(field)
+		}
+	case reflect.Slice:
+		v.Set(reflect.MakeSlice(v.Type(), 1, 1))
+		fill(v.Index(0))
+	case reflect.String:
+		v.SetString("text")
+	case reflect.Bool:
+		v.SetBool(true)
+	default:
+		v.SetInt(7)
+	}
+}
+
+// unset returns the exported fields that are zero.
+func unset(path string, v reflect.Value) (names []string) {
+	switch {
+	case v.Kind() == reflect.Slice && v.Len() > 0:
+		return unset(path, v.Index(0))
+	case v.Kind() == reflect.Struct && v.Type() != reflect.TypeFor[time.Time]():
+		for field, value := range v.Fields() {
+			if field.IsExported() {
+				names = append(names, unset(path+"."+field.Name, value)...)
+			}
+		}
+		return names
+	case v.IsZero():
+		return []string{path}
+	}
+	return nil
+}
+
+// What the engine says of its health, the public Health says.
+func TestHealthIsWhole(t *testing.T) {
+	t.Parallel()
+	var engine worker.Health
+	fill(reflect.ValueOf(&engine).Elem())
+	if names := unset("Health", reflect.ValueOf(backfill.NewHealth(engine))); len(names) > 0 {
+		t.Errorf("fields that are not set: %q", names)
+	}
+}
+
+// A worker whose slots all hang takes no jobs, and says so. One that has a slot left does.
+func TestReadyWhileJobsHang(t *testing.T) {
+	t.Parallel()
+	h := backfill.Health{State: backfill.StateRunning, Slots: 2, Running: 2, Overlong: []backfill.OverlongJob{{ID: 7, Task: "send_email"}}}
+	if err := h.Ready(); err != nil {
+		t.Errorf("with one of two slots: %v", err)
+	}
+	h.Overlong = append(h.Overlong, h.Overlong[0])
+	wantError(t, h.Ready(), "all 2 slots have jobs that take longer than expected: job 7 of task send_email")
+}

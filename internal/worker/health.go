@@ -1,0 +1,51 @@
+package worker
+
+import (
+	"time"
+
+	"github.com/backfillhq/go/internal/wire"
+)
+
+// Health is a worker's state at one moment.
+type Health struct {
+	WorkerID   string
+	State      State
+	Slots      int // for handlers
+	Running    int
+	Overlong   []OverlongJob // that run for longer than expected, the longest first
+	Buffered   int           // claimed and not started
+	Unrecorded int           // running, buffered, or waiting to be recorded
+	Listening  bool
+	PollOnly   bool      // there is no listener
+	LastClaim  time.Time // when the last claim was answered
+	OldestDue  time.Time // the earliest run_at among the jobs that it found; zero: it found none
+	Failures   int       // claims that failed since then
+	LastBeat   time.Time // when the last heartbeat was sent that was acknowledged
+	Silent     bool      // that is too long ago
+	Turns      Turns
+	Stuck      string // a loop that does not turn any more; "": none
+	Stats      Stats
+}
+
+// Health reports the worker's state.
+func (w *Worker) Health() Health {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	c := &w.core
+	return Health{
+		WorkerID: c.id, State: c.state, Slots: c.concurrency, Running: c.handling, Overlong: c.overlong(time.Now()),
+		Buffered: c.buffer.len(), Unrecorded: c.leases.held(), Listening: w.listening, PollOnly: w.pollOnly,
+		LastClaim: c.lastSeen, OldestDue: c.oldestDue, Failures: c.demand.failures, LastBeat: c.lastBeat.At, Silent: c.silent,
+		Turns: w.turns.last(), Stuck: w.stuck(), Stats: c.stats,
+	}
+}
+
+// oldestDue returns the earliest run_at; zero if there is no job.
+func oldestDue(jobs []*wire.Job) (oldest time.Time) {
+	for _, job := range jobs {
+		if oldest.IsZero() || job.RunAt.Before(oldest) {
+			oldest = job.RunAt
+		}
+	}
+	return oldest
+}

@@ -3,6 +3,7 @@ package backfill_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"sync/atomic"
@@ -249,7 +250,9 @@ func TestLoggers(t *testing.T) {
 	task, registry := taskOf("send_email", func(context.Context, mailArgs) error { return nil })
 	enqueue(t, client, task, mailArgs{})
 	runOnce(t, client, registry)
-	clients.want(t, "worker started", "worker stopped", "task=send_email", "worker_id=pool-")
+	config := db.Pool().Config().ConnConfig
+	clients.want(t, "worker started", "worker stopped", "task=send_email", "worker_id=pool-",
+		fmt.Sprintf("server=%s:%d database=%s schema=graphile_worker", config.Host, config.Port, config.Database))
 	before := clients.String()
 	enqueue(t, client, task, mailArgs{})
 	runOnce(t, client, registry, backfill.WithLogger(workers.logger()))

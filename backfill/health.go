@@ -46,6 +46,10 @@ type Health struct {
 	Silent bool
 	// Turns is when each loop of the worker last turned, which it does at least once a minute.
 	Turns Turns
+	// QuietSince is when anybody was last seen to enqueue or claim a job in this schema, if that is at
+	// least 24 hours ago: perhaps the worker polls a database that was left for another one. Zero: it is
+	// not so long ago.
+	QuietSince time.Time
 	// Stuck says which part of the worker has not gone on for 10 minutes, which only a restart can
 	// mend; "": none. The database is never the reason.
 	Stuck string
@@ -125,7 +129,8 @@ func newHealth(h worker.Health) Health {
 		WorkerID: h.WorkerID, State: State(h.State), Slots: h.Slots, Running: h.Running, Buffered: h.Buffered,
 		Unrecorded: h.Unrecorded, Listening: h.Listening, PollOnly: h.PollOnly, LastClaim: h.LastClaim, OldestDue: h.OldestDue,
 		Recorded: newReport(h.Stats), ClaimFailures: h.Failures, LastHeartbeat: h.LastBeat, Silent: h.Silent, Stuck: h.Stuck,
-		Turns: Turns{Claims: h.Turns.Claims, Outcomes: h.Turns.Outcomes, Heartbeats: h.Turns.Heartbeats},
+		QuietSince: h.QuietSince,
+		Turns:      Turns{Claims: h.Turns.Claims, Outcomes: h.Turns.Outcomes, Heartbeats: h.Turns.Heartbeats},
 	}
 	for _, job := range h.Overlong {
 		health.Overlong = append(health.Overlong, OverlongJob{ID: job.ID, Task: job.Task, Since: job.Since, Expected: job.Expected})

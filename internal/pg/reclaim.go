@@ -99,21 +99,25 @@ func (s *Store) scanning(ctx context.Context, run func(context.Context, query.DB
 }
 
 // Survey implements worker.Store.
-func (s *Store) Survey(ctx context.Context) (unserved []worker.UnservedTask, err error) {
+func (s *Store) Survey(ctx context.Context) (worker.Surveyed, error) {
 	served := []int32{}
 	for id := range *s.served.Load() {
 		served = append(served, id)
 	}
-	tasks, err := s.queries.UnservedTasks(ctx, served)
+	rows, err := s.queries.Survey(ctx, query.SurveyParams{Served: served, SchemaName: s.settings.Schema})
 	if err != nil {
-		return nil, fmt.Errorf("look for jobs that this worker does not serve: %w", err)
+		return worker.Surveyed{}, fmt.Errorf("look for jobs that this worker does not serve: %w", err)
 	}
-	for _, task := range tasks {
-		unserved = append(unserved, worker.UnservedTask{
-			Task: task.Identifier, Jobs: int(task.Jobs), Oldest: seconds(task.OldestSeconds),
-		})
+	found := worker.Surveyed{Changes: -1}
+	for _, row := range rows {
+		found.Changes = row.Changes
+		if row.Jobs > 0 {
+			found.Unserved = append(found.Unserved, worker.UnservedTask{
+				Task: row.Identifier, Jobs: int(row.Jobs), Oldest: seconds(row.OldestSeconds),
+			})
+		}
 	}
-	return unserved, nil
+	return found, nil
 }
 
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }

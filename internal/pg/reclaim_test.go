@@ -3,8 +3,12 @@ package pg_test
 import (
 	"testing"
 
+	"github.com/jackc/pgx/v5/pgxpool"
+
 	"github.com/backfillhq/go/internal/dbtest"
+	"github.com/backfillhq/go/internal/pg"
 	"github.com/backfillhq/go/internal/worker"
+	"github.com/backfillhq/go/testutil/pgtest"
 )
 
 // R6: a claim whose commit hangs, as it does without its synchronous standby, is not taken for one
@@ -63,7 +67,80 @@ func TestSurvey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(found) != 1 || found[0].Task != "renamed" || found[0].Jobs != 2 {
-		t.Errorf("unserved: %+v, want two jobs of the task renamed", found)
+	if got := found.Unserved; len(got) != 1 || got[0].Task != "renamed" || got[0].Jobs != 2 {
+		t.Errorf("unserved: %+v, want two jobs of the task renamed", got)
+	}
+}
+
+// A survey tells whether anybody enqueues or claims, also if no tasks are waiting.
+func TestSurveyCountsChanges(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	changes := func() int64 {
+		t.Helper()
+		found, err := r.store.Survey(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return found.Changes
+	}
+	settled := func(before int64) (now int64) {
+		t.Helper()
+		dbtest.Until(t, func() bool { now = changes(); return now > before })
+		return now
+	}
+	start := changes()
+	if start < 0 {
+		t.Fatal("the server counts nothing")
+	}
+	r.add("'a'")
+	enqueued := settled(start)
+	claimed := r.claim(1)
+	if len(claimed) != 1 {
+		t.Fatalf("claimed %v", claimed)
+	}
+	settled(enqueued)
+}
+
+// Without the server's counters a survey does not know.
+func TestSurveyWithoutCounters(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	conn := dbtest.Connect(t, db.URL)
+	dbtest.NeedSuperuser(t, conn)
+	dbtest.Run(t, conn, "alter database "+dbtest.Get[string](t, conn, "select quote_ident(current_database())")+" set track_counts = off")
+	r := rigOn(t, newPool(t, db.URL, nil), schemaName)
+	found, err := r.store.Survey(t.Context())
+	if err != nil || found.Changes != -1 {
+		t.Errorf("surveyed %+v, %v", found, err)
+	}
+}
+
+// A worker says where it works, also if it may go to one of several servers.
+func TestPlaceOfAWorker(t *testing.T) {
+	t.Parallel()
+	for url, want := range map[string]worker.Sessions{
+		"postgres://ada@db.internal/app?sslmode=prefer": {Server: "db.internal:5432"},
+		"postgres://ada@[::1]:5433/app":                 {Server: "[::1]:5433"},
+		"postgres://ada@a:1,b:2/app?sslmode=prefer":     {Server: "a:1,b:2"},
+	} {
+		config, err := pg.ParseURL(url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pool, err := pgxpool.NewWithConfig(t.Context(), config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(pool.Close)
+		store, err := pg.Open(t.Context(), pg.SettingsOf(pool, "jobs"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(store.Close)
+		want.Database, want.Schema, want.Listens = "app", "jobs", true
+		if got := store.Sessions(); got != want {
+			t.Errorf("%s: %+v, want %+v", url, got, want)
+		}
 	}
 }

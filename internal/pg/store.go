@@ -127,7 +127,10 @@ func (s *Store) Register(ctx context.Context, registration worker.Registration) 
 // Sessions implements worker.Store.
 func (s *Store) Sessions() worker.Sessions {
 	pooled := s.sessions.shared.Load()
-	return worker.Sessions{Pooled: pooled, Listens: !pooled || s.settings.listen != nil}
+	return worker.Sessions{
+		Pooled: pooled, Listens: !pooled || s.settings.listen != nil,
+		Server: s.settings.servers(), Database: s.settings.config.ConnConfig.Database, Schema: s.settings.Schema,
+	}
 }
 
 // addTasks makes sure that every task has an id. Names are added one by one: somebody's open
@@ -206,8 +209,19 @@ func version() string {
 
 // server names the database that a worker works on, without secrets.
 func (s Settings) server() string {
+	return s.servers() + "/" + s.config.ConnConfig.Database
+}
+
+// servers names the host and port that a connection goes to, or all that it tries.
+func (s Settings) servers() string {
 	c := s.config.ConnConfig
-	return fmt.Sprintf("%s/%s", net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port))), c.Database)
+	all := []string{net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port)))}
+	for _, next := range c.Fallbacks { // the same host too, with and without TLS
+		if name := net.JoinHostPort(next.Host, strconv.Itoa(int(next.Port))); !slices.Contains(all, name) {
+			all = append(all, name)
+		}
+	}
+	return strings.Join(all, ",")
 }
 
 // suspectConnections has the pool replace its connections after a statement that has got no answer

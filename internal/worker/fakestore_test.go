@@ -55,7 +55,7 @@ type fakeStore struct {
 	pooled  bool                                       // it does not listen
 	poison  int64                                      // statements with this job are refused
 	long    int                                        // so many sweeps use up their time
-	survey  []worker.UnservedTask
+	survey  worker.Surveyed
 	refuse  func(worker.Outcome) bool // these outcomes are refused
 	machine string                    // where its process runs
 	pid     int
@@ -171,7 +171,7 @@ func (s *fakeStore) do(ctx context.Context, c call, apply func() []int64) error 
 }
 
 func (s *fakeStore) Sessions() worker.Sessions {
-	return worker.Sessions{Pooled: s.pooled, Listens: !s.pooled}
+	return worker.Sessions{Pooled: s.pooled, Listens: !s.pooled, Server: "db.internal:5432", Database: "app", Schema: "graphile_worker"}
 }
 
 func (s *fakeStore) Register(ctx context.Context, registration worker.Registration) error {
@@ -242,7 +242,7 @@ func (s *fakeStore) Reclaim(ctx context.Context, workerID string, held []wire.Le
 	return answer, nil
 }
 
-func (s *fakeStore) Survey(ctx context.Context) (found []worker.UnservedTask, err error) {
+func (s *fakeStore) Survey(ctx context.Context) (found worker.Surveyed, err error) {
 	err = s.do(ctx, call{Op: opSurvey}, func() []int64 {
 		found = s.survey
 		return nil

@@ -23,7 +23,8 @@ type Health struct {
 	LastBeat   time.Time // when the last heartbeat was sent that was acknowledged
 	Silent     bool      // that is too long ago
 	Turns      Turns
-	Stuck      string // a loop that does not turn any more; "": none
+	Stuck      string    // a loop that does not turn any more; "": none
+	QuietSince time.Time // when somebody last enqueued or claimed jobs, if that is long ago; else zero
 	Stats      Stats
 }
 
@@ -36,7 +37,7 @@ func (w *Worker) Health() Health {
 		WorkerID: c.id, State: c.state, Slots: c.concurrency, Running: c.handling, Overlong: c.overlong(time.Now()),
 		Buffered: c.buffer.len(), Unrecorded: c.leases.held(), Listening: w.listening, PollOnly: w.pollOnly,
 		LastClaim: c.lastSeen, OldestDue: c.oldestDue, Failures: c.demand.failures, LastBeat: c.lastBeat.At, Silent: c.silent,
-		Turns: w.turns.last(), Stuck: w.stuck(), Stats: c.stats,
+		Turns: w.turns.last(), Stuck: w.stuck(), QuietSince: w.quiet, Stats: c.stats,
 	}
 }
 

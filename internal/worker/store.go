@@ -88,8 +88,9 @@ type Store interface {
 	// nothing is done, except that a worker that is starting sweeps the first 10,000 jobs and queues
 	// all the same.
 	Sweep(ctx context.Context, workerID string, starting bool) (Swept, error)
-	// Survey looks at which tasks wait that this worker does not serve, for the log.
-	Survey(ctx context.Context) ([]UnservedTask, error)
+	// Survey looks at which tasks wait that this worker does not serve, and whether anybody enqueues or
+	// claims, for the log.
+	Survey(ctx context.Context) (Surveyed, error)
 
 	// Listen connects, calls ready, and then on for each notification, until ctx ends or the
 	// connection breaks.
@@ -116,6 +117,9 @@ type Sessions struct {
 	// heartbeats hold no lock there, and tell nothing of the locks of others.
 	Pooled  bool
 	Listens bool // there is a way to listen
+
+	// Where they lead: a host and a port, or several where they choose one, a database, and a schema.
+	Server, Database, Schema string
 }
 
 // ClaimRequest says what a worker can take.
@@ -232,6 +236,14 @@ type Swept struct {
 	// goes on where it stopped.
 	Done  bool
 	Locks []HeldLocks // of others, the oldest first, at most 20; if Done
+}
+
+// Surveyed is what a survey has seen.
+type Surveyed struct {
+	Unserved []UnservedTask
+	// Changes counts the changes of jobs, whoever makes them, a minute late at most: while it stays the
+	// same, nobody has enqueued or claimed any. Less than 0: nobody counts.
+	Changes int64
 }
 
 // UnservedTask is a task that this worker does not serve and of which jobs are due.

@@ -12,10 +12,18 @@ const waitsLong = time.Minute
 // surveyTimeout bounds a survey: on a table where it takes longer, the log does without.
 const surveyTimeout = 2 * time.Second
 
+// quietFor is after what time without any enqueue or claim, by anybody, a worker is worth a line in
+// the log: perhaps its database was left for another one, and it polls the old one.
+const quietFor = 24 * time.Hour
+
 // surveyor says what waits that this worker does not serve, and which locks others hold: when the
-// worker starts, and later when there are other tasks and owners than it has said.
+// worker starts, and later when there are other tasks and owners than it has said. And it says when
+// nothing goes on at all.
 type surveyor struct {
 	tasks, owners map[string]bool // that were said
+
+	changes int64     // of jobs, at the last survey
+	active  time.Time // when they were last seen to become more; zero: no survey yet
 }
 
 func (s *surveyor) survey(ctx context.Context, w *Worker) {
@@ -28,8 +36,9 @@ func (s *surveyor) survey(ctx context.Context, w *Worker) {
 		}
 		return
 	}
+	s.activity(ctx, w, found.Changes)
 	tasks := map[string]bool{}
-	for _, task := range found {
+	for _, task := range found.Unserved {
 		if task.Oldest < waitsLong {
 			continue
 		}
@@ -40,6 +49,26 @@ func (s *surveyor) survey(ctx context.Context, w *Worker) {
 		}
 	}
 	s.tasks = tasks
+}
+
+// activity says once that nobody has enqueued or claimed for long.
+func (s *surveyor) activity(ctx context.Context, w *Worker, changes int64) {
+	now := time.Now()
+	if s.active.IsZero() || changes != s.changes || changes < 0 {
+		s.changes, s.active = changes, now
+	}
+	quiet := now.Sub(s.active) >= quietFor
+	w.mu.Lock()
+	said := !w.quiet.IsZero()
+	w.quiet = time.Time{}
+	if quiet {
+		w.quiet = s.active
+	}
+	w.mu.Unlock()
+	if quiet && !said {
+		w.config.Logger.LogAttrs(ctx, slog.LevelWarn, "nobody has enqueued or claimed a job here for a day: is this the right database?",
+			append(w.place(), slog.Time("since", s.active))...)
+	}
 }
 
 func (s *surveyor) locks(ctx context.Context, w *Worker, found []HeldLocks) {

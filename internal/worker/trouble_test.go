@@ -197,7 +197,7 @@ func TestSurveyIsSaidOnce(t *testing.T) {
 		lock(wire.NewWorkerID()+".1.1", time.Hour) // a worker without a row is watched, and not told of
 		var log logged
 		r := newRig(t, db, takes(0), logTo(&log), func(s *setup) {
-			s.survey = []worker.UnservedTask{{Task: "renamed", Jobs: 3, Oldest: time.Hour}, {Task: "young", Jobs: 1, Oldest: time.Second}}
+			s.survey.Unserved = []worker.UnservedTask{{Task: "renamed", Jobs: 3, Oldest: time.Hour}, {Task: "young", Jobs: 1, Oldest: time.Second}}
 		})
 		said := func(what string, want ...string) {
 			t.Helper()
@@ -212,7 +212,7 @@ func TestSurveyIsSaidOnce(t *testing.T) {
 		said("holds locks", locks+gone, locks+killed)
 		lock("later", 0)
 		r.store.mu.Lock()
-		r.store.survey = append(r.store.survey, worker.UnservedTask{Task: "second", Jobs: 1, Oldest: time.Hour})
+		r.store.survey.Unserved = append(r.store.survey.Unserved, worker.UnservedTask{Task: "second", Jobs: 1, Oldest: time.Hour})
 		r.store.mu.Unlock()
 		r.pass(2 * time.Hour)
 		said("holds locks", locks+gone, locks+killed, locks+"later")

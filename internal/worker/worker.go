@@ -131,6 +131,7 @@ type Worker struct {
 	pollOnly  bool
 	crashes   bool      // something is known of crashes, as of the last heartbeat
 	askedID   string    // under which the worker has asked for the last trial
+	quiet     time.Time // since when nobody has enqueued or claimed, if that is long ago
 	toldAt    time.Time // when the worker was told to stop
 }
 
@@ -303,14 +304,21 @@ func (w *Worker) register(base context.Context, id, former string) error {
 	})
 	signal(w.pulse)
 	w.observe(Event{Kind: EventStarted})
-	attrs := []slog.Attr{
-		slog.String("worker_id", id), slog.Int("concurrency", w.config.Concurrency), slog.Any("tasks", w.config.Tasks),
-	}
+	attrs := append(w.place(), slog.String("worker_id", id), slog.Int("concurrency", w.config.Concurrency),
+		slog.Any("tasks", w.config.Tasks))
 	if w.store.Sessions().Pooled {
 		attrs = append(attrs, slog.String("pooler", "transaction"))
 	}
 	w.config.Logger.LogAttrs(ctx, w.lifeLevel(), "worker started", attrs...)
 	return nil
+}
+
+// place says where the worker works.
+func (w *Worker) place() []slog.Attr {
+	at := w.store.Sessions()
+	return []slog.Attr{
+		slog.String("server", at.Server), slog.String("database", at.Database), slog.String("schema", at.Schema),
+	}
 }
 
 // lifeLevel is the level of a worker's start and stop. One that runs once has its results.

@@ -212,18 +212,27 @@ select (exists (select from graphile_worker._private_jobs as j
         or exists (select from graphile_worker._private_job_queues as s
                     where starts_with(s.locked_by, @worker_id::text || '.') and s.locked_by <> all(@claims::text[])))::boolean as some_left;
 
--- name: UnservedTasks :many
--- Tasks that the worker does not serve, among the first jobs that are due.
+-- name: Survey :many
+-- Tasks that the worker does not serve, among the first jobs that are due; one row without a task if there
+-- are none. And how often rows of the jobs have changed, whoever did it: -1 if the server does not count.
 with front as materialized (
   select j.task_id, greatest(j.run_at, now() - interval '100 years') as due_at
     from graphile_worker._private_jobs as j
    where j.is_available and j.run_at <= now()
    order by j.priority, j.run_at limit 2000
+), unserved as (
+  select t.identifier, count(*)::int as jobs, extract(epoch from now() - min(front.due_at))::float8 as oldest_seconds
+    from front join graphile_worker._private_tasks as t on t.id = front.task_id
+   where t.id <> all(@served::int[])
+   group by t.identifier order by t.identifier limit 20
 )
-select t.identifier, count(*)::int as jobs, extract(epoch from now() - min(front.due_at))::float8 as oldest_seconds
-  from front join graphile_worker._private_tasks as t on t.id = front.task_id
- where t.id <> all(@served::int[])
- group by t.identifier order by t.identifier limit 20;
+select coalesce(u.identifier, '')::text as identifier, coalesce(u.jobs, 0)::int as jobs,
+       coalesce(u.oldest_seconds, 0)::float8 as oldest_seconds,
+       (case when current_setting('track_counts')::boolean
+             then coalesce(pg_stat_get_tuples_inserted(c.oid) + pg_stat_get_tuples_updated(c.oid) + pg_stat_get_tuples_deleted(c.oid), -1)
+             else -1 end)::bigint as changes
+  from (select to_regclass(format('%I._private_jobs', @schema_name::text))::oid as oid) as c
+  left join unserved as u on true;
 
 -- name: LockOwners :many
 -- Those of the owners of locks that are Go workers.

@@ -571,6 +571,66 @@ func (q *Queries) SettleWorkers(ctx context.Context, ids []string) ([]string, er
 	return items, nil
 }
 
+const Survey = `-- name: Survey :many
+with front as materialized (
+  select j.task_id, greatest(j.run_at, now() - interval '100 years') as due_at
+    from graphile_worker._private_jobs as j
+   where j.is_available and j.run_at <= now()
+   order by j.priority, j.run_at limit 2000
+), unserved as (
+  select t.identifier, count(*)::int as jobs, extract(epoch from now() - min(front.due_at))::float8 as oldest_seconds
+    from front join graphile_worker._private_tasks as t on t.id = front.task_id
+   where t.id <> all($2::int[])
+   group by t.identifier order by t.identifier limit 20
+)
+select coalesce(u.identifier, '')::text as identifier, coalesce(u.jobs, 0)::int as jobs,
+       coalesce(u.oldest_seconds, 0)::float8 as oldest_seconds,
+       (case when current_setting('track_counts')::boolean
+             then coalesce(pg_stat_get_tuples_inserted(c.oid) + pg_stat_get_tuples_updated(c.oid) + pg_stat_get_tuples_deleted(c.oid), -1)
+             else -1 end)::bigint as changes
+  from (select to_regclass(format('%I._private_jobs', $1::text))::oid as oid) as c
+  left join unserved as u on true
+`
+
+type SurveyParams struct {
+	SchemaName string
+	Served     []int32
+}
+
+type SurveyRow struct {
+	Identifier    string
+	Jobs          int32
+	OldestSeconds float64
+	Changes       int64
+}
+
+// Tasks that the worker does not serve, among the first jobs that are due; one row without a task if there
+// are none. And how often rows of the jobs have changed, whoever did it: -1 if the server does not count.
+func (q *Queries) Survey(ctx context.Context, arg SurveyParams) ([]SurveyRow, error) {
+	rows, err := q.db.Query(ctx, Survey, arg.SchemaName, arg.Served)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []SurveyRow
+	for rows.Next() {
+		var i SurveyRow
+		if err := rows.Scan(
+			&i.Identifier,
+			&i.Jobs,
+			&i.OldestSeconds,
+			&i.Changes,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const TaskIDs = `-- name: TaskIDs :many
 select t.id, t.identifier,
        case when p.task is null then ''
@@ -711,46 +771,6 @@ func (q *Queries) Unowned(ctx context.Context) ([]string, error) {
 			return nil, err
 		}
 		items = append(items, id)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	return items, nil
-}
-
-const UnservedTasks = `-- name: UnservedTasks :many
-with front as materialized (
-  select j.task_id, greatest(j.run_at, now() - interval '100 years') as due_at
-    from graphile_worker._private_jobs as j
-   where j.is_available and j.run_at <= now()
-   order by j.priority, j.run_at limit 2000
-)
-select t.identifier, count(*)::int as jobs, extract(epoch from now() - min(front.due_at))::float8 as oldest_seconds
-  from front join graphile_worker._private_tasks as t on t.id = front.task_id
- where t.id <> all($1::int[])
- group by t.identifier order by t.identifier limit 20
-`
-
-type UnservedTasksRow struct {
-	Identifier    string
-	Jobs          int32
-	OldestSeconds float64
-}
-
-// Tasks that the worker does not serve, among the first jobs that are due.
-func (q *Queries) UnservedTasks(ctx context.Context, served []int32) ([]UnservedTasksRow, error) {
-	rows, err := q.db.Query(ctx, UnservedTasks, served)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var items []UnservedTasksRow
-	for rows.Next() {
-		var i UnservedTasksRow
-		if err := rows.Scan(&i.Identifier, &i.Jobs, &i.OldestSeconds); err != nil {
-			return nil, err
-		}
-		items = append(items, i)
 	}
 	if err := rows.Err(); err != nil {
 		return nil, err

@@ -21,6 +21,11 @@ var (
 	GraphileDelays = graphileDelays
 )
 
+// Hurry makes heartbeats, and what follows from them, this many times as fast.
+func Hurry(times int) WorkerOption {
+	return workerOption(func(c *workerConfig) { c.hurry = times })
+}
+
 const (
 	MaxArgsBytes = maxArgsBytes
 	MaxErrorText = maxErrorText

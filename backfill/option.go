@@ -61,6 +61,7 @@ type workerConfig struct {
 	config
 	concurrency   int
 	drainTimeout  time.Duration
+	hurry         int // tests set it
 	middleware    []Middleware
 	observers     []Observer
 	probes        []*Probes

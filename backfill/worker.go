@@ -137,6 +137,7 @@ func (w *Worker) start(store *pg.Store, once bool) (*worker.Worker, error) {
 		Crontab:       w.schedule,
 		Cron:          store,
 		Clock:         store.Clock(),
+		Hurry:         w.config.hurry,
 		Observe:       w.observe(),
 		Logger:        w.config.logger,
 	}

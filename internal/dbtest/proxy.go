@@ -44,6 +44,7 @@ type Proxy struct {
 	met      byte // the type of the message that met the fault
 	sockets  []net.Conn
 	frozen   []net.Conn
+	gate     chan struct{} // closed: messages pass
 }
 
 // NewProxy returns a proxy for the database of a URL, which ends with the test.
@@ -57,7 +58,8 @@ func NewProxy(t *testing.T, databaseURL string) *Proxy {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &Proxy{to: target.Host}
+	p := &Proxy{to: target.Host, gate: make(chan struct{})}
+	close(p.gate)
 	proxied := *target
 	proxied.Host = listener.Addr().String()
 	query := proxied.Query()
@@ -156,24 +158,47 @@ func (p *Proxy) meets(kind byte) (Fault, bool) {
 	return p.fault, true
 }
 
+// Stop lets nothing pass, as a server that stands still: it takes connections, and answers nobody.
+// Nothing is lost: once the function that it returns is called, what was sent arrives.
+func (p *Proxy) Stop() (goOn func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	gate := make(chan struct{})
+	p.gate = gate
+	return sync.OnceFunc(func() { close(gate) })
+}
+
+// wait waits until messages may pass.
+func (p *Proxy) wait() {
+	p.mu.Lock()
+	gate := p.gate
+	p.mu.Unlock()
+	<-gate
+}
+
 func (p *Proxy) serve(listener net.Listener) {
 	for {
 		client, err := listener.Accept()
 		if err != nil {
 			return
 		}
-		server, err := net.Dial("tcp", p.to)
-		if err != nil {
-			_ = client.Close()
-			continue
-		}
-		p.mu.Lock()
-		p.sockets = append(p.sockets, client, server)
-		p.mu.Unlock()
-		s := &proxied{proxy: p, client: client, server: server}
-		go s.pass(client, server, true)
-		go s.pass(server, client, false)
+		go p.connect(client)
 	}
+}
+
+func (p *Proxy) connect(client net.Conn) {
+	p.wait()
+	server, err := net.Dial("tcp", p.to)
+	if err != nil {
+		_ = client.Close()
+		return
+	}
+	p.mu.Lock()
+	p.sockets = append(p.sockets, client, server)
+	p.mu.Unlock()
+	s := &proxied{proxy: p, client: client, server: server}
+	go s.pass(client, server, true)
+	go s.pass(server, client, false)
 }
 
 // proxied is one session.
@@ -209,6 +234,7 @@ func (s *proxied) pass(from, to net.Conn, start bool) {
 			_, _ = io.Copy(io.Discard, from)
 			return
 		}
+		s.proxy.wait()
 		if _, err := to.Write(message); err != nil {
 			return
 		}

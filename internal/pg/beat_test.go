@@ -6,6 +6,7 @@ import (
 	"net"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -134,5 +135,47 @@ func TestRegisterWaitsForNoDeadWorker(t *testing.T) {
 	err = r.store.Register(r.quick(), worker.Registration{ID: wire.NewWorkerID(), Former: r.id, Tasks: []string{"a", "b"}})
 	if err != nil {
 		t.Error(err)
+	}
+}
+
+// A store knows since when all of its connections are in use. That the database makes none is
+// another thing.
+func TestStoreThatIsFull(t *testing.T) {
+	t.Parallel()
+	dialer := net.Dialer{}
+	r, refuse := beatRig(t, func(config *pgxpool.Config, refuse func() bool) {
+		config.ConnConfig.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+			if refuse() {
+				<-ctx.Done() // no answer
+				return nil, ctx.Err()
+			}
+			return dialer.DialContext(ctx, network, address)
+		}
+	})
+	full := func() time.Time {
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		if _, err := r.store.Unlocked(ctx, []worker.Peer{{ID: r.id}}); err == nil {
+			t.Error("there was a connection")
+		}
+		return r.store.Sessions().Full
+	}
+	giveBack, err := r.store.Exhaust(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := time.Now()
+	first := full()
+	if again := full(); first.Before(before) || !again.Equal(first) {
+		t.Errorf("it is full since %v, and since %v", first, again)
+	}
+	giveBack()
+	if _, err := r.store.Unlocked(t.Context(), []worker.Peer{{ID: r.id}}); err != nil || !r.store.Sessions().Full.IsZero() {
+		t.Errorf("a connection came back, and it is full since %v: %v", r.store.Sessions().Full, err)
+	}
+	refuse.Store(true)
+	r.store.DropConnections()
+	if since := full(); !since.IsZero() {
+		t.Errorf("there is room and no server, and it is full since %v", since)
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"sync/atomic"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -17,6 +19,7 @@ import (
 type connections struct {
 	pool     *pgxpool.Pool
 	sessions *sessions
+	full     *atomic.Pointer[time.Time] // since when no place of the pool was free; nil: one was
 }
 
 // acquire takes a connection from the pool.
@@ -25,7 +28,20 @@ func (c connections) acquire(ctx context.Context) (*pgxpool.Conn, error) {
 	if errors.Is(err, errNowShared) {
 		conn, err = c.pool.Acquire(ctx)
 	}
+	c.noteFull(err == nil)
 	return conn, err
+}
+
+// noteFull notes whether there was a free place. Every statement has an end, whatever the database
+// does, and a connection that is being made is none that is in use: where all are in use for long,
+// something in this process keeps them.
+func (c connections) noteFull(acquired bool) {
+	if stat := c.pool.Stat(); acquired || stat.AcquiredConns() < stat.MaxConns() {
+		c.full.Store(nil)
+		return
+	}
+	now := time.Now()
+	c.full.CompareAndSwap(nil, &now)
 }
 
 // over returns what sends statements over a connection. More settings apply where sessions are

@@ -63,7 +63,7 @@ func Open(ctx context.Context, settings Settings) (*Store, error) {
 		return nil, fmt.Errorf("open worker connections: %w", err)
 	}
 	texts := newTexts(settings.Schema)
-	conns := connections{pool, sessions}
+	conns := connections{pool, sessions, new(atomic.Pointer[time.Time])}
 	db := renderer{conns, texts}
 	directly := func(ctx context.Context, run func(context.Context, query.DBTX) error) error { return run(ctx, db) }
 	listener := sessions
@@ -126,9 +126,12 @@ func (s *Store) Register(ctx context.Context, registration worker.Registration) 
 
 // Sessions implements worker.Store.
 func (s *Store) Sessions() worker.Sessions {
-	pooled := s.sessions.shared.Load()
+	pooled, full := s.sessions.shared.Load(), time.Time{}
+	if since := s.conns.full.Load(); since != nil {
+		full = *since
+	}
 	return worker.Sessions{
-		Pooled: pooled, Listens: !pooled || s.settings.listen != nil,
+		Pooled: pooled, Listens: !pooled || s.settings.listen != nil, Full: full,
 		Server: s.settings.servers(), Database: s.settings.config.ConnConfig.Database, Schema: s.settings.Schema,
 	}
 }

@@ -104,6 +104,21 @@ func (n *Nudges) Setting(ctx context.Context, name string) (value string, err er
 // Connections is how many connections a store's pool has, with those that are being closed.
 func (s *Store) Connections() int { return int(s.pool.Stat().TotalConns()) }
 
+// Exhaust takes all connections of the store's pool, and returns what gives one back.
+func (s *Store) Exhaust(ctx context.Context) (giveBack func(), err error) {
+	for range workerConnections {
+		conn, err := s.pool.Acquire(ctx)
+		if err != nil {
+			return nil, err
+		}
+		giveBack = conn.Release
+	}
+	return giveBack, nil
+}
+
+// DropConnections closes the connections of the store's pool that are not in use.
+func (s *Store) DropConnections() { s.pool.Reset() }
+
 // Clock knows how far the server's clock is ahead.
 type Clock struct{ clock clock }
 

@@ -65,10 +65,11 @@ type fakeStore struct {
 	log      []call
 	inFlight map[string]int
 	tasks    []string
-	session  int  // of its heartbeats
-	down     bool // its session has ended, and there is no new one yet
-	dead     bool // its process ended: nothing of it reaches the database
-	silent   bool // nothing reaches the database, and nothing says so
+	session  int       // of its heartbeats
+	down     bool      // its session has ended, and there is no new one yet
+	dead     bool      // its process ended: nothing of it reaches the database
+	full     time.Time // since when its connections are all in use
+	silent   bool      // nothing reaches the database, and nothing says so
 	thaws    time.Time
 }
 
@@ -171,7 +172,9 @@ func (s *fakeStore) do(ctx context.Context, c call, apply func() []int64) error 
 }
 
 func (s *fakeStore) Sessions() worker.Sessions {
-	return worker.Sessions{Pooled: s.pooled, Listens: !s.pooled, Server: "db.internal:5432", Database: "app", Schema: "graphile_worker"}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return worker.Sessions{Full: s.full, Pooled: s.pooled, Listens: !s.pooled, Server: "db.internal:5432", Database: "app", Schema: "graphile_worker"}
 }
 
 func (s *fakeStore) Register(ctx context.Context, registration worker.Registration) error {

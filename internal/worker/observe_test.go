@@ -180,3 +180,68 @@ func TestFleetThatIsHeldUpGoesOn(t *testing.T) {
 		rigs[0].nothingLeft()
 	})
 }
+
+// The server stands still for 5 minutes. No loop of any worker stands still for that, which is what
+// liveness asks; each knows that it takes no jobs, which is what readiness asks. Afterwards all go on
+// under their ids, with what they had: no attempt was charged (X26).
+func TestFleetWithoutAServerLives(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		db := newDB(t)
+		db.add(3, wire.Job{})
+		db.add(1, wire.Job{Queue: "a"})
+		db.add(1, wire.Job{Queue: "b"})
+		db.add(1, wire.Job{Queue: "c"})
+		var charged atomic.Int32
+		var causes causes
+		obey := causes.obey(8 * time.Minute)
+		var rigs []*rig
+		var ids []string
+		for range 3 {
+			rigs = append(rigs, newRig(t, db, func(ctx context.Context, job *wire.Job) worker.Outcome {
+				if job.Attempt > 1 {
+					charged.Add(1)
+				}
+				return obey(ctx, job)
+			}))
+		}
+		rigs[0].pass(10 * time.Second)
+		for _, r := range rigs {
+			ids = append(ids, r.worker.Health().WorkerID)
+			r.store.silence(true)
+		}
+		for range 10 {
+			rigs[0].pass(30 * time.Second)
+			for _, r := range rigs {
+				h := r.worker.Health()
+				if h.Stuck != "" || h.State != worker.StateRunning || !h.Silent {
+					t.Errorf("without a server: %+v", h)
+				}
+				for _, at := range []time.Time{h.Turns.Claims, h.Turns.Outcomes, h.Turns.Heartbeats} {
+					if time.Since(at) > time.Minute {
+						t.Errorf("a loop stands still: %+v", h.Turns)
+					}
+				}
+			}
+		}
+		for _, r := range rigs {
+			r.store.silence(false)
+		}
+		rigs[0].pass(30 * time.Second)
+		for i, r := range rigs {
+			if h := r.worker.Health(); h.WorkerID != ids[i] || h.Silent || h.Failures > 0 {
+				t.Errorf("half a minute after the server's return worker %s is %+v", ids[i], h)
+			}
+		}
+		rigs[0].pass(10 * time.Minute)
+		for _, r := range rigs {
+			if deaths := append(r.seen(worker.EventDeath), r.seen(worker.EventRescued)...); len(deaths) > 0 {
+				t.Errorf("events %v", deaths)
+			}
+		}
+		if n := charged.Load(); n > 0 || causes.len() != 3 {
+			t.Errorf("%d attempts were charged, and %d jobs were cancelled; want none, and the 3 of queues", n, causes.len())
+		}
+		rigs[0].nothingLeft()
+	})
+}

@@ -117,6 +117,9 @@ type Sessions struct {
 	// heartbeats hold no lock there, and tell nothing of the locks of others.
 	Pooled  bool
 	Listens bool // there is a way to listen
+	// Full is since when all connections are in use and none has come back; zero: not so. Statements end
+	// sooner, whatever the database does.
+	Full time.Time
 
 	// Where they lead: a host and a port, or several where they choose one, a database, and a schema.
 	Server, Database, Schema string

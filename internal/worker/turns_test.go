@@ -16,10 +16,15 @@ func TestStuck(t *testing.T) {
 	for name, test := range map[string]struct {
 		change func(*setup)
 		begin  func(*rig)
-		want   string
+		want   string // from the 12th minute on
 	}{
 		"idle":   {func(*setup) {}, func(*rig) {}, ""},
 		"outage": {func(*setup) {}, func(r *rig) { r.store.silence(true) }, ""},
+		"full": {func(*setup) {}, func(r *rig) {
+			r.store.mu.Lock()
+			defer r.store.mu.Unlock()
+			r.store.full = r.start.Add(2 * time.Minute)
+		}, "none has come back for"},
 		"blocked": {func(s *setup) {
 			s.Forbidden = func() []string {
 				if time.Since(s.start) > time.Minute {

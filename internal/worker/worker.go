@@ -242,7 +242,13 @@ func (w *Worker) stuck() string {
 	if w.config.Once || w.core.state != StateRunning {
 		return ""
 	}
-	return w.turns.stuck()
+	if text := w.turns.stuck(); text != "" {
+		return text
+	}
+	if full := w.store.Sessions().Full; !full.IsZero() && time.Since(full) >= stuckAfter {
+		return fmt.Sprintf("all connections of the worker are in use, and none has come back for %v", time.Since(full).Round(time.Second))
+	}
+	return ""
 }
 
 // told notes that the worker was told to stop: the stop's deadlines count from then.

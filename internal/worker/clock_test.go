@@ -13,10 +13,10 @@ import (
 
 // clocks are those of a worker's machine. Go's clock is the bubble's.
 type clocks struct {
-	mu            sync.Mutex
-	stepped       time.Duration // of the wall clock
-	slept         time.Duration
-	withoutCounts bool // no clock counts a sleep and nothing else, as on other systems than Linux
+	mu          sync.Mutex
+	stepped     time.Duration // of the wall clock
+	slept       time.Duration
+	withoutBoot bool // as on other systems than Linux
 }
 
 func (c *clocks) read() worker.Moment {
@@ -24,10 +24,17 @@ func (c *clocks) read() worker.Moment {
 	defer c.mu.Unlock()
 	at := time.Now()
 	m := worker.Moment{At: at, Wall: at.Round(0).Add(c.stepped + c.slept)}
-	if !c.withoutCounts {
+	if !c.withoutBoot {
 		m.Boot = at.Sub(time.Time{}.AddDate(1999, 0, 0)) + c.slept
 	}
 	return m
+}
+
+// loseBoot makes the machine one that has no clock which counts a sleep and nothing else.
+func (c *clocks) loseBoot() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.withoutBoot = true
 }
 
 // step sets the wall clock.
@@ -70,7 +77,9 @@ func TestClockJumps(t *testing.T) {
 				queued, free := db.add(1, wire.Job{Queue: "q"})[0], db.add(1, wire.Job{})[0]
 				var causes causes
 				r := newRig(t, db, causes.obey(5*time.Minute), concurrency(3))
-				r.clocks.withoutCounts = elsewhere
+				if elsewhere {
+					r.clocks.loseBoot()
+				}
 				other := newRig(t, db, takes(0), func(s *setup) { s.Tasks = []string{"other"} })
 				r.pass(11 * time.Second)
 				id := r.worker.Health().WorkerID

@@ -2,6 +2,7 @@ package worker_test
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -89,10 +90,10 @@ func TestHealthSaysWhatGoesOn(t *testing.T) {
 		db.add(3, wire.Job{RunAt: time.Now().Add(-time.Minute)})
 		db.add(1, wire.Job{RunAt: oldest, Priority: 5})
 		gate := make(chan struct{})
-		blocked := false
+		var blocked atomic.Bool
 		r := newRig(t, db, takes(time.Minute), concurrency(4), func(s *setup) {
 			s.Forbidden = func() []string {
-				if blocked {
+				if blocked.Load() {
 					<-gate
 				}
 				return nil
@@ -112,13 +113,13 @@ func TestHealthSaysWhatGoesOn(t *testing.T) {
 				t.Errorf("the loop for %s has not turned for %v", loop, still)
 			}
 		}
-		blocked = true
+		blocked.Store(true)
 		r.pass(5 * time.Minute)
 		h = r.worker.Health()
 		if still := time.Since(h.Turns.Claims); still < 4*time.Minute || time.Since(h.Turns.Heartbeats) > time.Minute {
 			t.Errorf("claims are blocked, and it says %+v", h.Turns)
 		}
-		blocked = false
+		blocked.Store(false)
 		close(gate)
 	})
 }

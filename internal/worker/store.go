@@ -244,8 +244,9 @@ type Swept struct {
 // Surveyed is what a survey has seen.
 type Surveyed struct {
 	Unserved []UnservedTask
-	// Changes counts the changes of jobs, whoever makes them, a minute late at most: while it stays the
-	// same, nobody has enqueued or claimed any. Less than 0: nobody counts.
+	// Changes counts the changes of jobs, whoever makes them: while it stays the same, nobody has
+	// enqueued or claimed any. It is some seconds late, and before PostgreSQL 15 until the session that
+	// made a change goes on. Less than 0: nobody counts.
 	Changes int64
 }
 

@@ -61,7 +61,10 @@ func (b *Balancer) accept() {
 
 func (b *Balancer) handOn(in net.Conn) {
 	defer in.Close()
-	out, err := net.DialTimeout("tcp", b.server, 10*time.Second)
+	b.mu.Lock()
+	server := b.server
+	b.mu.Unlock()
+	out, err := net.DialTimeout("tcp", server, 10*time.Second)
 	if err != nil {
 		return
 	}
@@ -74,6 +77,18 @@ func (b *Balancer) handOn(in net.Conn) {
 		_ = out.Close()
 	}()
 	_, _ = io.Copy(in, out)
+}
+
+// Lead hands new connections on to the server of another URL.
+func (b *Balancer) Lead(t *testing.T, databaseURL string) {
+	t.Helper()
+	u, err := url.Parse(databaseURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.server = u.Host
 }
 
 // Swallow says whether new connections are accepted and never answered.

@@ -168,3 +168,47 @@ func TestServerRestarts(t *testing.T) {
 		t.Errorf("%d lines", len(lines))
 	}
 }
+
+// Commits that notify wait for each other. While one of them waits for a standby that is gone, a
+// lock_timeout of the application's ends no notification of ours: it is sent when its turn comes.
+func TestNotificationsWaitForTheirTurn(t *testing.T) {
+	t.Parallel()
+	url, _ := ownServer(t, serverFolder(t))
+	admin := dbtest.Connect(t, url)
+	for _, sql := range []string{
+		"alter database postgres set lock_timeout = '1ms'", "alter database postgres set synchronous_commit = local",
+		"alter system set synchronous_standby_names = 'gone'", "select pg_reload_conf()",
+	} {
+		dbtest.Run(t, admin, sql)
+	}
+	var log logbook
+	defer log.show(t)
+	client := open(t, url, &log)
+	blocker := dbtest.Connect(t, url)
+	dbtest.Run(t, blocker, "set synchronous_commit = on")
+	notified := make(chan error, 1)
+	go func() {
+		_, err := blocker.Exec(t.Context(), "create table waits (); notify first") // one that writes
+		notified <- err
+	}()
+	within(t, hang, "a commit that waits", func() bool {
+		return dbtest.Get[bool](t, admin, "select exists (select from pg_stat_activity where wait_event = 'SyncRep')")
+	})
+	j := newJournal()
+	task, _ := j.work()
+	if err := j.enqueue(t.Context(), client, task, ""); err != nil {
+		t.Fatal(err)
+	}
+	within(t, hang, "our notification to wait", func() bool {
+		return dbtest.Get[bool](t, admin, "select exists (select from pg_locks where locktype = 'object' and not granted)") || len(log.with("not notified")) > 0
+	})
+	time.Sleep(100 * time.Millisecond)
+	dbtest.Run(t, admin, "alter system reset synchronous_standby_names")
+	dbtest.Run(t, admin, "select pg_reload_conf()")
+	if err := receive(t, "the other commit", notified); err != nil {
+		t.Error(err)
+	}
+	if lines := log.from(slog.LevelWarn); len(lines) > 0 {
+		t.Errorf("logged %q", lines)
+	}
+}

@@ -18,8 +18,10 @@ import (
 // nudge sends a notification by a transaction whose commit nobody waits for: nothing is lost when
 // a notification is (R17). Behind a pooler the session is somebody else's in the next moment, so
 // everything is in one statement, and nothing of it outlives it. Names are qualified because the
-// search_path is the application's.
-const nudge = "select pg_catalog.set_config('synchronous_commit', 'off', true), pg_catalog.pg_notify($1, $2)"
+// search_path is the application's. Commits that notify wait for each other, for which the
+// application's lock_timeout is not meant.
+const nudge = "select pg_catalog.set_config('synchronous_commit', 'off', true), pg_catalog.set_config('lock_timeout', '0', true), " +
+	"pg_catalog.pg_notify($1, $2)"
 
 // nudgeTimeout limits a notification, and nudgeConnectTimeout the connection that it may need.
 const nudgeTimeout, nudgeConnectTimeout = 3 * time.Second, 10 * time.Second

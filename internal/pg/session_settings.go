@@ -47,9 +47,14 @@ const engineSettings = `select pg_catalog.set_config(name, value, %t) from (valu
   ('join_collapse_limit', '8')
 ) as wanted (name, value) where pg_catalog.current_setting(name, true) is not null`
 
+// A statement_timeout of milliseconds would end the statement that replaces it, so that one is
+// replaced by a statement that takes none.
+const ownTimeout, ownTimeoutLocal = "set statement_timeout = '10s'", "set local statement_timeout = '10s'"
+
 var (
-	engineSession     = fmt.Sprintf(engineSettings, false)
-	engineTransaction = fmt.Sprintf(engineSettings, true)
+	engineLocal       = fmt.Sprintf(engineSettings, true)
+	engineSession     = ownTimeout + "; " + fmt.Sprintf(engineSettings, false)
+	engineTransaction = ownTimeoutLocal + "; " + engineLocal
 )
 
 // observeSession tells what a new session is good for, and the server's time in microseconds.

@@ -8,6 +8,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/backfillhq/go/internal/sqlstate"
 )
 
 var (
@@ -91,11 +93,12 @@ func compare(ctx context.Context, conn, other *pgx.Conn) (shared bool, err error
 }
 
 // checkTransactions tells a pooler that shares sessions from transaction to transaction from one
-// that does so from statement to statement, and ends a transaction that stays open.
+// that does so from statement to statement, and ends a transaction that stays open. A session that
+// the server ends meanwhile tells nothing.
 func checkTransactions(ctx context.Context, conn *pgx.Conn) error {
-	for _, statement := range []string{"begin", "rollback"} {
+	for _, statement := range []string{beginStated + engineTransaction, "rollback"} {
 		if err := conn.PgConn().Exec(ctx, statement).Close(); err != nil {
-			if _, said := errors.AsType[*pgconn.PgError](err); said {
+			if said, ok := errors.AsType[*pgconn.PgError](err); ok && !sqlstate.EndsSession(said.Code) {
 				return fmt.Errorf("%w (%w)", errNoTransactions, err)
 			}
 			return err

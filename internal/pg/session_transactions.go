@@ -50,7 +50,7 @@ func (s *sessions) over(conn *pgx.Conn, more ...string) query.DBTX {
 	if !s.shared.Load() {
 		return conn
 	}
-	return transactions{conn, append([]string{engineTransaction}, more...)}
+	return transactions{conn, append([]string{ownTimeoutLocal, engineLocal}, more...)}
 }
 
 // within runs statements in one transaction, over several round trips.
@@ -63,16 +63,17 @@ func (c connections) within(ctx context.Context, run func(ctx context.Context, t
 	return c.sessions.within(ctx, conn.Conn(), func(tx pgx.Tx) error { return run(ctx, tx) })
 }
 
+// beginStated begins a transaction that states its own settings. Both are one message: between two,
+// the session would be idle in its transaction under the settings of somebody else.
+const beginStated = "begin isolation level read committed; "
+
 // within does so over a connection.
 func (s *sessions) within(ctx context.Context, conn *pgx.Conn, run func(tx pgx.Tx) error) error {
-	return pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
-		if s.shared.Load() {
-			if _, err := tx.Exec(ctx, engineTransaction); err != nil {
-				return err
-			}
-		}
-		return run(tx)
-	})
+	options := pgx.TxOptions{IsoLevel: pgx.ReadCommitted}
+	if s.shared.Load() {
+		options = pgx.TxOptions{BeginQuery: beginStated + engineTransaction}
+	}
+	return pgx.BeginTxFunc(ctx, conn, options, run)
 }
 
 func (c connections) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {

@@ -35,10 +35,11 @@ const answerTimeout, filesTimeout = 10 * time.Second, time.Minute
 // mean what they mean here, whatever an application's search_path puts in front of them.
 const localSettings = "select pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true)"
 
-// reading runs statements that only read, in a transaction with our settings.
+// reading runs statements that only read, in a transaction with our settings. A statement_timeout
+// of milliseconds is meant for an application's statements; these end with their context.
 func reading(ctx context.Context, conn *pgx.Conn, read func() error) error {
-	text := fmt.Sprintf("begin isolation level read committed, read only; %s; set local idle_in_transaction_session_timeout = %d",
-		localSettings, idleLimit.Milliseconds())
+	text := fmt.Sprintf("begin isolation level read committed, read only; %s; set local idle_in_transaction_session_timeout = %d; "+
+		"set local statement_timeout = 0", localSettings, idleLimit.Milliseconds())
 	_, err := conn.PgConn().Exec(ctx, text).ReadAll()
 	if err == nil {
 		err = read()

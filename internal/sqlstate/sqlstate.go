@@ -30,7 +30,22 @@ const (
 	AdminShutdown        = "57P01"
 	CrashShutdown        = "57P02"
 	CannotConnectNow     = "57P03"
+	DatabaseDropped      = "57P04"
+	IdleSession          = "57P05" // idle_session_timeout
+	IdleInTransaction    = "25P03" // idle_in_transaction_session_timeout
+	TransactionTooLong   = "25P04" // transaction_timeout
 )
+
+// EndsSession reports whether a state says that the server has ended a session, or did not let one
+// begin, which is about neither the statement nor its transaction.
+func EndsSession(state string) bool {
+	switch state {
+	case AdminShutdown, CrashShutdown, CannotConnectNow, DatabaseDropped, IdleSession, IdleInTransaction, TransactionTooLong:
+		return true
+	default:
+		return false
+	}
+}
 
 // Of returns the SQLSTATE of an error that the server reported, or "".
 func Of(err error) string {

@@ -138,6 +138,7 @@ func (w *Worker) start(store *pg.Store, once bool) (*worker.Worker, error) {
 		Cron:          store,
 		Clock:         store.Clock(),
 		Hurry:         w.config.hurry,
+		Explain:       store.Explain,
 		Observe:       w.observe(),
 		Logger:        w.config.logger,
 	}

@@ -1,12 +1,14 @@
 package pg
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/backfillhq/go/internal/pg/query"
@@ -25,7 +27,15 @@ const (
 // Claim implements worker.Store.
 func (s *Store) Claim(ctx context.Context, request worker.ClaimRequest) (worker.Claimed, error) {
 	if time.Since(s.resolved) >= resolveEvery {
-		if err := s.resolve(ctx); err != nil {
+		err := s.resolve(ctx)
+		_, hidden := errors.AsType[*hiddenError](err)
+		if hidden || err == nil && s.hidden {
+			// Outcomes of jobs that were hidden have been taken for lost leases. As after a claim whose
+			// answer was lost, the worker looks for rows that it does not know of: also at the end.
+			s.hidden = hidden
+			return worker.Claimed{}, cmp.Or(err, errWereHidden)
+		}
+		if err != nil {
 			s.suspectConnections(ctx)
 			return worker.Claimed{}, &wire.RejectedError{Err: err} // no claim was made
 		}
@@ -65,9 +75,12 @@ func (s *Store) resolve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	indexed, err := s.queries.QueueIndexIsValid(ctx, s.settings.Schema)
+	tables, err := s.queries.StateOfTables(ctx, s.settings.Schema)
 	if err != nil {
-		return fmt.Errorf("look for the index on queues: %w", err)
+		return fmt.Errorf("look at the state of the tables: %w", err)
+	}
+	if len(tables.Hidden) > 0 {
+		return &hiddenError{role: s.settings.config.ConnConfig.User, tables: tables.Hidden}
 	}
 	s.resolved = time.Now()
 	taskIDs = maps.Clone(taskIDs) // the other one is read elsewhere
@@ -76,7 +89,7 @@ func (s *Store) resolve(ctx context.Context) error {
 		return paused
 	})
 	s.servable, s.restricted = taskIDs, nil
-	s.claims.serve(taskIDs, indexed)
+	s.claims.serve(taskIDs, tables.Indexed)
 	return nil
 }
 
@@ -91,6 +104,18 @@ func (s *Store) restrict(only []string) {
 		maps.DeleteFunc(taskIDs, func(_ int32, task string) bool { return !slices.Contains(only, task) })
 	}
 	s.claims.serve(taskIDs, s.claims.indexed)
+}
+
+var errWereHidden = errors.New("row level security has hidden rows until now: what is locked is looked at first")
+
+// hiddenError says that a role has lost its policies.
+type hiddenError struct {
+	role   string
+	tables []string
+}
+
+func (e *hiddenError) Error() string {
+	return fmt.Sprintf("row level security hides the rows of %s from role %q", strings.Join(e.tables, ", "), e.role)
 }
 
 // LogTo says where the store logs; slog.Default() without it. Call it before the first claim.

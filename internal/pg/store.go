@@ -42,6 +42,7 @@ type Store struct {
 	servable map[int32]string  // the others
 	// restricted are the tasks that the last claim was for; nil: all that are servable.
 	restricted []string
+	hidden     bool // row level security hides rows, as far as claims know
 	claims     claims
 	pulse      pulse
 	sweep      *sweep

@@ -18,6 +18,8 @@ type Log struct {
 	Failing string     // the message while it lasts
 	Over    string     // the message when it is over
 	Level   slog.Level // of the first; the second is INFO
+	// Explain adds to an error what to do about it, for the line. nil: nothing is added.
+	Explain func(error) error
 
 	mu     sync.Mutex
 	since  time.Time // zero: all is well
@@ -41,6 +43,9 @@ func (t *Log) Failure(log *slog.Logger, err error, attrs ...slog.Attr) {
 	}
 	t.said, t.next = now, now.Add(t.wait)
 	t.wait = min(2*t.wait, longestWait)
+	if t.Explain != nil {
+		err = t.Explain(err)
+	}
 	attrs = append(attrs, slog.Any("error", err), slog.Int("failures", t.failed))
 	log.LogAttrs(context.Background(), t.Level, t.Failing, attrs...) //nolint:sloglint // a constant of the caller
 }

@@ -3,6 +3,7 @@ package trouble_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"testing"
@@ -41,6 +42,26 @@ func TestLogCannotFlood(t *testing.T) {
 		sending.Failure(log, errors.New("refused"))
 		if lines("sending fails") != before+1 {
 			t.Error("the next trouble is not logged at once")
+		}
+	})
+}
+
+// What explains errors is asked for each line, and for no other failure.
+func TestLinesAreExplained(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		log := slog.New(slog.NewTextHandler(&out, nil))
+		asked := 0
+		sending := &trouble.Log{Failing: "sending fails", Explain: func(err error) error {
+			asked++
+			return fmt.Errorf("%w: run this", err)
+		}}
+		for range 100 {
+			sending.Failure(log, errors.New("refused"))
+		}
+		if lines := strings.Count(out.String(), `error="refused: run this"`); lines != 1 || asked != 1 {
+			t.Errorf("asked %d times: %s", asked, out.String())
 		}
 	})
 }

@@ -13,9 +13,10 @@ type troubles struct {
 	lost, ahead, givenUp trouble.Digest
 }
 
-func newTroubles() *troubles {
+// newTroubles returns them. explain adds to an error what to do about it; nil: nothing is added.
+func newTroubles(explain func(error) error) *troubles {
 	about := func(failing, over string) trouble.Log {
-		return trouble.Log{Failing: failing, Over: over, Level: slog.LevelError}
+		return trouble.Log{Failing: failing, Over: over, Level: slog.LevelError, Explain: explain}
 	}
 	t := &troubles{
 		claims:   about("claim failed", "claims succeed again"),

@@ -89,6 +89,8 @@ type Config struct {
 	// Nudge notifies every worker of the database, soon and without waiting, that this many jobs
 	// became claimable.
 	Nudge func(jobs int)
+	// Explain adds to an error of the database what to do about it, for the log. nil: nothing is added.
+	Explain func(error) error
 	// Observe is called for every event, from many goroutines. It must return quickly.
 	Observe func(Event)
 	Logger  *slog.Logger
@@ -149,7 +151,7 @@ func New(store Store, config Config) *Worker {
 		config.Moment = readClocks
 	}
 	w := &Worker{
-		config: config, store: store, troubles: newTroubles(), core: newCore(config),
+		config: config, store: store, troubles: newTroubles(config.Explain), core: newCore(config),
 		times: newLeaseTimes(config.Hurry), observer: newObserver(newLeaseTimes(config.Hurry)),
 		kick: make(chan struct{}, 1), flush: make(chan struct{}, 1), pulse: make(chan struct{}, 1), looks: make(chan struct{}, 1),
 		prove: make(chan struct{}, 1), check: make(chan struct{}, 1), asides: make(chan func(), maxAsides),

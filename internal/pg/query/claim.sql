@@ -37,12 +37,26 @@
 -- A job's run_at can be infinity, or far away: it is never due, and arithmetic with it fails or
 -- overflows.
 
--- name: QueueIndexIsValid :one
--- Says whether the index on queues is there and can be used. A peer's migration can drop it, and an
--- interrupted build leaves one that is invalid.
+-- name: StateOfTables :one
+-- Says what claims depend on and others can change. indexed: the index on queues is there and can be
+-- used; a peer's migration can drop it, and an interrupted build leaves one that is invalid. hidden:
+-- the tables of which row level security shows this role no row, because its policies are gone. That
+-- is an error nowhere: it looks as if there was nothing to do.
 select exists (select from pg_catalog.pg_index as i
                 where i.indexrelid = to_regclass(format('%I.%I', @schema_name::text, 'backfill_jobs_queue_idx'))
-                  and i.indisvalid and i.indisready);
+                  and i.indisvalid and i.indisready)::boolean as indexed,
+       array(
+         select c.relname::text
+           from pg_catalog.pg_class as c join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
+          where n.nspname = @schema_name::text and row_security_active(c.oid)
+            and c.relname in ('_private_jobs', '_private_job_queues', '_private_tasks', 'backfill_pauses')
+            and not exists (
+              select from pg_catalog.pg_policy as p cross join unnest(p.polroles) as r(role)
+               where p.polrelid = c.oid and p.polpermissive and p.polcmd in ('*', 'r')
+                 and case when r.role = 0 then true else pg_has_role(r.role, 'usage') end
+            )
+          order by c.relname
+       )::text[] as hidden;
 
 -- name: FirstJobs :many
 -- The jobs that a claim may have tried to lock: the first in line, and those of the queues at its front.

@@ -92,7 +92,9 @@ type attempt struct {
 	plan      *plan                   // nil as long as the call is a single plain insert
 	names     bool                    // insert missing names first
 	forgotten int                     // tries whose prepared statements were gone
-	readOnly  int64                   // connections that the pool had made when one was first found read-only
+	readOnly  bool                    // a connection was
+	fresh     int                     // connections that were read-only and may have been new
+	mayBeNew  bool                    // the connection in use
 	rights    *query.EnqueueRightsRow // of the session, asked for after a refusal
 }
 
@@ -101,10 +103,12 @@ var errNamesMissing = errors.New("a task or queue has no id yet")
 // run makes one try: one transaction on one connection.
 func (a *attempt) run(ctx *enqueue.Context) (jobs []*wire.Job, notified bool, err error) {
 	ctx.Step()
+	made := a.connectionsMade()
 	conn, err := a.acquire(ctx)
 	if err != nil {
 		return nil, false, err
 	}
+	a.mayBeNew = a.connectionsMade() != made
 	if err := checkEncoding(pgxSession{conn: conn.Conn()}.encoding()); err != nil {
 		conn.Release()
 		return nil, false, &wire.NotEnqueuedError{Err: err}
@@ -231,7 +235,7 @@ func (a *attempt) next(ctx *enqueue.Context, err error) (conflict, again bool) {
 		again = kind == raisedTaken || kind == raisedNames
 		return again, again
 	case sqlstate.ReadOnlyTransaction:
-		return false, a.onNewConnection()
+		return false, a.onAnother()
 	case sqlstate.InsufficientRights:
 		return false, a.otherWay(ctx)
 	default:
@@ -239,15 +243,27 @@ func (a *attempt) next(ctx *enqueue.Context, err error) (conflict, again bool) {
 	}
 }
 
-// onNewConnection reports whether the pool has made no connection since one was first found
-// read-only: those that it has may all lead to a server that is no longer the primary. Each that
-// was tried has been closed, so this ends.
-func (a *attempt) onNewConnection() bool {
-	made := a.pool.Stat().NewConnsCount() + 1 // never 0
-	if a.readOnly == 0 {
-		a.readOnly = made
+// freshTries is how many connections that may have been new a call tries. While other calls have the
+// pool make connections too, it cannot be told whose is new.
+const freshTries = 3
+
+// onAnother reports whether to try another connection after one was read-only: those that the pool
+// has may all lead to a server that is no longer the primary. Each that was tried has been closed,
+// so this ends.
+func (a *attempt) onAnother() bool {
+	a.readOnly = true
+	if a.mayBeNew {
+		a.fresh++
 	}
-	return a.readOnly == made
+	return a.fresh < freshTries
+}
+
+// connectionsMade returns how many connections the pool has made, if that is of interest.
+func (a *attempt) connectionsMade() int64 {
+	if !a.readOnly {
+		return 0
+	}
+	return a.pool.Stat().NewConnsCount()
 }
 
 // insertArgs are InsertJob's. The payload is a json.RawMessage: as bytes it would be a bytea in the

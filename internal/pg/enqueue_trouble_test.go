@@ -137,6 +137,44 @@ func TestReadOnlyConnectionsAreReplaced(t *testing.T) {
 	}
 }
 
+// The same while many calls at once replace them: that one of them has made a new connection does
+// not say that another one's is new.
+func TestReadOnlyConnectionsOfManyCalls(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	admin := dbtest.Connect(t, db.URL)
+	name := pgx.Identifier{dbtest.Get[string](t, admin, "select current_database()")}.Sanitize()
+	pool := poolWith(t, db.URL, func(config *pgxpool.Config) { config.MaxConns = 20 })
+	inserter := pg.NewInserter(pool, schemaName, schema.WritesTables)
+	for range 10 {
+		pool.Reset()
+		dbtest.Run(t, admin, "alter database "+name+" set default_transaction_read_only = on")
+		var held []*pgxpool.Conn
+		for range 20 {
+			conn, err := pool.Acquire(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			held = append(held, conn)
+		}
+		for _, conn := range held {
+			conn.Release()
+		}
+		dbtest.Run(t, admin, "alter database "+name+" reset default_transaction_read_only")
+		var calls sync.WaitGroup
+		for i := range 8 {
+			calls.Go(func() {
+				for range 3 {
+					if _, _, err := inserter.InsertAll(t.Context(), troubleKinds(fmt.Sprint(i))["plain"], nil); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		calls.Wait()
+	}
+}
+
 // A pool that resets its connections loses prepared statements: inserts go on.
 func TestStatementsThatAreGone(t *testing.T) {
 	t.Parallel()

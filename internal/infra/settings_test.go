@@ -26,7 +26,7 @@ var hostileSettings = map[string][]string{
 	"statement_timeout 100 ms":      {"statement_timeout = '100ms'"},
 	"lock_timeout":                  {"lock_timeout = '1ms'"},
 	"idle_in_transaction":           {"idle_in_transaction_session_timeout = '1ms'"},
-	"idle_session":                  {"idle_session_timeout = '200ms'"},
+	"idle_session":                  {"idle_session_timeout = '2s'"},
 	"transaction_timeout":           {"transaction_timeout = '100ms'"},
 	"serializable":                  {"default_transaction_isolation = serializable", "default_transaction_deferrable = on"},
 	"repeatable read":               {"default_transaction_isolation = 'repeatable read'"},

@@ -195,11 +195,11 @@ func (j *journal) lost() (list []int) {
 	return list
 }
 
-// sideBySide runs subtests a dozen at a time: they wait more than they work.
+// sideBySide runs subtests six at a time: they wait more than they work.
 func sideBySide[T any](t *testing.T, cases []T, name func(T) string, test func(*testing.T, T)) {
 	t.Helper()
 	var all sync.WaitGroup
-	turns := make(chan struct{}, 12)
+	turns := make(chan struct{}, 6)
 	for _, one := range cases {
 		all.Go(func() {
 			turns <- struct{}{}

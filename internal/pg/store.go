@@ -107,6 +107,9 @@ func (s *Store) Register(ctx context.Context, registration worker.Registration) 
 	if err := s.queries.DeleteOldWorkers(ctx); err != nil {
 		return fmt.Errorf("delete old workers: %w", err)
 	}
+	if _, err := s.queries.AnyCrashes(ctx); err != nil { // a role of an older version may not: better now than with each heartbeat
+		return fmt.Errorf("look for crashes: %w", err)
+	}
 	if registration.Former != "" {
 		if err := s.queries.NoteFormerWorker(ctx, registration.Former); err != nil {
 			return fmt.Errorf("note that worker %s lives: %w", registration.Former, err)

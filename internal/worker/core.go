@@ -339,7 +339,6 @@ func (c *core) ended(l *lease, outcome Outcome, now time.Time) (do actions) {
 	counts := l.state == leaseRunning
 	if counts {
 		c.pace.ended(now.Sub(l.since))
-		c.trials.ended(l.Task, now.Sub(l.since))
 		c.took(l.Task, now.Sub(l.since))
 		c.end(l, leaseEnding, outcome, now)
 	}

@@ -15,6 +15,7 @@
 //	outbox.go   outcomes that wait to be recorded
 //	doubt.go    what may be locked and is not in memory
 //	trials.go   jobs that workers have died with
+//	durations.go  how long jobs take; overlong.go: which take too long
 //
 // Then the goroutines around it, in the order of a job's life:
 //
@@ -30,5 +31,5 @@
 //	drain.go     stopping
 //	troubles.go  what fails again and again, in the log
 //
-// The rules R1 to R27 that comments refer to are those of docs/design.md.
+// The rules (R1 and so on) that comments refer to are those of docs/design.md.
 package worker

@@ -1,7 +1,6 @@
 package worker
 
 import (
-	"math/bits"
 	"slices"
 	"time"
 )
@@ -46,54 +45,4 @@ func (c *core) expected(task string) time.Duration {
 		return max(overlongFactor*p99, overlongLeast)
 	}
 	return overlongFirst
-}
-
-const (
-	leastNoted = 100     // jobs, before their durations say something
-	mostNoted  = 1 << 16 // jobs; then all count half
-)
-
-// durations counts the jobs of one task by how long they took, in classes each of which is twice as
-// long as the one before: the first one is up to a microsecond, and the last one is a day and more.
-type durations struct {
-	in  [38]uint32
-	sum uint32
-}
-
-func (d *durations) note(took time.Duration) {
-	class := min(bits.Len64(uint64(max(took, 0)/time.Microsecond)), len(d.in)-1)
-	d.in[class]++
-	d.sum++
-	if d.sum < mostNoted {
-		return
-	}
-	d.sum = 0
-	for class := range d.in {
-		d.in[class] /= 2
-		d.sum += d.in[class]
-	}
-}
-
-// p99 returns how long 99 of 100 jobs took at most, rounded up to the end of its class.
-func (d *durations) p99() (took time.Duration, known bool) {
-	if d == nil || d.sum < leastNoted {
-		return 0, false
-	}
-	longer := uint32(0)
-	for class := len(d.in) - 1; class >= 0; class-- {
-		if longer += d.in[class]; longer > d.sum/100 {
-			return time.Microsecond << class, true
-		}
-	}
-	return 0, false
-}
-
-// took notes how long a handler took.
-func (c *core) took(task string, d time.Duration) {
-	noted := c.durations[task]
-	if noted == nil {
-		noted = new(durations)
-		c.durations[task] = noted
-	}
-	noted.note(d)
 }

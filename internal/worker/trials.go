@@ -34,7 +34,6 @@ type fleet struct {
 type trials struct {
 	suspects Suspects // at the last look
 	fleet    fleet
-	averages map[string]time.Duration // that jobs take, by task, smoothed
 
 	trial    *trial
 	emptying bool      // it claims nothing, to hold nothing
@@ -54,35 +53,6 @@ type trial struct {
 	jobs    []int64   // that were claimed
 }
 
-// ended notes how long a job of a task took.
-func (t *trials) ended(task string, took time.Duration) {
-	average, known := t.averages[task]
-	if !known {
-		if t.averages == nil {
-			t.averages = make(map[string]time.Duration)
-		}
-		average = took
-	}
-	t.averages[task] = average + (took-average)/16
-}
-
-// quick reports whether jobs of a task end soon. Of one that has not run here nobody knows.
-func (t *trials) quick(task string) bool {
-	average, known := t.averages[task]
-	return known && conviction.Quick(average)
-}
-
-// quickTasks returns the tasks whose jobs end soon.
-func (t *trials) quickTasks() (tasks []string) {
-	for task := range t.averages {
-		if t.quick(task) {
-			tasks = append(tasks, task)
-		}
-	}
-	slices.Sort(tasks)
-	return tasks
-}
-
 // takeTurn says what the worker does instead of a claim, if it is its turn to try suspects or a
 // trial of its is over; else whether it claims, and if not jobs of all tasks, of which.
 func (c *core) takeTurn(next *step, now time.Time) (claims bool, only []string, do actions) {
@@ -96,7 +66,7 @@ func (c *core) takeTurn(next *step, now time.Time) (claims bool, only []string, 
 		request := c.draw()
 		next.try = &request
 	case conviction.ClaimQuick:
-		only = c.trials.quickTasks()
+		only = c.quickTasks()
 		claims = len(only) > 0
 	case conviction.Claim:
 		claims = true
@@ -122,7 +92,7 @@ func (c *core) turn(now time.Time) conviction.Step {
 		Living: t.fleet.living, Busy: t.fleet.busy, OtherEmptying: t.fleet.emptying,
 	}
 	for _, l := range c.leases.all(leaseClaimed, leaseRunning) {
-		if !t.quick(l.Task) {
+		if !c.quick(l.Task) {
 			situation.Long++
 		}
 	}

@@ -5,6 +5,9 @@
 -- it is asked for whenever the evidence is read. Somebody may have deleted a worker's row: that is no
 -- notice.
 
+-- name: AnyCrashes :one
+select exists (select from graphile_worker.backfill_crashes) as any_crashes;
+
 -- name: HeldJobs :many
 -- Locks jobs that dead workers held, with what has to be known of each. Only whose worker was counted
 -- (held) is judged.

@@ -34,6 +34,24 @@ func (q *Queries) Acquit(ctx context.Context, arg AcquitParams) error {
 	return err
 }
 
+const AnyCrashes = `-- name: AnyCrashes :one
+
+select exists (select from graphile_worker.backfill_crashes) as any_crashes
+`
+
+// What is known of crashes, and the suspects: jobs that are locked by nobody who lives, as
+// backfill-suspect.<cohort>.<attempt>, with a k appended if they had a key. The cohort is the id of the
+// worker that left them, without "pool-"; the queue of one is locked as backfill-suspect.<cohort>. A
+// worker with stopping_at has given notice: its end says nothing against a job. That can come late, so
+// it is asked for whenever the evidence is read. Somebody may have deleted a worker's row: that is no
+// notice.
+func (q *Queries) AnyCrashes(ctx context.Context) (bool, error) {
+	row := q.db.QueryRow(ctx, AnyCrashes)
+	var any_crashes bool
+	err := row.Scan(&any_crashes)
+	return any_crashes, err
+}
+
 const Convictions = `-- name: Convictions :many
 select extract(epoch from now() - c.judged_at)::float8 as seconds from graphile_worker.backfill_crashes as c
  where c.judged_at > now() - interval '1 day' and c.convicted = $1::text
@@ -229,7 +247,6 @@ func (q *Queries) FreeSuspectQueues(ctx context.Context) (int64, error) {
 }
 
 const HeldJobs = `-- name: HeldJobs :many
-
 with held as materialized (
   select j.id, j.job_queue_id, j.task_id, j.key, j.priority, j.run_at, j.attempts, j.max_attempts, j.locked_by, j.locked_at,
          split_part(j.locked_by, '.', 1) as worker_id
@@ -286,12 +303,6 @@ type HeldJobsRow struct {
 	Alone        int32
 }
 
-// What is known of crashes, and the suspects: jobs that are locked by nobody who lives, as
-// backfill-suspect.<cohort>.<attempt>, with a k appended if they had a key. The cohort is the id of the
-// worker that left them, without "pool-"; the queue of one is locked as backfill-suspect.<cohort>. A
-// worker with stopping_at has given notice: its end says nothing against a job. That can come late, so
-// it is asked for whenever the evidence is read. Somebody may have deleted a worker's row: that is no
-// notice.
 // Locks jobs that dead workers held, with what has to be known of each. Only whose worker was counted
 // (held) is judged.
 func (q *Queries) HeldJobs(ctx context.Context, arg HeldJobsParams) ([]HeldJobsRow, error) {

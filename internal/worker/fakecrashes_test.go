@@ -234,14 +234,16 @@ func (db *fakeDB) suspects(tasks, forbidden []string) (found worker.Suspects) {
 	for _, id := range slices.Sorted(maps.Keys(db.jobs)) {
 		job := db.jobs[id]
 		known := slices.ContainsFunc(db.crashes, func(c *fakeCrash) bool { return c.job == id && !c.judged.IsZero() })
-		if !known || !strings.HasPrefix(job.LockedBy, suspectPrefix) || job.Busy {
+		if !known || !strings.HasPrefix(job.LockedBy, suspectPrefix) {
 			continue
 		}
 		if superseded(job) {
-			found.Queues += db.drop(job)
+			if !job.Busy {
+				found.Queues += db.drop(job)
+			}
 			continue
 		}
-		if time.Since(job.LockedAt) > 30*time.Minute {
+		if time.Since(job.LockedAt) > 30*time.Minute && !job.Busy {
 			job.LockedAt = time.Now()
 			if queue := db.queues[job.Queue]; queue != nil {
 				queue.LockedAt = time.Now()
@@ -293,20 +295,22 @@ func (s *fakeStore) LastTrial(ctx context.Context) (last worker.LastTrial, err e
 }
 
 func (s *fakeStore) Try(ctx context.Context, request worker.TryRequest) (claimed worker.Claimed, err error) {
+	var refused error
 	err = s.do(ctx, call{Op: opTry}, func() (ids []int64) {
-		claimed = s.db.try(request)
+		claimed, refused = s.db.try(request)
 		for _, job := range claimed.Jobs {
 			ids = append(ids, job.ID)
 		}
 		return ids
 	})
-	if err != nil {
+	if err = cmp.Or(err, refused); err != nil {
 		return worker.Claimed{}, err
 	}
 	return claimed, nil
 }
 
-func (db *fakeDB) try(request worker.TryRequest) (claimed worker.Claimed) {
+// try claims what can be had. It is refused if that is nothing, and the change of a row is.
+func (db *fakeDB) try(request worker.TryRequest) (claimed worker.Claimed, refused error) {
 	db.mu.Lock()
 	defer db.mu.Unlock()
 	token := wire.ClaimToken(request.WorkerID, request.Number)
@@ -316,7 +320,7 @@ func (db *fakeDB) try(request worker.TryRequest) (claimed worker.Claimed) {
 	db.tokens[token] = true
 	row := db.workers[request.WorkerID]
 	if claimed.Alive = db.alive(request.WorkerID); !claimed.Alive {
-		return claimed
+		return claimed, nil
 	}
 	row.trialAt, row.cohort = time.Now(), request.Cohort
 	if row.emptyingAt.IsZero() {
@@ -330,6 +334,10 @@ func (db *fakeDB) try(request worker.TryRequest) (claimed worker.Claimed) {
 		}
 		queue := db.queues[job.Queue]
 		if queue != nil && (queue.Held || queue.LockedBy != "" && queue.LockedBy != suspectPrefix+request.Cohort) {
+			continue
+		}
+		if db.refused[id] {
+			refused = errRefused
 			continue
 		}
 		if bytes += int64(len(job.Payload)); len(claimed.Jobs) > 0 && bytes > request.Bytes {
@@ -348,11 +356,14 @@ func (db *fakeDB) try(request worker.TryRequest) (claimed worker.Claimed) {
 		copied := job.Job
 		claimed.Jobs = append(claimed.Jobs, &copied)
 	}
+	if len(claimed.Jobs) == 0 {
+		return claimed, refused
+	}
 	for _, c := range db.crashes {
 		taken := slices.ContainsFunc(claimed.Jobs, func(job *wire.Job) bool { return job.ID == c.job })
 		c.passed = c.passed || c.worker == "pool-"+request.Cohort && !c.judged.IsZero() && !taken
 	}
-	return claimed
+	return claimed, nil
 }
 
 func (s *fakeStore) Acquit(ctx context.Context, workerID string, jobs []int64) error {

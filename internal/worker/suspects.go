@@ -33,7 +33,7 @@ func (w *Worker) seek(ctx context.Context) error {
 		}
 	}
 	others := w.observer.fleet(id)
-	w.on(func(c *core, _ time.Time) actions { return c.seen(found, others) })
+	w.on(func(c *core, now time.Time) actions { return c.seen(found, others, now) })
 	return nil
 }
 

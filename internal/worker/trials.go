@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -21,6 +22,9 @@ type LastTrial struct {
 	Stopped, Free time.Duration // as those of conviction.Worker
 }
 
+// asideFor is how long suspects that could not be taken are left out of trials.
+const asideFor = time.Minute
+
 // fleet is what a worker knows of the others, for its turn at trials.
 type fleet struct {
 	living   int  // this worker included
@@ -32,7 +36,8 @@ type fleet struct {
 // trials is what a worker knows of suspects, and whether it tries some. Package conviction decides;
 // docs/design.md says why.
 type trials struct {
-	suspects Suspects // at the last look
+	suspects Suspects            // at the last look
+	aside    map[int64]time.Time // those that could not be taken, until when
 	fleet    fleet
 
 	trial    *trial
@@ -147,6 +152,9 @@ func (c *core) tried(made TryRequest, answer Claimed, stopped bool, now time.Tim
 		fresh[i] = c.lease(job, made.WorkerID, now)
 		fresh[i].suspect = true
 	}
+	if len(fresh) == 0 {
+		c.setAside(made.Jobs, now)
+	}
 	t := c.trials.trial
 	if t == nil || stopped || c.silent || made.WorkerID != c.id || !c.registered {
 		return c.giveBack(fresh, now)
@@ -164,11 +172,26 @@ func (c *core) tried(made TryRequest, answer Claimed, stopped bool, now time.Tim
 func (c *core) notTried(made TryRequest, unknown bool, now time.Time) (wait time.Duration) {
 	if unknown {
 		c.doubts.claimLost(made.WorkerID, now)
+	} else {
+		c.setAside(made.Jobs, now)
 	}
 	if t := c.trials.trial; t != nil {
 		t.started = now
 	}
 	return c.demand.failed(now)
+}
+
+// setAside leaves suspects out of trials that somebody else has locked for the moment, or that the
+// server refuses to change: the worker would do nothing but ask for them.
+func (c *core) setAside(jobs []int64, now time.Time) {
+	aside := &c.trials.aside
+	if *aside == nil {
+		*aside = make(map[int64]time.Time)
+	}
+	maps.DeleteFunc(*aside, func(_ int64, until time.Time) bool { return now.After(until) })
+	for _, job := range jobs {
+		(*aside)[job] = now.Add(asideFor / time.Duration(c.hurry))
+	}
 }
 
 // over returns the trial if it is over.
@@ -228,8 +251,9 @@ func (c *core) abandonTrial(now time.Time) {
 }
 
 // seen takes what a look for suspects has shown.
-func (c *core) seen(found Suspects, fleet fleet) actions {
+func (c *core) seen(found Suspects, fleet fleet, now time.Time) actions {
 	t := &c.trials
+	found.Jobs = slices.DeleteFunc(found.Jobs, func(s conviction.Suspect) bool { return now.Before(t.aside[s.Job]) })
 	wake := len(found.Jobs) > 0 || len(t.suspects.Jobs) > 0 || t.emptying
 	t.suspects, t.fleet = found, fleet
 	return actions{dispatch: wake}

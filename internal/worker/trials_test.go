@@ -350,6 +350,35 @@ func TestTrialWhoseAnswerIsLost(t *testing.T) {
 	}
 }
 
+// A suspect that nobody can take, because somebody has locked its row for long, is tried once a
+// minute, and keeps the worker from nothing else.
+func TestSuspectThatCannotBeTaken(t *testing.T) {
+	t.Parallel()
+	for name, keep := range map[string]func(db *fakeDB, suspect int64){
+		"locked":  func(db *fakeDB, suspect int64) { db.update(suspect, func(job *fakeJob) { job.Busy = true }) },
+		"refused": func(db *fakeDB, suspect int64) { contractDB{db}.Refuse(suspect) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				db := newDB(t)
+				r := newRig(t, db, takes(time.Second))
+				suspect := db.suspect(t, time.Second)
+				keep(db, suspect)
+				r.pass(10 * time.Minute)
+				if n := len(r.store.calls(opTry)); n < 5 || n > 11 {
+					t.Errorf("tried %d times in 10 minutes", n)
+				}
+				id := db.insert(1, wire.Job{})[0]
+				r.pass(10 * time.Second)
+				if db.job(id) != nil {
+					t.Error("another job does not run")
+				}
+			})
+		})
+	}
+}
+
 // suspect adds a job that two workers have died with after some time, and that is a suspect.
 func (db *fakeDB) suspect(t *testing.T, after time.Duration) int64 {
 	t.Helper()

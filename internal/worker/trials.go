@@ -118,7 +118,7 @@ func (c *core) prepare(step conviction.Step, now time.Time) (do actions) {
 		}
 		do.beat = true
 	case !stops && t.emptying:
-		if !t.fleet.yields {
+		if !t.fleet.yields && len(t.suspects.Jobs) > 0 { // else others were faster, or go first
 			t.vain++
 		}
 		do = c.claimAgain(now)

@@ -379,6 +379,35 @@ func TestSuspectThatCannotBeTaken(t *testing.T) {
 	}
 }
 
+// Emptying itself was in vain only if the worker gave up, and not if others were faster.
+func TestOthersTryWhileWorkerEmpties(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		db := newDB(t)
+		r := newRig(t, db, forever)
+		db.insert(1, wire.Job{})
+		r.pass(time.Second)
+		empties := func() bool { return !db.worker(r.worker.Health().WorkerID).emptyingAt.IsZero() }
+		for range 5 {
+			suspect := db.suspect(t, time.Second)
+			r.pass(10 * time.Second)
+			if !empties() {
+				t.Fatal("the worker does not empty itself")
+			}
+			contractDB{db}.Delete(suspect)
+			r.pass(time.Minute)
+			if empties() {
+				t.Fatal("the worker empties itself for nothing")
+			}
+		}
+		db.suspect(t, time.Second)
+		r.pass(17 * time.Minute)
+		if empties() {
+			t.Error("the first time that it waits in vain takes more than 15 minutes")
+		}
+	})
+}
+
 // suspect adds a job that two workers have died with after some time, and that is a suspect.
 func (db *fakeDB) suspect(t *testing.T, after time.Duration) int64 {
 	t.Helper()

@@ -88,9 +88,10 @@ type step struct {
 	timeout  time.Duration // of the claim
 	prompted bool          // a notification asked for it, or a job became due
 
-	try     *TryRequest
-	acquit  *trial // it is over
-	empties bool   // from now on it claims nothing, to try suspects
+	try      *TryRequest
+	acquit   *trial  // it is over
+	survived []int64 // its jobs
+	empties  bool    // from now on it claims nothing, to try suspects
 
 	register bool // a new id
 
@@ -317,6 +318,9 @@ func (c *core) giveBack(list []*lease, now time.Time) (do actions) {
 func (c *core) end(l *lease, state leaseState, outcome Outcome, now time.Time) {
 	c.leases.move(l, state, now)
 	l.outcome = outcome
+	if l.suspect && outcome.Kind == OutcomeReturned {
+		c.trials.trial.withdraw(l.ID)
+	}
 	c.outbox.add(l)
 }
 

@@ -46,7 +46,7 @@ func (w *Worker) dispatch(ctx context.Context, stopped <-chan error) error {
 			w.look(ctx, next.doubt, next.held)
 			continue
 		case next.acquit != nil:
-			w.acquit(ctx, next.acquit)
+			w.acquit(ctx, next.acquit, next.survived)
 			continue
 		case next.try != nil:
 			w.try(ctx, *next.try)

@@ -212,6 +212,7 @@ func (c *core) settled(s statement, part []*lease, fates []Fate, now time.Time) 
 			c.leases.move(l, leaseLost, now)
 			c.stats.Lost++
 			c.doubts.leaseLost(l.workerID, now)
+			c.trials.trial.withdraw(l.ID)
 			do.lost = append(do.lost, l.Job)
 		} else { // gone after a try whose outcome is unknown: that one was applied
 			c.leases.move(l, leaseRecorded, now)

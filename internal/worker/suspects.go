@@ -82,11 +82,11 @@ func (w *Worker) try(ctx context.Context, request TryRequest) {
 	}
 }
 
-// acquit ends a trial that is over.
-func (w *Worker) acquit(ctx context.Context, over *trial) {
+// acquit ends a trial that is over. The jobs that have survived it are acquitted.
+func (w *Worker) acquit(ctx context.Context, over *trial, survived []int64) {
 	statement, cancel := context.WithTimeout(context.WithoutCancel(ctx), statementTimeout)
 	id := w.workerID()
-	err := w.store.Acquit(statement, id, over.jobs)
+	err := w.store.Acquit(statement, id, survived)
 	cancel()
 	if err != nil {
 		var wait time.Duration
@@ -99,10 +99,10 @@ func (w *Worker) acquit(ctx context.Context, over *trial) {
 	}
 	w.troubles.claims.Success(w.config.Logger)
 	w.on(func(c *core, now time.Time) actions { return c.acquitted(over, now) })
-	if len(over.jobs) > 0 {
+	if len(survived) > 0 {
 		w.config.Logger.LogAttrs(ctx, slog.LevelInfo, "trial is over: its jobs are acquitted",
-			slog.String("worker_id", id), slog.Int("jobs", len(over.jobs)))
-		w.observe(Event{Kind: EventAcquitted, WorkerID: id, Count: len(over.jobs)})
+			slog.String("worker_id", id), slog.Int("jobs", len(survived)))
+		w.observe(Event{Kind: EventAcquitted, WorkerID: id, Count: len(survived)})
 	}
 }
 

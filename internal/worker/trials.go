@@ -55,13 +55,21 @@ type trial struct {
 
 	cohort  string
 	started time.Time // zero: its jobs are being claimed
-	jobs    []int64   // that were claimed
+	jobs    []int64   // that were claimed, and are to be acquitted
+}
+
+// withdraw takes a job out of it that has not survived it: it was given back, or somebody took it.
+func (t *trial) withdraw(job int64) {
+	if t != nil {
+		t.jobs = slices.DeleteFunc(t.jobs, func(id int64) bool { return id == job })
+	}
 }
 
 // takeTurn says what the worker does instead of a claim, if it is its turn to try suspects or a
 // trial of its is over; else whether it claims, and if not jobs of all tasks, of which.
 func (c *core) takeTurn(next *step, now time.Time) (claims bool, only []string, do actions) {
 	if next.acquit = c.over(now); next.acquit != nil {
+		next.survived = slices.Clone(next.acquit.jobs)
 		return false, nil, do
 	}
 	turn := c.turn(now)

@@ -350,6 +350,32 @@ func TestTrialWhoseAnswerIsLost(t *testing.T) {
 	}
 }
 
+// A job that was given back before its trial was over has not survived it: what is known of it stays.
+func TestTrialThatIsCutShortAcquitsNobody(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		db := newDB(t)
+		r := newRig(t, db, forever)
+		suspect := db.suspectIn(t, "q", time.Hour)
+		r.pass(20 * time.Second)
+		if len(r.started()) != 1 {
+			t.Fatalf("started %v", r.started())
+		}
+		r.store.silence(true) // the fence cancels jobs of queues
+		r.pass(20 * time.Second)
+		r.store.silence(false)
+		r.pass(10 * time.Second)
+		if len(r.seen(worker.EventAcquitted)) > 0 {
+			t.Error("it was acquitted")
+		}
+		db.mu.Lock()
+		defer db.mu.Unlock()
+		if record := db.record(suspect, ""); len(record.Ages) != 2 {
+			t.Errorf("what is known of it is %+v, want two crashes", record)
+		}
+	})
+}
+
 // A suspect that nobody can take, because somebody has locked its row for long, is tried once a
 // minute, and keeps the worker from nothing else.
 func TestSuspectThatCannotBeTaken(t *testing.T) {

@@ -1,6 +1,7 @@
 package pg
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -19,12 +20,12 @@ func (s *Store) Suspects(ctx context.Context, forbidden []string) (found worker.
 	if err != nil {
 		return found, fmt.Errorf("look for suspects: %w", err)
 	}
-	var superseded, stale []int64
-	var tokens []string
+	var superseded []wire.Lease
+	var stale []int64
 	found.Cohorts = make(map[int64]string)
 	for _, row := range rows {
 		if row.Superseded {
-			superseded, tokens = append(superseded, row.ID), append(tokens, row.Token)
+			superseded = append(superseded, wire.Lease{ID: row.ID, Token: row.Token})
 			continue
 		}
 		if row.Stale {
@@ -42,17 +43,33 @@ func (s *Store) Suspects(ctx context.Context, forbidden []string) (found worker.
 			Job: row.ID, Cohort: row.Number, Age: record.Age(), Proven: row.Proven, Cleared: row.Cleared, Passed: row.Passed,
 		})
 	}
-	if len(superseded) > 0 {
-		if _, found.Queues, err = dropJobs(ctx, s.queries, superseded, tokens); err != nil {
-			return found, fmt.Errorf("delete suspects that were superseded: %w", err)
-		}
+	dropped := inHalves(superseded, func(leases []wire.Lease) error {
+		ids, tokens := columns(leases)
+		_, queues, err := dropJobs(ctx, s.queries, ids, tokens)
+		found.Queues += queues
+		return err
+	})
+	if dropped != nil {
+		dropped = fmt.Errorf("delete suspects that were superseded: %w", dropped)
 	}
-	if len(stale) > 0 {
-		if err := s.queries.RenewSuspects(ctx, stale); err != nil {
-			return found, fmt.Errorf("renew suspects: %w", err)
-		}
+	renewed := inHalves(stale, func(ids []int64) error { return s.queries.RenewSuspects(ctx, ids) })
+	if renewed != nil {
+		renewed = fmt.Errorf("renew suspects: %w", renewed)
 	}
-	return found, nil
+	return found, refused(cmp.Or(dropped, renewed))
+}
+
+// inHalves makes a statement about rows. If the server refuses it for what a row holds, it is made
+// again for either half, so that this row keeps no other from it. The error is that of the first row.
+func inHalves[T any](rows []T, statement func([]T) error) error {
+	if len(rows) == 0 {
+		return nil
+	}
+	err := statement(rows)
+	if half := len(rows) / 2; refusesRow(err) && half > 0 {
+		return cmp.Or(inHalves(rows[:half], statement), inHalves(rows[half:], statement))
+	}
+	return err
 }
 
 // LastTrial implements worker.Store.
@@ -67,12 +84,22 @@ func (s *Store) LastTrial(ctx context.Context) (last worker.LastTrial, err error
 	return last, nil
 }
 
-// Try implements worker.Store.
+// Try implements worker.Store. If the server refuses to change a row for what it holds, a half is
+// tried without it: any part of a trial is one.
 func (s *Store) Try(ctx context.Context, request worker.TryRequest) (claimed worker.Claimed, err error) {
 	rows, err := s.queries.TrySuspects(ctx, query.TrySuspectsParams{
 		WorkerID: request.WorkerID, Token: wire.ClaimToken(request.WorkerID, request.Number), Cohort: request.Cohort,
 		Jobs: request.Jobs, Bytes: request.Bytes,
 	})
+	if half := len(request.Jobs) / 2; refusesRow(err) && half > 0 {
+		first, second := request, request
+		first.Jobs, second.Jobs = request.Jobs[:half], request.Jobs[half:]
+		claimed, err = s.Try(ctx, first)
+		if err == nil && len(claimed.Jobs) > 0 || err != nil && !refusesRow(err) {
+			return claimed, err
+		}
+		return s.Try(ctx, second)
+	}
 	if err != nil {
 		return claimed, s.endFailed(ctx, fmt.Errorf("try suspects: %w", err))
 	}

@@ -218,14 +218,15 @@ func (db *fakeDB) drop(job *fakeJob) (queues int) {
 func superseded(job *fakeJob) bool { return strings.HasSuffix(job.LockedBy, "k") && job.Key == "" }
 
 func (s *fakeStore) Suspects(ctx context.Context, forbidden []string) (found worker.Suspects, err error) {
+	var refused error
 	err = s.do(ctx, call{Op: opSuspects}, func() []int64 {
-		found = s.db.suspects(s.tasks, forbidden)
+		found, refused = s.db.suspects(s.tasks, forbidden)
 		return nil
 	})
-	return found, err
+	return found, cmp.Or(err, refused)
 }
 
-func (db *fakeDB) suspects(tasks, forbidden []string) (found worker.Suspects) {
+func (db *fakeDB) suspects(tasks, forbidden []string) (found worker.Suspects, refused error) {
 	db.mu.Lock()
 	defer db.mu.Unlock()
 	found.Cohorts = make(map[int64]string)
@@ -238,7 +239,7 @@ func (db *fakeDB) suspects(tasks, forbidden []string) (found worker.Suspects) {
 			continue
 		}
 		if superseded(job) {
-			if !job.Busy {
+			if refused = cmp.Or(refused, db.refusal(id)); !job.Busy && !db.refused[id] {
 				found.Queues += db.drop(job)
 			}
 			continue
@@ -275,7 +276,15 @@ func (db *fakeDB) suspects(tasks, forbidden []string) (found worker.Suspects) {
 		found.Cohorts[suspect.Cohort] = cohort
 		found.Jobs = append(found.Jobs, suspect)
 	}
-	return found
+	return found, refused
+}
+
+// refusal is the error of a change of a row, if it is refused; db.mu is held.
+func (db *fakeDB) refusal(job int64) error {
+	if db.refused[job] {
+		return errRefused
+	}
+	return nil
 }
 
 func (s *fakeStore) LastTrial(ctx context.Context) (last worker.LastTrial, err error) {

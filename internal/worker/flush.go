@@ -5,8 +5,6 @@ import (
 	"errors"
 	"log/slog"
 	"time"
-
-	"github.com/backfillhq/go/internal/wire"
 )
 
 // record writes outcomes to the database until ctx ends: a statement starts when the one before it
@@ -106,8 +104,7 @@ func (w *Worker) reportStuck(first *lease, n int) {
 // flushFailed tells an error that an outcome is to blame for from one of the server: the first has
 // its statement halved, and the second one retry for all.
 func (w *Worker) flushFailed(which statement, part []*lease, err error) {
-	rejected, ok := errors.AsType[*wire.RejectedError](err)
-	refused := ok && rejected.Row
+	refused := refusesRow(err)
 	var wait time.Duration
 	var stuck []*lease
 	w.on(func(c *core, now time.Time) actions {

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"time"
 
@@ -18,15 +19,15 @@ func (w *Worker) seek(ctx context.Context) error {
 		return nil
 	}
 	var found Suspects
+	var refused error
 	if asked != id {
 		if err := w.askLastTrial(ctx, id, crashes); err != nil {
 			return err
 		}
 	}
 	if crashes {
-		var err error
-		if found, err = w.store.Suspects(ctx, forbidden); err != nil {
-			return err
+		if found, refused = w.store.Suspects(ctx, forbidden); refused != nil && !refusesRow(refused) {
+			return refused
 		}
 		if found.Queues > 0 {
 			w.announce(found.Queues)
@@ -34,7 +35,13 @@ func (w *Worker) seek(ctx context.Context) error {
 	}
 	others := w.observer.fleet(id)
 	w.on(func(c *core, now time.Time) actions { return c.seen(found, others, now) })
-	return nil
+	return refused
+}
+
+// refusesRow reports whether the server has refused a statement for what a row holds.
+func refusesRow(err error) bool {
+	rejected, ok := errors.AsType[*wire.RejectedError](err)
+	return ok && rejected.Row
 }
 
 // askLastTrial asks a worker's first question: whether the one before it has died in a trial.

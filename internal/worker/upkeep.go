@@ -3,12 +3,9 @@ package worker
 import (
 	"cmp"
 	"context"
-	"errors"
 	"log/slog"
 	"math/rand/v2"
 	"time"
-
-	"github.com/backfillhq/go/internal/wire"
 )
 
 // renew moves the lock times of what runs long, or cannot be recorded, so that no peer's sweep
@@ -36,7 +33,7 @@ func (w *Worker) renewLeases(ctx context.Context, held []*lease) error {
 	statement, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
 	fates, err := w.store.Renew(statement, tokens(held))
-	if rejected, ok := errors.AsType[*wire.RejectedError](err); ok && rejected.Row && len(held) > 1 {
+	if refusesRow(err) && len(held) > 1 {
 		first, second := w.renewLeases(ctx, held[:len(held)/2]), w.renewLeases(ctx, held[len(held)/2:])
 		return cmp.Or(first, second)
 	}

@@ -217,8 +217,8 @@ select coalesce(extract(epoch from w.heartbeat_at - least(w.emptying_at, w.trial
 
 -- name: TrySuspects :many
 -- Claims suspects of one cohort for a trial, as far as nobody else has them, they were not superseded,
--- and their payloads fit: the first one always does. The rest of the cohort was passed by. Nothing is
--- claimed by a worker that was declared dead (R5); its row repeats in each row of the answer.
+-- and their payloads fit: the first one always does. If it gets any, the rest of the cohort was passed
+-- by. Nothing is claimed by a worker that was declared dead (R5); its row repeats in each row of the answer.
 with alive as (
   update graphile_worker.backfill_workers as w
      set trial_at = now(), trial_cohort = @cohort::text, emptying_at = coalesce(w.emptying_at, now())
@@ -259,7 +259,7 @@ with alive as (
 ), passed as (
   update graphile_worker.backfill_crashes as c set passed = true
    where c.worker_id = 'pool-' || @cohort::text and c.judged_at is not null
-     and exists (select from alive) and c.job_id <> all(array(select claimed.id from claimed))
+     and exists (select from claimed) and c.job_id <> all(array(select claimed.id from claimed))
 )
 select exists (select from alive) as alive, coalesce(claimed.id, 0)::bigint as id, coalesce(claimed.job_queue_id, 0)::int as queue_id,
        coalesce(t.identifier, '')::text as task, coalesce(s.queue_name, '')::text as queue,

@@ -737,7 +737,7 @@ with alive as (
 ), passed as (
   update graphile_worker.backfill_crashes as c set passed = true
    where c.worker_id = 'pool-' || $1::text and c.judged_at is not null
-     and exists (select from alive) and c.job_id <> all(array(select claimed.id from claimed))
+     and exists (select from claimed) and c.job_id <> all(array(select claimed.id from claimed))
 )
 select exists (select from alive) as alive, coalesce(claimed.id, 0)::bigint as id, coalesce(claimed.job_queue_id, 0)::int as queue_id,
        coalesce(t.identifier, '')::text as task, coalesce(s.queue_name, '')::text as queue,
@@ -778,8 +778,8 @@ type TrySuspectsRow struct {
 }
 
 // Claims suspects of one cohort for a trial, as far as nobody else has them, they were not superseded,
-// and their payloads fit: the first one always does. The rest of the cohort was passed by. Nothing is
-// claimed by a worker that was declared dead (R5); its row repeats in each row of the answer.
+// and their payloads fit: the first one always does. If it gets any, the rest of the cohort was passed
+// by. Nothing is claimed by a worker that was declared dead (R5); its row repeats in each row of the answer.
 func (q *Queries) TrySuspects(ctx context.Context, arg TrySuspectsParams) ([]TrySuspectsRow, error) {
 	rows, err := q.db.Query(ctx, TrySuspects,
 		arg.Cohort,

@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"time"
@@ -277,6 +278,64 @@ var crashCases = map[string]func(*rig){
 		r.declare(dead)
 		if claimed := dead.tryAll(found, 1<<20, held); claimed.Alive || len(claimed.Jobs) > 0 {
 			r.t.Errorf("a dead worker tries: %+v", claimed)
+		}
+	},
+	"a trial that takes nothing has passed nothing by": func(r *rig) {
+		held, other := r.add(wire.Job{}), r.add(wire.Job{})
+		r.parked(2)
+		unlock := r.LockJob(held)
+		r.ids("trial", r.tryJobs(r.seen(), held))
+		unlock()
+		for _, suspect := range r.seen().Jobs {
+			if suspect.Passed {
+				r.t.Errorf("suspect %+v, of %d and %d", suspect, held, other)
+			}
+		}
+	},
+	"a row that the server refuses keeps no other from a trial": func(r *rig) {
+		var jobs []int64
+		for range 5 {
+			jobs = append(jobs, r.add(wire.Job{}))
+		}
+		r.parked(5)
+		found := r.seen()
+		r.Refuse(jobs[1])
+		tried := map[int64]bool{}
+		for n := 0; n < 5 && len(tried) < 4; n++ {
+			for _, job := range r.tryJobs(found, jobs...) {
+				tried[job.ID] = true
+			}
+		}
+		if len(tried) != 4 || tried[jobs[1]] {
+			r.t.Errorf("tried %v", tried)
+		}
+		r.claims++
+		_, err := r.store.Try(r.ctx(), worker.TryRequest{
+			WorkerID: r.id, Number: r.claims, Cohort: found.Cohorts[1], Jobs: jobs[1:2], Bytes: 1,
+		})
+		if rejected, ok := errors.AsType[*wire.RejectedError](err); !ok || !rejected.Row {
+			r.t.Errorf("the error is %v", err)
+		}
+	},
+	"a row that the server refuses keeps no other from the look": func(r *rig) {
+		superseded, bad := r.add(wire.Job{Key: "k", Queue: "q"}), r.add(wire.Job{Key: "l"})
+		old, fine := r.add(wire.Job{}), r.add(wire.Job{})
+		r.parked(4)
+		r.Age(old, 31*time.Minute)
+		r.Supersede(superseded)
+		r.Supersede(bad)
+		r.Refuse(bad)
+		found, err := r.store.Suspects(r.ctx(), nil)
+		if rejected, ok := errors.AsType[*wire.RejectedError](err); !ok || !rejected.Row {
+			r.t.Errorf("the error is %v", err)
+		}
+		if len(found.Jobs) != 2 || found.Jobs[0].Job != old || found.Jobs[1].Job != fine {
+			r.t.Errorf("suspects are %+v", found)
+		}
+		r.row(superseded, nil)
+		r.free("q")
+		if row, _ := r.Job(bad); row.LockedBy == "" {
+			r.t.Errorf("the bad row is %+v", row)
 		}
 	},
 	"a trial is bounded by the size of its payloads": func(r *rig) {

@@ -26,32 +26,32 @@ func (s *Store) Reclaim(ctx context.Context, workerID string, held []wire.Lease)
 		s.suspectConnections(asking)
 		return answer, fmt.Errorf("look for a claim under way: %w", err)
 	}
-	tokens, claims := make([]string, len(held)), make([]string, len(held))
+	jobs, queues := make([]string, len(held)), make([]string, len(held))
 	for i, lease := range held {
-		tokens[i], claims[i] = lease.Token, lease.Claim()
+		jobs[i], queues[i] = fmt.Sprint(lease.ID, " ", lease.Token), fmt.Sprint(lease.QueueID, " ", lease.Claim())
 	}
 	release := func(apartFrom []int64) (int64, error) {
-		rows := query.ReclaimJobsParams{WorkerID: workerID, Held: tokens, ApartFrom: apartFrom}
+		rows := query.ReclaimJobsParams{WorkerID: workerID, Held: jobs, ApartFrom: apartFrom}
 		return ask(ctx, s.scanning, (*query.Queries).ReclaimJobs, rows)
 	}
-	if err := s.parkTried(ctx, workerID, tokens); err != nil {
+	if err := s.parkTried(ctx, workerID, jobs); err != nil {
 		s.suspectConnections(ctx)
 		return answer, fmt.Errorf("give back suspects: %w", err)
 	}
 	answer.Jobs, err = inBatches(func() (int64, error) { return release([]int64{}) })
 	if refusesRow(err) {
 		var more int
-		more, err = s.reclaimBeside(ctx, workerID, tokens, release)
+		more, err = s.reclaimBeside(ctx, workerID, jobs, release)
 		answer.Jobs += more
 	}
 	if err == nil {
 		answer.Queues, err = inBatches(func() (int64, error) {
-			return ask(ctx, s.scanning, (*query.Queries).ReclaimQueues, query.ReclaimQueuesParams{WorkerID: workerID, Claims: claims})
+			return ask(ctx, s.scanning, (*query.Queries).ReclaimQueues, query.ReclaimQueuesParams{WorkerID: workerID, Claims: queues})
 		})
 	}
 	left := false
 	if err == nil {
-		rows := query.ReclaimLeftParams{WorkerID: workerID, Held: tokens, Claims: claims}
+		rows := query.ReclaimLeftParams{WorkerID: workerID, Held: jobs, Claims: queues}
 		left, err = ask(ctx, s.scanning, (*query.Queries).ReclaimLeft, rows)
 	}
 	if err != nil {

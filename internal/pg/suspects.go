@@ -144,8 +144,8 @@ func (s *Store) Park(ctx context.Context, leases []wire.Lease) ([]worker.Fate, e
 	return s.settle(ctx, leases, fates)
 }
 
-// parkTried makes suspects of what a worker holds for a trial whose answer was lost, apart from the
-// leases with these tokens.
+// parkTried makes suspects of what a worker holds for a trial whose answer was lost, apart from what
+// it knows of.
 func (s *Store) parkTried(ctx context.Context, workerID string, held []string) error {
 	tried, err := s.queries.TriedJobs(ctx, query.TriedJobsParams{WorkerID: workerID, Held: held})
 	if err != nil || len(tried) == 0 {

@@ -400,10 +400,6 @@ func (db *fakeDB) reclaim(workerID string, held []wire.Lease) (answer worker.Rec
 	db.mu.Lock()
 	defer db.mu.Unlock()
 	answer.Settled = true
-	claims := make(map[string]bool)
-	for _, lease := range held {
-		claims[lease.Claim()] = true
-	}
 	for _, job := range db.jobs {
 		if !strings.HasPrefix(job.LockedBy, workerID+".") || slices.Contains(held, job.Lease) {
 			continue
@@ -420,8 +416,9 @@ func (db *fakeDB) reclaim(workerID string, held []wire.Lease) (answer worker.Rec
 		job.LockedBy = ""
 		answer.Jobs++
 	}
-	for _, queue := range db.queues {
-		if !strings.HasPrefix(queue.LockedBy, workerID+".") || claims[queue.LockedBy] || db.heldBy(queue.LockedBy) {
+	for name, queue := range db.queues {
+		known := slices.ContainsFunc(held, func(l wire.Lease) bool { return l.QueueID == queue.ID && l.Claim() == queue.LockedBy })
+		if !strings.HasPrefix(queue.LockedBy, workerID+".") || known || db.heldBy(name, queue.LockedBy) {
 			continue
 		}
 		if queue.Held {
@@ -434,10 +431,10 @@ func (db *fakeDB) reclaim(workerID string, held []wire.Lease) (answer worker.Rec
 	return answer
 }
 
-// heldBy reports whether a claim still has a job locked; db.mu is held.
-func (db *fakeDB) heldBy(claim string) bool {
+// heldBy reports whether a claim still has a job of a queue locked; db.mu is held.
+func (db *fakeDB) heldBy(queue, claim string) bool {
 	for _, job := range db.jobs {
-		if strings.HasPrefix(job.LockedBy, claim+".") {
+		if job.Queue == queue && strings.HasPrefix(job.LockedBy, claim+".") {
 			return true
 		}
 	}

@@ -265,11 +265,11 @@ func (db *fakeDB) release(request worker.RescueRequest) (rescued worker.Rescued,
 			left[id] = true
 		}
 	}
-	for _, queue := range db.queues {
+	for name, queue := range db.queues {
 		id, gone := gone(queue.LockedBy, claimShape)
 		switch {
 		case !gone:
-		case queue.Held, db.heldBy(queue.LockedBy):
+		case queue.Held, db.heldBy(name, queue.LockedBy):
 			left[id] = true
 		default:
 			queue.LockedBy = ""

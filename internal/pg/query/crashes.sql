@@ -119,10 +119,10 @@ with held as materialized (
 select parked.id, parked.token::text as token from parked;
 
 -- name: TriedJobs :many
--- What a worker holds for a trial, apart from what it knows of.
+-- What a worker holds for a trial, apart from what it knows of, as ReclaimJobs has it.
 select j.id, j.locked_by::text as token from graphile_worker.backfill_crashes as c
   join graphile_worker._private_jobs as j on j.id = c.job_id and j.locked_by = c.token
- where c.worker_id = @worker_id::text and c.tried and c.judged_at is null and j.locked_by <> all(@held::text[])
+ where c.worker_id = @worker_id::text and c.tried and c.judged_at is null and j.id || ' ' || j.locked_by <> all(@held::text[])
  order by j.id;
 
 -- name: DropJobs :many

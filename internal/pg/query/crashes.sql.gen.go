@@ -661,7 +661,7 @@ func (q *Queries) SweepCrashes(ctx context.Context) (int64, error) {
 const TriedJobs = `-- name: TriedJobs :many
 select j.id, j.locked_by::text as token from graphile_worker.backfill_crashes as c
   join graphile_worker._private_jobs as j on j.id = c.job_id and j.locked_by = c.token
- where c.worker_id = $1::text and c.tried and c.judged_at is null and j.locked_by <> all($2::text[])
+ where c.worker_id = $1::text and c.tried and c.judged_at is null and j.id || ' ' || j.locked_by <> all($2::text[])
  order by j.id
 `
 
@@ -675,7 +675,7 @@ type TriedJobsRow struct {
 	Token string
 }
 
-// What a worker holds for a trial, apart from what it knows of.
+// What a worker holds for a trial, apart from what it knows of, as ReclaimJobs has it.
 func (q *Queries) TriedJobs(ctx context.Context, arg TriedJobsParams) ([]TriedJobsRow, error) {
 	rows, err := q.db.Query(ctx, TriedJobs, arg.WorkerID, arg.Held)
 	if err != nil {

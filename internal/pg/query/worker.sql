@@ -171,10 +171,11 @@ select (exists (select from worker)
 
 -- name: ReclaimJobs :execrows
 -- Releases jobs that are locked under a worker's id and that it does not know of (R6), a batch at a time.
+-- Jobs of one claim can have one token, so it names what it knows as '<id> <token>', and queues likewise.
 -- Refunds are those of ReleaseJobs.
 with held as materialized (
   select j.id from graphile_worker._private_jobs as j
-   where starts_with(j.locked_by, @worker_id::text || '.') and j.locked_by <> all(@held::text[])
+   where starts_with(j.locked_by, @worker_id::text || '.') and j.id || ' ' || j.locked_by <> all(@held::text[])
      and j.id <> all(@apart_from::bigint[])
    order by j.id limit 1000 for update skip locked
 )
@@ -188,7 +189,7 @@ update graphile_worker._private_jobs as j
 -- name: ReclaimIDs :many
 -- What ReclaimJobs finds.
 select j.id from graphile_worker._private_jobs as j
- where starts_with(j.locked_by, @worker_id::text || '.') and j.locked_by <> all(@held::text[])
+ where starts_with(j.locked_by, @worker_id::text || '.') and j.id || ' ' || j.locked_by <> all(@held::text[])
  order by j.id limit 1000;
 
 -- name: ReclaimQueues :execrows
@@ -199,7 +200,7 @@ with jobs as materialized (
    where starts_with(j.locked_by, @worker_id::text || '.') and j.job_queue_id is not null
 ), held as materialized (
   select s.id from graphile_worker._private_job_queues as s
-   where starts_with(s.locked_by, @worker_id::text || '.') and s.locked_by <> all(@claims::text[])
+   where starts_with(s.locked_by, @worker_id::text || '.') and s.id || ' ' || s.locked_by <> all(@claims::text[])
      and not exists (select from jobs where jobs.job_queue_id = s.id and starts_with(jobs.locked_by, s.locked_by || '.'))
    order by s.id limit 1000 for update skip locked
 )
@@ -208,9 +209,9 @@ update graphile_worker._private_job_queues as s set locked_at = null, locked_by 
 
 -- name: ReclaimLeft :one
 select (exists (select from graphile_worker._private_jobs as j
-                 where starts_with(j.locked_by, @worker_id::text || '.') and j.locked_by <> all(@held::text[]))
+                 where starts_with(j.locked_by, @worker_id::text || '.') and j.id || ' ' || j.locked_by <> all(@held::text[]))
         or exists (select from graphile_worker._private_job_queues as s
-                    where starts_with(s.locked_by, @worker_id::text || '.') and s.locked_by <> all(@claims::text[])))::boolean as some_left;
+                    where starts_with(s.locked_by, @worker_id::text || '.') and s.id || ' ' || s.locked_by <> all(@claims::text[])))::boolean as some_left;
 
 -- name: Survey :many
 -- Tasks that the worker does not serve, among the first jobs that are due; one row without a task if there

@@ -306,7 +306,7 @@ func (q *Queries) NoteFormerWorker(ctx context.Context, id string) error {
 
 const ReclaimIDs = `-- name: ReclaimIDs :many
 select j.id from graphile_worker._private_jobs as j
- where starts_with(j.locked_by, $1::text || '.') and j.locked_by <> all($2::text[])
+ where starts_with(j.locked_by, $1::text || '.') and j.id || ' ' || j.locked_by <> all($2::text[])
  order by j.id limit 1000
 `
 
@@ -339,7 +339,7 @@ func (q *Queries) ReclaimIDs(ctx context.Context, arg ReclaimIDsParams) ([]int64
 const ReclaimJobs = `-- name: ReclaimJobs :execrows
 with held as materialized (
   select j.id from graphile_worker._private_jobs as j
-   where starts_with(j.locked_by, $1::text || '.') and j.locked_by <> all($2::text[])
+   where starts_with(j.locked_by, $1::text || '.') and j.id || ' ' || j.locked_by <> all($2::text[])
      and j.id <> all($3::bigint[])
    order by j.id limit 1000 for update skip locked
 )
@@ -358,6 +358,7 @@ type ReclaimJobsParams struct {
 }
 
 // Releases jobs that are locked under a worker's id and that it does not know of (R6), a batch at a time.
+// Jobs of one claim can have one token, so it names what it knows as '<id> <token>', and queues likewise.
 // Refunds are those of ReleaseJobs.
 func (q *Queries) ReclaimJobs(ctx context.Context, arg ReclaimJobsParams) (int64, error) {
 	result, err := q.db.Exec(ctx, ReclaimJobs, arg.WorkerID, arg.Held, arg.ApartFrom)
@@ -369,9 +370,9 @@ func (q *Queries) ReclaimJobs(ctx context.Context, arg ReclaimJobsParams) (int64
 
 const ReclaimLeft = `-- name: ReclaimLeft :one
 select (exists (select from graphile_worker._private_jobs as j
-                 where starts_with(j.locked_by, $1::text || '.') and j.locked_by <> all($2::text[]))
+                 where starts_with(j.locked_by, $1::text || '.') and j.id || ' ' || j.locked_by <> all($2::text[]))
         or exists (select from graphile_worker._private_job_queues as s
-                    where starts_with(s.locked_by, $1::text || '.') and s.locked_by <> all($3::text[])))::boolean as some_left
+                    where starts_with(s.locked_by, $1::text || '.') and s.id || ' ' || s.locked_by <> all($3::text[])))::boolean as some_left
 `
 
 type ReclaimLeftParams struct {
@@ -393,7 +394,7 @@ with jobs as materialized (
    where starts_with(j.locked_by, $1::text || '.') and j.job_queue_id is not null
 ), held as materialized (
   select s.id from graphile_worker._private_job_queues as s
-   where starts_with(s.locked_by, $1::text || '.') and s.locked_by <> all($2::text[])
+   where starts_with(s.locked_by, $1::text || '.') and s.id || ' ' || s.locked_by <> all($2::text[])
      and not exists (select from jobs where jobs.job_queue_id = s.id and starts_with(jobs.locked_by, s.locked_by || '.'))
    order by s.id limit 1000 for update skip locked
 )

@@ -227,6 +227,24 @@ var lostCases = map[string]func(*rig){
 			r.t.Errorf("the held queue is locked by %q", by)
 		}
 	},
+	"jobs of one claim are told apart when some are reclaimed": func(r *rig) {
+		held, lost := r.add(wire.Job{}), r.add(wire.Job{})
+		queued, queue := r.add(wire.Job{Queue: "p"}), r.add(wire.Job{Queue: "q"})
+		jobs := r.claim(4)
+		r.ids("claim", jobs, held, lost, queued, queue)
+		answer, err := r.store.Reclaim(r.ctx(), r.id, leases([]*wire.Job{jobs[0], jobs[2]}))
+		if err != nil || answer != (worker.Reclaimed{Jobs: 2, Queues: 1, Settled: true}) {
+			r.t.Errorf("reclaimed %+v, %v", answer, err)
+		}
+		r.row(held, &Row{Attempts: 1, LockedBy: jobs[0].Token})
+		r.row(lost, &Row{})
+		r.row(queued, &Row{Attempts: 1, LockedBy: jobs[2].Token})
+		r.row(queue, &Row{})
+		r.free("q")
+		if by := r.QueueLock("p"); by != claimOf(jobs[2]) {
+			r.t.Errorf("the held queue is locked by %q", by)
+		}
+	},
 	"a row that somebody has locked is reclaimed later": func(r *rig) {
 		for _, queue := range []string{"", "q"} {
 			id := r.add(wire.Job{Queue: queue})

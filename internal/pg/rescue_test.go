@@ -92,3 +92,32 @@ func TestStartAmongThousandsOfDead(t *testing.T) {
 		t.Errorf("a heartbeat reads %d rows of others, want those of the two that live", len(answer.Peers))
 	}
 }
+
+// What a worker that was declared dead has taken back stays taken back when its row is deleted, a day
+// later: of a worker without a row, it would be evidence.
+func TestEvidenceThatWasTakenBackStaysSo(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	job := r.add("'a'")
+	zombie := rigOn(t, r.pool, schemaName)
+	zombie.claimOne()
+	zombie.die()
+	r.rescue(zombie.id)
+	fresh := worker.Registration{ID: wire.NewWorkerID(), Former: zombie.id, Tasks: []string{"a"}}
+	if err := zombie.store.Register(t.Context(), fresh); err != nil {
+		t.Fatal(err)
+	}
+	dbtest.Run(t, r.pool, "update graphile_worker.backfill_workers set dead_at = dead_at - interval '25 hours' where id = $1", zombie.id)
+	for range 2 { // the row goes when nothing is to be taken back any more
+		rigOn(t, r.pool, schemaName)
+	}
+	if n := dbtest.Get[int](t, r.pool, "select count(*)::int from graphile_worker.backfill_workers where id = $1", zombie.id); n != 0 {
+		t.Error("the row of the old worker is still there")
+	}
+	victim := rigOn(t, r.pool, schemaName)
+	victim.claimOne()
+	victim.die()
+	if rescued := r.rescue(victim.id); len(rescued.Jobs) != 1 || rescued.Jobs[0].ID != job {
+		t.Errorf("after its first crash that counts, rescued %+v", rescued)
+	}
+}

@@ -179,13 +179,27 @@ func (q *Queries) DeclareDead(ctx context.Context, arg DeclareDeadParams) (int64
 const DeleteOldWorkers = `-- name: DeleteOldWorkers :exec
 with old as materialized (
   select w.id from graphile_worker.backfill_workers as w
-   where w.dead_at < now() - interval '24 hours' and w.rescued_at is not null limit 1000 for update skip locked
+   where w.dead_at < now() - interval '24 hours' and w.rescued_at is not null
+     and (w.stopping_at is null or not exists (
+           select from graphile_worker.backfill_crashes as c
+            where c.worker_id = w.id and c.judged_at is not null and c.age is not null))
+   limit 1000 for update skip locked
+), void as materialized (
+  select c.job_id, c.worker_id from graphile_worker.backfill_crashes as c
+    join graphile_worker.backfill_workers as w on w.id = c.worker_id
+   where c.judged_at is not null and c.age is not null
+     and w.dead_at < now() - interval '24 hours' and w.stopping_at is not null
+   order by c.job_id, c.worker_id limit 1000 for update of c skip locked
+), withdrawn as (
+  update graphile_worker.backfill_crashes as c set age = null, alone = false
+    from void where c.job_id = void.job_id and c.worker_id = void.worker_id
 )
 delete from graphile_worker.backfill_workers as w where w.id = any(array(select old.id from old))
 `
 
 // A tombstone stays for a day: a claim that was in flight when the worker died must still find it (R4).
-// A start waits for nobody who holds one.
+// A start waits for nobody who holds one. The row of a worker that has given notice late goes when its
+// evidence was taken back: of one without a row, it would count again.
 func (q *Queries) DeleteOldWorkers(ctx context.Context) error {
 	_, err := q.db.Exec(ctx, DeleteOldWorkers)
 	return err

@@ -1,6 +1,7 @@
 package pg_test
 
 import (
+	"context"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -119,5 +120,37 @@ func TestEvidenceThatWasTakenBackStaysSo(t *testing.T) {
 	victim.die()
 	if rescued := r.rescue(victim.id); len(rescued.Jobs) != 1 || rescued.Jobs[0].ID != job {
 		t.Errorf("after its first crash that counts, rescued %+v", rescued)
+	}
+}
+
+// A trial waits for nobody who has locked what is known of suspects (R16).
+func TestTrialDoesNotWaitForLocks(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	var jobs []int64
+	for range 2 {
+		jobs = append(jobs, r.add("'a'"))
+	}
+	for range 2 {
+		victim := rigOn(t, r.pool, schemaName)
+		victim.claim(2)
+		victim.die()
+		r.rescue(victim.id)
+	}
+	found, err := r.store.Suspects(t.Context(), nil)
+	if err != nil || len(found.Jobs) != 2 {
+		t.Fatalf("suspects are %+v, %v", found, err)
+	}
+	tx, err := r.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback(context.Background()) }()
+	dbtest.Run(t, tx, "select from graphile_worker.backfill_crashes for update")
+	claimed, err := r.store.Try(r.quick(), worker.TryRequest{
+		WorkerID: r.id, Number: 1, Cohort: found.Cohorts[found.Jobs[0].Cohort], Jobs: jobs[:1], Bytes: 1000,
+	})
+	if err != nil || len(claimed.Jobs) != 1 {
+		t.Errorf("tried %+v, %v", claimed, err)
 	}
 }

@@ -256,10 +256,14 @@ with alive as (
   select claimed.id, @worker_id::text, claimed.locked_by, now(), true from claimed
   on conflict (job_id, worker_id) do update
      set token = excluded.token, began = excluded.began, tried = true, judged_at = null, age = null, alone = false, passed = false
+), left_out as materialized (
+  select c.job_id, c.worker_id from graphile_worker.backfill_crashes as c
+   where c.worker_id = 'pool-' || @cohort::text and c.judged_at is not null and not c.passed
+     and exists (select from claimed) and c.job_id <> all(array(select claimed.id from claimed))
+   order by c.job_id for update skip locked
 ), passed as (
   update graphile_worker.backfill_crashes as c set passed = true
-   where c.worker_id = 'pool-' || @cohort::text and c.judged_at is not null
-     and exists (select from claimed) and c.job_id <> all(array(select claimed.id from claimed))
+    from left_out where c.job_id = left_out.job_id and c.worker_id = left_out.worker_id
 )
 select exists (select from alive) as alive, coalesce(claimed.id, 0)::bigint as id, coalesce(claimed.job_queue_id, 0)::int as queue_id,
        coalesce(t.identifier, '')::text as task, coalesce(s.queue_name, '')::text as queue,

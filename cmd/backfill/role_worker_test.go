@@ -109,6 +109,30 @@ func cannotAdminister(t *testing.T, db *pgtest.Database, role login) {
 	}
 }
 
+// A role that was made before there was the table of crashes cannot work: the worker says at its start
+// what to run, and not at its first heartbeat, when it has claimed jobs.
+func TestWorkerRoleWithoutCrashes(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	role := newLogin(t, db)
+	command(t, 0, "migrate", "--database-url", db.URL, "--worker-role", role.name)
+	execute(t, connectTo(t, db.URL), "revoke all on graphile_worker.backfill_crashes from "+pgx.Identifier{role.name}.Sanitize())
+	pool, err := pgxpool.New(t.Context(), role.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	store, err := pg.Open(t.Context(), pg.SettingsOf(pool, "graphile_worker"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(store.Close)
+	err = store.Register(t.Context(), worker.Registration{ID: wire.NewWorkerID(), Tasks: []string{"a"}})
+	if err == nil || !strings.Contains(err.Error(), "--worker-role") {
+		t.Errorf("register: %v", err)
+	}
+}
+
 // Every call that the engine has for its store.
 func TestWorkerRoleStore(t *testing.T) {
 	t.Parallel()

@@ -119,11 +119,12 @@ func (s *Store) Try(ctx context.Context, request worker.TryRequest) (claimed wor
 }
 
 // Acquit implements worker.Store.
-func (s *Store) Acquit(ctx context.Context, workerID string, jobs []int64) error {
-	if err := s.queries.Acquit(ctx, query.AcquitParams{WorkerID: workerID, Jobs: orNone(jobs)}); err != nil {
-		return fmt.Errorf("end a trial: %w", err)
+func (s *Store) Acquit(ctx context.Context, workerID string, jobs []int64) (alive bool, err error) {
+	alive, err = s.queries.Acquit(ctx, query.AcquitParams{WorkerID: workerID, Jobs: orNone(jobs)})
+	if err != nil {
+		return false, fmt.Errorf("end a trial: %w", err)
 	}
-	return nil
+	return alive, nil
 }
 
 // Park implements worker.Store.

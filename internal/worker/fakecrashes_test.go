@@ -375,11 +375,11 @@ func (db *fakeDB) try(request worker.TryRequest) (claimed worker.Claimed, refuse
 	return claimed, nil
 }
 
-func (s *fakeStore) Acquit(ctx context.Context, workerID string, jobs []int64) error {
-	return s.do(ctx, call{Op: opAcquit}, func() []int64 {
+func (s *fakeStore) Acquit(ctx context.Context, workerID string, jobs []int64) (alive bool, err error) {
+	err = s.do(ctx, call{Op: opAcquit}, func() []int64 {
 		s.db.mu.Lock()
 		defer s.db.mu.Unlock()
-		if !s.db.alive(workerID) {
+		if alive = s.db.alive(workerID); !alive {
 			return nil
 		}
 		row := s.db.workers[workerID]
@@ -392,6 +392,7 @@ func (s *fakeStore) Acquit(ctx context.Context, workerID string, jobs []int64) e
 		}
 		return nil
 	})
+	return alive, err
 }
 
 func (s *fakeStore) Park(ctx context.Context, leases []wire.Lease) (fates []worker.Fate, err error) {

@@ -51,8 +51,9 @@ type Store interface {
 	// superseded. After an error they may be locked all the same: Reclaim makes suspects of them
 	// again. It must not run beside a Claim.
 	Try(ctx context.Context, request TryRequest) (Claimed, error)
-	// Acquit ends the worker's trial, with these jobs: there is no evidence against them any more.
-	Acquit(ctx context.Context, workerID string, jobs []int64) error
+	// Acquit ends the worker's trial, with these jobs: there is no evidence against them any more. It
+	// changes nothing if the worker's row is gone or marked dead.
+	Acquit(ctx context.Context, workerID string, jobs []int64) (alive bool, err error)
 
 	// Unowned returns the ids of workers by whom something is locked and who have no row. It reads all
 	// jobs.

@@ -93,7 +93,7 @@ func (w *Worker) try(ctx context.Context, request TryRequest) {
 func (w *Worker) acquit(ctx context.Context, over *trial, survived []int64) {
 	statement, cancel := context.WithTimeout(context.WithoutCancel(ctx), statementTimeout)
 	id := w.workerID()
-	err := w.store.Acquit(statement, id, survived)
+	alive, err := w.store.Acquit(statement, id, survived)
 	cancel()
 	if err != nil {
 		var wait time.Duration
@@ -105,6 +105,10 @@ func (w *Worker) acquit(ctx context.Context, over *trial, survived []int64) {
 		return
 	}
 	w.troubles.claims.Success(w.config.Logger)
+	if !alive {
+		w.declaredDead(id)
+		return
+	}
 	w.on(func(c *core, now time.Time) actions { return c.acquitted(over, now) })
 	if len(survived) > 0 {
 		w.config.Logger.LogAttrs(ctx, slog.LevelInfo, "trial is over: its jobs are acquitted",

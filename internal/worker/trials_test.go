@@ -376,6 +376,38 @@ func TestTrialThatIsCutShortAcquitsNobody(t *testing.T) {
 	})
 }
 
+// A worker that was declared dead in a trial, and learns it when the trial is over, acquits nobody and
+// does not say so.
+func TestDeadWorkerAcquitsNobody(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		db := newDB(t)
+		var r *rig
+		var killed sync.Once
+		r = newRig(t, db, takes(time.Second), func(s *setup) {
+			s.before = func(op string) error {
+				if op == opAcquit {
+					killed.Do(func() { db.kill(r.worker.Health().WorkerID) })
+				}
+				return nil
+			}
+		})
+		db.suspect(t, time.Second)
+		r.pass(4 * time.Second)
+		if tried, fenced := r.seen(worker.EventTrial), r.seen(worker.EventFenced); len(tried) != 1 || len(fenced) != 1 {
+			t.Fatalf("observed the trials %+v and the deaths %+v", tried, fenced)
+		}
+		if acquitted := r.seen(worker.EventAcquitted); len(acquitted) > 0 {
+			t.Errorf("observed the acquittals %+v", acquitted)
+		}
+		id := db.insert(1, wire.Job{})[0]
+		r.pass(10 * time.Second)
+		if db.job(id) != nil {
+			t.Error("the worker does not go on under a new id")
+		}
+	})
+}
+
 // A suspect that nobody can take, because somebody has locked its row for long, is tried once a
 // minute, and keeps the worker from nothing else.
 func TestSuspectThatCannotBeTaken(t *testing.T) {

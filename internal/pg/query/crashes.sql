@@ -276,9 +276,9 @@ select exists (select from alive) as alive, coalesce(claimed.id, 0)::bigint as i
   left join graphile_worker._private_job_queues as s on s.id = claimed.job_queue_id
  order by claimed.id;
 
--- name: Acquit :exec
--- Ends a worker's trial. Nothing is known any more against its jobs; when those began that run on, is
--- kept.
+-- name: Acquit :one
+-- Ends the trial of a worker that was not declared dead. Nothing is known any more against its jobs; when
+-- those began that run on, is kept.
 with alive as (
   update graphile_worker.backfill_workers as w set trial_at = null, trial_cohort = null
    where w.id = @worker_id::text and w.dead_at is null
@@ -286,9 +286,11 @@ with alive as (
 ), forgotten as (
   delete from graphile_worker.backfill_crashes as c
    where c.job_id = any(@jobs::bigint[]) and c.worker_id <> @worker_id::text and exists (select from alive)
+), ended as (
+  update graphile_worker.backfill_crashes as c set tried = false
+   where c.job_id = any(@jobs::bigint[]) and c.worker_id = @worker_id::text and exists (select from alive)
 )
-update graphile_worker.backfill_crashes as c set tried = false
- where c.job_id = any(@jobs::bigint[]) and c.worker_id = @worker_id::text and exists (select from alive);
+select exists (select from alive) as alive;
 
 -- name: Convictions :many
 -- How long ago jobs of a task were convicted, in seconds.

@@ -9,29 +9,33 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
-const Acquit = `-- name: Acquit :exec
+const Acquit = `-- name: Acquit :one
 with alive as (
   update graphile_worker.backfill_workers as w set trial_at = null, trial_cohort = null
-   where w.id = $2::text and w.dead_at is null
+   where w.id = $1::text and w.dead_at is null
   returning w.id
 ), forgotten as (
   delete from graphile_worker.backfill_crashes as c
-   where c.job_id = any($1::bigint[]) and c.worker_id <> $2::text and exists (select from alive)
+   where c.job_id = any($2::bigint[]) and c.worker_id <> $1::text and exists (select from alive)
+), ended as (
+  update graphile_worker.backfill_crashes as c set tried = false
+   where c.job_id = any($2::bigint[]) and c.worker_id = $1::text and exists (select from alive)
 )
-update graphile_worker.backfill_crashes as c set tried = false
- where c.job_id = any($1::bigint[]) and c.worker_id = $2::text and exists (select from alive)
+select exists (select from alive) as alive
 `
 
 type AcquitParams struct {
-	Jobs     []int64
 	WorkerID string
+	Jobs     []int64
 }
 
-// Ends a worker's trial. Nothing is known any more against its jobs; when those began that run on, is
-// kept.
-func (q *Queries) Acquit(ctx context.Context, arg AcquitParams) error {
-	_, err := q.db.Exec(ctx, Acquit, arg.Jobs, arg.WorkerID)
-	return err
+// Ends the trial of a worker that was not declared dead. Nothing is known any more against its jobs; when
+// those began that run on, is kept.
+func (q *Queries) Acquit(ctx context.Context, arg AcquitParams) (bool, error) {
+	row := q.db.QueryRow(ctx, Acquit, arg.WorkerID, arg.Jobs)
+	var alive bool
+	err := row.Scan(&alive)
+	return alive, err
 }
 
 const AnyCrashes = `-- name: AnyCrashes :one

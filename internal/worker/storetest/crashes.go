@@ -280,6 +280,20 @@ var crashCases = map[string]func(*rig){
 			r.t.Errorf("a dead worker tries: %+v", claimed)
 		}
 	},
+	"a worker that was declared dead acquits nobody": func(r *rig) {
+		job := r.add(wire.Job{})
+		r.parked(1)
+		victim := r.other()
+		victim.trial()
+		r.declare(victim)
+		if alive, err := victim.store.Acquit(r.ctx(), victim.id, []int64{job}); err != nil || alive {
+			r.t.Errorf("acquit: alive %v, %v", alive, err)
+		}
+		<-time.After(2 * settle)
+		if rescued := r.rescue(victim); len(rescued.Parked) != 1 {
+			r.t.Errorf("rescued %+v", rescued)
+		}
+	},
 	"a trial that takes nothing has passed nothing by": func(r *rig) {
 		held, other := r.add(wire.Job{}), r.add(wire.Job{})
 		r.parked(2)
@@ -631,8 +645,8 @@ func (r *rig) acquit(jobs ...*wire.Job) {
 	for _, job := range jobs {
 		ids = append(ids, job.ID)
 	}
-	if err := r.store.Acquit(r.ctx(), r.id, ids); err != nil {
-		r.t.Fatal(err)
+	if alive, err := r.store.Acquit(r.ctx(), r.id, ids); err != nil || !alive {
+		r.t.Fatalf("acquit: alive %v, %v", alive, err)
 	}
 }
 

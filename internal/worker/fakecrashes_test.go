@@ -116,6 +116,11 @@ func (db *fakeDB) judge(job *fakeJob, id string, settle time.Duration, rescued *
 		return false
 	}
 	c.judged, c.passed, c.key = time.Now(), false, job.Key
+	for _, earlier := range db.crashes {
+		if earlier.job == job.ID {
+			c.key = cmp.Or(c.key, earlier.key)
+		}
+	}
 	if ruling.Present {
 		c.held, c.age, c.alone = true, max(0, lastBeat.Sub(c.began)), ruling.Alone
 	}

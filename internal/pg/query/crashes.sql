@@ -51,10 +51,12 @@ select exists (
                       where c.job_id = @job_id::bigint and c.worker_id = w.id and c.age is not null)) as disturbed;
 
 -- name: RecordCrashes :exec
--- An age of less than 0 is none.
+-- An age of less than 0 is none. A job that was superseded while it was held has no key any more: what
+-- is known of earlier crashes has it.
 insert into graphile_worker.backfill_crashes as c (job_id, worker_id, token, began, judged_at, age, alone, convicted, key)
 select u.job_id, u.worker_id, u.token, u.began, now(),
-       case when u.age_us >= 0 then u.age_us * interval '1 microsecond' end, u.alone, u.convicted, nullif(u.key, '')
+       case when u.age_us >= 0 then u.age_us * interval '1 microsecond' end, u.alone, u.convicted,
+       coalesce(nullif(u.key, ''), (select max(k.key) from graphile_worker.backfill_crashes as k where k.job_id = u.job_id))
   from rows from (unnest(@jobs::bigint[]), unnest(@worker_ids::text[]), unnest(@tokens::text[]), unnest(@began::timestamptz[]),
                   unnest(@ages_us::bigint[]), unnest(@alone::boolean[]), unnest(@convicted::text[]), unnest(@keys::text[]))
        as u(job_id, worker_id, token, began, age_us, alone, convicted, key)

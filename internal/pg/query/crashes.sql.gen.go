@@ -469,7 +469,8 @@ func (q *Queries) PauseCrashing(ctx context.Context, arg PauseCrashingParams) (i
 const RecordCrashes = `-- name: RecordCrashes :exec
 insert into graphile_worker.backfill_crashes as c (job_id, worker_id, token, began, judged_at, age, alone, convicted, key)
 select u.job_id, u.worker_id, u.token, u.began, now(),
-       case when u.age_us >= 0 then u.age_us * interval '1 microsecond' end, u.alone, u.convicted, nullif(u.key, '')
+       case when u.age_us >= 0 then u.age_us * interval '1 microsecond' end, u.alone, u.convicted,
+       coalesce(nullif(u.key, ''), (select max(k.key) from graphile_worker.backfill_crashes as k where k.job_id = u.job_id))
   from rows from (unnest($1::bigint[]), unnest($2::text[]), unnest($3::text[]), unnest($4::timestamptz[]),
                   unnest($5::bigint[]), unnest($6::boolean[]), unnest($7::text[]), unnest($8::text[]))
        as u(job_id, worker_id, token, began, age_us, alone, convicted, key)
@@ -490,7 +491,8 @@ type RecordCrashesParams struct {
 	Keys      []string
 }
 
-// An age of less than 0 is none.
+// An age of less than 0 is none. A job that was superseded while it was held has no key any more: what
+// is known of earlier crashes has it.
 func (q *Queries) RecordCrashes(ctx context.Context, arg RecordCrashesParams) error {
 	_, err := q.db.Exec(ctx, RecordCrashes,
 		arg.Jobs,

@@ -228,6 +228,26 @@ var crashCases = map[string]func(*rig){
 			r.t.Errorf("the job with its key was rescued as %+v", rescued)
 		}
 	},
+	"the job with its key inherits the crash in whose trial it was superseded": func(r *rig) {
+		old := r.add(wire.Job{Key: "k"})
+		r.parked(1)
+		victim := r.other()
+		victim.trial()
+		r.Supersede(old)
+		r.crash(victim)
+		r.row(old, nil)
+		heir := r.Keyed("k")
+		r.Change(heir, 0, time.Now().Add(-time.Minute))
+		r.crash(r.claimed())
+		for n := range 2 { // alone: twice more
+			victim := r.other()
+			victim.trial()
+			rescued := r.crash(victim)
+			if dead := len(rescued.Dead) == 1; dead != (n == 1) {
+				r.t.Errorf("trial %d: rescued %+v", n+1, rescued)
+			}
+		}
+	},
 	"what is given back during a trial waits for the next one": func(r *rig) {
 		job, lost := r.add(wire.Job{Queue: "q", Key: "k"}), r.add(wire.Job{})
 		r.parked(2)

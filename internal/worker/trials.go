@@ -36,8 +36,8 @@ type fleet struct {
 // trials is what a worker knows of suspects, and whether it tries some. Package conviction decides;
 // docs/design.md says why.
 type trials struct {
-	suspects Suspects            // at the last look
-	aside    map[int64]time.Time // those that could not be taken, until when
+	suspects Suspects             // at the last look
+	aside    map[parked]time.Time // those that could not be taken, until when
 	fleet    fleet
 
 	trial    *trial
@@ -47,6 +47,12 @@ type trials struct {
 	stopped  time.Duration
 	freeAt   time.Time // when it last began to claim freely
 	idle     bool      // its last claim brought nothing
+}
+
+// parked is a suspect since it was parked the last time.
+type parked struct {
+	job    int64
+	cohort string
 }
 
 // trial is one that this worker runs.
@@ -161,7 +167,7 @@ func (c *core) tried(made TryRequest, answer Claimed, stopped bool, now time.Tim
 		fresh[i].suspect = true
 	}
 	if len(fresh) == 0 {
-		c.setAside(made.Jobs, now)
+		c.setAside(made, now)
 	}
 	t := c.trials.trial
 	if t == nil || stopped || c.silent || made.WorkerID != c.id || !c.registered {
@@ -181,7 +187,7 @@ func (c *core) notTried(made TryRequest, unknown bool, now time.Time) (wait time
 	if unknown {
 		c.doubts.claimLost(made.WorkerID, now)
 	} else {
-		c.setAside(made.Jobs, now)
+		c.setAside(made, now)
 	}
 	if t := c.trials.trial; t != nil {
 		t.started = now
@@ -190,15 +196,16 @@ func (c *core) notTried(made TryRequest, unknown bool, now time.Time) (wait time
 }
 
 // setAside leaves suspects out of trials that somebody else has locked for the moment, or that the
-// server refuses to change: the worker would do nothing but ask for them.
-func (c *core) setAside(jobs []int64, now time.Time) {
+// server refuses to change: the worker would do nothing but ask for them. One that another worker
+// tries, and that is parked again, is not meant.
+func (c *core) setAside(made TryRequest, now time.Time) {
 	aside := &c.trials.aside
 	if *aside == nil {
-		*aside = make(map[int64]time.Time)
+		*aside = make(map[parked]time.Time)
 	}
-	maps.DeleteFunc(*aside, func(_ int64, until time.Time) bool { return now.After(until) })
-	for _, job := range jobs {
-		(*aside)[job] = now.Add(asideFor / time.Duration(c.hurry))
+	maps.DeleteFunc(*aside, func(_ parked, until time.Time) bool { return now.After(until) })
+	for _, job := range made.Jobs {
+		(*aside)[parked{job, made.Cohort}] = now.Add(asideFor / time.Duration(c.hurry))
 	}
 }
 
@@ -261,7 +268,9 @@ func (c *core) abandonTrial(now time.Time) {
 // seen takes what a look for suspects has shown.
 func (c *core) seen(found Suspects, fleet fleet, now time.Time) actions {
 	t := &c.trials
-	found.Jobs = slices.DeleteFunc(found.Jobs, func(s conviction.Suspect) bool { return now.Before(t.aside[s.Job]) })
+	found.Jobs = slices.DeleteFunc(found.Jobs, func(s conviction.Suspect) bool {
+		return now.Before(t.aside[parked{s.Job, found.Cohorts[s.Cohort]}])
+	})
 	wake := len(found.Jobs) > 0 || len(t.suspects.Jobs) > 0 || t.emptying
 	t.suspects, t.fleet = found, fleet
 	return actions{dispatch: wake}

@@ -437,6 +437,31 @@ func TestSuspectThatCannotBeTaken(t *testing.T) {
 	}
 }
 
+// A suspect that another worker was faster to take, and died with, is tried at once again.
+func TestSuspectThatAnotherWorkerTook(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		db := newDB(t)
+		r := newRig(t, db, takes(time.Second))
+		suspect := db.suspect(t, time.Second)
+		db.update(suspect, func(job *fakeJob) { job.Busy = true })
+		r.pass(5 * time.Second)
+		if len(r.store.calls(opTry)) == 0 {
+			t.Fatal("it was not tried")
+		}
+		other := wire.NewWorkerID()
+		db.update(suspect, func(job *fakeJob) {
+			job.Busy, job.LockedBy = false, other+".1.1"
+			db.park(job)
+			db.crash(suspect, other).judged = time.Now()
+		})
+		r.pass(5 * time.Second)
+		if job := db.job(suspect); job != nil {
+			t.Errorf("it is %+v", job)
+		}
+	})
+}
+
 // Emptying itself was in vain only if the worker gave up, and not if others were faster.
 func TestOthersTryWhileWorkerEmpties(t *testing.T) {
 	t.Parallel()

@@ -45,8 +45,13 @@ const (
 // Quick reports whether jobs of a task end soon, given how long they took on average.
 func Quick(average time.Duration) bool { return average < 10*time.Second }
 
-// patience is how long a worker empties itself before it gives up the first time.
-const patience = 15 * time.Minute
+// patience is how long a worker empties itself before it gives up the first time. Each time doubles
+// it, at most to four hours: a handler that never ends must not keep its worker from claiming for
+// days.
+const (
+	patience     = 15 * time.Minute
+	mostDoubling = 4
+)
 
 // Next says what the worker does next.
 //
@@ -63,7 +68,7 @@ func (w Worker) Next() Step {
 		return Wait
 	case w.Suspects == 0:
 		return Claim
-	case w.Emptying && w.Emptied >= patience<<min(w.Vain, 10) && w.Holds > 0:
+	case w.Emptying && w.Emptied >= patience<<min(w.Vain, mostDoubling) && w.Holds > 0:
 		return Claim
 	case !w.Emptying && (!rested || !room || w.Holds > 0 && w.OtherEmptying):
 		return Claim

@@ -159,6 +159,7 @@ func (m *leaseMachine) register(w *leaseWorker) {
 	must(m, w.store.Register(m.ctx(), worker.Registration{ID: w.id, Former: former, Tasks: []string{"a"}, Slots: 9}))
 	m.ids = append(m.ids, w.id)
 	m.model.alive[w.id] = true
+	m.model.told[former] = !m.model.gone[former] // it lives
 }
 
 // settle ends a run: whatever has happened, everything can be brought to an end.

@@ -258,7 +258,7 @@ func (m *leaseMachine) die() {
 		must(m, w.store.Retire(m.ctx(), w.id, false))
 		m.model.told[w.id] = m.model.told[w.id] || alive
 	case "delete":
-		m.model.told[w.id] = false
+		m.model.told[w.id], m.model.gone[w.id] = false, true
 		m.exec("delete from graphile_worker.backfill_workers where id = $1", w.id)
 	case "too late":
 		wrong = 1

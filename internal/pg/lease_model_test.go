@@ -20,7 +20,8 @@ type leaseModel struct {
 	jobs   map[int64]*leaseJob
 	queues map[string]leaseLock // those that are locked
 	alive  map[string]bool      // worker ids whose row is there and not marked dead
-	told   map[string]bool      // those whose row says that they were told to stop
+	told   map[string]bool      // those whose row says that their end was no crash
+	gone   map[string]bool      // those whose row somebody has deleted
 }
 
 // leaseJob is a job's row.
@@ -44,7 +45,7 @@ type leaseLock struct {
 }
 
 func newLeaseModel() *leaseModel {
-	return &leaseModel{jobs: map[int64]*leaseJob{}, queues: map[string]leaseLock{}, alive: map[string]bool{}, told: map[string]bool{}}
+	return &leaseModel{jobs: map[int64]*leaseJob{}, queues: map[string]leaseLock{}, alive: map[string]bool{}, told: map[string]bool{}, gone: map[string]bool{}}
 }
 
 // Claims.

@@ -144,10 +144,10 @@ func TestPoisonIsConvicted(t *testing.T) {
 		{kill: "memory", others: 20, takes: 50 * time.Millisecond, workers: 2, long: true},
 	} {
 		t.Run(fmt.Sprintf("%s among %d of %s", test.kill, test.others, test.takes), func(t *testing.T) {
+			t.Parallel()
 			if test.long && !needs.All() {
 				t.Skip("for BACKFILL_TEST_ALL=1: it takes more than 5 seconds")
 			}
-			t.Parallel()
 			db := pgtest.New(t)
 			args := func(args crashArgs) string {
 				payload, err := json.Marshal(args)

@@ -14,6 +14,7 @@ const (
 	JobWaiting JobState = "waiting" // its run_at is in the future: it was delayed, snoozed, or will be retried
 	JobDue     JobState = "due"     // a worker can take it; if it has a queue, once the queue is free
 	JobRunning JobState = "running" // a worker has it: it has been locked for less than 4 hours
+	JobSuspect JobState = "suspect" // it waits for a trial: two workers have died that had it
 	JobFailed  JobState = "failed"  // for good: all its attempts have failed, or the last was permanent
 )
 
@@ -26,7 +27,7 @@ type JobStatus struct {
 
 	State     JobState
 	LastError string    // of the last attempt that failed; "": none has
-	LockedBy  string    // the token of the worker that has it; "": none
+	LockedBy  string    // the token of the worker that has it, or backfill-suspect.…; "": none
 	LockedAt  time.Time // since when; zero: no worker has it
 	UpdatedAt time.Time // when its row was last changed, apart from renewed locks
 }
@@ -63,8 +64,8 @@ type Stats struct {
 type TaskStats struct {
 	_ [0]func()
 
-	Task                          string
-	Waiting, Due, Running, Failed int64
+	Task                                   string
+	Waiting, Due, Running, Suspect, Failed int64
 }
 
 // Stats counts the jobs of each task, for metrics. It reads 64 MiB of the table at most, which is
@@ -85,7 +86,7 @@ func (c *Client) Stats(ctx context.Context) (*Stats, error) {
 	}
 	stats := &Stats{Tasks: make([]TaskStats, len(counts)), Estimated: !exact}
 	for i, n := range counts {
-		stats.Tasks[i] = TaskStats{Task: n.Task, Waiting: n.Waiting, Due: n.Due, Running: n.Running, Failed: n.Failed}
+		stats.Tasks[i] = TaskStats{Task: n.Task, Waiting: n.Waiting, Due: n.Due, Running: n.Running, Suspect: n.Suspect, Failed: n.Failed}
 	}
 	return stats, nil
 }

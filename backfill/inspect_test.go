@@ -24,6 +24,7 @@ var inspected = []struct {
 	{backfill.JobRunning, "attempts = 1, locked_at = now(), locked_by = 'w'"},
 	{backfill.JobRunning, "attempts = 25, locked_at = now() - interval '239 minutes', locked_by = 'w'"},
 	{backfill.JobRunning, "attempts = 1, run_at = now() + interval '1 hour', locked_at = now(), locked_by = 'w'"},
+	{backfill.JobSuspect, "attempts = 1, locked_at = now() - interval '29 minutes', locked_by = 'backfill-suspect.0123456789abcdef01.1'"},
 	{backfill.JobFailed, "attempts = 25, last_error = 'it broke'"},
 	{backfill.JobFailed, "attempts = 25, run_at = now() + interval '1 hour'"},
 	{backfill.JobDue, "attempts = 1, locked_at = now() - interval '241 minutes', locked_by = 'w'"},
@@ -52,7 +53,7 @@ func TestJobAndStats(t *testing.T) {
 			t.Errorf("%s: locked by %q at %v, updated at %v", row.change, got.LockedBy, got.LockedAt, got.UpdatedAt)
 		}
 		counter := map[backfill.JobState]*int64{
-			backfill.JobWaiting: &want.Waiting, backfill.JobDue: &want.Due, backfill.JobRunning: &want.Running, backfill.JobFailed: &want.Failed,
+			backfill.JobWaiting: &want.Waiting, backfill.JobDue: &want.Due, backfill.JobRunning: &want.Running, backfill.JobSuspect: &want.Suspect, backfill.JobFailed: &want.Failed,
 		}[row.state]
 		*counter++
 	}

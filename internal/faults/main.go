@@ -94,7 +94,7 @@ func parseFlags(args []string) (options, error) {
 	flags.Float64Var(&o.rate, "rate", 400, "jobs a second, of all enqueuers together")
 	only := flags.String("only", "", "inject only the faults whose name matches this `regexp`")
 	flags.BoolVar(&o.needNode, "node", true, "install Graphile Worker with npm unless it is there; false: it takes part if it is there")
-	flags.BoolVar(&o.poison, "poison", poisonByDefault, "also enqueue jobs that kill their workers")
+	flags.BoolVar(&o.poison, "poison", true, "also enqueue jobs that kill their workers")
 	flags.DurationVar(&o.patroni, "patroni", 0, "then also run a fleet for so long on three servers with Patroni, and kill leaders")
 	flags.StringVar(&o.folder, "dir", "", "keep everything in this new `folder` (default: one in /var/tmp, which is removed if all is well)")
 	flags.StringVar(&o.audit, "audit", "", "run nothing, and audit the journals that an earlier run left in this `folder`")

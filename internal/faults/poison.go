@@ -20,9 +20,6 @@ import (
 // guarded against that, so the fleet has to find out which job it is and run it no more, although
 // the dead workers held innocent ones, too.
 
-// poisonByDefault says whether runs without -poison or -poison=false have poisons in them.
-const poisonByDefault = false
-
 // way is how a poison ends its process.
 type way string
 

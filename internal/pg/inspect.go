@@ -19,8 +19,8 @@ const countedPages = 8_192
 
 // TaskCount is how many jobs a task has in each state.
 type TaskCount struct {
-	Task                          string
-	Waiting, Due, Running, Failed int64
+	Task                                   string
+	Waiting, Due, Running, Suspect, Failed int64
 }
 
 // Count counts the jobs of each task. If the table has more pages than countedPages, it reads so
@@ -42,7 +42,7 @@ func (a *Admin) Count(ctx context.Context) (counts []TaskCount, exact bool, err 
 	counts = make([]TaskCount, len(rows))
 	whole := func(n int64) int64 { return int64(math.Round(float64(n) * 100 / float64(percent))) }
 	for i, row := range rows {
-		counts[i] = TaskCount{row.Task, whole(row.Waiting), whole(row.Due), whole(row.Running), whole(row.Failed)}
+		counts[i] = TaskCount{row.Task, whole(row.Waiting), whole(row.Due), whole(row.Running), whole(row.Suspect), whole(row.Failed)}
 	}
 	return counts, percent == 100, nil
 }

@@ -93,6 +93,13 @@ func (w *Worker) advance(ctx context.Context) (bool, error) {
 	return more, nil
 }
 
+// withStopGrace returns the context of a claim: it ends after the timeout, or stopGrace after ctx.
+func withStopGrace(ctx context.Context, timeout time.Duration) (context.Context, context.CancelFunc) {
+	statement, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout)
+	stopping := context.AfterFunc(ctx, func() { time.AfterFunc(stopGrace, cancel) })
+	return statement, func() { stopping(); cancel() }
+}
+
 // claim makes one claim. If ctx ends meanwhile, it waits for the answer for stopGrace.
 func (w *Worker) claim(ctx context.Context, next step) {
 	if w.config.Forbidden != nil {
@@ -103,11 +110,9 @@ func (w *Worker) claim(ctx context.Context, next step) {
 			return do
 		})
 	}
-	statement, cancel := context.WithTimeout(context.WithoutCancel(ctx), next.timeout)
-	stopping := context.AfterFunc(ctx, func() { time.AfterFunc(stopGrace, cancel) })
+	statement, cancel := withStopGrace(ctx, next.timeout)
 	claimed, err := w.store.Claim(statement, next.request)
 	timedOut := errors.Is(statement.Err(), context.DeadlineExceeded)
-	stopping()
 	cancel()
 	switch {
 	case err != nil:

@@ -62,9 +62,9 @@ func (w *Worker) askLastTrial(ctx context.Context, id string, crashes bool) erro
 	return nil
 }
 
-// try claims the jobs of a trial.
+// try claims the jobs of a trial. If ctx ends meanwhile, it waits for the answer for stopGrace.
 func (w *Worker) try(ctx context.Context, request TryRequest) {
-	statement, cancel := context.WithTimeout(context.WithoutCancel(ctx), claimTimeout)
+	statement, cancel := withStopGrace(ctx, claimTimeout)
 	claimed, err := w.store.Try(statement, request)
 	cancel()
 	switch {

@@ -321,13 +321,12 @@ with old as materialized (
 delete from graphile_worker.backfill_crashes as c using old where c.job_id = old.job_id and c.worker_id = old.worker_id;
 
 -- name: FreeSuspectQueues :execrows
--- Queues of suspects that somebody has deleted.
+-- Queues of suspects that somebody has deleted. LIMIT keeps the planner from reading all jobs at once.
 with lost as materialized (
   select s.id from graphile_worker._private_job_queues as s
    where starts_with(s.locked_by, 'backfill-suspect.')
-     and not exists (select from graphile_worker.backfill_crashes as c
-                       join graphile_worker._private_jobs as j on j.id = c.job_id
-                      where j.job_queue_id = s.id and starts_with(j.locked_by, s.locked_by || '.'))
+     and (select count(*) from (select from graphile_worker._private_jobs as j
+                                 where j.job_queue_id = s.id and starts_with(j.locked_by, s.locked_by || '.') limit 1) as suspect) = 0
    order by s.id for update of s skip locked
 )
 update graphile_worker._private_job_queues as s set locked_at = null, locked_by = null

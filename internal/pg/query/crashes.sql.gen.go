@@ -232,16 +232,15 @@ const FreeSuspectQueues = `-- name: FreeSuspectQueues :execrows
 with lost as materialized (
   select s.id from graphile_worker._private_job_queues as s
    where starts_with(s.locked_by, 'backfill-suspect.')
-     and not exists (select from graphile_worker.backfill_crashes as c
-                       join graphile_worker._private_jobs as j on j.id = c.job_id
-                      where j.job_queue_id = s.id and starts_with(j.locked_by, s.locked_by || '.'))
+     and (select count(*) from (select from graphile_worker._private_jobs as j
+                                 where j.job_queue_id = s.id and starts_with(j.locked_by, s.locked_by || '.') limit 1) as suspect) = 0
    order by s.id for update of s skip locked
 )
 update graphile_worker._private_job_queues as s set locked_at = null, locked_by = null
  where s.id = any(array(select lost.id from lost))
 `
 
-// Queues of suspects that somebody has deleted.
+// Queues of suspects that somebody has deleted. LIMIT keeps the planner from reading all jobs at once.
 func (q *Queries) FreeSuspectQueues(ctx context.Context) (int64, error) {
 	result, err := q.db.Exec(ctx, FreeSuspectQueues)
 	if err != nil {

@@ -1,6 +1,7 @@
 -- What programs ask about jobs: one of them, and how many there are.
 --
--- A job is running while it is locked, for 4 hours at most: then its lock is stale, and released.
+-- A job is running while it is locked, for 4 hours at most: then its lock is stale, and released. A
+-- suspect is locked and does not run.
 
 -- name: JobPages :one
 -- How many pages the table has.
@@ -12,7 +13,10 @@ select coalesce(pg_relation_size(to_regclass(format('%I.%I', @schema_name::text,
 -- without jobs have a row as well.
 with counted as materialized (
   select j.task_id,
-         count(*) filter (where j.locked_at >= now() - interval '4 hours') as running,
+         count(*) filter (where j.locked_at >= now() - interval '4 hours'
+                            and not starts_with(coalesce(j.locked_by, ''), 'backfill-suspect.')) as running,
+         count(*) filter (where j.locked_at >= now() - interval '4 hours'
+                            and starts_with(j.locked_by, 'backfill-suspect.')) as suspect,
          count(*) filter (where (j.locked_at >= now() - interval '4 hours') is not true
                             and j.attempts >= j.max_attempts) as failed,
          count(*) filter (where (j.locked_at >= now() - interval '4 hours') is not true
@@ -23,7 +27,8 @@ with counted as materialized (
    group by j.task_id
 )
 select t.identifier as task, coalesce(c.waiting, 0)::bigint as waiting, coalesce(c.due, 0)::bigint as due,
-       coalesce(c.running, 0)::bigint as running, coalesce(c.failed, 0)::bigint as failed
+       coalesce(c.running, 0)::bigint as running, coalesce(c.suspect, 0)::bigint as suspect,
+       coalesce(c.failed, 0)::bigint as failed
   from graphile_worker._private_tasks as t left join counted as c on c.task_id = t.id
  order by t.identifier collate "C";
 
@@ -33,7 +38,8 @@ select j.key, j.id, coalesce(t.identifier, '') as task, coalesce(s.queue_name, '
        encode(timestamptz_send(j.run_at), 'hex') as run_at,
        encode(timestamptz_send(j.created_at), 'hex') as created_at,
        j.attempts, j.max_attempts, j.priority, j.revision, j.flags,
-       case when j.locked_at >= now() - interval '4 hours' then 'running'
+       case when j.locked_at >= now() - interval '4 hours' and starts_with(j.locked_by, 'backfill-suspect.') then 'suspect'
+            when j.locked_at >= now() - interval '4 hours' then 'running'
             when j.attempts >= j.max_attempts then 'failed'
             when j.run_at > now() then 'waiting'
             else 'due' end as state,

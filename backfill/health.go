@@ -19,7 +19,11 @@ type Health struct {
 	Running    int    // running handlers
 	Buffered   int    // claimed jobs that have not started
 	Unrecorded int    // claimed jobs without a recorded outcome: Running, Buffered and ended
-	Listening  bool   // notifications arrive; false: jobs are found by polling only
+	// Emptying says that the worker claims only short jobs until it holds none: then it runs suspects,
+	// and nothing else. See the page on production, "A job that kills its worker".
+	Emptying  bool
+	Suspects  int  // that it runs
+	Listening bool // notifications arrive; false: jobs are found by polling only
 	// PollOnly says that Listening stays false, because of [WithoutListen] or because the connections
 	// lead through a transaction pooler without [WithListenURL].
 	PollOnly bool
@@ -127,7 +131,8 @@ func (w *Worker) Health() Health {
 func newHealth(h worker.Health) Health {
 	health := Health{
 		WorkerID: h.WorkerID, State: State(h.State), Slots: h.Slots, Running: h.Running, Buffered: h.Buffered,
-		Unrecorded: h.Unrecorded, Listening: h.Listening, PollOnly: h.PollOnly, LastClaim: h.LastClaim, OldestDue: h.OldestDue,
+		Unrecorded: h.Unrecorded, Emptying: h.Emptying, Suspects: h.Suspects, Listening: h.Listening, PollOnly: h.PollOnly,
+		LastClaim: h.LastClaim, OldestDue: h.OldestDue,
 		Recorded: newReport(h.Stats), ClaimFailures: h.Failures, LastHeartbeat: h.LastBeat, Silent: h.Silent, Stuck: h.Stuck,
 		QuietSince: h.QuietSince,
 		Turns:      Turns{Claims: h.Turns.Claims, Outcomes: h.Turns.Outcomes, Heartbeats: h.Turns.Heartbeats},

@@ -271,9 +271,10 @@ func TestNext(t *testing.T) {
 		"empties, and is empty": {but(func(w *conviction.Worker) { w.Emptying, w.Emptied, w.Holds = true, time.Hour, 0 }), conviction.Try},
 		"the suspects are gone": {but(func(w *conviction.Worker) { w.Emptying, w.Suspects = true, 0 }), conviction.Claim},
 		"empties, and has the greatest patience": {
-			but(func(w *conviction.Worker) { w.Emptying, w.Emptied, w.Vain = true, 24*time.Hour, 99 }),
+			but(func(w *conviction.Worker) { w.Emptying, w.Emptied, w.Vain = true, 4*time.Hour-1, 99 }),
 			conviction.ClaimQuick,
 		},
+		"has no more than that": {but(func(w *conviction.Worker) { w.Emptying, w.Emptied, w.Vain = true, 4*time.Hour, 99 }), conviction.Claim},
 		"stopped before, and there is nothing to claim while it has jobs": {
 			but(func(w *conviction.Worker) { w.Stopped, w.Free, w.Idle = time.Minute, time.Second, true }),
 			conviction.Claim,

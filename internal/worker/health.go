@@ -15,6 +15,8 @@ type Health struct {
 	Overlong   []OverlongJob // that run for longer than expected, the longest first
 	Buffered   int           // claimed and not started
 	Unrecorded int           // running, buffered, or waiting to be recorded
+	Emptying   bool          // it claims no long jobs, to try suspects, or tries some
+	Suspects   int           // that it tries
 	Listening  bool
 	PollOnly   bool      // there is no listener
 	LastClaim  time.Time // when the last claim was answered
@@ -35,7 +37,8 @@ func (w *Worker) Health() Health {
 	c := &w.core
 	return Health{
 		WorkerID: c.id, State: c.state, Slots: c.concurrency, Running: c.handling, Overlong: c.overlong(time.Now()),
-		Buffered: c.buffer.len(), Unrecorded: c.leases.held(), Listening: w.listening, PollOnly: w.pollOnly,
+		Buffered: c.buffer.len(), Unrecorded: c.leases.held(), Emptying: c.trials.emptying, Suspects: c.unfinished(),
+		Listening: w.listening, PollOnly: w.pollOnly,
 		LastClaim: c.lastSeen, OldestDue: c.oldestDue, Failures: c.demand.failures, LastBeat: c.lastBeat.At, Silent: c.silent,
 		Turns: w.turns.last(), Stuck: w.stuck(), QuietSince: w.quiet, Stats: c.stats,
 	}

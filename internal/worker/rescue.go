@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/backfillhq/go/internal/trouble"
@@ -101,7 +102,8 @@ func (w *Worker) rescue(ctx context.Context) error {
 // report tells of jobs that a dead worker has left.
 func (w *Worker) report(rescued Rescued) {
 	for _, job := range rescued.Dead {
-		w.reportEnd("", job.Job, Outcome{Kind: OutcomeExhausted, Err: job.Err}, 0)
+		owner, _, _ := strings.Cut(job.Token, ".")
+		w.reportEnd(owner, job.Job, Outcome{Kind: OutcomeExhausted, Err: job.Err}, 0)
 	}
 	for _, task := range rescued.Paused {
 		w.config.Logger.LogAttrs(context.Background(), slog.LevelError,

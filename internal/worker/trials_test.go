@@ -246,14 +246,17 @@ func TestWorkerEmptiesItself(t *testing.T) {
 			t.Errorf("the suspect is %+v while other jobs run", job)
 		}
 		id := r.worker.Health().WorkerID
-		if db.worker(id).emptyingAt.IsZero() {
-			t.Error("the row does not say that the worker empties itself")
+		if db.worker(id).emptyingAt.IsZero() || !r.worker.Health().Emptying {
+			t.Errorf("neither row nor health, %+v, says that the worker empties itself", r.worker.Health())
 		}
-		r.pass(time.Minute)
+		r.pass(45 * time.Second)
 		if job := db.job(suspect); !strings.HasPrefix(job.LockedBy, id) {
 			t.Errorf("when the other jobs have ended, the suspect is %+v", job)
 		}
-		r.pass(time.Minute)
+		if health := r.worker.Health(); !health.Emptying || health.Suspects != 1 {
+			t.Errorf("during the trial the worker's health is %+v", health)
+		}
+		r.pass(75 * time.Second)
 		if row := db.worker(id); db.job(waits) != nil && db.job(waits).LockedBy == "" || !row.emptyingAt.IsZero() || !row.trialAt.IsZero() {
 			t.Errorf("after the trial the worker is %+v, and the other job %+v", row, db.job(waits))
 		}

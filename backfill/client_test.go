@@ -251,8 +251,12 @@ func TestLoggers(t *testing.T) {
 	enqueue(t, client, task, mailArgs{})
 	runOnce(t, client, registry)
 	config := db.Pool().Config().ConnConfig
-	clients.want(t, "worker started", "worker stopped", "task=send_email", "worker_id=pool-",
-		fmt.Sprintf("server=%s:%d database=%s schema=graphile_worker", config.Host, config.Port, config.Database))
+	server := fmt.Sprintf("server=%s:%d ", config.Host, config.Port)
+	if pooled {
+		server = "server=127.0.0.1:" // the pooler's
+	}
+	clients.want(t, "worker started", "worker stopped", "task=send_email", "worker_id=pool-", server,
+		fmt.Sprintf(" database=%s schema=graphile_worker", config.Database))
 	before := clients.String()
 	enqueue(t, client, task, mailArgs{})
 	runOnce(t, client, registry, backfill.WithLogger(workers.logger()))

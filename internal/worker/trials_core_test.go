@@ -120,7 +120,10 @@ func TestFleetOfTheOthers(t *testing.T) {
 	o := newObserver(newLeaseTimes(1))
 	now := time.Unix(1e9, 0)
 	peers := []Peer{
-		{ID: "b", Trying: true, Emptying: true}, {ID: "c"}, {ID: "d", Emptying: true}, {ID: "e", Beats: -1},
+		{ID: "b", Trying: true, Emptying: true},
+		{ID: "c"},
+		{ID: "d", Emptying: true},
+		{ID: "e", Beats: -1},
 		{ID: "f", Dead: true, Emptying: true},
 	}
 	o.read(1, peers, Moment{At: now, Wall: now})

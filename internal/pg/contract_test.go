@@ -130,6 +130,15 @@ func (db contractDB) Relock(id int64, lockedBy string) {
 		set locked_by = nullif($2, ''), locked_at = case when $2 <> '' then now() end where id = $1`, id, lockedBy)
 }
 
+func (db contractDB) RelockQueue(queue, lockedBy string) {
+	dbtest.Run(db.t, db.pool, `update graphile_worker._private_job_queues
+		set locked_by = nullif($2, ''), locked_at = case when $2 <> '' then now() end where queue_name = $1`, queue, lockedBy)
+}
+
+func (db contractDB) LockWorker(workerID string) (unlock func()) {
+	return db.lock("select from graphile_worker.backfill_workers where id = $1 for update", workerID)
+}
+
 func (db contractDB) Change(id int64, attempts int, runAt time.Time) {
 	dbtest.Run(db.t, db.pool, "update graphile_worker._private_jobs set attempts = $2, run_at = $3 where id = $1", id, attempts, runAt)
 }

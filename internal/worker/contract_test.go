@@ -63,6 +63,22 @@ func (db contractDB) Relock(id int64, lockedBy string) {
 	db.update(id, func(job *fakeJob) { job.LockedBy, job.LockedAt = lockedBy, time.Now() })
 }
 
+func (db contractDB) RelockQueue(queue, lockedBy string) {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	db.queues[queue].LockedBy, db.queues[queue].LockedAt = lockedBy, time.Now()
+}
+
+func (db contractDB) LockWorker(workerID string) (unlock func()) {
+	lock := func(is bool) {
+		db.mu.Lock()
+		defer db.mu.Unlock()
+		db.workers[workerID].busy = is
+	}
+	lock(true)
+	return func() { lock(false) }
+}
+
 func (db contractDB) Change(id int64, attempts int, runAt time.Time) {
 	db.update(id, func(job *fakeJob) { job.Attempt, job.RunAt = attempts, runAt })
 }

@@ -73,7 +73,7 @@ func (db *fakeDB) record(job int64, except string) (r conviction.Record) {
 // census counts what a dead worker holds, once; db.mu is held.
 func (db *fakeDB) census(id string) {
 	row := db.workers[id]
-	if row == nil || row.counted {
+	if row == nil || row.counted || row.busy {
 		return
 	}
 	row.counted = true
@@ -88,6 +88,9 @@ func (db *fakeDB) census(id string) {
 // early to; db.mu is held.
 func (db *fakeDB) judge(job *fakeJob, id string, settle time.Duration, rescued *worker.Rescued) bool {
 	row := cmp.Or(db.workers[id], &fakeWorker{})
+	if db.workers[id] != nil && !row.counted {
+		return false
+	}
 	c := db.crash(job.ID, id)
 	if c.token != job.LockedBy {
 		*c = fakeCrash{job: job.ID, worker: id, token: job.LockedBy, began: job.LockedAt}

@@ -25,7 +25,8 @@ type fakeWorker struct {
 	Forbidden []string
 	beatAt    time.Time
 	counted   bool
-	together  int // jobs that it held when it was counted
+	busy      bool // somebody else has the row locked
+	together  int  // jobs that it held when it was counted
 
 	emptyingAt, trialAt time.Time
 	cohort              string

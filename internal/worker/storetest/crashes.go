@@ -372,6 +372,35 @@ var crashCases = map[string]func(*rig){
 			r.t.Errorf("the bad row is %+v", row)
 		}
 	},
+	"a trial leaves a queue that somebody else has": func(r *rig) {
+		suspect, behind := r.add(wire.Job{Queue: "q"}), r.add(wire.Job{Queue: "q"})
+		r.parked(1)
+		found := r.seen()
+		r.RelockQueue("q", "")
+		running := r.other()
+		held := running.only()
+		r.ids("trial", r.tryJobs(found, suspect))
+		if by := r.QueueLock("q"); by != claimOf(held) {
+			r.t.Errorf("the queue is locked by %q", by)
+		}
+		r.kinds("complete", running.complete(held), worker.FateRecorded)
+		r.row(behind, nil)
+		r.ids("trial of a queue that is free", r.other().tryJobs(found, suspect), suspect)
+	},
+	"whose jobs could not be counted is judged later": func(r *rig) {
+		job := r.add(wire.Job{})
+		victim := r.claimed()
+		r.declare(victim)
+		unlock := r.LockWorker(victim.id)
+		if rescued := r.rescue(victim); len(rescued.Jobs)+len(rescued.Settled) > 0 {
+			r.t.Errorf("rescued %+v", rescued)
+		}
+		unlock()
+		if rescued := r.rescue(victim); len(rescued.Jobs) != 1 || len(rescued.Settled) != 1 {
+			r.t.Errorf("then rescued %+v", rescued)
+		}
+		r.row(job, &Row{})
+	},
 	"a trial is bounded by the size of its payloads": func(r *rig) {
 		var jobs []int64
 		for range 3 {

@@ -36,6 +36,10 @@ type Database interface {
 	Delete(id int64)
 	// Relock changes locked_by of a job; "" unlocks it.
 	Relock(id int64, lockedBy string)
+	// RelockQueue changes locked_by of a queue; "" unlocks it.
+	RelockQueue(queue, lockedBy string)
+	// LockWorker locks a worker's row as an open transaction does.
+	LockWorker(workerID string) (unlock func())
 	// Change sets attempts and run_at of a job, whoever has locked it.
 	Change(id int64, attempts int, runAt time.Time)
 	// Supersede enqueues another job with a job's key, as add_job does, and Remove takes the job away

@@ -137,8 +137,8 @@ func (c *Client) adminJobs(ctx context.Context, operation string, problem error,
 // Pass any value of locked_by as the tables show it, of a job (pool-….1.1) or of a queue
 // (pool-….1), or the worker's id ([Health]). For a Node worker pass its whole pool id. The attempts
 // of a Go worker's jobs are refunded, except for jobs that were replaced or removed while they ran,
-// and jobs with one attempt in all: they may have started, and have failed for good. Those of a Node
-// worker's jobs stay charged.
+// and jobs with one attempt in all: they may have started, and have failed for good. Those of a
+// Node worker's jobs stay charged.
 //
 // A suspect (backfill-suspect.…, which waits for a trial because workers died that ran it) is
 // released with all that the same worker has left: they run among other jobs then, and wait again

@@ -37,8 +37,8 @@ type Health struct {
 	Recorded Report
 	// Overlong are the running jobs that take longer than expected, the longest first: their handlers
 	// may hang. Expected is the task's Timeout and 5 seconds, because a handler is to return then. For
-	// a task without one it is 10 times what 99 % of its jobs have taken in this worker, and at least a
-	// minute; until 100 of them have ended, 15 minutes.
+	// a task without one it is 10 times what 99 % of its jobs have taken in this worker, and at least
+	// a minute; until 100 of them have ended, 15 minutes.
 	Overlong []OverlongJob
 	// ClaimFailures counts the claims that have failed since the last one that was answered.
 	ClaimFailures int
@@ -51,8 +51,8 @@ type Health struct {
 	// Turns is when each loop of the worker last turned, which it does at least once a minute.
 	Turns Turns
 	// QuietSince is when anybody was last seen to enqueue or claim a job in this schema, if that is at
-	// least 24 hours ago: perhaps the worker polls a database that was left for another one. Zero: it is
-	// not so long ago.
+	// least 24 hours ago: perhaps the worker polls a database that was left for another one. Zero: it
+	// is not so long ago.
 	QuietSince time.Time
 	// Stuck says which part of the worker has not gone on for 10 minutes, which only a restart can
 	// mend; "": none. The database is never the reason.

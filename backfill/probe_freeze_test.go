@@ -16,8 +16,8 @@ import (
 )
 
 // A server that stands still, for longer than it takes to declare a worker dead, makes no worker
-// ready, and none dead: neither for a platform that asks for its liveness, nor for the others. When it
-// goes on, so do all, and no attempt was charged.
+// ready, and none dead: neither for a platform that asks for its liveness, nor for the others. When
+// it goes on, so do all, and no attempt was charged.
 func TestProbesWhileTheServerStandsStill(t *testing.T) {
 	t.Parallel()
 	const fleet, hurry = 3, 3 // of 30 s

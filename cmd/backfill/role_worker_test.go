@@ -109,8 +109,8 @@ func cannotAdminister(t *testing.T, db *pgtest.Database, role login) {
 	}
 }
 
-// A role that was made before there was the table of crashes cannot work: the worker says at its start
-// what to run, and not at its first heartbeat, when it has claimed jobs.
+// A role that was made before there was the table of crashes cannot work: the worker says at its
+// start what to run, and not at its first heartbeat, when it has claimed jobs.
 func TestWorkerRoleWithoutCrashes(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)

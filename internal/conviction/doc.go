@@ -10,23 +10,24 @@
 // # What is stored
 //
 // A job that is a suspect is a locked job: its locked_by is backfill-suspect.<cohort>.<attempt>[k],
-// its queue's is backfill-suspect.<cohort>. The cohort is the id of the worker that left it, without
-// "pool-": unique, and known to every rescuer. The attempt is what attempts is after the refund, so
-// that R3 tells superseded rows as ever. The table backfill_crashes has the evidence (migration
-// own/0009_crashes.sql), and the rows of workers what each held, and whether it empties or tries.
+// its queue's is backfill-suspect.<cohort>. The cohort is the id of the worker that left it,
+// without "pool-": unique, and known to every rescuer. The attempt is what attempts is after the
+// refund, so that R3 tells superseded rows as ever. The table backfill_crashes has the evidence
+// (migration own/0009_crashes.sql), and the rows of workers what each held, and whether it empties
+// or tries.
 //
 // A record has the rows with an age whose worker has no stopping_at: a worker that was declared
 // dead and writes its notice later takes its evidence back. Rows outlive their tombstones: a worker
-// without a row gave no notice. A cohort is proven if its worker died in a trial without notice, and
-// cleared if another worker died so in a trial of it.
+// without a row gave no notice. A cohort is proven if its worker died in a trial without notice,
+// and cleared if another worker died so in a trial of it.
 //
 // # Races
 //
 // Each statement (query/crashes.sql of package pg) locks rows by id and skips locked ones (R16).
 //
 //   - After the tombstone (R4), nothing is added to what the worker held. The number is noted once,
-//     before the first release. So of two jobs, one of which somebody has locked for the moment, the
-//     later one does not look as if it had been alone.
+//     before the first release. So of two jobs, one of which somebody has locked for the moment,
+//     the later one does not look as if it had been alone.
 //   - A batch of the rescue is one transaction: one that dies takes all of it back. One worker of
 //     the fleet rescues at a time, and the primary key counts a death once.
 //   - The one job that a trial held is judged no sooner than ten seconds after the last heartbeat,

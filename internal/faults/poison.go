@@ -143,8 +143,8 @@ func exhaustMemory() {
 	fmt.Fprintln(os.Stderr, "faults: got", len(all), "GB")
 }
 
-// lastWord is how a process has ended, by what it wrote in its life; if that does not say it, by its
-// exit code.
+// lastWord is how a process has ended, by what it wrote in its life; if that does not say it, by
+// its exit code.
 func (p *process) lastWord(code string, proc int, begun int64) (string, error) {
 	dying := false
 	end, err := readJournal(p.spec.Journal, begun, func(r record) {

@@ -213,8 +213,8 @@ const (
 	drainWithin = 10 * time.Minute
 )
 
-// drain waits until the table has nothing left that a worker could run, or until nothing changes any
-// more.
+// drain waits until the table has nothing left that a worker could run, or until nothing changes
+// any more.
 func (f *fleet) drain(ctx context.Context) error {
 	patience := patience
 	if f.withPoison {

@@ -43,8 +43,8 @@ var ErrJobNotFound = errors.New("there is no such job: it succeeded, or was comp
 
 // Unlock declares a worker dead and releases everything that it has locked. It takes the worker's
 // id, or what locked_by says of one of its jobs or queues. A job with one attempt in all has had it
-// (R9). It leaves out rows that somebody else has locked at this moment, and the queues of such jobs.
-// A worker that is not registered and has locked nothing is ErrNotLocked.
+// (R9). It leaves out rows that somebody else has locked at this moment, and the queues of such
+// jobs. A worker that is not registered and has locked nothing is ErrNotLocked.
 func (a *Admin) Unlock(ctx context.Context, lockedBy string) (jobs, queues int, err error) {
 	defer func() { err = a.settings.explainWork(err) }()
 	if cohort, ok := wire.CohortOf(lockedBy); ok {

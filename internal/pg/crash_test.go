@@ -125,8 +125,8 @@ func supervise(t *testing.T, url string, n int) *crashers {
 }
 
 // A job that kills its worker is found among those that die with it, however it kills, and however
-// long the others take: it ends as failed for good, and all others are done, though they were held at
-// its crashes. The bound on crashes is the model's (package conviction).
+// long the others take: it ends as failed for good, and all others are done, though they were held
+// at its crashes. The bound on crashes is the model's (package conviction).
 func TestPoisonIsConvicted(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {

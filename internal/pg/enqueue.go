@@ -243,8 +243,8 @@ func (a *attempt) next(ctx *enqueue.Context, err error) (conflict, again bool) {
 	}
 }
 
-// freshTries is how many connections that may have been new a call tries. While other calls have the
-// pool make connections too, it cannot be told whose is new.
+// freshTries is how many connections that may have been new a call tries. While other calls have
+// the pool make connections too, it cannot be told whose is new.
 const freshTries = 3
 
 // onAnother reports whether to try another connection after one was read-only: those that the pool

@@ -13,8 +13,8 @@ import (
 	"github.com/backfillhq/go/internal/wire"
 )
 
-// countedPages bounds what [Admin.Count] reads: 64 MiB, as pages usually are. That took 0.9 to 1.6 s
-// on two busy cores, at half a million jobs with small args as at two and a half.
+// countedPages bounds what [Admin.Count] reads: 64 MiB, as pages usually are. That took 0.9 to 1.6
+// s on two busy cores, at half a million jobs with small args as at two and a half.
 const countedPages = 8_192
 
 // TaskCount is how many jobs a task has in each state.

@@ -97,8 +97,8 @@ func (m *leaseMachine) permanentlyFail() {
 	m.model.permanentlyFail(id)
 }
 
-// reschedule changes a job by the contract's reschedule_jobs. To say how often it was tried is to say
-// that it may be tried again, also of one that was superseded.
+// reschedule changes a job by the contract's reschedule_jobs. To say how often it was tried is to
+// say that it may be tried again, also of one that was superseded.
 func (m *leaseMachine) reschedule() {
 	id := m.forOperator()
 	var runAt *time.Time
@@ -118,8 +118,8 @@ func (m *leaseMachine) reschedule() {
 	}
 }
 
-// forceUnlock releases locks by the contract's force_unlock_workers, which takes whole values: that of
-// a job, of a queue, or both.
+// forceUnlock releases locks by the contract's force_unlock_workers, which takes whole values: that
+// of a job, of a queue, or both.
 func (m *leaseMachine) forceUnlock() {
 	var values []string
 	for range 1 + m.below("how many", 2) {

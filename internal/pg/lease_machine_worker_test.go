@@ -12,8 +12,8 @@ import (
 	"github.com/backfillhq/go/internal/worker"
 )
 
-// leaseWorker is a Go worker. It does not know that it was declared dead before a heartbeat tells it,
-// and its handlers may go on after that.
+// leaseWorker is a Go worker. It does not know that it was declared dead before a heartbeat tells
+// it, and its handlers may go on after that.
 type leaseWorker struct {
 	store  *pg.Store
 	id     string
@@ -103,8 +103,8 @@ func (m *leaseMachine) start(leases []*heldLease) {
 	}
 }
 
-// completeSome reports successes, also of leases that were lost or ended long ago: so it is with the
-// other ways to end a lease.
+// completeSome reports successes, also of leases that were lost or ended long ago: so it is with
+// the other ways to end a lease.
 func (m *leaseMachine) completeSome() {
 	w, leases := m.leases(3)
 	m.complete(w, leases)
@@ -159,8 +159,8 @@ func (m *leaseMachine) release(w *leaseWorker, leases []*heldLease, outcome work
 	return m.fates("release", leases, got, err, func(l heldLease) worker.FateKind { return m.model.release(l, outcome) })
 }
 
-// endBusy has a worker end a lease while somebody else holds the row of the job, or of its queue. It
-// does not wait, and has the lease as before (R16).
+// endBusy has a worker end a lease while somebody else holds the row of the job, or of its queue.
+// It does not wait, and has the lease as before (R16).
 func (m *leaseMachine) endBusy() {
 	var held []*heldLease
 	for _, w := range m.workers {
@@ -330,7 +330,8 @@ func (m *leaseMachine) has(w *leaseWorker) []int64 {
 	return m.model.find(func(j *leaseJob) bool { return j.Lock.ofWorker(w.id) })
 }
 
-// leases draws a worker and some of the leases that it believes to have, or of all that it remembers.
+// leases draws a worker and some of the leases that it believes to have, or of all that it
+// remembers.
 func (m *leaseMachine) leases(most int) (w *leaseWorker, leases []*heldLease) {
 	from := (*leaseWorker).believed
 	if m.below("old ones, too", 4) == 0 {

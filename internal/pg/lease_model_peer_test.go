@@ -8,8 +8,8 @@ import (
 	"github.com/backfillhq/go/internal/wire"
 )
 
-// What others do to the tables of the model: applications that enqueue, a Node worker, operators. The
-// contract's functions leave a job that is locked alone for 4 hours, and then treat it as free.
+// What others do to the tables of the model: applications that enqueue, a Node worker, operators.
+// The contract's functions leave a job that is locked alone for 4 hours, and then treat it as free.
 
 // untouchable: the contract's functions for operators pass over the job.
 func (j *leaseJob) untouchable() bool { return j.Lock.By != "" && !j.Lock.Old }
@@ -34,8 +34,8 @@ const (
 	jobKept                  // and the new request is dropped
 )
 
-// add is an enqueue. It returns what becomes of the job that has the key. id is that of the row that
-// the database says it has written.
+// add is an enqueue. It returns what becomes of the job that has the key. id is that of the row
+// that the database says it has written.
 func (m *leaseModel) add(id int64, job leaseJob, mode wire.KeyMode) (old int64, what replaced) {
 	old = m.keyed(job.Key)
 	job.chosen = true
@@ -128,7 +128,8 @@ func (m *leaseModel) sweep() {
 	}
 }
 
-// A Node worker. It has one id for all its locks, and does not ask for them when a job has succeeded.
+// A Node worker. It has one id for all its locks, and does not ask for them when a job has
+// succeeded.
 
 func (m *leaseModel) nodeClaim(id int64, node string) {
 	j := m.jobs[id]

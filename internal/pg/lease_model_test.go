@@ -53,7 +53,8 @@ func newLeaseModel() *leaseModel {
 // available is the contract's is_available: nobody has the job, and it may be tried again.
 func (j *leaseJob) available() bool { return j.Lock.By == "" && j.Attempts < j.MaxAttempts }
 
-// due leaves a minute for the difference of clocks. What the machine puts off is put off by an hour.
+// due leaves a minute for the difference of clocks. What the machine puts off is put off by an
+// hour.
 func (j *leaseJob) due() bool { return j.RunAt.Before(time.Now().Add(time.Minute)) }
 
 // claimable reports whether a claim may take a job now. Of a queue it is the first in line (R14),
@@ -176,7 +177,8 @@ func (m *leaseModel) freeQueue(queue, by string) {
 	}
 }
 
-// refund gives back the attempt of a lease, unless somebody has changed the attempts meanwhile (R3).
+// refund gives back the attempt of a lease, unless somebody has changed the attempts meanwhile
+// (R3).
 func (j *leaseJob) refund(l wire.Lease) {
 	if j.Attempts == l.Attempt() {
 		j.Attempts = max(0, j.Attempts-1)

@@ -12,8 +12,8 @@ import (
 // witnessRuns is how many runs there are to find a witness in. The most that it has taken is 50.
 const witnessRuns = 1000
 
-// leaseWitness is the protocol without one of its rules: old is replaced by fresh in statements of the
-// product. The machine must find out.
+// leaseWitness is the protocol without one of its rules: old is replaced by fresh in statements of
+// the product. The machine must find out.
 type leaseWitness struct {
 	statements []string
 	old, fresh string
@@ -48,7 +48,8 @@ var leaseWitnesses = map[string]leaseWitness{
 	"the worker and the attempts stand for the token": {
 		statements: []string{query.CompleteJobs}, old: ownToken, fresh: sameOwner + " and " + attempt,
 	},
-	// A worker is refused whose job was superseded or removed meanwhile: its attempts were changed (R1).
+	// A worker is refused whose job was superseded or removed meanwhile: its attempts were changed
+	// (R1).
 	"changed attempts end a lease": {
 		statements: []string{query.CompleteJobs}, old: ownToken, fresh: ownToken + " and " + attempt,
 	},
@@ -58,8 +59,8 @@ var leaseWitnesses = map[string]leaseWitness{
 		favour: []string{"give back", "claim", "complete"},
 	},
 
-	// Attempts are refunded whatever a peer has done: what it failed for good, removed or superseded is
-	// tried again (R3).
+	// Attempts are refunded whatever a peer has done: what it failed for good, removed or superseded
+	// is tried again (R3).
 	"a rescue refunds changed attempts": {
 		statements: []string{query.ReleaseHeld}, old: unlessChanged, fresh: always,
 		favour: []string{"permanently_fail_jobs", "die", "rescue"},

@@ -32,9 +32,9 @@ func (s *Store) Rescue(ctx context.Context, request worker.RescueRequest) (rescu
 	return rescued, nil
 }
 
-// rescueJobs ends the leases that can be had. It returns the workers of those that are left: because
-// somebody else has their rows locked, because it is too early to judge them, or because the server
-// refuses the change of a row for what it holds; that error is the second result.
+// rescueJobs ends the leases that can be had. It returns the workers of those that are left:
+// because somebody else has their rows locked, because it is too early to judge them, or because
+// the server refuses the change of a row for what it holds; that error is the second result.
 func (s *Store) rescueJobs(
 	ctx context.Context, request worker.RescueRequest, rescued *worker.Rescued,
 ) (holders []string, refused, err error) {

@@ -28,8 +28,8 @@ type ruling struct {
 	held query.HeldJobsRow
 }
 
-// judge decides about jobs and does it. It reports what it has done, and returns the ids of the jobs
-// with which it is done: the others are somebody else's for the moment, or too early to judge.
+// judge decides about jobs and does it. It reports what it has done, and returns the ids of the
+// jobs with which it is done: the others are somebody else's for the moment, or too early to judge.
 func (s *Store) judge(
 	ctx context.Context, db query.DBTX, request worker.RescueRequest, jobs []int64,
 ) (rescued worker.Rescued, done []int64, err error) {

@@ -94,8 +94,8 @@ func TestStartAmongThousandsOfDead(t *testing.T) {
 	}
 }
 
-// What a worker that was declared dead has taken back stays taken back when its row is deleted, a day
-// later: of a worker without a row, it would be evidence.
+// What a worker that was declared dead has taken back stays taken back when its row is deleted, a
+// day later: of a worker without a row, it would be evidence.
 func TestEvidenceThatWasTakenBackStaysSo(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)

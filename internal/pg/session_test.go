@@ -395,8 +395,8 @@ level=WARN server_ahead_by=10m0s
 	}
 }
 
-// The server's time is the one that was measured best, and goes on with Go's clock. What no error of
-// measurement explains counts at once: the server's clock was set, or this machine has slept.
+// The server's time is the one that was measured best, and goes on with Go's clock. What no error
+// of measurement explains counts at once: the server's clock was set, or this machine has slept.
 func TestClockShowsTheServersTime(t *testing.T) {
 	t.Parallel()
 	clock := pg.NewClock(nil)

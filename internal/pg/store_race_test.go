@@ -346,7 +346,8 @@ func TestKeyedJobKeepsItsQueue(t *testing.T) {
 	}
 }
 
-// UnlockWorker frees the suspects that a worker has left, and no others: by a job's lock or a queue's.
+// UnlockWorker frees the suspects that a worker has left, and no others: by a job's lock or a
+// queue's.
 func TestUnlockSuspects(t *testing.T) {
 	t.Parallel()
 	const cohort, another = "backfill-suspect.0123456789abcdef01", "backfill-suspect.0123456789abcdef02"

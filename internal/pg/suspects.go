@@ -60,7 +60,8 @@ func (s *Store) Suspects(ctx context.Context, forbidden []string) (found worker.
 }
 
 // inHalves makes a statement about rows. If the server refuses it for what a row holds, it is made
-// again for either half, so that this row keeps no other from it. The error is that of the first row.
+// again for either half, so that this row keeps no other from it. The error is that of the first
+// row.
 func inHalves[T any](rows []T, statement func([]T) error) error {
 	if len(rows) == 0 {
 		return nil
@@ -145,8 +146,8 @@ func (s *Store) Park(ctx context.Context, leases []wire.Lease) ([]worker.Fate, e
 	return s.settle(ctx, leases, fates)
 }
 
-// parkTried makes suspects of what a worker holds for a trial whose answer was lost, apart from what
-// it knows of.
+// parkTried makes suspects of what a worker holds for a trial whose answer was lost, apart from
+// what it knows of.
 func (s *Store) parkTried(ctx context.Context, workerID string, held []string) error {
 	tried, err := s.queries.TriedJobs(ctx, query.TriedJobsParams{WorkerID: workerID, Held: held})
 	if err != nil || len(tried) == 0 {

@@ -31,8 +31,8 @@ type Beaten struct {
 	Alive   bool // false: the worker's row is gone or marked dead
 	Locked  bool // the row says that the session lock was taken; after an error: it may say so
 	Session int  // changes with each new session
-	// Server changes when the server restarts, or another one takes its place, whatever a pooler makes of
-	// that; 0: not known.
+	// Server changes when the server restarts, or another one takes its place, whatever a pooler makes
+	// of that; 0: not known.
 	Server  int64
 	Crashes bool // something is known of crashes: there may be suspects
 	Peers   []Peer

@@ -182,8 +182,8 @@ func TestFleetThatIsHeldUpGoesOn(t *testing.T) {
 }
 
 // The server stands still for 5 minutes. No loop of any worker stands still for that, which is what
-// liveness asks; each knows that it takes no jobs, which is what readiness asks. Afterwards all go on
-// under their ids, with what they had: no attempt was charged (X26).
+// liveness asks; each knows that it takes no jobs, which is what readiness asks. Afterwards all go
+// on under their ids, with what they had: no attempt was charged (X26).
 func TestFleetWithoutAServerLives(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

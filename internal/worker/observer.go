@@ -129,8 +129,8 @@ func (o *observer) missing(ids []string) {
 
 // judge is the one place where a worker is judged. unlocked says that its session lock was seen to
 // be free: that proves nothing alone, because all locks are free after a restart of the server.
-// Time counts up to the last look and no further: what came after it, nobody has seen. It is that of
-// Go's clock: of the others' silence, what this machine has slept through does not count.
+// Time counts up to the last look and no further: what came after it, nobody has seen. It is that
+// of Go's clock: of the others' silence, what this machine has slept through does not count.
 func (o *observer) judge(s *sighting, unlocked bool) Verdict {
 	quiet := time.Duration(0)
 	if !s.since.IsZero() {

@@ -37,8 +37,9 @@ type Store interface {
 	// leaves alone. Attempts are refunded as in Release (R3), run_at stays, and with it the place.
 	// Package conviction judges each job by the crashes that it was held at: it is released, or stays
 	// locked as a suspect with its queue, or is exhausted, with the verdict in front of its last error
-	// (R9, R30). One worker of the fleet does it at a time: for the others nothing is settled. It never
-	// waits for a row lock, and may be interrupted anywhere. After an error, what it returns was done.
+	// (R9, R30). One worker of the fleet does it at a time: for the others nothing is settled. It
+	// never waits for a row lock, and may be interrupted anywhere. After an error, what it returns was
+	// done.
 	Rescue(ctx context.Context, request RescueRequest) (Rescued, error)
 
 	// Suspects returns the suspects that this worker may try: it serves their tasks, which are not
@@ -63,17 +64,17 @@ type Store interface {
 	// After an error they may be locked all the same: see Reclaim.
 	Claim(ctx context.Context, request ClaimRequest) (Claimed, error)
 	// Reclaim releases what is locked under the worker's id and is not among held: jobs of claims
-	// whose answer was lost (R6). Attempts are refunded as in Release. Those of a trial become suspects
-	// again.
+	// whose answer was lost (R6). Attempts are refunded as in Release. Those of a trial become
+	// suspects again.
 	Reclaim(ctx context.Context, workerID string, held []wire.Lease) (Reclaimed, error)
 
 	// Complete deletes jobs that succeeded. Fail records those that failed or are exhausted. Release
 	// gives back those that were returned, whose run_at and with it their place stays, or snoozed,
-	// with the attempt refunded. Park makes suspects of jobs of a trial, with their queues, and refunds
-	// the attempt. All four act only on leases that are still held, free the queue of
-	// each job, and never wait for a row lock (R1, R16). The fates that they return are parallel to
-	// the leases. A wire.RejectedError says that the server refused what an outcome holds, and
-	// that nothing was recorded; after another error anything may have been.
+	// with the attempt refunded. Park makes suspects of jobs of a trial, with their queues, and
+	// refunds the attempt. All four act only on leases that are still held, free the queue of each
+	// job, and never wait for a row lock (R1, R16). The fates that they return are parallel to the
+	// leases. A wire.RejectedError says that the server refused what an outcome holds, and that
+	// nothing was recorded; after another error anything may have been.
 	Complete(ctx context.Context, leases []wire.Lease) ([]Fate, error)
 	Fail(ctx context.Context, failed []Ended) ([]Fate, error)
 	Release(ctx context.Context, released []Ended) ([]Fate, error)
@@ -89,8 +90,8 @@ type Store interface {
 	// nothing is done, except that a worker that is starting sweeps the first 10,000 jobs and queues
 	// all the same.
 	Sweep(ctx context.Context, workerID string, starting bool) (Swept, error)
-	// Survey looks at which tasks wait that this worker does not serve, and whether anybody enqueues or
-	// claims, for the log.
+	// Survey looks at which tasks wait that this worker does not serve, and whether anybody enqueues
+	// or claims, for the log.
 	Survey(ctx context.Context) (Surveyed, error)
 
 	// Listen connects, calls ready, and then on for each notification, until ctx ends or the
@@ -118,8 +119,8 @@ type Sessions struct {
 	// heartbeats hold no lock there, and tell nothing of the locks of others.
 	Pooled  bool
 	Listens bool // there is a way to listen
-	// Full is since when all connections are in use and none has come back; zero: not so. Statements end
-	// sooner, whatever the database does.
+	// Full is since when all connections are in use and none has come back; zero: not so. Statements
+	// end sooner, whatever the database does.
 	Full time.Time
 
 	// Where they lead: a host and a port, or several where they choose one, a database, and a schema.
@@ -246,8 +247,8 @@ type Swept struct {
 type Surveyed struct {
 	Unserved []UnservedTask
 	// Changes counts the changes of jobs, whoever makes them: while it stays the same, nobody has
-	// enqueued or claimed any. It is some seconds late, and before PostgreSQL 15 until the session that
-	// made a change goes on. Less than 0: nobody counts.
+	// enqueued or claimed any. It is some seconds late, and before PostgreSQL 15 until the session
+	// that made a change goes on. Less than 0: nobody counts.
 	Changes int64
 }
 

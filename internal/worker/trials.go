@@ -118,8 +118,8 @@ func (c *core) turn(now time.Time) conviction.Step {
 	return situation.Next()
 }
 
-// prepare has the step of a turn follow: the worker claims nothing, or jobs of quick tasks alone, or
-// it claims again. What has not started is given back when it stops claiming.
+// prepare has the step of a turn follow: the worker claims nothing, or jobs of quick tasks alone,
+// or it claims again. What has not started is given back when it stops claiming.
 func (c *core) prepare(step conviction.Step, now time.Time) (do actions) {
 	t := &c.trials
 	stops := step == conviction.Wait || step == conviction.ClaimQuick || step == conviction.Try
@@ -242,8 +242,8 @@ func (c *core) trialEnds() time.Time {
 // scaled returns what a time of ours stands for where tests have us hurry.
 func (c *core) scaled(d time.Duration) time.Duration { return d * time.Duration(c.hurry) }
 
-// acquitted takes that the trial has ended, and the database knows it. What still runs of it goes on
-// as any job does.
+// acquitted takes that the trial has ended, and the database knows it. What still runs of it goes
+// on as any job does.
 func (c *core) acquitted(t *trial, now time.Time) actions {
 	if c.trials.trial != t {
 		return actions{}

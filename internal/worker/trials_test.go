@@ -266,8 +266,8 @@ func TestWorkerEmptiesItself(t *testing.T) {
 	})
 }
 
-// What is on trial when its worker stops, or may no longer be the worker's, waits for another trial.
-// None of it is evidence.
+// What is on trial when its worker stops, or may no longer be the worker's, waits for another
+// trial. None of it is evidence.
 func TestTrialIsGivenBack(t *testing.T) {
 	t.Parallel()
 	for name, end := range map[string]func(*rig){
@@ -353,7 +353,8 @@ func TestTrialWhoseAnswerIsLost(t *testing.T) {
 	}
 }
 
-// A job that was given back before its trial was over has not survived it: what is known of it stays.
+// A job that was given back before its trial was over has not survived it: what is known of it
+// stays.
 func TestTrialThatIsCutShortAcquitsNobody(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -379,8 +380,8 @@ func TestTrialThatIsCutShortAcquitsNobody(t *testing.T) {
 	})
 }
 
-// A worker that was declared dead in a trial, and learns it when the trial is over, acquits nobody and
-// does not say so.
+// A worker that was declared dead in a trial, and learns it when the trial is over, acquits nobody
+// and does not say so.
 func TestDeadWorkerAcquitsNobody(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

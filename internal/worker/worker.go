@@ -42,8 +42,8 @@ var (
 // ErrCrashed is why a job has failed for good whose worker died while it had the only attempt.
 var ErrCrashed = errors.New("crashed: the worker died while it had the job's only attempt")
 
-// ErrInterrupted is why a job has failed for good whose worker stopped, or lost the database, during
-// the only attempt.
+// ErrInterrupted is why a job has failed for good whose worker stopped, or lost the database,
+// during the only attempt.
 var ErrInterrupted = errors.New("interrupted: the worker stopped, or lost the database, while the only attempt ran")
 
 // ErrConvicted is why a job has failed for good that kills workers.
@@ -76,8 +76,8 @@ type Config struct {
 	Hurry int
 	// Clock is what the crontab goes by: the database's. nil: that of this process.
 	Clock Clock
-	// Moment reads the clocks that heartbeats, the fence and the observation of others go by. nil: those
-	// of this machine.
+	// Moment reads the clocks that heartbeats, the fence and the observation of others go by. nil:
+	// those of this machine.
 	Moment func() Moment
 
 	// Execute runs one job and writes how it ended to outcome, also when the handler ends its
@@ -89,7 +89,8 @@ type Config struct {
 	// Nudge notifies every worker of the database, soon and without waiting, that this many jobs
 	// became claimable.
 	Nudge func(jobs int)
-	// Explain adds to an error of the database what to do about it, for the log. nil: nothing is added.
+	// Explain adds to an error of the database what to do about it, for the log. nil: nothing is
+	// added.
 	Explain func(error) error
 	// Observe is called for every event, from many goroutines. It must return quickly.
 	Observe func(Event)

@@ -579,7 +579,8 @@ func (r *rig) crash(other *rig) worker.Rescued {
 	return r.rescue(other)
 }
 
-// disturbed has a job's worker die three times on a trial, and the third time another one beside it.
+// disturbed has a job's worker die three times on a trial, and the third time another one beside
+// it.
 func (r *rig) disturbed(late bool) {
 	r.t.Helper()
 	poison := r.add(wire.Job{})

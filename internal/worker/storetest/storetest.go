@@ -89,7 +89,7 @@ func Run(t *testing.T, open func(*testing.T) Database, in func(*testing.T, func(
 var cases = map[string]func(*rig){}
 
 func init() { //nolint:gochecknoinits // the cases refer to the rig that the table is declared for
-	for _, group := range []map[string]func(*rig){claimCases, endCases, lostCases, sweepCases, registerCases, rescueCases, crashCases} {
+	for _, group := range []map[string]func(*rig){claimCases, endCases, lostCases, sweepCases, registerCases, rescueCases, crashCases, trialCases} {
 		maps.Copy(cases, group)
 	}
 }

@@ -14,6 +14,8 @@ import (
 // rescueBatch is how many jobs one statement releases.
 const rescueBatch = 1000
 
+var errRescued = errors.New("another worker does it")
+
 // Rescue implements worker.Store.
 func (s *Store) Rescue(ctx context.Context, request worker.RescueRequest) (rescued worker.Rescued, err error) {
 	holders, refused, err := s.rescueJobs(ctx, request, &rescued)
@@ -46,23 +48,15 @@ func (s *Store) rescueJobs(
 	for i, row := range found {
 		owners[row.ID], jobs[i] = row.WorkerID, row.ID
 	}
-	// try ends leases, in halves if the server refuses a row, so that it keeps no other locked.
-	var try func(jobs []int64) error
-	try = func(jobs []int64) error {
+	judge := func(jobs []int64) error {
 		var done []int64
 		var part worker.Rescued
 		err := s.rescuing(ctx, func(ctx context.Context, db query.DBTX) (err error) {
 			part, done, err = s.judge(ctx, db, request, jobs)
 			return err
 		})
-		switch half := len(jobs) / 2; {
-		case refusesRow(err) && half == 0:
-			refused = cmp.Or(refused, fmt.Errorf("job %d: %w", jobs[0], err))
-			return nil
-		case refusesRow(err):
-			return cmp.Or(try(jobs[:half]), try(jobs[half:]))
-		case err != nil:
-			return err
+		if err != nil {
+			return fmt.Errorf("job %d and %d later ones: %w", jobs[0], len(jobs)-1, err)
 		}
 		for _, id := range done {
 			delete(owners, id)
@@ -71,9 +65,11 @@ func (s *Store) rescueJobs(
 		return nil
 	}
 	for batch := range slices.Chunk(jobs, rescueBatch) {
-		if err := try(batch); err != nil {
+		err := inHalves(batch, judge)
+		if err != nil && !refusesRow(err) {
 			return nil, refused, err
 		}
+		refused = cmp.Or(refused, err)
 	}
 	for _, owner := range owners {
 		holders = append(holders, owner)

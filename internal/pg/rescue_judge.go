@@ -2,7 +2,6 @@ package pg
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -122,55 +121,73 @@ func (j *judgment) with(which func(ruling) bool) (ids []int64) {
 	return ids
 }
 
-func (j *judgment) verdict(v conviction.Verdict) []int64 {
-	return j.with(func(r ruling) bool { return r.Verdict == v })
+// carryOut does what was decided. done are the jobs whose rows have changed.
+func (j *judgment) carryOut(ctx context.Context) (rescued worker.Rescued, done []int64, err error) {
+	released, err := j.run(conviction.Release, func(ids []int64) ([]int64, error) { return j.queries.ReleaseHeld(ctx, ids) })
+	if err != nil {
+		return rescued, nil, err
+	}
+	parked, err := j.run(conviction.Park, func(ids []int64) ([]int64, error) { return parkJobs(ctx, j.queries, ids, j.tokens(ids)) })
+	if err != nil {
+		return rescued, nil, err
+	}
+	dropped, err := j.run(conviction.Drop, func(ids []int64) (dropped []int64, err error) {
+		dropped, rescued.Queues, err = dropJobs(ctx, j.queries, ids, j.tokens(ids))
+		return dropped, err
+	})
+	if err != nil {
+		return rescued, nil, err
+	}
+	rescued.Jobs, rescued.Parked = j.jobs(released), j.jobs(parked)
+	done = slices.Concat(released, parked, dropped)
+	for _, end := range []struct {
+		verdict conviction.Verdict
+		cause   error
+	}{
+		{conviction.Crash, worker.ErrCrashed}, {conviction.Interrupt, worker.ErrInterrupted}, {conviction.Convict, worker.ErrConvicted},
+	} {
+		dead, err := j.run(end.verdict, func(ids []int64) ([]int64, error) {
+			return j.queries.ExhaustHeld(ctx, query.ExhaustHeldParams{
+				Jobs: ids, Verdicts: slices.Repeat([]string{end.cause.Error()}, len(ids)),
+			})
+		})
+		if err != nil {
+			return rescued, nil, err
+		}
+		for _, job := range j.jobs(dead) {
+			rescued.Dead = append(rescued.Dead, worker.DeadJob{Job: job, Err: end.cause})
+		}
+		done = append(done, dead...)
+		if end.verdict == conviction.Convict {
+			if rescued.Paused, err = j.convicted(ctx, dead); err != nil {
+				return rescued, nil, err
+			}
+		}
+	}
+	return rescued, done, nil
 }
 
-// carryOut does what was decided.
-func (j *judgment) carryOut(ctx context.Context) (rescued worker.Rescued, done []int64, err error) {
-	run := func(ids []int64, statement func(ids []int64) ([]int64, error), report func(job *wire.Job)) {
-		if err != nil || len(ids) == 0 {
-			return
-		}
-		var changed []int64
-		if changed, err = statement(ids); err != nil {
-			return
-		}
-		slices.Sort(changed)
-		for _, id := range changed {
-			report(j.rulings[id].job())
-		}
-		done = append(done, changed...)
+// run makes a statement about the jobs with a verdict, and returns which of them it has changed.
+func (j *judgment) run(v conviction.Verdict, statement func(ids []int64) ([]int64, error)) (changed []int64, err error) {
+	ids := j.with(func(r ruling) bool { return r.Verdict == v })
+	if len(ids) == 0 {
+		return nil, nil
 	}
-	run(j.verdict(conviction.Release), func(ids []int64) ([]int64, error) {
-		return j.queries.ReleaseHeld(ctx, ids)
-	}, func(job *wire.Job) { rescued.Jobs = append(rescued.Jobs, job) })
-	run(j.verdict(conviction.Park), func(ids []int64) ([]int64, error) {
-		return parkJobs(ctx, j.queries, ids, j.tokens(ids))
-	}, func(job *wire.Job) { rescued.Parked = append(rescued.Parked, job) })
-	run(j.verdict(conviction.Drop), func(ids []int64) ([]int64, error) {
-		dropped, queues, err := dropJobs(ctx, j.queries, ids, j.tokens(ids))
-		rescued.Queues += queues
-		return dropped, err
-	}, func(*wire.Job) {})
-	for verdict, cause := range map[conviction.Verdict]error{
-		conviction.Crash: worker.ErrCrashed, conviction.Interrupt: worker.ErrInterrupted, conviction.Convict: worker.ErrConvicted,
-	} {
-		run(j.verdict(verdict), func(ids []int64) ([]int64, error) {
-			return j.queries.ExhaustHeld(ctx, query.ExhaustHeldParams{
-				Jobs: ids, Verdicts: slices.Repeat([]string{cause.Error()}, len(ids)),
-			})
-		}, func(job *wire.Job) { rescued.Dead = append(rescued.Dead, worker.DeadJob{Job: job, Err: cause}) })
+	changed, err = statement(ids)
+	slices.Sort(changed)
+	return changed, err
+}
+
+// jobs returns jobs as their dead workers had them.
+func (j *judgment) jobs(ids []int64) (jobs []*wire.Job) {
+	for _, id := range ids {
+		jobs = append(jobs, j.rulings[id].job())
 	}
-	if err == nil {
-		rescued.Paused, err = j.convicted(ctx)
-	}
-	return rescued, done, err
+	return jobs
 }
 
 // convicted forgets what was known of convicted jobs, and pauses tasks of which too many were.
-func (j *judgment) convicted(ctx context.Context) (paused []string, err error) {
-	ids := j.verdict(conviction.Convict)
+func (j *judgment) convicted(ctx context.Context, ids []int64) (paused []string, err error) {
 	if len(ids) == 0 {
 		return nil, nil
 	}
@@ -246,5 +263,3 @@ func dropJobs(ctx context.Context, queries *query.Queries, ids []int64, tokens [
 }
 
 func timestamp(t time.Time) pgtype.Timestamptz { return pgtype.Timestamptz{Time: t, Valid: true} }
-
-var errRescued = errors.New("another worker does it")

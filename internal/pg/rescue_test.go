@@ -154,3 +154,41 @@ func TestTrialDoesNotWaitForLocks(t *testing.T) {
 		t.Errorf("tried %+v, %v", claimed, err)
 	}
 }
+
+// A conviction counts for an hour, in which three of a task pause it, whatever has become of the job.
+func TestConvictionsAreForgottenAfterAnHour(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	dbtest.Run(t, r.pool, `insert into graphile_worker.backfill_crashes (job_id, worker_id, token, began, judged_at, convicted)
+		select n, 'pool-0', '', now() - interval '3 hours', now() - n * interval '50 minutes', 'a' from generate_series(1, 2) as n`)
+	swept, err := r.store.Sweep(t.Context(), r.id, false)
+	if err != nil || !swept.Done {
+		t.Fatalf("swept %+v, %v", swept, err)
+	}
+	if left := dbtest.Get[int64](t, r.pool, "select coalesce(sum(job_id), 0)::bigint from graphile_worker.backfill_crashes"); left != 1 {
+		t.Errorf("left are convictions of jobs that add up to %d, want the one of 50 minutes ago", left)
+	}
+}
+
+// A job whose row a trigger keeps as it is was not convicted: what is known of it stays, and the next
+// rescue convicts it.
+func TestConvictionThatATriggerKeepsOff(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.add("'a'")
+	job := r.claimOne()
+	dbtest.Run(t, r.pool, `insert into graphile_worker.backfill_crashes (job_id, worker_id, token, began, tried, judged_at, age, alone)
+		select $1, case when n < 3 then 'pool-' || n else $2 end, $3, now(), n = 3, case when n < 3 then now() end,
+		       case when n < 3 then interval '1 second' end, n < 3 from generate_series(1, 3) as n`, job.ID, r.id, job.Token)
+	dbtest.Run(t, r.pool, "update graphile_worker.backfill_workers set dead_at = now() where id = $1", r.id)
+	dbtest.Run(t, r.pool, `create function keep() returns trigger language plpgsql as $$ begin return null; end $$;
+		create trigger keep before update on graphile_worker._private_jobs for each row execute function keep()`)
+	if rescued, err := r.store.Rescue(t.Context(), worker.RescueRequest{IDs: []string{r.id}}); err != nil || len(rescued.Dead)+len(rescued.Settled) > 0 {
+		t.Errorf("rescued %+v, %v", rescued, err)
+	}
+	dbtest.Run(t, r.pool, "drop function keep cascade")
+	rescued, err := r.store.Rescue(t.Context(), worker.RescueRequest{IDs: []string{r.id}})
+	if err != nil || len(rescued.Dead) != 1 || rescued.Dead[0].Err != worker.ErrConvicted || len(rescued.Settled) != 1 { //nolint:errorlint // it is that one
+		t.Errorf("then rescued %+v, %v", rescued, err)
+	}
+}

@@ -62,6 +62,8 @@ func (db *fakeDB) sweep(workerID string, all bool) worker.Swept {
 			owner = *lockedBy
 		}
 		switch {
+		case !stale && strings.HasPrefix(owner, suspectPrefix): // nobody has it
+			return false, nil
 		case owner == "" || stale && busy || !stale && owner == workerID:
 			return false, nil
 		case stale:
@@ -88,9 +90,33 @@ func (db *fakeDB) sweep(workerID string, all bool) worker.Swept {
 			of.Queues++
 		}
 	}
+	if all {
+		db.sweepCrashes()
+	}
 	for _, of := range held {
 		swept.Locks = append(swept.Locks, *of)
 	}
 	slices.SortFunc(swept.Locks, func(a, b worker.HeldLocks) int { return cmp.Compare(b.Oldest, a.Oldest) })
 	return swept
+}
+
+// sweepCrashes forgets crashes that nobody asks for any more, and frees the queues of suspects that
+// are gone; db.mu is held.
+func (db *fakeDB) sweepCrashes() {
+	db.crashes = slices.DeleteFunc(db.crashes, func(c *fakeCrash) bool {
+		job := db.jobs[c.job]
+		switch {
+		case c.judged.IsZero():
+			return (job == nil || job.LockedBy != c.token) && time.Since(c.began) > time.Minute
+		case c.verdict != "":
+			return time.Since(c.judged) > time.Hour
+		default:
+			return job == nil || job.LockedBy == "" && job.Attempt >= job.MaxAttempts
+		}
+	})
+	for name, queue := range db.queues {
+		if strings.HasPrefix(queue.LockedBy, suspectPrefix) && !db.heldBy(name, queue.LockedBy) {
+			queue.LockedBy = ""
+		}
+	}
 }

@@ -643,18 +643,18 @@ func (q *Queries) Suspects(ctx context.Context, arg SuspectsParams) ([]SuspectsR
 
 const SweepCrashes = `-- name: SweepCrashes :execrows
 with old as materialized (
-  select c.job_id, c.worker_id from graphile_worker.backfill_crashes as c
-   where case when c.judged_at is null
-              then not exists (select from graphile_worker._private_jobs as j where j.id = c.job_id and j.locked_by = c.token)
-              else (c.convicted = '' or c.judged_at < now() - interval '1 hour')
-                   and not exists (select from graphile_worker._private_jobs as j where j.id = c.job_id) end
-   order by c.job_id, c.worker_id limit 10000 for update skip locked
+  select c.job_id, c.worker_id
+    from graphile_worker.backfill_crashes as c left join graphile_worker._private_jobs as j on j.id = c.job_id
+   where case when c.judged_at is null then j.locked_by is distinct from c.token and c.began < now() - interval '1 minute'
+              when c.convicted <> '' then c.judged_at < now() - interval '1 hour'
+              else j.id is null or j.locked_by is null and j.attempts >= j.max_attempts end
+   order by c.job_id, c.worker_id limit 10000 for update of c skip locked
 )
 delete from graphile_worker.backfill_crashes as c using old where c.job_id = old.job_id and c.worker_id = old.worker_id
 `
 
-// What nobody needs to know any more: of jobs that are gone, and of leases that have ended well.
-// Convictions count for an hour.
+// What nobody needs to know any more: of jobs that are gone or have failed for good, and of leases that
+// have ended well. Convictions count for an hour.
 func (q *Queries) SweepCrashes(ctx context.Context) (int64, error) {
 	result, err := q.db.Exec(ctx, SweepCrashes)
 	if err != nil {

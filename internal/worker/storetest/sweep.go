@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"strings"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -44,6 +45,48 @@ var sweepCases = map[string]func(*rig){
 		r.row(young, &Row{Attempts: 1, LockedBy: jobs[1].Token})
 		r.free("q")
 		r.kinds("complete", r.complete(jobs[0]), worker.FateLost)
+	},
+	"a sweep forgets crashes of jobs that will not run again, and of nobody else": func(r *rig) {
+		done, failed, waits := r.add(wire.Job{}), r.add(wire.Job{}), r.add(wire.Job{})
+		victim := r.other()
+		victim.claim(3)
+		r.crash(victim)
+		for _, job := range r.claim(3) {
+			switch job.ID {
+			case done:
+				r.complete(job)
+			case failed:
+				r.fail(worker.Outcome{Kind: worker.OutcomeExhausted, Text: "no"}, job)
+			case waits:
+				r.release(worker.Outcome{Kind: worker.OutcomeReturned}, job)
+			}
+		}
+		r.sweep()
+		r.Change(failed, 0, time.Now().Add(-time.Minute)) // somebody sends it back
+		victim = r.other()
+		victim.claim(2)
+		r.crash(victim)
+		r.suspects(waits)
+		r.Delete(waits)
+		r.complete(r.claim(1)...)
+		r.sweep()
+		if answer := r.beat(worker.Beat{}); answer.Crashes {
+			r.t.Error("a heartbeat tells of crashes although no job is left")
+		}
+	},
+	"a sweep frees the queue of a suspect that is gone, and no other": func(r *rig) {
+		gone, stays := r.add(wire.Job{Queue: "q"}), r.add(wire.Job{Queue: "p"})
+		behind := r.add(wire.Job{Queue: "q"})
+		r.parked(2)
+		r.Delete(gone)
+		if swept := r.sweep(); len(swept.Locks) > 0 {
+			r.t.Errorf("a sweep tells of the locks of suspects: %+v", swept.Locks)
+		}
+		r.ids("claimed", r.claim(2), behind)
+		r.suspects(stays)
+		if by := r.QueueLock("p"); !strings.HasPrefix(r.lockOf(stays), by+".") {
+			r.t.Errorf("the queue of a suspect is locked by %q", by)
+		}
 	},
 	"a job that is swept goes to the end of the line, or stays behind it": func(r *rig) {
 		first := r.add(wire.Job{RunAt: time.Now().Add(-time.Hour)})

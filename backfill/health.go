@@ -19,8 +19,8 @@ type Health struct {
 	Running    int    // running handlers
 	Buffered   int    // claimed jobs that have not started
 	Unrecorded int    // claimed jobs without a recorded outcome: Running, Buffered and ended
-	// Emptying says that the worker claims only short jobs until it holds none: then it runs suspects,
-	// and nothing else. See the page on production, "A job that kills its worker".
+	// Emptying says that the worker claims only short jobs, until it holds none and can run suspects, or
+	// runs some, and claims nothing. See docs/production.md, "A job that kills its worker".
 	Emptying  bool
 	Suspects  int  // that it runs
 	Listening bool // notifications arrive; false: jobs are found by polling only

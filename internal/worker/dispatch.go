@@ -140,12 +140,6 @@ func (w *Worker) claimFailed(next step, err error, timedOut bool) {
 	signal(w.prove)
 }
 
-// wasRefused reports whether the server has refused a statement, so that it has changed nothing.
-func wasRefused(err error) bool {
-	_, refused := errors.AsType[*wire.RejectedError](err)
-	return refused
-}
-
 // look releases what is locked under one of our ids and is not in memory (R6).
 func (w *Worker) look(ctx context.Context, about *doubt, held []wire.Lease) {
 	statements, cancel := context.WithTimeout(ctx, lookTimeout)

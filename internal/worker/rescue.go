@@ -107,14 +107,14 @@ func (w *Worker) report(rescued Rescued) {
 	}
 	for _, task := range rescued.Paused {
 		w.config.Logger.LogAttrs(context.Background(), slog.LevelError,
-			"task is paused: three of its jobs have crashed their workers within an hour; mend it, and call Resume", slog.String("task", task))
+			"task is paused: three of its jobs have crashed their workers within an hour; fix the task, and call Resume", slog.String("task", task))
 		w.observe(Event{Kind: EventPaused, Task: task})
 	}
 	for _, job := range rescued.Parked {
 		w.observe(Event{Kind: EventSuspected, Job: job})
 	}
 	if len(rescued.Parked) > 0 {
-		w.config.Logger.LogAttrs(context.Background(), slog.LevelWarn, "jobs of a dead worker were held at an earlier crash, too: they wait for a trial",
+		w.config.Logger.LogAttrs(context.Background(), slog.LevelWarn, "jobs of a dead worker were also held at an earlier crash: they wait for a trial",
 			slog.Int("jobs", len(rescued.Parked)), slog.String("suspects", trouble.Names(jobNames(rescued.Parked))))
 	}
 	if len(rescued.Jobs)+rescued.Queues == 0 {

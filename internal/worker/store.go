@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/backfillhq/go/internal/wire"
@@ -284,3 +285,15 @@ const (
 	NotifyMigrate                             // a migration with breaking changes was installed
 	NotifyPing                                // a listener proves itself
 )
+
+// wasRefused reports whether the server has refused a statement, so that it has changed nothing.
+func wasRefused(err error) bool {
+	_, refused := errors.AsType[*wire.RejectedError](err)
+	return refused
+}
+
+// refusesRow reports whether it has done so for what a row holds.
+func refusesRow(err error) bool {
+	rejected, ok := errors.AsType[*wire.RejectedError](err)
+	return ok && rejected.Row
+}

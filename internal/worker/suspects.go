@@ -2,7 +2,6 @@ package worker
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"time"
 
@@ -36,12 +35,6 @@ func (w *Worker) seek(ctx context.Context) error {
 	others := w.observer.fleet(id)
 	w.on(func(c *core, now time.Time) actions { return c.seen(found, others, now) })
 	return refused
-}
-
-// refusesRow reports whether the server has refused a statement for what a row holds.
-func refusesRow(err error) bool {
-	rejected, ok := errors.AsType[*wire.RejectedError](err)
-	return ok && rejected.Row
 }
 
 // askLastTrial asks a worker's first question: whether the one before it has died in a trial.

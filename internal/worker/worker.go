@@ -47,7 +47,7 @@ var ErrCrashed = errors.New("crashed: the worker died while it had the job's onl
 var ErrInterrupted = errors.New("interrupted: the worker stopped, or lost the database, while the only attempt ran")
 
 // ErrConvicted is why a job has failed for good that kills workers.
-var ErrConvicted = errors.New("crashed: three times, a worker died that ran this job and nothing else")
+var ErrConvicted = errors.New("crashed: three workers have died while they ran this job and nothing else")
 
 // Config configures a worker.
 type Config struct {

@@ -36,6 +36,9 @@ func (c connections) acquire(ctx context.Context) (*pgxpool.Conn, error) {
 // does, and a connection that is being made is none that is in use: where all are in use for long,
 // something in this process keeps them.
 func (c connections) noteFull(acquired bool) {
+	if acquired && c.full.Load() == nil {
+		return // as nearly always
+	}
 	if stat := c.pool.Stat(); acquired || stat.AcquiredConns() < stat.MaxConns() {
 		c.full.Store(nil)
 		return

@@ -1906,13 +1906,18 @@ select exists (select from pg_catalog.pg_index as i
                   and i.indisvalid and i.indisready)::boolean as indexed,
        array(
          select c.relname::text
-           from pg_catalog.pg_class as c join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
+           from (values ('_private_jobs', array['r', 'w', 'd']), ('_private_job_queues', array['r', 'w']),
+                        ('_private_tasks', array['r']), ('backfill_pauses', array['r'])) as needed (name, commands)
+           join pg_catalog.pg_class as c on c.relname = needed.name
+           join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
           where n.nspname = $1::text and row_security_active(c.oid)
-            and c.relname in ('_private_jobs', '_private_job_queues', '_private_tasks', 'backfill_pauses')
-            and not exists (
-              select from pg_catalog.pg_policy as p cross join unnest(p.polroles) as r(role)
-               where p.polrelid = c.oid and p.polpermissive and p.polcmd in ('*', 'r')
-                 and case when r.role = 0 then true else pg_has_role(r.role, 'usage') end
+            and exists (
+              select from unnest(needed.commands) as command
+               where not exists (
+                 select from pg_catalog.pg_policy as p cross join unnest(p.polroles) as r(role)
+                  where p.polrelid = c.oid and p.polpermissive and p.polcmd::text in ('*', command)
+                    and case when r.role = 0 then true else pg_has_role(r.role, 'usage') end
+               )
             )
           order by c.relname
        )::text[] as hidden
@@ -1962,8 +1967,9 @@ type StateOfTablesRow struct {
 // overflows.
 // Says what claims depend on and others can change. indexed: the index on queues is there and can be
 // used; a peer's migration can drop it, and an interrupted build leaves one that is invalid. hidden:
-// the tables of which row level security shows this role no row, because its policies are gone. That
-// is an error nowhere: it looks as if there was nothing to do.
+// the tables of which row level security shows this role no row, or none that it may lock or delete,
+// because its policies are gone, or are those of a reader. That is an error nowhere: it looks as if
+// there was nothing to do.
 func (q *Queries) StateOfTables(ctx context.Context, schemaName string) (StateOfTablesRow, error) {
 	row := q.db.QueryRow(ctx, StateOfTables, schemaName)
 	var i StateOfTablesRow

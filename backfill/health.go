@@ -30,8 +30,9 @@ type Health struct {
 	// LastClaim is when the database last answered a claim; zero: never. A worker that has no room
 	// for more jobs claims none, so its age says nothing: see Ready.
 	LastClaim time.Time
-	// OldestDue is the earliest run_at of the jobs that the last claim has found: its age says how far
-	// behind the worker is. Zero: it has found none.
+	// OldestDue is the earliest run_at of the jobs that the last claim has found: how long before
+	// LastClaim that was says how far behind the worker was then. While it has no room for more jobs, it
+	// learns nothing new. Zero: it has found none.
 	OldestDue time.Time
 	// Recorded counts the outcomes that were recorded since the start.
 	Recorded Report

@@ -44,10 +44,11 @@ func (w *Worker) Health() Health {
 	}
 }
 
-// oldestDue returns the earliest run_at; zero if there is no job.
+// oldestDue returns the earliest run_at; zero if there is no job. One that other clients have put at
+// -infinity, which is the zero time here, says nothing: it did not become due at any time.
 func oldestDue(jobs []*wire.Job) (oldest time.Time) {
 	for _, job := range jobs {
-		if oldest.IsZero() || job.RunAt.Before(oldest) {
+		if !job.RunAt.IsZero() && (oldest.IsZero() || job.RunAt.Before(oldest)) {
 			oldest = job.RunAt
 		}
 	}

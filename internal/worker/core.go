@@ -58,6 +58,7 @@ type core struct {
 	stats    Stats
 
 	oldestDue time.Time // among the jobs of that claim
+	lastFound time.Time // when a claim was last answered with jobs
 	durations map[string]*durations
 }
 
@@ -225,6 +226,9 @@ func (c *core) idle(now time.Time) time.Duration {
 // then nothing of it starts.
 func (c *core) claimed(made step, answer Claimed, stopped bool, now time.Time) actions {
 	c.lastSeen, c.oldestDue = now, oldestDue(answer.Jobs)
+	if len(answer.Jobs) > 0 {
+		c.lastFound = now
+	}
 	if !c.once {
 		c.demand.pollAt = now.Add(pollInterval)
 	}

@@ -40,8 +40,17 @@ func (w *Worker) Health() Health {
 		Buffered: c.buffer.len(), Unrecorded: c.leases.held(), Emptying: c.trials.emptying, Suspects: c.unfinished(),
 		Listening: w.listening, PollOnly: w.pollOnly,
 		LastClaim: c.lastSeen, OldestDue: c.oldestDue, Failures: c.demand.failures, LastBeat: c.lastBeat.At, Silent: c.silent,
-		Turns: w.turns.last(), Stuck: w.stuck(), QuietSince: w.quiet, Stats: c.stats,
+		Turns: w.turns.last(), Stuck: w.stuck(), QuietSince: w.quietSince(), Stats: c.stats,
 	}
+}
+
+// quietSince returns since when nobody has enqueued or claimed; w.mu is held. What the worker itself
+// has claimed since the last survey, it knows without one: the next may be late, or fail.
+func (w *Worker) quietSince() time.Time {
+	if w.core.lastFound.After(w.quiet) {
+		return time.Time{}
+	}
+	return w.quiet
 }
 
 // oldestDue returns the earliest run_at; zero if there is no job. One that other clients have put at

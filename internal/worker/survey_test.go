@@ -8,6 +8,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/backfillhq/go/internal/wire"
 )
 
 // surveyedStore is a Store for surveys alone.
@@ -21,6 +23,33 @@ func (s *surveyedStore) Survey(context.Context) (Surveyed, error) { return s.sur
 
 func (s *surveyedStore) Sessions() Sessions {
 	return Sessions{Server: "db.internal:5432", Database: "app", Schema: "graphile_worker"}
+}
+
+// A worker that has just claimed jobs does not say that nobody has for a day, though the next survey
+// is to come, or has failed.
+func TestClaimEndsTheQuiet(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w, said := New(&surveyedStore{}, Config{Logger: slog.New(slog.DiscardHandler)}), surveyor{}
+		claim := func(jobs ...*wire.Job) {
+			w.on(func(c *core, now time.Time) actions {
+				c.claimed(step{request: ClaimRequest{WorkerID: c.id}}, Claimed{Alive: true, Jobs: jobs}, true, now)
+				return actions{}
+			})
+		}
+		claim(&wire.Job{})
+		said.survey(t.Context(), w)
+		<-time.After(25 * time.Hour)
+		said.survey(t.Context(), w)
+		claim()
+		if w.Health().QuietSince.IsZero() {
+			t.Error("it does not say that nobody has enqueued or claimed for a day")
+		}
+		claim(&wire.Job{})
+		if since := w.Health().QuietSince; !since.IsZero() {
+			t.Errorf("it has claimed a job, and says that nobody has since %v", since)
+		}
+	})
 }
 
 // A worker says once, after a day, that nobody uses these tables: they may have been left for those

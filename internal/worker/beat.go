@@ -90,19 +90,19 @@ func (w *Worker) beatOnce(ctx context.Context) time.Duration {
 		w.declaredDead(beat.WorkerID)
 		return w.times.retry
 	}
-	silent := false
+	again, received := false, w.config.Moment()
 	w.on(func(c *core, _ time.Time) (do actions) {
 		w.crashes = answer.Crashes
-		silent, do = c.acknowledged(beat, answer, sent)
+		again, do = c.acknowledged(w.times, beat, answer, sent, received)
 		return do
 	})
-	if silent {
+	if again {
 		w.aside(func() {
 			w.config.Logger.LogAttrs(context.WithoutCancel(ctx), slog.LevelInfo, "heartbeats are acknowledged again",
 				slog.String("worker_id", beat.WorkerID))
 		})
 	}
-	w.observer.read(answer.Session, answer.Peers, w.config.Moment())
+	w.observer.read(answer.Session, answer.Peers, received)
 	signal(w.looks)
 	if w.observer.waits() {
 		return w.times.look
@@ -163,16 +163,18 @@ func (c *core) beat(times leaseTimes, told bool, now Moment) (beat Beat, registe
 	return beat, c.registered
 }
 
-// acknowledged takes the answer to a heartbeat. It reports whether the worker had been silent.
-func (c *core) acknowledged(beat Beat, answer Beaten, sent Moment) (silent bool, do actions) {
+// acknowledged takes the answer to a heartbeat. It reports whether that ends a silence: an answer that
+// has taken longer than the fence, as when the machine slept meanwhile, does not.
+func (c *core) acknowledged(times leaseTimes, beat Beat, answer Beaten, sent, now Moment) (again bool, do actions) {
 	if beat.WorkerID != c.id || !beat.Write {
 		return false, do
 	}
 	c.lastBeat, c.sessionLocked = sent, answer.Locked
 	c.saidStopping, c.saidEmptying = beat.Stopping, beat.Emptying
-	silent, c.silent = c.silent, false
-	do.dispatch = silent
-	return silent, do
+	if again = c.silent && sent.ago(now) < c.fenceAfter(times); again {
+		c.silent, do.dispatch = false, true
+	}
+	return again, do
 }
 
 // unanswered takes that a heartbeat has got no answer: it may be in the row all the same, and

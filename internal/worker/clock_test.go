@@ -115,6 +115,34 @@ func TestClockJumps(t *testing.T) {
 	}
 }
 
+// An answer that was on its way while the machine slept says that the heartbeat arrived, and not that
+// its lease has lasted: the worker is fenced once, until a heartbeat of after the sleep is answered.
+func TestAnswerFromBeforeASleep(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		db := newDB(t)
+		db.add(1, wire.Job{Queue: "q"})
+		var causes causes
+		const latency = 1500 * time.Millisecond // the fence looks each second
+		r := newRig(t, db, causes.obey(30*time.Second), func(s *setup) { s.latency[opBeat] = latency })
+		r.pass(11 * time.Second)
+		for beats := len(r.store.calls(opBeat)); len(r.store.calls(opBeat)) == beats; {
+			r.pass(10 * time.Millisecond)
+		}
+		r.clocks.sleep(time.Minute)
+		r.pass(latency)
+		if !r.worker.Health().Silent {
+			t.Error("the answer from before the sleep has ended the silence")
+		}
+		r.pass(10 * time.Second)
+		if silent := r.seen(worker.EventSilent); len(silent) != 1 || r.worker.Health().Silent {
+			t.Errorf("fenced %v; it is %+v", silent, r.worker.Health())
+		}
+		r.pass(time.Minute)
+		r.nothingLeft()
+	})
+}
+
 // A worker whose machine has slept starts no job of a queue, not even in the moment before its
 // fence falls: another may run it.
 func TestNothingOfAQueueStartsAfterASleep(t *testing.T) {

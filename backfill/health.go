@@ -80,9 +80,9 @@ type Turns struct {
 }
 
 // Ready returns nil if the worker takes jobs, and else an error that says why it does not: it has
-// not started, it is draining, it has stopped, the database did not answer its last claim or its
-// heartbeats, or all its slots have jobs that take longer than expected. A worker that is full is
-// ready, and so is one that has only started.
+// not started, it is draining, it has stopped, the database did not answer its last claim, though it
+// has a slot left, or its heartbeats, or all its slots have jobs that take longer than expected. A
+// worker that is full is ready, and so is one that has only started.
 func (h Health) Ready() error {
 	switch {
 	case h.State == StateNew || h.State == "":
@@ -93,7 +93,7 @@ func (h Health) Ready() error {
 		return errors.New("the worker has stopped")
 	case h.Silent:
 		return fmt.Errorf("no heartbeat was acknowledged since %s", h.LastHeartbeat.Format(time.RFC3339))
-	case h.ClaimFailures > 0:
+	case h.ClaimFailures > 0 && h.Running < h.Slots: // a full worker tries no claim
 		return fmt.Errorf("the last %d claims have failed", h.ClaimFailures)
 	case h.Slots > 0 && len(h.Overlong) >= h.Slots:
 		longest := h.Overlong[0]

@@ -70,3 +70,17 @@ func TestReadyWhileJobsHang(t *testing.T) {
 	h.Overlong = append(h.Overlong, h.Overlong[0])
 	wantError(t, h.Ready(), "all 2 slots have jobs that take longer than expected: job 7 of task send_email")
 }
+
+// A worker that is full claims nothing, so the claim that failed before says nothing for as long as
+// its jobs run. Heartbeats go on, and say whether the database answers.
+func TestReadyWhileFull(t *testing.T) {
+	t.Parallel()
+	h := backfill.Health{State: backfill.StateRunning, Slots: 2, Running: 2, ClaimFailures: 1}
+	if err := h.Ready(); err != nil {
+		t.Errorf("full, after a claim that failed: %v", err)
+	}
+	h.Silent = true
+	wantError(t, h.Ready(), "no heartbeat was acknowledged")
+	h.Silent, h.Running = false, 1
+	wantError(t, h.Ready(), "the last 1 claims have failed")
+}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/backfillhq/go/internal/trouble"
+	"github.com/backfillhq/go/internal/wire"
 )
 
 // drain stops the worker: it claims no more, gives back what has not started, waits for the
@@ -83,8 +84,10 @@ func (w *Worker) abandon() {
 	}
 }
 
-// retire marks the worker's row as dead and releases what is locked under its ids and not recorded.
-// An error says which jobs run again although they have run, and what may stay locked.
+// retire marks the worker's row as dead and releases what is locked under its ids and not recorded,
+// apart from jobs with one attempt in all that have had it: they must not run again (R9), so the next
+// worker that looks ends them. An error says which jobs run again although they have run, which have
+// failed although they may have succeeded, and what may stay locked.
 func (w *Worker) retire(statements context.Context) error {
 	w.setState(StateStopped)
 	w.observe(Event{Kind: EventStopped})
@@ -100,20 +103,28 @@ func (w *Worker) retire(statements context.Context) error {
 	if len(left) > 0 {
 		open.about(id)
 	}
+	var again, over []*lease
+	for _, l := range left {
+		if l.only() && l.outcome.Kind != OutcomeReturned && l.outcome.Kind != OutcomeSnoozed {
+			over = append(over, l)
+		} else {
+			again = append(again, l)
+		}
+	}
 	for _, about := range open {
-		reclaimErr := persist(statements, func() error { return w.reclaimAll(statements, about.id) })
+		reclaimErr := persist(statements, func() error { return w.reclaimAll(statements, about.id, tokens(over)) })
 		if reclaimErr != nil {
 			err = errors.Join(err, fmt.Errorf(
 				"release what is locked: %w; the next worker that runs releases it, or call UnlockWorker(%q)", reclaimErr, about.id))
 		}
 	}
-	if len(left) > 0 {
-		ids := make([]int64, len(left))
-		for i, l := range left {
-			ids[i] = l.ID
-		}
+	if len(again) > 0 {
 		err = errors.Join(err, fmt.Errorf("the outcomes of %d jobs were not recorded, so these jobs run again: job ids %s",
-			len(ids), trouble.Names(ids)))
+			len(again), trouble.Names(ids(again))))
+	}
+	if len(over) > 0 {
+		err = errors.Join(err, fmt.Errorf("the outcomes of %d jobs with one attempt were not recorded, so these jobs fail: job ids %s",
+			len(over), trouble.Names(ids(over))))
 	}
 	if err != nil {
 		return fmt.Errorf("stop worker %s: %w", id, err)
@@ -122,9 +133,17 @@ func (w *Worker) retire(statements context.Context) error {
 	return nil
 }
 
-// reclaimAll releases everything that is locked under an id.
-func (w *Worker) reclaimAll(ctx context.Context, id string) error {
-	answer, err := w.store.Reclaim(ctx, id, nil)
+func ids(list []*lease) []int64 {
+	ids := make([]int64, len(list))
+	for i, l := range list {
+		ids[i] = l.ID
+	}
+	return ids
+}
+
+// reclaimAll releases everything that is locked under an id, apart from some leases.
+func (w *Worker) reclaimAll(ctx context.Context, id string, apartFrom []wire.Lease) error {
+	answer, err := w.store.Reclaim(ctx, id, apartFrom)
 	if err != nil {
 		return err
 	}

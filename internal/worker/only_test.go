@@ -64,6 +64,49 @@ func TestOneAttemptIsNotRepeated(t *testing.T) {
 	}
 }
 
+// A job with one attempt has started, and the database takes no outcome until the worker has stopped:
+// it does not run again. The other workers find it as they find what a death with notice has left, and
+// end it, with its one event. What has more attempts runs again.
+func TestOneAttemptWhoseOutcomeIsNotRecorded(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		db := newDB(t)
+		only := db.add(1, wire.Job{MaxAttempts: 1, Queue: "q"})[0]
+		usual := db.add(1, wire.Job{})[0]
+		down := func(op string) error {
+			if op == opComplete {
+				return errCut
+			}
+			return nil
+		}
+		r := newRig(t, db, takes(time.Second), func(s *setup) { s.before = down })
+		r.pass(500 * time.Millisecond)
+		err := r.stop()
+		for _, text := range []string{"the outcomes of 1 jobs were not recorded, so these jobs run again: job ids 2", "the outcomes of 1 jobs with one attempt were not recorded, so these jobs fail: job ids 1"} {
+			if err == nil || !strings.Contains(err.Error(), text) {
+				t.Errorf("the stop says %v, want %q", err, text)
+			}
+		}
+		other := newRig(t, db, takes(0))
+		other.pass(2 * time.Minute)
+		for _, run := range other.started() {
+			if run.Job == only {
+				t.Error("the job with one attempt ran again")
+			}
+		}
+		row := db.job(only)
+		if row == nil || row.Attempt != 1 || row.LockedBy != "" || !strings.HasPrefix(row.LastError, "interrupted: ") {
+			t.Errorf("the job is left as %+v", row)
+		}
+		if failed := other.seen(worker.EventFailed); len(failed) != 1 || failed[0].Job.ID != only || !failed[0].Final {
+			t.Errorf("events %v", failed)
+		}
+		if row := db.job(usual); row != nil {
+			t.Errorf("the job with more attempts is left as %+v", row)
+		}
+	})
+}
+
 // The death of a worker is the end of such a job as an outcome of its handler is: one event and one
 // line, from whoever made the change.
 func TestOneAttemptEndsWithItsWorker(t *testing.T) {

@@ -18,8 +18,21 @@ import (
 
 var _ worker.CronStore = (*Store)(nil)
 
-// KnownCrontabs implements worker.CronStore.
+// KnownCrontabs implements worker.CronStore. What it does not see, it adds, and then reads again: between
+// the two statements, another process can have added it, or this role have got the right to see it.
 func (s *Store) KnownCrontabs(ctx context.Context, identifiers []string, start time.Time) (map[string]worker.KnownCrontab, error) {
+	known, err := s.knownCrontabs(ctx, identifiers)
+	if err != nil || len(known) == len(identifiers) {
+		return known, err
+	}
+	err = s.queries.AddCrontabs(ctx, query.AddCrontabsParams{Identifiers: identifiers, Start: pgtype.Timestamptz{Time: start, Valid: true}})
+	if err != nil {
+		return nil, fmt.Errorf("add known crontabs: %w", err)
+	}
+	return s.knownCrontabs(ctx, identifiers)
+}
+
+func (s *Store) knownCrontabs(ctx context.Context, identifiers []string) (map[string]worker.KnownCrontab, error) {
 	rows, err := s.queries.KnownCrontabs(ctx, identifiers)
 	if err != nil {
 		return nil, fmt.Errorf("read known crontabs: %w", err)
@@ -27,13 +40,6 @@ func (s *Store) KnownCrontabs(ctx context.Context, identifiers []string, start t
 	known := make(map[string]worker.KnownCrontab, len(rows))
 	for _, row := range rows {
 		known[row.Identifier] = worker.KnownCrontab{KnownSince: row.KnownSince.Time, LastExecution: row.LastExecution.Time}
-	}
-	if len(known) == len(identifiers) {
-		return known, nil
-	}
-	err = s.queries.AddCrontabs(ctx, query.AddCrontabsParams{Identifiers: identifiers, Start: pgtype.Timestamptz{Time: start, Valid: true}})
-	if err != nil {
-		return nil, fmt.Errorf("add known crontabs: %w", err)
 	}
 	return known, nil
 }

@@ -1,6 +1,7 @@
 package pg_test
 
 import (
+	"context"
 	"errors"
 	"sync"
 	"sync/atomic"
@@ -16,27 +17,49 @@ import (
 
 var tick = time.Date(2026, 11, 22, 4, 0, 0, 0, time.UTC)
 
-// What the database knew is told, and what it did not know is known from then on.
+// What the database knows is told, and what it does not know is known from then on.
 func TestKnownCrontabs(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	dbtest.Run(t, r.pool, "insert into graphile_worker._private_known_crontabs values ('old', $1, null), ('ran', $1, $2), ('other', $1, null)", tick, tick.Add(time.Hour))
 	start := tick.Add(24 * time.Hour)
-	want := map[string]worker.KnownCrontab{"old": {KnownSince: tick}, "ran": {KnownSince: tick, LastExecution: tick.Add(time.Hour)}}
 	for _, also := range []string{"new", "newer"} {
-		known, err := r.store.KnownCrontabs(t.Context(), []string{"ran", also, "old"}, start)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if diff := cmp.Diff(want, known); diff != "" {
-			t.Errorf("known (-want +got):\n%s", diff)
-		}
+		r.knows(t, []string{"ran", also, "old"}, start, map[string]worker.KnownCrontab{
+			"old": {KnownSince: tick}, "ran": {KnownSince: tick, LastExecution: tick.Add(time.Hour)}, also: {KnownSince: start},
+		})
 	}
-	known, err := r.store.KnownCrontabs(t.Context(), []string{"new"}, start.Add(time.Hour))
+	r.knows(t, []string{"new"}, start.Add(time.Hour), map[string]worker.KnownCrontab{"new": {KnownSince: start}})
+}
+
+// What another process adds, and executes, between the two statements of KnownCrontabs is told, too:
+// a worker that took it for new would not make up for missed ticks.
+func TestKnownCrontabsRace(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	other, err := r.pool.Begin(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(map[string]worker.KnownCrontab{"new": {KnownSince: start}}, known); diff != "" {
+	defer func() { _ = other.Rollback(context.WithoutCancel(t.Context())) }()
+	dbtest.Run(t, other, "insert into graphile_worker._private_known_crontabs values ('new', $1, $1)", tick)
+	var done sync.WaitGroup
+	done.Go(func() {
+		r.knows(t, []string{"new"}, tick.Add(time.Hour), map[string]worker.KnownCrontab{"new": {KnownSince: tick, LastExecution: tick}})
+	})
+	dbtest.Until(t, func() bool { return dbtest.SomeoneWaits(t, r.pool, "transactionid") })
+	if err := other.Commit(t.Context()); err != nil {
+		t.Error(err)
+	}
+	done.Wait()
+}
+
+func (r *rig) knows(t *testing.T, identifiers []string, start time.Time, want map[string]worker.KnownCrontab) {
+	t.Helper()
+	known, err := r.store.KnownCrontabs(t.Context(), identifiers, start)
+	if err != nil {
+		t.Error(err)
+	}
+	if diff := cmp.Diff(want, known); diff != "" {
 		t.Errorf("known (-want +got):\n%s", diff)
 	}
 }

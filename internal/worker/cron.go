@@ -30,8 +30,8 @@ const defaultMaxAttempts = 25
 // which any number of processes with the same crontab schedule each tick once, without a leader
 // (contract section 7.3).
 type CronStore interface {
-	// KnownCrontabs returns what the database knew of these identifiers, and makes the others known
-	// since start.
+	// KnownCrontabs makes those of these identifiers that are not known known since start, and returns
+	// what the database knows of them.
 	KnownCrontabs(ctx context.Context, identifiers []string, start time.Time) (map[string]KnownCrontab, error)
 	// Tick enqueues the jobs of those identifiers that have not executed this tick or a later one, all
 	// or none. It returns how many that were. A RejectedError is for what a job holds.
@@ -122,7 +122,7 @@ func (s *schedule) warnOfClock(identifier string, known KnownCrontab) {
 	}
 }
 
-// known returns what the database knew of the entries. It asks until there is an answer, or ctx
+// known returns what the database knows of the entries. It asks until there is an answer, or ctx
 // ends.
 func (s *schedule) known(ctx context.Context) map[string]KnownCrontab {
 	identifiers := make([]string, len(s.config.Crontab))

@@ -44,11 +44,10 @@ func (f *fakeCron) KnownCrontabs(_ context.Context, identifiers []string, start 
 	}
 	known := map[string]worker.KnownCrontab{}
 	for _, id := range identifiers {
-		if k, ok := f.known[id]; ok {
-			known[id] = k
-		} else {
+		if _, ok := f.known[id]; !ok {
 			f.known[id] = worker.KnownCrontab{KnownSince: start}
 		}
+		known[id] = f.known[id]
 	}
 	return known, nil
 }

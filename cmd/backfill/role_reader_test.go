@@ -43,7 +43,8 @@ func TestReaderRole(t *testing.T) {
 	conn := connectTo(t, role.url)
 	execute(t, conn, "select from graphile_worker.jobs")
 	for _, table := range []string{
-		"_private_jobs", "_private_job_queues", "_private_tasks", "_private_known_crontabs", "backfill_workers", "backfill_pauses", "backfill_crashes",
+		"_private_jobs", "_private_job_queues", "_private_tasks", "_private_known_crontabs", "backfill_workers", "backfill_pauses", "backfill_crashes", "backfill_dlq",
+		"backfill_queue_pauses",
 	} {
 		execute(t, conn, "select from graphile_worker."+table)
 		refused(t, conn, "delete from graphile_worker."+table, "truncate graphile_worker."+table,

@@ -54,7 +54,7 @@ var catalogSections = []struct{ title, sql string }{
 		join pg_class c on c.oid = s.seqrelid
 		left join pg_depend d on d.objid = c.oid and d.classid = 'pg_class'::regclass and d.deptype in ('a', 'i') and d.refobjsubid > 0
 		left join pg_attribute a on a.attrelid = d.refobjid and a.attnum = d.refobjsubid
-		where c.relnamespace = to_regnamespace(quote_ident($1))
+		where c.relnamespace = to_regnamespace(quote_ident($1)) and c.relname not like 'backfill\_%'
 		order by c.relname collate "C"`},
 	{"functions (name | arguments | returns | language | volatile(v) | strict | security definer | parallel | cost | rows)", `
 		select concat_ws(' | ', p.proname, pg_get_function_arguments(p.oid), pg_get_function_result(p.oid), l.lanname,

@@ -191,6 +191,8 @@ func (m *model) plan() (files []string, ok bool) {
 		{"own/0007_leases.sql", m.own < 7},
 		{"own/0008_pauses.sql", m.own < 8},
 		{"own/0009_crashes.sql", m.own < 9},
+		{"own/0010_dead_letters.sql", m.own < 10},
+		{"own/0011_queue_pauses.sql", m.own < 11},
 	} {
 		if file.missing {
 			files = append(files, file.path)

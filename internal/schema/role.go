@@ -72,6 +72,8 @@ func (k RoleKind) rights() []right {
 		{"table", workersTable, "select, insert, update, delete"},
 		{"table", pausesTable, "select, insert, update, delete"},
 		{"table", crashesTable, "select, insert, update, delete"},
+		{"table", lettersTable, "select, insert, update, delete"},
+		{"table", queuePausesTable, "select, insert, update, delete"},
 	}
 	list = append(list, tables...)
 	for _, table := range tables {

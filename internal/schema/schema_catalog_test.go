@@ -82,11 +82,20 @@ func TestOurObjects(t *testing.T) {
 		"backfill_crashes r true ",
 		"backfill_crashes_judged i false ",
 		"backfill_crashes_pkey i false ",
+		"backfill_dlq r true ",
+		"backfill_dlq_failed_at i false ",
+		"backfill_dlq_id_seq S false ",
+		"backfill_dlq_key i false ",
+		"backfill_dlq_original i false ",
+		"backfill_dlq_pkey i false ",
+		"backfill_dlq_requeued i false ",
 		"backfill_jobs_queue_idx i false ",
 		"backfill_migrations r false ",
 		"backfill_migrations_pkey i false ",
 		"backfill_pauses r true ",
 		"backfill_pauses_pkey i false ",
+		"backfill_queue_pauses r true ",
+		"backfill_queue_pauses_pkey i false ",
 		"backfill_workers r true fillfactor=50",
 		"backfill_workers_pkey i false ",
 	}
@@ -99,7 +108,7 @@ func TestOurObjects(t *testing.T) {
 		t.Errorf("index = %s, want %s", got, index)
 	}
 	ledger := dbtest.Get[string](t, conn, "select string_agg(id || ' ' || name, ',' order by id) from graphile_worker.backfill_migrations")
-	if want := "1 workers,2 queue_index,3 enqueue,4 comments,5 enqueue_conflicts,6 sweeps,7 leases,8 pauses,9 crashes"; ledger != want {
+	if want := "1 workers,2 queue_index,3 enqueue,4 comments,5 enqueue_conflicts,6 sweeps,7 leases,8 pauses,9 crashes,10 dead_letters,11 queue_pauses"; ledger != want {
 		t.Errorf("our ledger = %s, want %s", ledger, want)
 	}
 }
@@ -121,7 +130,7 @@ func TestColumnsAreAddedOnce(t *testing.T) {
 	conn := dbtest.Installed(t)
 	dbtest.Run(t, conn, "delete from graphile_worker.backfill_migrations where id >= 6")
 	migrate(t, conn, schema.Options{})
-	if n := dbtest.Get[int](t, conn, "select count(*) from graphile_worker.backfill_migrations where id >= 6"); n != 4 {
+	if n := dbtest.Get[int](t, conn, "select count(*) from graphile_worker.backfill_migrations where id >= 6"); n != 6 {
 		t.Errorf("%d rows in the ledger", n)
 	}
 }

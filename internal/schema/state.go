@@ -100,14 +100,16 @@ const (
 )
 
 const (
-	ledgerTable    = "migrations"
-	ownLedgerTable = "backfill_migrations"
-	jobsTable      = "_private_jobs"
-	jobsView       = "jobs"
-	specType       = "job_spec"
-	workersTable   = "backfill_workers"
-	pausesTable    = "backfill_pauses"
-	crashesTable   = "backfill_crashes"
+	ledgerTable      = "migrations"
+	ownLedgerTable   = "backfill_migrations"
+	jobsTable        = "_private_jobs"
+	jobsView         = "jobs"
+	specType         = "job_spec"
+	workersTable     = "backfill_workers"
+	pausesTable      = "backfill_pauses"
+	crashesTable     = "backfill_crashes"
+	lettersTable     = "backfill_dlq"
+	queuePausesTable = "backfill_queue_pauses"
 )
 
 // What a complete schema has.
@@ -119,7 +121,7 @@ var (
 		"add_job", "add_jobs", "complete_jobs", "permanently_fail_jobs", "reschedule_jobs", "remove_job",
 		"force_unlock_workers",
 	}
-	ownRelations = []string{workersTable, pausesTable, crashesTable}
+	ownRelations = []string{workersTable, pausesTable, crashesTable, lettersTable, queuePausesTable}
 )
 
 // relationNames are the names that we and Graphile Worker use. A complete schema may lack the
@@ -141,7 +143,9 @@ var schemaFunctions = append(slices.Clone(wireFunctions), enqueueFunction)
 const enqueueMigration = 3
 
 // tableMigrations are the numbers of the files that make our tables.
-var tableMigrations = map[string]int{workersTable: 1, pausesTable: 8, crashesTable: 9}
+var tableMigrations = map[string]int{
+	workersTable: 1, pausesTable: 8, crashesTable: 9, lettersTable: 10, queuePausesTable: 11,
+}
 
 // factsSQL reads the catalogs only, so it works on any database. It is one statement, so that all
 // facts are of one snapshot.

@@ -46,7 +46,7 @@ select
     select c.relname::text from pg_catalog.pg_class as c
     where c.relnamespace = n.oid and c.relforcerowsecurity and row_security_active(c.oid) and pg_has_role(c.relowner, 'usage')
       and c.relname in ('_private_jobs', '_private_job_queues', '_private_tasks', '_private_known_crontabs', 'backfill_workers', 'backfill_pauses',
-                        'backfill_crashes')
+                        'backfill_crashes', 'backfill_dlq', 'backfill_queue_pauses')
       and not exists (
         select from pg_catalog.pg_policy as p
         cross join unnest(p.polroles) as r (oid)
@@ -75,7 +75,7 @@ select
       and d.classid = 'pg_catalog.pg_class'::regclass and d.deptype in ('a', 'i')
     join pg_catalog.pg_class as s on s.oid = d.objid
     join pg_catalog.pg_namespace as sn on sn.oid = s.relnamespace
-    where c.relnamespace = n.oid and c.relname in ('_private_jobs', '_private_job_queues', '_private_tasks')
+    where c.relnamespace = n.oid and c.relname in ('_private_jobs', '_private_job_queues', '_private_tasks', 'backfill_dlq')
       and has_table_privilege(c.oid, 'select') and case when s.relkind = 'S' then has_sequence_privilege(s.oid, 'select') else false end
   ), '') as sequences
 from (values (1)) as one

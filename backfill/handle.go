@@ -2,6 +2,7 @@ package backfill
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -11,14 +12,20 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/backfillhq/go/internal/trouble"
 	"github.com/backfillhq/go/internal/wire"
 	"github.com/backfillhq/go/internal/worker"
 )
 
-// HandlerShape is satisfied by the functions that can handle args of type T.
+// HandlerShape is satisfied by the functions that can handle args of type T. One that takes a
+// transaction makes a transactional task: what it writes through the transaction, what it enqueues,
+// and the completion of its job commit together, or not at all.
 type HandlerShape[T any] interface {
-	func(context.Context, T) error
+	func(context.Context, T) error |
+		func(context.Context, pgx.Tx, T) error |
+		func(context.Context, *sql.Tx, T) error
 }
 
 // HandleOption configures how a worker runs a task: [BackoffFunc] or [Cron].

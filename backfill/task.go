@@ -50,6 +50,9 @@ type Task[T any] struct {
 	// [ErrTimeout]. Default: no timeout.
 	Timeout time.Duration
 
+	// Isolation is that of a transactional task's transaction. Default: [ReadCommitted].
+	Isolation Isolation
+
 	// Flags are labels that workers can be told to skip, see [WithForbiddenFlags]. Default: none.
 	Flags []string
 
@@ -60,6 +63,18 @@ type Task[T any] struct {
 	// Backoff says how long a job that failed waits for its next attempt. Default: see [Backoff].
 	Backoff Backoff
 }
+
+// Isolation is the isolation level of a transactional task.
+type Isolation string
+
+// The isolation levels, as PostgreSQL has them. At RepeatableRead and Serializable the server can
+// refuse a transaction because of others that run beside it; the worker runs such a job again at
+// once, three times, without charging an attempt.
+const (
+	ReadCommitted  Isolation = "read committed"
+	RepeatableRead Isolation = "repeatable read"
+	Serializable   Isolation = "serializable"
+)
 
 // NoArgs is the type of args of a task without args. Its payload is ignored. The function of such a
 // task is func(context.Context) error for backfillgen, and func(context.Context, NoArgs) error for

@@ -10,6 +10,9 @@
 //
 //	//go:generate go tool backfillgen
 //
+// A task is a func(context.Context, T) error. With a pgx.Tx or a *sql.Tx behind the context it is
+// transactional. T, a struct or a slice of one, can be left out. docs/directives.md has the rest.
+//
 // Packages do not have to compile. Tasks, and what their args consist of, are in files that every
 // build reads: not in tests, nor below build constraints, of which x_linux.go has one in its name.
 // With GOOS set to another system, run a backfillgen that is built for this one: go tool would

@@ -42,6 +42,8 @@ func TestOptions(t *testing.T) {
 		switch {
 		case strings.HasPrefix(example, "key_mode="):
 			example = "key={UserID} " + example
+		case strings.HasPrefix(example, "tx="):
+			example += " timeout=1m"
 		case example == "serial":
 			example = "queue=mail serial"
 		case example == "singleton":
@@ -60,8 +62,12 @@ func TestOptions(t *testing.T) {
 func writeTask(t *testing.T, dir string, i int, options string) {
 	t.Helper()
 	name := fmt.Sprintf("option%02d", i)
-	write(t, filepath.Join(dir, name, "task.go"), "//backfill:package database="+name+"\npackage "+name+"\n\nimport \"context\"\n\n"+
-		"type Args struct{ UserID int64 }\n\n//backfill:task "+options+"\nfunc Do(ctx context.Context, args Args) error { return nil }\n")
+	imports, transaction := "import \"context\"\n\n", ""
+	if strings.HasPrefix(options, "tx=") {
+		imports, transaction = imports+"import \"database/sql\"\n\n", "tx *sql.Tx, "
+	}
+	write(t, filepath.Join(dir, name, "task.go"), "//backfill:package database="+name+"\npackage "+name+"\n\n"+imports+
+		"type Args struct{ UserID int64 }\n\n//backfill:task "+options+"\nfunc Do(ctx context.Context, "+transaction+"args Args) error { return nil }\n")
 }
 
 // knownOptions returns the options that backfillgen names when it refuses one.

@@ -21,6 +21,8 @@ type Line struct {
 	Pos     token.Position // of the //
 	Verb    string         // what follows the prefix: task
 	Options []Option       // in the order of the line, without those that cannot be read
+
+	Incomplete bool // there are options that cannot be read
 }
 
 // An Option is one name=value of a line, or a word.
@@ -81,6 +83,7 @@ func Parse(comment string, pos token.Position, problems *diag.List) Line {
 	for s.skipSpace(); s.offset < len(s.text); s.skipSpace() {
 		option, ok := s.option()
 		if !ok {
+			line.Incomplete = true
 			continue
 		}
 		if seen[option.Name] {

@@ -117,17 +117,24 @@ func (e *emitter) handler(t *task, tasks []*task, fields []receiver) jen.Code {
 	if t.receiver != nil {
 		function = jen.Id(e.handlers(tasks)).Dot(t.receiver.Obj().Name()).Dot(t.decl.Name.Name)
 	}
-	ctx, args := unlike("ctx", tasks), unlike("args", tasks)
+	ctx, tx, args := unlike("ctx", tasks), unlike("tx", tasks), unlike("args", tasks)
+	parameters, arguments := []jen.Code{jen.Id(ctx).Qual(contextPath, "Context")}, []jen.Code{jen.Id(ctx)}
+	switch t.line.transaction {
+	case pgxTx:
+		parameters, arguments = append(parameters, jen.Id(tx).Qual(pgxPath, "Tx")), append(arguments, jen.Id(tx))
+	case sqlTx:
+		parameters, arguments = append(parameters, jen.Id(tx).Op("*").Qual(sqlPath, "Tx")), append(arguments, jen.Id(tx))
+	}
 	switch {
 	case t.args.object == nil:
-		return closure(ctx, "_", jen.Qual(runtimePath, "NoArgs"), function.Call(jen.Id(ctx)))
+		return closure(append(parameters, jen.Id("_").Qual(runtimePath, "NoArgs")), function.Call(arguments...))
 	case t.receiver != nil && !t.pointer && slices.ContainsFunc(fields, func(r receiver) bool { return r.named == t.receiver && r.pointer }):
 		// The method value of a nil pointer would panic here, before Require can report it.
-		return closure(ctx, args, e.argsType(t), function.Call(jen.Id(ctx), jen.Id(args)))
+		return closure(append(parameters, jen.Id(args).Add(e.argsType(t))), function.Call(append(arguments, jen.Id(args))...))
 	}
 	return function
 }
 
-func closure(ctx, args string, argsType, call jen.Code) jen.Code {
-	return jen.Func().Params(jen.Id(ctx).Qual(contextPath, "Context"), jen.Id(args).Add(argsType)).Error().Block(jen.Return(call))
+func closure(parameters []jen.Code, call jen.Code) jen.Code {
+	return jen.Func().Params(parameters...).Error().Block(jen.Return(call))
 }

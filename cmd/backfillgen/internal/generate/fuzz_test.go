@@ -38,12 +38,14 @@ func source(tb testing.TB, text string) (*pkg, *diag.List) {
 
 // Whatever a file holds, it is read to the end, and without an error there is code.
 func FuzzSource(f *testing.F) {
-	const head = "package tasks\n\nimport (\n\t\"context\"\n\t\"missing\"\n)\n\n"
+	const head = "package tasks\n\nimport (\n\t\"context\"\n\tsql \"database/sql\"\n\t\"missing\"\n\t\"net/http\"\n\n\t\"github.com/jackc/pgx/v5\"\n)\n\n"
 	for _, seed := range []string{
 		"//backfill:task queue=\"{ID}-{E.X}\" key=a key_mode=replace backoff=B\nfunc (r *R) A(ctx context.Context, a T) error\ntype R struct{ missing.X }\ntype T struct { E; ID int `json:\"id\"` }\ntype E struct{ X string; *E }\nfunc B(int, error) int64",
 		"//backfill:task\nfunc () A() error\n//backfill:task\nfunc (r []int) B(a, b context.Context) error\n//backfill:task\nfunc (a, b T) _()\n",
 		"type T T\ntype U struct { U }\ntype V[P any] struct { V[V[P]]; a [len(V{}.a)]int }\n//backfill:task key={a}\nfunc A(context.Context, T) error\n//backfill:task\nfunc B(context.Context, U) error\n//backfill:task\nfunc C(context.Context, []V[int]) error",
 		"type T = *T\ntype A = []A\n//backfill:task\nfunc X(context.Context, T) error\n//backfill:task\nfunc X(context.Context, A, missing.T) (int, error)\nconst x = iota + len(y)\nvar y [x]T",
+		"//backfill:task timeout=1m tx=serializable\nfunc A(context.Context, pgx.Tx, T) error { return a.Do() }\ntype T struct{ ID int }\nvar a, b = b, a\n//backfill:task timeout=1m\nfunc (http *R) B(_ context.Context, tx *sql.Tx) error { c := http.Client; return c.Do(http.Client.Do(a.Get())) }\ntype R struct{ *http.Client }",
+		"type A = *B\ntype B = A\ntype C interface { C; pgx.Tx }\n//backfill:task\nfunc X(context.Context, A, B) error\n//backfill:task\nfunc Y(c context.Context, d C) error\n//backfill:task tx=x\nfunc Z(tx *pgx.Tx, _, _ context.Context) error { for range http.Get { var http, c = c } }",
 		"type M map[K]M\ntype K struct{ M `json:\",x\"`; c chan int }\nfunc (K) MarshalText() {}\n//backfill:task alias=a,b,a\nfunc X(_ context.Context, k K) error {",
 	} {
 		f.Add(head + seed)

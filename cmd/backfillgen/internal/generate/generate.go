@@ -3,8 +3,8 @@
 // stand above, and emits one file a package.
 //
 // The packages do not have to compile: handlers call functions that are not generated yet. So
-// function bodies are never looked at, and type errors matter only where a task's signature or args
-// are concerned. See docs/design.md.
+// function bodies are never type-checked, and type errors matter only where a task's signature or
+// args are concerned. See docs/design.md.
 package generate
 
 import (

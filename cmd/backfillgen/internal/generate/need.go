@@ -5,6 +5,7 @@ import (
 	"go/token"
 	"path"
 	"strconv"
+	"strings"
 )
 
 // declaration is a package-level declaration, or a method.
@@ -45,11 +46,13 @@ func (p *pkg) declare(file *ast.File) {
 				}
 			}
 		case *ast.FuncDecl:
+			d := &declaration{decl: decl}
 			decl.Body = nil
 			if receiver := receiverName(decl); receiver != "" {
-				p.declared[receiver+"."+decl.Name.Name] = &declaration{file: file, decl: decl, pos: decl.Name.Pos()}
+				d.file, d.pos = file, decl.Name.Pos()
+				p.declared[receiver+"."+decl.Name.Name] = d
 			} else {
-				add(decl.Name, &declaration{decl: decl})
+				add(decl.Name, d)
 			}
 		}
 	}
@@ -147,13 +150,23 @@ func (p *pkg) importNamed(file *ast.File, name string) *ast.ImportSpec {
 		} else if listed := p.listed.Imports[importPath(spec)]; listed != nil && listed.Name != "" {
 			local = listed.Name
 		} else {
-			local = path.Base(importPath(spec))
+			local = likelyName(importPath(spec))
 		}
 		if local == name {
 			return spec
 		}
 	}
 	return nil
+}
+
+// likelyName is the name that the package of an import path most likely has, if it is not there to
+// tell.
+func likelyName(importPath string) string {
+	dir, base := path.Split(importPath)
+	if number, ok := strings.CutPrefix(base, "v"); ok && dir != "" && strings.Trim(number, "0123456789") == "" {
+		return path.Base(dir)
+	}
+	return base
 }
 
 // fileOf returns the file of p in which pos is, or nil.

@@ -62,6 +62,13 @@ var options = map[string]func(p *pkg, t *task, o directive.Option, problems *dia
 		t.timeout, err = readDuration(o.Value)
 		return err
 	},
+	"tx": func(_ *pkg, t *task, o directive.Option, _ *diag.List) error {
+		levels := map[string]string{"read_committed": "ReadCommitted", "repeatable_read": "RepeatableRead", "serializable": "Serializable"}
+		if t.isolation = levels[o.Value]; t.isolation == "" {
+			return fmt.Errorf("unknown isolation level %q%s", o.Value, cmp.Or(diag.DidYouMean(o.Value, slices.Sorted(maps.Keys(levels))), ": want read_committed, repeatable_read or serializable"))
+		}
+		return nil
+	},
 	"backoff": func(p *pkg, t *task, o directive.Option, problems *diag.List) (err error) {
 		t.backoff, err = p.readBackoff(t, o, problems)
 		return err
@@ -108,6 +115,7 @@ func (p *pkg) readOptions(t *task, problems *diag.List) {
 			problems.Errorf(t.pos, "task name %q, from the function's: %v: give it another with name=", t.name, err)
 		}
 	}
+	t.checkTransaction(problems)
 	p.checkConstants(t, problems)
 }
 

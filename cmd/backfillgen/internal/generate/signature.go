@@ -8,9 +8,8 @@ import (
 	"github.com/backfillhq/go/cmd/backfillgen/internal/diag"
 )
 
-const wantShape = "func(context.Context, T) error or func(context.Context) error"
-
-const transactionType = "github.com/jackc/pgx/v5.Tx"
+// wantShape lists the shapes of tasks.
+const wantShape = "func(context.Context, T) error, func(context.Context, pgx.Tx, T) error or func(context.Context, *sql.Tx, T) error, each with T or without"
 
 // readSignature checks that the function has the shape of a task, and finds its args and its
 // receiver.
@@ -22,7 +21,7 @@ func (p *pkg) readSignature(t *task, problems *diag.List) bool {
 		problems.Errorf(t.pos, "task %s: a task cannot have type parameters: write a function for each type", t.decl.Name.Name)
 		return false
 	case t.decl.Recv == nil && (t.decl.Name.Name == "init" || t.decl.Name.Name == "main" && p.name() == "main"):
-		problems.Errorf(t.pos, "task %s: Go calls %s itself, without arguments: want %s, under another name", t.decl.Name.Name, t.decl.Name.Name, wantShape)
+		problems.Errorf(t.pos, "task %s: Go calls %s itself, without arguments: write another function for the task", t.decl.Name.Name, t.decl.Name.Name)
 		return false
 	case p.reportReceiver(t, problems) || t.decl.Name.Name == "_":
 		return false
@@ -133,7 +132,9 @@ func (p *pkg) readParameters(t *task, signature *types.Signature, problems *diag
 	parameters := signature.Params()
 	count := parameters.Len()
 	switch {
-	case count == 0 || count > 3 || signature.Variadic():
+	case p.reportTransaction(t, problems):
+		return
+	case count == 0 || count > 2 || signature.Variadic():
 		p.shapeProblem(t, problems)
 		return
 	case types.TypeString(types.Unalias(parameters.At(0).Type()), nil) != "context.Context":
@@ -144,28 +145,9 @@ func (p *pkg) readParameters(t *task, signature *types.Signature, problems *diag
 		}
 		return
 	}
-	if count > 1 && types.TypeString(types.Unalias(parameters.At(1).Type()), nil) == transactionType {
-		problems.Errorf(p.position(parameterType(t.decl, 1).Pos()), "task %s: transactional tasks come with a later version: leave pgx.Tx out", t.describe())
-		return
+	if count == 2 {
+		p.readArgs(t, parameterTypes(t.decl.Type)[1], parameters.At(1).Type(), problems)
 	}
-	switch count {
-	case 2:
-		p.readArgs(t, parameterType(t.decl, 1), parameters.At(1).Type(), problems)
-	case 3:
-		p.shapeProblem(t, problems)
-	}
-}
-
-// parameterType is the expression of the i-th parameter's type.
-func parameterType(decl *ast.FuncDecl, i int) ast.Expr {
-	for _, field := range decl.Type.Params.List {
-		names := max(1, len(field.Names))
-		if i < names {
-			return field.Type
-		}
-		i -= names
-	}
-	return decl.Type
 }
 
 // readArgs checks that the parameter is an exported named struct, or a slice of one, which
@@ -185,7 +167,7 @@ func (p *pkg) readArgs(t *task, expression ast.Expr, typ types.Type, problems *d
 	}
 	have := types.ExprString(expression)
 	if alias, ok := element.(*types.Alias); ok && types.TypeString(alias, nil) == runtimePath+".NoArgs" {
-		fail("leave %s out: a task without args is func(context.Context) error", have)
+		fail("leave %s out: a task without args is %s", have, t.line.shape(""))
 		return
 	}
 	switch named := types.Unalias(element).(type) {
@@ -233,7 +215,7 @@ func (p *pkg) readArgs(t *task, expression ast.Expr, typ types.Type, problems *d
 
 // shapeProblem says which shapes a task may have.
 func (p *pkg) shapeProblem(t *task, problems *diag.List) {
-	problems.Errorf(t.pos, "task %s: want %s, have %s", t.describe(), wantShape, types.ExprString(t.decl.Type))
+	problems.Errorf(t.pos, "task %s: want %s; have %s", t.describe(), wantShape, types.ExprString(t.line.written))
 }
 
 // reportInvalid reports a type that could not be found out, with what the type checker said about

@@ -32,6 +32,7 @@ type task struct {
 	maxAttempts int
 	delay       time.Duration
 	timeout     time.Duration
+	isolation   string // likewise
 	flags       []string
 	aliases     []string
 	backoff     backoff
@@ -55,6 +56,9 @@ type taskLine struct {
 	directive.Line
 	function *ast.FuncDecl
 	cron     []cronLine
+
+	written     *ast.FuncType // what the function's type was before takeTransaction
+	transaction string        // pgxTx or sqlTx; empty: the task is not transactional
 }
 
 // collect finds the task lines of a package, reports directives that are none, and marks what the
@@ -83,16 +87,23 @@ func (p *pkg) collect(problems *diag.List) {
 			}
 		}
 	}
+	for i := range p.lines {
+		p.takeTransaction(&p.lines[i])
+	}
 	for _, line := range p.lines {
-		name := line.function.Name.Name
-		if receiver := receiverName(line.function); receiver != "" {
-			name = receiver + "." + name
-		}
-		p.need(name)
+		p.need(declaredName(line.function))
 		if backoff, ok := line.Option("backoff"); ok {
 			p.need(backoff.Value)
 		}
 	}
+}
+
+// declaredName is the name of a function in pkg.declared.
+func declaredName(function *ast.FuncDecl) string {
+	if receiver := receiverName(function); receiver != "" {
+		return receiver + "." + function.Name.Name
+	}
+	return function.Name.Name
 }
 
 // continued matches a comment that begins with an option, as if it went on with the line above.

@@ -11,9 +11,10 @@ import (
 // declaration is a package-level declaration, or a method.
 type declaration struct {
 	file   *ast.File
-	decl   ast.Decl      // the whole: a group of constants means something only together
-	spec   *ast.TypeSpec // if it is a type
-	pos    token.Pos     // of the name
+	decl   ast.Decl       // the whole: a group of constants means something only together
+	spec   *ast.TypeSpec  // if it is a type
+	pos    token.Pos      // of the name
+	body   *ast.BlockStmt // of a function that has a doc comment, and may be a task
 	needed bool
 	bare   bool // needed for its name and its methods only, as receivers are
 }
@@ -47,6 +48,9 @@ func (p *pkg) declare(file *ast.File) {
 			}
 		case *ast.FuncDecl:
 			d := &declaration{decl: decl}
+			if decl.Doc != nil {
+				d.body = decl.Body
+			}
 			decl.Body = nil
 			if receiver := receiverName(decl); receiver != "" {
 				d.file, d.pos = file, decl.Name.Pos()

@@ -166,6 +166,7 @@ func (p *pkg) task(line taskLine, problems *diag.List) *task {
 		return nil
 	}
 	p.readCron(t, problems)
+	p.reportWaiting(t, problems)
 	return t
 }
 

@@ -124,7 +124,11 @@ func randomStruct(seed uint64) string {
 			fields += "\t" + name + " " + typ + randomTag(random, oneIn) + "\n"
 		}
 	}
-	return "\ntype Args# struct {\n" + fields + "}\n\n//backfill:task\nfunc P#(ctx context.Context, args Args#) error { return nil }\n"
+	options, transaction := "", ""
+	if random.IntN(2) == 0 { // which changes nothing about args
+		options, transaction = " timeout=1m", "tx *sql.Tx, "
+	}
+	return "\ntype Args# struct {\n" + fields + "}\n\n//backfill:task" + options + "\nfunc P#(ctx context.Context, " + transaction + "args Args#) error { return nil }\n"
 }
 
 // randomTag is a tag, one time in so many; the first ones are harmless, and more likely.

@@ -95,7 +95,8 @@
 // [Client.Stats] counts the jobs of each task, and [Client.Job] returns one with its state.
 // [Client.RescheduleJobs], [Client.CompleteJobs], [Client.FailJobs] and [Client.RemoveJob] change
 // waiting and failed jobs. [Client.UnlockWorker] releases what a Node worker has locked.
-// [Client.Pause] keeps the jobs of a task from starting, and [Client.Resume] ends that.
+// [Client.Pause] keeps the jobs of a task from starting, and [Client.Resume] ends that;
+// [Client.PauseQueue] and [Client.ResumeQueue] do the same with a queue.
 // [Client.Cleanup] deletes failed jobs and unused names. docs/production.md says when to call them.
 //
 // # Testing

@@ -47,7 +47,7 @@ var (
 	// ErrUnknownTask is returned by [Client.Pause]: no worker has served a task of this name, and no
 	// job has had it.
 	ErrUnknownTask = pg.ErrUnknownTask
-	// ErrNotPaused is returned by [Client.Resume]: the task is not paused.
+	// ErrNotPaused is returned by [Client.Resume] and [Client.ResumeQueue]: it is not paused.
 	ErrNotPaused = pg.ErrNotPaused
 	// ErrBreakingMigration is returned when the schema has a migration that this program does not
 	// know and must not work with. Upgrade the program.

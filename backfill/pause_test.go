@@ -13,13 +13,16 @@ import (
 	"github.com/backfillhq/go/testutil/pgtest"
 )
 
-// Jobs of a task that is paused wait, also for workers that start later and in front of others in
-// their queue; nothing else does. They run when the pause is over, whoever or whatever ends it.
+// Jobs of a task or a queue that is paused wait, also for workers that start later, of a task also in
+// front of others in their queue; nothing else does. They run when the pause is over, whoever or
+// whatever ends it.
 func TestPause(t *testing.T) {
 	t.Parallel()
-	for name, end := range map[string]func(*backfill.Client) error{
-		"resumed": func(c *backfill.Client) error { return c.Resume(t.Context(), "sick") },
-		"over":    func(*backfill.Client) error { return nil },
+	for name, test := range map[string]struct{ queue, ends bool }{
+		"a task, resumed":  {false, false},
+		"a task, over":     {false, true},
+		"a queue, resumed": {true, false},
+		"a queue, over":    {true, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -39,22 +42,34 @@ func TestPause(t *testing.T) {
 			}
 			for range 2 {
 				for _, task := range []*backfill.Task[struct{}]{sick, well} {
-					if _, err := backfill.Enqueue(t.Context(), client, task, struct{}{}, backfill.Queue("q")); err != nil {
+					queue := "q"
+					if test.queue {
+						queue = task.Name
+					}
+					if _, err := backfill.Enqueue(t.Context(), client, task, struct{}{}, backfill.Queue(queue)); err != nil {
 						t.Fatal(err)
 					}
 				}
 			}
+			pause, resume := client.Pause, client.Resume
+			if test.queue {
+				pause, resume = client.PauseQueue, client.ResumeQueue
+			}
 			options := backfill.PauseOptions{By: "ada", Reason: "mails twice"}
-			if name == "over" {
+			if test.ends {
 				options.Until = time.Now().Add(4 * time.Second)
 			}
-			if err := client.Pause(t.Context(), "sick", options); err != nil {
+			if err := pause(t.Context(), "sick", options); err != nil {
 				t.Fatal(err)
 			}
 			pauses, err := client.Paused(t.Context())
-			if err != nil || len(pauses) != 1 || pauses[0].Task != "sick" || pauses[0].By != "ada" || pauses[0].Reason != "mails twice" ||
-				pauses[0].Until.Sub(options.Until).Abs() > time.Microsecond || time.Since(pauses[0].At).Abs() > time.Minute {
+			if err != nil || len(pauses) != 1 {
 				t.Fatalf("paused are %+v, %v", pauses, err)
+			}
+			p := pauses[0]
+			if p.Task+p.Queue != "sick" || (p.Queue != "") != test.queue || p.By != "ada" || p.Reason != "mails twice" ||
+				p.Until.Sub(options.Until).Abs() > time.Microsecond || time.Since(p.At).Abs() > time.Minute {
+				t.Fatalf("paused is %+v", p)
 			}
 			worker, err := client.NewWorker(backfill.NewRegistry(handle(sick), handle(well)))
 			if err != nil {
@@ -81,8 +96,10 @@ func TestPause(t *testing.T) {
 			if diff := cmp.Diff([]string{"well", "well", "none"}, got); diff != "" {
 				t.Errorf("while it is paused (-want +got):\n%s", diff)
 			}
-			if err := end(client); err != nil {
-				t.Fatal(err)
+			if !test.ends {
+				if err := resume(t.Context(), "sick"); err != nil {
+					t.Fatal(err)
+				}
 			}
 			if diff := cmp.Diff([]string{"sick", "sick"}, []string{next(time.Minute), next(time.Minute)}); diff != "" {
 				t.Errorf("afterwards (-want +got):\n%s", diff)
@@ -91,6 +108,42 @@ func TestPause(t *testing.T) {
 				t.Errorf("paused are %+v, %v", pauses, err)
 			}
 		})
+	}
+}
+
+// The list has tasks by name, and then queues by name, whether they exist or not; a second pause
+// replaces the first.
+func TestPausedInOrder(t *testing.T) {
+	t.Parallel()
+	client, err := backfill.NewClient(t.Context(), pgtest.New(t).Pool())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(client.Close)
+	for _, task := range []string{"b", "c"} {
+		if _, err := backfill.Enqueue(t.Context(), client, &backfill.Task[struct{}]{Name: task}, struct{}{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, err := range []error{
+		client.PauseQueue(t.Context(), "d", backfill.PauseOptions{By: "ada"}), client.PauseQueue(t.Context(), "a", backfill.PauseOptions{}),
+		client.Pause(t.Context(), "c", backfill.PauseOptions{}), client.Pause(t.Context(), "b", backfill.PauseOptions{}),
+		client.PauseQueue(t.Context(), "d", backfill.PauseOptions{By: "bob"}),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	pauses, err := client.Paused(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, p := range pauses {
+		got = append(got, p.Task+"/"+p.Queue+"/"+p.By)
+	}
+	if diff := cmp.Diff([]string{"b//", "c//", "/a/", "/d/bob"}, got); diff != "" {
+		t.Errorf("paused (-want +got):\n%s", diff)
 	}
 }
 
@@ -112,4 +165,11 @@ func TestPauseOfNothing(t *testing.T) {
 	dbtest.Mentions(t, client.Pause(t.Context(), "", backfill.PauseOptions{By: "\x00", Until: time.Now().Add(-time.Hour)}),
 		"task name is empty", "by ", "NUL", "until", "is over")
 	dbtest.Mentions(t, client.Resume(t.Context(), "\xff"), "not valid UTF-8")
+	if err := client.ResumeQueue(t.Context(), "typo"); !errors.Is(err, backfill.ErrNotPaused) || err.Error() != `resume queue "typo": it is not paused` {
+		t.Errorf("a queue that is not paused: %v", err)
+	}
+	dbtest.Mentions(t, client.PauseQueue(t.Context(), "", backfill.PauseOptions{}), "queue name is empty")
+	if err := (*backfill.Client)(nil).ResumeQueue(t.Context(), "q"); !errors.Is(err, backfill.ErrNoClient) {
+		t.Errorf("without a client: %v", err)
+	}
 }

@@ -43,6 +43,8 @@ var neededRights = []lostRight{
 	{policy, "backfill_workers", `security policy for table "backfill_workers"`, ""},
 	{"select", "backfill_pauses", "permission denied for table backfill_pauses", ""},
 	{policy, "backfill_pauses", "hides the rows of backfill_pauses", ""},
+	{"select", "backfill_queue_pauses", "permission denied for table backfill_queue_pauses", ""},
+	{policy, "backfill_queue_pauses", "hides the rows of backfill_queue_pauses", ""},
 	{"all", "_private_jobs", "permission denied for table _private_jobs", ""},
 	{"everything", "", "permission denied for", ""},
 }
@@ -64,6 +66,7 @@ var otherRights = []lostRight{
 	{"insert", "backfill_workers", "", "permission denied for table backfill_workers"},
 	{"delete", "backfill_workers", "", "permission denied for table backfill_workers"},
 	{"insert, update, delete", "backfill_pauses", "", ""},
+	{"insert, update, delete", "backfill_queue_pauses", "", ""},
 	{"select", "migrations", "", ""},
 	{"select", "backfill_migrations", "", ""},
 	{"execute", "all functions in schema graphile_worker", "", ""},

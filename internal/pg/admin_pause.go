@@ -14,23 +14,29 @@ import (
 // Errors of pauses.
 var (
 	ErrUnknownTask = errors.New("no task has this name: no worker has served it, and no job has had it")
-	ErrNotPaused   = errors.New("the task is not paused")
+	ErrNotPaused   = errors.New("it is not paused")
 )
 
-// Pause is a task whose jobs wait.
+// Pause is a task or a queue whose jobs wait.
 type Pause struct {
-	Task       string
-	At         time.Time
-	By, Reason string
-	Until      time.Time // zero: until somebody ends it
+	Task, Queue string // one of them
+	At          time.Time
+	By, Reason  string
+	Until       time.Time // zero: until somebody ends it
 }
 
-// Pause keeps the jobs of a task from starting.
+// Pause keeps the jobs of a task or a queue from starting.
 func (a *Admin) Pause(ctx context.Context, pause Pause) error {
 	until := pgtype.Timestamptz{Time: pause.Until, Valid: !pause.Until.IsZero()}
-	params := query.PauseTaskParams{Task: pause.Task, PausedBy: pause.By, Reason: pause.Reason, EndsAt: until}
 	return a.one(ctx, ErrUnknownTask, func(ctx context.Context, db query.DBTX) (int64, error) {
-		return query.New(db).PauseTask(ctx, params)
+		if pause.Queue != "" {
+			return 1, query.New(db).PauseQueue(ctx, query.PauseQueueParams{
+				QueueName: pause.Queue, PausedBy: pause.By, Reason: pause.Reason, EndsAt: until,
+			})
+		}
+		return query.New(db).PauseTask(ctx, query.PauseTaskParams{
+			Task: pause.Task, PausedBy: pause.By, Reason: pause.Reason, EndsAt: until,
+		})
 	})
 }
 
@@ -38,6 +44,13 @@ func (a *Admin) Pause(ctx context.Context, pause Pause) error {
 func (a *Admin) Resume(ctx context.Context, task string) error {
 	return a.one(ctx, ErrNotPaused, func(ctx context.Context, db query.DBTX) (int64, error) {
 		return query.New(db).ResumeTask(ctx, task)
+	})
+}
+
+// ResumeQueue ends the pause of a queue.
+func (a *Admin) ResumeQueue(ctx context.Context, queue string) error {
+	return a.one(ctx, ErrNotPaused, func(ctx context.Context, db query.DBTX) (int64, error) {
+		return query.New(db).ResumeQueue(ctx, queue)
 	})
 }
 
@@ -53,7 +66,7 @@ func (a *Admin) one(ctx context.Context, none error, run func(context.Context, q
 	return a.settings.explainWork(err)
 }
 
-// Paused returns the pauses that are in force, by task.
+// Paused returns the pauses that are in force: tasks by name, then queues by name.
 func (a *Admin) Paused(ctx context.Context) (pauses []Pause, err error) {
 	err = a.in(ctx, func(ctx context.Context, db query.DBTX) error {
 		rows, err := query.New(db).Pauses(ctx)
@@ -62,7 +75,8 @@ func (a *Admin) Paused(ctx context.Context) (pauses []Pause, err error) {
 		}
 		for _, row := range rows {
 			pauses = append(pauses, Pause{
-				Task: row.Task, At: row.PausedAt.Time, By: row.PausedBy, Reason: row.Reason, Until: row.EndsAt.Time,
+				Task: row.Task, Queue: row.QueueName, At: row.PausedAt.Time, By: row.PausedBy, Reason: row.Reason,
+				Until: row.EndsAt.Time,
 			})
 		}
 		return nil

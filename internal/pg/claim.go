@@ -56,9 +56,8 @@ type claims struct {
 // forget forgets what was remembered of earlier claims.
 func (c *claims) forget() { c.marks, c.search, c.freeOnly, c.large = noMarks(), search{}, false, false }
 
-// serve says which tasks to claim, and whether the index on queues can be used.
-func (c *claims) serve(tasks map[int32]string, indexed bool) {
-	c.indexed = indexed
+// serve says which tasks to claim.
+func (c *claims) serve(tasks map[int32]string) {
 	if !maps.Equal(c.tasks, tasks) {
 		c.tasks, c.taskIDs, c.marks = tasks, slices.Sorted(maps.Keys(tasks)), noMarks()
 	}

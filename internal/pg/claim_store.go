@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
-	"slices"
 	"strings"
 	"time"
 
@@ -40,7 +38,13 @@ func (s *Store) Claim(ctx context.Context, request worker.ClaimRequest) (worker.
 			return worker.Claimed{}, &wire.RejectedError{Err: err} // no claim was made
 		}
 	}
-	s.restrict(request.Only)
+	if time.Since(s.pauses.read) >= pausesEvery {
+		if err := s.readPauses(ctx); err != nil {
+			s.suspectConnections(ctx)
+			return worker.Claimed{}, &wire.RejectedError{Err: err}
+		}
+	}
+	s.serve(request.Only)
 	conn, err := s.conns.acquire(ctx)
 	if err != nil {
 		s.suspectConnections(ctx)
@@ -66,13 +70,15 @@ func (s *Store) Claim(ctx context.Context, request worker.ClaimRequest) (worker.
 		s.suspectConnections(ctx)
 		return worker.Claimed{}, refused(err)
 	}
+	if len(s.pauses.tasks) > 0 {
+		claimed.Reread = max(pausesEvery-time.Since(s.pauses.read), time.Millisecond)
+	}
 	return claimed, nil
 }
 
 // resolve looks up what claims depend on and others can change.
 func (s *Store) resolve(ctx context.Context) error {
-	taskIDs, err := s.taskIDs(ctx)
-	if err != nil {
+	if _, err := s.taskIDs(ctx); err != nil {
 		return err
 	}
 	tables, err := s.queries.StateOfTables(ctx, s.settings.Schema)
@@ -83,27 +89,8 @@ func (s *Store) resolve(ctx context.Context) error {
 		return &hiddenError{role: s.settings.config.ConnConfig.User, tables: tables.Hidden}
 	}
 	s.resolved = time.Now()
-	taskIDs = maps.Clone(taskIDs) // the other one is read elsewhere
-	maps.DeleteFunc(taskIDs, func(_ int32, task string) bool {
-		_, paused := s.paused[task]
-		return paused
-	})
-	s.servable, s.restricted = taskIDs, nil
-	s.claims.serve(taskIDs, tables.Indexed)
+	s.claims.indexed = tables.Indexed
 	return nil
-}
-
-// restrict has claims look for jobs of these tasks alone; nil: of all that the worker serves.
-func (s *Store) restrict(only []string) {
-	if slices.Equal(only, s.restricted) {
-		return
-	}
-	s.restricted = only
-	taskIDs := maps.Clone(s.servable)
-	if only != nil {
-		maps.DeleteFunc(taskIDs, func(_ int32, task string) bool { return !slices.Contains(only, task) })
-	}
-	s.claims.serve(taskIDs, s.claims.indexed)
 }
 
 var errWereHidden = errors.New("row level security has hidden rows until now: what is locked is looked at first")

@@ -186,3 +186,23 @@ func (db contractDB) Refuse(id int64) {
 		create trigger refuse before update or delete on graphile_worker._private_jobs
 		for each row when (old.id = %d) execute function refuse()`, id))
 }
+
+func (db contractDB) Pause(task, queue string, until time.Time) {
+	db.t.Helper()
+	if err := db.admin().Pause(db.t.Context(), pg.Pause{Task: task, Queue: queue, Until: until}); err != nil {
+		db.t.Fatal(err)
+	}
+}
+
+func (db contractDB) Resume(task, queue string) {
+	db.t.Helper()
+	resume, name := db.admin().Resume, task
+	if queue != "" {
+		resume, name = db.admin().ResumeQueue, queue
+	}
+	if err := resume(db.t.Context(), name); err != nil {
+		db.t.Fatal(err)
+	}
+}
+
+func (db contractDB) admin() *pg.Admin { return pg.NewAdmin(db.pool, schemaName) }

@@ -50,6 +50,8 @@ func TestPoliciesThatOnlyRead(t *testing.T) {
 		{"_private_job_queues", []string{"select", "update"}, false},
 		{"_private_tasks", []string{"select"}, false},
 		{"backfill_pauses", []string{"select"}, false},
+		{"backfill_queue_pauses", []string{"select"}, false},
+		{"backfill_queue_pauses", []string{"update"}, true},
 	} {
 		grant()
 		r := rigOn(t, pool, schemaName)

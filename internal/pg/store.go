@@ -38,16 +38,13 @@ type Store struct {
 	tasks    []string
 	resolved time.Time // when the ids of tasks were looked up
 	served   atomic.Pointer[map[int32]string]
-	paused   map[string]string // tasks whose jobs wait, and why
-	servable map[int32]string  // the others
-	// restricted are the tasks that the last claim was for; nil: all that are servable.
-	restricted []string
-	hidden     bool // row level security hides rows, as far as claims know
-	claims     claims
-	pulse      pulse
-	sweep      *sweep
-	logger     *slog.Logger
-	saidSlow   time.Time // when a slow claim was last logged
+	pauses   pauses
+	hidden   bool // row level security hides rows, as far as claims know
+	claims   claims
+	pulse    pulse
+	sweep    *sweep
+	logger   *slog.Logger
+	saidSlow time.Time // when a slow claim was last logged
 }
 
 var _ worker.Store = (*Store)(nil)
@@ -125,7 +122,10 @@ func (s *Store) Register(ctx context.Context, registration worker.Registration) 
 		return fmt.Errorf("insert worker: %w", err)
 	}
 	s.claims.forget()
-	return s.resolve(ctx)
+	if err := s.resolve(ctx); err != nil {
+		return err
+	}
+	return s.readPauses(ctx)
 }
 
 // Sessions implements worker.Store.
@@ -167,31 +167,12 @@ func (s *Store) taskIDs(ctx context.Context) (map[int32]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read task ids: %w", err)
 	}
-	ids, paused := make(map[int32]string, len(rows)), make(map[string]string)
+	ids := make(map[int32]string, len(rows))
 	for _, row := range rows {
 		ids[row.ID] = row.Identifier
-		if row.Pause != "" {
-			paused[row.Identifier] = row.Pause
-		}
 	}
 	s.served.Store(&ids)
-	s.sayPaused(ctx, paused)
-	s.paused = paused
 	return ids, nil
-}
-
-// sayPaused logs which tasks are paused, and which are not any more.
-func (s *Store) sayPaused(ctx context.Context, paused map[string]string) {
-	for task, why := range paused {
-		if _, said := s.paused[task]; !said {
-			s.logger.LogAttrs(ctx, slog.LevelWarn, "task is paused: its jobs wait", slog.String("task", task), slog.String("pause", why))
-		}
-	}
-	for task := range s.paused {
-		if _, still := paused[task]; !still {
-			s.logger.LogAttrs(ctx, slog.LevelInfo, "task is not paused any more", slog.String("task", task))
-		}
-	}
 }
 
 // Retire implements worker.Store.

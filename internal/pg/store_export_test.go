@@ -82,7 +82,7 @@ func (a *Admin) WithLimit(limit time.Duration) *Admin {
 }
 
 // ForgetTasks makes the next claim look up the ids of the store's tasks.
-func (s *Store) ForgetTasks() { s.resolved = time.Time{} }
+func (s *Store) ForgetTasks() { s.resolved, s.pauses.read = time.Time{}, time.Time{} }
 
 // EngineSession is what a worker's connections run with.
 var EngineSession = engineSession

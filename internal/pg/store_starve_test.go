@@ -62,7 +62,11 @@ func TestQueueFirstInLine(t *testing.T) {
 		"foreign tasks":   {func(r *rig) { r.addMany(3000, "foreign", long, 0, "", 0) }, 0, 2},
 		"a blocked queue": {func(r *rig) { r.addMany(3000, "a", long, 0, "blocked", 1) }, 0, 2},
 		"blocked queues":  {func(r *rig) { r.addMany(3000, "a", long, 0, "blocked", 1500) }, 0, 5},
-		"foreign queues":  {func(r *rig) { r.addMany(3000, "foreign", long, 0, "foreign", 1500) }, 0, 5},
+		"a paused queue": {func(r *rig) {
+			r.addMany(3000, "a", long, 0, "one", 1)
+			r.pause("", "one0")
+		}, 0, 2},
+		"foreign queues": {func(r *rig) { r.addMany(3000, "foreign", long, 0, "foreign", 1500) }, 0, 5},
 		"other priorities": {func(r *rig) {
 			r.addMany(3000, "foreign", long, -5, "", 0)
 			r.addMany(3000, "a", long, -3, "blocked", 1)

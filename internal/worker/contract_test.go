@@ -136,3 +136,15 @@ func (db contractDB) Refuse(id int64) {
 	defer db.mu.Unlock()
 	db.refused[id] = true
 }
+
+func (db contractDB) Pause(task, queue string, until time.Time) {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	db.paused[fakePause{task, queue}] = until
+}
+
+func (db contractDB) Resume(task, queue string) {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	delete(db.paused, fakePause{task, queue})
+}

@@ -231,6 +231,9 @@ func (c *core) claimed(made step, answer Claimed, stopped bool, now time.Time) a
 	}
 	if !c.once {
 		c.demand.pollAt = now.Add(pollInterval)
+		if answer.Reread > 0 {
+			c.demand.pollAt = now.Add(min(pollInterval, answer.Reread))
+		}
 	}
 	c.most = min(2*c.most, maxBatch)
 	if now.Sub(c.slowAt) > slowFor {

@@ -175,8 +175,8 @@ func (db *fakeDB) pauseCrashing(task string, rescued *worker.Rescued) {
 			ago = append(ago, time.Since(c.judged))
 		}
 	}
-	if conviction.Pauses(ago) && !db.paused[task] {
-		db.paused[task] = true
+	if _, paused := db.paused[fakePause{task: task}]; conviction.Pauses(ago) && !paused {
+		db.paused[fakePause{task: task}] = time.Time{}
 		rescued.Paused = append(rescued.Paused, task)
 	}
 }
@@ -269,7 +269,7 @@ func (db *fakeDB) suspects(tasks, forbidden []string) (found worker.Suspects, re
 	cohorts := slices.SortedFunc(maps.Keys(parkedAt), func(a, b string) int { return parkedAt[a].Compare(parkedAt[b]) })
 	for _, job := range parked {
 		flagged := slices.ContainsFunc(job.Flags, func(flag string) bool { return slices.Contains(forbidden, flag) })
-		if !slices.Contains(tasks, job.Task) || db.paused[job.Task] || flagged {
+		if !slices.Contains(tasks, job.Task) || db.isPaused(job) || flagged {
 			continue
 		}
 		cohort := strings.Split(job.LockedBy, ".")[1]
@@ -346,7 +346,7 @@ func (db *fakeDB) try(request worker.TryRequest) (claimed worker.Claimed, refuse
 	bytes := int64(0)
 	for _, id := range slices.Sorted(slices.Values(request.Jobs)) {
 		job := db.jobs[id]
-		if job == nil || job.Busy || superseded(job) || !strings.HasPrefix(job.LockedBy, suspectPrefix+request.Cohort+".") {
+		if job == nil || job.Busy || superseded(job) || db.isPaused(job) || !strings.HasPrefix(job.LockedBy, suspectPrefix+request.Cohort+".") {
 			continue
 		}
 		queue := db.queues[job.Queue]

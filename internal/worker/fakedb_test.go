@@ -30,9 +30,9 @@ type fakeDB struct {
 	completed  map[int64]int
 	superseded int
 	crashes    []*fakeCrash
-	paused     map[string]bool
-	refused    map[int64]bool       // changes of these rows are refused
-	sweptAt    map[string]time.Time // when a worker last began to sweep for all
+	paused     map[fakePause]time.Time // until when; zero: for ever
+	refused    map[int64]bool          // changes of these rows are refused
+	sweptAt    map[string]time.Time    // when a worker last began to sweep for all
 	lastID     int64
 	violations []string
 }
@@ -71,7 +71,7 @@ func newDB(t *testing.T) *fakeDB {
 		handling:  make(map[*wire.Job]struct{}),
 		completed: make(map[int64]int),
 		refused:   make(map[int64]bool),
-		paused:    make(map[string]bool),
+		paused:    make(map[fakePause]time.Time),
 	}
 	t.Cleanup(func() {
 		for _, violation := range db.violations {
@@ -229,6 +229,19 @@ func (db *fakeDB) free(queue, claim string) {
 	}
 }
 
+// fakePause names a task or a queue.
+type fakePause struct{ task, queue string }
+
+// isPaused reports whether nobody is to start a job; db.mu is held.
+func (db *fakeDB) isPaused(job *fakeJob) bool {
+	for _, what := range []fakePause{{task: job.Task}, {queue: job.Queue}} {
+		if until, paused := db.paused[what]; paused && (until.IsZero() || time.Now().Before(until)) {
+			return true
+		}
+	}
+	return false
+}
+
 // starts notes that a handler starts, and that no other may be running under a lease of the same
 // job or queue.
 func (db *fakeDB) starts(job *wire.Job) (ends func()) {
@@ -277,7 +290,7 @@ func (db *fakeDB) claim(request worker.ClaimRequest, tasks []string) worker.Clai
 	db.order = slices.DeleteFunc(db.order, func(job *fakeJob) bool { return db.jobs[job.ID] == nil })
 	slices.SortFunc(db.order, func(a, b *fakeJob) int { return wire.CompareJobs(&a.Job, &b.Job) })
 	for _, job := range db.order {
-		if db.paused[job.Task] || request.Only != nil && !slices.Contains(request.Only, job.Task) {
+		if db.isPaused(job) || request.Only != nil && !slices.Contains(request.Only, job.Task) {
 			continue
 		}
 		if job.LockedBy != "" || job.Attempt >= job.MaxAttempts || !slices.Contains(tasks, job.Task) ||

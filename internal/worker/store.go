@@ -43,14 +43,14 @@ type Store interface {
 	// done.
 	Rescue(ctx context.Context, request RescueRequest) (Rescued, error)
 
-	// Suspects returns the suspects that this worker may try: it serves their tasks, which are not
-	// paused, and they have none of these flags. It keeps the locks of all suspects young, and deletes
+	// Suspects returns the suspects that this worker may try: it serves their tasks, neither these nor
+	// their queues are paused, and they have none of these flags. It keeps the locks of all suspects young, and deletes
 	// those that were superseded, whose evidence goes to the jobs that have their keys.
 	Suspects(ctx context.Context, forbidden []string) (Suspects, error)
 	// LastTrial returns the last trial in which a worker has died.
 	LastTrial(ctx context.Context) (LastTrial, error)
-	// Try claims suspects for a trial, as Claim does: those that nobody else has, and that were not
-	// superseded. After an error they may be locked all the same: Reclaim makes suspects of them
+	// Try claims suspects for a trial, as Claim does: those that nobody else has, and that were
+	// neither superseded nor paused. After an error they may be locked all the same: Reclaim makes suspects of them
 	// again. It must not run beside a Claim.
 	Try(ctx context.Context, request TryRequest) (Claimed, error)
 	// Acquit ends the worker's trial, with these jobs: there is no evidence against them any more. It
@@ -61,7 +61,9 @@ type Store interface {
 	// jobs.
 	Unowned(ctx context.Context) ([]string, error)
 
-	// Claim locks due jobs for this worker and returns them in the order (priority, run_at, id).
+	// Claim locks due jobs for this worker and returns them in the order (priority, run_at, id). It
+	// takes none of a queue that is paused, nor of a task that was when the claim began, or 2 seconds
+	// before.
 	// After an error they may be locked all the same: see Reclaim.
 	Claim(ctx context.Context, request ClaimRequest) (Claimed, error)
 	// Reclaim releases what is locked under the worker's id and is not among held: jobs of claims
@@ -167,6 +169,9 @@ type Claimed struct {
 	// for the length of a statement, or a trigger keeps the jobs as they are. Ask again within
 	// milliseconds, and less often if that goes on.
 	Contended bool
+	// Reread is set if tasks of ours are paused: so soon the Store looks again whether they still are,
+	// with the next claim. A worker that runs once does not wait for that.
+	Reread time.Duration
 	// NextDue is the time until the nearest job of ours that is not due yet, as far as the claim met
 	// one; 0 if it did not.
 	NextDue time.Duration

@@ -236,6 +236,23 @@ on conflict (task) do update
 -- name: ResumeTask :execrows
 delete from graphile_worker.backfill_pauses where task = @task::text and coalesce(ends_at, 'infinity') > now();
 
+-- name: PauseQueue :exec
+-- The name counts, whether the queue has a row or not: a row without jobs is cleaned up, and comes back
+-- under another id. A second pause of a queue replaces the first.
+insert into graphile_worker.backfill_queue_pauses (queue_name, paused_by, reason, ends_at)
+values (@queue_name::text, @paused_by::text, @reason::text, sqlc.narg('ends_at')::timestamptz)
+on conflict (queue_name) do update
+   set paused_at = clock_timestamp(), paused_by = excluded.paused_by, reason = excluded.reason, ends_at = excluded.ends_at;
+
+-- name: ResumeQueue :execrows
+delete from graphile_worker.backfill_queue_pauses
+ where queue_name = @queue_name::text and coalesce(ends_at, 'infinity') > now();
+
 -- name: Pauses :many
-select p.task, p.paused_at, p.paused_by, p.reason, p.ends_at from graphile_worker.backfill_pauses as p
- where coalesce(p.ends_at, 'infinity') > now() order by p.task;
+-- Tasks first.
+select p.task, ''::text as queue_name, p.paused_at, p.paused_by, p.reason, p.ends_at from graphile_worker.backfill_pauses as p
+ where coalesce(p.ends_at, 'infinity') > now()
+union all
+select ''::text as task, q.queue_name, q.paused_at, q.paused_by, q.reason, q.ends_at from graphile_worker.backfill_queue_pauses as q
+ where coalesce(q.ends_at, 'infinity') > now()
+ order by 2, 1;

@@ -462,6 +462,32 @@ func (q *Queries) NextQueue(ctx context.Context, after int64) (int64, error) {
 	return id, err
 }
 
+const PauseQueue = `-- name: PauseQueue :exec
+insert into graphile_worker.backfill_queue_pauses (queue_name, paused_by, reason, ends_at)
+values ($1::text, $2::text, $3::text, $4::timestamptz)
+on conflict (queue_name) do update
+   set paused_at = clock_timestamp(), paused_by = excluded.paused_by, reason = excluded.reason, ends_at = excluded.ends_at
+`
+
+type PauseQueueParams struct {
+	QueueName string
+	PausedBy  string
+	Reason    string
+	EndsAt    pgtype.Timestamptz
+}
+
+// The name counts, whether the queue has a row or not: a row without jobs is cleaned up, and comes back
+// under another id. A second pause of a queue replaces the first.
+func (q *Queries) PauseQueue(ctx context.Context, arg PauseQueueParams) error {
+	_, err := q.db.Exec(ctx, PauseQueue,
+		arg.QueueName,
+		arg.PausedBy,
+		arg.Reason,
+		arg.EndsAt,
+	)
+	return err
+}
+
 const PauseTask = `-- name: PauseTask :execrows
 insert into graphile_worker.backfill_pauses (task, paused_by, reason, ends_at)
 select t.identifier, $1::text, $2::text, $3::timestamptz
@@ -492,21 +518,36 @@ func (q *Queries) PauseTask(ctx context.Context, arg PauseTaskParams) (int64, er
 }
 
 const Pauses = `-- name: Pauses :many
-select p.task, p.paused_at, p.paused_by, p.reason, p.ends_at from graphile_worker.backfill_pauses as p
- where coalesce(p.ends_at, 'infinity') > now() order by p.task
+select p.task, ''::text as queue_name, p.paused_at, p.paused_by, p.reason, p.ends_at from graphile_worker.backfill_pauses as p
+ where coalesce(p.ends_at, 'infinity') > now()
+union all
+select ''::text as task, q.queue_name, q.paused_at, q.paused_by, q.reason, q.ends_at from graphile_worker.backfill_queue_pauses as q
+ where coalesce(q.ends_at, 'infinity') > now()
+ order by 2, 1
 `
 
-func (q *Queries) Pauses(ctx context.Context) ([]GraphileWorkerBackfillPause, error) {
+type PausesRow struct {
+	Task      string
+	QueueName string
+	PausedAt  pgtype.Timestamptz
+	PausedBy  string
+	Reason    string
+	EndsAt    pgtype.Timestamptz
+}
+
+// Tasks first.
+func (q *Queries) Pauses(ctx context.Context) ([]PausesRow, error) {
 	rows, err := q.db.Query(ctx, Pauses)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
-	var items []GraphileWorkerBackfillPause
+	var items []PausesRow
 	for rows.Next() {
-		var i GraphileWorkerBackfillPause
+		var i PausesRow
 		if err := rows.Scan(
 			&i.Task,
+			&i.QueueName,
 			&i.PausedAt,
 			&i.PausedBy,
 			&i.Reason,
@@ -533,6 +574,19 @@ func (q *Queries) RegisteredWorker(ctx context.Context, ids []string) (string, e
 	var column_1 string
 	err := row.Scan(&column_1)
 	return column_1, err
+}
+
+const ResumeQueue = `-- name: ResumeQueue :execrows
+delete from graphile_worker.backfill_queue_pauses
+ where queue_name = $1::text and coalesce(ends_at, 'infinity') > now()
+`
+
+func (q *Queries) ResumeQueue(ctx context.Context, queueName string) (int64, error) {
+	result, err := q.db.Exec(ctx, ResumeQueue, queueName)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
 }
 
 const ResumeTask = `-- name: ResumeTask :execrows

@@ -23,6 +23,10 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
   select p, low from prio
   union all
   select m.p, m.low from rows from (unnest($4::smallint[]), unnest($5::timestamptz[])) as m(p, low)
+), paused as materialized (                      -- the ids that paused queues have by now: nobody is to start their jobs
+  select s.id from graphile_worker.backfill_queue_pauses as p cross join lateral (
+    select id from graphile_worker._private_job_queues where queue_name = p.queue_name limit 1) s
+   where coalesce(p.ends_at, 'infinity') > now()
 ), peek as materialized (                        -- the free jobs that would fill the batch alone
   select f.id, f.priority, f.run_at from mark cross join lateral (
     select id, priority, run_at from graphile_worker._private_jobs
@@ -56,6 +60,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
    where u.q not in (select q from seen) and (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
 ), line as materialized (                        -- the queues to try, best first
   select q, id from (select q, id, priority, run_at from seen union all select q, id, priority, run_at from freed) as x
+   where q not in (select id from paused)
    order by priority, run_at, id
 ), lockq as materialized (                       -- lock open queues one after the other, never waiting
   select l.id, line.id as head from line cross join lateral (
@@ -274,6 +279,10 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
   select p, low from prio
   union all
   select m.p, m.low from rows from (unnest($4::smallint[]), unnest($5::timestamptz[])) as m(p, low)
+), paused as materialized (                      -- the ids that paused queues have by now: nobody is to start their jobs
+  select s.id from graphile_worker.backfill_queue_pauses as p cross join lateral (
+    select id from graphile_worker._private_job_queues where queue_name = p.queue_name limit 1) s
+   where coalesce(p.ends_at, 'infinity') > now()
 ), peek as materialized (                        -- the free jobs that would fill the batch alone
   select f.id, f.priority, f.run_at from mark cross join lateral (
     select id, priority, run_at from graphile_worker._private_jobs
@@ -307,6 +316,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
    where u.q not in (select q from seen) and (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
 ), line as materialized (                        -- the queues to try, best first
   select q, id from (select q, id, priority, run_at from seen union all select q, id, priority, run_at from freed) as x
+   where q not in (select id from paused)
    order by priority, run_at, id
 ), lockq as materialized (                       -- lock open queues one after the other, never waiting
   select l.id, line.id as head from line cross join lateral (
@@ -855,6 +865,10 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
   select p, low from prio
   union all
   select m.p, m.low from rows from (unnest($4::smallint[]), unnest($5::timestamptz[])) as m(p, low)
+), paused as materialized (                      -- the ids that paused queues have by now: nobody is to start their jobs
+  select s.id from graphile_worker.backfill_queue_pauses as p cross join lateral (
+    select id from graphile_worker._private_job_queues where queue_name = p.queue_name limit 1) s
+   where coalesce(p.ends_at, 'infinity') > now()
 ), peek as materialized (                        -- the free jobs that would fill the batch alone
   select f.id, f.priority, f.run_at from mark cross join lateral (
     select id, priority, run_at from graphile_worker._private_jobs
@@ -884,6 +898,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
    where u.q not in (select q from seen) and (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
 ), line as materialized (                        -- the queues to try, best first
   select q, id from (select q, id, priority, run_at from seen union all select q, id, priority, run_at from freed) as x
+   where q not in (select id from paused)
    order by priority, run_at, id
 ), lockq as materialized (                       -- lock open queues one after the other, never waiting
   select l.id, line.id as head from line cross join lateral (
@@ -1103,6 +1118,10 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
   select p, low from prio
   union all
   select m.p, m.low from rows from (unnest($4::smallint[]), unnest($5::timestamptz[])) as m(p, low)
+), paused as materialized (                      -- the ids that paused queues have by now: nobody is to start their jobs
+  select s.id from graphile_worker.backfill_queue_pauses as p cross join lateral (
+    select id from graphile_worker._private_job_queues where queue_name = p.queue_name limit 1) s
+   where coalesce(p.ends_at, 'infinity') > now()
 ), peek as materialized (                        -- the free jobs that would fill the batch alone
   select f.id, f.priority, f.run_at from mark cross join lateral (
     select id, priority, run_at from graphile_worker._private_jobs
@@ -1132,6 +1151,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
    where u.q not in (select q from seen) and (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
 ), line as materialized (                        -- the queues to try, best first
   select q, id from (select q, id, priority, run_at from seen union all select q, id, priority, run_at from freed) as x
+   where q not in (select id from paused)
    order by priority, run_at, id
 ), lockq as materialized (                       -- lock open queues one after the other, never waiting
   select l.id, line.id as head from line cross join lateral (
@@ -1355,6 +1375,10 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
   select p, low from prio
   union all
   select m.p, m.low from rows from (unnest($4::smallint[]), unnest($5::timestamptz[])) as m(p, low)
+), paused as materialized (                      -- the ids that paused queues have by now: nobody is to start their jobs
+  select s.id from graphile_worker.backfill_queue_pauses as p cross join lateral (
+    select id from graphile_worker._private_job_queues where queue_name = p.queue_name limit 1) s
+   where coalesce(p.ends_at, 'infinity') > now()
 ), peek as materialized (                        -- the free jobs that would fill the batch alone
   select f.id, f.priority, f.run_at from mark cross join lateral (
     select id, priority, run_at from graphile_worker._private_jobs
@@ -1368,6 +1392,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
   select j.q, j.id, j.task_id, j.priority, j.run_at from mark cross join lateral (
     select job_queue_id as q, id, task_id, priority, run_at from graphile_worker._private_jobs
      where is_available and priority = mark.p and run_at between mark.low and now()
+       and (job_queue_id in (select id from paused)) is not true -- nothing but this window finds what is behind them
      order by run_at limit 4000) j
   limit 4000
 ), edge as materialized (                        -- the last that was looked at, if there may be more
@@ -1378,6 +1403,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
    order by q, priority, run_at, id
 ), line as materialized (                        -- the queues to try, best first
   select q, id from seen
+   where q not in (select id from paused)
    order by priority, run_at, id
 ), lockq as materialized (                       -- lock open queues one after the other, never waiting
   select l.id, line.id as head from line cross join lateral (
@@ -1589,6 +1615,10 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
   select p, low from prio
   union all
   select m.p, m.low from rows from (unnest($4::smallint[]), unnest($5::timestamptz[])) as m(p, low)
+), paused as materialized (                      -- the ids that paused queues have by now: nobody is to start their jobs
+  select s.id from graphile_worker.backfill_queue_pauses as p cross join lateral (
+    select id from graphile_worker._private_job_queues where queue_name = p.queue_name limit 1) s
+   where coalesce(p.ends_at, 'infinity') > now()
 ), peek as materialized (                        -- the free jobs that would fill the batch alone
   select f.id, f.priority, f.run_at from mark cross join lateral (
     select id, priority, run_at from graphile_worker._private_jobs
@@ -1602,6 +1632,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
   select j.q, j.id, j.task_id, j.priority, j.run_at from mark cross join lateral (
     select job_queue_id as q, id, case when (flags ?| $11::text[]) is not true and id <> all($12::bigint[]) then task_id end as task_id, priority, run_at from graphile_worker._private_jobs
      where is_available and priority = mark.p and run_at between mark.low and now()
+       and (job_queue_id in (select id from paused)) is not true -- nothing but this window finds what is behind them
      order by run_at limit 4000) j
   limit 4000
 ), edge as materialized (                        -- the last that was looked at, if there may be more
@@ -1612,6 +1643,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
    order by q, priority, run_at, id
 ), line as materialized (                        -- the queues to try, best first
   select q, id from seen
+   where q not in (select id from paused)
    order by priority, run_at, id
 ), lockq as materialized (                       -- lock open queues one after the other, never waiting
   select l.id, line.id as head from line cross join lateral (
@@ -1907,7 +1939,8 @@ select exists (select from pg_catalog.pg_index as i
        array(
          select c.relname::text
            from (values ('_private_jobs', array['r', 'w', 'd']), ('_private_job_queues', array['r', 'w']),
-                        ('_private_tasks', array['r']), ('backfill_pauses', array['r'])) as needed (name, commands)
+                        ('_private_tasks', array['r']), ('backfill_pauses', array['r']),
+                        ('backfill_queue_pauses', array['r'])) as needed (name, commands)
            join pg_catalog.pg_class as c on c.relname = needed.name
            join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
           where n.nspname = $1::text and row_security_active(c.oid)

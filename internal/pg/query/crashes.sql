@@ -165,7 +165,7 @@ select dropped.id, exists (select from freed where freed.id = dropped.job_queue_
 -- worker died on a trial, and cleared if another worker died in a trial of it. Mine: the worker may try
 -- it.
 with parked as materialized (
-  select j.id, j.task_id, j.key, j.flags, j.locked_by, j.locked_at, split_part(j.locked_by, '.', 2) as cohort
+  select j.id, j.task_id, j.job_queue_id, j.key, j.flags, j.locked_by, j.locked_at, split_part(j.locked_by, '.', 2) as cohort
     from graphile_worker._private_jobs as j
    where j.id = any(array(select c.job_id from graphile_worker.backfill_crashes as c where c.judged_at is not null))
      and j.locked_by ~ '^backfill-suspect\.[0-9a-f]{18}\.[0-9]{1,9}k?$'
@@ -188,7 +188,10 @@ select parked.id, parked.locked_by::text as token, parked.cohort::text as cohort
        (parked.locked_at < now() - interval '30 minutes')::boolean as stale,
        (t.identifier = any(@tasks::text[]) and (parked.flags ?| @forbidden::text[]) is not true
         and not exists (select from graphile_worker.backfill_pauses as p
-                         where p.task = t.identifier and coalesce(p.ends_at, 'infinity') > now()))::boolean as mine
+                         where p.task = t.identifier and coalesce(p.ends_at, 'infinity') > now())
+        and not exists (select from graphile_worker._private_job_queues as s
+                          join graphile_worker.backfill_queue_pauses as p on p.queue_name = s.queue_name
+                         where s.id = parked.job_queue_id and coalesce(p.ends_at, 'infinity') > now()))::boolean as mine
   from parked join cohorts on cohorts.cohort = parked.cohort
   join graphile_worker._private_tasks as t on t.id = parked.task_id
   left join graphile_worker.backfill_crashes as own on own.job_id = parked.id and own.worker_id = 'pool-' || parked.cohort
@@ -218,8 +221,8 @@ select coalesce(extract(epoch from w.heartbeat_at - least(w.emptying_at, w.trial
  order by w.dead_at desc limit 1;
 
 -- name: TrySuspects :many
--- Claims suspects of one cohort for a trial, as far as nobody else has them, they were not superseded,
--- and their payloads fit: the first one always does. If it gets any, the rest of the cohort was passed
+-- Claims suspects of one cohort for a trial, as far as nobody else has them, they were not superseded nor
+-- paused since the look, and their payloads fit: the first one always does. If it gets any, the rest of the cohort was passed
 -- by. Nothing is claimed by a worker that was declared dead (R5); its row repeats in each row of the answer.
 with alive as (
   update graphile_worker.backfill_workers as w
@@ -233,11 +236,16 @@ with alive as (
     from graphile_worker._private_jobs as j
    where j.id = any(@jobs::bigint[]) and starts_with(j.locked_by, 'backfill-suspect.' || @cohort::text || '.')
      and not (j.locked_by like '%k' and j.key is null)
+     and not exists (select from graphile_worker._private_tasks as t
+                       join graphile_worker.backfill_pauses as p on p.task = t.identifier
+                      where t.id = j.task_id and coalesce(p.ends_at, 'infinity') > now())
    order by j.id for update skip locked
 ), queue as materialized (
   select s.id from graphile_worker._private_job_queues as s
    where s.id = any(array(select job_queue_id from drawn where job_queue_id is not null))
      and coalesce(s.locked_by, '') in ('', 'backfill-suspect.' || @cohort::text)
+     and not exists (select from graphile_worker.backfill_queue_pauses as p
+                      where p.queue_name = s.queue_name and coalesce(p.ends_at, 'infinity') > now())
    order by s.id for update skip locked
 ), fit as materialized (
   select drawn.id, row_number() over (order by drawn.id) as place, sum(drawn.bytes) over (order by drawn.id) as bytes from drawn

@@ -6,18 +6,13 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
-// Tasks whose jobs wait, with who paused them and why. Client.Pause and Client.Resume change it.
-type GraphileWorkerBackfillPause struct {
-	Task     string
-	PausedAt pgtype.Timestamptz
-	PausedBy string
-	Reason   string
-	// When the pause ends by itself. Null: when somebody ends it.
-	EndsAt pgtype.Timestamptz
-}
-
 type GraphileWorkerPrivateKnownCrontab struct {
 	Identifier    string
 	KnownSince    pgtype.Timestamptz
 	LastExecution pgtype.Timestamptz
+}
+
+type GraphileWorkerPrivateTask struct {
+	ID         int32
+	Identifier string
 }

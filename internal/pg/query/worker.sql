@@ -167,13 +167,20 @@ select n.name from pg_catalog.unnest(@names::pg_catalog.text[]) as n(name)
 on conflict (identifier) do nothing;
 
 -- name: TaskIDs :many
--- Pause is empty if the task is not paused.
-select t.id, t.identifier,
-       case when p.task is null then ''
-            else concat_ws(', ', nullif(p.paused_by, ''), nullif(p.reason, ''), 'since ' || p.paused_at) end::text as pause
-  from graphile_worker._private_tasks as t
-  left join graphile_worker.backfill_pauses as p on p.task = t.identifier and coalesce(p.ends_at, 'infinity') > now()
- where t.identifier = any(@names::text[]);
+select t.id, t.identifier from graphile_worker._private_tasks as t where t.identifier = any(@names::text[]);
+
+-- name: PausesOf :many
+-- What is paused now, of these tasks and of all queues, for the log those that have been for longest. The
+-- claim itself knows of all queues that are.
+select false as queue, p.task as name,
+       concat_ws(', ', nullif(p.paused_by, ''), nullif(p.reason, ''), 'since ' || p.paused_at)::text as why
+  from graphile_worker.backfill_pauses as p
+ where p.task = any(@tasks::text[]) and coalesce(p.ends_at, 'infinity') > now()
+union all
+(select true as queue, q.queue_name as name,
+       concat_ws(', ', nullif(q.paused_by, ''), nullif(q.reason, ''), 'since ' || q.paused_at)::text as why
+  from graphile_worker.backfill_queue_pauses as q
+ where coalesce(q.ends_at, 'infinity') > now() order by q.paused_at, q.queue_name limit @most_queues::int);
 
 -- name: WorkerSettled :one
 -- False while a claim of this worker may still commit: it holds the worker's row for key share (R5).

@@ -318,6 +318,51 @@ func (q *Queries) NoteFormerWorker(ctx context.Context, id string) error {
 	return err
 }
 
+const PausesOf = `-- name: PausesOf :many
+select false as queue, p.task as name,
+       concat_ws(', ', nullif(p.paused_by, ''), nullif(p.reason, ''), 'since ' || p.paused_at)::text as why
+  from graphile_worker.backfill_pauses as p
+ where p.task = any($1::text[]) and coalesce(p.ends_at, 'infinity') > now()
+union all
+(select true as queue, q.queue_name as name,
+       concat_ws(', ', nullif(q.paused_by, ''), nullif(q.reason, ''), 'since ' || q.paused_at)::text as why
+  from graphile_worker.backfill_queue_pauses as q
+ where coalesce(q.ends_at, 'infinity') > now() order by q.paused_at, q.queue_name limit $2::int)
+`
+
+type PausesOfParams struct {
+	Tasks      []string
+	MostQueues int32
+}
+
+type PausesOfRow struct {
+	Queue bool
+	Name  string
+	Why   string
+}
+
+// What is paused now, of these tasks and of all queues, for the log those that have been for longest. The
+// claim itself knows of all queues that are.
+func (q *Queries) PausesOf(ctx context.Context, arg PausesOfParams) ([]PausesOfRow, error) {
+	rows, err := q.db.Query(ctx, PausesOf, arg.Tasks, arg.MostQueues)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []PausesOfRow
+	for rows.Next() {
+		var i PausesOfRow
+		if err := rows.Scan(&i.Queue, &i.Name, &i.Why); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const ReclaimIDs = `-- name: ReclaimIDs :many
 select j.id from graphile_worker._private_jobs as j
  where starts_with(j.locked_by, $1::text || '.') and j.id || ' ' || j.locked_by <> all($2::text[])
@@ -647,31 +692,19 @@ func (q *Queries) Survey(ctx context.Context, arg SurveyParams) ([]SurveyRow, er
 }
 
 const TaskIDs = `-- name: TaskIDs :many
-select t.id, t.identifier,
-       case when p.task is null then ''
-            else concat_ws(', ', nullif(p.paused_by, ''), nullif(p.reason, ''), 'since ' || p.paused_at) end::text as pause
-  from graphile_worker._private_tasks as t
-  left join graphile_worker.backfill_pauses as p on p.task = t.identifier and coalesce(p.ends_at, 'infinity') > now()
- where t.identifier = any($1::text[])
+select t.id, t.identifier from graphile_worker._private_tasks as t where t.identifier = any($1::text[])
 `
 
-type TaskIDsRow struct {
-	ID         int32
-	Identifier string
-	Pause      string
-}
-
-// Pause is empty if the task is not paused.
-func (q *Queries) TaskIDs(ctx context.Context, names []string) ([]TaskIDsRow, error) {
+func (q *Queries) TaskIDs(ctx context.Context, names []string) ([]GraphileWorkerPrivateTask, error) {
 	rows, err := q.db.Query(ctx, TaskIDs, names)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
-	var items []TaskIDsRow
+	var items []GraphileWorkerPrivateTask
 	for rows.Next() {
-		var i TaskIDsRow
-		if err := rows.Scan(&i.ID, &i.Identifier, &i.Pause); err != nil {
+		var i GraphileWorkerPrivateTask
+		if err := rows.Scan(&i.ID, &i.Identifier); err != nil {
 			return nil, err
 		}
 		items = append(items, i)

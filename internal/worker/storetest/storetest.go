@@ -60,6 +60,10 @@ type Database interface {
 	AgeSweep(workerID string, by time.Duration)
 	// Refuse makes the database refuse every change of a job's row, for what the row holds.
 	Refuse(id int64)
+	// Pause keeps the jobs of a task or a queue from starting, until then or, if it is zero, until
+	// Resume.
+	Pause(task, queue string, until time.Time)
+	Resume(task, queue string)
 }
 
 // Row is what the contract says of a job's row.
@@ -89,7 +93,7 @@ func Run(t *testing.T, open func(*testing.T) Database, in func(*testing.T, func(
 var cases = map[string]func(*rig){}
 
 func init() { //nolint:gochecknoinits // the cases refer to the rig that the table is declared for
-	for _, group := range []map[string]func(*rig){claimCases, endCases, lostCases, sweepCases, registerCases, rescueCases, crashCases, trialCases} {
+	for _, group := range []map[string]func(*rig){claimCases, endCases, lostCases, sweepCases, registerCases, rescueCases, crashCases, trialCases, pauseCases} {
 		maps.Copy(cases, group)
 	}
 }

@@ -1,9 +1,12 @@
 // Backfill is the operator's command for the job queue of package backfill.
 //
 //	backfill migrate    install or upgrade the tables, show their SQL, verify them, give rights to roles
+//	backfill pause      keep the jobs of a task or a queue from starting, or list what is paused
+//	backfill resume     let them start again
 //
 // The database is that of --database-url, of DATABASE_URL, or of the PG* variables, in this order.
-// Exit codes: 0, all is well; 1, it failed, or something is missing; 2, the usage is wrong.
+// Exit codes: 0, all is well; 1, it failed, or something is missing; 2, the usage is wrong; 3, nothing
+// matched.
 package main
 
 import (
@@ -26,6 +29,7 @@ import (
 const (
 	exitProblem = 1
 	exitUsage   = 2
+	exitNothing = 3
 )
 
 func main() {
@@ -42,12 +46,12 @@ func run(ctx context.Context, arguments []string, stdout, stderr io.Writer) int 
 		Usage:          "operate a backfill job queue",
 		Writer:         stdout,
 		ErrWriter:      stderr,
-		Commands:       []*cli.Command{migrateCommand(), helpCommand()},
+		Commands:       []*cli.Command{migrateCommand(), pauseCommand(), resumeCommand(), helpCommand()},
 		OnUsageError:   onUsageError,
 		ExitErrHandler: func(context.Context, *cli.Command, error) {}, // below
 		Action: func(_ context.Context, cmd *cli.Command) error {
 			if cmd.Args().Present() {
-				return usageError{errors.New("unknown command: want migrate")} // It may be a URL with a password.
+				return errUnknownCommand // It may be a URL with a password.
 			}
 			return cli.ShowRootCommandHelp(cmd)
 		},
@@ -61,8 +65,13 @@ func run(ctx context.Context, arguments []string, stdout, stderr io.Writer) int 
 		fmt.Fprintln(stderr, `Run "backfill help", or "backfill help" and a command.`)
 		return exitUsage
 	}
+	if exit, ok := errors.AsType[exitError](err); ok {
+		return exit.code
+	}
 	return exitProblem
 }
+
+var errUnknownCommand = usageError{errors.New("unknown command: want migrate, pause or resume")}
 
 // helpCommand replaces the library's, which repeats arguments that it does not know.
 func helpCommand() *cli.Command {
@@ -74,7 +83,7 @@ func helpCommand() *cli.Command {
 			case name == "":
 				return cli.ShowRootCommandHelp(cmd)
 			case cmd.Root().Command(name) == nil:
-				return usageError{errors.New("unknown command: want migrate")}
+				return errUnknownCommand
 			default:
 				return cli.ShowCommandHelp(ctx, cmd.Root(), name)
 			}
@@ -85,13 +94,20 @@ func helpCommand() *cli.Command {
 // usageError is a wrong usage.
 type usageError struct{ error }
 
+// exitError ends the program with a code of its own.
+type exitError struct {
+	code int
+	error
+}
+
 // onUsageError leaves out values of flags, and texts that cannot be a flag's name: they may be URLs
 // with a password.
 func onUsageError(_ context.Context, _ *cli.Command, err error, _ bool) error {
 	text := err.Error()
 	switch _, flag, undefined := strings.Cut(text, "not defined: "); {
 	case strings.HasPrefix(text, "invalid value"):
-		err = errors.New("invalid value" + text[strings.LastIndex(text, " for flag"):])
+		flag, _, _ := strings.Cut(text[strings.LastIndex(text, " for flag"):], ":") // what follows repeats the value
+		err = errors.New("invalid value" + flag)
 	case undefined && strings.ContainsFunc(flag, notInFlag):
 		err = errors.New("flag provided but not defined")
 	}
@@ -114,15 +130,24 @@ func databaseFlags() []cli.Flag {
 	}
 }
 
-// connect connects to the database of the flags or the environment.
-func connect(ctx context.Context, cmd *cli.Command) (*pgx.Conn, error) {
+// databaseURL returns the URL of the flags or the environment; "" if the PG* variables say where it is.
+func databaseURL(cmd *cli.Command) (string, error) {
 	databaseURL := cmd.String(flagDatabase)
 	if databaseURL == "" {
 		databaseURL = os.Getenv("DATABASE_URL")
 	}
 	if databaseURL == "" && !pg.EnvironmentConfigured() {
-		return nil, usageError{errors.New("no database is configured: pass --database-url postgres://user:password@host:5432/database, " +
+		return "", usageError{errors.New("no database is configured: pass --database-url postgres://user:password@host:5432/database, " +
 			"or set DATABASE_URL, or PGHOST and so on")}
 	}
-	return pg.Connect(ctx, databaseURL)
+	return databaseURL, nil
+}
+
+// connect connects to the database of the flags or the environment.
+func connect(ctx context.Context, cmd *cli.Command) (*pgx.Conn, error) {
+	url, err := databaseURL(cmd)
+	if err != nil {
+		return nil, err
+	}
+	return pg.Connect(ctx, url)
 }

@@ -187,12 +187,12 @@ func TestPasswordIsNotShown(t *testing.T) {
 func TestUsage(t *testing.T) {
 	t.Parallel()
 	for want, arguments := range map[string][]string{
-		"unknown command: want migrate": {"work"},
-		"choose one":                    {"migrate", "--verify", "--print"},
-		"leave --breaking":              {"migrate", "--verify", "--breaking"},
-		"not defined: -nope":            {"migrate", "--nope"},
-		"name is empty":                 {"migrate", "--database-url", "postgres://127.0.0.1:1/nowhere", "--schema", ""},
-		"pg_":                           {"migrate", "--print", "--schema", "pg_x"},
+		"unknown command: want migrate, ": {"work"},
+		"choose one":                      {"migrate", "--verify", "--print"},
+		"leave --breaking":                {"migrate", "--verify", "--breaking"},
+		"not defined: -nope":              {"migrate", "--nope"},
+		"name is empty":                   {"migrate", "--database-url", "postgres://127.0.0.1:1/nowhere", "--schema", ""},
+		"pg_":                             {"migrate", "--print", "--schema", "pg_x"},
 	} {
 		_, stderr := command(t, 2, arguments...)
 		says(t, stderr, want)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/backfillhq/go/internal/mask"
 	"github.com/backfillhq/go/internal/worker"
 )
 
@@ -39,7 +40,7 @@ type Health struct {
 	// Overlong are the running jobs that take longer than expected, the longest first: their handlers
 	// may hang. Expected is the task's Timeout and 5 seconds, because a handler is to return then. For
 	// a task without one it is 10 times what 99 % of its jobs have taken in this worker, and at least
-	// a minute; until 100 of them have ended, 15 minutes.
+	// a minute; until 100 of them have ended, 15 minutes. [Worker.Stack] says where they are.
 	Overlong []OverlongJob
 	// ClaimFailures counts the claims that have failed since the last one that was answered.
 	ClaimFailures int
@@ -127,6 +128,27 @@ func (w *Worker) Health() Health {
 		return Health{State: StateNew}
 	}
 	return newHealth(running.Health())
+}
+
+// Stack returns where the handler of a job is that this worker runs, in text for people: for a job of
+// [Health.Overlong], say. Goroutines that carry the labels of the job, and do not run its handler,
+// are apart: the handler, or what it has started, has started them, perhaps for others. It returns ""
+// if this worker does not run the job, and shows no args. It looks at all goroutines of the process,
+// which costs milliseconds where there are thousands, and stops them for a moment.
+//
+// In profiles, goroutines of handlers have the labels backfill_job and backfill_worker, with the ids,
+// and backfill_task.
+func (w *Worker) Stack(jobID int64) string {
+	if w == nil {
+		return ""
+	}
+	w.mu.Lock()
+	running := w.engine
+	w.mu.Unlock()
+	if running == nil {
+		return ""
+	}
+	return mask.Secrets(running.Stack(jobID))
 }
 
 func newHealth(h worker.Health) Health {

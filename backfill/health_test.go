@@ -1,12 +1,16 @@
 package backfill_test
 
 import (
+	"context"
 	"reflect"
+	"runtime"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/backfillhq/go/backfill"
 	"github.com/backfillhq/go/internal/worker"
+	"github.com/backfillhq/go/testutil/pgtest"
 )
 
 // fill sets every field of a struct, of structs in it, and one element of each slice.
@@ -83,4 +87,56 @@ func TestReadyWhileFull(t *testing.T) {
 	wantError(t, h.Ready(), "no heartbeat was acknowledged")
 	h.Silent, h.Running = false, 1
 	wantError(t, h.Ready(), "the last 1 claims have failed")
+}
+
+// waitsForStack is where the handler of TestStack waits.
+//
+//go:noinline
+func waitsForStack(done <-chan struct{}) { <-done }
+
+// Stack returns where a handler is, and nothing of a job
+// that the worker does not run.
+func TestStack(t *testing.T) {
+	t.Parallel()
+	client := newClient(t, pgtest.New(t))
+	task := &backfill.Task[struct{}]{Name: "waits"}
+	started, done := make(chan struct{}), make(chan struct{})
+	worker, err := client.NewWorker(backfill.NewRegistry(backfill.Handle(task, func(context.Context, struct{}) error {
+		close(started)
+		waitsForStack(done)
+		return nil
+	})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text := (*backfill.Worker)(nil).Stack(1) + worker.Stack(1); text != "" {
+		t.Errorf("of a worker that has not started: %s", text)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- worker.Run(ctx) }()
+	job, err := backfill.Enqueue(t.Context(), client, task, struct{}{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-started
+	id := job.ID
+	const head = "The handler is here:\n\ngithub.com/backfillhq/go/backfill_test.waitsForStack\n\t"
+	for !strings.HasPrefix(worker.Stack(id), head) { // it is about to wait
+		if t.Context().Err() != nil || worker.Stack(id) == "" {
+			t.Fatalf("the stack is\n%s", worker.Stack(id))
+		}
+		runtime.Gosched()
+	}
+	if text := worker.Stack(id + 1); text != "" {
+		t.Errorf("of another job:\n%s", text)
+	}
+	close(done)
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if text := worker.Stack(id); text != "" {
+		t.Errorf("afterwards:\n%s", text)
+	}
 }

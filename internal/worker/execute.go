@@ -51,7 +51,7 @@ func (w *Worker) runNext(jobs context.Context) bool {
 			go w.slot(jobs)
 		}
 	}()
-	w.config.Execute(ctx, l.Job, &outcome)
+	w.handle(ctx, l, &outcome)
 	returned = true
 	return true
 }

@@ -190,6 +190,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	background.Go(func() { w.beat(upkeep) })
 	background.Go(func() { w.watch(upkeep) })
 	background.Go(func() { w.fenceOnTime(upkeep) })
+	background.Go(func() { w.sayOverlong(upkeep) })
 	if !w.config.Once {
 		if w.pollsOnly() {
 			background.Go(func() { w.pollSchema(upkeep) })

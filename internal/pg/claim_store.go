@@ -70,7 +70,7 @@ func (s *Store) Claim(ctx context.Context, request worker.ClaimRequest) (worker.
 		s.suspectConnections(ctx)
 		return worker.Claimed{}, refused(err)
 	}
-	if len(s.pauses.tasks) > 0 {
+	if len(s.pauses.tasks)+len(s.pauses.queues) > 0 {
 		claimed.Reread = max(pausesEvery-time.Since(s.pauses.read), time.Millisecond)
 	}
 	return claimed, nil

@@ -12,9 +12,10 @@ import (
 )
 
 const (
-	// pausesEvery is how old the reading of pauses may be that a claim goes by. While it claims
+	// pausesEvery is how old the reading of pauses may be that a claim goes by. With the time that the
+	// claim takes, and a job may then wait to start, that is less than 2 seconds. While it claims
 	// nothing, a worker reads none: nothing of it starts.
-	pausesEvery = 2 * time.Second
+	pausesEvery = 1500 * time.Millisecond
 	// maxSaidQueues bounds what the log says of queues.
 	maxSaidQueues = 20
 )

@@ -103,3 +103,27 @@ func TestLogOfPauses(t *testing.T) {
 	dbtest.Run(t, r.pool, "update graphile_worker.backfill_queue_pauses set ends_at = now() where queue_name = 'q' or queue_name like 'x%'")
 	dbtest.Mentions(t, errors.New(say()), `level=INFO msg="not paused any more" task=a`, `level=INFO msg="not paused any more" queue=q`)
 }
+
+// While anything is paused that a worker could run, its claims say when to look again; else not.
+func TestClaimsSayWhenPausesAreReadAgain(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		task   string
+		queues []string
+		again  bool
+	}{
+		"nothing": {}, "a task": {task: "a", again: true}, "a task of others": {task: "foreign"}, "a queue": {queues: []string{"q"}, again: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			r.add("'foreign'")
+			r.pause(test.task, test.queues...)
+			r.store.ForgetTasks()
+			claimed := r.try(1, 1)
+			if got := claimed.Reread; (got > 0) != test.again || got > 1500*time.Millisecond {
+				t.Errorf("the claim says to look again after %v", got)
+			}
+		})
+	}
+}

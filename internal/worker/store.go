@@ -169,8 +169,8 @@ type Claimed struct {
 	// for the length of a statement, or a trigger keeps the jobs as they are. Ask again within
 	// milliseconds, and less often if that goes on.
 	Contended bool
-	// Reread is set if tasks of ours are paused: so soon the Store looks again whether they still are,
-	// with the next claim. A worker that runs once does not wait for that.
+	// Reread is set if tasks of ours are paused, or queues: so soon the Store looks again whether they
+	// still are, with the next claim. A worker that runs once does not wait for that.
 	Reread time.Duration
 	// NextDue is the time until the nearest job of ours that is not due yet, as far as the claim met
 	// one; 0 if it did not.

@@ -20,17 +20,20 @@ type Admin struct {
 	pool     *pgxpool.Pool
 	settings Settings
 	texts    *texts
-	// What tests set to something else: adminTimeout, maxTries, countedPages.
+	// What tests set to something else: adminTimeout, maxTries, countedPages, countedLetters,
+	// letterLockWait.
 	limit     time.Duration
 	lockTries int
 	pages     int64
+	letters   int
+	lockWait  time.Duration
 }
 
 // NewAdmin returns an Admin on a client's pool.
 func NewAdmin(pool *pgxpool.Pool, schema string) *Admin {
 	return &Admin{
 		pool: pool, settings: SettingsOf(pool, schema), texts: newTexts(schema),
-		limit: adminTimeout, lockTries: maxTries, pages: countedPages,
+		limit: adminTimeout, lockTries: maxTries, pages: countedPages, letters: countedLetters, lockWait: letterLockWait,
 	}
 }
 

@@ -25,7 +25,12 @@ const adminSettings = `select pg_catalog.set_config('search_path', 'pg_catalog, 
 
 // in runs statements in a transaction on the application's pool, with settings of its own and a
 // limited time. Enqueues do without: they would need more round trips.
-func (a *Admin) in(ctx context.Context, run func(context.Context, query.DBTX) error) (err error) {
+func (a *Admin) in(ctx context.Context, run func(context.Context, query.DBTX) error) error {
+	return a.inTx(ctx, func(ctx context.Context, tx pgx.Tx) error { return run(ctx, renderer{tx, a.texts}) })
+}
+
+// inTx is in, for what sends several statements at once.
+func (a *Admin) inTx(ctx context.Context, run func(context.Context, pgx.Tx) error) (err error) {
 	if _, ok := ctx.Deadline(); !ok {
 		limited, cancel := context.WithTimeout(ctx, a.limit)
 		ctx = limited
@@ -48,7 +53,7 @@ func (a *Admin) in(ctx context.Context, run func(context.Context, query.DBTX) er
 		return err
 	}
 	if _, err = tx.Exec(ctx, adminSettings); err == nil {
-		err = run(ctx, renderer{tx, a.texts})
+		err = run(ctx, tx)
 	}
 	if err == nil {
 		err = tx.Commit(ctx)

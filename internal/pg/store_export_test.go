@@ -197,3 +197,9 @@ func EndPulse(t *testing.T, s *Store) {
 
 // ExpirePulse ends the life time of a store's session of heartbeats.
 func ExpirePulse(s *Store) { s.pulse.expires = time.Now() }
+
+// WaitForLocks replaces how long changes of dead letters wait for a lock.
+func (a *Admin) WaitForLocks(limit time.Duration) { a.lockWait = limit }
+
+// CountLetters replaces how many dead letters are counted.
+func (a *Admin) CountLetters(n int) { a.letters = n }

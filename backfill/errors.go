@@ -41,6 +41,9 @@ var (
 var (
 	// ErrJobNotFound is returned by [Client.Job]: there is no such job. Jobs that succeeded are gone.
 	ErrJobNotFound = pg.ErrJobNotFound
+	// ErrDeadLetterNotFound is returned by [Client.DeadLetter] and [Client.EditDeadLetter]: there is no
+	// such dead letter.
+	ErrDeadLetterNotFound = pg.ErrDeadLetterNotFound
 	// ErrNotLocked is returned by [Client.UnlockWorker] and [Client.ForceUnlock] when nothing is
 	// locked by the given worker.
 	ErrNotLocked = pg.ErrNotLocked

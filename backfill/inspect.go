@@ -2,8 +2,12 @@ package backfill
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
+
+	"github.com/backfillhq/go/internal/pg"
+	"github.com/backfillhq/go/internal/wire"
 )
 
 // JobState says what a job does at the moment.
@@ -30,16 +34,30 @@ type JobStatus struct {
 	LockedBy  string    // the token of the worker that has it, or backfill-suspect.…; "": none
 	LockedAt  time.Time // since when; zero: no worker has it
 	UpdatedAt time.Time // when its row was last changed, apart from renewed locks
+
+	// DeadLetterID is that of the [DeadLetter] which the job has become; 0: it is still a job. Then
+	// Attempt is that of the last run, and UpdatedAt when it failed for good.
+	DeadLetterID int64
 }
 
-// Job returns the job with this id, the ID of the Job that an enqueue returned. If there is none,
-// the error is [ErrJobNotFound]: jobs that succeeded are deleted. Without a deadline in ctx it
-// takes 30 seconds at most.
+// Job returns the job with this id, the ID of the Job that an enqueue returned. A job that has
+// become a [DeadLetter] is [JobFailed], with the letter's DeadLetterID, until it is requeued: that
+// makes a new job, with an id of its own. If there is none, the error is [ErrJobNotFound]: jobs
+// that succeeded are deleted. Without a deadline in ctx it takes 30 seconds at most.
 func (c *Client) Job(ctx context.Context, id int64) (*JobStatus, error) {
 	if err := c.usable(ctx); err != nil {
 		return nil, fmt.Errorf("get job: %w", err)
 	}
 	job, row, err := c.admin.Inspect(ctx, id)
+	if errors.Is(err, ErrJobNotFound) {
+		letter, deadErr := c.admin.DeadLetterOfJob(ctx, id)
+		if deadErr == nil {
+			return statusOf(letter), nil
+		}
+		if !errors.Is(deadErr, ErrDeadLetterNotFound) {
+			err = deadErr
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("get job %d: %w", id, err)
 	}
@@ -47,6 +65,15 @@ func (c *Client) Job(ctx context.Context, id int64) (*JobStatus, error) {
 		Job: *newJob(job), State: JobState(row.State), LastError: row.LastError,
 		LockedBy: row.LockedBy, LockedAt: row.LockedAt, UpdatedAt: row.UpdatedAt,
 	}, nil
+}
+
+// statusOf returns what a job was when it failed for good.
+func statusOf(d *pg.DeadLetter) *JobStatus {
+	job := &wire.Job{
+		Lease: wire.Lease{ID: d.JobID}, Task: d.Task, Payload: d.Payload, Queue: d.Queue, Key: d.Key, Priority: d.Priority,
+		Attempt: int(d.Attempts), MaxAttempts: int(d.MaxAttempts), RunAt: d.RunAt, CreatedAt: d.CreatedAt, Flags: d.Flags,
+	}
+	return &JobStatus{Job: *newJob(job), State: JobFailed, LastError: d.LastError, UpdatedAt: d.FailedAt, DeadLetterID: d.ID}
 }
 
 // Stats says how many jobs there are, as [Client.Stats] returns it. Fields may be added.

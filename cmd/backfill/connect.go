@@ -2,7 +2,10 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"net"
+	"strconv"
 
 	"github.com/urfave/cli/v3"
 
@@ -20,7 +23,32 @@ func openClient(ctx context.Context, cmd *cli.Command) (*backfill.Client, error)
 	if err != nil {
 		return nil, err
 	}
+	return backfill.Open(ctx, url, clientOptions(cmd)...)
+}
+
+func clientOptions(cmd *cli.Command) []backfill.ClientOption {
 	logger := slog.New(slog.NewTextHandler(cmd.Root().ErrWriter, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	return backfill.Open(ctx, url, backfill.WithSchema(cmd.String(flagSchema)),
-		backfill.WithMigrations(backfill.MigrateVerify), backfill.WithLogger(logger))
+	return []backfill.ClientOption{
+		backfill.WithSchema(cmd.String(flagSchema)), backfill.WithMigrations(backfill.MigrateVerify), backfill.WithLogger(logger),
+	}
+}
+
+// echo says where a command is about to change something, and what.
+func echo(cmd *cli.Command, place, filter string) error {
+	url, err := databaseURL(cmd)
+	if err != nil {
+		return err
+	}
+	config, err := pg.PoolConfig(url)
+	if err != nil {
+		return err
+	}
+	c, w := config.ConnConfig, cmd.Root().ErrWriter
+	fmt.Fprintf(w, "database  %s on %s, as role %s\n", c.Database, net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port))), c.User)
+	fmt.Fprintf(w, "schema    %s\n", cmd.String(flagSchema))
+	fmt.Fprintf(w, "place     %s\n", place)
+	if filter != "" {
+		fmt.Fprintf(w, "filter    %s\n", filter)
+	}
+	return nil
 }

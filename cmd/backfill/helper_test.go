@@ -21,7 +21,7 @@ import (
 func command(t *testing.T, wantCode int, arguments ...string) (stdout, stderr string) {
 	t.Helper()
 	var out, errs bytes.Buffer
-	if code := run(t.Context(), append([]string{"backfill"}, arguments...), &out, &errs); code != wantCode {
+	if code := run(t.Context(), append([]string{"backfill"}, arguments...), strings.NewReader(""), &out, &errs); code != wantCode {
 		t.Fatalf("backfill %q: exit code %d, want %d\n%s%s", arguments, code, wantCode, out.String(), errs.String())
 	}
 	return out.String(), errs.String()

@@ -33,7 +33,7 @@ func TestHostileNames(t *testing.T) {
 			before := dbtest.Dump(t, conn, role)
 			for flag, value := range map[string]string{"--schema": name, "--enqueue-role": name, "--worker-role": name} {
 				var out, errs bytes.Buffer
-				code := run(t.Context(), []string{"backfill", "migrate", "--database-url", db.URL, "--schema", role, flag, value}, &out, &errs)
+				code := run(t.Context(), []string{"backfill", "migrate", "--database-url", db.URL, "--schema", role, flag, value}, strings.NewReader(""), &out, &errs)
 				if (code == 0) != (flag == "--schema" && role == name) || errs.Len() > 1000 || !utf8.Valid(errs.Bytes()) {
 					t.Errorf("%s %.80q: exit code %d: %.300s", flag, name, code, &errs)
 				}

@@ -1,12 +1,13 @@
 // Backfill is the operator's command for the job queue of package backfill.
 //
 //	backfill migrate    install or upgrade the tables, show their SQL, verify them, give rights to roles
+//	backfill dlq        list, show, requeue and delete dead letters
 //	backfill pause      keep the jobs of a task or a queue from starting, or list what is paused
 //	backfill resume     let them start again
 //
 // The database is that of --database-url, of DATABASE_URL, or of the PG* variables, in this order.
 // Exit codes: 0, all is well; 1, it failed, or something is missing; 2, the usage is wrong; 3, nothing
-// matched.
+// matched; 4, a part was skipped; 5, it was not confirmed, and nothing was changed.
 package main
 
 import (
@@ -27,26 +28,29 @@ import (
 )
 
 const (
-	exitProblem = 1
-	exitUsage   = 2
-	exitNothing = 3
+	exitProblem     = 1
+	exitUsage       = 2
+	exitNothing     = 3
+	exitSkipped     = 4
+	exitUnconfirmed = 5
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := run(ctx, os.Args, os.Stdout, os.Stderr)
+	code := run(ctx, os.Args, os.Stdin, os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
 }
 
-// run is main with arguments and output as parameters.
-func run(ctx context.Context, arguments []string, stdout, stderr io.Writer) int {
+// run is main with arguments, input and output as parameters.
+func run(ctx context.Context, arguments []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	root := &cli.Command{
 		Name:           "backfill",
 		Usage:          "operate a backfill job queue",
+		Reader:         stdin,
 		Writer:         stdout,
 		ErrWriter:      stderr,
-		Commands:       []*cli.Command{migrateCommand(), pauseCommand(), resumeCommand(), helpCommand()},
+		Commands:       []*cli.Command{migrateCommand(), dlqCommand(), pauseCommand(), resumeCommand(), helpCommand()},
 		OnUsageError:   onUsageError,
 		ExitErrHandler: func(context.Context, *cli.Command, error) {}, // below
 		Action: func(_ context.Context, cmd *cli.Command) error {
@@ -71,22 +75,25 @@ func run(ctx context.Context, arguments []string, stdout, stderr io.Writer) int 
 	return exitProblem
 }
 
-var errUnknownCommand = usageError{errors.New("unknown command: want migrate, pause or resume")}
+var errUnknownCommand = usageError{errors.New("unknown command: want migrate, dlq, pause or resume")}
 
 // helpCommand replaces the library's, which repeats arguments that it does not know.
 func helpCommand() *cli.Command {
 	return &cli.Command{
-		Name: "help", Aliases: []string{"h"}, Usage: "show the help of backfill, or of a command", ArgsUsage: "[command]",
+		Name: "help", Aliases: []string{"h"}, Usage: "show the help of backfill, or of a command", ArgsUsage: "[command]…",
 		HideHelpCommand: true, OnUsageError: onUsageError,
 		Action: func(ctx context.Context, cmd *cli.Command) error {
-			switch name := cmd.Args().First(); {
-			case name == "":
+			if !cmd.Args().Present() {
 				return cli.ShowRootCommandHelp(cmd)
-			case cmd.Root().Command(name) == nil:
-				return errUnknownCommand
-			default:
-				return cli.ShowCommandHelp(ctx, cmd.Root(), name)
 			}
+			parent, found := cmd.Root(), cmd.Root()
+			for _, name := range cmd.Args().Slice() {
+				parent, found = found, found.Command(name)
+				if found == nil {
+					return errUnknownCommand
+				}
+			}
+			return cli.ShowCommandHelp(ctx, parent, found.Name)
 		},
 	}
 }

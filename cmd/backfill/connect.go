@@ -7,6 +7,7 @@ import (
 	"net"
 	"strconv"
 
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/urfave/cli/v3"
 
 	"github.com/backfillhq/go/backfill"
@@ -26,6 +27,27 @@ func openClient(ctx context.Context, cmd *cli.Command) (*backfill.Client, error)
 	return backfill.Open(ctx, url, clientOptions(cmd)...)
 }
 
+// openPool is openClient for a command that has statements of its own, too.
+func openPool(ctx context.Context, cmd *cli.Command) (*pgxpool.Pool, *backfill.Client, error) {
+	if err := pg.CheckSchemaName(cmd.String(flagSchema)); err != nil {
+		return nil, nil, usageError{err}
+	}
+	config, err := poolConfig(cmd)
+	if err != nil {
+		return nil, nil, err
+	}
+	pool, err := pgxpool.NewWithConfig(ctx, config)
+	if err != nil {
+		return nil, nil, fmt.Errorf("open connections: %w", err)
+	}
+	client, err := backfill.NewClient(ctx, pool, clientOptions(cmd)...)
+	if err != nil {
+		pool.Close()
+		return nil, nil, err
+	}
+	return pool, client, nil
+}
+
 func clientOptions(cmd *cli.Command) []backfill.ClientOption {
 	logger := slog.New(slog.NewTextHandler(cmd.Root().ErrWriter, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	return []backfill.ClientOption{
@@ -33,13 +55,17 @@ func clientOptions(cmd *cli.Command) []backfill.ClientOption {
 	}
 }
 
-// echo says where a command is about to change something, and what.
-func echo(cmd *cli.Command, place, filter string) error {
+func poolConfig(cmd *cli.Command) (*pgxpool.Config, error) {
 	url, err := databaseURL(cmd)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	config, err := pg.PoolConfig(url)
+	return pg.PoolConfig(url)
+}
+
+// echo says where a command is about to change something, and what.
+func echo(cmd *cli.Command, place, filter string) error {
+	config, err := poolConfig(cmd)
 	if err != nil {
 		return err
 	}

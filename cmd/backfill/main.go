@@ -4,6 +4,7 @@
 //	backfill dlq        list, show, requeue and delete dead letters
 //	backfill pause      keep the jobs of a task or a queue from starting, or list what is paused
 //	backfill resume     let them start again
+//	backfill unlock     release what a dead worker has locked
 //
 // The database is that of --database-url, of DATABASE_URL, or of the PG* variables, in this order.
 // Exit codes: 0, all is well; 1, it failed, or something is missing; 2, the usage is wrong; 3, nothing
@@ -45,12 +46,14 @@ func main() {
 // run is main with arguments, input and output as parameters.
 func run(ctx context.Context, arguments []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	root := &cli.Command{
-		Name:           "backfill",
-		Usage:          "operate a backfill job queue",
-		Reader:         stdin,
-		Writer:         stdout,
-		ErrWriter:      stderr,
-		Commands:       []*cli.Command{migrateCommand(), dlqCommand(), pauseCommand(), resumeCommand(), helpCommand()},
+		Name:      "backfill",
+		Usage:     "operate a backfill job queue",
+		Reader:    stdin,
+		Writer:    stdout,
+		ErrWriter: stderr,
+		Commands: []*cli.Command{
+			migrateCommand(), dlqCommand(), pauseCommand(), resumeCommand(), unlockCommand(), helpCommand(),
+		},
 		OnUsageError:   onUsageError,
 		ExitErrHandler: func(context.Context, *cli.Command, error) {}, // below
 		Action: func(_ context.Context, cmd *cli.Command) error {
@@ -75,7 +78,7 @@ func run(ctx context.Context, arguments []string, stdin io.Reader, stdout, stder
 	return exitProblem
 }
 
-var errUnknownCommand = usageError{errors.New("unknown command: want migrate, dlq, pause or resume")}
+var errUnknownCommand = usageError{errors.New("unknown command: want migrate, dlq, pause, resume or unlock")}
 
 // helpCommand replaces the library's, which repeats arguments that it does not know.
 func helpCommand() *cli.Command {

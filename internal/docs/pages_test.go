@@ -17,9 +17,12 @@ import (
 
 // consoles are the console blocks of the pages, and who runs them. A block without an entry fails.
 var consoles = map[string]string{
-	"README.md: Try it, console 1":          "not run: it clones over the network; CI runs both commands, and the example's tests start its program",
-	"README.md: A first task, console 1":    "TestReadmeQuickstart",
-	"docs/measured.md: Measured, console 1": "not run: it takes an hour; CI builds the benchmark",
+	"docs/dead-letters.md: Listing, console 1":   "TestDeadLettersPage",
+	"docs/dead-letters.md: Requeuing, console 1": "TestDeadLettersPage",
+	"docs/dead-letters.md: Deleting, console 1":  "TestDeadLettersPage",
+	"README.md: Try it, console 1":               "not run: it clones over the network; CI runs both commands, and the example's tests start its program",
+	"README.md: A first task, console 1":         "TestReadmeQuickstart",
+	"docs/measured.md: Measured, console 1":      "not run: it takes an hour; CI builds the benchmark",
 }
 
 // pages returns the README and the pages of docs. The page database-setup.md has a test of its own.
@@ -157,7 +160,7 @@ func imports(body string) string {
 	code := regexp.MustCompile(`//.*`).ReplaceAllString(body, "")
 	var b strings.Builder
 	for _, path := range []string{
-		"context", "database/sql", "errors", "expvar", "fmt", "log", "log/slog", "net/http", "os", "testing", "time",
+		"context", "database/sql", "encoding/json", "errors", "expvar", "fmt", "log", "log/slog", "net/http", "os", "testing", "time",
 		"github.com/jackc/pgx/v5", "github.com/jackc/pgx/v5/pgxpool",
 		"github.com/backfillhq/go/backfill", "github.com/backfillhq/go/testutil", "github.com/backfillhq/go/testutil/pgtest",
 		"example.com/signup/tasks", "example.com/signup/billing",

@@ -5,8 +5,11 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"strconv"
+	"strings"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/urfave/cli/v3"
 
@@ -63,6 +66,17 @@ func poolConfig(cmd *cli.Command) (*pgxpool.Config, error) {
 	return pg.PoolConfig(url)
 }
 
+// servers names the host and port that a connection goes to, or all that it tries.
+func servers(c *pgx.ConnConfig) string {
+	all := []string{net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port)))}
+	for _, next := range c.Fallbacks { // the same host too, with and without TLS
+		if name := net.JoinHostPort(next.Host, strconv.Itoa(int(next.Port))); !slices.Contains(all, name) {
+			all = append(all, name)
+		}
+	}
+	return strings.Join(all, " or ")
+}
+
 // echo says where a command is about to change something, and what.
 func echo(cmd *cli.Command, place, filter string) error {
 	config, err := poolConfig(cmd)
@@ -70,7 +84,7 @@ func echo(cmd *cli.Command, place, filter string) error {
 		return err
 	}
 	c, w := config.ConnConfig, cmd.Root().ErrWriter
-	fmt.Fprintf(w, "database  %s on %s, as role %s\n", c.Database, net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port))), c.User)
+	fmt.Fprintf(w, "database  %s on %s, as role %s\n", c.Database, servers(c), c.User)
 	fmt.Fprintf(w, "schema    %s\n", cmd.String(flagSchema))
 	fmt.Fprintf(w, "place     %s\n", place)
 	if filter != "" {

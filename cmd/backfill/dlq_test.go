@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
 
 	"github.com/backfillhq/go/testutil/pgtest"
 )
@@ -299,4 +300,14 @@ func TestDLQRoles(t *testing.T) {
 	says(t, stderr, "backfill migrate --worker-role "+shellWord(web.name))
 	command(t, 0, "dlq", "requeue", "--database-url", worker.url, "--yes", "1")
 	command(t, 0, "dlq", "delete", "--database-url", worker.url, "--yes", "2")
+}
+
+// All servers that a URL names are told: it may be any of them.
+func TestEchoNamesAllServers(t *testing.T) {
+	t.Parallel()
+	config, err := pgx.ParseConfig("postgres://me:secret@one:5432,two:5433/app?sslmode=prefer")
+	if err != nil {
+		t.Fatal(err)
+	}
+	same(t, "one:5432 or two:5433", servers(config))
 }

@@ -64,7 +64,7 @@ func unlock(ctx context.Context, cmd *cli.Command) error {
 		return err
 	}
 	jobs, err := client.UnlockWorker(ctx, lockedBy)
-	if errors.Is(err, backfill.ErrNotLocked) || err == nil && jobs == 0 && before.Jobs+before.Queues == 0 && !before.Suspects {
+	if errors.Is(err, backfill.ErrNotLocked) || err == nil && jobs == 0 && before.Jobs+before.Queues == 0 {
 		return exitError{exitNothing, errors.New("it has locked nothing: compare locked_by in the view jobs and in _private_job_queues")}
 	}
 	if err != nil {

@@ -29,23 +29,24 @@ type WorkerState struct {
 // WorkerState returns what is known of the worker that a value of locked_by belongs to.
 func (a *Admin) WorkerState(ctx context.Context, lockedBy string) (state WorkerState, err error) {
 	defer func() { err = a.settings.explainWork(err) }()
-	if _, ok := wire.CohortOf(lockedBy); ok {
-		return WorkerState{ID: lockedBy, Suspects: true}, nil
+	var tokens bool // it locks with values that begin with its id
+	if cohort, ok := wire.CohortOf(lockedBy); ok {
+		state.ID, state.Suspects, tokens = "backfill-suspect."+cohort, true, true
+	} else {
+		if state.ID, tokens, err = a.findWorker(ctx, lockedBy); err != nil {
+			return state, err
+		}
+		tokens = tokens || wire.IsWorkerID(state.ID)
 	}
-	id, registered, err := a.findWorker(ctx, lockedBy)
-	if err != nil {
-		return state, err
-	}
-	state.ID = id
 	err = a.in(ctx, func(ctx context.Context, db query.DBTX) error {
-		row, err := query.New(db).WorkerState(ctx, id)
+		row, err := query.New(db).WorkerState(ctx, state.ID)
 		if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 			return err
 		}
 		state.Host, state.Pid, state.Known = row.Host, int(row.Pid), row.Beats
 		state.Silent = time.Duration(row.SilentSeconds * float64(time.Second)).Truncate(time.Second)
 		state.Alive = row.Beats && !row.Dead && state.Silent <= deadAfter
-		locks, err := query.New(db).WorkerLocks(ctx, query.WorkerLocksParams{ID: id, Ours: registered || wire.IsWorkerID(id)})
+		locks, err := query.New(db).WorkerLocks(ctx, query.WorkerLocksParams{ID: state.ID, Ours: tokens})
 		state.Jobs, state.Queues = int(locks.Jobs), int(locks.Queues)
 		return err
 	})

@@ -89,7 +89,7 @@ func pause(ctx context.Context, cmd *cli.Command) error {
 	}
 	options := backfill.PauseOptions{By: cmd.String(flagPausedBy), Reason: cmd.String(flagPauseReason), Until: until}
 	if err := change(ctx, name, options); err != nil {
-		return nothing(err, backfill.ErrUnknownTask)
+		return unmatched(err, backfill.ErrUnknownTask)
 	}
 	ends := "until it is resumed"
 	if !until.IsZero() {
@@ -114,7 +114,7 @@ func resume(ctx context.Context, cmd *cli.Command) error {
 		change, what = client.ResumeQueue, "queue "
 	}
 	if err := change(ctx, name); err != nil {
-		return nothing(err, backfill.ErrNotPaused)
+		return unmatched(err, backfill.ErrNotPaused)
 	}
 	fmt.Fprintf(cmd.Root().Writer, "%s%s is resumed\n", what, cell(name))
 	return nil
@@ -155,8 +155,8 @@ func pauseEnds(cmd *cli.Command) (until time.Time, err error) {
 	return until, nil
 }
 
-// nothing gives an error that is about nothing there the code for that.
-func nothing(err, kind error) error {
+// unmatched gives an error that says that nothing has this name the code for that.
+func unmatched(err, kind error) error {
 	if errors.Is(err, kind) {
 		return exitError{exitNothing, err}
 	}

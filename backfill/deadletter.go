@@ -115,15 +115,15 @@ type DeadLetterList struct {
 // first. Dead letters that fail meanwhile move no page that follows. Those that are requeued are
 // left out, unless the filter has Requeued.
 func (c *Client) DeadLetters(ctx context.Context, filter DeadLetterFilter, page DeadLetterPage) (*DeadLetterList, error) {
+	if err := c.usable(ctx); err != nil {
+		return nil, fmt.Errorf("list dead letters: %w", err)
+	}
 	behind, err := parsePlace(page.After)
 	if page.Size < 0 || page.Size > maxPageSize {
 		err = errors.Join(err, fmt.Errorf("the size of a page is %d: want 1 to %d", page.Size, maxPageSize))
 	}
-	if err = errors.Join(filter.Validate(), err); err != nil {
-		return nil, fmt.Errorf("list dead letters: %w", err)
-	}
-	if err := c.usable(ctx); err != nil {
-		return nil, fmt.Errorf("list dead letters: %w", err)
+	if err = errors.Join(filter.check(), err); err != nil {
+		return nil, fmt.Errorf("list dead letters: %w", invalid(err))
 	}
 	size := page.Size
 	if size == 0 {
@@ -178,9 +178,11 @@ type DeadLetterEdit struct {
 // [Client.DeadLetter] returned: Args replaces the whole args. If the dead letter was requeued since
 // then, or has failed again, the error is a [*DeadLetterConflictError], and nothing is changed.
 func (c *Client) EditDeadLetter(ctx context.Context, id int64, edit DeadLetterEdit) (*DeadLetter, error) {
-	err := edit.check()
+	err := c.usable(ctx)
 	if err == nil {
-		err = c.usable(ctx)
+		if err = edit.check(); err != nil {
+			err = invalid(err)
+		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("edit dead letter %d: %w", id, err)
@@ -237,6 +239,9 @@ type DeadLetterConflictError struct {
 }
 
 func (e *DeadLetterConflictError) Error() string {
+	if e == nil {
+		return "dead letter has changed"
+	}
 	return (&pg.DeadLetterConflictError{ID: e.ID, FailedAt: e.FailedAt, RequeuedJobID: e.RequeuedJobID}).Error()
 }
 

@@ -98,19 +98,18 @@ func (c *Client) RequeueDeadLetters(ctx context.Context, filter DeadLetterFilter
 
 // DeleteDeadLetters deletes dead letters, as [Client.RequeueDeadLetters] requeues them.
 func (c *Client) DeleteDeadLetters(ctx context.Context, filter DeadLetterFilter, options DeadLetterOptions) (*DeadLetterResult, error) {
-	var result *DeadLetterResult
-	err := errors.New("the options have Notes: a dead letter that is deleted keeps none")
-	if options.Notes == "" {
-		result, err = c.changeDeadLetters(ctx, filter, options, false)
-	}
+	result, err := c.changeDeadLetters(ctx, filter, options, false)
 	if err != nil {
 		return result, fmt.Errorf("delete dead letters: %w", err)
 	}
 	return result, nil
 }
 
-func (o *DeadLetterOptions) check() error {
+func (o *DeadLetterOptions) check(requeue bool) error {
 	problem := checkText("notes", o.Notes, maxErrorText)
+	if o.Notes != "" && !requeue {
+		problem = errors.Join(problem, errors.New("the options have Notes: a dead letter that is deleted keeps none"))
+	}
 	if !(o.PerSecond >= 0) || math.IsInf(o.PerSecond, 1) { // NaN, too
 		problem = errors.Join(problem, fmt.Errorf("PerSecond is %v: want a number above 0, or 0 for no limit", o.PerSecond))
 	}
@@ -120,11 +119,11 @@ func (o *DeadLetterOptions) check() error {
 func (c *Client) changeDeadLetters(
 	ctx context.Context, filter DeadLetterFilter, options DeadLetterOptions, requeue bool,
 ) (*DeadLetterResult, error) {
-	if err := errors.Join(filter.checkForChange(), options.check()); err != nil {
-		return nil, err
-	}
 	if err := c.usable(ctx); err != nil {
 		return nil, err
+	}
+	if err := errors.Join(filter.checkForChange(), options.check(requeue)); err != nil {
+		return nil, invalid(err)
 	}
 	change := &letterChange{
 		client: c, filter: filter, options: options, requeue: requeue, named: map[int64]bool{},

@@ -269,7 +269,7 @@ func TestWhatArrivesMeanwhileIsLeftAlone(t *testing.T) {
 			exec(t, db.Pool(), "update graphile_worker.backfill_dlq set failed_at = now() + interval '1 second', failure_count = 2 where id = $1", again)
 			filter.UpTo = preview.UpTo
 			result, err := change(client, t.Context(), filter, backfill.DeadLetterOptions{})
-			if err != nil || result.Acted != 249 || result.Skipped != 0 || result.UpTo != preview.UpTo {
+			if err != nil || result.Acted != 249 || result.Skipped != 0 || result.UpTo.ID != preview.UpTo.ID {
 				t.Fatalf("%+v, %v", result, err)
 			}
 			// The same without a dry run: while it is under way.

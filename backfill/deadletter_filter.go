@@ -39,15 +39,16 @@ type DeadLetterFilter struct {
 // DeadLetterBound is what was there at a moment: dead letters up to an id, whose last failure was
 // not later. The zero value is no bound.
 type DeadLetterBound struct {
+	_ [0]func() // fields may be added
+
 	ID       int64
 	FailedAt time.Time
 }
 
 func (b DeadLetterBound) isZero() bool { return b.ID == 0 && b.FailedAt.IsZero() }
 
-// Validate reports everything that is wrong with a filter of a list. Methods that change dead
-// letters ask for more: see All and Requeued.
-func (f *DeadLetterFilter) Validate() error {
+// check reports everything that is wrong with a filter of a list.
+func (f *DeadLetterFilter) check() error {
 	problems := []error{
 		checkIDs("IDs", f.IDs), checkIDs("JobIDs", f.JobIDs), checkTexts("Tasks", f.Tasks, maxNameLength),
 		checkTexts("Queues", f.Queues, maxQueueLength), checkTexts("Keys", f.Keys, maxKeyLength), f.checkReasons(),
@@ -109,7 +110,7 @@ func (f *DeadLetterFilter) checkReasons() error {
 
 // checkForChange reports what is wrong with a filter that says what to change.
 func (f *DeadLetterFilter) checkForChange() error {
-	problem := f.Validate()
+	problem := f.check()
 	switch empty := f.empty(); {
 	case empty && !f.All:
 		problem = errors.Join(problem, errors.New("the filter is empty: set a field, or All if all dead letters are meant"))

@@ -1,6 +1,7 @@
 package backfill_test
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -148,13 +149,13 @@ func TestEmptyFiltersAreErrors(t *testing.T) {
 		"NUL":                            {ErrorContains: "a\x00"},
 	} {
 		filter.All = filter.Tasks == nil // so that nothing else is wrong with some
-		if _, err := client.DeadLetters(t.Context(), filter, backfill.DeadLetterPage{}); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := client.DeadLetters(t.Context(), filter, backfill.DeadLetterPage{}); !errors.Is(err, backfill.ErrInvalidRequest) || !strings.Contains(err.Error(), want) {
 			t.Errorf("list, %q: %v", want, err)
 		}
-		if result, err := client.DeleteDeadLetters(t.Context(), filter, backfill.DeadLetterOptions{}); err == nil || !strings.Contains(err.Error(), want) || result != nil {
+		if result, err := client.DeleteDeadLetters(t.Context(), filter, backfill.DeadLetterOptions{}); !errors.Is(err, backfill.ErrInvalidRequest) || !strings.Contains(err.Error(), want) || result != nil {
 			t.Errorf("delete, %q: %+v, %v", want, result, err)
 		}
-		if result, err := client.RequeueDeadLetters(t.Context(), filter, backfill.DeadLetterOptions{}); err == nil || !strings.Contains(err.Error(), want) || result != nil {
+		if result, err := client.RequeueDeadLetters(t.Context(), filter, backfill.DeadLetterOptions{}); !errors.Is(err, backfill.ErrInvalidRequest) || !strings.Contains(err.Error(), want) || result != nil {
 			t.Errorf("requeue, %q: %+v, %v", want, result, err)
 		}
 	}
@@ -172,7 +173,7 @@ func TestEmptyFiltersAreErrors(t *testing.T) {
 				return client.RequeueDeadLetters(t.Context(), filter, backfill.DeadLetterOptions{DryRun: true})
 			},
 		} {
-			if result, err := change(); err == nil || !strings.Contains(err.Error(), want) || result != nil {
+			if result, err := change(); !errors.Is(err, backfill.ErrInvalidRequest) || !strings.Contains(err.Error(), want) || result != nil {
 				t.Errorf("%q: %+v, %v", want, result, err)
 			}
 		}

@@ -21,7 +21,8 @@ import (
 var (
 	// ErrInvalidRequest says that the call is wrong, and nothing was sent: a request has a value that
 	// the database does not take, args cannot be encoded, or the context or transaction is nil.
-	// Repeating the call leads to the same error.
+	// Repeating the call leads to the same error. The methods for dead letters say so of a filter,
+	// options or an edit.
 	ErrInvalidRequest = errors.New("invalid request")
 	// ErrOutcomeUnknown says that the jobs may or may not have been enqueued: the commit was sent,
 	// and the connection broke or ctx ended before it was acknowledged. Enqueue again if the jobs

@@ -22,19 +22,20 @@ import (
 func TestMethodsOfNilValues(t *testing.T) {
 	t.Parallel()
 	values := map[string][]any{
-		"Client":      {(*backfill.Client)(nil), &backfill.Client{}},
-		"Worker":      {(*backfill.Worker)(nil), &backfill.Worker{}},
-		"Registry":    {(*backfill.Registry)(nil), &backfill.Registry{}},
-		"Task":        {(*backfill.Task[mailArgs])(nil), &backfill.Task[mailArgs]{}},
-		"PanicError":  {(*backfill.PanicError)(nil), &backfill.PanicError{}},
-		"BatchError":  {(*backfill.BatchError)(nil), &backfill.BatchError{}},
-		"DecodeError": {(*backfill.DecodeError)(nil), &backfill.DecodeError{}},
-		"Probes":      {(*backfill.Probes)(nil), &backfill.Probes{}},
-		"Verdict":     {backfill.Verdict{}},
-		"Health":      {backfill.Health{}, (*backfill.Worker)(nil).Health()},
-		"Request":     {&backfill.Request{}},
-		"txEnqueuer":  {(*backfill.Client)(nil).WithTx(nil), (&backfill.Client{}).WithSQLTx(nil)},
-		"FromContext": {backfill.FromContext(nil), backfill.FromContext(t.Context())}, //nolint:staticcheck // nil on purpose
+		"Client":                  {(*backfill.Client)(nil), &backfill.Client{}},
+		"Worker":                  {(*backfill.Worker)(nil), &backfill.Worker{}},
+		"Registry":                {(*backfill.Registry)(nil), &backfill.Registry{}},
+		"Task":                    {(*backfill.Task[mailArgs])(nil), &backfill.Task[mailArgs]{}},
+		"PanicError":              {(*backfill.PanicError)(nil), &backfill.PanicError{}},
+		"BatchError":              {(*backfill.BatchError)(nil), &backfill.BatchError{}},
+		"DecodeError":             {(*backfill.DecodeError)(nil), &backfill.DecodeError{}},
+		"DeadLetterConflictError": {(*backfill.DeadLetterConflictError)(nil), &backfill.DeadLetterConflictError{}},
+		"Probes":                  {(*backfill.Probes)(nil), &backfill.Probes{}},
+		"Verdict":                 {backfill.Verdict{}},
+		"Health":                  {backfill.Health{}, (*backfill.Worker)(nil).Health()},
+		"Request":                 {&backfill.Request{}},
+		"txEnqueuer":              {(*backfill.Client)(nil).WithTx(nil), (&backfill.Client{}).WithSQLTx(nil)},
+		"FromContext":             {backfill.FromContext(nil), backfill.FromContext(t.Context())}, //nolint:staticcheck // nil on purpose
 	}
 	for _, name := range methodOwners(t) {
 		if values[name] == nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -111,8 +112,10 @@ func filterOf(cmd *cli.Command, ids []int64) (filter backfill.DeadLetterFilter, 
 		filter.Reasons = append(filter.Reasons, backfill.DeadLetterReason(reason))
 	}
 	var problems []error
-	if cmd.IsSet(flagContains) && filter.ErrorContains == "" {
-		problems = append(problems, errors.New("--"+flagContains+" is empty"))
+	for name, texts := range map[string][]string{flagTask: filter.Tasks, flagQueue: filter.Queues, flagKey: filter.Keys, flagContains: {filter.ErrorContains}} {
+		if cmd.IsSet(name) && slices.Contains(texts, "") {
+			problems = append(problems, fmt.Errorf("--%s is empty", name))
+		}
 	}
 	for name, at := range map[string]*time.Time{flagAfter: &filter.FailedAfter, flagBefore: &filter.FailedBefore} {
 		if cmd.IsSet(name) {
@@ -123,10 +126,18 @@ func filterOf(cmd *cli.Command, ids []int64) (filter backfill.DeadLetterFilter, 
 			}
 		}
 	}
-	if err := errors.Join(append(problems, filter.Validate())...); err != nil {
-		return filter, "", usageError{err}
+	if len(problems) > 0 {
+		return filter, "", usageError{errors.Join(problems...)}
 	}
 	return filter, describe(filter), nil
+}
+
+// refusal makes an error a wrong usage if the client refuses the filter.
+func refusal(err error) error {
+	if errors.Is(err, backfill.ErrInvalidRequest) {
+		return usageError{err}
+	}
+	return err
 }
 
 func parseTime(text string) (time.Time, error) {

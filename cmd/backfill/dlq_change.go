@@ -90,7 +90,7 @@ func changeLetters(ctx context.Context, cmd *cli.Command, verb letterVerb) error
 	case !cmd.Bool(flagYes):
 		preview, err := verb.run(client, ctx, filter, backfill.DeadLetterOptions{DryRun: true})
 		if err != nil {
-			return err
+			return refusal(err)
 		}
 		showPreview(cmd, preview)
 		if nothing(preview) {
@@ -107,7 +107,7 @@ func changeLetters(ctx context.Context, cmd *cli.Command, verb letterVerb) error
 		if result != nil {
 			summarize(cmd, verb, result)
 		}
-		return err
+		return refusal(err)
 	}
 	return finish(cmd, verb, result)
 }

@@ -43,7 +43,7 @@ func listLetters(ctx context.Context, cmd *cli.Command) error {
 	defer client.Close()
 	list, err := client.DeadLetters(ctx, filter, backfill.DeadLetterPage{After: cmd.String(flagPage), Size: size})
 	if err != nil {
-		return err
+		return refusal(err)
 	}
 	out, notes := cmd.Root().Writer, cmd.Root().ErrWriter
 	switch {

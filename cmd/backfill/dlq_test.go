@@ -250,10 +250,10 @@ func TestDLQUsage(t *testing.T) {
 		"requeue all dead letters? Select some":     {"requeue"},
 		"delete all dead letters? Select some":      {"delete", "--yes"},
 		"--all and flags that select some":          {"delete", "--all", "--task", "t"},
-		"Tasks has an empty text":                   {"delete", "--task", ""},
-		"Keys has an empty text":                    {"requeue", "--key", "k", "--key", ""},
+		"--task is empty":                           {"delete", "--task", ""},
+		"--queue is empty":                          {"list", "--queue", ""},
+		"--key is empty":                            {"requeue", "--key", "k", "--key", ""},
 		"--error-contains is empty":                 {"delete", "--error-contains", ""},
-		`the reason "gone" is none`:                 {"list", "--reason", "gone"},
 		"--failed-after: want a time":               {"list", "--failed-after", ""},
 		"--failed-before: want a time":              {"delete", "--failed-before", "yesterday"},
 		"--limit: want 1 to 1000":                   {"list", "--limit", "1001"},
@@ -274,6 +274,17 @@ func TestDLQUsage(t *testing.T) {
 		if strings.Contains(stdout+stderr, "secret") {
 			t.Errorf("%q: the password is told: %s%s", arguments, stdout, stderr)
 		}
+	}
+	db := pgtest.New(t)
+	for want, arguments := range map[string][]string{
+		`the reason "gone" is none`:      {"list", "--reason", "gone"},
+		`the reason "" is none`:          {"delete", "--reason", "", "--yes"},
+		"IDs has a number that is no id": {"requeue", "--id", "0"},
+		"notes has 10001 characters":     {"requeue", "--all", "--yes", "--notes", strings.Repeat("n", 10_001)},
+		"the page \"x\" is none":         {"list", "--page", "x"},
+	} {
+		_, stderr := command(t, 2, append([]string{"dlq", arguments[0], "--database-url", db.URL}, arguments[1:]...)...)
+		says(t, stderr, want)
 	}
 	stdout, _ := command(t, 0, "help", "dlq", "requeue")
 	says(t, stdout, "--allow-none", "Exit codes", "--error-contains", "backfill dlq requeue")

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math"
 	"time"
 
@@ -157,7 +158,11 @@ func (c *Client) UnlockWorker(ctx context.Context, lockedBy string) (jobs int, e
 	if err := checkText("id", lockedBy, math.MaxInt); err != nil {
 		return 0, fmt.Errorf("unlock worker: %w", err)
 	}
-	jobs, queues, err := c.admin.Unlock(ctx, lockedBy)
+	jobs, queues, dead, err := c.admin.Unlock(ctx, lockedBy)
+	for _, job := range dead {
+		c.logger.LogAttrs(ctx, slog.LevelWarn, "job is a dead letter", slog.String("dead_letter", string(job.Reason)),
+			slog.String("task", job.Task), slog.Int64("job_id", job.ID), slog.Int("attempt", job.Attempt), slog.Any("error", job.Err))
+	}
 	if jobs+queues > 0 {
 		c.nudger.Nudge(jobs + queues)
 	}

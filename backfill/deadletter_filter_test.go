@@ -25,11 +25,11 @@ var filterFields = map[string]struct {
 }{
 	"IDs": {
 		func(f *backfill.DeadLetterFilter, ids []int64) { f.IDs = ids[:len(ids)/2] },
-		func(i int) bool { return i < letterRows/2 },
+		func(i int) bool { return i < filteredLetters/2 },
 	},
 	"JobIDs": {
 		func(f *backfill.DeadLetterFilter, _ []int64) {
-			for i := range letterRows {
+			for i := range filteredLetters {
 				if i%2 == 0 {
 					f.JobIDs = append(f.JobIDs, int64(9000+i))
 				}
@@ -41,24 +41,24 @@ var filterFields = map[string]struct {
 	"Queues":        {func(f *backfill.DeadLetterFilter, _ []int64) { f.Queues = []string{"q1", "nowhere"} }, func(i int) bool { return i%5 == 1 }},
 	"Keys":          {func(f *backfill.DeadLetterFilter, _ []int64) { f.Keys = []string{"k1", "k2"} }, func(i int) bool { return i%7 == 1 || i%7 == 2 }},
 	"Reasons":       {func(f *backfill.DeadLetterFilter, _ []int64) { f.Reasons = []backfill.DeadLetterReason{"permanent"} }, func(i int) bool { return i/2%2 == 1 }},
-	"FailedAfter":   {func(f *backfill.DeadLetterFilter, _ []int64) { f.FailedAfter = filterEpoch.Add(20 * time.Second) }, func(i int) bool { return i*11%letterRows >= 20 }},
-	"FailedBefore":  {func(f *backfill.DeadLetterFilter, _ []int64) { f.FailedBefore = filterEpoch.Add(90 * time.Second) }, func(i int) bool { return i*11%letterRows < 90 }},
+	"FailedAfter":   {func(f *backfill.DeadLetterFilter, _ []int64) { f.FailedAfter = filterEpoch.Add(20 * time.Second) }, func(i int) bool { return i*11%filteredLetters >= 20 }},
+	"FailedBefore":  {func(f *backfill.DeadLetterFilter, _ []int64) { f.FailedBefore = filterEpoch.Add(90 * time.Second) }, func(i int) bool { return i*11%filteredLetters < 90 }},
 	"ErrorContains": {func(f *backfill.DeadLetterFilter, _ []int64) { f.ErrorContains = `10% _` }, func(i int) bool { return i/3%2 == 0 }},
 	"UpTo": {
 		func(f *backfill.DeadLetterFilter, ids []int64) {
 			f.UpTo = backfill.DeadLetterBound{ID: ids[89], FailedAt: filterEpoch.Add(100 * time.Second)}
 		},
-		func(i int) bool { return i < 90 && i*11%letterRows <= 100 },
+		func(i int) bool { return i < 90 && i*11%filteredLetters <= 100 },
 	},
 }
 
-const letterRows = 120
+const filteredLetters = 120
 
 // variedLetters inserts dead letters of which each has another combination of values, and returns
 // their ids.
 func variedLetters(t *testing.T, db *pgtest.Database) (ids []int64) {
 	t.Helper()
-	for i := range letterRows {
+	for i := range filteredLetters {
 		queue, key := "null", "null"
 		if i%5 != 4 {
 			queue = fmt.Sprintf("'q%d'", i%5)
@@ -69,7 +69,7 @@ func variedLetters(t *testing.T, db *pgtest.Database) (ids []int64) {
 		ids = append(ids, addLetter(t, db, map[string]string{
 			"original_job_id": fmt.Sprint(9000 + i), "task_identifier": fmt.Sprintf("'t%d'", i%3), "queue_name": queue, "job_key": key,
 			"failure_reason": []string{"'exhausted'", "'permanent'"}[i/2%2], "last_error": []string{"'a 10% _ b'", "'a 10xx b'"}[i/3%2],
-			"failed_at": quoteSQL(filterEpoch.Add(time.Duration(i*11%letterRows) * time.Second).Format(time.RFC3339)),
+			"failed_at": quoteSQL(filterEpoch.Add(time.Duration(i*11%filteredLetters) * time.Second).Format(time.RFC3339)),
 		}))
 	}
 	return ids

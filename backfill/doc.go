@@ -70,7 +70,8 @@
 //   - of a client: [WithSchema], [WithMigrations], [WithEnqueueMiddleware], [WithLogger]
 //   - of a worker: [WithConcurrency], [WithDrainTimeout], [WithMiddleware], [WithObserver],
 //     [WithProbes], [WithLogger], [WithListenURL], [WithoutListen], [WithForbiddenFlags],
-//     [WithForbiddenFlagsFunc], [WithCrontab], [WithCrontabFile]
+//     [WithForbiddenFlagsFunc], [WithCrontab], [WithCrontabFile], [WithoutDeadLetters],
+//     [WithDeadLetterRetention]
 //   - of [Run] and [RunOnce]: all of these, and [WithClient]; [WithScheduled] of RunOnce
 //   - of one enqueue: [Delay], [RunAt], [Queue], [Key], [MaxAttempts], [Flags], a [Priority], a
 //     [KeyMode]

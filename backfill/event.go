@@ -22,11 +22,12 @@ type Observer func(Event)
 //	start, lease_lost, rescued, suspected        Job
 //	finished                                     Job, Duration
 //	failed                                       Job, Duration, Err, Final, Delay
+//	dead                                         Job, Reason, Err
 //	snoozed                                      Job, Duration, Delay
 //	completed, recorded, returned, busy          Count
 //	reclaimed                                    Count
 //	flush_error, swept                           Count, Err
-//	scheduled, draining, silent                  Count
+//	scheduled, draining, silent, expired         Count
 //	trial, acquitted                             Count
 //	paused                                       Task
 //	fenced, death                                WorkerID is the id that was declared dead
@@ -35,6 +36,11 @@ type Observer func(Event)
 // end of that run does not count, Final included: the job was somebody else's already. And a job
 // whose key was removed or given to another job while it ran is not tried again, although Final is
 // false.
+//
+// A dead event says that a job is a dead letter now, once for each time, from the worker that has made
+// it one: it ran the job, released what a dead worker had, or found the job without attempts left. Of
+// the latter two, Job says only what the worker knows: it has no payload. A job that
+// [Client.UnlockWorker] ends has no event, because no worker ends it, but a line in the client's log.
 //
 // The text of Err is what the log and the database get: passwords in URLs and connection strings,
 // tokens and the like are ***, and it has at most 10,000 bytes. errors.As finds the error that the
@@ -51,6 +57,7 @@ type Event struct {
 	Job      *Job          // must not be changed
 	Task     string        // the name of a task
 	Err      error         // why
+	Reason   string        // why the job is a dead letter: exhausted, permanent, crashed, interrupted or swept
 	Final    bool          // the job will not be tried again: its last attempt failed, or Permanent
 	Delay    time.Duration // until the job runs again; 0 if Final
 	Duration time.Duration // how long the handler ran
@@ -71,6 +78,7 @@ const (
 	EventStart      EventKind = "start"       // a handler starts
 	EventFinished   EventKind = "finished"    // a handler succeeded
 	EventFailed     EventKind = "failed"      // a handler failed
+	EventDead       EventKind = "dead"        // a job has failed for good, and is a dead letter now
 	EventSnoozed    EventKind = "snoozed"     // a job was put off: it runs again later
 	EventCompleted  EventKind = "completed"   // Count successes were recorded
 	EventRecorded   EventKind = "recorded"    // Count failures were recorded
@@ -88,6 +96,7 @@ const (
 	EventAcquitted  EventKind = "acquitted"   // the trial of Count suspects is over, and the worker lives
 	EventPaused     EventKind = "paused"      // Task is paused: three of its jobs have killed their workers within an hour
 	EventSwept      EventKind = "swept"       // this worker looked for stale locks: Count jobs were released; or Err
+	EventExpired    EventKind = "expired"     // Count dead letters were deleted: see [WithDeadLetterRetention]
 	EventScheduled  EventKind = "scheduled"   // Count cron jobs were enqueued
 	EventDraining   EventKind = "draining"    // the worker stops; Count jobs are running
 	EventStopped    EventKind = "stopped"     // the worker has stopped
@@ -97,6 +106,6 @@ const (
 func newEvent(e worker.Event) Event {
 	return Event{
 		Kind: EventKind(e.Kind), WorkerID: e.WorkerID, Count: e.Count, Full: e.Full, Job: newJob(e.Job), Task: e.Task, Err: tidy(e.Err),
-		Final: e.Final, Delay: e.Delay, Duration: e.Duration,
+		Reason: string(e.Reason), Final: e.Final, Delay: e.Delay, Duration: e.Duration,
 	}
 }

@@ -83,7 +83,7 @@ func TestJobLastError(t *testing.T) {
 	client := newClient(t, db)
 	task, registry := failing()
 	id := enqueue(t, client, task, backfill.NoArgs{}).ID
-	runOnce(t, client, registry)
+	runOnce(t, client, registry, backfill.WithoutDeadLetters())
 	got, err := client.Job(t.Context(), id)
 	if err != nil {
 		t.Fatal(err)

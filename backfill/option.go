@@ -70,6 +70,8 @@ type workerConfig struct {
 	listenURL     string // "": listen where the client's pool connects
 	withoutListen bool
 	forbidden     []string
+	deadLetters   bool
+	retention     time.Duration // of dead letters; 0: for ever
 	// forbiddenFunc replaces forbidden, unless it is nil.
 	forbiddenFunc func() []string
 }
@@ -88,7 +90,9 @@ func newClientConfig(opts []ClientOption) clientConfig {
 }
 
 func newWorkerConfig(opts []WorkerOption) workerConfig {
-	c := workerConfig{concurrency: 10 * runtime.GOMAXPROCS(0), drainTimeout: 15 * time.Second}
+	c := workerConfig{
+		concurrency: 10 * runtime.GOMAXPROCS(0), drainTimeout: 15 * time.Second, deadLetters: true, retention: 180 * 24 * time.Hour,
+	}
 	apply(opts, func(o WorkerOption) { o.applyToWorker(&c) })
 	return c
 }
@@ -263,6 +267,25 @@ func WithoutListen() WorkerOption {
 }
 
 const errBothListen = "WithListenURL and WithoutListen: give one of them"
+
+// WithoutDeadLetters makes the worker leave jobs that fail for good in the table of jobs, with no
+// attempts left, as Graphile Worker does. A worker without this option that serves the same task makes
+// dead letters of them an hour later, so give it to all of them. Default: a job that fails for good
+// becomes a dead letter, in the table backfill_dlq.
+func WithoutDeadLetters() WorkerOption {
+	return workerOption(func(c *workerConfig) { c.deadLetters = false })
+}
+
+// WithDeadLetterRetention sets how long a dead letter is kept after the job failed for good. One worker
+// deletes older ones for all, every 8 to 10 minutes, and logs how many; one with [WithoutDeadLetters]
+// deletes none. Which worker it is changes, so give all of them the same. 0 keeps dead letters for ever.
+// Default: 180 days.
+func WithDeadLetterRetention(d time.Duration) WorkerOption {
+	return workerOption(func(c *workerConfig) {
+		c.require(d >= 0, "WithDeadLetterRetention: %v is negative: want 0, which keeps dead letters for ever, or more", d)
+		c.retention = d
+	})
+}
 
 // WithForbiddenFlags makes the worker skip jobs that have one of these flags. They wait for another
 // worker. The option can be given several times, but not together with [WithForbiddenFlagsFunc].

@@ -27,6 +27,9 @@ func wantRetry(t *testing.T, db *pgtest.Database, before time.Time, least, most 
 	}
 }
 
+// isDead says that a job is a dead letter, and not how many attempts it has had.
+const isDead = -1
+
 // What a handler's error leaves in the database. The job is at its second attempt of three.
 func TestFailures(t *testing.T) {
 	t.Parallel()
@@ -52,7 +55,7 @@ func TestFailures(t *testing.T) {
 		},
 		"retry in":       {backfill.RetryIn(90*time.Minute, errBoom), hour, nil, "boom", 2, 90 * time.Minute, 90 * time.Minute},
 		"wrapped":        {fmt.Errorf("send: %w", backfill.RetryIn(time.Minute, errBoom)), hour, nil, "send: boom", 2, time.Minute, time.Minute},
-		"permanent":      {backfill.Permanent(errBoom), hour, nil, "boom", 3, 0, 0},
+		"permanent":      {backfill.Permanent(errBoom), hour, nil, "boom", isDead, 0, 0},
 		"snooze":         {backfill.Snooze(2 * time.Hour), hour, nil, "before", 1, 2 * time.Hour, 2 * time.Hour},
 		"NUL":            {errors.New("a\x00b"), hour, nil, "ab", 2, time.Hour, time.Hour},
 		"not UTF-8":      {errors.New("a\xffb"), hour, nil, "a\uFFFDb", 2, time.Hour, time.Hour},
@@ -63,7 +66,7 @@ func TestFailures(t *testing.T) {
 		"very far":       {backfill.RetryIn(1<<63-1, errBoom), hour, nil, "boom", 2, 1<<63 - 1, 1<<63 - 1},
 		"context's end":  {context.Canceled, hour, nil, "context canceled", 2, time.Hour, time.Hour},
 		"its own":        {backfill.ErrShutdown, hour, nil, "worker is shutting down", 2, time.Hour, time.Hour},
-		"joined verdict": {errors.Join(errBoom, backfill.Permanent(errors.New("no"))), hour, nil, "boom\nno", 3, 0, 0},
+		"joined verdict": {errors.Join(errBoom, backfill.Permanent(errors.New("no"))), hour, nil, "boom\nno", isDead, 0, 0},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -81,14 +84,23 @@ func TestFailures(t *testing.T) {
 			exec(t, db.Pool(), "update graphile_worker._private_jobs set attempts = 1, last_error = 'before'")
 			before := get[time.Time](t, db.Pool(), "select clock_timestamp()")
 			runOnce(t, client, registry)
+			if open := get[bool](t, db.Pool(), "select locked_at is null from graphile_worker._private_job_queues"); !open {
+				t.Error("the queue is locked")
+			}
+			if test.attempts == isDead {
+				want := letterRow{
+					Task: "send_email", Queue: "q", Payload: `{"user_id":1}`, Reason: "permanent", LastError: test.text, Attempts: 2, MaxAttempts: 3, Count: 1,
+				}
+				if diff := cmp.Diff(want, onlyLetter(t, db)); diff != "" {
+					t.Errorf("dead letter (-want +got):\n%s", diff)
+				}
+				return
+			}
 			row := onlyRow(t, db)
 			if !strings.HasPrefix(row.LastError, test.text) || row.Attempts != test.attempts || row.Locked || row.Payload != `{"user_id":1}` {
 				t.Errorf("row %+v", row)
 			}
 			wantRetry(t, db, before, test.least, test.most)
-			if open := get[bool](t, db.Pool(), "select locked_at is null from graphile_worker._private_job_queues"); !open {
-				t.Error("the queue is locked")
-			}
 		})
 	}
 }
@@ -106,8 +118,9 @@ func TestLastAttempt(t *testing.T) {
 	if diff := cmp.Diff(&backfill.Report{Failed: 3, Exhausted: 1}, report); diff != "" {
 		t.Errorf("report (-want +got):\n%s", diff)
 	}
-	if row := onlyRow(t, db); row.Attempts != 3 || row.LastError != "attempt 3" || row.Locked {
-		t.Errorf("row %+v", row)
+	want := letterRow{Task: "send_email", Payload: `{"user_id":0}`, Reason: "exhausted", LastError: "attempt 3", Attempts: 3, MaxAttempts: 3, Count: 1}
+	if diff := cmp.Diff(want, onlyLetter(t, db)); diff != "" {
+		t.Errorf("dead letter (-want +got):\n%s", diff)
 	}
 }
 
@@ -188,11 +201,12 @@ func TestBatches(t *testing.T) {
 	if diff := cmp.Diff([][]int{{1, 9, 2, 3, 9}, {9, 2, 3, 9}, {9, 3, 9}}, seen); diff != "" {
 		t.Errorf("runs (-want +got):\n%s", diff)
 	}
-	want := jobRow{
-		Task: "batch", Payload: "[9,9]", LastError: "Batch failures:\n9 is too much\n9 is too much", Attempts: 3, MaxAttempts: 3,
+	want := letterRow{
+		Task: "batch", Payload: "[9,9]", Reason: "exhausted", LastError: "Batch failures:\n9 is too much\n9 is too much",
+		Attempts: 3, MaxAttempts: 3, Count: 1,
 	}
-	if diff := cmp.Diff(want, onlyRow(t, db)); diff != "" {
-		t.Errorf("row (-want +got):\n%s", diff)
+	if diff := cmp.Diff(want, onlyLetter(t, db)); diff != "" {
+		t.Errorf("dead letter (-want +got):\n%s", diff)
 	}
 }
 

@@ -176,6 +176,10 @@ func (p Priority) applyToRequest(r *Request) { r.Priority = p }
 // that waits. One that is running, or has failed for good, gives up its key and is not retried, and
 // a new job is inserted; only [UnsafeDedupe] keeps it. A KeyMode is itself an [EnqueueOption].
 //
+// With dead letters on, a failed job no longer blocks unsafe_dedupe: it is in the table of jobs no
+// more, so its key is free at once. A job that Graphile Worker or a worker with [WithoutDeadLetters]
+// has failed blocks it until the sweep has made a dead letter of it, an hour later.
+//
 // All tasks of a schema share their keys: enqueuing can turn a waiting job of one task into a job
 // of another.
 type KeyMode string
@@ -188,8 +192,8 @@ const (
 	// PreserveRunAt is Replace, but a job that has not failed yet keeps its run_at: enqueuing it
 	// again does not delay it.
 	PreserveRunAt KeyMode = "preserve_run_at"
-	// UnsafeDedupe drops the request and keeps the existing job, even if that is running or has
-	// failed for good.
+	// UnsafeDedupe drops the request and keeps the existing job, even if that is running, or has
+	// failed for good and is no dead letter.
 	UnsafeDedupe KeyMode = "unsafe_dedupe"
 )
 

@@ -127,6 +127,8 @@ func (w *Worker) start(store *pg.Store, once bool) (*worker.Worker, error) {
 		Tasks:         w.registry.claimed(),
 		Timeouts:      w.registry.timeouts(),
 		Concurrency:   w.config.concurrency,
+		DeadLetters:   w.config.deadLetters,
+		Retention:     w.config.retention,
 		Once:          once,
 		PollOnly:      w.config.withoutListen,
 		DrainTimeout:  w.config.drainTimeout,

@@ -253,7 +253,10 @@ func TestRunOnceReports(t *testing.T) {
 	if diff := cmp.Diff(&backfill.Report{Completed: 3, Failed: 4, Exhausted: 2, Snoozed: 1}, report); diff != "" {
 		t.Errorf("report (-want +got):\n%s", diff)
 	}
-	wantJobs(t, db, 7)
+	wantJobs(t, db, 5)
+	if letters := letterRows(t, db); len(letters) != 2 {
+		t.Errorf("dead letters %+v, want 2", letters)
+	}
 	if diff := cmp.Diff(&backfill.Report{}, runOnce(t, client, registry)); diff != "" {
 		t.Errorf("second report (-want +got):\n%s", diff)
 	}

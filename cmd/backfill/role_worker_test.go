@@ -65,8 +65,12 @@ func TestWorkerRole(t *testing.T) {
 		t.Errorf("runs (-want +got):\n%s", diff)
 	}
 	left := list(t, connectTo(t, db.URL), "select payload || ' ' || attempts || ' ' || coalesce(last_error, '-') from graphile_worker._private_jobs order by id")
-	if want := []string{`{"n":2} 1 broken`, `{"n":3} 25 broken`, `{"n":4} 0 -`}; !slices.Equal(left, want) {
+	if want := []string{`{"n":2} 1 broken`, `{"n":4} 0 -`}; !slices.Equal(left, want) {
 		t.Errorf("rows that are left = %q, want %q", left, want)
+	}
+	letters := list(t, connectTo(t, db.URL), "select payload || ' ' || failure_reason || ' ' || last_error from graphile_worker.backfill_dlq")
+	if want := []string{`{"n":3} permanent broken`}; !slices.Equal(letters, want) {
+		t.Errorf("dead letters = %q, want %q", letters, want)
 	}
 	execute(t, connectTo(t, db.URL), "select graphile_worker.add_job('unused', queue_name := 'unused', job_key := 'k'), graphile_worker.remove_job('k')")
 	for what, err := range administer(t, client) {
@@ -109,14 +113,24 @@ func cannotAdminister(t *testing.T, db *pgtest.Database, role login) {
 	}
 }
 
-// A role that was made before there was the table of crashes cannot work: the worker says at its
-// start what to run, and not at its first heartbeat, when it has claimed jobs.
-func TestWorkerRoleWithoutCrashes(t *testing.T) {
+// A role that was made before there was the table of crashes, or that of dead letters, cannot work: the
+// worker says at its start what to run, and not at its first heartbeat, when it has claimed jobs.
+func TestWorkerRoleOfAnOlderVersion(t *testing.T) {
 	t.Parallel()
+	for _, table := range []string{"backfill_crashes", "backfill_dlq"} {
+		t.Run(table, func(t *testing.T) {
+			t.Parallel()
+			startsWithout(t, table)
+		})
+	}
+}
+
+func startsWithout(t *testing.T, table string) {
+	t.Helper()
 	db := pgtest.New(t)
 	role := newLogin(t, db)
 	command(t, 0, "migrate", "--database-url", db.URL, "--worker-role", role.name)
-	execute(t, connectTo(t, db.URL), "revoke all on graphile_worker.backfill_crashes from "+pgx.Identifier{role.name}.Sanitize())
+	execute(t, connectTo(t, db.URL), "revoke all on graphile_worker."+table+" from "+pgx.Identifier{role.name}.Sanitize())
 	pool, err := pgxpool.New(t.Context(), role.url)
 	if err != nil {
 		t.Fatal(err)
@@ -176,6 +190,13 @@ func TestWorkerRoleStore(t *testing.T) {
 	}
 	_, err = store.Fail(ctx, []worker.Ended{{Lease: claim(), Outcome: worker.Outcome{Kind: worker.OutcomeFailed, Text: "broken", Delay: time.Hour}}})
 	check("fail", err)
+	fates, err = store.Fail(ctx, []worker.Ended{{
+		Lease: claim(), Outcome: worker.Outcome{Kind: worker.OutcomeExhausted, Text: "broken", Reason: worker.ReasonPermanent},
+	}})
+	check("make a dead letter", err)
+	if fates[0].Kind != worker.FateExhausted {
+		t.Errorf("make a dead letter: %+v", fates)
+	}
 	renewed, err := store.Renew(ctx, []wire.Lease{claim()})
 	check("renew", err)
 	if renewed[0].Kind != worker.FateRecorded {
@@ -196,6 +217,11 @@ func TestWorkerRoleStore(t *testing.T) {
 	check("sweep", err)
 	if !swept.Done {
 		t.Errorf("swept %+v", swept)
+	}
+	expired, err := store.Expire(ctx, time.Nanosecond)
+	check("expire", err)
+	if expired.Letters != 1 {
+		t.Errorf("expired %+v, want the dead letter", expired)
 	}
 	_, err = store.KnownCrontabs(ctx, []string{"nightly"}, time.Now())
 	check("known crontabs", err)

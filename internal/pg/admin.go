@@ -48,21 +48,31 @@ var ErrJobNotFound = errors.New("there is no such job: it succeeded, or was comp
 // id, or what locked_by says of one of its jobs or queues. A job with one attempt in all has had it
 // (R9). It leaves out rows that somebody else has locked at this moment, and the queues of such
 // jobs. A worker that is not registered and has locked nothing is ErrNotLocked.
-func (a *Admin) Unlock(ctx context.Context, lockedBy string) (jobs, queues int, err error) {
+//
+// Dead are those of the jobs that are dead letters now, also after an error.
+func (a *Admin) Unlock(ctx context.Context, lockedBy string) (jobs, queues int, dead []worker.DeadJob, err error) {
 	defer func() { err = a.settings.explainWork(err) }()
 	if cohort, ok := wire.CohortOf(lockedBy); ok {
-		return a.unlockSuspects(ctx, cohort)
+		jobs, queues, err = a.unlockSuspects(ctx, cohort)
+		return jobs, queues, nil, err
 	}
 	id, registered, err := a.findWorker(ctx, lockedBy)
 	if err != nil {
-		return 0, 0, fmt.Errorf("find worker %s: %w", lockedBy, err)
+		return 0, 0, nil, fmt.Errorf("find worker %s: %w", lockedBy, err)
 	}
+	jobs, queues, err = a.unlockWorker(ctx, id, registered, &dead)
+	return jobs, queues, dead, err
+}
+
+// unlockWorker declares a worker dead, and releases what it has locked.
+func (a *Admin) unlockWorker(ctx context.Context, id string, registered bool, dead *[]worker.DeadJob) (jobs, queues int, err error) {
 	ours := registered || wire.IsWorkerID(id)
 	unlockJobs := func() (int64, error) { return ask(ctx, a.in, (*query.Queries).UnlockNodeJobs, id) }
 	unlockQueues := (*query.Queries).UnlockNodeQueues
 	if ours {
+		letters := false
 		unlockJobs = func() (int64, error) {
-			rows := query.UnlockJobsParams{WorkerID: id, Verdict: worker.ErrCrashed.Error()}
+			rows := query.UnlockJobsParams{WorkerID: id, Verdict: worker.ErrCrashed.Error(), Letters: letters}
 			return ask(ctx, a.in, (*query.Queries).UnlockJobs, rows)
 		}
 		unlockQueues = (*query.Queries).UnlockQueues
@@ -74,8 +84,17 @@ func (a *Admin) Unlock(ctx context.Context, lockedBy string) (jobs, queues int, 
 		if err != nil {
 			return 0, 0, fmt.Errorf("declare worker %s dead: %w", id, err)
 		}
+		if letters, err = ask(ctx, a.in, (*query.Queries).MakesLetters, id); err != nil {
+			return 0, 0, fmt.Errorf("ask for dead letters: %w", err)
+		}
+		if letters {
+			if *dead, err = a.buryOver(ctx, id); err != nil {
+				return len(*dead), 0, fmt.Errorf("end jobs of worker %s: %w", id, err)
+			}
+		}
 	}
 	jobs, err = inBatches(unlockJobs)
+	jobs += len(*dead)
 	if err != nil {
 		return jobs, 0, fmt.Errorf("release jobs of worker %s: %w", id, err)
 	}
@@ -93,6 +112,29 @@ func (a *Admin) Unlock(ctx context.Context, lockedBy string) (jobs, queues int, 
 		return 0, 0, ErrNotLocked
 	}
 	return 0, 0, nil // somebody else has locked the rows
+}
+
+// buryOver makes dead letters of a worker's jobs that have had the one attempt that they have (R9).
+func (a *Admin) buryOver(ctx context.Context, id string) (dead []worker.DeadJob, err error) {
+	for after := int64(0); ; {
+		found, err := ask(ctx, a.in, (*query.Queries).OverJobs, query.OverJobsParams{WorkerID: id, After: after})
+		if err != nil || len(found) == 0 {
+			return dead, err
+		}
+		rows := query.BuryJobsParams{
+			Reasons: slices.Repeat([]string{string(worker.ReasonCrashed)}, len(found)), Verdicts: slices.Repeat([]string{worker.ErrCrashed.Error()}, len(found)),
+		}
+		for _, row := range found {
+			rows.Ids, rows.Tokens, after = append(rows.Ids, row.ID), append(rows.Tokens, row.Token), row.ID
+		}
+		part, err := ask(ctx, a.in, func(q *query.Queries, ctx context.Context, rows query.BuryJobsParams) ([]worker.DeadJob, error) {
+			return buryJobs(ctx, q, rows)
+		}, rows)
+		dead = append(dead, part...)
+		if err != nil {
+			return dead, err
+		}
+	}
 }
 
 // unlockSuspects frees the suspects of a cohort.
@@ -130,7 +172,7 @@ func (a *Admin) findWorker(ctx context.Context, lockedBy string) (id string, reg
 // Sweep releases jobs and queues whose locks are stale, except for rows that somebody else has
 // locked at this moment. It does so at once, whoever else sweeps.
 func (a *Admin) Sweep(ctx context.Context) (jobs, queues int, err error) {
-	swept, err := newSweep(a.in, noRest).run(ctx, "", true)
+	swept, err := newSweep(a.in, noRest, false).run(ctx, "", true)
 	return swept.Jobs, swept.Queues, a.settings.explainWork(err)
 }
 

@@ -206,3 +206,47 @@ func (db contractDB) Resume(task, queue string) {
 }
 
 func (db contractDB) admin() *pg.Admin { return pg.NewAdmin(db.pool, schemaName) }
+
+func (db contractDB) Letter(id int64) (letter storetest.Letter, ok bool) {
+	db.t.Helper()
+	err := db.pool.QueryRow(db.t.Context(), `select task_identifier, coalesce(queue_name, ''), coalesce(job_key, ''), payload::text, priority,
+		attempts, max_attempts, failure_reason, failure_count, last_error, first_error
+		from graphile_worker.backfill_dlq where original_job_id = $1 and requeued_job_id is null`, id).
+		Scan(&letter.Task, &letter.Queue, &letter.Key, &letter.Payload, &letter.Priority, &letter.Attempts, &letter.MaxAttempts,
+			&letter.Reason, &letter.Count, &letter.LastError, &letter.FirstError)
+	if err == pgx.ErrNoRows { //nolint:errorlint // never wrapped
+		return letter, false
+	}
+	if err != nil {
+		db.t.Fatal(err)
+	}
+	return letter, true
+}
+
+func (db contractDB) Requeue(id int64) int64 {
+	db.t.Helper()
+	return dbtest.Get[int64](db.t, db.pool, `with letter as (
+		select * from graphile_worker.backfill_dlq where original_job_id = $1 and requeued_job_id is null
+	), job as (
+		insert into graphile_worker._private_jobs (task_id, job_queue_id, payload, priority, max_attempts, key)
+		select t.id, q.id, letter.payload, letter.priority, letter.max_attempts, letter.job_key from letter
+		  join graphile_worker._private_tasks as t on t.identifier = letter.task_identifier
+		  left join graphile_worker._private_job_queues as q on q.queue_name = letter.queue_name returning id
+	) update graphile_worker.backfill_dlq as d set requeued_job_id = job.id, requeued_count = requeued_count + 1
+	    from job where d.original_job_id = $1 and d.requeued_job_id is null returning job.id`, id)
+}
+
+func (db contractDB) LockLetter(id int64) (unlock func()) {
+	return db.lock(`select from graphile_worker.backfill_dlq
+		where requeued_job_id = $1 or original_job_id = $1 and requeued_job_id is null for update`, id)
+}
+
+func (db contractDB) AgeLetter(id int64, by time.Duration) {
+	dbtest.Run(db.t, db.pool, "update graphile_worker.backfill_dlq set failed_at = failed_at - $2::interval where original_job_id = $1", id, by)
+}
+
+func (db contractDB) Exhaust(id int64, text string, ago time.Duration) {
+	dbtest.Run(db.t, db.pool, `update graphile_worker._private_jobs
+		set attempts = max_attempts, last_error = nullif($2, ''), updated_at = now() - interval '1 day',
+		    run_at = now() - $3::interval + exp(least(10, max_attempts)) * interval '1 second' where id = $1`, id, text, ago)
+}

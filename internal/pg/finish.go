@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/backfillhq/go/internal/pg/query"
@@ -14,7 +15,16 @@ import (
 // Complete implements worker.Store.
 func (s *Store) Complete(ctx context.Context, leases []wire.Lease) ([]worker.Fate, error) {
 	ids, tokens := columns(leases)
-	row, err := s.queries.CompleteJobs(ctx, query.CompleteJobsParams{Ids: ids, Tokens: tokens})
+	params := query.CompleteJobsParams{Ids: ids, Tokens: tokens}
+	var row query.CompleteJobsRow
+	var err error
+	if slices.ContainsFunc(leases, wire.Lease.Keyed) {
+		var keyed query.CompleteKeyedJobsRow
+		keyed, err = s.queries.CompleteKeyedJobs(ctx, query.CompleteKeyedJobsParams(params))
+		row = query.CompleteJobsRow(keyed)
+	} else {
+		row, err = s.queries.CompleteJobs(ctx, params)
+	}
 	if err != nil {
 		return nil, s.endFailed(ctx, fmt.Errorf("complete jobs: %w", err))
 	}
@@ -46,13 +56,18 @@ func (s *Store) Fail(ctx context.Context, failed []worker.Ended) ([]worker.Fate,
 		params.DelaysUs = append(params.DelaysUs, f.Delay.Microseconds())
 		params.Permanent = append(params.Permanent, f.Kind == worker.OutcomeExhausted)
 		params.Payloads = append(params.Payloads, string(f.Payload))
+		params.Reasons = append(params.Reasons, string(f.Reason))
 	}
 	params.Ids, params.Tokens = columns(leases)
 	rows, err := s.queries.FailJobs(ctx, params)
 	if err != nil {
 		return nil, s.endFailed(ctx, fmt.Errorf("record failures: %w", err))
 	}
-	return settleRows(ctx, s, leases, rows)
+	fates, err := settleRows(ctx, s, leases, rows)
+	if err != nil {
+		return nil, err
+	}
+	return s.findLetters(ctx, failed, fates)
 }
 
 // Release implements worker.Store.

@@ -136,7 +136,7 @@ func (m *leaseMachine) unlock(values []string) {
 // unlockWorker declares a worker dead and releases what it has, as "backfill unlock" does.
 func (m *leaseMachine) unlockWorker() {
 	w := pick(m, "worker", m.those(func(w *leaseWorker) bool { return m.model.alive[w.id] && len(m.has(w)) > 0 }))
-	jobs, queues, err := pg.NewAdmin(m.pool, schemaName).Unlock(m.ctx(), w.id)
+	jobs, queues, _, err := pg.NewAdmin(m.pool, schemaName).Unlock(m.ctx(), w.id)
 	must(m, err)
 	if wantJobs, wantQueues := m.model.unlockWorker(w.id); jobs != wantJobs || queues != wantQueues {
 		m.broken("an unlock releases other locks", fmt.Sprintf("%d jobs and %d queues, want %d and %d", jobs, queues, wantJobs, wantQueues))

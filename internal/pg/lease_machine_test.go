@@ -103,6 +103,9 @@ var leaseSteps = []struct {
 	{2, "Node claims", (*leaseMachine).nodeClaims},
 	{1, "Node completes", (*leaseMachine).nodeCompletes},
 	{1, "Node fails", (*leaseMachine).nodeFails},
+	{2, "requeue", (*leaseMachine).requeue},
+	{1, "delete a dead letter", (*leaseMachine).deleteLetter},
+	{2, "sweep for dead letters", (*leaseMachine).sweepLetters},
 }
 
 // run makes one random run.
@@ -111,6 +114,7 @@ func (db *leaseDB) run(t *rapid.T, report func(what string)) {
 	m.exec(`delete from graphile_worker._private_jobs`)
 	m.exec(`delete from graphile_worker._private_job_queues`)
 	m.exec(`delete from graphile_worker.backfill_workers`)
+	m.exec(`delete from graphile_worker.backfill_dlq`)
 	for _, store := range db.stores {
 		w := &leaseWorker{store: store}
 		m.register(w)
@@ -156,7 +160,9 @@ func (m *leaseMachine) try(step func(*leaseMachine)) (done bool) {
 func (m *leaseMachine) register(w *leaseWorker) {
 	former := w.id
 	w.id, w.beats = wire.NewWorkerID(), 0
-	must(m, w.store.Register(m.ctx(), worker.Registration{ID: w.id, Former: former, Tasks: []string{"a"}, Slots: 9}))
+	letters := m.below("without dead letters", 4) > 0
+	must(m, w.store.Register(m.ctx(), worker.Registration{ID: w.id, Former: former, Tasks: []string{"a"}, Slots: 9, DeadLetters: letters}))
+	m.model.makes[w.id] = letters
 	m.ids = append(m.ids, w.id)
 	m.model.alive[w.id] = true
 	m.model.told[former] = !m.model.gone[former] // it lives
@@ -199,6 +205,7 @@ func (m *leaseMachine) check() {
 	for _, j := range jobs {
 		has[j.Request] = true
 	}
+	m.checkLetters(has)
 	for n, r := range m.requests {
 		if r.ended == "" && !has[n] {
 			m.broken("a request is lost", fmt.Sprint(n))

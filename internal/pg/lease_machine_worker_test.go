@@ -112,6 +112,14 @@ func (m *leaseMachine) completeSome() {
 
 func (m *leaseMachine) complete(w *leaseWorker, leases []*heldLease) {
 	m.start(leases)
+	for _, l := range leases { // a success ends what is in dead letters of its key, too
+		if j := m.model.lease(l.Lease); j != nil && j.Key != "" {
+			for _, id := range m.lettersWith(func(letter *leaseLetter) bool { return letter.Key == j.Key && letter.Requeued == 0 }) {
+				m.requests[m.model.letters[id].Request].end("done by another job with its key")
+				m.seen["complete: cleared"]++
+			}
+		}
+	}
 	got, err := w.store.Complete(m.ctx(), bare(leases))
 	fates := m.fates("complete", leases, got, err, m.model.complete)
 	for i, l := range leases {
@@ -127,6 +135,7 @@ func (m *leaseMachine) failSome() {
 	m.start(leases)
 	kind := pick(m, "kind", []worker.OutcomeKind{worker.OutcomeFailed, worker.OutcomeExhausted})
 	outcome := worker.Outcome{Kind: kind, Text: "broken", Delay: pick(m, "delay", []time.Duration{0, 0, 0, time.Hour})}
+	outcome.Reason = m.reason(w, outcome)
 	got, err := w.store.Fail(m.ctx(), withOutcome(leases, outcome))
 	m.fates("fail", leases, got, err, func(l heldLease) worker.FateKind { return m.model.fail(l, outcome) })
 }

@@ -22,6 +22,9 @@ type leaseModel struct {
 	alive  map[string]bool      // worker ids whose row is there and not marked dead
 	told   map[string]bool      // those whose row says that their end was no crash
 	gone   map[string]bool      // those whose row somebody has deleted
+
+	letters map[int64]*leaseLetter // dead letters, by the jobs that have become them
+	makes   map[string]bool        // worker ids that make them
 }
 
 // leaseJob is a job's row.
@@ -45,7 +48,10 @@ type leaseLock struct {
 }
 
 func newLeaseModel() *leaseModel {
-	return &leaseModel{jobs: map[int64]*leaseJob{}, queues: map[string]leaseLock{}, alive: map[string]bool{}, told: map[string]bool{}, gone: map[string]bool{}}
+	return &leaseModel{
+		jobs: map[int64]*leaseJob{}, queues: map[string]leaseLock{}, alive: map[string]bool{}, told: map[string]bool{}, gone: map[string]bool{},
+		letters: map[int64]*leaseLetter{}, makes: map[string]bool{},
+	}
 }
 
 // Claims.
@@ -101,9 +107,11 @@ func (m *leaseModel) lease(l wire.Lease) *leaseJob {
 }
 
 func (m *leaseModel) complete(l heldLease) worker.FateKind {
-	if m.lease(l.Lease) == nil {
+	j := m.lease(l.Lease)
+	if j == nil {
 		return m.lost(l)
 	}
+	m.clear(j.Key)
 	delete(m.jobs, l.ID)
 	m.freeQueue(l.queue, l.Claim())
 	return worker.FateRecorded
@@ -113,6 +121,11 @@ func (m *leaseModel) fail(l heldLease, outcome worker.Outcome) worker.FateKind {
 	j := m.lease(l.Lease)
 	if j == nil {
 		return m.lost(l)
+	}
+	if outcome.Reason != "" && !j.superseded(l.Lease) && (outcome.Kind == worker.OutcomeExhausted || j.Attempts >= j.MaxAttempts) {
+		m.freeQueue(l.queue, l.Claim())
+		m.bury(l.ID, outcome.Reason, outcome.Text)
+		return worker.FateExhausted
 	}
 	return m.end(j, l, func() {
 		j.LastError = outcome.Text
@@ -186,11 +199,15 @@ func (j *leaseJob) refund(l wire.Lease) {
 }
 
 // crashed ends a job that has one attempt in all, with this verdict: it may have started (R9).
-func (j *leaseJob) crashed(l wire.Lease, verdict error) bool {
+func (m *leaseModel) crashed(l wire.Lease, verdict error, reason worker.Reason) bool {
+	j := m.jobs[l.ID]
 	if j.MaxAttempts != 1 || j.Attempts != 1 || l.Attempt() != 1 {
 		return false
 	}
 	j.LastError = strings.TrimSuffix(verdict.Error()+"\n"+j.LastError, "\n")
+	if owner, _, _ := strings.Cut(l.Token, "."); m.makesLetters(owner) {
+		m.bury(l.ID, reason, j.LastError)
+	}
 	return true
 }
 
@@ -217,16 +234,16 @@ func (m *leaseModel) rescue(ids []string) (done leasesRescued) {
 	for _, id := range m.find(func(j *leaseJob) bool { return dead(j.Lock.By) }) {
 		j := m.jobs[id]
 		l := wire.Lease{ID: id, Token: j.Lock.By}
-		verdict := worker.ErrCrashed
+		verdict, reason := worker.ErrCrashed, worker.ReasonCrashed
 		if owner, _, _ := strings.Cut(j.Lock.By, "."); m.told[owner] {
-			verdict = worker.ErrInterrupted
+			verdict, reason = worker.ErrInterrupted, worker.ReasonInterrupted
 		}
 		j.Lock = leaseLock{}
 		j.deaths++
 		switch {
 		case j.superseded(l):
 			delete(m.jobs, id)
-		case j.crashed(l, verdict):
+		case m.crashed(l, verdict, reason):
 			done.Crashed = append(done.Crashed, id)
 		default:
 			j.refund(l)
@@ -245,7 +262,7 @@ func (m *leaseModel) unlockWorker(id string) (jobs, queues int) {
 	mine := func(lock leaseLock) bool { return lock.ofWorker(id) }
 	for _, job := range m.find(func(j *leaseJob) bool { return mine(j.Lock) }) {
 		j := m.jobs[job]
-		if l := (wire.Lease{Token: j.Lock.By}); !j.superseded(l) && !j.crashed(l, worker.ErrCrashed) {
+		if l := (wire.Lease{ID: job, Token: j.Lock.By}); !j.superseded(l) && !m.crashed(l, worker.ErrCrashed, worker.ReasonCrashed) {
 			j.refund(l)
 		}
 		j.Lock = leaseLock{}

@@ -61,5 +61,5 @@ var leaseEvents = []string{
 	"complete: recorded", "complete: lost", "fail: recorded", "fail: exhausted", "fail: superseded", "fail: lost",
 	"release: recorded", "release: exhausted", "release: superseded", "release: lost", "renew: recorded", "renew: lost",
 	"end: busy", "rescue: released", "rescue: crashed", "reclaim: released", "enqueue: overwritten", "enqueue: superseded",
-	"enqueue: kept", "remove: deleted", "remove: running",
+	"complete: cleared", "sweep: dead letters", "enqueue: kept", "remove: deleted", "remove: running",
 }

@@ -31,7 +31,9 @@ const (
 )
 
 var (
-	claimsFor = []string{query.ClaimFree, query.ClaimFront, query.ClaimDeep, query.ClaimScan}
+	claimsFor   = []string{query.ClaimFree, query.ClaimFront, query.ClaimDeep, query.ClaimScan}
+	completesOf = []string{query.CompleteJobs, query.CompleteKeyedJobs}
+
 	rescuesOf = []string{query.RescueFind, query.HeldJobs, query.RescueQueues, query.SettleWorkers}
 )
 
@@ -39,23 +41,23 @@ var (
 var leaseWitnesses = map[string]leaseWitness{
 	// The guard is gone: who has lost a lease acts on the job all the same, which may run elsewhere or
 	// hold a newer request.
-	"a zombie completes another's job": {statements: []string{query.CompleteJobs}, old: "and j.locked_by = u.token"},
+	"a zombie completes another's job": {statements: completesOf, old: "and j.locked_by = u.token"},
 	"a zombie fails another's job":     {statements: []string{query.FailJobs}, old: "and j.locked_by = failure.token"},
 	"a zombie releases another's job":  {statements: []string{query.ReleaseJobs}, old: "and j.locked_by = release.token"},
 	"a zombie renews another's job":    {statements: []string{query.RenewJobs}, old: "and j.locked_by = lease.token"},
 
 	// The guard is (id, worker id, attempts). It fails in two ways, each of which follows by itself.
 	"the worker and the attempts stand for the token": {
-		statements: []string{query.CompleteJobs}, old: ownToken, fresh: sameOwner + " and " + attempt,
+		statements: completesOf, old: ownToken, fresh: sameOwner + " and " + attempt,
 	},
 	// A worker is refused whose job was superseded or removed meanwhile: its attempts were changed
 	// (R1).
 	"changed attempts end a lease": {
-		statements: []string{query.CompleteJobs}, old: ownToken, fresh: ownToken + " and " + attempt,
+		statements: completesOf, old: ownToken, fresh: ownToken + " and " + attempt,
 	},
 	// An old lease of the same worker at the same attempt is accepted, as after a return (R2).
 	"an old lease of the same worker counts": {
-		statements: []string{query.CompleteJobs}, old: ownToken, fresh: "(" + ownToken + " or " + sameOwner + " and " + attempt + ")",
+		statements: completesOf, old: ownToken, fresh: "(" + ownToken + " or " + sameOwner + " and " + attempt + ")",
 		favour: []string{"give back", "claim", "complete"},
 	},
 
@@ -100,8 +102,29 @@ var leaseWitnesses = map[string]leaseWitness{
 	// A queue is freed that another claim has: two of its jobs run at a time (R2).
 	"a lost lease frees another's queue": {statements: []string{query.FreeQueues}, old: "s.locked_by = u.claim", fresh: "true"},
 	"a held lease frees another's queue": {
-		statements: []string{query.CompleteJobs}, old: ownQueue,
+		statements: completesOf, old: ownQueue,
 		favour: []string{"force_unlock_workers", "claim", "complete"},
+	},
+
+	// A job that was removed while it ran is sent back by whoever requeues dead letters.
+	"a superseded job becomes a dead letter": {
+		statements: []string{query.FailJobs}, old: "and not (failure.token like '%k' and j.key is null) as dead", fresh: "as dead",
+		favour: []string{"remove", "claim", "fail"},
+	},
+	// A job that was removed is no failure, however many attempts its row says (R27).
+	"a sweep takes what was removed": {
+		statements: []string{query.SweepJobs, query.BuryJobs}, old: "j.last_error is not null", fresh: "true",
+		favour: []string{"remove", "give back", "sweep for dead letters"},
+	},
+	// What has one attempt in all, and was requeued, is another dead letter each time (R20).
+	"a crash makes a second dead letter": {
+		statements: []string{query.BuryJobs}, old: "d.requeued_job_id = any(array(select id from held))", fresh: "false",
+		favour: []string{"requeue", "claim", "die", "rescue", "permanently_fail_jobs", "sweep for dead letters"},
+	},
+	// The dead letter of a success stays (section 14).
+	"a success clears nothing": {
+		statements: []string{query.CompleteKeyedJobs}, old: "d.job_key = ended.key", fresh: "false",
+		favour: []string{"fail", "enqueue", "complete"},
 	},
 }
 

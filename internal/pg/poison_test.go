@@ -49,7 +49,11 @@ var batches = map[string]batched{
 	"complete": {claimed: true, queued: true, others: isGone, run: func(r *rig, jobs []*wire.Job) error {
 		return halve(jobs, func(jobs []*wire.Job) ([]worker.Fate, error) { return r.store.Complete(r.quick(), leasesOf(jobs)) })
 	}},
-	"fail":   {claimed: true, queued: true, others: isLater, run: failAll},
+	"fail": {claimed: true, queued: true, others: isLater, run: failAll},
+	"fail for good": {claimed: true, queued: true, others: isGone, run: func(r *rig, jobs []*wire.Job) error {
+		outcome := worker.Outcome{Kind: worker.OutcomeExhausted, Text: "broken", Reason: worker.ReasonPermanent}
+		return halve(jobs, func(jobs []*wire.Job) ([]worker.Fate, error) { return r.store.Fail(r.quick(), ended(jobs, outcome)) })
+	}},
 	"return": {claimed: true, queued: true, others: isDue, run: releaseAll(worker.Outcome{Kind: worker.OutcomeReturned})},
 	"snooze": {claimed: true, queued: true, others: isLater, run: releaseAll(worker.Outcome{Kind: worker.OutcomeSnoozed, Delay: time.Hour})},
 	"renew": {
@@ -77,7 +81,7 @@ var batches = map[string]batched{
 		},
 	},
 	"unlock": {claimed: true, queued: true, others: isDue, run: func(r *rig, _ []*wire.Job) error {
-		_, _, err := pg.NewAdmin(r.pool, schemaName).Unlock(r.quick(), r.id)
+		_, _, _, err := pg.NewAdmin(r.pool, schemaName).Unlock(r.quick(), r.id)
 		return err
 	}},
 	"advance": {queued: true, change: "run_at = now() + interval '1 hour'", others: isDue, run: func(r *rig, _ []*wire.Job) error {
@@ -93,7 +97,18 @@ var batches = map[string]batched{
 		_, err := r.store.Rescue(r.quick(), worker.RescueRequest{IDs: []string{r.id}})
 		return err
 	}},
-	// The move of dead letters belongs here as well.
+	"bury": {
+		queued: true, others: isGone,
+		change: "attempts = 25, last_error = 'no', updated_at = now() - interval '2 days', run_at = now() - interval '2 days'",
+		run: func(r *rig, _ []*wire.Job) error {
+			r.store.RestBy(func(time.Duration) bool { return true })
+			swept, err := r.store.Sweep(r.quick(), r.id, false)
+			if !swept.Turn || !swept.Done {
+				r.t.Errorf("swept: %+v", swept)
+			}
+			return err
+		},
+	},
 }
 
 // asWhole are statements that fail as a whole beside a row that the server refuses: an operator
@@ -101,7 +116,7 @@ var batches = map[string]batched{
 var asWhole = []string{"unlock", "advance", "delete failed"}
 
 // says are the statements that do what they can, and then return the error of a row.
-var says = []string{"reclaim", "rescue", "sweep"}
+var says = []string{"reclaim", "rescue", "sweep", "bury"}
 
 // claimAll claims as a worker does.
 func claimAll(r *rig, _ []*wire.Job) error {
@@ -170,21 +185,23 @@ func with(all ...map[string]string) map[string]string {
 
 var (
 	claims = []string{"claim", "claim of queues", "claim with flags"}
-	ends   = []string{"complete", "fail", "return", "snooze", "park"}
+	ends   = []string{"complete", "fail", "fail for good", "return", "snooze", "park"}
 
 	// notTaken: claims pass the job over.
 	notTaken = after(isDue, claims...)
 	// kept: nobody gets the row, and it stays as it is.
 	kept = with(notTaken, after(isLocked, ends...), after(isLocked, "reclaim", "rescue", "unlock"), after(isOld, "renew", "sweep"),
-		after(isLater, "advance"), after(isDue, "delete failed"))
+		after(isLater, "advance"), after(isDue, "delete failed"), notBuried)
 	// exhausted: the job will not be tried, unless the statement is about attempts.
 	exhausted = with(notTaken, after(isLater, "advance"))
 	// notFailed: the job does not count as failed for good.
 	notFailed = after(isDue, "delete failed")
+	// notBuried: the sweep makes no dead letter of it.
+	notBuried = after(isDue, "bury")
 	// far: the job is due in many years, and is left there.
 	far = after(isLater, slices.Concat(claims, []string{"return", "reclaim", "rescue", "sweep", "unlock", "advance"})...)
 	// lost: somebody else has locked the job, who may be at work.
-	lost = with(after(isLocked, ends...), after(isOld, "renew"), after(isLocked, "reclaim", "rescue", "unlock"))
+	lost = with(after(isLocked, ends...), after(isOld, "renew"), after(isLocked, "reclaim", "rescue", "unlock"), after(isOld, "bury"))
 )
 
 // trigger is one of the application's, in %[1]s.
@@ -209,13 +226,13 @@ var poisons = map[string]poison{
 	"run_at last":         {set: "run_at = '294276-12-31 23:59:59.999999+00'", fates: far},
 	"run_at first":        {set: "run_at = '4713-11-24 00:00:00+00 BC'"},
 	"created_at":          {set: "created_at = 'infinity', updated_at = '-infinity'"},
-	"locked_at infinity":  {set: "locked_at = 'infinity'", fates: with(notTaken, after(isOld, "sweep"), after(isLater, "advance"), notFailed)},
-	"locked_at -infinity": {set: "locked_at = '-infinity'", fates: with(notTaken, after(isLater, "advance"), notFailed)},
+	"locked_at infinity":  {set: "locked_at = 'infinity'", fates: with(notTaken, after(isOld, "sweep"), after(isLater, "advance"), notFailed, notBuried)},
+	"locked_at -infinity": {set: "locked_at = '-infinity'", fates: with(notTaken, after(isLater, "advance"), notFailed, notBuried)},
 
 	// Attempts.
-	"attempts lowest":      {set: "attempts = -32768", fates: notFailed},
+	"attempts lowest":      {set: "attempts = -32768", fates: with(notFailed, notBuried)},
 	"attempts highest":     {set: "attempts = 32767, max_attempts = 32767", fates: exhausted},
-	"attempts before last": {set: "attempts = 32766, max_attempts = 32767", fates: notFailed},
+	"attempts before last": {set: "attempts = 32766, max_attempts = 32767", fates: with(notFailed, notBuried)},
 	"attempts above":       {set: "attempts = 32767", fates: with(exhausted, notFailed)},
 	"max_attempts 0": {
 		set: "max_attempts = 0", raw: "alter table graphile_worker._private_jobs drop constraint if exists jobs_max_attempts_check",
@@ -232,7 +249,7 @@ var poisons = map[string]poison{
 	// Names.
 	"no queue row":     {set: "job_queue_id = 2147483647", fates: notTaken},
 	"queue below 1":    {set: "job_queue_id = -2147483648", fates: notTaken},
-	"no task row":      {set: "task_id = 2147483647", fates: with(notTaken, after(isLater, "advance"))},
+	"no task row":      {set: "task_id = 2147483647", fates: with(notTaken, after(isLater, "advance"), notBuried)},
 	"key of 512":       {set: "key = repeat('ü', 512)"},
 	"key with escapes": {set: `key = E'\'"\\\n\x1b[2J%s'`},
 	"last_error 10 MB": {set: "last_error = repeat('x', 10000000)"},
@@ -240,11 +257,11 @@ var poisons = map[string]poison{
 	// Locks.
 	"locked by nobody": {
 		set:   "locked_by = null, locked_at = now() - interval '5 hours'",
-		fates: with(notTaken, after(isDue, ends...), after(isDue, "renew"), after(isLater, "advance"), notFailed),
+		fates: with(notTaken, after(isDue, ends...), after(isDue, "renew"), after(isLater, "advance"), notFailed, notBuried),
 	},
 	"locked never": {
 		set:   "locked_by = 'pool-x', locked_at = null",
-		fates: with(after(isOld, ends...), after(isOld, "renew", "reclaim", "rescue", "sweep", "unlock", "advance")),
+		fates: with(after(isOld, ends...), after(isOld, "renew", "reclaim", "rescue", "sweep", "unlock", "advance", "bury")),
 	},
 	"locked by nothing":      {set: "locked_by = ''", fates: with(lost, after(isOld, "advance"))},
 	"locked by a dot":        {set: "locked_by = '.'", fates: with(lost, after(isOld, "advance"))},

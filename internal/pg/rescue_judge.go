@@ -140,22 +140,14 @@ func (j *judgment) carryOut(ctx context.Context) (rescued worker.Rescued, done [
 	}
 	rescued.Jobs, rescued.Parked = j.jobs(released), j.jobs(parked)
 	done = slices.Concat(released, parked, dropped)
-	for _, end := range []struct {
-		verdict conviction.Verdict
-		cause   error
-	}{
-		{conviction.Crash, worker.ErrCrashed}, {conviction.Interrupt, worker.ErrInterrupted}, {conviction.Convict, worker.ErrConvicted},
+	for _, end := range []finalVerdict{
+		{conviction.Crash, worker.ErrCrashed, worker.ReasonCrashed},
+		{conviction.Interrupt, worker.ErrInterrupted, worker.ReasonInterrupted},
+		{conviction.Convict, worker.ErrConvicted, worker.ReasonCrashed},
 	} {
-		dead, err := j.run(end.verdict, func(ids []int64) ([]int64, error) {
-			return j.queries.ExhaustHeld(ctx, query.ExhaustHeldParams{
-				Jobs: ids, Verdicts: slices.Repeat([]string{end.cause.Error()}, len(ids)),
-			})
-		})
+		dead, err := j.end(ctx, end, &rescued)
 		if err != nil {
 			return rescued, nil, err
-		}
-		for _, job := range j.jobs(dead) {
-			rescued.Dead = append(rescued.Dead, worker.DeadJob{Job: job, Err: end.cause})
 		}
 		done = append(done, dead...)
 		if end.verdict == conviction.Convict {
@@ -165,6 +157,49 @@ func (j *judgment) carryOut(ctx context.Context) (rescued worker.Rescued, done [
 		}
 	}
 	return rescued, done, nil
+}
+
+// finalVerdict is one by which jobs fail for good.
+type finalVerdict struct {
+	verdict conviction.Verdict
+	cause   error
+	reason  worker.Reason
+}
+
+// end ends jobs for good: as dead letters, or, where the workers that held them make none, in their
+// rows. It returns which it has ended. The others have gone back to a dead letter that somebody has
+// locked.
+func (j *judgment) end(ctx context.Context, end finalVerdict, rescued *worker.Rescued) (dead []int64, err error) {
+	exhausted, err := j.run(end.verdict, func(ids []int64) ([]int64, error) {
+		ids = slices.DeleteFunc(ids, func(id int64) bool { return j.rulings[id].held.Letters })
+		return j.queries.ExhaustHeld(ctx, query.ExhaustHeldParams{
+			Jobs: ids, Verdicts: slices.Repeat([]string{end.cause.Error()}, len(ids)),
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	buried, err := j.run(end.verdict, func(ids []int64) (buried []int64, err error) {
+		ids = slices.DeleteFunc(ids, func(id int64) bool { return !j.rulings[id].held.Letters })
+		letters, err := buryJobs(ctx, j.queries, query.BuryJobsParams{
+			Ids: ids, Tokens: j.tokens(ids), Reasons: slices.Repeat([]string{string(end.reason)}, len(ids)),
+			Verdicts: slices.Repeat([]string{end.cause.Error()}, len(ids)),
+		})
+		for _, letter := range letters {
+			buried = append(buried, letter.ID)
+		}
+		return buried, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, job := range j.jobs(exhausted) {
+		rescued.Dead = append(rescued.Dead, worker.DeadJob{Job: job, Err: end.cause})
+	}
+	for _, job := range j.jobs(buried) {
+		rescued.Dead = append(rescued.Dead, worker.DeadJob{Job: job, Err: end.cause, Reason: end.reason})
+	}
+	return slices.Concat(exhausted, buried), nil
 }
 
 // run makes a statement about the jobs with a verdict, and returns which of them it has changed.

@@ -43,6 +43,7 @@ type Store struct {
 	claims   claims
 	pulse    pulse
 	sweep    *sweep
+	expiry   expiry
 	logger   *slog.Logger
 	saidSlow time.Time // when a slow claim was last logged
 }
@@ -70,7 +71,7 @@ func Open(ctx context.Context, settings Settings) (*Store, error) {
 	}
 	return &Store{
 		settings: settings, sessions: sessions, pool: pool, conns: conns, listener: listener, queries: query.New(db),
-		claims: claims{texts: texts}, sweep: newSweep(directly, rest), logger: slog.Default(),
+		claims: claims{texts: texts}, expiry: newExpiry(), sweep: newSweep(directly, rest, true), logger: slog.Default(),
 	}, nil
 }
 
@@ -112,11 +113,15 @@ func (s *Store) Register(ctx context.Context, registration worker.Registration) 
 			return fmt.Errorf("note that worker %s lives: %w", registration.Former, err)
 		}
 	}
+	if err := s.checkLetters(ctx); err != nil {
+		return err
+	}
 	hostname, _ := os.Hostname() // only informs the operator
 	self := host.Self()
 	err = s.queries.InsertWorker(ctx, query.InsertWorkerParams{
 		ID: registration.ID, Host: hostname, Pid: int32(self.PID), Version: version(), Server: s.settings.server(), //nolint:gosec // a pid
 		Machine: self.Machine, ProcessStart: self.Start, Tasks: orNone(s.tasks), Slots: int32(min(registration.Slots, math.MaxInt32)), //nolint:gosec // bounded
+		DeadLetters: registration.DeadLetters,
 	})
 	if err != nil {
 		return fmt.Errorf("insert worker: %w", err)

@@ -112,7 +112,7 @@ func TestWhoWritesWhichColumn(t *testing.T) {
 			return err
 		}), freed + " run_at", freed},
 		"unlock": {true, admin(func(a *pg.Admin, r *rig, _ []int64) error {
-			_, _, err := a.Unlock(r.t.Context(), r.id)
+			_, _, _, err := a.Unlock(r.t.Context(), r.id)
 			return err
 		}), "attempts=3 " + freed, freed},
 		"force unlock": {true, func(r *rig, job *wire.Job) error {

@@ -205,7 +205,7 @@ func TestUnlockLeavesTheQueueOfAJobThatItCannotHave(t *testing.T) {
 	}
 	admin, other := pg.NewAdmin(r.pool, schemaName), rigOn(t, r.pool, schemaName)
 	for range 2 {
-		jobs, queues, err := admin.Unlock(t.Context(), r.id)
+		jobs, queues, _, err := admin.Unlock(t.Context(), r.id)
 		if err != nil || jobs+queues != 0 {
 			t.Errorf("unlocked %d jobs and %d queues, %v; want none", jobs, queues, err)
 		}
@@ -242,13 +242,13 @@ func TestUnlockWaitsForNothing(t *testing.T) {
 			dbtest.Run(t, tx, hold)
 			admin := pg.NewAdmin(r.pool, schemaName)
 			wantJobs := map[string]int{"job": 1, "queue": 2}[what]
-			if jobs, queues, err := admin.Unlock(r.quick(), r.id); err != nil || jobs != wantJobs || queues != 1 {
+			if jobs, queues, _, err := admin.Unlock(r.quick(), r.id); err != nil || jobs != wantJobs || queues != 1 {
 				t.Errorf("unlocked %d jobs and %d queues (%v), want %d and 1", jobs, queues, err, wantJobs)
 			}
 			if err := tx.Rollback(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			if jobs, queues, err := admin.Unlock(r.quick(), r.id); err != nil || jobs != 2-wantJobs || queues != 1 {
+			if jobs, queues, _, err := admin.Unlock(r.quick(), r.id); err != nil || jobs != 2-wantJobs || queues != 1 {
 				t.Errorf("then unlocked %d jobs and %d queues (%v), want the rest", jobs, queues, err)
 			}
 		})
@@ -271,7 +271,7 @@ func TestUnlockRefunds(t *testing.T) {
 		dbtest.Run(t, r.pool, "select graphile_worker.remove_job('removed')")
 		dbtest.Run(t, r.pool, "select graphile_worker.add_job('b', job_key := 'superseded')")
 		dbtest.Run(t, r.pool, "update graphile_worker._private_jobs set attempts = 9 where key = 'changed'")
-		if jobs, _, err := pg.NewAdmin(r.pool, schemaName).Unlock(t.Context(), r.id); jobs != 5 || err != nil {
+		if jobs, _, _, err := pg.NewAdmin(r.pool, schemaName).Unlock(t.Context(), r.id); jobs != 5 || err != nil {
 			t.Errorf("unlocked %d jobs, %v", jobs, err)
 		}
 		got := dbtest.Get[string](t, r.pool, `select string_agg(concat(j.payload->>'is', ':', j.attempts, j.last_error), ' ' order by j.id)
@@ -295,7 +295,7 @@ func TestUnlockIDsOfAnyShape(t *testing.T) {
 		r := newRig(t)
 		id := r.add("'a'")
 		dbtest.Run(t, r.pool, "update graphile_worker._private_jobs set attempts = 7, locked_at = now(), locked_by = $1", lockedBy)
-		if jobs, _, err := pg.NewAdmin(r.pool, schemaName).Unlock(t.Context(), lockedBy); jobs != 1 || err != nil {
+		if jobs, _, _, err := pg.NewAdmin(r.pool, schemaName).Unlock(t.Context(), lockedBy); jobs != 1 || err != nil {
 			t.Errorf("%s: unlocked %d jobs, %v", lockedBy, jobs, err)
 		}
 		if attempts := dbtest.Get[int](t, r.pool, "select attempts::int from graphile_worker._private_jobs where id = $1", id); attempts != 7 {
@@ -361,12 +361,12 @@ func TestUnlockSuspects(t *testing.T) {
 		dbtest.Run(t, r.pool, `update graphile_worker._private_job_queues set locked_at = now(), locked_by = case queue_name when 'q' then $1 else $2 end`,
 			cohort, another)
 		admin := pg.NewAdmin(r.pool, schemaName)
-		jobs, queues, err := admin.Unlock(t.Context(), lockedBy)
+		jobs, queues, _, err := admin.Unlock(t.Context(), lockedBy)
 		if err != nil || jobs != 2 || queues != 1 {
 			t.Errorf("%s: unlocked %d jobs and %d queues, %v", lockedBy, jobs, queues, err)
 		}
 		wantIDs(t, "claimed", idsOf(r.claim(3)), queued, keyed)
-		if _, _, err := admin.Unlock(t.Context(), lockedBy); !errors.Is(err, pg.ErrNotLocked) {
+		if _, _, _, err := admin.Unlock(t.Context(), lockedBy); !errors.Is(err, pg.ErrNotLocked) {
 			t.Errorf("%s: unlocked again: %v", lockedBy, err)
 		}
 	}

@@ -64,7 +64,7 @@ func (r *rig) sweep() worker.Swept {
 
 func (r *rig) register() {
 	r.t.Helper()
-	if err := r.store.Register(r.t.Context(), worker.Registration{ID: r.id, Tasks: []string{"a", "b"}}); err != nil {
+	if err := r.store.Register(r.t.Context(), worker.Registration{ID: r.id, Tasks: []string{"a", "b"}, DeadLetters: true}); err != nil {
 		r.t.Fatal(err)
 	}
 }

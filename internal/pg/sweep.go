@@ -38,12 +38,14 @@ func (s *Store) Sweep(ctx context.Context, workerID string, starting bool) (work
 		}
 	}
 	swept, err := s.sweep.run(ctx, workerID, mine)
-	if ctx.Err() != nil {
-		err = nil // its time was over during a page, with which the next one goes on
-	}
 	swept.Turn = mine
 	if mine && swept.Done && err == nil {
-		err = s.sweepCrashes(ctx)
+		if err = s.sweepCrashes(ctx); err == nil {
+			err = s.dropRequeued(ctx)
+		}
+	}
+	if ctx.Err() != nil {
+		err = nil // its time was over during a page, with which the next one goes on
 	}
 	return swept, err
 }
@@ -74,11 +76,12 @@ func (s *Store) takeTurn(ctx context.Context, workerID string) (mine bool, err e
 	return rows > 0, nil
 }
 
-// sweep goes through all jobs, and then all queues. It releases what is locked for too long, and
-// adds up what else is locked.
+// sweep goes through all jobs, and then all queues. It releases what is locked for too long, makes
+// dead letters of jobs that have failed for good, and adds up what else is locked.
 type sweep struct {
 	in   transaction
 	rest func(ctx context.Context, d time.Duration) bool // false: ctx has ended
+	bury bool                                            // it makes dead letters
 
 	// Where it goes on. A sweep that ends for its deadline or an error is continued by the next one,
 	// so that a table which takes longer is swept, too.
@@ -90,8 +93,8 @@ type sweep struct {
 	locks    map[string]*worker.HeldLocks // by owner, so far
 }
 
-func newSweep(in transaction, rest func(context.Context, time.Duration) bool) *sweep {
-	s := &sweep{in: in, rest: rest}
+func newSweep(in transaction, rest func(context.Context, time.Duration) bool, bury bool) *sweep {
+	s := &sweep{in: in, rest: rest, bury: bury}
 	s.restart()
 	return s
 }
@@ -117,6 +120,11 @@ func (s *sweep) run(ctx context.Context, workerID string, all bool) (swept worke
 				swept.Jobs += int(rows[0].Swept)
 			}
 			s.add(rows)
+			if s.bury && all {
+				if err := s.buryFailed(ctx, rows[0].Failed, &swept); err != nil {
+					return swept, err
+				}
+			}
 			if s.turned(rows[0], all) {
 				break
 			}
@@ -124,7 +132,7 @@ func (s *sweep) run(ctx context.Context, workerID string, all bool) (swept worke
 		if err != nil {
 			return swept, err
 		}
-		if !s.rest(ctx, restFactor*time.Since(sent)) {
+		if !s.rest(ctx, restFactor*time.Since(sent)) || len(swept.Dead) >= maxBuried {
 			return swept, nil
 		}
 	}
@@ -188,7 +196,9 @@ func (s *sweep) page(ctx context.Context, workerID string) (rows []query.SweepJo
 		return nil, fmt.Errorf("release stale queues: %w", err)
 	}
 	for _, row := range found {
-		rows = append(rows, query.SweepJobsRow(row))
+		rows = append(rows, query.SweepJobsRow{
+			Swept: row.Swept, Seen: row.Seen, Last: row.Last, Owner: row.Owner, Locks: row.Locks, OldestSeconds: row.OldestSeconds,
+		})
 	}
 	return rows, nil
 }

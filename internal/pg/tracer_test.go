@@ -104,7 +104,7 @@ func call(t *testing.T, pool *pgxpool.Pool, way, id string) {
 	case "complete":
 		_, err = admin.Complete(t.Context(), []int64{1})
 	case "unlock":
-		_, _, err = admin.Unlock(t.Context(), "pool-1")
+		_, _, _, err = admin.Unlock(t.Context(), "pool-1")
 	case "force unlock":
 		_, err = admin.ForceUnlock(t.Context(), []string{"x"})
 	default:

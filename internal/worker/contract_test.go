@@ -148,3 +148,39 @@ func (db contractDB) Resume(task, queue string) {
 	defer db.mu.Unlock()
 	delete(db.paused, fakePause{task, queue})
 }
+
+func (db contractDB) Letter(id int64) (storetest.Letter, bool) {
+	letter := db.letter(id)
+	if letter == nil || letter.Requeued != 0 {
+		return storetest.Letter{}, false
+	}
+	return storetest.Letter{
+		Task: letter.Task, Queue: letter.Queue, Key: letter.Key, Payload: string(letter.Payload), Priority: int(letter.Priority),
+		Attempts: letter.Attempt, MaxAttempts: letter.MaxAttempts, Reason: letter.Reason, Count: letter.Count,
+		LastError: letter.LastError, FirstError: letter.FirstError,
+	}, true
+}
+
+func (db contractDB) Requeue(id int64) int64 {
+	like := db.letter(id).Job
+	like.Attempt, like.Lease, like.RunAt = 0, wire.Lease{}, time.Time{}
+	again := db.add(1, like)[0]
+	db.changeLetter(id, func(letter *fakeLetter) { letter.Requeued = again })
+	return again
+}
+
+func (db contractDB) LockLetter(id int64) (unlock func()) {
+	lock := func(is bool) { db.changeLetter(id, func(letter *fakeLetter) { letter.Busy = is }) }
+	lock(true)
+	return func() { lock(false) }
+}
+
+func (db contractDB) AgeLetter(id int64, by time.Duration) {
+	db.changeLetter(id, func(letter *fakeLetter) { letter.FailedAt = letter.FailedAt.Add(-by) })
+}
+
+func (db contractDB) Exhaust(id int64, text string, ago time.Duration) {
+	db.update(id, func(job *fakeJob) {
+		job.Attempt, job.LastError, job.FailedAt, job.RunAt = job.MaxAttempts, text, time.Now().Add(-ago), time.Now()
+	})
+}

@@ -21,6 +21,7 @@ type core struct {
 	once        bool
 	hurry       int // divides times, for tests
 	random      *rand.Rand
+	letters     bool // a job that fails for good becomes a dead letter
 	filtered    bool // jobs with forbidden flags are passed over
 	timeouts    map[string]time.Duration
 
@@ -71,11 +72,12 @@ type actions struct {
 	beat     bool                      // send a heartbeat
 	cancel   []context.CancelCauseFunc // end these handlers' contexts, because their lease is lost
 	lost     []*wire.Job               // leases that turned out to be lost
+	dead     []dead                    // jobs that have become dead letters
 }
 
 func newCore(config Config) core {
 	return core{
-		concurrency: config.Concurrency, once: config.Once, filtered: config.Forbidden != nil,
+		concurrency: config.Concurrency, once: config.Once, letters: config.DeadLetters, filtered: config.Forbidden != nil,
 		hurry: max(config.Hurry, 1), random: newRandom(),
 		timeouts: config.Timeouts, durations: make(map[string]*durations),
 		state: StateNew, id: wire.NewWorkerID(), most: maxBatch, demand: demand{wanted: true},

@@ -16,6 +16,7 @@ type Event struct {
 	Task     string        // for kinds that concern all its jobs
 	Err      error         // why
 	Final    bool          // EventFailed: there is no retry
+	Reason   Reason        // EventDead
 	Delay    time.Duration // EventFailed: until the retry; 0: at once, or never
 	Duration time.Duration // EventFinished and EventFailed: how long the handler ran
 }
@@ -35,6 +36,7 @@ const (
 	EventStart      EventKind = "start"       // a handler starts
 	EventFinished   EventKind = "finished"    // a handler succeeded
 	EventFailed     EventKind = "failed"      // a handler failed
+	EventDead       EventKind = "dead"        // a job has become a dead letter
 	EventSnoozed    EventKind = "snoozed"     // a handler asked for a later time
 	EventCompleted  EventKind = "completed"   // Count successes were recorded
 	EventRecorded   EventKind = "recorded"    // Count failures were recorded
@@ -52,6 +54,7 @@ const (
 	EventAcquitted  EventKind = "acquitted"   // the trial of Count suspects is over, and the worker lives
 	EventPaused     EventKind = "paused"      // Task is paused, because three of its jobs were convicted within an hour
 	EventSwept      EventKind = "swept"       // stale locks were looked for: those of Count jobs were released; or it failed with Err
+	EventExpired    EventKind = "expired"     // Count dead letters were deleted, because they are too old
 	EventScheduled  EventKind = "scheduled"   // Count cron jobs were enqueued
 	EventDraining   EventKind = "draining"    // the worker stops
 	EventStopped    EventKind = "stopped"     // the worker has stopped

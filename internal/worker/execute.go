@@ -15,6 +15,9 @@ type Outcome struct {
 	Text    string        // what to record of it: valid UTF-8 without NUL
 	Delay   time.Duration // OutcomeFailed: before the next attempt; OutcomeSnoozed: until the job runs again
 	Payload []byte        // OutcomeFailed: replaces the payload; nil: keep it
+	// Reason is why the job becomes a dead letter if it has failed for good. For a Store, "" says that
+	// it becomes none: its row stays. An Execute leaves it out.
+	Reason Reason
 }
 
 // OutcomeKind tells outcomes apart.
@@ -127,11 +130,15 @@ func (w *Worker) reportEnd(workerID string, job *wire.Job, outcome Outcome, took
 	if !w.config.Logger.Enabled(context.Background(), level) {
 		return
 	}
-	attrs := []slog.Attr{
+	var attrs []slog.Attr
+	if event.Final && w.config.DeadLetters {
+		attrs = append(attrs, slog.String("dead_letter", string(outcome.reason())))
+	}
+	attrs = append(attrs,
 		slog.String("outcome", became), slog.String("task", job.Task), slog.Int64("job_id", job.ID),
 		slog.Int("attempt", job.Attempt), slog.String("queue", job.Queue), slog.String("worker_id", workerID),
 		slog.Duration("duration", took),
-	}
+	)
 	if outcome.Err != nil {
 		attrs = append(attrs, slog.Any("error", outcome.Err))
 		if !event.Final {

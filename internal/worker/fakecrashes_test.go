@@ -127,10 +127,17 @@ func (db *fakeDB) judge(job *fakeJob, id string, settle time.Duration, rescued *
 	if ruling.Present {
 		c.held, c.age, c.alone = true, max(0, lastBeat.Sub(c.began)), ruling.Alone
 	}
-	bury := func(err error) {
-		job.LastError = strings.TrimSuffix(err.Error()+"\n"+job.LastError, "\n")
-		job.Attempt, job.LockedBy = max(job.Attempt, job.MaxAttempts), ""
-		rescued.Dead = append(rescued.Dead, worker.DeadJob{Job: &copied, Err: err})
+	bury := func(err error, reason worker.Reason) bool {
+		text := strings.TrimSuffix(err.Error()+"\n"+job.LastError, "\n")
+		if !db.makesLetters(id) {
+			job.LastError, job.FailedAt = text, time.Now()
+			job.Attempt, job.LockedBy = max(job.Attempt, job.MaxAttempts), ""
+			reason = ""
+		} else if !db.bury(job, reason, text) {
+			return false
+		}
+		rescued.Dead = append(rescued.Dead, worker.DeadJob{Job: &copied, Err: err, Reason: reason})
+		return true
 	}
 	switch ruling.Verdict {
 	case conviction.Release:
@@ -143,11 +150,13 @@ func (db *fakeDB) judge(job *fakeJob, id string, settle time.Duration, rescued *
 	case conviction.Drop:
 		rescued.Queues += db.drop(job)
 	case conviction.Crash:
-		bury(worker.ErrCrashed)
+		return bury(worker.ErrCrashed, worker.ReasonCrashed)
 	case conviction.Interrupt:
-		bury(worker.ErrInterrupted)
+		return bury(worker.ErrInterrupted, worker.ReasonInterrupted)
 	case conviction.Convict:
-		bury(worker.ErrConvicted)
+		if !bury(worker.ErrConvicted, worker.ReasonCrashed) {
+			return false
+		}
 		db.crashes = slices.DeleteFunc(db.crashes, func(other *fakeCrash) bool { return other.job == job.ID && other != c })
 		c.held, c.alone, c.verdict = false, false, job.Task
 		db.pauseCrashing(job.Task, rescued)

@@ -30,6 +30,7 @@ type fakeDB struct {
 	completed  map[int64]int
 	superseded int
 	crashes    []*fakeCrash
+	letters    []*fakeLetter
 	paused     map[fakePause]time.Time // until when; zero: for ever
 	refused    map[int64]bool          // changes of these rows are refused
 	sweptAt    map[string]time.Time    // when a worker last began to sweep for all
@@ -43,6 +44,7 @@ type fakeJob struct {
 	LockedBy  string
 	LockedAt  time.Time
 	LastError string
+	FailedAt  time.Time
 	Busy      bool // somebody else has the row locked
 }
 
@@ -353,6 +355,13 @@ func (db *fakeDB) claim(request worker.ClaimRequest, tasks []string) worker.Clai
 
 // end ends leases by change, which returns the time until the job is due again.
 func (db *fakeDB) end(tasks []string, leases []wire.Lease, change func(i int, job *fakeJob) time.Duration) []worker.Fate {
+	return db.endUnless(func(int, *fakeJob) bool { return false }, tasks, leases, change)
+}
+
+// endUnless ends leases of jobs that are not busy.
+func (db *fakeDB) endUnless(
+	busy func(i int, job *fakeJob) bool, tasks []string, leases []wire.Lease, change func(i int, job *fakeJob) time.Duration,
+) []worker.Fate {
 	db.mu.Lock()
 	defer db.mu.Unlock()
 	if len(leases) == 0 || len(leases) > 500 {
@@ -360,22 +369,24 @@ func (db *fakeDB) end(tasks []string, leases []wire.Lease, change func(i int, jo
 	}
 	fates := make([]worker.Fate, len(leases))
 	for i, lease := range leases {
-		fates[i] = db.endOne(tasks, lease, func(job *fakeJob) time.Duration { return change(i, job) })
+		fates[i] = db.endOne(tasks, lease, func(job *fakeJob) bool { return busy(i, job) }, func(job *fakeJob) time.Duration { return change(i, job) })
 	}
 	return fates
 }
 
 // endOne ends one lease; db.mu is held.
-func (db *fakeDB) endOne(tasks []string, lease wire.Lease, change func(*fakeJob) time.Duration) (fate worker.Fate) {
+func (db *fakeDB) endOne(
+	tasks []string, lease wire.Lease, busy func(*fakeJob) bool, change func(*fakeJob) time.Duration,
+) (fate worker.Fate) {
 	job := db.jobs[lease.ID]
 	if !db.holds(lease) {
 		return db.lost(lease)
 	}
-	if queue := db.queues[job.Queue]; job.Busy || queue != nil && queue.Held {
+	if queue := db.queues[job.Queue]; job.Busy || queue != nil && queue.Held || busy(job) {
 		return worker.Fate{Kind: worker.FateBusy}
 	}
 	fate.Kind = worker.FateRecorded
-	superseded := strings.HasSuffix(lease.Token, "k") && job.Key == ""
+	gone := superseded(job)
 	due := change(job)
 	if next := db.next(job); next != nil && slices.Contains(tasks, next.Task) {
 		fate.Next = worker.NextOwn
@@ -386,7 +397,10 @@ func (db *fakeDB) endOne(tasks []string, lease wire.Lease, change func(*fakeJob)
 	db.free(job.Queue, lease.Claim())
 	switch {
 	case db.jobs[lease.ID] == nil:
-	case superseded:
+		if db.buried(lease.ID) {
+			fate.Kind = worker.FateExhausted
+		}
+	case gone:
 		fate.Kind = worker.FateSuperseded
 		delete(db.jobs, lease.ID)
 		db.superseded++

@@ -21,6 +21,8 @@ type fakeWorker struct {
 	worker.Peer
 
 	Stopping  bool
+	Letters   bool // it makes dead letters
+	tasks     []string
 	Running   []int64
 	Forbidden []string
 	beatAt    time.Time

@@ -39,6 +39,7 @@ const (
 	opTry       = "try"
 	opAcquit    = "acquit"
 	opPark      = "park"
+	opExpire    = "expire"
 )
 
 // fakeStore is one worker's connection to a fakeDB. The fields before mu are set before the worker
@@ -187,6 +188,7 @@ func (s *fakeStore) Register(ctx context.Context, registration worker.Registrati
 			return nil
 		}
 		s.db.addWorker(workerID, s)
+		s.db.workers[workerID].Letters, s.db.workers[workerID].tasks = registration.DeadLetters, tasks
 		if former := s.db.workers[registration.Former]; former != nil {
 			former.Stopping = true
 		}
@@ -258,6 +260,7 @@ func (s *fakeStore) Complete(ctx context.Context, leases []wire.Lease) (fates []
 		fates = s.db.end(s.tasks, leases, func(_ int, job *fakeJob) time.Duration {
 			delete(s.db.jobs, job.ID)
 			s.db.completed[job.ID]++
+			s.db.clear(job.Task, job.Key)
 			return 0
 		})
 		return nil
@@ -274,18 +277,31 @@ func (s *fakeStore) Fail(ctx context.Context, failures []worker.Ended) (fates []
 		return nil, &wire.RejectedError{Err: errors.New("invalid text"), Row: true}
 	}
 	err = s.do(ctx, call{Op: opFail, Jobs: ids(leases)}, func() []int64 {
-		fates = s.db.end(s.tasks, leases, func(i int, job *fakeJob) time.Duration {
+		dies := func(i int, job *fakeJob) bool {
 			f := failures[i]
-			job.LastError = f.Text
+			return f.Reason != "" && (f.Kind == worker.OutcomeExhausted || job.Attempt >= job.MaxAttempts) && !superseded(job)
+		}
+		busy := func(i int, job *fakeJob) bool {
+			letter := s.db.requeuedAs(job.ID)
+			return letter != nil && letter.Busy && dies(i, job)
+		}
+		fates = s.db.endUnless(busy, s.tasks, leases, func(i int, job *fakeJob) time.Duration {
+			f := failures[i]
+			if f.Payload != nil {
+				job.Payload = f.Payload
+			}
+			if dies(i, job) {
+				s.db.bury(job, f.Reason, f.Text)
+				return 0
+			}
+			job.LastError, job.FailedAt = f.Text, time.Now()
 			job.RunAt = later(time.Now(), job.RunAt).Add(f.Delay)
 			if f.Kind == worker.OutcomeExhausted {
 				job.Attempt = max(job.Attempt, job.MaxAttempts)
 			}
-			if f.Payload != nil {
-				job.Payload = f.Payload
-			}
 			return time.Until(job.RunAt)
 		})
+		s.db.findLetters(failures, fates)
 		return nil
 	})
 	return fates, err

@@ -92,6 +92,7 @@ func (db *fakeDB) sweep(workerID string, all bool) worker.Swept {
 	}
 	if all {
 		db.sweepCrashes()
+		db.buryFailed(jobs, &swept)
 	}
 	for _, of := range held {
 		swept.Locks = append(swept.Locks, *of)

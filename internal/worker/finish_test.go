@@ -267,7 +267,7 @@ func TestOutcomesReachTheRow(t *testing.T) {
 		},
 		"exhausted": {
 			worker.Outcome{Kind: worker.OutcomeExhausted, Err: because, Text: "no"},
-			row{25, 0, "no", "{}"},
+			row{1, 0, "no", "{}"},
 			worker.Stats{Failed: 1, Exhausted: 1},
 			worker.EventFailed,
 		},
@@ -286,6 +286,10 @@ func TestOutcomesReachTheRow(t *testing.T) {
 				r := newRig(t, db, func(context.Context, *wire.Job) worker.Outcome { return test.outcome })
 				r.pass(time.Second)
 				job := db.job(id)
+				if test.outcome.Kind == worker.OutcomeExhausted {
+					r.died(id, worker.ReasonPermanent, "no")
+					job = &fakeJob{Job: db.letter(id).Job, LastError: db.letter(id).LastError}
+				}
 				got := row{job.Attempt, job.RunAt.Sub(r.start), job.LastError, string(job.Payload)}
 				if diff := cmp.Diff(test.want, got); diff != "" || job.LockedBy != "" {
 					t.Errorf("row, locked by %q (-want +got):\n%s", job.LockedBy, diff)

@@ -58,11 +58,11 @@ func (w *Worker) flushPart(base context.Context, which statement, part []*lease)
 	case statementComplete:
 		fates, err = w.store.Complete(ctx, tokens(part))
 	case statementFail:
-		fates, err = w.store.Fail(ctx, ended(part))
+		fates, err = w.store.Fail(ctx, ended(part, w.config.DeadLetters))
 	case statementPark:
 		fates, err = w.store.Park(ctx, tokens(part))
 	default:
-		fates, err = w.store.Release(ctx, ended(part))
+		fates, err = w.store.Release(ctx, ended(part, false))
 	}
 	if err != nil {
 		w.flushFailed(which, part, err)

@@ -35,7 +35,7 @@ func (l *lease) only() bool { return l.MaxAttempts == 1 }
 // interrupted is the outcome of a handler that was cancelled, or given up, without being at fault.
 func (l *lease) interrupted() Outcome {
 	if l.only() {
-		return Outcome{Kind: OutcomeExhausted, Err: ErrInterrupted, Text: ErrInterrupted.Error()}
+		return Outcome{Kind: OutcomeExhausted, Err: ErrInterrupted, Text: ErrInterrupted.Error(), Reason: ReasonInterrupted}
 	}
 	return Outcome{Kind: OutcomeReturned}
 }

@@ -212,9 +212,7 @@ func TestGoexitKeepsTheSlots(t *testing.T) {
 		r.passUntil(5 * time.Second)
 		r.stats(worker.Stats{Completed: 7, Failed: 7, Exhausted: 7})
 		for _, id := range exits {
-			if job := db.job(id); job.LastError != "the handler ended its goroutine" {
-				t.Errorf("recorded %q", job.LastError)
-			}
+			r.died(id, worker.ReasonExhausted, "the handler ended its goroutine")
 		}
 	})
 }

@@ -44,10 +44,7 @@ func TestOneAttemptIsNotRepeated(t *testing.T) {
 				r.pass(time.Second)
 				waiting := db.add(1, wire.Job{MaxAttempts: 1})[0]
 				test.cut(r)
-				row := db.job(only)
-				if row == nil || row.Attempt != 1 || row.LockedBy != "" || !strings.HasPrefix(row.LastError, "interrupted: ") {
-					t.Errorf("the job is left as %+v", row)
-				}
+				r.died(only, worker.ReasonInterrupted, worker.ErrInterrupted.Error())
 				failed := r.seen(worker.EventFailed)
 				if len(failed) != 1 || failed[0].Job.ID != only || !failed[0].Final {
 					t.Errorf("events %v", failed)
@@ -94,10 +91,7 @@ func TestOneAttemptWhoseOutcomeIsNotRecorded(t *testing.T) {
 				t.Error("the job with one attempt ran again")
 			}
 		}
-		row := db.job(only)
-		if row == nil || row.Attempt != 1 || row.LockedBy != "" || !strings.HasPrefix(row.LastError, "interrupted: ") {
-			t.Errorf("the job is left as %+v", row)
-		}
+		other.died(only, worker.ReasonInterrupted, worker.ErrInterrupted.Error())
 		if failed := other.seen(worker.EventFailed); len(failed) != 1 || failed[0].Job.ID != only || !failed[0].Final {
 			t.Errorf("events %v", failed)
 		}
@@ -131,8 +125,11 @@ func TestOneAttemptEndsWithItsWorker(t *testing.T) {
 		if lines := log.with("job ended"); len(lines) != 1 {
 			t.Errorf("the log has %v", lines)
 		}
-		if row := db.job(only); row == nil || row.Attempt != 1 || row.LockedBy != "" {
-			t.Errorf("the job is left as %+v", row)
+		if dead := append(others[0].seen(worker.EventDead), others[1].seen(worker.EventDead)...); len(dead) != 1 {
+			t.Errorf("events %v", dead)
+		}
+		if letter := db.letter(only); letter == nil || letter.Attempt != 1 || letter.Reason != worker.ReasonCrashed {
+			t.Errorf("the dead letter is %+v", letter)
 		}
 	})
 }

@@ -168,20 +168,33 @@ func (o *outbox) busy(part []*lease, now time.Time) {
 }
 
 // mended are the forms of an outcome that are tried in turn when the server refuses one: as it is,
-// with its text in ASCII, and without text and payload.
+// with its text in ASCII, without text and payload, and then both once more without a dead letter. The
+// sweep tries to make that one later.
 var mended = [...]func(Outcome) Outcome{
 	func(o Outcome) Outcome { return o },
 	func(o Outcome) Outcome { o.Text = ascii(o.Text); return o },
 	func(o Outcome) Outcome { o.Text, o.Payload = "", nil; return o },
+	func(o Outcome) Outcome { o.Text, o.Reason = ascii(o.Text), ""; return o },
+	func(o Outcome) Outcome { o.Text, o.Payload, o.Reason = "", nil, ""; return o },
 }
 
 // ended returns what the statements about outcomes are given.
-func ended(part []*lease) []Ended {
+func ended(part []*lease, letters bool) []Ended {
 	out := make([]Ended, len(part))
 	for i, l := range part {
-		out[i] = Ended{l.Lease, mended[min(l.retry.refused, maxRefused)](l.outcome)}
+		out[i] = Ended{Lease: l.Lease, Outcome: l.form(letters), Again: l.retry.unsure}
 	}
 	return out
+}
+
+// form is the form of a lease's outcome that is to be recorded.
+func (l *lease) form(letters bool) Outcome {
+	outcome := l.outcome
+	outcome.Reason = ""
+	if letters && statementOf(l) == statementFail {
+		outcome.Reason = l.outcome.reason()
+	}
+	return mended[min(l.retry.refused, maxRefused)](outcome)
 }
 
 // ascii replaces what an encoding of the server may not have.
@@ -218,6 +231,10 @@ func (c *core) settled(s statement, part []*lease, fates []Fate, now time.Time) 
 			c.leases.move(l, leaseRecorded, now)
 			c.stats.count(l.outcome.Kind, fate.Kind)
 			recorded++
+			if reason := l.form(c.letters).Reason; reason != "" && fate.Kind == FateExhausted {
+				told := l.outcome.Kind == OutcomeExhausted || l.Attempt >= l.MaxAttempts
+				do.dead = append(do.dead, dead{l.Job, l.workerID, reason, l.outcome.Err, told})
+			}
 		}
 		switch {
 		case fate.Due > dueNow:

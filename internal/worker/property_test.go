@@ -200,7 +200,7 @@ func anySchedule(t *testing.T, seed uint64) {
 			t.Errorf("job %d was completed %d times, by a handler: %v", id, n, c.done[id])
 		}
 	}
-	if jobs := len(db.jobs) + len(db.completed); jobs != int(db.lastID) {
+	if jobs := len(db.jobs) + len(db.completed) + len(db.letters); jobs != int(db.lastID) {
 		t.Errorf("%d of %d jobs are accounted for", jobs, db.lastID)
 	}
 }

@@ -29,7 +29,8 @@ type Rescued struct {
 type DeadJob struct {
 	*wire.Job
 
-	Err error
+	Err    error
+	Reason Reason // of the dead letter that it has become; "": its row stays
 }
 
 // Add adds what a part of the rescue has done.
@@ -103,7 +104,10 @@ func (w *Worker) rescue(ctx context.Context) error {
 func (w *Worker) report(rescued Rescued) {
 	for _, job := range rescued.Dead {
 		owner, _, _ := strings.Cut(job.Token, ".")
-		w.reportEnd(owner, job.Job, Outcome{Kind: OutcomeExhausted, Err: job.Err}, 0)
+		w.reportEnd(owner, job.Job, Outcome{Kind: OutcomeExhausted, Err: job.Err, Reason: job.Reason}, 0)
+		if job.Reason != "" {
+			w.bury(dead{Job: job.Job, workerID: owner, reason: job.Reason, err: job.Err, told: w.config.DeadLetters})
+		}
 	}
 	for _, task := range rescued.Paused {
 		w.config.Logger.LogAttrs(context.Background(), slog.LevelError,

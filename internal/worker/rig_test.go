@@ -3,6 +3,7 @@ package worker_test
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -69,7 +70,7 @@ func newRig(t *testing.T, db *fakeDB, handle handler, changes ...func(*setup)) *
 	t.Helper()
 	r := &rig{t: t, db: db, store: db.newStore(), clocks: new(clocks), start: time.Now(), result: make(chan error, 1)}
 	s := setup{fakeStore: r.store, Context: t.Context(), Config: worker.Config{
-		Tasks: []string{"task"}, Concurrency: 2, DrainTimeout: 10 * time.Second, CancelTimeout: time.Second,
+		Tasks: []string{"task"}, Concurrency: 2, DeadLetters: true, DrainTimeout: 10 * time.Second, CancelTimeout: time.Second,
 		Moment: r.clocks.read, Observe: r.observe, Nudge: r.nudge, Logger: slog.New(slog.DiscardHandler),
 		Execute: func(ctx context.Context, job *wire.Job, outcome *worker.Outcome) {
 			r.mu.Lock()
@@ -158,6 +159,19 @@ func (r *rig) seen(kind worker.EventKind) []event {
 		}
 	}
 	return seen
+}
+
+// died checks that a job is a dead letter, and gone, and that this worker has said so once.
+func (r *rig) died(id int64, reason worker.Reason, text string) {
+	r.t.Helper()
+	letter := r.db.letter(id)
+	if letter == nil || letter.Reason != reason || letter.LastError != text || r.db.job(id) != nil {
+		r.t.Errorf("job %d is left as %+v, and its dead letter is %+v, want %s: %s", id, r.db.job(id), letter, reason, text)
+	}
+	said := slices.DeleteFunc(r.seen(worker.EventDead), func(e event) bool { return e.Job.ID != id })
+	if len(said) != 1 || said[0].Reason != reason {
+		r.t.Errorf("events of job %d are %+v, want one of reason %s", id, said, reason)
+	}
 }
 
 // sum adds up the counts of the events of one kind.

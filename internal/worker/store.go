@@ -38,7 +38,8 @@ type Store interface {
 	// leaves alone. Attempts are refunded as in Release (R3), run_at stays, and with it the place.
 	// Package conviction judges each job by the crashes that it was held at: it is released, or stays
 	// locked as a suspect with its queue, or is exhausted, with the verdict in front of its last error
-	// (R9, R30). One worker of the fleet does it at a time: for the others nothing is settled. It
+	// (R9, R30). What is exhausted becomes a dead letter if the dead worker made those, or if it has no
+	// row and any other does. One worker of the fleet does it at a time: for the others nothing is settled. It
 	// never waits for a row lock, and may be interrupted anywhere. After an error, what it returns was
 	// done.
 	Rescue(ctx context.Context, request RescueRequest) (Rescued, error)
@@ -71,7 +72,9 @@ type Store interface {
 	// suspects again.
 	Reclaim(ctx context.Context, workerID string, held []wire.Lease) (Reclaimed, error)
 
-	// Complete deletes jobs that succeeded. Fail records those that failed or are exhausted. Release
+	// Complete deletes jobs that succeeded, and dead letters with their tasks and keys: what these
+	// asked for has been done. Fail records those that failed or are exhausted; with a Reason, the
+	// latter become dead letters. Release
 	// gives back those that were returned, whose run_at and with it their place stays, or snoozed,
 	// with the attempt refunded. Park makes suspects of jobs of a trial, with their queues, and
 	// refunds the attempt. All four act only on leases that are still held, free the queue of each
@@ -92,7 +95,14 @@ type Store interface {
 	// turn unless another one has begun to sweep within 15 minutes and not retired. If it is not,
 	// nothing is done, except that a worker that is starting sweeps the first 10,000 jobs and queues
 	// all the same.
+	//
+	// Whose turn it is also makes dead letters of jobs that were left without attempts, an hour after
+	// they have failed, and of tasks that workers serve that make dead letters, or have within a day
+	// (R27). And it deletes dead letters whose requeued job is gone.
 	Sweep(ctx context.Context, workerID string, starting bool) (Swept, error)
+	// Expire deletes dead letters of this age, in small steps, of which each is kept. It never waits
+	// for a row lock. One that the end of ctx interrupts goes on with the next call.
+	Expire(ctx context.Context, age time.Duration) (Expired, error)
 	// Survey looks at which tasks wait that this worker does not serve, and whether anybody enqueues
 	// or claims, for the log.
 	Survey(ctx context.Context) (Surveyed, error)
@@ -114,6 +124,8 @@ type Registration struct {
 	Former string // the id before, which was declared dead: its row notes that the worker lives; "": none
 	Tasks  []string
 	Slots  int
+	// DeadLetters says that the worker makes dead letters of jobs that fail for good. Others go by it.
+	DeadLetters bool
 }
 
 // Sessions says what a Store's connections are good for.
@@ -206,6 +218,10 @@ type Reclaimed struct {
 type Ended struct {
 	wire.Lease
 	Outcome
+
+	// Again says that an earlier try may have recorded it. Then a job that is gone, and is the dead
+	// letter that this outcome makes, has FateExhausted and not FateLost.
+	Again bool
 }
 
 // Fate is what became of a lease that a statement was given.
@@ -246,7 +262,14 @@ type Swept struct {
 	// Done says that the sweep has reached the end of what it had to look at. If not, the next one
 	// goes on where it stopped.
 	Done  bool
+	Dead  []DeadJob   // those that the sweep has made dead letters
 	Locks []HeldLocks // of others, the oldest first, at most 20; if Done
+}
+
+// Expired is what has become of old dead letters.
+type Expired struct {
+	Letters int  // that were deleted, also after an error
+	Done    bool // there are no more
 }
 
 // Surveyed is what a survey has seen.

@@ -162,9 +162,9 @@ func TestPoisonIsFound(t *testing.T) {
 				db.add(5, wire.Job{Queue: like.Queue})
 				db.insert(test.others-test.others/2, wire.Job{})
 				took := f.until(10 * time.Hour)
-				job := db.job(poison)
-				if job == nil || job.LastError != worker.ErrConvicted.Error() || job.LockedBy != "" || job.Attempt != job.MaxAttempts {
-					t.Fatalf("the poison is %+v", job)
+				letter := db.letter(poison)
+				if letter == nil || letter.LastError != worker.ErrConvicted.Error() || letter.Reason != worker.ReasonCrashed || db.job(poison) != nil {
+					t.Fatalf("the poison is %+v, and its dead letter %+v", db.job(poison), letter)
 				}
 				t.Logf("%d crashes in %v", f.crashes, took)
 				if f.crashes < test.least || f.crashes > test.most {

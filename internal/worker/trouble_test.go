@@ -36,6 +36,9 @@ func (l *logged) Handle(_ context.Context, record slog.Record) error {
 		if a.Key == "task" || a.Key == "owner" {
 			line += " " + a.Value.String()
 		}
+		if a.Key == "dead_letter" {
+			line += " dead_letter=" + a.Value.String()
+		}
 		return true
 	})
 	l.lines = append(l.lines, line)

@@ -82,8 +82,10 @@ func (w *Worker) sweep(ctx context.Context, said *surveyor, starting bool) (more
 		w.announce(released)
 	}
 	w.observe(Event{Kind: EventSwept, Count: swept.Jobs, Err: err})
+	w.reportBuried(swept.Dead)
 	if swept.Done && swept.Turn {
 		w.findUnowned(ctx) // of these nobody has to be told
+		w.expire(ctx)
 	}
 	if swept.Done {
 		said.locks(ctx, w, swept.Locks)

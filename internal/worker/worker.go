@@ -55,6 +55,11 @@ type Config struct {
 	Timeouts    map[string]time.Duration // of tasks that have one: Execute ends the contexts of their jobs then
 	Concurrency int
 
+	// DeadLetters makes dead letters of jobs that fail for good. Without it, their rows stay.
+	DeadLetters bool
+	// Retention is how long dead letters are kept, by a worker that makes them; 0: for ever.
+	Retention time.Duration
+
 	// Once makes Run return when nothing is ready and everything claimed is recorded. Such a worker
 	// neither listens nor sweeps.
 	Once bool
@@ -297,6 +302,9 @@ func (w *Worker) carryOut(do actions) {
 		w.troubles.lost.Add(w.config.Logger, jobName(job))
 		w.observe(Event{Kind: EventLeaseLost, Job: job})
 	}
+	for _, d := range do.dead {
+		w.bury(d)
+	}
 }
 
 // register makes a row for an id, which the worker has from then on.
@@ -304,7 +312,7 @@ func (w *Worker) register(base context.Context, id, former string) error {
 	ctx, cancel := context.WithTimeout(base, statementTimeout)
 	defer cancel()
 	sent := w.config.Moment()
-	err := w.store.Register(ctx, Registration{ID: id, Former: former, Tasks: w.config.Tasks, Slots: w.config.Concurrency})
+	err := w.store.Register(ctx, Registration{ID: id, Former: former, Tasks: w.config.Tasks, Slots: w.config.Concurrency, DeadLetters: w.config.DeadLetters})
 	if err != nil {
 		return err
 	}

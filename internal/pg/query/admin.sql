@@ -5,10 +5,26 @@
 -- both. The attempt stays charged, and updated_at where it is. A page is what comes next by id, so
 -- that no statement runs for long, however many jobs there are. The id of a Go worker is in front of
 -- the first dot of its tokens. Each row repeats the counts; an empty owner: nobody holds locks.
-with page as materialized (
+--
+-- Failed are jobs without attempts left that are to be dead letters (R27): an hour after they can have
+-- failed at the latest, and of tasks that a worker serves, or has served within a day, that makes dead
+-- letters. Nothing in a row says when it failed; the delay is the contract's (section 6.2), by which
+-- run_at was moved then, unless that is a time to come.
+with served as materialized (
+  select t.id from graphile_worker._private_tasks as t
+   where t.identifier in (select unnest(w.tasks) from graphile_worker.backfill_workers as w
+                           where w.dead_letters and (w.dead_at is null or w.dead_at > now() - interval '1 day'))
+), page as materialized (
   select count(*)::int as seen, coalesce(max(r.id), 0)::bigint as last,
-         array_agg(r.id) filter (where r.locked_at is not null or r.locked_by is not null) as locked
-    from (select j.id, j.locked_at, j.locked_by from graphile_worker._private_jobs as j
+         array_agg(r.id) filter (where r.locked_at is not null or r.locked_by is not null) as locked,
+         array_agg(r.id order by r.id) filter (where r.locked_at is null and r.locked_by is null and r.failed
+                             and r.task_id = any(array(select served.id from served))
+                             and r.updated_at < now() - interval '1 hour'
+                             and (r.run_at > now() + r.delay or r.run_at < now() + r.delay - interval '1 hour')) as failed
+    from (select j.id, j.locked_at, j.locked_by, j.task_id, j.updated_at, j.run_at,
+                 j.attempts >= j.max_attempts and j.last_error is not null as failed,
+                 exp(least(10, greatest(0, j.attempts))) * interval '1 second' as delay
+            from graphile_worker._private_jobs as j
            where j.id > @after::bigint order by j.id limit @size::int) as r
 ), lock as materialized (
   select j.id, j.locked_at, j.locked_by, coalesce(j.locked_at < now() - interval '4 hours', false) as stale
@@ -35,7 +51,8 @@ with page as materialized (
 )
 select (select count(*) from swept)::int as swept, page.seen, page.last,
        coalesce(owned.owner, '')::text as owner, coalesce(owned.locks, 0)::int as locks,
-       coalesce(extract(epoch from now() - least(owned.oldest_at, now())), 0)::float8 as oldest_seconds
+       coalesce(extract(epoch from now() - least(owned.oldest_at, now())), 0)::float8 as oldest_seconds,
+       coalesce(page.failed, '{}')::bigint[] as failed
   from page left join owned on true;
 
 -- name: SweepQueues :many

@@ -262,6 +262,7 @@ with held as materialized (
 select held.id, held.worker_id::text as worker_id, held.locked_by::text as token, coalesce(t.identifier, '')::text as task,
        coalesce(s.queue_name, '')::text as queue, coalesce(held.key, '')::text as key, held.priority, held.run_at,
        held.attempts, held.max_attempts,
+       coalesce(w.dead_letters, exists (select from graphile_worker.backfill_workers as other where other.dead_letters))::boolean as letters,
        (w.stopping_at is not null)::boolean as notice, coalesce(w.held, 0)::int as held_together,
        coalesce(own.began, held.locked_at)::timestamptz as began, coalesce(own.tried, false)::boolean as tried,
        coalesce(w.heartbeat_at, held.locked_at)::timestamptz as beat_at,
@@ -296,6 +297,7 @@ type HeldJobsRow struct {
 	RunAt        pgtype.Timestamptz
 	Attempts     int16
 	MaxAttempts  int16
+	Letters      bool
 	Notice       bool
 	HeldTogether int32
 	Began        pgtype.Timestamptz
@@ -328,6 +330,7 @@ func (q *Queries) HeldJobs(ctx context.Context, arg HeldJobsParams) ([]HeldJobsR
 			&i.RunAt,
 			&i.Attempts,
 			&i.MaxAttempts,
+			&i.Letters,
 			&i.Notice,
 			&i.HeldTogether,
 			&i.Began,

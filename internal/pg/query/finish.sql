@@ -44,28 +44,105 @@ select (select count(*) from ended)::int as ended,
        array(select queue_id from next order by queue_id)::int[] as next_queues,
        array(select task_id from next order by queue_id)::int[] as next_tasks;
 
+-- name: CompleteKeyedJobs :one
+-- CompleteJobs for leases of which some had a key: it also deletes dead letters of the same tasks and
+-- keys, because what they asked for has been done. Jobs without keys alone pay nothing for it.
+with held as materialized (
+  select j.id, j.job_queue_id, u.ord
+    from rows from (unnest(@ids::bigint[]), unnest(@tokens::text[])) with ordinality as u(id, token, ord)
+    join graphile_worker._private_jobs as j on j.id = u.id and j.locked_by = u.token
+   order by j.id for update of j skip locked
+), queue as materialized (
+  select s.id from graphile_worker._private_job_queues as s
+   where s.id = any(array(select job_queue_id from held where job_queue_id is not null)) order by s.id for update skip locked
+), ended as (
+  delete from graphile_worker._private_jobs as j where j.id = any(array(
+    select id from held
+     where job_queue_id is null or job_queue_id in (select id from queue)
+        or not exists (select from graphile_worker._private_job_queues as s where s.id = held.job_queue_id)))
+  returning j.id, j.job_queue_id, j.locked_by, j.task_id, j.key
+), letter as materialized (
+  select d.id from ended join graphile_worker._private_tasks as t on t.id = ended.task_id
+    join graphile_worker.backfill_dlq as d on d.job_key = ended.key and d.task_identifier = t.identifier
+   order by d.id for update of d skip locked
+), cleared as (
+  delete from graphile_worker.backfill_dlq as d where d.id = any(array(select id from letter))
+), freed as (
+  update graphile_worker._private_job_queues as s set locked_at = null, locked_by = null
+    from ended where s.id = ended.job_queue_id and starts_with(ended.locked_by, s.locked_by || '.')
+  returning s.id
+), next as (
+  select freed.id as queue_id, n.task_id from freed cross join lateral (
+    select j.task_id from graphile_worker._private_jobs as j
+     where j.job_queue_id = freed.id and j.is_available and j.run_at <= now()
+     order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) n
+)
+select (select count(*) from ended)::int as ended,
+       case when (select count(*) from ended) = cardinality(@ids::bigint[]) then array[]::int[]
+            else array(select held.ord::int from held join ended on ended.id = held.id) end::int[] as done,
+       array(select queue_id from next order by queue_id)::int[] as next_queues,
+       array(select task_id from next order by queue_id)::int[] as next_tasks;
+
 -- name: FailJobs :many
 -- The formula of run_at is the contract's (section 6.2); the delay is ours to choose. A run_at that
 -- somebody has put where times end stays: their sum would be refused. An empty payload keeps the job's.
+--
+-- A job that fails for good, and whose outcome has a reason, becomes a dead letter: its row goes. If it
+-- was requeued from a dead letter, that one has it again. Somebody may have locked that row: then the
+-- job waits, too.
 with failure as materialized (
-  select u.ord, u.id, u.token, u.error, u.delay_us, u.permanent, u.payload
+  select u.ord, u.id, u.token, u.error, u.delay_us, u.permanent, u.payload, u.reason
     from rows from (unnest(@ids::bigint[]), unnest(@tokens::text[]), unnest(@errors::text[]), unnest(@delays_us::bigint[]),
-                    unnest(@permanent::boolean[]), unnest(@payloads::text[]))
-         with ordinality as u(id, token, error, delay_us, permanent, payload, ord)
+                    unnest(@permanent::boolean[]), unnest(@payloads::text[]), unnest(@reasons::text[]))
+         with ordinality as u(id, token, error, delay_us, permanent, payload, reason, ord)
 ), held as materialized (
-  select j.id, j.job_queue_id, failure.ord, failure.token like '%k' and j.key is null as superseded from failure
+  select j.id, j.job_queue_id, failure.ord, failure.token like '%k' and j.key is null as superseded,
+         failure.reason <> '' and (failure.permanent or j.attempts >= j.max_attempts)
+           and not (failure.token like '%k' and j.key is null) as dead
+    from failure
     join graphile_worker._private_jobs as j on j.id = failure.id and j.locked_by = failure.token
    order by j.id for update of j skip locked
 ), queue as materialized (
   select s.id from graphile_worker._private_job_queues as s
    where s.id = any(array(select job_queue_id from held where job_queue_id is not null)) order by s.id for update skip locked
+), letter as materialized (
+  select d.id, d.requeued_job_id from graphile_worker.backfill_dlq as d
+   where d.requeued_job_id is not null and d.requeued_job_id = any(array(select id from held where dead)) order by d.id for update skip locked
 ), ending as materialized (
-  select id, superseded from held
-   where job_queue_id is null or job_queue_id in (select id from queue)
-      or not exists (select from graphile_worker._private_job_queues as s where s.id = held.job_queue_id)
+  select id, superseded, dead from held
+   where (job_queue_id is null or job_queue_id in (select id from queue)
+          or not exists (select from graphile_worker._private_job_queues as s where s.id = held.job_queue_id))
+     and (not dead or id in (select requeued_job_id from letter)
+          or not exists (select from graphile_worker.backfill_dlq as d where d.requeued_job_id = held.id))
 ), dropped as (
   delete from graphile_worker._private_jobs as j where j.id = any(array(select id from ending where superseded))
   returning j.id, j.job_queue_id, j.locked_by as token
+), buried as (
+  delete from graphile_worker._private_jobs as j where j.id = any(array(select id from ending where dead))
+  returning j.id, j.job_queue_id, j.task_id, j.payload, j.priority, j.run_at, j.attempts, j.max_attempts, j.created_at, j.key, j.flags,
+            j.locked_by as token
+), dead as materialized (
+  select buried.id, coalesce(t.identifier, '') as task, s.queue_name,
+         case when failure.payload = '' then buried.payload else failure.payload::json end as payload, buried.priority, buried.run_at,
+         buried.attempts, buried.max_attempts, buried.created_at, buried.key, buried.flags, failure.reason, failure.error
+    from buried join failure on failure.id = buried.id and failure.token = buried.token
+    left join graphile_worker._private_tasks as t on t.id = buried.task_id
+    left join graphile_worker._private_job_queues as s on s.id = buried.job_queue_id
+), again as (
+  update graphile_worker.backfill_dlq as d
+     set requeued_job_id = null, original_job_id = dead.id, task_identifier = dead.task, payload = dead.payload,
+         queue_name = dead.queue_name, priority = dead.priority, job_key = dead.key, attempts = dead.attempts,
+         max_attempts = dead.max_attempts, flags = dead.flags, original_created_at = dead.created_at, original_run_at = dead.run_at,
+         failure_reason = dead.reason, failure_count = d.failure_count + 1, last_error = dead.error, failed_at = now()
+    from dead where d.id = any(array(select id from letter)) and d.requeued_job_id = dead.id
+), written as (
+  insert into graphile_worker.backfill_dlq
+         (original_job_id, task_identifier, payload, queue_name, priority, job_key, attempts, max_attempts, flags,
+          original_created_at, original_run_at, failure_reason, last_error, first_error)
+  select dead.id, dead.task, dead.payload, dead.queue_name, dead.priority, dead.key, dead.attempts, dead.max_attempts, dead.flags,
+         dead.created_at, dead.run_at, dead.reason, dead.error, dead.error
+    from dead where not exists (select from letter where letter.requeued_job_id = dead.id)
+   order by dead.id
 ), ended as (
   update graphile_worker._private_jobs as j
      set last_error = failure.error,
@@ -75,7 +152,7 @@ with failure as materialized (
          payload = case when failure.payload = '' then j.payload else failure.payload::json end,
          locked_at = null, locked_by = null
     from failure
-   where j.id = failure.id and j.id = any(array(select id from ending where not superseded))
+   where j.id = failure.id and j.id = any(array(select id from ending where not superseded and not dead))
      and j.locked_by = failure.token
   returning j.id, j.job_queue_id, failure.token, j.attempts < j.max_attempts as retry,
             (extract(epoch from least(greatest(j.run_at, now()), now() + interval '100 years') - now()) * 1000000)::bigint as due_us
@@ -83,6 +160,8 @@ with failure as materialized (
   select id, job_queue_id, token, retry, due_us from ended
   union all
   select id, job_queue_id, token, false, -1 from dropped
+  union all
+  select id, job_queue_id, token, false, -1 from buried
 ), freed as (
   update graphile_worker._private_job_queues as s set locked_at = null, locked_by = null
     from done where s.id = done.job_queue_id and starts_with(done.token, s.locked_by || '.')

@@ -2,8 +2,8 @@
 
 -- name: InsertWorker :exec
 insert into graphile_worker.backfill_workers
-       (id, host, pid, beats, version, server, machine, process_start, tasks, slots)
-values (@id, @host, @pid, 0, @version, @server, @machine, @process_start, @tasks::text[], @slots);
+       (id, host, pid, beats, version, server, machine, process_start, tasks, slots, dead_letters)
+values (@id, @host, @pid, 0, @version, @server, @machine, @process_start, @tasks::text[], @slots, @dead_letters);
 
 -- name: NoteFormerWorker :exec
 -- A worker that was declared dead and is not: what it held did not end it. Who holds the dead row
@@ -265,14 +265,17 @@ select w.id, w.host, w.pid, (w.dead_at is not null)::boolean as dead
 -- Releases the jobs that a worker has locked: by its tokens, with the attempt refunded as in
 -- ReleaseJobs (R3), or by its bare id, as a Node worker's are, without. In batches, with a new
 -- snapshot each, until none is left (R4). What only begins like a token is another worker's: the id
--- of a Node worker can be any text. A job with one attempt in all has had it, as at a rescue (R9).
+-- of a Node worker can be any text. A job with one attempt in all has had it, as at a rescue (R9): it
+-- becomes a dead letter before, or stays if letters is false.
 with held as materialized (
   select j.id, j.locked_by <> @worker_id::text and j.max_attempts = 1 and j.attempts = 1 and j.locked_by ~ '\.1k?$'
          and not (j.locked_by like '%k' and j.key is null) as over
     from graphile_worker._private_jobs as j
-   where j.locked_by = @worker_id::text
+   where (j.locked_by = @worker_id::text
       or starts_with(j.locked_by, @worker_id::text || '.')
-         and substr(j.locked_by, length(@worker_id::text) + 1) ~ '^\.[0-9a-f]+\.[0-9]{1,9}k?$'
+         and substr(j.locked_by, length(@worker_id::text) + 1) ~ '^\.[0-9a-f]+\.[0-9]{1,9}k?$')
+     and not (@letters::boolean and j.locked_by <> @worker_id::text and j.max_attempts = 1 and j.attempts = 1
+              and j.locked_by ~ '\.1k?$' and not (j.locked_by like '%k' and j.key is null))
    order by j.id limit 1000 for update skip locked
 )
 update graphile_worker._private_jobs as j
@@ -283,6 +286,19 @@ update graphile_worker._private_jobs as j
        last_error = case when held.over then concat_ws(E'\n', @verdict::text, j.last_error) else j.last_error end,
        locked_at = null, locked_by = null
   from held where j.id = held.id;
+
+-- name: OverJobs :many
+-- The jobs with one attempt in all that UnlockJobs leaves out, because they are to be dead letters.
+select j.id, j.locked_by::text as token from graphile_worker._private_jobs as j
+ where starts_with(j.locked_by, @worker_id::text || '.')
+   and substr(j.locked_by, length(@worker_id::text) + 1) ~ '^\.[0-9a-f]+\.1k?$'
+   and j.max_attempts = 1 and j.attempts = 1 and not (j.locked_by like '%k' and j.key is null) and j.id > @after::bigint
+ order by j.id limit 1000;
+
+-- name: MakesLetters :one
+-- Whether a worker makes dead letters, or, if it has no row, any other.
+select coalesce((select w.dead_letters from graphile_worker.backfill_workers as w where w.id = @id),
+                exists (select from graphile_worker.backfill_workers as w where w.dead_letters))::boolean as letters;
 
 -- name: UnlockQueues :execrows
 -- The queues, after the jobs. A queue of which a job is left, because somebody else had the job's

@@ -208,8 +208,8 @@ func (q *Queries) DeleteOldWorkers(ctx context.Context) error {
 const InsertWorker = `-- name: InsertWorker :exec
 
 insert into graphile_worker.backfill_workers
-       (id, host, pid, beats, version, server, machine, process_start, tasks, slots)
-values ($1, $2, $3, 0, $4, $5, $6, $7, $8::text[], $9)
+       (id, host, pid, beats, version, server, machine, process_start, tasks, slots, dead_letters)
+values ($1, $2, $3, 0, $4, $5, $6, $7, $8::text[], $9, $10)
 `
 
 type InsertWorkerParams struct {
@@ -222,6 +222,7 @@ type InsertWorkerParams struct {
 	ProcessStart int64
 	Tasks        []string
 	Slots        int32
+	DeadLetters  bool
 }
 
 // A worker's row, its tasks, and its notifications.
@@ -236,6 +237,7 @@ func (q *Queries) InsertWorker(ctx context.Context, arg InsertWorkerParams) erro
 		arg.ProcessStart,
 		arg.Tasks,
 		arg.Slots,
+		arg.DeadLetters,
 	)
 	return err
 }
@@ -304,6 +306,19 @@ func (q *Queries) LockSession(ctx context.Context, arg LockSessionParams) error 
 	return err
 }
 
+const MakesLetters = `-- name: MakesLetters :one
+select coalesce((select w.dead_letters from graphile_worker.backfill_workers as w where w.id = $1),
+                exists (select from graphile_worker.backfill_workers as w where w.dead_letters))::boolean as letters
+`
+
+// Whether a worker makes dead letters, or, if it has no row, any other.
+func (q *Queries) MakesLetters(ctx context.Context, id string) (bool, error) {
+	row := q.db.QueryRow(ctx, MakesLetters, id)
+	var letters bool
+	err := row.Scan(&letters)
+	return letters, err
+}
+
 const NoteFormerWorker = `-- name: NoteFormerWorker :exec
 with former as materialized (
   select w.id from graphile_worker.backfill_workers as w where w.id = $1 and w.stopping_at is null for update skip locked
@@ -316,6 +331,45 @@ update graphile_worker.backfill_workers as w set stopping_at = clock_timestamp()
 func (q *Queries) NoteFormerWorker(ctx context.Context, id string) error {
 	_, err := q.db.Exec(ctx, NoteFormerWorker, id)
 	return err
+}
+
+const OverJobs = `-- name: OverJobs :many
+select j.id, j.locked_by::text as token from graphile_worker._private_jobs as j
+ where starts_with(j.locked_by, $1::text || '.')
+   and substr(j.locked_by, length($1::text) + 1) ~ '^\.[0-9a-f]+\.1k?$'
+   and j.max_attempts = 1 and j.attempts = 1 and not (j.locked_by like '%k' and j.key is null) and j.id > $2::bigint
+ order by j.id limit 1000
+`
+
+type OverJobsParams struct {
+	WorkerID string
+	After    int64
+}
+
+type OverJobsRow struct {
+	ID    int64
+	Token string
+}
+
+// The jobs with one attempt in all that UnlockJobs leaves out, because they are to be dead letters.
+func (q *Queries) OverJobs(ctx context.Context, arg OverJobsParams) ([]OverJobsRow, error) {
+	rows, err := q.db.Query(ctx, OverJobs, arg.WorkerID, arg.After)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []OverJobsRow
+	for rows.Next() {
+		var i OverJobsRow
+		if err := rows.Scan(&i.ID, &i.Token); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
 
 const PausesOf = `-- name: PausesOf :many
@@ -736,9 +790,11 @@ with held as materialized (
   select j.id, j.locked_by <> $1::text and j.max_attempts = 1 and j.attempts = 1 and j.locked_by ~ '\.1k?$'
          and not (j.locked_by like '%k' and j.key is null) as over
     from graphile_worker._private_jobs as j
-   where j.locked_by = $1::text
+   where (j.locked_by = $1::text
       or starts_with(j.locked_by, $1::text || '.')
-         and substr(j.locked_by, length($1::text) + 1) ~ '^\.[0-9a-f]+\.[0-9]{1,9}k?$'
+         and substr(j.locked_by, length($1::text) + 1) ~ '^\.[0-9a-f]+\.[0-9]{1,9}k?$')
+     and not ($3::boolean and j.locked_by <> $1::text and j.max_attempts = 1 and j.attempts = 1
+              and j.locked_by ~ '\.1k?$' and not (j.locked_by like '%k' and j.key is null))
    order by j.id limit 1000 for update skip locked
 )
 update graphile_worker._private_jobs as j
@@ -754,14 +810,16 @@ update graphile_worker._private_jobs as j
 type UnlockJobsParams struct {
 	WorkerID string
 	Verdict  string
+	Letters  bool
 }
 
 // Releases the jobs that a worker has locked: by its tokens, with the attempt refunded as in
 // ReleaseJobs (R3), or by its bare id, as a Node worker's are, without. In batches, with a new
 // snapshot each, until none is left (R4). What only begins like a token is another worker's: the id
-// of a Node worker can be any text. A job with one attempt in all has had it, as at a rescue (R9).
+// of a Node worker can be any text. A job with one attempt in all has had it, as at a rescue (R9): it
+// becomes a dead letter before, or stays if letters is false.
 func (q *Queries) UnlockJobs(ctx context.Context, arg UnlockJobsParams) (int64, error) {
-	result, err := q.db.Exec(ctx, UnlockJobs, arg.WorkerID, arg.Verdict)
+	result, err := q.db.Exec(ctx, UnlockJobs, arg.WorkerID, arg.Verdict, arg.Letters)
 	if err != nil {
 		return 0, err
 	}

@@ -58,10 +58,10 @@ var crashCases = map[string]func(*rig){
 				r.t.Errorf("it died of %v", rescued.Dead[0].Err)
 			}
 		}
-		r.row(poison, &Row{Attempts: 25, LastError: worker.ErrConvicted.Error() + "\nwhat its handler said"})
+		r.letter(poison, Letter{Queue: "q", Attempts: 4, Reason: worker.ReasonCrashed, LastError: worker.ErrConvicted.Error() + "\nwhat its handler said"})
 		r.free("q")
 		r.suspects()
-		r.Change(poison, 0, time.Now().Add(-time.Minute)) // somebody sends it back: it begins anew
+		r.Requeue(poison) // it begins anew
 		again := r.other()
 		again.only()
 		if rescued := r.crash(again); len(rescued.Jobs) != 1 {
@@ -343,14 +343,14 @@ var crashCases = map[string]func(*rig){
 		if rescued := r.crash(victim); len(rescued.Dead) != 1 || rescued.Dead[0].Err != worker.ErrCrashed { //nolint:errorlint // it is that one
 			r.t.Errorf("rescued %+v", rescued)
 		}
-		r.row(crashed, &Row{Attempts: 1, MaxAttempts: 1, LastError: worker.ErrCrashed.Error()})
+		r.letter(crashed, Letter{Attempts: 1, MaxAttempts: 1, Reason: worker.ReasonCrashed, LastError: worker.ErrCrashed.Error()})
 		interrupted := r.add(wire.Job{MaxAttempts: 1})
 		victim = r.other()
 		victim.only()
 		victim.beat(worker.Beat{Write: true, Number: 1, Stopping: true})
 		r.declare(victim)
 		r.rescue(victim)
-		r.row(interrupted, &Row{Attempts: 1, MaxAttempts: 1, LastError: worker.ErrInterrupted.Error()})
+		r.letter(interrupted, Letter{Attempts: 1, MaxAttempts: 1, Reason: worker.ReasonInterrupted, LastError: worker.ErrInterrupted.Error()})
 	},
 }
 

@@ -101,12 +101,12 @@ var endCases = map[string]func(*rig){
 		id := r.add(wire.Job{MaxAttempts: 3})
 		job := r.only()
 		r.Change(id, 5, job.RunAt)
-		r.fail(worker.Outcome{Kind: worker.OutcomeExhausted, Text: "never"}, job)
+		r.leave(worker.Outcome{Kind: worker.OutcomeExhausted, Text: "never"}, job)
 		r.row(id, &Row{Attempts: 5, MaxAttempts: 3, LastError: "never"})
 	},
 	"the last failure exhausts": func(r *rig) {
 		id := r.add(wire.Job{MaxAttempts: 1})
-		fates := r.fail(worker.Outcome{Kind: worker.OutcomeFailed, Text: "no"}, r.only())
+		fates := r.leave(worker.Outcome{Kind: worker.OutcomeFailed, Text: "no"}, r.only())
 		r.kinds("fail", fates, worker.FateExhausted)
 		if fates[0].Due != 0 {
 			r.t.Errorf("due in %v, want never", fates[0].Due)
@@ -115,7 +115,7 @@ var endCases = map[string]func(*rig){
 	},
 	"a permanent failure exhausts": func(r *rig) {
 		id := r.add(wire.Job{})
-		r.kinds("fail", r.fail(worker.Outcome{Kind: worker.OutcomeExhausted, Text: "never"}, r.only()), worker.FateExhausted)
+		r.kinds("fail", r.leave(worker.Outcome{Kind: worker.OutcomeExhausted, Text: "never"}, r.only()), worker.FateExhausted)
 		r.row(id, &Row{Attempts: 25, LastError: "never"})
 	},
 	"a job that is given back keeps its place and its attempts": func(r *rig) {

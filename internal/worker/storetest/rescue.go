@@ -114,7 +114,7 @@ var rescueCases = map[string]func(*rig){
 		if len(rescued.Jobs) > 0 || len(rescued.Dead) != 1 || rescued.Dead[0].ID != only || rescued.Queues != 1 {
 			r.t.Errorf("rescued %+v", rescued)
 		}
-		r.row(only, &Row{Attempts: 1, MaxAttempts: 1, LastError: worker.ErrCrashed.Error()})
+		r.letter(only, Letter{Attempts: 1, MaxAttempts: 1, Reason: worker.ReasonCrashed, LastError: worker.ErrCrashed.Error(), Queue: "q", Key: "k"})
 		other.none()
 	},
 	"a row that somebody has locked is rescued later": func(r *rig) {

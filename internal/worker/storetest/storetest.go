@@ -58,6 +58,18 @@ type Database interface {
 	Forget(workerID string)
 	// AgeSweep makes the time at which a worker has begun to sweep older.
 	AgeSweep(workerID string, by time.Duration)
+	// Letter returns the dead letter that a job has become; ok is false if there is none.
+	Letter(id int64) (letter Letter, ok bool)
+	// Requeue sends the dead letter of a job back as another one, and returns that. The dead letter
+	// refers to it.
+	Requeue(id int64) int64
+	// LockLetter locks the dead letter of a job, or the one that it was requeued from, as an open
+	// transaction does.
+	LockLetter(id int64) (unlock func())
+	// AgeLetter makes the failure of a dead letter's job older.
+	AgeLetter(id int64, by time.Duration)
+	// Exhaust makes a job fail for good some time ago, as a Node worker does.
+	Exhaust(id int64, text string, ago time.Duration)
 	// Refuse makes the database refuse every change of a job's row, for what the row holds.
 	Refuse(id int64)
 	// Pause keeps the jobs of a task or a queue from starting, until then or, if it is zero, until
@@ -73,6 +85,16 @@ type Row struct {
 	LockedBy              string
 	Payload               string
 	Wait                  time.Duration // until run_at, in whole minutes; 0: it is due
+}
+
+// Letter is what the contract says of a dead letter.
+type Letter struct {
+	Task, Queue, Key, Payload string
+	Priority                  int
+	Attempts, MaxAttempts     int
+	Reason                    worker.Reason
+	Count                     int // how often the job has failed for good
+	LastError, FirstError     string
 }
 
 // Run runs the contract. open returns a new database, within the test that in may wrap.
@@ -93,7 +115,10 @@ func Run(t *testing.T, open func(*testing.T) Database, in func(*testing.T, func(
 var cases = map[string]func(*rig){}
 
 func init() { //nolint:gochecknoinits // the cases refer to the rig that the table is declared for
-	for _, group := range []map[string]func(*rig){claimCases, endCases, lostCases, sweepCases, registerCases, rescueCases, crashCases, trialCases, pauseCases} {
+	groups := []map[string]func(*rig){
+		claimCases, endCases, lostCases, sweepCases, registerCases, rescueCases, crashCases, trialCases, pauseCases, letterCases,
+	}
+	for _, group := range groups {
 		maps.Copy(cases, group)
 	}
 }
@@ -111,11 +136,17 @@ type rig struct {
 
 func newRig(t *testing.T, db Database, tasks ...string) *rig {
 	t.Helper()
-	if len(tasks) == 0 {
-		tasks = []string{"a", "b"}
-	}
+	return register(t, db, worker.Registration{Tasks: tasks, DeadLetters: true})
+}
+
+func register(t *testing.T, db Database, registration worker.Registration) *rig {
+	t.Helper()
 	r := &rig{Database: db, t: t, store: db.NewStore(), id: wire.NewWorkerID()}
-	if err := r.store.Register(r.ctx(), worker.Registration{ID: r.id, Tasks: tasks, Slots: 20}); err != nil {
+	registration.ID, registration.Slots = r.id, 20
+	if len(registration.Tasks) == 0 {
+		registration.Tasks = []string{"a", "b"}
+	}
+	if err := r.store.Register(r.ctx(), registration); err != nil {
 		t.Fatal(err)
 	}
 	return r
@@ -123,6 +154,11 @@ func newRig(t *testing.T, db Database, tasks ...string) *rig {
 
 // other is one more worker on the database.
 func (r *rig) other() *rig { return newRig(r.t, r.Database) }
+
+// without is one that makes no dead letters.
+func (r *rig) without(tasks ...string) *rig {
+	return register(r.t, r.Database, worker.Registration{Tasks: tasks})
+}
 
 // serving is one that serves other tasks.
 func (r *rig) serving(tasks ...string) *rig { return newRig(r.t, r.Database, tasks...) }
@@ -198,7 +234,21 @@ func (r *rig) complete(jobs ...*wire.Job) []worker.Fate {
 	return r.fates(r.store.Complete(r.ctx(), leases(jobs)))
 }
 
+// fail records failures, as a worker does that makes dead letters.
 func (r *rig) fail(outcome worker.Outcome, jobs ...*wire.Job) []worker.Fate {
+	r.t.Helper()
+	switch {
+	case outcome.Reason != "":
+	case outcome.Kind == worker.OutcomeExhausted:
+		outcome.Reason = worker.ReasonPermanent
+	default:
+		outcome.Reason = worker.ReasonExhausted
+	}
+	return r.leave(outcome, jobs...)
+}
+
+// leave records them as they are: without a reason, jobs that fail for good stay in their rows.
+func (r *rig) leave(outcome worker.Outcome, jobs ...*wire.Job) []worker.Fate {
 	r.t.Helper()
 	return r.fates(r.store.Fail(r.ctx(), ended(outcome, jobs)))
 }
@@ -267,6 +317,37 @@ func (r *rig) row(id int64, want *Row) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		r.t.Errorf("row of job %d (-want +got):\n%s", id, diff)
+	}
+}
+
+// letter checks the dead letter that a job has become, and that the job is gone.
+func (r *rig) letter(id int64, want Letter) {
+	r.t.Helper()
+	if want.MaxAttempts == 0 {
+		want.MaxAttempts = 25
+	}
+	if want.Task == "" {
+		want.Task = "a"
+	}
+	if want.Payload == "" {
+		want.Payload = "{}"
+	}
+	if want.FirstError == "" {
+		want.FirstError = want.LastError
+	}
+	want.Count = max(want.Count, 1)
+	got, ok := r.Letter(id)
+	if diff := cmp.Diff(want, got); diff != "" || !ok {
+		r.t.Errorf("dead letter of job %d (-want +got):\n%s", id, diff)
+	}
+	r.row(id, nil)
+}
+
+// noLetter checks that a job has become no dead letter.
+func (r *rig) noLetter(id int64) {
+	r.t.Helper()
+	if letter, ok := r.Letter(id); ok {
+		r.t.Errorf("job %d has become the dead letter %+v", id, letter)
 	}
 }
 

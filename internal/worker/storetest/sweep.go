@@ -56,7 +56,7 @@ var sweepCases = map[string]func(*rig){
 			case done:
 				r.complete(job)
 			case failed:
-				r.fail(worker.Outcome{Kind: worker.OutcomeExhausted, Text: "no"}, job)
+				r.leave(worker.Outcome{Kind: worker.OutcomeExhausted, Text: "no"}, job)
 			case waits:
 				r.release(worker.Outcome{Kind: worker.OutcomeReturned}, job)
 			}

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/backfillhq/go/backfill"
@@ -57,6 +59,35 @@ type fixture struct {
 	db     *pgtest.Database
 	schema string
 	client *backfill.Client
+	// without says that workers in Go make no dead letters: jobs that fail for good stay, as with Node.
+	without bool
+}
+
+// inBothWays runs a test with dead letters, and without.
+func inBothWays(t *testing.T, test func(*fixture)) {
+	t.Helper()
+	for name, without := range map[string]bool{"dead letters on": false, "dead letters off": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newFixture(t)
+			f.without = without
+			test(f)
+		})
+	}
+}
+
+// letters has a line for each dead letter: its task, queue, key, payload, attempts, reason and error.
+func (f *fixture) letters() []string {
+	f.Helper()
+	return f.lines(`select concat_ws(' ', task_identifier, queue_name, job_key, payload::text, attempts || '/' || max_attempts, failure_reason, last_error)
+		from graphile_worker.backfill_dlq order by id`)
+}
+
+func (f *fixture) wantLetters(want ...string) {
+	f.Helper()
+	if diff := cmp.Diff(want, f.letters(), cmpopts.EquateEmpty()); diff != "" {
+		f.Errorf("dead letters (-want +got):\n%s", diff)
+	}
 }
 
 func (f *fixture) enqueue(args letter, opts ...backfill.EnqueueOption) *backfill.Job {

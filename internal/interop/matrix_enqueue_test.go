@@ -101,6 +101,9 @@ func (f *fixture) workOnce(registry *backfill.Registry, opts ...backfill.RunOpti
 	f.Helper()
 	ctx, cancel := context.WithTimeout(f.Context(), hang)
 	defer cancel()
+	if f.without {
+		opts = append(opts, backfill.WithoutDeadLetters())
+	}
 	report, err := backfill.RunOnce(ctx, registry, append(opts, backfill.WithClient(f.client))...)
 	if err != nil {
 		f.Fatal(err)

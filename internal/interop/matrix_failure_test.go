@@ -20,16 +20,21 @@ func TestB3Failure(t *testing.T) {
 	t.Parallel()
 	t.Run("jobs", func(t *testing.T) {
 		t.Parallel()
-		f := newFixture(t)
-		node := startPeer(f)
-		testFormula(f, node)
-		testRetries(f, node)
-		testPermanent(f, node)
-		node.stop()
+		inBothWays(t, func(f *fixture) {
+			node := startPeer(f)
+			testFormula(f, node)
+			testRetries(f, node)
+			testPermanent(f, node)
+			node.stop()
+		})
 	})
 	t.Run("batches", func(t *testing.T) {
 		t.Parallel()
 		testBatch(newFixture(t))
+	})
+	t.Run("sweep", func(t *testing.T) {
+		t.Parallel()
+		testSweptFailure(newFixture(t))
 	})
 }
 
@@ -111,6 +116,10 @@ func testRetries(f *fixture, node *peer) {
 			} else {
 				f.failInNode(node, trial.node, previous)
 			}
+			if last := i+1 == len(trials); last && trial.inGo != nil && !f.without {
+				f.wantLetters(fmt.Sprintf(`fail q k {"a" : 1} %d/%[1]d exhausted %s`, len(trials), trial.text))
+				continue
+			}
 			delay := time.Duration(retryDelays[i]) * time.Microsecond
 			f.wantFailed(want, before.Add(delay), f.now().Add(delay))
 			f.execute("update graphile_worker._private_jobs set run_at = now() where key = 'k'") // a retry is due
@@ -185,12 +194,45 @@ func nothing[T any](context.Context, T) error { return nil }
 func testPermanent(f *fixture, node *peer) {
 	f.reset("select graphile_worker.add_job('fail', max_attempts => 9)")
 	f.failInGo(backfill.Permanent(errors.New("hopeless")))
+	if !f.without {
+		f.wantLetters("fail {} 1/9 permanent hopeless")
+		wantExhausted(f, node)
+		return
+	}
+	f.wantLetters()
 	got := f.leftovers(0).Rows[0]
 	if got.Attempts != 9 || got.MaxAttempts != 9 || *got.LastError != "hopeless" {
 		f.Errorf("job: %+v", got)
 	}
 	f.execute("update graphile_worker._private_jobs set run_at = now()")
 	wantExhausted(f, node)
+}
+
+// testSweptFailure lets a job fail for good in Node. For an hour Node's operators can reschedule it;
+// then a worker in Go makes a dead letter of it.
+func testSweptFailure(f *fixture) {
+	node := startPeer(f)
+	f.reset("select graphile_worker.add_job('send_letter', '{\"text\" : \"x\"}', 'q', '2024-01-01', 1, 'k')")
+	sweep := func() {
+		f.Helper()
+		f.execute("update graphile_worker.backfill_workers set swept_at = null")
+		events, stop := f.startWorker()
+		events.await(f.T, "the sweep", 0, ofKind(backfill.EventSwept))
+		stop()
+		if err := events.awaitEnd(f.T); err != nil {
+			f.Errorf("run: %v", err)
+		}
+	}
+	f.workOnceInNode(node, bodies{task.Name: `throw new Error("no")`}, nil)
+	sweep()
+	f.wantLetters()
+	f.execute("select graphile_worker.reschedule_jobs(array(select id from graphile_worker._private_jobs), run_at => now(), attempts => 0)")
+	f.workOnceInNode(node, bodies{task.Name: `throw new Error("again")`}, nil)
+	f.execute(`update graphile_worker._private_jobs set updated_at = now() - interval '2 hours', run_at = run_at - interval '2 hours'`)
+	sweep()
+	f.wantLetters(`send_letter q k {"text" : "x"} 1/1 swept again`)
+	f.wantNothingLeft()
+	node.stop()
 }
 
 // now is the time of the database.

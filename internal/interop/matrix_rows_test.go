@@ -209,7 +209,7 @@ func oldJob(state string) string {
 // reset makes the set-up all that there is, and old.
 func (f *fixture) reset(setup string) {
 	f.Helper()
-	f.execute(`delete from graphile_worker._private_jobs; delete from graphile_worker._private_job_queues;
+	f.execute(`delete from graphile_worker.backfill_dlq; delete from graphile_worker._private_jobs; delete from graphile_worker._private_job_queues;
 		delete from graphile_worker._private_tasks; ` + setup + `;
 		update graphile_worker._private_jobs set created_at = '2000-01-01', updated_at = '2000-01-01'`)
 }

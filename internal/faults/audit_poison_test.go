@@ -82,12 +82,13 @@ func TestAuditOfPoison(t *testing.T) {
 		"beyond the bound, and another worker was declared dead": {
 			deaths: 9, left: asItIs, own: []record{{Op: opBegin, At: us(102), Name: "TCP blackhole, one worker"}}, fleet: []record{{Op: opFenced, At: us(103), Proc: 1}},
 		},
-		"gone":           {deaths: 5, want: "poison: request 10 (poison) has no row"},
-		"free":           {deaths: 5, left: left(func(r *record) { r.Count = 0 }), want: "poison: request 10 (poison) was not found out"},
-		"a suspect":      {deaths: 5, left: left(func(r *record) { r.Count, r.Name = 0, "backfill-suspect.3.1" }), want: "poison: request 10 (poison) was not found out"},
-		"still locked":   {deaths: 5, left: left(func(r *record) { r.Name = "pool-x.1.1" }), want: "poison: request 10 (poison) was not found out"},
-		"another error":  {deaths: 5, left: left(func(r *record) { r.Text = "interrupted: " }), want: "poison: request 10 (poison) was not found out"},
-		"never executed": {left: []record{{Op: opLeft, Job: 7, Ns: []int64{10}}}, want: "poison: request 10 (poison) was not found out"},
+		"gone":                {deaths: 5, want: "poison: request 10 (poison) has no row"},
+		"free":                {deaths: 5, left: left(func(r *record) { r.Count = 0 }), want: "poison: request 10 (poison) was not found out"},
+		"a suspect":           {deaths: 5, left: left(func(r *record) { r.Count, r.Name = 0, "backfill-suspect.3.1" }), want: "poison: request 10 (poison) was not found out"},
+		"still locked":        {deaths: 5, left: left(func(r *record) { r.Name = "pool-x.1.1" }), want: "poison: request 10 (poison) was not found out"},
+		"another error":       {deaths: 5, left: left(func(r *record) { r.Text = "interrupted: " }), want: "poison: request 10 (poison) was not found out"},
+		"a dead letter twice": {left: []record{deadLetter, deadLetter}, want: "dead letter: job 7, with the requests [10], is left twice"},
+		"never executed":      {left: []record{{Op: opLeft, Job: 7, Ns: []int64{10}}}, want: "poison: request 10 (poison) was not found out"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

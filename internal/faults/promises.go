@@ -319,10 +319,15 @@ func (v *verdict) inOrder(f *findings, queue string, runs []*run) {
 	}
 }
 
-// deadLetters checks that no job but a poison has failed for good. A keyed job that was locked when
+// deadLetters checks that no job but a poison has failed for good, and that none is a row and a dead
+// letter, or two of these. A keyed job that was locked when
 // a later one replaced it has no attempts left, and no error.
 func (v *verdict) deadLetters(f *findings) {
+	rows := map[int64]int{}
 	for _, row := range v.trial.left {
+		if rows[row.Job]++; rows[row.Job] == 2 {
+			f.add("dead letter", "job %d, with the requests %v, is left twice", row.Job, row.Ns)
+		}
 		excused := slices.ContainsFunc(row.Ns, func(n int64) bool {
 			r := v.trial.requests[n]
 			return r != nil && (r.kind == kindPoison || r.kind == kindKeyed && row.Text == "")

@@ -56,7 +56,7 @@ const (
 	opPoisoned  op = "poisoned"  // a poison killed a worker; Count: how many jobs that had locked
 	opHung      op = "hung"      // Node's process lived on and did nothing, and was killed
 	opDrain     op = "drain"     // no more is enqueued
-	opLeft      op = "left"      // a row at the end of all; Name: its locked_by, Count: 1 if it has no attempt left, Text: its last_error
+	opLeft      op = "left"      // a job or a dead letter at the end of all; Name: its locked_by, Count: 1 if it has no attempt left, Text: its last_error
 	opBroken    op = "broken"    // the harness itself saw what must not be
 )
 

@@ -249,12 +249,13 @@ func (f *fleet) drain(ctx context.Context) error {
 	}
 }
 
-// leftovers writes down each row that is left, with the requests that it has.
+// leftovers writes down each row that is left, of a job or a dead letter, with the requests that it has.
 func (f *fleet) leftovers(ctx context.Context) error {
 	return f.server.with(ctx, database, func(ctx context.Context, conn *pgx.Conn) error {
 		rows, err := conn.Query(ctx, `select j.id, coalesce(j.locked_by, ''), j.attempts, j.attempts >= j.max_attempts, coalesce(j.last_error, ''),
 			array(select (e->>'n')::bigint from jsonb_array_elements(case jsonb_typeof(j.payload::jsonb) when 'array' then j.payload::jsonb else jsonb_build_array(j.payload) end) e where e ? 'n')
-			from graphile_worker._private_jobs j`)
+			from (select id, locked_by, attempts, max_attempts, last_error, payload from graphile_worker._private_jobs
+			      union all select original_job_id, null, attempts, 0, last_error, payload from graphile_worker.backfill_dlq) j`)
 		if err != nil {
 			return fmt.Errorf("look what is left: %w", err)
 		}

@@ -17,6 +17,6 @@ func newInline(registry, enqueuer, opts any, logger *slog.Logger) (*seam.Inline,
 	}
 	return &seam.Inline{
 		Tasks: w.registry.claimed(), Execute: w.executor.execute, Forbidden: w.forbidden(), Observe: w.observe(),
-		Logger: w.config.logger, Scheduled: w.config.scheduled,
+		Logger: w.config.logger, Scheduled: w.config.scheduled, DeadLetters: w.config.deadLetters,
 	}, nil
 }

@@ -17,7 +17,7 @@ type table struct {
 	lastID int64
 }
 
-// row is a job that waits, runs, or has failed for good.
+// row is a job that waits, runs, or has failed for good and is no dead letter.
 type row struct {
 	job     *backfill.Job // Attempt is that of the row. Enqueue returns it: it is replaced, never changed
 	running bool
@@ -165,8 +165,9 @@ func (t *table) advance(tasks []string, apartFrom map[int64]bool, now time.Time)
 	return true
 }
 
-// end records how a job ended, and reports whether it will never run again although its row stays.
-func (t *table) end(r *row, outcome worker.Outcome, now time.Time) (exhausted bool) {
+// end records how a job ended, and reports whether it has failed for good. Then it has no row, if it
+// is a dead letter.
+func (t *table) end(r *row, outcome worker.Outcome, letters bool, now time.Time) (exhausted bool) {
 	r.running = false
 	superseded := r.keyed && r.job.Key == "" // nobody runs it again, however it ended
 	if superseded || outcome.Kind == worker.OutcomeCompleted {
@@ -189,7 +190,11 @@ func (t *table) end(r *row, outcome worker.Outcome, now time.Time) (exhausted bo
 		case worker.OutcomeCompleted:
 		}
 	})
-	return r.job.Attempt >= r.job.MaxAttempts
+	exhausted = r.job.Attempt >= r.job.MaxAttempts
+	if exhausted && letters {
+		t.rows = slices.DeleteFunc(t.rows, func(other *row) bool { return other == r })
+	}
+	return exhausted
 }
 
 // claimed is a job as a worker claims it.

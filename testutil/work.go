@@ -29,8 +29,9 @@ const maxRuns, maxRunsOfOne = 10_000, 100
 // It is not a worker, so it does not show what workers and transactions do beside each other. Jobs
 // run one after the other, in the order (priority, run_at, id). Jobs that were enqueued in a
 // transaction run whether it commits or not. There are no leases, no shutdown and no cron schedule,
-// and observers see the events of jobs only: start, finished, failed, snoozed. Concurrency and
-// drain timeout have no effect. Handlers that use a database of their own need one: see package
+// and observers see the events of jobs only: start, finished, failed, dead, snoozed. A job that fails
+// for good gives its key up, as a dead letter does, unless [backfill.WithoutDeadLetters] is given.
+// Concurrency and drain timeout have no effect. Handlers that use a database of their own need one: see package
 // pgtest.
 //
 // Mistakes in the registry and the options fail the test. Failed jobs do not: they are in the
@@ -59,7 +60,11 @@ func (r *Recorder) Work(tb testing.TB, registry *backfill.Registry, opts ...back
 		if outcome.Kind == worker.OutcomeSnoozed {
 			snoozed[job.ID] = true
 		}
-		count(report, outcome.Kind, r.end(row, outcome))
+		exhausted := r.end(row, outcome, jobs.DeadLetters)
+		count(report, outcome.Kind, exhausted)
+		if exhausted && jobs.DeadLetters {
+			observe(jobs, worker.Event{Kind: worker.EventDead, Job: job, Reason: reason(outcome), Err: outcome.Err})
+		}
 	}
 	tb.Fatalf("testutil: jobs have run %d times, and more are due: does a task enqueue itself, or snooze for 0 seconds, for ever?", limit)
 	return report
@@ -87,10 +92,18 @@ func (r *Recorder) claim(jobs *seam.Inline, snoozed map[int64]bool) (*row, *wire
 	return row, job
 }
 
-func (r *Recorder) end(ended *row, outcome worker.Outcome) (exhausted bool) {
+func (r *Recorder) end(ended *row, outcome worker.Outcome, letters bool) (exhausted bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.table.end(ended, outcome, time.Now())
+	return r.table.end(ended, outcome, letters, time.Now())
+}
+
+// reason is why a job that has failed for good is a dead letter.
+func reason(outcome worker.Outcome) worker.Reason {
+	if outcome.Kind == worker.OutcomeExhausted {
+		return worker.ReasonPermanent
+	}
+	return worker.ReasonExhausted
 }
 
 // execute runs a job on a goroutine of its own, as a worker does: runtime.Goexit ends the job, not

@@ -125,6 +125,7 @@ func scenes() []backfill.Request {
 		taskScene.Request(do("fails for ever", "fail", "fail", "fail"), backfill.MaxAttempts(3)),
 		taskScene.Request(do("permanent", "permanent")),
 		taskScene.Request(do("permanent with key", "permanent"), key("permanent with key")),
+		taskScene.Request(do("permanent, to be deduped", "permanent"), key("permanent, to be deduped")),
 		taskScene.Request(do("at once", "retry now", "panic"), backfill.MaxAttempts(3)),
 		taskScene.Request(do("snoozes", "snooze"), backfill.MaxAttempts(1)),
 		taskScene.Request(do("waits", "wait")),
@@ -148,6 +149,7 @@ func TestWorkRunsJobsAsAWorker(t *testing.T) {
 		"due":       {backfill.WithConcurrency(1)},
 		"scheduled": {backfill.WithConcurrency(1), backfill.WithScheduled()},
 		"flags":     {backfill.WithConcurrency(1), backfill.WithForbiddenFlags("slow")},
+		"without":   {backfill.WithConcurrency(1), backfill.WithoutDeadLetters()},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -159,6 +161,7 @@ func TestWorkRunsJobsAsAWorker(t *testing.T) {
 				taskScene.Request(scene{Name: "again"}, backfill.Key("keyed fails"), backfill.PreserveRunAt),
 				taskScene.Request(scene{Name: "again"}, backfill.Key("permanent with key")),
 				taskScene.Request(scene{Name: "again"}, backfill.Key("fails itself"), backfill.UnsafeDedupe),
+				taskScene.Request(scene{Name: "again"}, backfill.Key("permanent, to be deduped"), backfill.UnsafeDedupe),
 				taskScene.Request(scene{Name: "again"}, backfill.Key("itself")),
 				taskScene.Request(scene{Name: "again"}, backfill.Key("dedupes")),
 			}
@@ -285,7 +288,7 @@ func TestWork(t *testing.T) {
 	if diff := cmp.Diff([]string{"1 completed", "3 permanent", "4 snooze"}, calls); diff != "" {
 		t.Errorf("middleware (-want +got):\n%s", diff)
 	}
-	for _, want := range []string{"start 1 false", "finished 1 false", "failed 2 false", "failed 3 true", "snoozed 4 false"} {
+	for _, want := range []string{"start 1 false", "finished 1 false", "failed 2 false", "failed 3 true", "dead 3 false", "snoozed 4 false"} {
 		if !slices.Contains(events, want) {
 			t.Errorf("no event %q in %q", want, events)
 		}

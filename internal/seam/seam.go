@@ -21,6 +21,8 @@ type Inline struct {
 	Observe   func(worker.Event) // nil: nobody does
 	Logger    *slog.Logger
 	Scheduled bool // WithScheduled was given
+	// DeadLetters says that jobs that fail for good become dead letters.
+	DeadLetters bool
 }
 
 // NewInline reports all mistakes in a registry and the options, as Client.NewWorker does. Package

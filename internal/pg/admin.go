@@ -88,7 +88,8 @@ func (a *Admin) unlockWorker(ctx context.Context, id string, registered bool, de
 			return 0, 0, fmt.Errorf("ask for dead letters: %w", err)
 		}
 		if letters {
-			if *dead, err = a.buryOver(ctx, id); err != nil {
+			*dead, err = a.buryOver(ctx, id)
+			if letters = !refusesRow(err); err != nil && letters { // else the others stay in their rows (R19)
 				return len(*dead), 0, fmt.Errorf("end jobs of worker %s: %w", id, err)
 			}
 		}

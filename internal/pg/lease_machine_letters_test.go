@@ -40,6 +40,7 @@ func (m *leaseMachine) requeue() {
 	   where d.original_job_id = $1 and d.requeued_job_id is null returning job.id`, id).Scan(&again))
 	m.model.requeue(id, again, leaseJob{Key: letter.Key, Request: letter.Request, MaxAttempts: letter.MaxAttempts, RunAt: time.Now(), chosen: true})
 	m.requests[letter.Request].mayStart++
+	m.requests[letter.Request].revived = true // also of one that was superseded after it had failed
 }
 
 // deleteLetter has an operator delete a dead letter, requeued or not.

@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/backfillhq/go/internal/dbtest"
+	"github.com/backfillhq/go/internal/pg"
 	"github.com/backfillhq/go/internal/wire"
 	"github.com/backfillhq/go/internal/worker"
 )
@@ -18,10 +19,16 @@ func (r *rig) letters() (n int) {
 	return dbtest.Get[int](r.t, r.pool, "select count(*)::int from graphile_worker.backfill_dlq")
 }
 
-// sweepOnce sweeps all rows without a rest, in as many calls as it takes.
+// sweepOnce sweeps all rows without a rest.
 func (r *rig) sweepOnce() (dead []worker.DeadJob) {
 	r.t.Helper()
 	r.store.RestBy(func(time.Duration) bool { return true })
+	return r.sweepAll()
+}
+
+// sweepAll sweeps all rows, in as many calls as it takes.
+func (r *rig) sweepAll() (dead []worker.DeadJob) {
+	r.t.Helper()
 	dbtest.Run(r.t, r.pool, "update graphile_worker.backfill_workers set swept_at = null")
 	for {
 		swept, err := r.store.Sweep(r.t.Context(), r.id, false)
@@ -68,7 +75,15 @@ func TestLettersHaveNoBound(t *testing.T) {
 	dbtest.Run(t, r.pool, `insert into graphile_worker._private_jobs (task_id, payload)
 		select (select id from graphile_worker._private_tasks where identifier = 'a'), json_build_object('n', i) from generate_series(1, $1) as i`, many)
 	dbtest.Run(t, r.pool, failedLongAgo)
-	dead := r.sweepOnce()
+	began, rested := time.Now(), time.Duration(0)
+	r.store.RestBy(func(d time.Duration) bool {
+		rested += d
+		return true
+	})
+	dead := r.sweepAll()
+	if worked := time.Since(began); rested > 10*worked {
+		t.Errorf("it rests for %v after %v of work: no more than 10 times as long was to be", rested, worked)
+	}
 	told := make(map[int64]bool, many)
 	for _, job := range dead {
 		told[job.ID] = true
@@ -160,6 +175,49 @@ func TestRefusedLettersKeepNoOther(t *testing.T) {
 	dbtest.Run(t, r.pool, "alter table graphile_worker.backfill_dlq drop constraint refuse")
 	if dead := r.sweepOnce(); len(dead) != 1 || dead[0].ID != ids[4] {
 		t.Errorf("then swept %+v", dead)
+	}
+}
+
+// A rescue, and an operator, end a job whose dead letter the server refuses in its row: it would stay
+// locked else (R19).
+func TestRefusedLettersKeepNothingLocked(t *testing.T) {
+	t.Parallel()
+	for name, end := range map[string]func(*rig) error{
+		"rescue": func(r *rig) error {
+			dbtest.Run(r.t, r.pool, "update graphile_worker.backfill_workers set dead_at = now() where id = $1", r.id)
+			rescued, err := r.store.Rescue(r.quick(), worker.RescueRequest{IDs: []string{r.id}})
+			if len(rescued.Dead) != 3 || len(rescued.Settled) != 1 {
+				r.t.Errorf("rescued %+v", rescued)
+			}
+			return err
+		},
+		"unlock": func(r *rig) error {
+			jobs, _, dead, err := pg.NewAdmin(r.pool, schemaName).Unlock(r.quick(), r.id)
+			if jobs != 3 || len(dead) > 0 {
+				r.t.Errorf("unlocked %d jobs, of which dead letters: %+v", jobs, dead)
+			}
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			for range 3 {
+				r.add("'a', max_attempts := 1")
+			}
+			bad := r.claim(3)[1].ID
+			dbtest.Run(t, r.pool, fmt.Sprintf("alter table graphile_worker.backfill_dlq add constraint refuse check (original_job_id <> %d)", bad))
+			if err := end(r); err != nil {
+				t.Error(err)
+			}
+			if left := dbtest.Get[string](t, r.pool, `select concat_ws(' ', attempts, locked_by is null, last_error)
+				from graphile_worker._private_jobs where id = $1`, bad); left != "1 t "+worker.ErrCrashed.Error() {
+				t.Errorf("the job is left as %s", left)
+			}
+			if locked := dbtest.Get[int](t, r.pool, "select count(*)::int from graphile_worker._private_jobs where locked_by is not null"); locked > 0 {
+				t.Errorf("%d jobs are locked", locked)
+			}
+		})
 	}
 }
 

@@ -51,10 +51,16 @@ func (s *Store) rescueJobs(
 	judge := func(jobs []int64) error {
 		var done []int64
 		var part worker.Rescued
-		err := s.rescuing(ctx, func(ctx context.Context, db query.DBTX) (err error) {
-			part, done, err = s.judge(ctx, db, request, jobs)
-			return err
-		})
+		try := func(letters bool) error {
+			return s.rescuing(ctx, func(ctx context.Context, db query.DBTX) (err error) {
+				part, done, err = s.judge(ctx, db, request, jobs, letters)
+				return err
+			})
+		}
+		err := try(true)
+		if refusesRow(err) && len(jobs) == 1 {
+			err = try(false) // perhaps it is the dead letter that is refused: the sweep tries later (R19)
+		}
 		if err != nil {
 			return fmt.Errorf("job %d and %d later ones: %w", jobs[0], len(jobs)-1, err)
 		}

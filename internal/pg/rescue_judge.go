@@ -29,8 +29,9 @@ type ruling struct {
 
 // judge decides about jobs and does it. It reports what it has done, and returns the ids of the
 // jobs with which it is done: the others are somebody else's for the moment, or too early to judge.
+// Without letters what fails for good stays in its row.
 func (s *Store) judge(
-	ctx context.Context, db query.DBTX, request worker.RescueRequest, jobs []int64,
+	ctx context.Context, db query.DBTX, request worker.RescueRequest, jobs []int64, letters bool,
 ) (rescued worker.Rescued, done []int64, err error) {
 	j := judgment{queries: query.New(db), settle: request.Settle, rulings: make(map[int64]ruling, len(jobs))}
 	held, err := j.queries.HeldJobs(ctx, query.HeldJobsParams{
@@ -40,6 +41,7 @@ func (s *Store) judge(
 		return rescued, nil, err
 	}
 	for _, row := range held {
+		row.Letters = row.Letters && letters
 		if err := j.rule(ctx, row); err != nil {
 			return rescued, nil, err
 		}

@@ -182,7 +182,7 @@ func TestConvictionThatATriggerKeepsOff(t *testing.T) {
 		       case when n < 3 then interval '1 second' end, n < 3 from generate_series(1, 3) as n`, job.ID, r.id, job.Token)
 	dbtest.Run(t, r.pool, "update graphile_worker.backfill_workers set dead_at = now() where id = $1", r.id)
 	dbtest.Run(t, r.pool, `create function keep() returns trigger language plpgsql as $$ begin return null; end $$;
-		create trigger keep before update on graphile_worker._private_jobs for each row execute function keep()`)
+		create trigger keep before update or delete on graphile_worker._private_jobs for each row execute function keep()`)
 	if rescued, err := r.store.Rescue(t.Context(), worker.RescueRequest{IDs: []string{r.id}}); err != nil || len(rescued.Dead)+len(rescued.Settled) > 0 {
 		t.Errorf("rescued %+v, %v", rescued, err)
 	}

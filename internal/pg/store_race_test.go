@@ -276,13 +276,15 @@ func TestUnlockRefunds(t *testing.T) {
 		}
 		got := dbtest.Get[string](t, r.pool, `select string_agg(concat(j.payload->>'is', ':', j.attempts, j.last_error), ' ' order by j.id)
 			from graphile_worker._private_jobs as j where j.payload->>'is' is not null`)
-		want := "removed:25 superseded:25 changed:9 kept:0 :0"
+		letters := dbtest.Get[string](t, r.pool, `select coalesce(string_agg(concat(payload->>'is', ':', attempts, ' ', failure_reason, ' ', last_error), ', ' order by id), '')
+			from graphile_worker.backfill_dlq`)
+		want, dead := "removed:25 superseded:25 changed:9 kept:0 :0", ""
 		if maxAttempts == 1 {
-			crashed := worker.ErrCrashed.Error()
-			want = "removed:1 superseded:1 changed:9 kept:1" + crashed + " :1" + crashed
+			crashed := "1 crashed " + worker.ErrCrashed.Error()
+			want, dead = "removed:1 superseded:1 changed:9", "kept:"+crashed+", :"+crashed
 		}
-		if got != want {
-			t.Errorf("attempts are %s, want %s", got, want)
+		if got != want || letters != dead {
+			t.Errorf("attempts are %s, want %s; dead letters are %q, want %q", got, want, letters, dead)
 		}
 	}
 }

@@ -113,7 +113,9 @@ func (s *sweep) run(ctx context.Context, workerID string, all bool) (swept worke
 		rows, err := s.page(ctx, workerID)
 		if refusesRow(err) {
 			err = s.narrow(ctx, err)
-		} else if err == nil {
+		}
+		took := time.Since(sent)
+		if err == nil && rows != nil {
 			if s.queueing {
 				swept.Queues += int(rows[0].Swept)
 			} else {
@@ -132,7 +134,7 @@ func (s *sweep) run(ctx context.Context, workerID string, all bool) (swept worke
 		if err != nil {
 			return swept, err
 		}
-		if !s.rest(ctx, restFactor*time.Since(sent)) || len(swept.Dead) >= maxBuried {
+		if !s.rest(ctx, restFactor*took) || len(swept.Dead) >= maxBuried {
 			return swept, nil
 		}
 	}

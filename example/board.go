@@ -58,8 +58,8 @@ type arrived struct {
 	MessageID, Recipient, Subject, Body string
 }
 
-// jobsByState reads the view "jobs", which everybody may read, and done_jobs, which [history]
-// writes, because a job that is done is deleted. Until it is, a job is running, whatever the
+// jobsByState reads the view "jobs", the dead letters, which are the jobs that failed for good, and
+// done_jobs, which [history] writes, because a job that is done is deleted. Until it is, a job is running, whatever the
 // history says.
 const jobsByState = `
 	with present as materialized (
@@ -72,6 +72,9 @@ const jobsByState = `
 				else 'waiting'
 			end as state
 		from backfill_example.jobs
+		union all
+		select original_job_id, task_identifier, coalesce(queue_name, ''), attempts, max_attempts, failed_at, coalesce(last_error, ''), 'failed'
+		from backfill_example.backfill_dlq where requeued_job_id is null
 	), shown as (
 		select states.state, next.*
 		from (values ('waiting'), ('running'), ('retrying'), ('failed')) as states (state)

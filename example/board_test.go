@@ -110,7 +110,7 @@ func TestLive(t *testing.T) {
 }
 
 // stateJobs makes nine jobs: six that wait, then one that runs, one to be retried, and one that
-// failed for good.
+// failed for good, and is a dead letter.
 func stateJobs(t *testing.T, db *pgtest.Database, client *backfill.Client, problem string) (ids []int64) {
 	t.Helper()
 	enqueued, err := tasks.NewClient(client).EnqueueAnnounceMemberMany(t.Context(), make([]tasks.AnnounceArgs, 9))
@@ -121,7 +121,12 @@ func stateJobs(t *testing.T, db *pgtest.Database, client *backfill.Client, probl
 		ids = append(ids, job.ID)
 	}
 	slices.Sort(ids)
-	if _, err := client.FailJobs(t.Context(), problem, ids[8]); err != nil {
+	_, err = db.Pool().Exec(t.Context(), `
+		with dead as (delete from backfill_example._private_jobs where id = $1 returning *)
+		insert into backfill_example.backfill_dlq (original_job_id, task_identifier, payload, priority, attempts, max_attempts, failure_reason, last_error,
+			original_created_at, original_run_at)
+		select id, 'announce_member', payload, priority, 25, 25, 'exhausted', $2, created_at, run_at from dead`, ids[8], problem)
+	if err != nil {
 		t.Fatal(err)
 	}
 	_, err = db.Pool().Exec(t.Context(), `

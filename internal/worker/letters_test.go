@@ -206,6 +206,22 @@ func TestDeadLettersAreLoggedOnce(t *testing.T) {
 	})
 }
 
+// A worker that stops while it sweeps tells of the dead letters that it has made.
+func TestSweptJobsAreToldAtAStop(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		db := newDB(t)
+		id := db.add(1, wire.Job{Attempt: 25})[0]
+		db.update(id, func(job *fakeJob) { job.LastError, job.FailedAt = "of Node", time.Now().Add(-2*time.Hour) })
+		r := newRig(t, db, takes(0), func(s *setup) { s.long = 1 })
+		r.pass(time.Second)
+		if err := r.stop(); err != nil {
+			t.Error(err)
+		}
+		r.died(id, worker.ReasonSwept, "of Node")
+	})
+}
+
 // Many jobs that the sweep finds make one line, and an event each.
 func TestManySweptJobsMakeOneLine(t *testing.T) {
 	t.Parallel()

@@ -68,6 +68,7 @@ func (w *Worker) sweep(ctx context.Context, said *surveyor, starting bool) (more
 	statements, cancel := context.WithTimeout(ctx, sweepTimeout)
 	swept, err := w.store.Sweep(statements, w.workerID(), starting)
 	cancel()
+	w.reportBuried(swept.Dead) // whatever else has become of it
 	switch {
 	case ctx.Err() != nil, err == nil && !swept.Turn && !starting:
 		return false
@@ -82,7 +83,6 @@ func (w *Worker) sweep(ctx context.Context, said *surveyor, starting bool) (more
 		w.announce(released)
 	}
 	w.observe(Event{Kind: EventSwept, Count: swept.Jobs, Err: err})
-	w.reportBuried(swept.Dead)
 	if swept.Done && swept.Turn {
 		w.findUnowned(ctx) // of these nobody has to be told
 		w.expire(ctx)

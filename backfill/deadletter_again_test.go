@@ -1,0 +1,77 @@
+package backfill_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"github.com/backfillhq/go/backfill"
+	"github.com/backfillhq/go/testutil/pgtest"
+)
+
+// A job goes round: it becomes a dead letter, is requeued, and becomes the same dead letter again,
+// however often. There is never a second one, and a success of its key deletes it.
+func TestDeadLetterGoesRound(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	client := newClient(t, db)
+	task := &backfill.Task[struct{}]{Name: "t", MaxAttempts: 1}
+	says := errors.New("first")
+	registry := backfill.NewRegistry(backfill.Handle(task, func(context.Context, struct{}) error { return says }))
+	runOnce := func() {
+		t.Helper()
+		if _, err := backfill.RunOnce(t.Context(), registry, backfill.WithClient(client)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	job, err := backfill.Enqueue(t.Context(), client, task, struct{}{}, backfill.Key("k"), backfill.Queue("q"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	runOnce()
+	first := theLetter(t, client)
+	if first.JobID != job.ID || first.Failures != 1 || first.FirstError != "first" || first.LastError != "first" {
+		t.Errorf("after the first failure it is %+v", first)
+	}
+	for round, text := range []string{"second", "third"} {
+		says = errors.New(text)
+		result := requeue(t, client, backfill.DeadLetterFilter{IDs: []int64{first.ID}})
+		if result.Acted != 1 {
+			t.Fatalf("requeue: %+v", result)
+		}
+		runOnce()
+		again := theLetter(t, client)
+		if again.ID != first.ID || again.Failures != round+2 || again.Requeues != round+1 || again.JobID != result.Outcomes[0].JobID ||
+			again.FirstError != "first" || again.LastError != text || again.Key != "k" || again.Queue != "q" {
+			t.Errorf("after round %d it is %+v", round+1, again)
+		}
+	}
+	says = nil
+	requeue(t, client, backfill.DeadLetterFilter{All: true})
+	runOnce()
+	if letters := filtered(t, client, backfill.DeadLetterFilter{}); len(letters) != 0 {
+		t.Errorf("after a success there are %+v", letters)
+	}
+	if n := len(jobRows(t, db)); n != 0 {
+		t.Errorf("%d jobs are left", n)
+	}
+}
+
+// theLetter returns the one dead letter that there is.
+func theLetter(t *testing.T, client *backfill.Client) *backfill.DeadLetter {
+	t.Helper()
+	letters := filtered(t, client, backfill.DeadLetterFilter{})
+	if len(letters) != 1 {
+		t.Fatalf("there are %d dead letters: %+v", len(letters), letters)
+	}
+	return letters[0]
+}
+
+func filtered(t *testing.T, client *backfill.Client, filter backfill.DeadLetterFilter) []*backfill.DeadLetter {
+	t.Helper()
+	list, err := client.DeadLetters(t.Context(), filter, backfill.DeadLetterPage{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return list.Letters
+}

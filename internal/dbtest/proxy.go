@@ -40,6 +40,7 @@ type Proxy struct {
 	mu       sync.Mutex
 	position int    // messages until the fault; 0: not armed
 	text     string // or a statement with this text
+	early    bool   // the statement itself meets the fault, not its answer
 	fault    Fault
 	met      byte // the type of the message that met the fault
 	sockets  []net.Conn
@@ -101,18 +102,25 @@ func (p *Proxy) Arm(position int, fault Fault) {
 func (p *Proxy) ArmAfter(text string, fault Fault) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.position, p.text, p.fault, p.met = 0, text, fault, 0
+	p.position, p.text, p.early, p.fault, p.met = 0, text, false, fault, 0
 }
 
-// contains reports whether a message has the text.
-func (p *Proxy) contains(message []byte) bool {
+// ArmBefore lets the next statement with this text meet a fault: it has not run then.
+func (p *Proxy) ArmBefore(text string, fault Fault) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.position, p.text, p.early, p.fault, p.met = 0, text, true, fault, 0
+}
+
+// contains reports whether a message has the text, and whether it is to meet the fault itself.
+func (p *Proxy) contains(message []byte) (found, early bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.text == "" || !bytes.Contains(message, []byte(p.text)) {
-		return false
+		return false, false
 	}
 	p.text = ""
-	return true
+	return true, p.early
 }
 
 // Met returns the type of the message that met the fault, 0 if none has yet.
@@ -253,13 +261,17 @@ func (s *proxied) meet(kind byte, message []byte, fromServer bool) bool {
 	}
 	pid := s.pid
 	marked := fromServer && kind == 'C' && s.marked
-	s.marked = s.marked && !marked || !fromServer && ready && s.proxy.contains(message)
+	found, early := false, false
+	if !fromServer && ready {
+		found, early = s.proxy.contains(message)
+	}
+	s.marked = s.marked && !marked || found && !early
 	s.mu.Unlock()
 	if !ready {
 		return true
 	}
 	fault, ok := s.proxy.meets(kind)
-	if marked {
+	if marked || early {
 		fault, ok = s.proxy.meet(kind), true
 	}
 	if !ok {

@@ -42,22 +42,26 @@ var claimTexts = [...][2]string{
 // claims makes claims, and remembers between them where to look. Only one is made at a time.
 type claims struct {
 	texts   *texts
-	tasks   map[int32]string
+	tasks   map[int32]string // whose jobs may be claimed
 	taskIDs []int32
+	// line are the ids of all tasks whose jobs keep their place in a queue, and transactional those
+	// of which a claim takes only as many jobs as there are connections for.
+	line, transactional []int32
 
 	marks    marks
 	search   search
 	freeOnly bool // no jobs of queues waited at the last full claim
 	large    bool // waiting jobs may be too large to be claimed together; claimFree does not weigh them
 	indexed  bool // the index on queues can be used
-	avoided  avoided
+	avoided  *avoided
 }
 
 // forget forgets what was remembered of earlier claims.
 func (c *claims) forget() { c.marks, c.search, c.freeOnly, c.large = noMarks(), search{}, false, false }
 
 // serve says which tasks to claim.
-func (c *claims) serve(tasks map[int32]string) {
+func (c *claims) serve(tasks map[int32]string, line, transactional []int32) {
+	c.line, c.transactional = line, transactional
 	if !maps.Equal(c.tasks, tasks) {
 		c.tasks, c.taskIDs, c.marks = tasks, slices.Sorted(maps.Keys(tasks)), noMarks()
 	}
@@ -165,6 +169,10 @@ func (c *claims) ask(
 	if avoid := c.avoided.now(time.Now()); len(request.Forbidden)+len(avoid) > 0 {
 		text = claimTexts[kind][1]
 		args = append(args, append([]string{}, request.Forbidden...), avoid)
+	}
+	args = append(args, c.transactional, request.Transactional)
+	if kind != claimFree {
+		args = append(args, c.line)
 	}
 	rows, err := db.Query(ctx, c.texts.render(text), args...)
 	if err != nil {

@@ -49,16 +49,17 @@ func TestForbiddenFlags(t *testing.T) {
 	}
 }
 
-// Every condition on the task has one on the flags beside it; other texts have none.
+// Every condition on the task has one on the flags beside it, apart from those that look at a job
+// which was found by another one; other texts have none.
 func TestClaimTextsWithFlags(t *testing.T) {
 	t.Parallel()
 	texts := pg.ClaimTexts()
-	for _, kind := range []string{"free", "front", "deep"} {
+	for kind, again := range map[string]int{"free": 1, "front": 3, "deep": 3} {
 		plain, passing := texts[kind], texts[kind+" without flags"]
 		if n := strings.Count(plain, "?|"); n != 0 {
 			t.Errorf("the %s text looks at flags %d times", kind, n)
 		}
-		if want, got := strings.Count(plain, "task_id = any("), strings.Count(passing, " ?| $"); want != got || want == 0 {
+		if want, got := strings.Count(plain, "task_id = any(")-again, strings.Count(passing, " ?| $"); want != got || want <= 0 {
 			t.Errorf("the %s text looks at tasks %d times, and at flags %d times", kind, want, got)
 		}
 	}

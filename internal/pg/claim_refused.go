@@ -57,7 +57,7 @@ func (s *Store) avoidRefused(ctx context.Context, conn *pgx.Conn, request worker
 	if !errors.Is(err, errUndo) || len(search.found) == 0 {
 		return false
 	}
-	s.claims.avoided = avoided{ids: append(known, search.found...), until: time.Now().Add(avoidFor)}
+	*s.claims.avoided = avoided{ids: append(known, search.found...), until: time.Now().Add(avoidFor)}
 	s.logger.LogAttrs(ctx, slog.LevelError, "the database refuses to lock jobs for what their rows hold; they are passed over for a minute",
 		slog.Int("jobs", len(search.found)), slog.Any("job_ids", search.found[:min(len(search.found), 10)]), slog.Any("error", search.err))
 	return true

@@ -52,9 +52,10 @@ func (s *Store) Claim(ctx context.Context, request worker.ClaimRequest) (worker.
 	}
 	defer conn.Release()
 	db := s.sessions.over(conn.Conn())
-	claimed, looked, err := s.claims.claim(ctx, db, request)
+	lane := s.lane(request)
+	claimed, looked, err := lane.claim(ctx, db, request)
 	if refusesRow(err) && s.avoidRefused(ctx, conn.Conn(), request) {
-		claimed, looked, err = s.claims.claim(ctx, db, request)
+		claimed, looked, err = lane.claim(ctx, db, request)
 	}
 	stopping := errors.Is(ctx.Err(), context.Canceled)
 	if looked > slowClaim && !stopping && time.Since(s.saidSlow) >= slowLogEvery {
@@ -73,6 +74,7 @@ func (s *Store) Claim(ctx context.Context, request worker.ClaimRequest) (worker.
 	if len(s.pauses.tasks)+len(s.pauses.queues) > 0 {
 		claimed.Reread = max(pausesEvery-time.Since(s.pauses.read), time.Millisecond)
 	}
+	claimed.MoreTransactional = s.keptOut(request, claimed)
 	return claimed, nil
 }
 
@@ -89,7 +91,7 @@ func (s *Store) resolve(ctx context.Context) error {
 		return &hiddenError{role: s.settings.config.ConnConfig.User, tables: tables.Hidden}
 	}
 	s.resolved = time.Now()
-	s.claims.indexed = tables.Indexed
+	s.claims.indexed, s.plain.indexed = tables.Indexed, tables.Indexed
 	return nil
 }
 
@@ -133,6 +135,6 @@ func (s *Store) saySlow(ctx context.Context, looked time.Duration) {
 // must not run beside a Claim.
 func (s *Store) Advance(ctx context.Context, apartFrom []int64) (bool, error) {
 	moved, err := s.queries.AdvanceJobs(ctx, query.AdvanceJobsParams{Tasks: s.claims.taskIDs, ApartFrom: apartFrom})
-	s.claims.forget() // the jobs are before the marks now
+	s.forget() // the jobs are before the marks now
 	return moved > 0, err
 }

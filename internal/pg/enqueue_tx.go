@@ -18,7 +18,8 @@ import (
 
 // InsertTx inserts jobs in a transaction of the application's.
 func (i *Inserter) InsertTx(ctx context.Context, tx pgx.Tx, specs []wire.Spec) ([]*wire.Job, error) {
-	return i.insertIn(ctx, pgxSession{tx, tx.Conn()}, tx.Conn(), specs)
+	conn := connOf(tx)
+	return i.insertIn(ctx, pgxSession{tx, conn}, conn, specs)
 }
 
 // InsertSQLTx inserts jobs in a database/sql transaction of the application's, whatever its driver.

@@ -78,5 +78,5 @@ func (s *Store) serve(only []string) {
 			break
 		}
 	}
-	s.claims.serve(tasks)
+	s.serveTasks(tasks)
 }

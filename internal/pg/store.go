@@ -41,11 +41,15 @@ type Store struct {
 	pauses   pauses
 	hidden   bool // row level security hides rows, as far as claims know
 	claims   claims
-	pulse    pulse
-	sweep    *sweep
-	expiry   expiry
-	logger   *slog.Logger
-	saidSlow time.Time // when a slow claim was last logged
+	plain    claims // for claims without transactional jobs
+	// transactional are the names of transactional tasks, and txs runs their jobs.
+	transactional []string
+	txs           *JobTransactions // nil: there are none
+	pulse         pulse
+	sweep         *sweep
+	expiry        expiry
+	logger        *slog.Logger
+	saidSlow      time.Time // when a slow claim was last logged
 }
 
 var _ worker.Store = (*Store)(nil)
@@ -61,7 +65,7 @@ func Open(ctx context.Context, settings Settings) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open worker connections: %w", err)
 	}
-	texts := newTexts(settings.Schema)
+	texts, avoided := newTexts(settings.Schema), new(avoided)
 	conns := connections{pool, sessions, new(atomic.Pointer[time.Time])}
 	db := renderer{conns, texts}
 	directly := func(ctx context.Context, run func(context.Context, query.DBTX) error) error { return run(ctx, db) }
@@ -71,13 +75,15 @@ func Open(ctx context.Context, settings Settings) (*Store, error) {
 	}
 	return &Store{
 		settings: settings, sessions: sessions, pool: pool, conns: conns, listener: listener, queries: query.New(db),
-		claims: claims{texts: texts}, expiry: newExpiry(), sweep: newSweep(directly, rest, true), logger: slog.Default(),
+		claims: claims{texts: texts, avoided: avoided}, plain: claims{texts: texts, avoided: avoided}, expiry: newExpiry(),
+		sweep: newSweep(directly, rest, true), logger: slog.Default(),
 	}, nil
 }
 
 // Close closes the connections. It must not run beside a Beat.
 func (s *Store) Close() {
 	s.stopPulse(context.Background())
+	s.txs.close()
 	ClosePool(s.pool)
 }
 
@@ -98,7 +104,7 @@ func ClosePool(pool *pgxpool.Pool) {
 // Register implements worker.Store.
 func (s *Store) Register(ctx context.Context, registration worker.Registration) (err error) {
 	defer func() { err = s.settings.explainWork(err) }()
-	s.tasks = distinct(registration.Tasks)
+	s.tasks, s.transactional = distinct(registration.Tasks), registration.Transactional
 	if err := s.addTasks(ctx); err != nil {
 		return err
 	}
@@ -126,7 +132,7 @@ func (s *Store) Register(ctx context.Context, registration worker.Registration) 
 	if err != nil {
 		return fmt.Errorf("insert worker: %w", err)
 	}
-	s.claims.forget()
+	s.forget()
 	if err := s.resolve(ctx); err != nil {
 		return err
 	}

@@ -44,8 +44,14 @@ func TestPlansCachedOnAnEmptyTable(t *testing.T) {
 				"front": {", int[]", ", '{1,2,3}'"}, "deep": {", int[], int, int", ", '{1,2,3}', 0, 1000"},
 			}[kind]
 			if flags != "" {
-				more[0] += ", text[]"
+				more[0] += ", text[], bigint[]"
 				more[1] += ", '{f}', '{1,2}'"
+			}
+			more[0] += ", int[], int" // for transactional tasks
+			more[1] += ", '{1}', 3"
+			if kind != "free" {
+				more[0] += ", int[]"
+				more[1] += ", '{1}'"
 			}
 			planChecker(t, text, "("+types+more[0]+")", "("+values+more[1]+")")(30_000)
 		})

@@ -11,6 +11,7 @@ const (
 	InvalidText          = "22P02"
 	UniqueViolation      = "23505"
 	ReadOnlyTransaction  = "25006" // on a standby as well
+	InFailedTransaction  = "25P02" // the echo of an earlier error
 	UndefinedStatement   = "26000" // a prepared one
 	SerializationFailure = "40001"
 	DeadlockDetected     = "40P01"

@@ -203,7 +203,8 @@ func (c *core) overdue(times leaseTimes, now Moment) bool {
 // fall notes that no heartbeat was acknowledged for so long that others may soon take this worker's
 // jobs. Only a lease keeps a queue's jobs from running side by side, so their handlers are
 // cancelled, and each is given back when its handler has ended (R34). Other jobs go on: they must
-// bear a second run beside the first in any case.
+// bear a second run beside the first in any case; and transactional ones, which cannot commit once
+// somebody else has the lease.
 func (c *core) fall(times leaseTimes, now Moment) (jobs int, do actions) {
 	if !c.overdue(times, now) {
 		return 0, do
@@ -211,7 +212,7 @@ func (c *core) fall(times leaseTimes, now Moment) (jobs int, do actions) {
 	c.silent = true
 	do = c.giveBack(c.buffer.takeQueued(), now.At)
 	for _, l := range c.leases.in[leaseRunning] {
-		if l.QueueID != 0 {
+		if l.QueueID != 0 && !c.connected.has(l) {
 			l.lost = true
 			do.cancel = append(do.cancel, l.cancel)
 		}

@@ -24,6 +24,7 @@ type core struct {
 	letters     bool // a job that fails for good becomes a dead letter
 	filtered    bool // jobs with forbidden flags are passed over
 	timeouts    map[string]time.Duration
+	connected   connected
 
 	state  State
 	closed bool // slots start nothing any more
@@ -79,7 +80,7 @@ func newCore(config Config) core {
 	return core{
 		concurrency: config.Concurrency, once: config.Once, letters: config.DeadLetters, filtered: config.Forbidden != nil,
 		hurry: max(config.Hurry, 1), random: newRandom(),
-		timeouts: config.Timeouts, durations: make(map[string]*durations),
+		timeouts: config.Timeouts, connected: newConnected(config), durations: make(map[string]*durations),
 		state: StateNew, id: wire.NewWorkerID(), most: maxBatch, demand: demand{wanted: true},
 	}
 }
@@ -131,19 +132,19 @@ func (c *core) next(now time.Time) (next step, do actions) {
 			return next, do
 		}
 	}
-	if claims && (d.wanted || d.queues) {
+	if claims && (d.wanted || d.queues || c.connected.wanted()) {
 		c.pace.measure(now, c.concurrency-c.handling, c.leases.in[leaseRunning])
 		if batch := c.room(); batch > 0 {
 			next.claim, next.prompted = true, d.prompted
 			next.request = c.request(batch)
 			next.request.Only = only
 			next.timeout = claimTimeout << c.slow
-			d.wanted, d.queues, d.prompted = false, false, false
+			d.wanted, d.queues, d.prompted, c.connected.kept = false, false, false, false
 			return next, do
 		}
 		d.blocked = true
 	}
-	next.done = c.once && !d.wanted && !d.queues && d.againAt.IsZero() && c.leases.held() == 0
+	next.done = c.once && !d.wanted && !d.queues && !c.connected.kept && d.againAt.IsZero() && c.leases.held() == 0
 	next.wait = c.idle(now)
 	return next, do
 }
@@ -161,7 +162,7 @@ func (c *core) room() int {
 		serial = 0 // until half of them have started
 	}
 	switch half := room >= max(1, target/2); {
-	case half && (c.demand.wanted || serial > 0):
+	case half && (c.demand.wanted || serial > 0 || c.connected.wanted()):
 		return min(room, c.most)
 	case !half:
 		// The next jobs of freed queues do not wait until half of the buffer has started: they may be
@@ -188,7 +189,7 @@ func (c *core) request(batch int) ClaimRequest {
 	c.claims++
 	request := ClaimRequest{
 		WorkerID: c.id, Number: c.claims, Batch: batch, Serial: min(batch, c.serialRoom()),
-		Bytes: maxBufferedBytes - c.buffer.bytes,
+		Transactional: c.connected.room(), Bytes: maxBufferedBytes - c.buffer.bytes,
 	}
 	if request.Serial > 0 {
 		request.Queues, c.freed = c.freed, nil
@@ -212,7 +213,7 @@ func (c *core) idle(now time.Time) time.Duration {
 	sooner(c.demand.againAt)
 	sooner(c.doubts.next())
 	sooner(c.trialEnds())
-	if c.demand.wanted || c.demand.queues || !c.registered {
+	if c.demand.wanted || c.demand.queues || c.connected.wanted() || !c.registered {
 		sooner(c.demand.notBefore)
 	}
 	if oldest, ok := c.buffer.oldest(); ok {
@@ -242,6 +243,7 @@ func (c *core) claimed(made step, answer Claimed, stopped bool, now time.Time) a
 		c.slow = 0
 	}
 	c.demand.answered(now, made.prompted, answer)
+	c.connected.kept = c.connected.kept || answer.MoreTransactional
 	c.trials.idle = len(answer.Jobs) == 0
 	fresh := make([]*lease, len(answer.Jobs))
 	for i, job := range answer.Jobs {
@@ -257,6 +259,7 @@ func (c *core) claimed(made step, answer Claimed, stopped bool, now time.Time) a
 func (c *core) lease(job *wire.Job, workerID string, now time.Time) *lease {
 	l := &lease{Job: job, workerID: workerID}
 	c.leases.add(l, now)
+	c.connected.add(job.Task, 1)
 	if len(job.Payload) > largePayload {
 		c.large++
 	}
@@ -267,6 +270,7 @@ func (c *core) lease(job *wire.Job, workerID string, now time.Time) *lease {
 // have been committed all the same.
 func (c *core) claimFailed(made step, unknown, tooSlow bool, now time.Time) (wait time.Duration) {
 	c.most = max(1, made.request.Batch/2)
+	c.connected.kept = c.connected.tasks != nil
 	c.freed = append(made.request.Queues, c.freed...)
 	c.tooSlow = tooSlow
 	if unknown {
@@ -326,7 +330,7 @@ func (c *core) giveBack(list []*lease, now time.Time) (do actions) {
 // end puts a lease on its way to the database.
 func (c *core) end(l *lease, state leaseState, outcome Outcome, now time.Time) {
 	c.leases.move(l, state, now)
-	l.outcome = outcome
+	l.outcome, l.retry.unsure = outcome, outcome.Unsure
 	if l.suspect && outcome.Kind == OutcomeReturned {
 		c.trials.trial.withdraw(l.ID)
 	}
@@ -353,16 +357,23 @@ func (c *core) ended(l *lease, outcome Outcome, now time.Time) (do actions) {
 	if counts {
 		c.pace.ended(now.Sub(l.since))
 		c.took(l.Task, now.Sub(l.since))
-		c.end(l, leaseEnding, outcome, now)
 	}
 	c.forget(l)
 	do = c.roomChanged()
-	do.flush = counts
+	switch {
+	case outcome.Committed != nil:
+		c.committed(l, outcome, now, &do)
+	case counts:
+		c.end(l, leaseEnding, outcome, now)
+		do.flush = true
+	}
 	return do
 }
 
-// forget notes that nothing here will read the payload of a lease any more.
+// forget notes that nothing here will read the payload of a lease any more, and that it has no
+// connection.
 func (c *core) forget(l *lease) {
+	c.connected.add(l.Task, -1)
 	if len(l.Payload) > largePayload {
 		c.large--
 	}
@@ -371,7 +382,7 @@ func (c *core) forget(l *lease) {
 // roomChanged wakes a dispatcher that waits for room to claim, and one that waits for the last
 // handler.
 func (c *core) roomChanged() (do actions) {
-	if c.state == StateDraining || c.demand.blocked && c.room() > 0 {
+	if c.state == StateDraining || (c.demand.blocked || c.connected.wanted()) && c.room() > 0 {
 		c.demand.blocked, do.dispatch = false, true
 	}
 	return do

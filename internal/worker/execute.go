@@ -18,6 +18,11 @@ type Outcome struct {
 	// Reason is why the job becomes a dead letter if it has failed for good. For a Store, "" says that
 	// it becomes none: its row stays. An Execute leaves it out.
 	Reason Reason
+	// Committed says that the job's own transaction has completed it, and what became of its lease.
+	// nil: the outcome is to be recorded.
+	Committed *Fate
+	// Unsure says that a transaction may have completed the job all the same: then it is gone.
+	Unsure bool
 }
 
 // OutcomeKind tells outcomes apart.
@@ -88,20 +93,25 @@ func (w *Worker) start(jobs context.Context) (*lease, context.Context) {
 // ended reports how a job ended, and leaves its outcome to the flusher.
 func (w *Worker) ended(l *lease, outcome Outcome) {
 	w.mu.Lock()
-	counts, took := l.state == leaseRunning, time.Since(l.since)
+	counts, took := l.state == leaseRunning || outcome.Committed != nil, time.Since(l.since)
 	if l.lost && (outcome.Kind == OutcomeFailed || outcome.Kind == OutcomeExhausted) {
 		// The lease is lost, or may be, and the handler was cancelled for that: it is not the job's
 		// fault. If the lease is still ours, the job is given back.
-		outcome = Outcome{Kind: OutcomeReturned}
+		outcome = Outcome{Kind: OutcomeReturned, Unsure: outcome.Unsure}
 	}
 	if outcome.Kind == OutcomeReturned {
+		unsure := outcome.Unsure
 		outcome = l.interrupted()
+		outcome.Unsure = unsure
 	}
 	w.mu.Unlock()
 	if counts {
 		w.reportEnd(l.workerID, l.Job, outcome, took)
 	}
 	w.on(func(c *core, now time.Time) actions { return c.ended(l, outcome, now) })
+	if outcome.Committed != nil {
+		w.observe(Event{Kind: EventCompleted, Count: 1})
+	}
 }
 
 // reportEnd tells observers and the log how a handler ended. A job that is given back is counted

@@ -269,7 +269,7 @@ func (db *fakeDB) holds(lease wire.Lease) bool {
 	return job != nil && job.LockedBy == lease.Token
 }
 
-func (db *fakeDB) claim(request worker.ClaimRequest, tasks []string) worker.Claimed {
+func (db *fakeDB) claim(request worker.ClaimRequest, tasks, transactional []string) worker.Claimed {
 	db.mu.Lock()
 	defer db.mu.Unlock()
 	token := wire.ClaimToken(request.WorkerID, request.Number)
@@ -286,7 +286,7 @@ func (db *fakeDB) claim(request worker.ClaimRequest, tasks []string) worker.Clai
 	claimed := worker.Claimed{Alive: true}
 	now := time.Now()
 	locked, waiting, held := 0, 0, 0 // queues
-	picked := 0
+	picked, connected := 0, 0
 	bytes := int64(0)
 	passed := make(map[int32]bool)
 	db.order = slices.DeleteFunc(db.order, func(job *fakeJob) bool { return db.jobs[job.ID] == nil })
@@ -316,6 +316,9 @@ func (db *fakeDB) claim(request worker.ClaimRequest, tasks []string) worker.Clai
 				continue
 			}
 			passed[job.QueueID] = true
+			if slices.Contains(transactional, job.Task) && connected == request.Transactional {
+				continue
+			}
 			waiting++
 			if queue.Held {
 				held++
@@ -328,7 +331,7 @@ func (db *fakeDB) claim(request worker.ClaimRequest, tasks []string) worker.Clai
 			}
 			locked++
 			queue.LockedBy, queue.LockedAt = token, now
-		} else if job.Busy || tooLarge {
+		} else if job.Busy || tooLarge || slices.Contains(transactional, job.Task) && connected == request.Transactional {
 			continue
 		}
 		if picked++; job.MaxAttempts == 1 && picked > request.Serial {
@@ -338,7 +341,9 @@ func (db *fakeDB) claim(request worker.ClaimRequest, tasks []string) worker.Clai
 			claimed.MoreSerial = true
 			continue
 		}
-		bytes += size
+		if bytes += size; slices.Contains(transactional, job.Task) {
+			connected++
+		}
 		job.Attempt++
 		job.LockedBy, job.LockedAt = token+"."+strconv.Itoa(job.Attempt), now
 		if job.Key != "" {
@@ -349,6 +354,7 @@ func (db *fakeDB) claim(request worker.ClaimRequest, tasks []string) worker.Clai
 		claimed.Jobs = append(claimed.Jobs, &copied)
 	}
 	claimed.MoreSerial = claimed.MoreSerial || waiting > locked && locked == request.Serial
+	claimed.MoreTransactional = len(transactional) > 0 && connected == request.Transactional
 	claimed.Contended = held > 0 && held == waiting && request.Serial > 0
 	return claimed
 }

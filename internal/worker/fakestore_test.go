@@ -66,6 +66,7 @@ type fakeStore struct {
 	log      []call
 	inFlight map[string]int
 	tasks    []string
+	inTx     []string  // the transactional ones
 	session  int       // of its heartbeats
 	down     bool      // its session has ended, and there is no new one yet
 	dead     bool      // its process ended: nothing of it reaches the database
@@ -193,7 +194,7 @@ func (s *fakeStore) Register(ctx context.Context, registration worker.Registrati
 			former.Stopping = true
 		}
 		if s.tasks == nil { // they never change, and the flusher reads them
-			s.tasks = tasks
+			s.tasks, s.inTx = tasks, registration.Transactional
 		}
 		return nil
 	})
@@ -220,7 +221,7 @@ func (s *fakeStore) Claim(ctx context.Context, request worker.ClaimRequest) (wor
 		s.request(request, s.health())
 	}
 	err := s.do(ctx, call{Op: opClaim, Request: request}, func() []int64 {
-		claimed = s.db.claim(request, s.tasks)
+		claimed = s.db.claim(request, s.tasks, s.inTx)
 		if s.answer != nil {
 			s.answer(request, &claimed)
 		}

@@ -87,7 +87,7 @@ func TestOthersHearOfWhatWeHaveNoRoomFor(t *testing.T) {
 		}, latency(opComplete, 20*time.Millisecond), func(s *setup) {
 			s.answer = func(request worker.ClaimRequest, claimed *worker.Claimed) {
 				if request.Number == 1 { // all three, for two slots
-					extra := db.claim(worker.ClaimRequest{WorkerID: request.WorkerID, Number: 9999, Batch: 1}, []string{"task"})
+					extra := db.claim(worker.ClaimRequest{WorkerID: request.WorkerID, Number: 9999, Batch: 1}, []string{"task"}, nil)
 					claimed.Jobs = append(claimed.Jobs, extra.Jobs...)
 				}
 			}

@@ -210,6 +210,10 @@ func ascii(text string) string {
 // settled takes the fates of a part.
 func (c *core) settled(s statement, part []*lease, fates []Fate, now time.Time) (recorded int, do actions) {
 	c.outbox.failures[s] = 0
+	return c.settle(part, fates, now)
+}
+
+func (c *core) settle(part []*lease, fates []Fate, now time.Time) (recorded int, do actions) {
 	var busy []*lease
 	var next [NextForeign + 1]int
 	again, due := false, false

@@ -123,7 +123,10 @@ type Registration struct {
 	ID     string
 	Former string // the id before, which was declared dead: its row notes that the worker lives; "": none
 	Tasks  []string
-	Slots  int
+	// Transactional are those of the tasks whose jobs are claimed only as far as
+	// ClaimRequest.Transactional allows.
+	Transactional []string
+	Slots         int
 	// DeadLetters says that the worker makes dead letters of jobs that fail for good. Others go by it.
 	DeadLetters bool
 }
@@ -149,10 +152,13 @@ type ClaimRequest struct {
 	Batch    int    // at most this many jobs
 	// Serial bounds what is claimed only if it starts at once: at most this many jobs of queues (R23),
 	// and jobs with one attempt in all only among the first so many of the batch (R9).
-	Serial    int
-	Forbidden []string // no job that has one of these flags
-	Only      []string // jobs of these tasks alone; nil: of all that the worker serves
-	Queues    []int32  // that a finish has freed: their heads are looked at first
+	Serial int
+	// Transactional bounds the jobs of transactional tasks: at most this many (R22). A job of theirs
+	// that is first in its queue and not taken keeps the queue waiting.
+	Transactional int
+	Forbidden     []string // no job that has one of these flags
+	Only          []string // jobs of these tasks alone; nil: of all that the worker serves
+	Queues        []int32  // that a finish has freed: their heads are looked at first
 	// Bytes bounds the payloads of the batch together; the first job is taken whatever its size. 0: no
 	// limit.
 	Bytes int64
@@ -177,6 +183,9 @@ type Claimed struct {
 	// MoreSerial says that jobs wait which ClaimRequest.Serial kept out: ask again when there is
 	// room for jobs of queues.
 	MoreSerial bool
+	// MoreTransactional says that transactional jobs may be waiting which ClaimRequest.Transactional
+	// kept out: ask again when there is room for one.
+	MoreTransactional bool
 	// Contended says that jobs wait that this claim could not have: somebody else holds their queues
 	// for the length of a statement, or a trigger keeps the jobs as they are. Ask again within
 	// milliseconds, and less often if that goes on.

@@ -5,16 +5,18 @@ import (
 	"context"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"time"
 )
 
 // renew moves the lock times of what runs long, or cannot be recorded, so that no peer's sweep
 // takes it for stale (R7), until ctx ends. It goes by the leases in memory, never by what the
-// database says is ours (R6).
+// database says is ours (R6). Transactional jobs end long before a lock is stale, and a change of
+// its row would make the guard of one at REPEATABLE READ fail (R22).
 func (w *Worker) renew(ctx context.Context) {
 	for sleep(ctx, renewInterval) {
 		w.mu.Lock()
-		held := w.core.leases.all(leaseRunning, leaseEnding, leaseAbandoned)
+		held := slices.DeleteFunc(w.core.leases.all(leaseRunning, leaseEnding, leaseAbandoned), w.core.connected.has)
 		w.mu.Unlock()
 		if len(held) == 0 {
 			continue

@@ -54,6 +54,10 @@ type Config struct {
 	Tasks       []string
 	Timeouts    map[string]time.Duration // of tasks that have one: Execute ends the contexts of their jobs then
 	Concurrency int
+	// Transactional are the tasks whose jobs run in a transaction that completes them. Each holds one
+	// of TxConnections while it is claimed or runs.
+	Transactional []string
+	TxConnections int
 
 	// DeadLetters makes dead letters of jobs that fail for good. Without it, their rows stay.
 	DeadLetters bool
@@ -312,7 +316,10 @@ func (w *Worker) register(base context.Context, id, former string) error {
 	ctx, cancel := context.WithTimeout(base, statementTimeout)
 	defer cancel()
 	sent := w.config.Moment()
-	err := w.store.Register(ctx, Registration{ID: id, Former: former, Tasks: w.config.Tasks, Slots: w.config.Concurrency, DeadLetters: w.config.DeadLetters})
+	err := w.store.Register(ctx, Registration{
+		ID: id, Former: former, Tasks: w.config.Tasks, Transactional: w.config.Transactional, Slots: w.config.Concurrency,
+		DeadLetters: w.config.DeadLetters,
+	})
 	if err != nil {
 		return err
 	}

@@ -12,11 +12,11 @@
 -- Scan   full claims without the index on queues: heads are what comes first in a larger window
 --
 -- Each has a second text for workers with forbidden flags, and for the time in which jobs are passed
--- over that the server refuses to lock: their lists are its last two parameters. Parameters:
+-- over that the server refuses to lock: their lists follow the other parameters. Parameters:
 --
 --    $1 text          worker id
 --    $2 text          claim token
---    $3 int[]         ids of the served tasks
+--    $3 int[]         ids of the served tasks whose jobs may be claimed
 --    $4 smallint[]    marks: priorities, ascending; empty in a full claim
 --    $5 timestamptz[] marks: below this run_at the last full claim left no free job
 --    $6 int           at most this many jobs
@@ -29,6 +29,12 @@
 --   $11 int[]         Front and Deep: queues to look at, wherever they are
 --   $12 int           Deep: the queue id to go on from
 --   $13 int           Deep: at most this many queues
+--
+-- The last three of each text, or two in Free, are for transactional tasks (R22):
+--
+--       int[]         ids of transactional tasks; empty if none of $3 is
+--       int           at most this many of their jobs: the first ones of the batch
+--       int[]         ids of all served tasks: a queue whose first job is of a task that is not in $3 waits
 --
 -- The limits of inner subqueries are literals: they decide the plan, and a parameter there spoils it
 -- (R26). Outer limits stop the same plan earlier, so they may be parameters: a CTE, a lateral join and
@@ -128,6 +134,11 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
    limit $6::int
 ), chosen as materialized (                      -- all that were picked, if they surely fit into $7
   select case when $7::bigint = 0 or sum(bytes) <= $7::bigint then array_agg(id) else (array_agg(id))[1:1] end as ids from picked
+), connected as materialized (                   -- of the transactional jobs the first ones, for which there are connections
+  select array_agg(t.id) as ids from (
+    select j.id from chosen cross join lateral unnest(chosen.ids) with ordinality as u(id, n)
+      join graphile_worker._private_jobs as j on j.id = u.id
+     where j.task_id = any($11::int[]) order by u.n limit $12::int) t
 ), alive as materialized (                       -- a worker that was declared dead claims nothing (R5)
   select 1 from graphile_worker.backfill_workers as w where w.id = $1::text and w.dead_at is null for key share
 ), upd as (
@@ -136,6 +147,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
          locked_by = $2::text || '.' || (j.attempts + 1) || case when j.key is null then '' else 'k' end
    where exists (select from alive) and j.id = any((select ids from chosen)::bigint[])
      and (j.max_attempts > 1 or j.id = any((select ids[1:$10::int] from chosen)::bigint[]))        -- R9
+     and (j.task_id <> all($11::int[]) or j.id = any((select ids from connected)::bigint[]))   -- R22
   returning j.id, j.job_queue_id, j.task_id, j.payload, j.priority, j.run_at, j.attempts, j.max_attempts,
             j.created_at, j.key, j.locked_by, j.revision, j.flags
 )
@@ -190,6 +202,11 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
    limit $6::int
 ), chosen as materialized (                      -- all that were picked, if they surely fit into $7
   select case when $7::bigint = 0 or sum(bytes) <= $7::bigint then array_agg(id) else (array_agg(id))[1:1] end as ids from picked
+), connected as materialized (                   -- of the transactional jobs the first ones, for which there are connections
+  select array_agg(t.id) as ids from (
+    select j.id from chosen cross join lateral unnest(chosen.ids) with ordinality as u(id, n)
+      join graphile_worker._private_jobs as j on j.id = u.id
+     where j.task_id = any($13::int[]) order by u.n limit $14::int) t
 ), alive as materialized (                       -- a worker that was declared dead claims nothing (R5)
   select 1 from graphile_worker.backfill_workers as w where w.id = $1::text and w.dead_at is null for key share
 ), upd as (
@@ -198,6 +215,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
          locked_by = $2::text || '.' || (j.attempts + 1) || case when j.key is null then '' else 'k' end
    where exists (select from alive) and j.id = any((select ids from chosen)::bigint[])
      and (j.max_attempts > 1 or j.id = any((select ids[1:$10::int] from chosen)::bigint[]))        -- R9
+     and (j.task_id <> all($13::int[]) or j.id = any((select ids from connected)::bigint[]))   -- R22
   returning j.id, j.job_queue_id, j.task_id, j.payload, j.priority, j.run_at, j.attempts, j.max_attempts,
             j.created_at, j.key, j.locked_by, j.revision, j.flags
 )
@@ -260,15 +278,17 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
 ), edge as materialized (                        -- the last that was looked at, if there may be more
   select priority, run_at from win offset greatest(4 * $6::int, 400) - 1 limit 1
 ), seen as materialized (                        -- the queues there, each with its first job that is served
-  select distinct on (q) q, id, priority, run_at from win
-   where q is not null and task_id = any($3::int[]) and (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
-   order by q, priority, run_at, id
+  select q, id, priority, run_at from (
+    select distinct on (q) q, id, task_id, priority, run_at from win
+     where q is not null and task_id = any($14::int[]) and (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
+     order by q, priority, run_at, id) first
+   where task_id = any($3::int[])
 ), freed as materialized (                       -- and those that are known to have jobs: just freed, or held back
   select u.q, h.id, h.priority, h.run_at from (select distinct unnest($11::int[]) as q) as u cross join lateral (
-    select j.id, j.priority, j.run_at from graphile_worker._private_jobs as j
-     where j.job_queue_id = u.q and j.is_available and j.run_at <= now() and j.task_id = any($3::int[])
+    select j.id, j.task_id, j.priority, j.run_at from graphile_worker._private_jobs as j
+     where j.job_queue_id = u.q and j.is_available and j.run_at <= now() and j.task_id = any($14::int[])
      order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) h
-   where u.q not in (select q from seen) and (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
+   where h.task_id = any($3::int[]) and u.q not in (select q from seen) and (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
 ), line as materialized (                        -- the queues to try, best first
   select q, id from (select * from seen union all select * from freed) as x
    where q not in (select id from paused)
@@ -280,8 +300,8 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
 ), lockh as materialized (                       -- until enough heads are locked: only heads; if one is locked, leave its queue
   select lockq.id as q, k.id, k.priority, k.run_at, k.bytes from lockq
    cross join lateral (
-    select j.id, j.priority, j.run_at from graphile_worker._private_jobs as j
-     where j.job_queue_id = lockq.id and j.is_available and j.run_at <= now() and j.task_id = any($3::int[])
+    select j.id, j.task_id, j.priority, j.run_at from graphile_worker._private_jobs as j
+     where j.job_queue_id = lockq.id and j.is_available and j.run_at <= now() and j.task_id = any($14::int[])
      order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) h
    cross join lateral (
     select j.id, j.priority, j.run_at,
@@ -329,6 +349,11 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
   select case when $7::bigint = 0 or (select coalesce(sum(bytes), 0) from picked) <= $7::bigint
               then (select ids from sorted)
               else (select ids[1:(select greatest(1, max(n)) from fit where bytes <= $7::bigint)] from sorted) end as ids
+), connected as materialized (                   -- of the transactional jobs the first ones, for which there are connections
+  select array_agg(t.id) as ids from (
+    select j.id from chosen cross join lateral unnest(chosen.ids) with ordinality as u(id, n)
+      join graphile_worker._private_jobs as j on j.id = u.id
+     where j.task_id = any($12::int[]) order by u.n limit $13::int) t
 ), alive as materialized (                       -- a worker that was declared dead claims nothing (R5)
   select 1 from graphile_worker.backfill_workers as w where w.id = $1::text and w.dead_at is null for key share
 ), upd as (
@@ -337,6 +362,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
          locked_by = $2::text || '.' || (j.attempts + 1) || case when j.key is null then '' else 'k' end
    where exists (select from alive) and j.id = any((select ids from chosen)::bigint[])
      and (j.max_attempts > 1 or j.id = any((select ids[1:$10::int] from chosen)::bigint[]))        -- R9
+     and (j.task_id <> all($12::int[]) or j.id = any((select ids from connected)::bigint[]))   -- R22
   returning j.id, j.job_queue_id, j.task_id, j.payload, j.priority, j.run_at, j.attempts, j.max_attempts,
             j.created_at, j.key, j.locked_by, j.revision, j.flags
 ), qup as (                                      -- the queues of what was really claimed, by id: by ctid a new version is missed
@@ -412,15 +438,17 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
 ), edge as materialized (                        -- the last that was looked at, if there may be more
   select priority, run_at from win offset greatest(4 * $6::int, 400) - 1 limit 1
 ), seen as materialized (                        -- the queues there, each with its first job that is served
-  select distinct on (q) q, id, priority, run_at from win
-   where q is not null and task_id = any($3::int[]) and (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
-   order by q, priority, run_at, id
+  select q, id, priority, run_at from (
+    select distinct on (q) q, id, task_id, priority, run_at from win
+     where q is not null and task_id = any($16::int[]) and (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
+     order by q, priority, run_at, id) first
+   where task_id = any($3::int[])
 ), freed as materialized (                       -- and those that are known to have jobs: just freed, or held back
   select u.q, h.id, h.priority, h.run_at from (select distinct unnest($11::int[]) as q) as u cross join lateral (
-    select j.id, j.priority, j.run_at from graphile_worker._private_jobs as j
-     where j.job_queue_id = u.q and j.is_available and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $12::text[]) is not true and j.id <> all($13::bigint[])
+    select j.id, j.task_id, j.priority, j.run_at from graphile_worker._private_jobs as j
+     where j.job_queue_id = u.q and j.is_available and j.run_at <= now() and j.task_id = any($16::int[]) and (j.flags ?| $12::text[]) is not true and j.id <> all($13::bigint[])
      order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) h
-   where u.q not in (select q from seen) and (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
+   where h.task_id = any($3::int[]) and u.q not in (select q from seen) and (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
 ), line as materialized (                        -- the queues to try, best first
   select q, id from (select * from seen union all select * from freed) as x
    where q not in (select id from paused)
@@ -432,8 +460,8 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
 ), lockh as materialized (                       -- until enough heads are locked: only heads; if one is locked, leave its queue
   select lockq.id as q, k.id, k.priority, k.run_at, k.bytes from lockq
    cross join lateral (
-    select j.id, j.priority, j.run_at from graphile_worker._private_jobs as j
-     where j.job_queue_id = lockq.id and j.is_available and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $12::text[]) is not true and j.id <> all($13::bigint[])
+    select j.id, j.task_id, j.priority, j.run_at from graphile_worker._private_jobs as j
+     where j.job_queue_id = lockq.id and j.is_available and j.run_at <= now() and j.task_id = any($16::int[]) and (j.flags ?| $12::text[]) is not true and j.id <> all($13::bigint[])
      order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) h
    cross join lateral (
     select j.id, j.priority, j.run_at,
@@ -481,6 +509,11 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
   select case when $7::bigint = 0 or (select coalesce(sum(bytes), 0) from picked) <= $7::bigint
               then (select ids from sorted)
               else (select ids[1:(select greatest(1, max(n)) from fit where bytes <= $7::bigint)] from sorted) end as ids
+), connected as materialized (                   -- of the transactional jobs the first ones, for which there are connections
+  select array_agg(t.id) as ids from (
+    select j.id from chosen cross join lateral unnest(chosen.ids) with ordinality as u(id, n)
+      join graphile_worker._private_jobs as j on j.id = u.id
+     where j.task_id = any($14::int[]) order by u.n limit $15::int) t
 ), alive as materialized (                       -- a worker that was declared dead claims nothing (R5)
   select 1 from graphile_worker.backfill_workers as w where w.id = $1::text and w.dead_at is null for key share
 ), upd as (
@@ -489,6 +522,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
          locked_by = $2::text || '.' || (j.attempts + 1) || case when j.key is null then '' else 'k' end
    where exists (select from alive) and j.id = any((select ids from chosen)::bigint[])
      and (j.max_attempts > 1 or j.id = any((select ids[1:$10::int] from chosen)::bigint[]))        -- R9
+     and (j.task_id <> all($14::int[]) or j.id = any((select ids from connected)::bigint[]))   -- R22
   returning j.id, j.job_queue_id, j.task_id, j.payload, j.priority, j.run_at, j.attempts, j.max_attempts,
             j.created_at, j.key, j.locked_by, j.revision, j.flags
 ), qup as (                                      -- the queues of what was really claimed, by id: by ctid a new version is missed
@@ -567,16 +601,16 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
   select s.id as q, h.id, h.priority, h.run_at
     from qs join graphile_worker._private_job_queues as s on s.id = qs.q and s.is_available
    cross join lateral (
-    select j.id, j.priority, j.run_at from graphile_worker._private_jobs as j
-     where j.job_queue_id = s.id and j.is_available and j.run_at <= now() and j.task_id = any($3::int[])
+    select j.id, j.task_id, j.priority, j.run_at from graphile_worker._private_jobs as j
+     where j.job_queue_id = s.id and j.is_available and j.run_at <= now() and j.task_id = any($16::int[])
      order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) h
-   where (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
+   where h.task_id = any($3::int[]) and (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
 ), freed as materialized (                       -- and those that are known to have jobs: just freed, or held back
   select u.q, h.id, h.priority, h.run_at from (select distinct unnest($11::int[]) as q) as u cross join lateral (
-    select j.id, j.priority, j.run_at from graphile_worker._private_jobs as j
-     where j.job_queue_id = u.q and j.is_available and j.run_at <= now() and j.task_id = any($3::int[])
+    select j.id, j.task_id, j.priority, j.run_at from graphile_worker._private_jobs as j
+     where j.job_queue_id = u.q and j.is_available and j.run_at <= now() and j.task_id = any($16::int[])
      order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) h
-   where u.q not in (select q from seen) and (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
+   where h.task_id = any($3::int[]) and u.q not in (select q from seen) and (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
 ), line as materialized (                        -- the queues to try, best first
   select q, id from (select * from seen union all select * from freed) as x
    where q not in (select id from paused)
@@ -588,8 +622,8 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
 ), lockh as materialized (                       -- until enough heads are locked: only heads; if one is locked, leave its queue
   select lockq.id as q, k.id, k.priority, k.run_at, k.bytes from lockq
    cross join lateral (
-    select j.id, j.priority, j.run_at from graphile_worker._private_jobs as j
-     where j.job_queue_id = lockq.id and j.is_available and j.run_at <= now() and j.task_id = any($3::int[])
+    select j.id, j.task_id, j.priority, j.run_at from graphile_worker._private_jobs as j
+     where j.job_queue_id = lockq.id and j.is_available and j.run_at <= now() and j.task_id = any($16::int[])
      order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) h
    cross join lateral (
     select j.id, j.priority, j.run_at,
@@ -637,6 +671,11 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
   select case when $7::bigint = 0 or (select coalesce(sum(bytes), 0) from picked) <= $7::bigint
               then (select ids from sorted)
               else (select ids[1:(select greatest(1, max(n)) from fit where bytes <= $7::bigint)] from sorted) end as ids
+), connected as materialized (                   -- of the transactional jobs the first ones, for which there are connections
+  select array_agg(t.id) as ids from (
+    select j.id from chosen cross join lateral unnest(chosen.ids) with ordinality as u(id, n)
+      join graphile_worker._private_jobs as j on j.id = u.id
+     where j.task_id = any($14::int[]) order by u.n limit $15::int) t
 ), alive as materialized (                       -- a worker that was declared dead claims nothing (R5)
   select 1 from graphile_worker.backfill_workers as w where w.id = $1::text and w.dead_at is null for key share
 ), upd as (
@@ -645,6 +684,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
          locked_by = $2::text || '.' || (j.attempts + 1) || case when j.key is null then '' else 'k' end
    where exists (select from alive) and j.id = any((select ids from chosen)::bigint[])
      and (j.max_attempts > 1 or j.id = any((select ids[1:$10::int] from chosen)::bigint[]))        -- R9
+     and (j.task_id <> all($14::int[]) or j.id = any((select ids from connected)::bigint[]))   -- R22
   returning j.id, j.job_queue_id, j.task_id, j.payload, j.priority, j.run_at, j.attempts, j.max_attempts,
             j.created_at, j.key, j.locked_by, j.revision, j.flags
 ), qup as (                                      -- the queues of what was really claimed, by id: by ctid a new version is missed
@@ -718,16 +758,16 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
   select s.id as q, h.id, h.priority, h.run_at
     from qs join graphile_worker._private_job_queues as s on s.id = qs.q and s.is_available
    cross join lateral (
-    select j.id, j.priority, j.run_at from graphile_worker._private_jobs as j
-     where j.job_queue_id = s.id and j.is_available and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $14::text[]) is not true and j.id <> all($15::bigint[])
+    select j.id, j.task_id, j.priority, j.run_at from graphile_worker._private_jobs as j
+     where j.job_queue_id = s.id and j.is_available and j.run_at <= now() and j.task_id = any($18::int[]) and (j.flags ?| $14::text[]) is not true and j.id <> all($15::bigint[])
      order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) h
-   where (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
+   where h.task_id = any($3::int[]) and (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
 ), freed as materialized (                       -- and those that are known to have jobs: just freed, or held back
   select u.q, h.id, h.priority, h.run_at from (select distinct unnest($11::int[]) as q) as u cross join lateral (
-    select j.id, j.priority, j.run_at from graphile_worker._private_jobs as j
-     where j.job_queue_id = u.q and j.is_available and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $14::text[]) is not true and j.id <> all($15::bigint[])
+    select j.id, j.task_id, j.priority, j.run_at from graphile_worker._private_jobs as j
+     where j.job_queue_id = u.q and j.is_available and j.run_at <= now() and j.task_id = any($18::int[]) and (j.flags ?| $14::text[]) is not true and j.id <> all($15::bigint[])
      order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) h
-   where u.q not in (select q from seen) and (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
+   where h.task_id = any($3::int[]) and u.q not in (select q from seen) and (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
 ), line as materialized (                        -- the queues to try, best first
   select q, id from (select * from seen union all select * from freed) as x
    where q not in (select id from paused)
@@ -739,8 +779,8 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
 ), lockh as materialized (                       -- until enough heads are locked: only heads; if one is locked, leave its queue
   select lockq.id as q, k.id, k.priority, k.run_at, k.bytes from lockq
    cross join lateral (
-    select j.id, j.priority, j.run_at from graphile_worker._private_jobs as j
-     where j.job_queue_id = lockq.id and j.is_available and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $14::text[]) is not true and j.id <> all($15::bigint[])
+    select j.id, j.task_id, j.priority, j.run_at from graphile_worker._private_jobs as j
+     where j.job_queue_id = lockq.id and j.is_available and j.run_at <= now() and j.task_id = any($18::int[]) and (j.flags ?| $14::text[]) is not true and j.id <> all($15::bigint[])
      order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) h
    cross join lateral (
     select j.id, j.priority, j.run_at,
@@ -788,6 +828,11 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
   select case when $7::bigint = 0 or (select coalesce(sum(bytes), 0) from picked) <= $7::bigint
               then (select ids from sorted)
               else (select ids[1:(select greatest(1, max(n)) from fit where bytes <= $7::bigint)] from sorted) end as ids
+), connected as materialized (                   -- of the transactional jobs the first ones, for which there are connections
+  select array_agg(t.id) as ids from (
+    select j.id from chosen cross join lateral unnest(chosen.ids) with ordinality as u(id, n)
+      join graphile_worker._private_jobs as j on j.id = u.id
+     where j.task_id = any($16::int[]) order by u.n limit $17::int) t
 ), alive as materialized (                       -- a worker that was declared dead claims nothing (R5)
   select 1 from graphile_worker.backfill_workers as w where w.id = $1::text and w.dead_at is null for key share
 ), upd as (
@@ -796,6 +841,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
          locked_by = $2::text || '.' || (j.attempts + 1) || case when j.key is null then '' else 'k' end
    where exists (select from alive) and j.id = any((select ids from chosen)::bigint[])
      and (j.max_attempts > 1 or j.id = any((select ids[1:$10::int] from chosen)::bigint[]))        -- R9
+     and (j.task_id <> all($16::int[]) or j.id = any((select ids from connected)::bigint[]))   -- R22
   returning j.id, j.job_queue_id, j.task_id, j.payload, j.priority, j.run_at, j.attempts, j.max_attempts,
             j.created_at, j.key, j.locked_by, j.revision, j.flags
 ), qup as (                                      -- the queues of what was really claimed, by id: by ctid a new version is missed
@@ -867,9 +913,11 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
 ), edge as materialized (                        -- the last that was looked at, if there may be more
   select priority, run_at from win offset 4000 - 1 limit 1
 ), seen as materialized (                        -- the queues there, each with its first job that is served
-  select distinct on (q) q, id, priority, run_at from win
-   where q is not null and task_id = any($3::int[]) and (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
-   order by q, priority, run_at, id
+  select q, id, priority, run_at from (
+    select distinct on (q) q, id, task_id, priority, run_at from win
+     where q is not null and task_id = any($13::int[]) and (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
+     order by q, priority, run_at, id) first
+   where task_id = any($3::int[])
 ), line as materialized (                        -- the queues to try, best first
   select q, id from seen
    where q not in (select id from paused)
@@ -926,6 +974,11 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
   select case when $7::bigint = 0 or (select coalesce(sum(bytes), 0) from picked) <= $7::bigint
               then (select ids from sorted)
               else (select ids[1:(select greatest(1, max(n)) from fit where bytes <= $7::bigint)] from sorted) end as ids
+), connected as materialized (                   -- of the transactional jobs the first ones, for which there are connections
+  select array_agg(t.id) as ids from (
+    select j.id from chosen cross join lateral unnest(chosen.ids) with ordinality as u(id, n)
+      join graphile_worker._private_jobs as j on j.id = u.id
+     where j.task_id = any($11::int[]) order by u.n limit $12::int) t
 ), alive as materialized (                       -- a worker that was declared dead claims nothing (R5)
   select 1 from graphile_worker.backfill_workers as w where w.id = $1::text and w.dead_at is null for key share
 ), upd as (
@@ -934,6 +987,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
          locked_by = $2::text || '.' || (j.attempts + 1) || case when j.key is null then '' else 'k' end
    where exists (select from alive) and j.id = any((select ids from chosen)::bigint[])
      and (j.max_attempts > 1 or j.id = any((select ids[1:$10::int] from chosen)::bigint[]))        -- R9
+     and (j.task_id <> all($11::int[]) or j.id = any((select ids from connected)::bigint[]))   -- R22
   returning j.id, j.job_queue_id, j.task_id, j.payload, j.priority, j.run_at, j.attempts, j.max_attempts,
             j.created_at, j.key, j.locked_by, j.revision, j.flags
 ), qup as (                                      -- the queues of what was really claimed, by id: by ctid a new version is missed
@@ -1008,9 +1062,11 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
 ), edge as materialized (                        -- the last that was looked at, if there may be more
   select priority, run_at from win offset 4000 - 1 limit 1
 ), seen as materialized (                        -- the queues there, each with its first job that is served
-  select distinct on (q) q, id, priority, run_at from win
-   where q is not null and task_id = any($3::int[]) and (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
-   order by q, priority, run_at, id
+  select q, id, priority, run_at from (
+    select distinct on (q) q, id, task_id, priority, run_at from win
+     where q is not null and task_id = any($15::int[]) and (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
+     order by q, priority, run_at, id) first
+   where task_id = any($3::int[])
 ), line as materialized (                        -- the queues to try, best first
   select q, id from seen
    where q not in (select id from paused)
@@ -1067,6 +1123,11 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
   select case when $7::bigint = 0 or (select coalesce(sum(bytes), 0) from picked) <= $7::bigint
               then (select ids from sorted)
               else (select ids[1:(select greatest(1, max(n)) from fit where bytes <= $7::bigint)] from sorted) end as ids
+), connected as materialized (                   -- of the transactional jobs the first ones, for which there are connections
+  select array_agg(t.id) as ids from (
+    select j.id from chosen cross join lateral unnest(chosen.ids) with ordinality as u(id, n)
+      join graphile_worker._private_jobs as j on j.id = u.id
+     where j.task_id = any($13::int[]) order by u.n limit $14::int) t
 ), alive as materialized (                       -- a worker that was declared dead claims nothing (R5)
   select 1 from graphile_worker.backfill_workers as w where w.id = $1::text and w.dead_at is null for key share
 ), upd as (
@@ -1075,6 +1136,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
          locked_by = $2::text || '.' || (j.attempts + 1) || case when j.key is null then '' else 'k' end
    where exists (select from alive) and j.id = any((select ids from chosen)::bigint[])
      and (j.max_attempts > 1 or j.id = any((select ids[1:$10::int] from chosen)::bigint[]))        -- R9
+     and (j.task_id <> all($13::int[]) or j.id = any((select ids from connected)::bigint[]))   -- R22
   returning j.id, j.job_queue_id, j.task_id, j.payload, j.priority, j.run_at, j.attempts, j.max_attempts,
             j.created_at, j.key, j.locked_by, j.revision, j.flags
 ), qup as (                                      -- the queues of what was really claimed, by id: by ctid a new version is missed

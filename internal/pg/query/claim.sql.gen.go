@@ -48,16 +48,16 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
   select s.id as q, h.id, h.priority, h.run_at
     from qs join graphile_worker._private_job_queues as s on s.id = qs.q and s.is_available
    cross join lateral (
-    select j.id, j.priority, j.run_at from graphile_worker._private_jobs as j
-     where j.job_queue_id = s.id and j.is_available and j.run_at <= now() and j.task_id = any($3::int[])
+    select j.id, j.task_id, j.priority, j.run_at from graphile_worker._private_jobs as j
+     where j.job_queue_id = s.id and j.is_available and j.run_at <= now() and j.task_id = any($16::int[])
      order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) h
-   where (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
+   where h.task_id = any($3::int[]) and (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
 ), freed as materialized (                       -- and those that are known to have jobs: just freed, or held back
   select u.q, h.id, h.priority, h.run_at from (select distinct unnest($11::int[]) as q) as u cross join lateral (
-    select j.id, j.priority, j.run_at from graphile_worker._private_jobs as j
-     where j.job_queue_id = u.q and j.is_available and j.run_at <= now() and j.task_id = any($3::int[])
+    select j.id, j.task_id, j.priority, j.run_at from graphile_worker._private_jobs as j
+     where j.job_queue_id = u.q and j.is_available and j.run_at <= now() and j.task_id = any($16::int[])
      order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) h
-   where u.q not in (select q from seen) and (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
+   where h.task_id = any($3::int[]) and u.q not in (select q from seen) and (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
 ), line as materialized (                        -- the queues to try, best first
   select q, id from (select q, id, priority, run_at from seen union all select q, id, priority, run_at from freed) as x
    where q not in (select id from paused)
@@ -69,8 +69,8 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
 ), lockh as materialized (                       -- until enough heads are locked: only heads; if one is locked, leave its queue
   select lockq.id as q, k.id, k.priority, k.run_at, k.bytes from lockq
    cross join lateral (
-    select j.id, j.priority, j.run_at from graphile_worker._private_jobs as j
-     where j.job_queue_id = lockq.id and j.is_available and j.run_at <= now() and j.task_id = any($3::int[])
+    select j.id, j.task_id, j.priority, j.run_at from graphile_worker._private_jobs as j
+     where j.job_queue_id = lockq.id and j.is_available and j.run_at <= now() and j.task_id = any($16::int[])
      order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) h
    cross join lateral (
     select j.id, j.priority, j.run_at,
@@ -118,6 +118,11 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
   select case when $7::bigint = 0 or (select coalesce(sum(bytes), 0) from picked) <= $7::bigint
               then (select ids from sorted)
               else (select ids[1:(select greatest(1, max(n)) from fit where bytes <= $7::bigint)] from sorted) end as ids
+), connected as materialized (                   -- of the transactional jobs the first ones, for which there are connections
+  select array_agg(t.id) as ids from (
+    select j.id from chosen cross join lateral unnest(chosen.ids) with ordinality as u(id, n)
+      join graphile_worker._private_jobs as j on j.id = u.id
+     where j.task_id = any($14::int[]) order by u.n limit $15::int) t
 ), alive as materialized (                       -- a worker that was declared dead claims nothing (R5)
   select 1 from graphile_worker.backfill_workers as w where w.id = $1::text and w.dead_at is null for key share
 ), upd as (
@@ -126,6 +131,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
          locked_by = $2::text || '.' || (j.attempts + 1) || case when j.key is null then '' else 'k' end
    where exists (select from alive) and j.id = any((select ids from chosen)::bigint[])
      and (j.max_attempts > 1 or j.id = any((select ids[1:$10::int] from chosen)::bigint[]))        -- R9
+     and (j.task_id <> all($14::int[]) or j.id = any((select ids from connected)::bigint[]))   -- R22
   returning j.id, j.job_queue_id, j.task_id, j.payload, j.priority, j.run_at, j.attempts, j.max_attempts,
             j.created_at, j.key, j.locked_by, j.revision, j.flags
 ), qup as (                                      -- the queues of what was really claimed, by id: by ctid a new version is missed
@@ -175,6 +181,9 @@ type ClaimDeepParams struct {
 	Column11 []int32
 	Column12 int32
 	Column13 int32
+	Column14 []int32
+	Column15 int32
+	Column16 []int32
 }
 
 type ClaimDeepRow struct {
@@ -220,6 +229,9 @@ func (q *Queries) ClaimDeep(ctx context.Context, arg ClaimDeepParams) ([]ClaimDe
 		arg.Column11,
 		arg.Column12,
 		arg.Column13,
+		arg.Column14,
+		arg.Column15,
+		arg.Column16,
 	)
 	if err != nil {
 		return nil, err
@@ -304,16 +316,16 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
   select s.id as q, h.id, h.priority, h.run_at
     from qs join graphile_worker._private_job_queues as s on s.id = qs.q and s.is_available
    cross join lateral (
-    select j.id, j.priority, j.run_at from graphile_worker._private_jobs as j
-     where j.job_queue_id = s.id and j.is_available and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $14::text[]) is not true and j.id <> all($15::bigint[])
+    select j.id, j.task_id, j.priority, j.run_at from graphile_worker._private_jobs as j
+     where j.job_queue_id = s.id and j.is_available and j.run_at <= now() and j.task_id = any($18::int[]) and (j.flags ?| $14::text[]) is not true and j.id <> all($15::bigint[])
      order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) h
-   where (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
+   where h.task_id = any($3::int[]) and (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
 ), freed as materialized (                       -- and those that are known to have jobs: just freed, or held back
   select u.q, h.id, h.priority, h.run_at from (select distinct unnest($11::int[]) as q) as u cross join lateral (
-    select j.id, j.priority, j.run_at from graphile_worker._private_jobs as j
-     where j.job_queue_id = u.q and j.is_available and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $14::text[]) is not true and j.id <> all($15::bigint[])
+    select j.id, j.task_id, j.priority, j.run_at from graphile_worker._private_jobs as j
+     where j.job_queue_id = u.q and j.is_available and j.run_at <= now() and j.task_id = any($18::int[]) and (j.flags ?| $14::text[]) is not true and j.id <> all($15::bigint[])
      order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) h
-   where u.q not in (select q from seen) and (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
+   where h.task_id = any($3::int[]) and u.q not in (select q from seen) and (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
 ), line as materialized (                        -- the queues to try, best first
   select q, id from (select q, id, priority, run_at from seen union all select q, id, priority, run_at from freed) as x
    where q not in (select id from paused)
@@ -325,8 +337,8 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
 ), lockh as materialized (                       -- until enough heads are locked: only heads; if one is locked, leave its queue
   select lockq.id as q, k.id, k.priority, k.run_at, k.bytes from lockq
    cross join lateral (
-    select j.id, j.priority, j.run_at from graphile_worker._private_jobs as j
-     where j.job_queue_id = lockq.id and j.is_available and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $14::text[]) is not true and j.id <> all($15::bigint[])
+    select j.id, j.task_id, j.priority, j.run_at from graphile_worker._private_jobs as j
+     where j.job_queue_id = lockq.id and j.is_available and j.run_at <= now() and j.task_id = any($18::int[]) and (j.flags ?| $14::text[]) is not true and j.id <> all($15::bigint[])
      order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) h
    cross join lateral (
     select j.id, j.priority, j.run_at,
@@ -374,6 +386,11 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
   select case when $7::bigint = 0 or (select coalesce(sum(bytes), 0) from picked) <= $7::bigint
               then (select ids from sorted)
               else (select ids[1:(select greatest(1, max(n)) from fit where bytes <= $7::bigint)] from sorted) end as ids
+), connected as materialized (                   -- of the transactional jobs the first ones, for which there are connections
+  select array_agg(t.id) as ids from (
+    select j.id from chosen cross join lateral unnest(chosen.ids) with ordinality as u(id, n)
+      join graphile_worker._private_jobs as j on j.id = u.id
+     where j.task_id = any($16::int[]) order by u.n limit $17::int) t
 ), alive as materialized (                       -- a worker that was declared dead claims nothing (R5)
   select 1 from graphile_worker.backfill_workers as w where w.id = $1::text and w.dead_at is null for key share
 ), upd as (
@@ -382,6 +399,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
          locked_by = $2::text || '.' || (j.attempts + 1) || case when j.key is null then '' else 'k' end
    where exists (select from alive) and j.id = any((select ids from chosen)::bigint[])
      and (j.max_attempts > 1 or j.id = any((select ids[1:$10::int] from chosen)::bigint[]))        -- R9
+     and (j.task_id <> all($16::int[]) or j.id = any((select ids from connected)::bigint[]))   -- R22
   returning j.id, j.job_queue_id, j.task_id, j.payload, j.priority, j.run_at, j.attempts, j.max_attempts,
             j.created_at, j.key, j.locked_by, j.revision, j.flags
 ), qup as (                                      -- the queues of what was really claimed, by id: by ctid a new version is missed
@@ -433,6 +451,9 @@ type ClaimDeepFlagsParams struct {
 	Column13 int32
 	Column14 []string
 	Column15 []int64
+	Column16 []int32
+	Column17 int32
+	Column18 []int32
 }
 
 type ClaimDeepFlagsRow struct {
@@ -480,6 +501,9 @@ func (q *Queries) ClaimDeepFlags(ctx context.Context, arg ClaimDeepFlagsParams) 
 		arg.Column13,
 		arg.Column14,
 		arg.Column15,
+		arg.Column16,
+		arg.Column17,
+		arg.Column18,
 	)
 	if err != nil {
 		return nil, err
@@ -553,6 +577,11 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
    limit $6::int
 ), chosen as materialized (                      -- all that were picked, if they surely fit into $7
   select case when $7::bigint = 0 or sum(bytes) <= $7::bigint then array_agg(id) else (array_agg(id))[1:1] end as ids from picked
+), connected as materialized (                   -- of the transactional jobs the first ones, for which there are connections
+  select array_agg(t.id) as ids from (
+    select j.id from chosen cross join lateral unnest(chosen.ids) with ordinality as u(id, n)
+      join graphile_worker._private_jobs as j on j.id = u.id
+     where j.task_id = any($11::int[]) order by u.n limit $12::int) t
 ), alive as materialized (                       -- a worker that was declared dead claims nothing (R5)
   select 1 from graphile_worker.backfill_workers as w where w.id = $1::text and w.dead_at is null for key share
 ), upd as (
@@ -561,6 +590,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
          locked_by = $2::text || '.' || (j.attempts + 1) || case when j.key is null then '' else 'k' end
    where exists (select from alive) and j.id = any((select ids from chosen)::bigint[])
      and (j.max_attempts > 1 or j.id = any((select ids[1:$10::int] from chosen)::bigint[]))        -- R9
+     and (j.task_id <> all($11::int[]) or j.id = any((select ids from connected)::bigint[]))   -- R22
   returning j.id, j.job_queue_id, j.task_id, j.payload, j.priority, j.run_at, j.attempts, j.max_attempts,
             j.created_at, j.key, j.locked_by, j.revision, j.flags
 )
@@ -599,6 +629,8 @@ type ClaimFreeParams struct {
 	Column8  int64
 	Column9  int16
 	Column10 int32
+	Column11 []int32
+	Column12 int32
 }
 
 type ClaimFreeRow struct {
@@ -641,6 +673,8 @@ func (q *Queries) ClaimFree(ctx context.Context, arg ClaimFreeParams) ([]ClaimFr
 		arg.Column8,
 		arg.Column9,
 		arg.Column10,
+		arg.Column11,
+		arg.Column12,
 	)
 	if err != nil {
 		return nil, err
@@ -714,6 +748,11 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
    limit $6::int
 ), chosen as materialized (                      -- all that were picked, if they surely fit into $7
   select case when $7::bigint = 0 or sum(bytes) <= $7::bigint then array_agg(id) else (array_agg(id))[1:1] end as ids from picked
+), connected as materialized (                   -- of the transactional jobs the first ones, for which there are connections
+  select array_agg(t.id) as ids from (
+    select j.id from chosen cross join lateral unnest(chosen.ids) with ordinality as u(id, n)
+      join graphile_worker._private_jobs as j on j.id = u.id
+     where j.task_id = any($13::int[]) order by u.n limit $14::int) t
 ), alive as materialized (                       -- a worker that was declared dead claims nothing (R5)
   select 1 from graphile_worker.backfill_workers as w where w.id = $1::text and w.dead_at is null for key share
 ), upd as (
@@ -722,6 +761,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
          locked_by = $2::text || '.' || (j.attempts + 1) || case when j.key is null then '' else 'k' end
    where exists (select from alive) and j.id = any((select ids from chosen)::bigint[])
      and (j.max_attempts > 1 or j.id = any((select ids[1:$10::int] from chosen)::bigint[]))        -- R9
+     and (j.task_id <> all($13::int[]) or j.id = any((select ids from connected)::bigint[]))   -- R22
   returning j.id, j.job_queue_id, j.task_id, j.payload, j.priority, j.run_at, j.attempts, j.max_attempts,
             j.created_at, j.key, j.locked_by, j.revision, j.flags
 )
@@ -762,6 +802,8 @@ type ClaimFreeFlagsParams struct {
 	Column10 int32
 	Column11 []string
 	Column12 []int64
+	Column13 []int32
+	Column14 int32
 }
 
 type ClaimFreeFlagsRow struct {
@@ -806,6 +848,8 @@ func (q *Queries) ClaimFreeFlags(ctx context.Context, arg ClaimFreeFlagsParams) 
 		arg.Column10,
 		arg.Column11,
 		arg.Column12,
+		arg.Column13,
+		arg.Column14,
 	)
 	if err != nil {
 		return nil, err
@@ -887,15 +931,17 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
 ), edge as materialized (                        -- the last that was looked at, if there may be more
   select priority, run_at from win offset greatest(4 * $6::int, 400) - 1 limit 1
 ), seen as materialized (                        -- the queues there, each with its first job that is served
-  select distinct on (q) q, id, priority, run_at from win
-   where q is not null and task_id = any($3::int[]) and (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
-   order by q, priority, run_at, id
+  select q, id, priority, run_at from (
+    select distinct on (q) q, id, task_id, priority, run_at from win
+     where q is not null and task_id = any($14::int[]) and (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
+     order by q, priority, run_at, id) first
+   where task_id = any($3::int[])
 ), freed as materialized (                       -- and those that are known to have jobs: just freed, or held back
   select u.q, h.id, h.priority, h.run_at from (select distinct unnest($11::int[]) as q) as u cross join lateral (
-    select j.id, j.priority, j.run_at from graphile_worker._private_jobs as j
-     where j.job_queue_id = u.q and j.is_available and j.run_at <= now() and j.task_id = any($3::int[])
+    select j.id, j.task_id, j.priority, j.run_at from graphile_worker._private_jobs as j
+     where j.job_queue_id = u.q and j.is_available and j.run_at <= now() and j.task_id = any($14::int[])
      order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) h
-   where u.q not in (select q from seen) and (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
+   where h.task_id = any($3::int[]) and u.q not in (select q from seen) and (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
 ), line as materialized (                        -- the queues to try, best first
   select q, id from (select q, id, priority, run_at from seen union all select q, id, priority, run_at from freed) as x
    where q not in (select id from paused)
@@ -907,8 +953,8 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
 ), lockh as materialized (                       -- until enough heads are locked: only heads; if one is locked, leave its queue
   select lockq.id as q, k.id, k.priority, k.run_at, k.bytes from lockq
    cross join lateral (
-    select j.id, j.priority, j.run_at from graphile_worker._private_jobs as j
-     where j.job_queue_id = lockq.id and j.is_available and j.run_at <= now() and j.task_id = any($3::int[])
+    select j.id, j.task_id, j.priority, j.run_at from graphile_worker._private_jobs as j
+     where j.job_queue_id = lockq.id and j.is_available and j.run_at <= now() and j.task_id = any($14::int[])
      order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) h
    cross join lateral (
     select j.id, j.priority, j.run_at,
@@ -956,6 +1002,11 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
   select case when $7::bigint = 0 or (select coalesce(sum(bytes), 0) from picked) <= $7::bigint
               then (select ids from sorted)
               else (select ids[1:(select greatest(1, max(n)) from fit where bytes <= $7::bigint)] from sorted) end as ids
+), connected as materialized (                   -- of the transactional jobs the first ones, for which there are connections
+  select array_agg(t.id) as ids from (
+    select j.id from chosen cross join lateral unnest(chosen.ids) with ordinality as u(id, n)
+      join graphile_worker._private_jobs as j on j.id = u.id
+     where j.task_id = any($12::int[]) order by u.n limit $13::int) t
 ), alive as materialized (                       -- a worker that was declared dead claims nothing (R5)
   select 1 from graphile_worker.backfill_workers as w where w.id = $1::text and w.dead_at is null for key share
 ), upd as (
@@ -964,6 +1015,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
          locked_by = $2::text || '.' || (j.attempts + 1) || case when j.key is null then '' else 'k' end
    where exists (select from alive) and j.id = any((select ids from chosen)::bigint[])
      and (j.max_attempts > 1 or j.id = any((select ids[1:$10::int] from chosen)::bigint[]))        -- R9
+     and (j.task_id <> all($12::int[]) or j.id = any((select ids from connected)::bigint[]))   -- R22
   returning j.id, j.job_queue_id, j.task_id, j.payload, j.priority, j.run_at, j.attempts, j.max_attempts,
             j.created_at, j.key, j.locked_by, j.revision, j.flags
 ), qup as (                                      -- the queues of what was really claimed, by id: by ctid a new version is missed
@@ -1016,6 +1068,9 @@ type ClaimFrontParams struct {
 	Column9  int16
 	Column10 int32
 	Column11 []int32
+	Column12 []int32
+	Column13 int32
+	Column14 []int32
 }
 
 type ClaimFrontRow struct {
@@ -1059,6 +1114,9 @@ func (q *Queries) ClaimFront(ctx context.Context, arg ClaimFrontParams) ([]Claim
 		arg.Column9,
 		arg.Column10,
 		arg.Column11,
+		arg.Column12,
+		arg.Column13,
+		arg.Column14,
 	)
 	if err != nil {
 		return nil, err
@@ -1140,15 +1198,17 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
 ), edge as materialized (                        -- the last that was looked at, if there may be more
   select priority, run_at from win offset greatest(4 * $6::int, 400) - 1 limit 1
 ), seen as materialized (                        -- the queues there, each with its first job that is served
-  select distinct on (q) q, id, priority, run_at from win
-   where q is not null and task_id = any($3::int[]) and (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
-   order by q, priority, run_at, id
+  select q, id, priority, run_at from (
+    select distinct on (q) q, id, task_id, priority, run_at from win
+     where q is not null and task_id = any($16::int[]) and (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
+     order by q, priority, run_at, id) first
+   where task_id = any($3::int[])
 ), freed as materialized (                       -- and those that are known to have jobs: just freed, or held back
   select u.q, h.id, h.priority, h.run_at from (select distinct unnest($11::int[]) as q) as u cross join lateral (
-    select j.id, j.priority, j.run_at from graphile_worker._private_jobs as j
-     where j.job_queue_id = u.q and j.is_available and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $12::text[]) is not true and j.id <> all($13::bigint[])
+    select j.id, j.task_id, j.priority, j.run_at from graphile_worker._private_jobs as j
+     where j.job_queue_id = u.q and j.is_available and j.run_at <= now() and j.task_id = any($16::int[]) and (j.flags ?| $12::text[]) is not true and j.id <> all($13::bigint[])
      order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) h
-   where u.q not in (select q from seen) and (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
+   where h.task_id = any($3::int[]) and u.q not in (select q from seen) and (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
 ), line as materialized (                        -- the queues to try, best first
   select q, id from (select q, id, priority, run_at from seen union all select q, id, priority, run_at from freed) as x
    where q not in (select id from paused)
@@ -1160,8 +1220,8 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
 ), lockh as materialized (                       -- until enough heads are locked: only heads; if one is locked, leave its queue
   select lockq.id as q, k.id, k.priority, k.run_at, k.bytes from lockq
    cross join lateral (
-    select j.id, j.priority, j.run_at from graphile_worker._private_jobs as j
-     where j.job_queue_id = lockq.id and j.is_available and j.run_at <= now() and j.task_id = any($3::int[]) and (j.flags ?| $12::text[]) is not true and j.id <> all($13::bigint[])
+    select j.id, j.task_id, j.priority, j.run_at from graphile_worker._private_jobs as j
+     where j.job_queue_id = lockq.id and j.is_available and j.run_at <= now() and j.task_id = any($16::int[]) and (j.flags ?| $12::text[]) is not true and j.id <> all($13::bigint[])
      order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) h
    cross join lateral (
     select j.id, j.priority, j.run_at,
@@ -1209,6 +1269,11 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
   select case when $7::bigint = 0 or (select coalesce(sum(bytes), 0) from picked) <= $7::bigint
               then (select ids from sorted)
               else (select ids[1:(select greatest(1, max(n)) from fit where bytes <= $7::bigint)] from sorted) end as ids
+), connected as materialized (                   -- of the transactional jobs the first ones, for which there are connections
+  select array_agg(t.id) as ids from (
+    select j.id from chosen cross join lateral unnest(chosen.ids) with ordinality as u(id, n)
+      join graphile_worker._private_jobs as j on j.id = u.id
+     where j.task_id = any($14::int[]) order by u.n limit $15::int) t
 ), alive as materialized (                       -- a worker that was declared dead claims nothing (R5)
   select 1 from graphile_worker.backfill_workers as w where w.id = $1::text and w.dead_at is null for key share
 ), upd as (
@@ -1217,6 +1282,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
          locked_by = $2::text || '.' || (j.attempts + 1) || case when j.key is null then '' else 'k' end
    where exists (select from alive) and j.id = any((select ids from chosen)::bigint[])
      and (j.max_attempts > 1 or j.id = any((select ids[1:$10::int] from chosen)::bigint[]))        -- R9
+     and (j.task_id <> all($14::int[]) or j.id = any((select ids from connected)::bigint[]))   -- R22
   returning j.id, j.job_queue_id, j.task_id, j.payload, j.priority, j.run_at, j.attempts, j.max_attempts,
             j.created_at, j.key, j.locked_by, j.revision, j.flags
 ), qup as (                                      -- the queues of what was really claimed, by id: by ctid a new version is missed
@@ -1271,6 +1337,9 @@ type ClaimFrontFlagsParams struct {
 	Column11 []int32
 	Column12 []string
 	Column13 []int64
+	Column14 []int32
+	Column15 int32
+	Column16 []int32
 }
 
 type ClaimFrontFlagsRow struct {
@@ -1316,6 +1385,9 @@ func (q *Queries) ClaimFrontFlags(ctx context.Context, arg ClaimFrontFlagsParams
 		arg.Column11,
 		arg.Column12,
 		arg.Column13,
+		arg.Column14,
+		arg.Column15,
+		arg.Column16,
 	)
 	if err != nil {
 		return nil, err
@@ -1398,9 +1470,11 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
 ), edge as materialized (                        -- the last that was looked at, if there may be more
   select priority, run_at from win offset 4000 - 1 limit 1
 ), seen as materialized (                        -- the queues there, each with its first job that is served
-  select distinct on (q) q, id, priority, run_at from win
-   where q is not null and task_id = any($3::int[]) and (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
-   order by q, priority, run_at, id
+  select q, id, priority, run_at from (
+    select distinct on (q) q, id, task_id, priority, run_at from win
+     where q is not null and task_id = any($13::int[]) and (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
+     order by q, priority, run_at, id) first
+   where task_id = any($3::int[])
 ), line as materialized (                        -- the queues to try, best first
   select q, id from seen
    where q not in (select id from paused)
@@ -1457,6 +1531,11 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
   select case when $7::bigint = 0 or (select coalesce(sum(bytes), 0) from picked) <= $7::bigint
               then (select ids from sorted)
               else (select ids[1:(select greatest(1, max(n)) from fit where bytes <= $7::bigint)] from sorted) end as ids
+), connected as materialized (                   -- of the transactional jobs the first ones, for which there are connections
+  select array_agg(t.id) as ids from (
+    select j.id from chosen cross join lateral unnest(chosen.ids) with ordinality as u(id, n)
+      join graphile_worker._private_jobs as j on j.id = u.id
+     where j.task_id = any($11::int[]) order by u.n limit $12::int) t
 ), alive as materialized (                       -- a worker that was declared dead claims nothing (R5)
   select 1 from graphile_worker.backfill_workers as w where w.id = $1::text and w.dead_at is null for key share
 ), upd as (
@@ -1465,6 +1544,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
          locked_by = $2::text || '.' || (j.attempts + 1) || case when j.key is null then '' else 'k' end
    where exists (select from alive) and j.id = any((select ids from chosen)::bigint[])
      and (j.max_attempts > 1 or j.id = any((select ids[1:$10::int] from chosen)::bigint[]))        -- R9
+     and (j.task_id <> all($11::int[]) or j.id = any((select ids from connected)::bigint[]))   -- R22
   returning j.id, j.job_queue_id, j.task_id, j.payload, j.priority, j.run_at, j.attempts, j.max_attempts,
             j.created_at, j.key, j.locked_by, j.revision, j.flags
 ), qup as (                                      -- the queues of what was really claimed, by id: by ctid a new version is missed
@@ -1514,6 +1594,9 @@ type ClaimScanParams struct {
 	Column8  int64
 	Column9  int16
 	Column10 int32
+	Column11 []int32
+	Column12 int32
+	Column13 []int32
 }
 
 type ClaimScanRow struct {
@@ -1556,6 +1639,9 @@ func (q *Queries) ClaimScan(ctx context.Context, arg ClaimScanParams) ([]ClaimSc
 		arg.Column8,
 		arg.Column9,
 		arg.Column10,
+		arg.Column11,
+		arg.Column12,
+		arg.Column13,
 	)
 	if err != nil {
 		return nil, err
@@ -1638,9 +1724,11 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
 ), edge as materialized (                        -- the last that was looked at, if there may be more
   select priority, run_at from win offset 4000 - 1 limit 1
 ), seen as materialized (                        -- the queues there, each with its first job that is served
-  select distinct on (q) q, id, priority, run_at from win
-   where q is not null and task_id = any($3::int[]) and (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
-   order by q, priority, run_at, id
+  select q, id, priority, run_at from (
+    select distinct on (q) q, id, task_id, priority, run_at from win
+     where q is not null and task_id = any($15::int[]) and (not exists (select from cut) or (priority, run_at) <= (select priority, run_at from cut))
+     order by q, priority, run_at, id) first
+   where task_id = any($3::int[])
 ), line as materialized (                        -- the queues to try, best first
   select q, id from seen
    where q not in (select id from paused)
@@ -1697,6 +1785,11 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
   select case when $7::bigint = 0 or (select coalesce(sum(bytes), 0) from picked) <= $7::bigint
               then (select ids from sorted)
               else (select ids[1:(select greatest(1, max(n)) from fit where bytes <= $7::bigint)] from sorted) end as ids
+), connected as materialized (                   -- of the transactional jobs the first ones, for which there are connections
+  select array_agg(t.id) as ids from (
+    select j.id from chosen cross join lateral unnest(chosen.ids) with ordinality as u(id, n)
+      join graphile_worker._private_jobs as j on j.id = u.id
+     where j.task_id = any($13::int[]) order by u.n limit $14::int) t
 ), alive as materialized (                       -- a worker that was declared dead claims nothing (R5)
   select 1 from graphile_worker.backfill_workers as w where w.id = $1::text and w.dead_at is null for key share
 ), upd as (
@@ -1705,6 +1798,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
          locked_by = $2::text || '.' || (j.attempts + 1) || case when j.key is null then '' else 'k' end
    where exists (select from alive) and j.id = any((select ids from chosen)::bigint[])
      and (j.max_attempts > 1 or j.id = any((select ids[1:$10::int] from chosen)::bigint[]))        -- R9
+     and (j.task_id <> all($13::int[]) or j.id = any((select ids from connected)::bigint[]))   -- R22
   returning j.id, j.job_queue_id, j.task_id, j.payload, j.priority, j.run_at, j.attempts, j.max_attempts,
             j.created_at, j.key, j.locked_by, j.revision, j.flags
 ), qup as (                                      -- the queues of what was really claimed, by id: by ctid a new version is missed
@@ -1756,6 +1850,9 @@ type ClaimScanFlagsParams struct {
 	Column10 int32
 	Column11 []string
 	Column12 []int64
+	Column13 []int32
+	Column14 int32
+	Column15 []int32
 }
 
 type ClaimScanFlagsRow struct {
@@ -1800,6 +1897,9 @@ func (q *Queries) ClaimScanFlags(ctx context.Context, arg ClaimScanFlagsParams) 
 		arg.Column10,
 		arg.Column11,
 		arg.Column12,
+		arg.Column13,
+		arg.Column14,
+		arg.Column15,
 	)
 	if err != nil {
 		return nil, err
@@ -1974,11 +2074,11 @@ type StateOfTablesRow struct {
 // Scan   full claims without the index on queues: heads are what comes first in a larger window
 //
 // Each has a second text for workers with forbidden flags, and for the time in which jobs are passed
-// over that the server refuses to lock: their lists are its last two parameters. Parameters:
+// over that the server refuses to lock: their lists follow the other parameters. Parameters:
 //
 //	 $1 text          worker id
 //	 $2 text          claim token
-//	 $3 int[]         ids of the served tasks
+//	 $3 int[]         ids of the served tasks whose jobs may be claimed
 //	 $4 smallint[]    marks: priorities, ascending; empty in a full claim
 //	 $5 timestamptz[] marks: below this run_at the last full claim left no free job
 //	 $6 int           at most this many jobs
@@ -1991,6 +2091,12 @@ type StateOfTablesRow struct {
 //	$11 int[]         Front and Deep: queues to look at, wherever they are
 //	$12 int           Deep: the queue id to go on from
 //	$13 int           Deep: at most this many queues
+//
+// The last three of each text, or two in Free, are for transactional tasks (R22):
+//
+//	int[]         ids of transactional tasks; empty if none of $3 is
+//	int           at most this many of their jobs: the first ones of the batch
+//	int[]         ids of all served tasks: a queue whose first job is of a task that is not in $3 waits
 //
 // The limits of inner subqueries are literals: they decide the plan, and a parameter there spoils it
 // (R26). Outer limits stop the same plan earlier, so they may be parameters: a CTE, a lateral join and

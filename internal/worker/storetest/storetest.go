@@ -116,7 +116,7 @@ var cases = map[string]func(*rig){}
 
 func init() { //nolint:gochecknoinits // the cases refer to the rig that the table is declared for
 	groups := []map[string]func(*rig){
-		claimCases, endCases, lostCases, sweepCases, registerCases, rescueCases, crashCases, trialCases, pauseCases, letterCases,
+		claimCases, endCases, lostCases, sweepCases, registerCases, rescueCases, crashCases, trialCases, pauseCases, letterCases, txCases,
 	}
 	for _, group := range groups {
 		maps.Copy(cases, group)
@@ -146,6 +146,11 @@ func register(t *testing.T, db Database, registration worker.Registration) *rig 
 	if len(registration.Tasks) == 0 {
 		registration.Tasks = []string{"a", "b"}
 	}
+	for _, task := range registration.Tasks {
+		if strings.HasPrefix(task, "tx") {
+			registration.Transactional = append(registration.Transactional, task)
+		}
+	}
 	if err := r.store.Register(r.ctx(), registration); err != nil {
 		t.Fatal(err)
 	}
@@ -160,7 +165,7 @@ func (r *rig) without(tasks ...string) *rig {
 	return register(r.t, r.Database, worker.Registration{Tasks: tasks})
 }
 
-// serving is one that serves other tasks.
+// serving is one that serves other tasks. Those whose names begin with tx are transactional.
 func (r *rig) serving(tasks ...string) *rig { return newRig(r.t, r.Database, tasks...) }
 
 // ctx has the deadline that every call has. Nothing in the contract waits for as long.

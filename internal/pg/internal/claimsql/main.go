@@ -26,6 +26,7 @@ type variant struct {
 	Window  int    // rows at the front of the line that it looks at, at most; 0: none
 	Flags   string // the parameter with the forbidden flags; empty in a text without
 	Avoid   string // in a text with flags, the parameter with the ids of jobs that are passed over
+	Own     int    // how many parameters it has beside those that come last
 }
 
 func main() {
@@ -42,14 +43,15 @@ func run() error {
 	}
 	var variants []variant
 	for _, v := range []variant{
-		{Name: "ClaimFree", Flags: "$11", Avoid: "$12"},
-		{Name: "ClaimFront", Queues: true, Indexed: true, Window: 2000, Flags: "$12", Avoid: "$13"},
-		{Name: "ClaimDeep", Queues: true, Indexed: true, Deep: true, Flags: "$14", Avoid: "$15"},
-		{Name: "ClaimScan", Queues: true, Window: 4000, Flags: "$11", Avoid: "$12"},
+		{Name: "ClaimFree", Own: 10},
+		{Name: "ClaimFront", Queues: true, Indexed: true, Window: 2000, Own: 11},
+		{Name: "ClaimDeep", Queues: true, Indexed: true, Deep: true, Own: 13},
+		{Name: "ClaimScan", Queues: true, Window: 4000, Own: 10},
 	} {
 		plain, flags := v, v
-		plain.Flags = ""
 		flags.Name += "Flags"
+		flags.Flags, flags.Avoid = v.parameter(1), v.parameter(2)
+		flags.Own += 2
 		variants = append(variants, plain, flags)
 	}
 	var text bytes.Buffer
@@ -58,6 +60,16 @@ func run() error {
 	}
 	return os.WriteFile(target, text.Bytes(), 0o644) //nolint:gosec // a source file
 }
+
+// parameter is one of those that come behind a text's own.
+func (v variant) parameter(n int) string { return "$" + strconv.Itoa(v.Own+n) }
+
+// Transactional is the parameter with the ids of transactional tasks, Room that with how many of
+// their jobs there are connections for, and Line that with the ids of all served tasks: their jobs
+// keep their place in a queue, also those that may not be claimed now.
+func (v variant) Transactional() string { return v.parameter(1) }
+func (v variant) Room() string          { return v.parameter(2) }
+func (v variant) Line() string          { return v.parameter(3) }
 
 // MaxBatch is the largest batch; internal/worker asks for no more.
 func (variant) MaxBatch() int { return 500 }
@@ -93,7 +105,11 @@ func (v variant) WindowSize() string {
 // Served is the condition that a job is for this worker. Jobs without flags have null there, and
 // always pass (contract section 5.2).
 func (v variant) Served(alias string) string {
-	return alias + "task_id = any($3::int[])" + v.passes(" and ", alias)
+	return v.servedAs(alias, "$3")
+}
+
+func (v variant) servedAs(alias, tasks string) string {
+	return alias + "task_id = any(" + tasks + "::int[])" + v.passes(" and ", alias)
 }
 
 // ServedTask is a column task_id which is null for jobs that have a forbidden flag, or are passed
@@ -131,7 +147,7 @@ func (v variant) Fits(alias string) string {
 
 // Head is the first job of a queue that is due and served.
 func (v variant) Head(queue string) string {
-	return `    select j.id, j.priority, j.run_at from graphile_worker._private_jobs as j
-     where j.job_queue_id = ` + queue + ` and j.is_available and j.run_at <= now() and ` + v.Served("j.") + `
+	return `    select j.id, j.task_id, j.priority, j.run_at from graphile_worker._private_jobs as j
+     where j.job_queue_id = ` + queue + ` and j.is_available and j.run_at <= now() and ` + v.servedAs("j.", v.Line()) + `
      order by j.job_queue_id, j.priority, j.run_at, j.id limit 1`
 }

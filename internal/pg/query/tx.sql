@@ -1,0 +1,74 @@
+-- The ends of transactional jobs. Those of the first three statements run in the handler's
+-- transaction, in a session of the application's: they depend on none of its settings, and name
+-- functions and operators with pg_catalog, because its search_path may have another schema in front.
+
+-- name: NoteTx :exec
+-- Follows BEGIN. Notes what has to be known at the end: whose transaction it is, and the role that it began
+-- with. Both are forgotten when somebody ends it.
+select pg_catalog.set_config('idle_in_transaction_session_timeout', @idle::pg_catalog.text, true),
+       pg_catalog.set_config('backfill.job', @job::pg_catalog.text, true),
+       pg_catalog.set_config('backfill.role', pg_catalog.current_setting('role'), true);
+
+-- name: PrepareGuard :exec
+-- Takes the role back that the transaction began with, which may complete jobs. Without sequential scans
+-- the guard reads a row and not the table: a serializable transaction is refused for what it has read.
+select pg_catalog.set_config('role', coalesce(nullif(pg_catalog.current_setting('backfill.role', true), ''),
+                                              pg_catalog.current_setting('role')), true),
+       pg_catalog.set_config('row_security', 'on', true),
+       pg_catalog.set_config('enable_seqscan', 'off', true);
+
+-- name: CompleteInTx :one
+-- The guard (R1, R16, R22): completes a job as CompleteJobs does, as the last statement before COMMIT. It
+-- never waits for a row lock. known is false if the transaction is not the one that was begun for the job.
+-- locked is true if the job is still ours, and somebody has its row or that of its queue locked.
+with held as materialized (
+  select j.id, j.job_queue_id
+    from graphile_worker._private_jobs as j
+   where j.id OPERATOR(pg_catalog.=) @id::pg_catalog.int8 and j.locked_by OPERATOR(pg_catalog.=) @token::pg_catalog.text
+     and pg_catalog.current_setting('backfill.job', true) OPERATOR(pg_catalog.=) @token::pg_catalog.text
+     for update of j skip locked
+), queue as materialized (
+  select s.id from graphile_worker._private_job_queues as s
+   where s.id OPERATOR(pg_catalog.=) (select job_queue_id from held) for update of s skip locked
+), ended as (
+  delete from graphile_worker._private_jobs as j using held
+   where j.id OPERATOR(pg_catalog.=) held.id
+     and (held.job_queue_id is null or exists (select from queue)
+          or not exists (select from graphile_worker._private_job_queues as s where s.id OPERATOR(pg_catalog.=) held.job_queue_id))
+  returning j.job_queue_id, j.locked_by
+), freed as (
+  update graphile_worker._private_job_queues as s set locked_at = null, locked_by = null
+    from ended
+   where s.id OPERATOR(pg_catalog.=) ended.job_queue_id
+     and pg_catalog.starts_with(ended.locked_by, s.locked_by OPERATOR(pg_catalog.||) '.')
+)
+select exists (select from ended)::pg_catalog.bool as ended,
+       exists (select from graphile_worker._private_jobs as j
+                where j.id OPERATOR(pg_catalog.=) @id and j.locked_by OPERATOR(pg_catalog.=) @token)::pg_catalog.bool as locked,
+       coalesce(pg_catalog.current_setting('backfill.job', true) OPERATOR(pg_catalog.=) @token, false)::pg_catalog.bool as known,
+       pg_catalog.pg_backend_pid()::pg_catalog.int4 as pid,
+       (extract(epoch from pg_catalog.now()) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8 as began;
+
+-- name: LeaseState :one
+-- Says whether a job is there, whether a lease of it is held, and whether its row is free. While a
+-- transaction that has deleted the row is not over, the lease is held, and its row is not free.
+with free as materialized (
+  select j.id from graphile_worker._private_jobs as j where j.id = @id and j.locked_by = @token for update of j skip locked
+)
+select exists (select from graphile_worker._private_jobs as j where j.id = @id)::boolean as there,
+       exists (select from graphile_worker._private_jobs as j where j.id = @id and j.locked_by = @token)::boolean as held,
+       exists (select from free)::boolean as free;
+
+-- name: EndLostSession :exec
+-- Ends the session of a transaction whose connection was lost before its COMMIT arrived: it would keep
+-- its locks until the server notices.
+select pg_terminate_backend(a.pid) from pg_catalog.pg_stat_activity as a
+ where a.pid = @pid and a.state = 'idle in transaction' and a.datname = current_database()
+   and (extract(epoch from a.xact_start) * 1000000)::bigint = @began::bigint;
+
+-- name: NextInQueue :one
+-- The task of the job that is first in line in a queue, if one is due; else 0.
+select coalesce((
+  select j.task_id from graphile_worker._private_jobs as j
+   where j.job_queue_id = @queue_id::int and j.is_available and j.run_at <= now()
+   order by j.job_queue_id, j.priority, j.run_at, j.id limit 1), 0)::int as task_id;

@@ -65,13 +65,20 @@
 // the job is given back without charging the attempt, and runs again. Any other error is a failure,
 // and nil is a success.
 //
+// # Transactional tasks
+//
+// A handler that takes a pgx.Tx as well writes to the database in the transaction that completes
+// its job: what it writes, what it enqueues and the end of the job are committed together, or not
+// at all. Such a task needs a Timeout, and may have an [Isolation]. docs/transactional-tasks.md has
+// the rules.
+//
 // # Options
 //
 //   - of a client: [WithSchema], [WithMigrations], [WithEnqueueMiddleware], [WithLogger]
-//   - of a worker: [WithConcurrency], [WithDrainTimeout], [WithMiddleware], [WithObserver],
-//     [WithProbes], [WithLogger], [WithListenURL], [WithoutListen], [WithForbiddenFlags],
-//     [WithForbiddenFlagsFunc], [WithCrontab], [WithCrontabFile], [WithoutDeadLetters],
-//     [WithDeadLetterRetention]
+//   - of a worker: [WithConcurrency], [WithTxConnections], [WithDrainTimeout], [WithMiddleware],
+//     [WithObserver], [WithProbes], [WithLogger], [WithListenURL], [WithoutListen],
+//     [WithForbiddenFlags], [WithForbiddenFlagsFunc], [WithCrontab], [WithCrontabFile],
+//     [WithoutDeadLetters], [WithDeadLetterRetention]
 //   - of [Run] and [RunOnce]: all of these, and [WithClient]; [WithScheduled] of RunOnce
 //   - of one enqueue: [Delay], [RunAt], [Queue], [Key], [MaxAttempts], [Flags], a [Priority], a
 //     [KeyMode]

@@ -8,6 +8,7 @@ import (
 	"runtime/debug"
 	"time"
 
+	"github.com/backfillhq/go/internal/pg"
 	"github.com/backfillhq/go/internal/trouble"
 	"github.com/backfillhq/go/internal/wire"
 	"github.com/backfillhq/go/internal/worker"
@@ -21,6 +22,10 @@ type executor struct {
 	logger   *slog.Logger
 	flags    *forbiddenFlags // nil: none that change
 	hidden   trouble.Log     // verdicts that middleware has hidden
+
+	// client and transactions are for transactional tasks; nil: there is no database.
+	client       *Client
+	transactions *pg.JobTransactions
 }
 
 type route struct {
@@ -35,7 +40,11 @@ func (r *Registry) newExecutor(
 	x := &executor{routes: make(map[string]route, len(r.names)), enqueuer: enqueuer, logger: logger}
 	x.hidden.Failing, x.hidden.Level = "middleware hides what the handler's error decides: it must wrap errors with %w", slog.LevelWarn
 	for _, h := range r.handlers {
-		wrapped, err := h.around(x.guard(h.run), middleware)
+		run := x.guard(h.run)
+		if h.transactional {
+			run = inTx(run)
+		}
+		wrapped, err := h.around(run, middleware)
 		if err != nil {
 			return nil, err // the same for every task, or the first of several
 		}
@@ -58,8 +67,7 @@ func (x *executor) execute(ctx context.Context, claimed *wire.Job, outcome *work
 		*outcome = failure(errNoHandler, Backoff{}.delay(claimed.Attempt))
 		return
 	}
-	job := newJob(claimed)
-	carried := &jobContext{Context: ctx, job: job, left: attemptsLeft(job.Attempt, job.MaxAttempts), enqueuer: x.enqueuer}
+	carried := newJobContext(ctx, claimed, x.enqueuer)
 	ctx = carried
 	if limit := route.handler.timeout; limit > 0 {
 		var cancel context.CancelFunc
@@ -72,7 +80,11 @@ func (x *executor) execute(ctx context.Context, claimed *wire.Job, outcome *work
 	}
 	// This outcome counts if run never returns.
 	*outcome = failure(errGoexit, route.handler.backoff.delay(claimed.Attempt))
-	err := route.run(ctx, job)
+	if route.handler.transactional {
+		x.transact(ctx, route, claimed, outcome)
+		return
+	}
+	err := route.run(ctx, carried.job)
 	x.warnOfHidden(ctx, claimed, carried.said.Load(), err)
 	*outcome = x.outcome(ctx, route.handler, claimed, err)
 }
@@ -125,7 +137,7 @@ func (x *executor) outcome(ctx context.Context, h *handler, job *wire.Job, err e
 	batch, isBatch := batchOf(err)
 	err = explainTimeout(ctx, h, err)
 	var payload []byte
-	if isBatch {
+	if isBatch && !h.transactional { // of which no element is done
 		payload, err = shrink(job.Payload, batch, err)
 	}
 	if verdict.Kind == VerdictRetry {

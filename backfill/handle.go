@@ -47,9 +47,15 @@ func Handle[T any, F HandlerShape[T]](t *Task[T], fn F, opts ...HandleOption) Bi
 			h.fault(errors.New("its handler is nil: pass a function to Handle"))
 		}
 		h.run = plainHandler(fn)
+	case func(context.Context, pgx.Tx, T) error:
+		if fn == nil {
+			h.fault(errors.New("its handler is nil: pass a function to Handle"))
+		}
+		h.run, h.transactional = txHandler(fn), true
 	default:
-		h.fault(fmt.Errorf("its handler is a %T, which this version cannot run", fn))
+		h.fault(fmt.Errorf("its handler is a %T, which this version cannot run: let it take a pgx.Tx", fn))
 	}
+	h.setIsolation(t.Isolation)
 	apply(opts, func(o HandleOption) { o.applyToHandler(h) })
 	applyTask(h, t)
 	return Binding{handler: h}
@@ -88,18 +94,20 @@ func (o backoffFuncOption) applyToHandler(h *handler) {
 
 // handler is a task that is bound, with its type erased.
 type handler struct {
-	name        string
-	aliases     []string
-	timeout     time.Duration // 0: none
-	backoff     Backoff
-	backoffFunc func(attempt int, err error) time.Duration // nil: backoff
-	guard       *guard                                     // of backoffFunc
-	misbehaved  *trouble.Log
-	run         HandlerFunc  // decodes the args and calls the handler
-	middleware  []Middleware // of Registry.Use: inside that of the worker
-	crontab     []worker.CronEntry
-	faults      []error
-	where       string // the caller of Handle: package (file:line)
+	name          string
+	aliases       []string
+	timeout       time.Duration // 0: none
+	isolation     Isolation     // of a transactional task
+	transactional bool
+	backoff       Backoff
+	backoffFunc   func(attempt int, err error) time.Duration // nil: backoff
+	guard         *guard                                     // of backoffFunc
+	misbehaved    *trouble.Log
+	run           HandlerFunc  // decodes the args and calls the handler
+	middleware    []Middleware // of Registry.Use: inside that of the worker
+	crontab       []worker.CronEntry
+	faults        []error
+	where         string // the caller of Handle: package (file:line)
 }
 
 // callerOf names the place that called the function skip frames up.

@@ -54,9 +54,15 @@ type jobContext struct {
 	left     attempts
 	enqueuer Enqueuer
 	said     atomic.Pointer[error] // what the handler returned, if there is middleware; nil: no error
+	tx       *txRun                // of a transactional job; else nil
 }
 
 type jobContextKey struct{}
+
+func newJobContext(ctx context.Context, claimed *wire.Job, e Enqueuer) *jobContext {
+	job := newJob(claimed)
+	return &jobContext{Context: ctx, job: job, left: attemptsLeft(job.Attempt, job.MaxAttempts), enqueuer: e}
+}
 
 func (c *jobContext) Value(key any) any {
 	switch key.(type) {

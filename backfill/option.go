@@ -61,6 +61,7 @@ type workerConfig struct {
 	config
 	concurrency   int
 	drainTimeout  time.Duration
+	txConnections int
 	hurry         int // tests set it
 	middleware    []Middleware
 	observers     []Observer
@@ -91,7 +92,8 @@ func newClientConfig(opts []ClientOption) clientConfig {
 
 func newWorkerConfig(opts []WorkerOption) workerConfig {
 	c := workerConfig{
-		concurrency: 10 * runtime.GOMAXPROCS(0), drainTimeout: 15 * time.Second, deadLetters: true, retention: 180 * 24 * time.Hour,
+		concurrency: 10 * runtime.GOMAXPROCS(0), txConnections: 4, drainTimeout: 15 * time.Second,
+		deadLetters: true, retention: 180 * 24 * time.Hour,
 	}
 	apply(opts, func(o WorkerOption) { o.applyToWorker(&c) })
 	return c
@@ -197,6 +199,16 @@ func WithConcurrency(n int) WorkerOption {
 	return workerOption(func(c *workerConfig) {
 		c.require(1 <= n && n <= maxConcurrency, "WithConcurrency: %d is out of range: want 1 to %d", n, maxConcurrency)
 		c.concurrency = n
+	})
+}
+
+// WithTxConnections sets how many connections the worker has for transactional tasks, 1 to 1,000.
+// Each of their jobs has one while it runs, so this is how many run at the same time; others wait.
+// They are apart from those of the client's pool, and made in the same way. Default: 4.
+func WithTxConnections(n int) WorkerOption {
+	return workerOption(func(c *workerConfig) {
+		c.require(1 <= n && n <= 1000, "WithTxConnections: %d is out of range: want 1 to 1000", n)
+		c.txConnections = n
 	})
 }
 

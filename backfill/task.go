@@ -47,7 +47,7 @@ type Task[T any] struct {
 	Delay time.Duration
 
 	// Timeout is how long each attempt may take. Then the handler's context is cancelled with
-	// [ErrTimeout]. Default: no timeout.
+	// [ErrTimeout]. A transactional task needs one, of 3 h 30 min at most. Default: no timeout.
 	Timeout time.Duration
 
 	// Isolation is that of a transactional task's transaction. Default: [ReadCommitted].

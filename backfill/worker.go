@@ -123,8 +123,14 @@ func (w *Worker) start(store *pg.Store, once bool) (*worker.Worker, error) {
 	if w.engine != nil {
 		return nil, errors.New("run worker: it has run already; make a new one")
 	}
+	transactional := w.registry.transactional()
+	if len(transactional) > 0 {
+		w.executor.client, w.executor.transactions = w.client, store.Transactions(w.config.txConnections)
+	}
 	config := worker.Config{
 		Tasks:         w.registry.claimed(),
+		Transactional: transactional,
+		TxConnections: w.config.txConnections,
 		Timeouts:      w.registry.timeouts(),
 		Concurrency:   w.config.concurrency,
 		DeadLetters:   w.config.deadLetters,

@@ -1,0 +1,136 @@
+package backfill
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync/atomic"
+	"time"
+
+	"github.com/backfillhq/go/internal/pg"
+	"github.com/backfillhq/go/internal/wire"
+	"github.com/backfillhq/go/internal/worker"
+)
+
+const (
+	// txRuns is how often a transactional job runs at most before its attempt has failed, if each
+	// time the server refuses the transaction because of others.
+	txRuns = 4
+	// txPause is the longest pause before the second run; it doubles with each that follows.
+	txPause = 20 * time.Millisecond
+)
+
+// transact runs a transactional job. Where the server refuses the transaction because of others
+// that run beside it (40001, 40P01), it is run again at once, without charging an attempt.
+func (x *executor) transact(ctx context.Context, route route, claimed *wire.Job, outcome *worker.Outcome) {
+	if x.transactions == nil {
+		*outcome = failure(errNeedsDatabase, 0)
+		outcome.Kind = worker.OutcomeExhausted
+		return
+	}
+	for run := 1; ; run++ {
+		conflict := x.runInTx(ctx, route, claimed, outcome)
+		if conflict == nil {
+			return
+		}
+		x.logger.LogAttrs(ctx, slog.LevelDebug, "transaction was refused because of others", slog.String("task", claimed.Task),
+			slog.Int64("job_id", claimed.ID), slog.Int("run", run), slog.Any("error", tidy(conflict)))
+		if run == txRuns {
+			conflict = fmt.Errorf("refused because of other transactions in %d runs of this attempt: %w", run, conflict)
+			*outcome = x.outcome(ctx, route.handler, claimed, conflict)
+			return
+		}
+		select {
+		case <-ctx.Done():
+			*outcome = x.outcome(ctx, route.handler, claimed, fmt.Errorf("%w: %w", context.Cause(ctx), conflict))
+			return
+		case <-time.After(rand.N(txPause << (run - 1))):
+		}
+		if held, err := x.transactions.Holds(ctx, claimed.Lease); err == nil && !held {
+			*outcome = worker.Outcome{Kind: worker.OutcomeReturned} // which finds that the lease is lost
+			return
+		}
+	}
+}
+
+// runInTx runs a transactional job once. It sets the outcome, or returns the error of the server's
+// for which the job is to be run again.
+func (x *executor) runInTx(ctx context.Context, route route, claimed *wire.Job, outcome *worker.Outcome) (conflict error) {
+	h := route.handler
+	tx, err := x.transactions.Begin(ctx, pg.TxJob{Lease: claimed.Lease, Isolation: string(h.isolation), Limit: h.timeout})
+	if err != nil {
+		*outcome = x.outcome(ctx, h, claimed, because(ctx, err))
+		return nil
+	}
+	defer tx.Abort() // also when the handler ends its goroutine
+	var enqueued atomic.Int64
+	carried := newJobContext(ctx, claimed, x.client.bindTx(tx.Tx(), func(jobs int) { enqueued.Add(int64(jobs)) }))
+	carried.tx = &txRun{tx: tx}
+	err = route.run(carried, carried.job)
+	x.warnOfHidden(carried, claimed, carried.said.Load(), err)
+	if verdictOf(carried, err, carried.left).Kind != VerdictCompleted {
+		return x.failedInTx(carried, h, claimed, err, outcome)
+	}
+	if _, hidden := errors.AsType[*handlerError](tx.Failed()); hidden { // by middleware, which decides about the job alone
+		*outcome = worker.Outcome{Kind: worker.OutcomeCompleted}
+		return nil
+	}
+	if carried.tx.calls.Load() > 0 {
+		tx.Fail(errors.New("middleware returned nil while the handler ran: it must wait for it"))
+	}
+	fate, err := tx.Commit()
+	switch {
+	case err == nil:
+		*outcome = worker.Outcome{Kind: worker.OutcomeCompleted, Committed: &fate}
+		if n := int(enqueued.Load()); n > 0 {
+			x.client.nudger.Nudge(n)
+		}
+	case errors.Is(err, worker.ErrLeaseLost):
+		*outcome = worker.Outcome{Kind: worker.OutcomeReturned}
+	case pg.IsConflict(err) && ctx.Err() == nil:
+		return err
+	default:
+		*outcome = x.outcome(carried, h, claimed, because(ctx, err))
+		outcome.Unsure = errors.Is(err, pg.ErrCommitUnknown)
+	}
+	return nil
+}
+
+// failedInTx is runInTx after a run that has failed.
+func (x *executor) failedInTx(
+	carried *jobContext, h *handler, claimed *wire.Job, err error, outcome *worker.Outcome,
+) (conflict error) {
+	tx := carried.tx.tx
+	caught := tx.Caught()
+	if carried.Err() == nil && decisionIn(err) == nil {
+		switch {
+		case pg.IsConflict(err):
+			return err
+		case pg.IsConflict(caught):
+			return fmt.Errorf("%w: %w", err, caught)
+		}
+	}
+	failed := tx.Failed()
+	switch {
+	case pg.IsEcho(err) && caught != nil: // an echo: the first error says what is wrong
+		err = fmt.Errorf("%w: %w", err, caught)
+	case errors.Is(failed, pg.ErrTxEnded) && !errors.Is(err, pg.ErrTxEnded):
+		err = fmt.Errorf("%w: %w", err, failed)
+	}
+	*outcome = x.outcome(carried, h, claimed, err)
+	return nil
+}
+
+// because names what has ended the context of a job in an error that came of it.
+func because(ctx context.Context, err error) error {
+	cause := context.Cause(ctx)
+	if ctx.Err() == nil || errors.Is(err, cause) && err != cause { //nolint:errorlint // the cause alone
+		return err
+	}
+	if err == cause { //nolint:errorlint // likewise
+		return fmt.Errorf("the transaction was rolled back: %w", err)
+	}
+	return fmt.Errorf("%w: %w", cause, err)
+}

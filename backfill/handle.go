@@ -32,7 +32,8 @@ type HandlerShape[T any] interface {
 type HandleOption interface{ applyToHandler(h *handler) }
 
 // Handle binds a task to its handler, a function or a method value. The types must match, so code
-// that was generated for an older signature does not compile.
+// that was generated for an older signature does not compile. Workers refuse handlers that take a
+// *sql.Tx: this version runs those that take a pgx.Tx.
 func Handle[T any, F HandlerShape[T]](t *Task[T], fn F, opts ...HandleOption) Binding {
 	if t == nil {
 		return Binding{problem: &problem{err: errors.New("the *Task of a Handle is nil: pass the task's descriptor")}}

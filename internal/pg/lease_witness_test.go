@@ -108,7 +108,7 @@ var leaseWitnesses = map[string]leaseWitness{
 
 	// A job that was removed while it ran is sent back by whoever requeues dead letters.
 	"a superseded job becomes a dead letter": {
-		statements: []string{query.FailJobs}, old: "and not (failure.token like '%k' and j.key is null) as dead", fresh: "as dead",
+		statements: []string{query.FailJobs}, old: "failure.token like '%k' and j.key is null", fresh: "false",
 		favour: []string{"remove", "claim", "fail"},
 	},
 	// A job that was removed is no failure, however many attempts its row says (R27).

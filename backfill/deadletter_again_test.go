@@ -5,6 +5,8 @@ import (
 	"errors"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/backfillhq/go/backfill"
 	"github.com/backfillhq/go/testutil/pgtest"
 )
@@ -74,4 +76,31 @@ func filtered(t *testing.T, client *backfill.Client, filter backfill.DeadLetterF
 		t.Fatal(err)
 	}
 	return list.Letters
+}
+
+// A transactional job that succeeds deletes the dead letters of its task and key, with all else that
+// its transaction does: not if that is rolled back.
+func TestTransactionalSuccessClearsDeadLetters(t *testing.T) {
+	t.Parallel()
+	r := newTxRig(t)
+	says := backfill.Permanent(errors.New("no"))
+	task, registry := txTask(func(task *backfill.Task[txArgs]) { task.MaxAttempts = 2 }, func(ctx context.Context, tx pgx.Tx, _ txArgs) error {
+		return says
+	})
+	runs := func(key string, returns error) int {
+		t.Helper()
+		says = returns
+		enqueue(t, r.client, task, txArgs{}, backfill.Key(key))
+		runOnce(t, r.client, registry)
+		return len(filtered(t, r.client, backfill.DeadLetterFilter{}))
+	}
+	if n := runs("k", says) + runs("other", says); n != 1+2 {
+		t.Fatalf("%d dead letters", n)
+	}
+	if n := runs("k", errors.New("again")); n != 2 {
+		t.Errorf("after a failure %d dead letters, want 2", n)
+	}
+	if n := runs("k", nil); n != 1 {
+		t.Errorf("after a success %d dead letters, want that of the other key", n)
+	}
 }

@@ -226,8 +226,14 @@ func (j *JobTx) guard() (query.CompleteInTxRow, error) {
 // prepared.
 func (j *JobTx) tryGuard(ctx context.Context) (row query.CompleteInTxRow, err error) {
 	texts := j.owner.store.claims.texts
-	guard := inline(texts.render(query.CompleteInTx), strconv.FormatInt(j.lease.ID, 10), literal(j.lease.Token))
-	values, err := lastRow(ctx, j.txn.conn, texts.render(query.PrepareGuard)+";\n"+guard)
+	about := func(text string) string {
+		return ";\n" + inline(texts.render(text), strconv.FormatInt(j.lease.ID, 10), literal(j.lease.Token))
+	}
+	message := texts.render(query.PrepareGuard)
+	if j.lease.Keyed() {
+		message += about(query.ClearLettersInTx)
+	}
+	values, err := lastRow(ctx, j.txn.conn, message+about(query.CompleteInTx))
 	if err != nil {
 		return row, err
 	}

@@ -1,4 +1,4 @@
--- The ends of transactional jobs. Those of the first three statements run in the handler's
+-- The ends of transactional jobs. Those of the first four statements run in the handler's
 -- transaction, in a session of the application's: they depend on none of its settings, and name
 -- functions and operators with pg_catalog, because its search_path may have another schema in front.
 
@@ -16,6 +16,18 @@ select pg_catalog.set_config('role', coalesce(nullif(pg_catalog.current_setting(
                                               pg_catalog.current_setting('role')), true),
        pg_catalog.set_config('row_security', 'on', true),
        pg_catalog.set_config('enable_seqscan', 'off', true);
+
+-- name: ClearLettersInTx :exec
+-- Goes before the guard of a job with a key: what dead letters of the same task and key asked for is done.
+with letter as materialized (
+  select d.id from graphile_worker._private_jobs as j
+    join graphile_worker._private_tasks as t on t.id OPERATOR(pg_catalog.=) j.task_id
+    join graphile_worker.backfill_dlq as d on d.job_key OPERATOR(pg_catalog.=) j.key
+                                          and d.task_identifier OPERATOR(pg_catalog.=) t.identifier
+   where j.id OPERATOR(pg_catalog.=) @id::pg_catalog.int8 and j.locked_by OPERATOR(pg_catalog.=) @token::pg_catalog.text
+     for update of d skip locked
+)
+delete from graphile_worker.backfill_dlq as d using letter where d.id OPERATOR(pg_catalog.=) letter.id;
 
 -- name: CompleteInTx :one
 -- The guard (R1, R16, R22): completes a job as CompleteJobs does, as the last statement before COMMIT. It

@@ -9,6 +9,29 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
+const ClearLettersInTx = `-- name: ClearLettersInTx :exec
+with letter as materialized (
+  select d.id from graphile_worker._private_jobs as j
+    join graphile_worker._private_tasks as t on t.id OPERATOR(pg_catalog.=) j.task_id
+    join graphile_worker.backfill_dlq as d on d.job_key OPERATOR(pg_catalog.=) j.key
+                                          and d.task_identifier OPERATOR(pg_catalog.=) t.identifier
+   where j.id OPERATOR(pg_catalog.=) $1::pg_catalog.int8 and j.locked_by OPERATOR(pg_catalog.=) $2::pg_catalog.text
+     for update of d skip locked
+)
+delete from graphile_worker.backfill_dlq as d using letter where d.id OPERATOR(pg_catalog.=) letter.id
+`
+
+type ClearLettersInTxParams struct {
+	ID    int64
+	Token string
+}
+
+// Goes before the guard of a job with a key: what dead letters of the same task and key asked for is done.
+func (q *Queries) ClearLettersInTx(ctx context.Context, arg ClearLettersInTxParams) error {
+	_, err := q.db.Exec(ctx, ClearLettersInTx, arg.ID, arg.Token)
+	return err
+}
+
 const CompleteInTx = `-- name: CompleteInTx :one
 with held as materialized (
   select j.id, j.job_queue_id
@@ -142,7 +165,7 @@ type NoteTxParams struct {
 	Job  string
 }
 
-// The ends of transactional jobs. Those of the first three statements run in the handler's
+// The ends of transactional jobs. Those of the first four statements run in the handler's
 // transaction, in a session of the application's: they depend on none of its settings, and name
 // functions and operators with pg_catalog, because its search_path may have another schema in front.
 // Follows BEGIN. Notes what has to be known at the end: whose transaction it is, and the role that it began

@@ -46,6 +46,19 @@ func onlyLetter(t *testing.T, db *pgtest.Database) letterRow {
 	return letters[0]
 }
 
+// onlyEnd returns the row of the only job, or what a row of it would say now that it is a dead letter.
+func onlyEnd(t *testing.T, db *pgtest.Database) jobRow {
+	t.Helper()
+	if len(jobRows(t, db)) > 0 {
+		return onlyRow(t, db)
+	}
+	letter := onlyLetter(t, db)
+	return jobRow{
+		Task: letter.Task, Queue: letter.Queue, Payload: letter.Payload, Key: letter.Key, LastError: letter.LastError,
+		Attempts: letter.Attempts, MaxAttempts: letter.MaxAttempts,
+	}
+}
+
 // A defect of the first backfill (9): a permanent failure waited for a tick of a processor. Here the
 // statement that records it makes the dead letter, and the worker says so once.
 func TestLettersAreMadeAtOnce(t *testing.T) {

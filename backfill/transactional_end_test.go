@@ -34,7 +34,7 @@ func TestTransactionalHandlerIsCutShort(t *testing.T) {
 		text      string // in last_error
 	}{
 		"an error":  {returns: errBoom, attempts: 1, text: "boom"},
-		"permanent": {returns: backfill.Permanent(errBoom), attempts: 25, text: "boom"},
+		"permanent": {returns: backfill.Permanent(errBoom), attempts: 1, text: "boom"},
 		"a snooze":  {returns: backfill.Snooze(time.Hour)},
 		"a panic":   {cut: func(context.Context, pgx.Tx) error { panic("oops") }, attempts: 1, text: "panic: oops"},
 		"Goexit": {
@@ -113,7 +113,7 @@ func TestTransactionalHandlerIsCutShort(t *testing.T) {
 			}
 			if !test.drain {
 				receive(t, "the goroutine", wrote)
-				until(t, "the end of the lease", func() bool { return !onlyRow(t, r.db).Locked })
+				until(t, "the end of the lease", func() bool { return !onlyEnd(t, r.db).Locked })
 			}
 			if err := w.stop(); err != nil {
 				t.Fatal(err)
@@ -124,7 +124,7 @@ func TestTransactionalHandlerIsCutShort(t *testing.T) {
 			if n := r.effects(t, ""); n > 0 {
 				t.Errorf("%d effects are visible", n)
 			}
-			row := onlyRow(t, r.db) // and no other was enqueued
+			row := onlyEnd(t, r.db) // and no other was enqueued
 			if row.Attempts != test.attempts || !strings.Contains(row.LastError, test.text) || test.text == "" && row.LastError != "" || row.Locked {
 				t.Errorf("row of job %d: %+v, want %d attempts and %q", job.ID, row, test.attempts, test.text)
 			}

@@ -88,7 +88,7 @@ func TestTransactionalConflicts(t *testing.T) {
 				}
 				return
 			}
-			row := onlyRow(t, r.db)
+			row := onlyEnd(t, r.db)
 			for _, want := range test.want {
 				if !strings.Contains(row.LastError, want) {
 					t.Errorf("%+v, want the error %q", row, want)

@@ -136,7 +136,11 @@ func (s *Store) Register(ctx context.Context, registration worker.Registration) 
 	if err := s.resolve(ctx); err != nil {
 		return err
 	}
-	return s.readPauses(ctx)
+	if err := s.readPauses(ctx); err != nil {
+		return err
+	}
+	s.serve(nil)
+	return nil
 }
 
 // Sessions implements worker.Store.

@@ -23,7 +23,8 @@ type request struct {
 	at      int64 // when it was offered
 	answer  op    // opAcked, opUnknown, opRefused; "": none, its process was killed
 	runs    []*run
-	left    *record // its row, if one was left
+	left    *record // its row, or its dead letter, if one was left
+	rows    []*record
 	answerT int64
 }
 
@@ -84,10 +85,12 @@ type trial struct {
 	nodeHung   int                     // how often Node lived on and did nothing
 	nodeHeld   map[int64]bool          // ids of the jobs that it held when it ended
 	poolerEnds int                     // how often PgBouncer ended by itself
-	silent     int                     // jobs of queues that workers without an answer cancelled
-	broken     []string                // what the harness saw
-	drain      int64                   // when the enqueuers stopped
-	last       int64                   // the time of the last record
+	effects    map[int64][]effect      // rows, by request
+	requeues   requeues
+	silent     int      // jobs of queues that workers without an answer cancelled
+	broken     []string // what the harness saw
+	drain      int64    // when the enqueuers stopped
+	last       int64    // the time of the last record
 }
 
 // load reads the journals of a folder.
@@ -95,6 +98,7 @@ func load(folder string) (*trial, error) {
 	t := &trial{
 		requests: map[int64]*request{}, runs: map[[2]int64]*run{}, lives: map[int]*life{}, killers: map[int][]int64{}, ticks: map[int64]map[int64]int{},
 		windows: []*window{{fault: "none"}}, nodeHeld: map[int64]bool{},
+		effects: map[int64][]effect{}, requeues: newRequeues(),
 	}
 	if _, err := readJournal(filepath.Join(folder, ownJournal), 0, t.own); err != nil {
 		return nil, err
@@ -180,6 +184,8 @@ func (t *trial) own(r record) {
 		t.drain = r.At
 	case opLeft:
 		t.left = append(t.left, r)
+	case opEffect:
+		t.effects[r.N] = append(t.effects[r.N], newEffect(r))
 	case opBroken:
 		t.broken = append(t.broken, r.Text)
 	}
@@ -245,6 +251,8 @@ func (t *trial) act(r record) error {
 		t.fenced = append(t.fenced, r)
 	case opSilent:
 		t.silent += r.Count
+	case opRequeuing, opRequeued, opReturned:
+		return t.requeues.add(r)
 	}
 	return nil
 }
@@ -279,9 +287,11 @@ func (t *trial) finish() {
 		for _, n := range t.left[i].Ns {
 			if r := t.requests[n]; r != nil {
 				r.left = &t.left[i]
+				r.rows = append(r.rows, r.left)
 			}
 		}
 	}
+	t.follow()
 }
 
 // windowAt is the fault that a time belongs to: the last one that had begun.

@@ -100,8 +100,8 @@ func (e *enqueuer) producers() []producer {
 		}
 	}
 	return []producer{
-		{kindPlain, 6, 0.24, 1, plain(kindPlain, 1)},
-		{kindMany, 1, 0.30, 20, plain(kindMany, 20)},
+		{kindPlain, 6, 0.20, 1, plain(kindPlain, 1)},
+		{kindMany, 1, 0.28, 20, plain(kindMany, 20)},
 		{kindTx, 1, 0.02, 1, plain(kindTx, 1)},
 		{kindRolledBack, 1, 0.01, 1, plain(kindRolledBack, 1)},
 		{kindKeyed, 2, 0.12, 1, e.keyed},
@@ -111,6 +111,9 @@ func (e *enqueuer) producers() []producer {
 		{kindFailing, 1, 0.02, 1, e.failing},
 		{kindBatch, 1, 0.06, 12, e.batch},
 		{kindParent, 1, 0.03, 1, e.parent},
+		{kindEffect, 1, 0.04, 1, e.effect},
+		{kindPermanent, 1, 0.01, 1, e.doomed(taskPermanent, kindPermanent)},
+		{kindExhausted, 1, 0.01, 1, e.doomed(taskExhausted, kindExhausted)},
 	}
 }
 

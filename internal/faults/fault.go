@@ -38,6 +38,7 @@ var faults = []fault{
 	{"SIGSTOP of a worker, then SIGCONT", 60 * time.Second, 36 * time.Second, expired, freezeWorker, nil},
 	{"SIGTERM of a worker", 0, 0, "", stopWorker, nil},
 	{"SIGKILL of an enqueuer", 0, 0, "", killEnqueuer, nil},
+	{"SIGKILL of the requeuer", 0, 0, "", killRequeuer, nil},
 	{"SIGKILL of the Node worker", 0, 0, "", killNode, (*fleet).hasNode},
 	{"poison job", 0, 0, "", enqueuePoison, (*fleet).hasPoison},
 	{"server restart, fast", 4 * time.Second, 2 * time.Second, "", restartServer(false), (*fleet).hasOneServer},
@@ -74,6 +75,10 @@ func stopWorker(ctx context.Context, f *fleet, random *rand.Rand, _ time.Duratio
 
 func killEnqueuer(ctx context.Context, f *fleet, random *rand.Rand, _ time.Duration) error {
 	return f.kill(ctx, pick(random, f.enqueuers), syscall.SIGKILL)
+}
+
+func killRequeuer(ctx context.Context, f *fleet, _ *rand.Rand, _ time.Duration) error {
+	return f.kill(ctx, f.requeuer, syscall.SIGKILL)
 }
 
 func killNode(ctx context.Context, f *fleet, _ *rand.Rand, _ time.Duration) error {

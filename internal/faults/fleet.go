@@ -43,6 +43,7 @@ type fleet struct {
 
 	workers    []*process
 	enqueuers  []*process
+	requeuer   *process
 	node       *process // nil: none
 	procs      atomic.Int64
 	withPoison bool
@@ -81,6 +82,9 @@ func (f *fleet) startAll(ctx context.Context, o options) (err error) {
 		return err
 	}
 	client.Close()
+	if err := f.createEffects(ctx); err != nil {
+		return err
+	}
 	for i, route := range workerRoutes {
 		p, err := f.newProcess(ctx, o, dutyWorker, i+1, route)
 		if err != nil {
@@ -95,6 +99,9 @@ func (f *fleet) startAll(ctx context.Context, o options) (err error) {
 			return err
 		}
 		f.enqueuers = append(f.enqueuers, p)
+	}
+	if f.requeuer, err = f.newProcess(ctx, o, dutyRequeue, 1, transactionDatabase); err != nil {
+		return err
 	}
 	if err := f.addNode(ctx, o); err != nil {
 		return err
@@ -182,6 +189,9 @@ func (f *fleet) connect(ctx context.Context, p *process, route string) error {
 // all are the processes in the order of their names.
 func (f *fleet) all() []*process {
 	all := append(append([]*process{}, f.enqueuers...), f.workers...)
+	if f.requeuer != nil {
+		all = append(all, f.requeuer)
+	}
 	if f.node != nil {
 		all = append(all, f.node)
 	}

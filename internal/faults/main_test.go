@@ -57,6 +57,7 @@ func TestSchedule(t *testing.T) {
 	}
 	for _, want := range []kind{
 		kindPlain, kindMany, kindTx, kindKeyed, kindSerial, kindLong, kindScheduled, kindFailing, kindBatch, kindParent, kindChild,
+		kindEffect, kindFollow, kindPermanent, kindExhausted,
 	} {
 		if ran[want] == 0 {
 			t.Errorf("no %s job ran", want)

@@ -22,6 +22,7 @@ type duty string
 const (
 	dutyWorker  duty = "worker"
 	dutyEnqueue duty = "enqueue"
+	dutyRequeue duty = "requeue"
 	dutyNode    duty = "node"
 )
 
@@ -311,6 +312,8 @@ func runChild(ctx context.Context, encoded string) error {
 		return runWorker(ctx, spec, log)
 	case dutyEnqueue:
 		return runEnqueuer(ctx, spec, log)
+	case dutyRequeue:
+		return runRequeuer(ctx, spec, log)
 	default:
 		return fmt.Errorf("unknown duty %q", spec.Duty)
 	}

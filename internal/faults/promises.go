@@ -21,6 +21,12 @@ type tally struct {
 	left                     int // the same, but still in the table when nothing moved any more
 	doubled                  int // run to the end more than once
 	doubledNode              int // the same, where one of the runs was Node's
+	effects                  int // acknowledged ones with a row
+	effectsDoubled           int // with a second row, and follow-ups that are two jobs
+	effectsLost              int // ended without a row, and follow-ups that are gone
+	letters                  int // requests with a dead letter at the end
+	lettersDoubled           int // with two, or with one and a job, or done as well
+	lettersLost              int // failed for good, not done, and without a dead letter
 	overlaps                 int // of runs of one queue
 	frozen                   int // of these, where the process of one had stood still (R13)
 }
@@ -34,6 +40,9 @@ type verdict struct {
 	again   int    // runs that were not the first of their request, without those that fail on purpose
 	unknown [2]int // requests without a clear answer, and those of them that ran
 	ordeals []ordeal
+	follows int // follow-ups of effects
+	doomed  int // requests that fail for good on purpose
+	mended  int // of these, those that were done after a requeue
 }
 
 // maxFindings is how many findings of one kind are told one by one.
@@ -77,6 +86,8 @@ func audit(t *trial) *verdict {
 	v.leases(f)
 	v.cron(f)
 	v.deadLetters(f)
+	v.effects(f)
+	v.letters(f)
 	v.poisons(f)
 	v.broken = f.all
 	for _, promise := range slices.Sorted(maps.Keys(f.count)) {
@@ -101,7 +112,10 @@ func (t *trial) sorted() []*request {
 func (v *verdict) requests(f *findings) {
 	for _, r := range v.trial.sorted() {
 		v.charged(f, r)
-		if r.kind == kindPoison {
+		if len(r.runs) > 0 && (r.kind == kindRolledBack || r.answer == opRefused) {
+			f.add("phantom", "%s was not enqueued, and ran", r.name())
+		}
+		if r.kind == kindPoison || r.kind.doomed() {
 			continue // it is no job to get done
 		}
 		y := &v.tallies[v.trial.windowAt(r.at)]
@@ -112,9 +126,6 @@ func (v *verdict) requests(f *findings) {
 			if len(r.runs) > 0 {
 				v.unknown[1]++
 			}
-		}
-		if len(r.runs) > 0 && (r.kind == kindRolledBack || r.answer == opRefused) {
-			f.add("phantom", "%s was not enqueued, and ran", r.name())
 		}
 		if r.due > 0 && len(r.runs) > 0 && r.runs[0].start < r.due {
 			f.add("early", "%s ran %.3f s before it was due", r.name(), seconds(r.runs[0].start, r.due))
@@ -144,7 +155,8 @@ func (v *verdict) requests(f *findings) {
 }
 
 // finished is the first run of a request that ended with success; nil: none did. A request that was
-// finished twice counts once, when its second run starts.
+// finished twice counts once, when its second run starts. Of an effect it is the run that committed:
+// one that came to its end and was rolled back has done nothing.
 func (v *verdict) finished(f *findings, r *request) (first *run) {
 	var second *run
 	for i, it := range r.runs {
@@ -158,6 +170,9 @@ func (v *verdict) finished(f *findings, r *request) (first *run) {
 		case second == nil:
 			second = it
 		}
+	}
+	if r.kind == kindEffect {
+		return v.trial.committed(r)
 	}
 	if second == nil {
 		return first
@@ -176,8 +191,11 @@ func (v *verdict) finished(f *findings, r *request) (first *run) {
 }
 
 // charged checks that no attempt was charged but for a failure of the handler. What Node holds at
-// its end is charged.
+// its end is charged, and a transaction that did not begin, or was not committed.
 func (v *verdict) charged(f *findings, r *request) {
+	if r.kind == kindEffect {
+		return
+	}
 	failures := 0
 	for _, it := range r.runs {
 		if it.node || v.trial.nodeHeld[it.job] {
@@ -319,9 +337,9 @@ func (v *verdict) inOrder(f *findings, queue string, runs []*run) {
 	}
 }
 
-// deadLetters checks that no job but a poison has failed for good, and that none is a row and a dead
-// letter, or two of these. A keyed job that was locked when
-// a later one replaced it has no attempts left, and no error.
+// deadLetters checks that no job has failed for good but a poison and those that do it on purpose,
+// and that none is a row and a dead letter, or two of these. A keyed job that was locked when a later
+// one replaced it has no attempts left, and no error.
 func (v *verdict) deadLetters(f *findings) {
 	rows := map[int64]int{}
 	for _, row := range v.trial.left {
@@ -330,7 +348,7 @@ func (v *verdict) deadLetters(f *findings) {
 		}
 		excused := slices.ContainsFunc(row.Ns, func(n int64) bool {
 			r := v.trial.requests[n]
-			return r != nil && (r.kind == kindPoison || r.kind == kindKeyed && row.Text == "")
+			return r != nil && (r.kind == kindPoison || r.kind.doomed() || r.kind == kindKeyed && row.Text == "")
 		})
 		if row.Count == 1 && !excused {
 			f.add("dead letter", "job %d, with the requests %v, has failed for good: %s", row.Job, row.Ns, row.Text)

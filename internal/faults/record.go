@@ -34,6 +34,12 @@ const (
 	opCancelled op = "cancelled" // its context ended, and it stopped
 	opDying     op = "dying"     // it is a poison's, and ends its process now
 
+	// By the process that requeues dead letters.
+	opRequeuing op = "requeuing" // before the call
+	opRequeued  op = "requeued"  // what the call says of a dead letter; N: its id, Job: what it was requeued as, Text: why it was not
+	opReturned  op = "returned"  // the call returned no error
+	opBroke     op = "broke"     // it returned one
+
 	// By workers.
 	opPool   op = "pool"   // the id under which it locks jobs
 	opFenced op = "fenced" // it was declared dead, and lives
@@ -57,6 +63,7 @@ const (
 	opHung      op = "hung"      // Node's process lived on and did nothing, and was killed
 	opDrain     op = "drain"     // no more is enqueued
 	opLeft      op = "left"      // a job or a dead letter at the end of all; Name: its locked_by, Count: 1 if it has no attempt left, Text: its last_error
+	opEffect    op = "effect"    // a row that an effect has written; N: the request, Run and Count: the run and its process, Ns: the follow-up
 	opBroken    op = "broken"    // the harness itself saw what must not be
 )
 
@@ -80,6 +87,16 @@ type record struct {
 	Due     int64   `json:"due,omitempty"`  // not before this time
 	Name    string  `json:"name,omitempty"` // of a process or a fault
 	Text    string  `json:"text,omitempty"`
+	Letter  *letter `json:"letter,omitempty"` // what is left is a dead letter
+}
+
+// letter is what a row of backfill_dlq has beside what a job's has.
+type letter struct {
+	ID         int64  `json:"id"`
+	Reason     string `json:"reason"`
+	Failures   int    `json:"failures"`
+	Requeues   int    `json:"requeues,omitempty"`
+	RequeuedAs int64  `json:"requeued_as,omitempty"` // the job that it is now; 0: it is none
 }
 
 func now() int64 { return time.Now().UnixMicro() }

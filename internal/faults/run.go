@@ -111,7 +111,7 @@ func perform(ctx context.Context, o options, folder string) (err error) {
 	}
 	o.say("no more is enqueued; the workers run what is there")
 	log.write(record{Op: opDrain})
-	for _, p := range f.enqueuers {
+	for _, p := range append(f.enqueuers, f.requeuer) {
 		f.wantCleanStop(p)
 	}
 	if err := f.drain(ctx); err != nil {
@@ -124,7 +124,10 @@ func perform(ctx context.Context, o options, folder string) (err error) {
 		f.node.stop()
 		f.nodeGone(ctx, f.node)
 	}
-	return f.leftovers(ctx)
+	if err := f.leftovers(ctx); err != nil {
+		return err
+	}
+	return f.effects(ctx)
 }
 
 func (f *fleet) wantCleanStop(p *process) {

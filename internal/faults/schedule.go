@@ -112,7 +112,7 @@ func (f *fleet) offsets() (map[*process]int64, error) {
 }
 
 // recovery waits until each process has done, after a time, what it is there for: enqueued a job,
-// or begun to run one.
+// begun to run one, or looked for dead letters to requeue.
 func (f *fleet) recovery(ctx context.Context, name string, since int64, offsets map[*process]int64) error {
 	if offsets == nil {
 		offsets = map[*process]int64{}
@@ -158,8 +158,11 @@ func (f *fleet) recovery(ctx context.Context, name string, since int64, offsets 
 // firstAct is when a process acted for the first time after a time; 0 if it has not yet.
 func firstAct(p *process, offset, since int64) (at, end int64, err error) {
 	wanted := opStarted
-	if p.spec.Duty == dutyEnqueue {
+	switch p.spec.Duty { //nolint:exhaustive // the others work
+	case dutyEnqueue:
 		wanted = opAcked
+	case dutyRequeue:
+		wanted = opReturned
 	}
 	end, err = readJournal(p.spec.Journal, offset, func(r record) {
 		if at == 0 && r.Op == wanted && r.At > since {
@@ -247,28 +250,4 @@ func (f *fleet) drain(ctx context.Context) error {
 			return err
 		}
 	}
-}
-
-// leftovers writes down each row that is left, of a job or a dead letter, with the requests that it has.
-func (f *fleet) leftovers(ctx context.Context) error {
-	return f.server.with(ctx, database, func(ctx context.Context, conn *pgx.Conn) error {
-		rows, err := conn.Query(ctx, `select j.id, coalesce(j.locked_by, ''), j.attempts, j.attempts >= j.max_attempts, coalesce(j.last_error, ''),
-			array(select (e->>'n')::bigint from jsonb_array_elements(case jsonb_typeof(j.payload::jsonb) when 'array' then j.payload::jsonb else jsonb_build_array(j.payload) end) e where e ? 'n')
-			from (select id, locked_by, attempts, max_attempts, last_error, payload from graphile_worker._private_jobs
-			      union all select original_job_id, null, attempts, 0, last_error, payload from graphile_worker.backfill_dlq) j`)
-		if err != nil {
-			return fmt.Errorf("look what is left: %w", err)
-		}
-		var r record
-		var exhausted bool
-		_, err = pgx.ForEachRow(rows, []any{&r.Job, &r.Name, &r.Attempt, &exhausted, &r.Text, &r.Ns}, func() error {
-			r.Op, r.Count = opLeft, 0
-			if exhausted {
-				r.Count = 1
-			}
-			f.log.write(r)
-			return nil
-		})
-		return err
-	})
 }

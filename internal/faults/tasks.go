@@ -27,6 +27,10 @@ const (
 	kindChild      kind = "child"     // by a handler
 	kindTick       kind = "tick"      // by cron
 	kindPoison     kind = "poison"    // ends its worker's process
+	kindEffect     kind = "effect"    // transactional: writes a row, and some enqueue a follow-up
+	kindFollow     kind = "follow"    // by the handler of an effect, in its transaction
+	kindPermanent  kind = "permanent" // fails for good: at its first attempt
+	kindExhausted  kind = "exhausted" // the same, at its last
 )
 
 // args are those of all tasks; batch has an array of them.
@@ -35,9 +39,13 @@ type args struct {
 	Kind  kind   `json:"kind"`
 	Queue string `json:"queue,omitempty"`
 	Key   string `json:"key,omitempty"`
-	Due   int64  `json:"due,omitempty"`
+	Due   int64  `json:"due,omitempty"`  // of one that fails for good: from then on it is mended, or given up
 	Work  int    `json:"work,omitempty"` // how long it takes, in milliseconds
 	Way   way    `json:"way,omitempty"`  // how a poison ends its process
+
+	Fails  bool `json:"fails,omitempty"`  // an effect: its first attempt fails, when it has written
+	Follow bool `json:"follow,omitempty"` // it has a follow-up
+	Fate   fate `json:"fate,omitempty"`   // of one that fails for good
 }
 
 var (
@@ -63,6 +71,9 @@ func registry(h *handlers) *backfill.Registry {
 		backfill.Handle(taskBatch, h.batch), backfill.Handle(taskParent, h.parent), backfill.Handle(taskChild, h.simple),
 		backfill.Handle(taskTick, func(ctx context.Context, _ backfill.NoArgs) error { return h.tick(ctx) }),
 	}
+	bindings = append(bindings,
+		backfill.Handle(taskEffect, h.effect), backfill.Handle(taskFollow, h.simple),
+		backfill.Handle(taskPermanent, h.doomed), backfill.Handle(taskExhausted, h.doomed))
 	for _, w := range ways {
 		bindings = append(bindings, backfill.Handle(taskPoisons[w], h.poison))
 	}

@@ -56,7 +56,10 @@ func (h *handlers) observe(e backfill.Event) {
 // run is a run of a handler for some requests.
 func (h *handlers) run(ctx context.Context, r record, work func(context.Context) error) error {
 	job := backfill.JobInfo(ctx)
-	r.Op, r.Run, r.Job, r.Attempt, r.Queue = opStarted, h.runs.Add(1), job.ID, job.Attempt, job.Queue
+	if r.Run == 0 {
+		r.Run = h.runs.Add(1)
+	}
+	r.Op, r.Job, r.Attempt, r.Queue = opStarted, job.ID, job.Attempt, job.Queue
 	h.log.write(r)
 	err := work(ctx)
 	end := record{Op: opEnded, Run: r.Run, N: r.N, Ns: r.Ns}

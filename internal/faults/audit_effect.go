@@ -128,7 +128,7 @@ func (v *verdict) printOutcomes(out io.Writer) {
 				unknown++
 			}
 		}
-		fmt.Fprintf(out, "Of %d jobs that fail for good on purpose, %d were done in the end. Dead letters were requeued %d times; %d calls said nothing of what they had done, or not all.\n",
+		fmt.Fprintf(out, "Of %d jobs that fail for good on purpose, %d were done in the end. Dead letters were requeued %d times; %d times a call did not say what it had done.\n",
 			v.doomed, v.mended, len(q.jobs), unknown)
 	}
 }

@@ -183,7 +183,7 @@ func TestOutcomesOfEffectsAndDeadLetters(t *testing.T) {
 		"| none | 0 | 3 | 3 | 3 | 0 | 0 | 0 | 0 | 2, 0, 0 | 1, 0, 1 | 0 |",
 		"| all | 0 | 3 | 3 | 3 | 0 | 0 | 0 | 0 | 2, 0, 0 | 1, 0, 1 | 0 |",
 		"2 effects had 1 follow-ups.\n",
-		"Of 2 jobs that fail for good on purpose, 0 were done in the end. Dead letters were requeued 0 times; 1 calls said nothing of what they had done, or not all.\n",
+		"Of 2 jobs that fail for good on purpose, 0 were done in the end. Dead letters were requeued 0 times; 1 times a call did not say what it had done.\n",
 	} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("no %q in\n%s", want, out.String())

@@ -136,7 +136,8 @@ const pageText = `# Reliability, tried out
 The fault harness wrote this page. It runs four Go workers and a Node worker, two processes that enqueue, and a PostgreSQL with normal
 durability. One of the workers is behind PgBouncer in session mode, another one and one of the enqueuers in transaction mode. Three of the
 Go workers have a PID namespace of their own, as in containers. Another process requeues dead letters, through the pooler in transaction
-mode. It injects one fault after the other, and waits after each until every process works again. All processes write down what they do, before and after they do it, so that the auditor also knows what a process did that was killed. At the end it compares what was
+mode. The harness injects one fault after the other, and waits after each until every process works again. All processes write down what
+they do, before and after they do it, so that the auditor also knows what a process did that was killed. At the end it compares what was
 acknowledged with what ran. To repeat it:
 
     %s
@@ -149,12 +150,13 @@ The seed says which faults come in which order and whom they meet; how the proce
   are still in the table, though nothing moves any more.
 * *Doubled* ones ran to the end twice, which is allowed: execution is at least once. It happens where a process ends, or is away for longer
   than its lease, between the end of a handler and its record. Where that cannot have happened, a doubled job is a failure.
-* *Effects* are transactional jobs that were acknowledged and whose row is committed; every third one enqueues a follow-up in its
-  transaction, every fifth fails once after it has written. *Doubled* ones have a second row, or a follow-up that is two jobs; *lost* ones
-  ended without a row, or their follow-up is gone. Both have to be 0: nothing in the table prevents a second row.
+* *Effects* are transactional jobs that were acknowledged and whose row is committed. A third of them enqueue a follow-up in the
+  transaction, and a fifth fail once after they have written. *Doubled* ones have a second row, or a follow-up that is two jobs; *lost* ones
+  ended without a row, or their follow-up is gone. Both have to be 0; nothing in the table prevents a second row.
 * *Dead letters* are left by jobs that fail for good on purpose, at their first attempt or at their last, with keys and without. A process
   requeues three quarters of them again and again, for up to 15 s; half of all are done then. *Doubled* are two dead letters of one job,
-  one beside the job, or one of a job that was done; *lost* are jobs that failed for good, were not done, and have none. They are not in the other columns.
+  one beside the job, or one of a job that was done; *lost* are jobs that failed for good, were not done, and have none. Both have to be 0.
+  These jobs are not in the other columns.
 * *Serial overlaps* are runs of two jobs of one queue at the same time. A process that was frozen may go on with its handler when it
   wakes up (R13 of the design), which is counted apart.
 * *Recovery* is the time from the end of the fault until the last process of ours has enqueued a job, or has begun to run one: the median
@@ -170,7 +172,8 @@ charged an attempt because its worker ended; jobs that were refused or rolled ba
 a queue in the order in which they were acknowledged; the last request of each key runs; each minute of cron is enqueued once; no worker
 that works is declared dead; a worker that is told to stop ends in time, without an error, and leaves nothing locked. A row of an effect is
 of a run that returned nil, and its job is done; the follow-up of a run that was rolled back never runs. A dead letter has its job's key and
-the reason that the job had, has failed once more than it was requeued, and was requeued as often as the answers of the requeues say.
+the reason for which that failed, and has failed for good once more than it was requeued. Each job that it became is in the answer of a
+requeue, or may be of one that had no clear answer.
 `
 
 // print writes the table as Markdown, and what was broken.

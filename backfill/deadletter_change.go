@@ -50,7 +50,7 @@ const (
 	SkipKeyHeld   DeadLetterSkip = "key_held"  // a job that waits or runs has its key
 	SkipLocked    DeadLetterSkip = "locked"    // another transaction has locked what it needs, for longer than a second
 	SkipRefused   DeadLetterSkip = "refused"   // the database does not take the job; Detail says why
-	SkipUnknown   DeadLetterSkip = "unknown"   // the connection broke at the commit, and it could not be read afterwards
+	SkipUnknown   DeadLetterSkip = "unknown"   // the connection broke at the commit, and what became of it could not be read afterwards
 )
 
 // DeadLetterResult is what became of the dead letters that a filter matched.

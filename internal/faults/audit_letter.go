@@ -43,7 +43,7 @@ func (q *requeues) add(r record) error {
 		case "":
 			q.acted[r.N]++
 			q.jobs[r.Job] = true
-		case backfill.SkipUnknown, backfill.SkipGone, backfill.SkipChanged: // the job of a requeue whose answer was lost may have ended before the call looked
+		case backfill.SkipUnknown:
 			q.calls = append(q.calls, &requeueCall{at: call.at, unknown: true})
 		}
 	}

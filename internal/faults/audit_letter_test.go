@@ -142,8 +142,6 @@ func TestAuditOfDeadLetters(t *testing.T) {
 			fleet: join(first, done, calls(7, backfill.SkipUnknown)), want: "dead letter: request 10 (permanent) ran as job 10, and then as job 11",
 		},
 		"a job whose requeue is not known":                      {fleet: join(first, calls(4, backfill.SkipUnknown), done)},
-		"a job that was done before the call looked":            {fleet: join(first, calls(4, backfill.SkipGone), done)},
-		"a job that failed before the call looked, and is done": {fleet: join(first, calls(4, backfill.SkipChanged), again, requeued(7, 12), as(12, ran(1, 8, 9, 10, "")))},
 		"a job of a dead letter that was locked": {
 			fleet: join(first, calls(4, backfill.SkipLocked), done), want: "dead letter: request 10 (permanent) ran as job 10, and then as job 11",
 		},

@@ -199,8 +199,11 @@ func (a *Admin) whySkipped(
 	ours, attempted := done[place.ID]
 	outcome = &DeadLetterOutcome{ID: place.ID}
 	if len(states) == 0 {
-		if !attempted || act.requeue {
+		switch {
+		case !attempted:
 			outcome.Skip = DeadLetterGone
+		case act.requeue: // its job has succeeded, or it was not requeued, and somebody has deleted it
+			outcome.Skip, outcome.JobID, outcome.Detail = DeadLetterUnknown, ours, "it is gone by now"
 		}
 		return outcome, nil
 	}
@@ -214,6 +217,8 @@ func (a *Admin) whySkipped(
 		if !attempted || ours != state.RequeuedJobID {
 			outcome.Skip = DeadLetterRequeued
 		}
+	case attempted && act.requeue && ours == state.OriginalJobID: // that job has failed for good by now
+		outcome.JobID = ours
 	case failed != place.FailedAt:
 		outcome.Skip = DeadLetterChanged
 	case act.requeue && state.HolderID != 0:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -146,6 +147,43 @@ func TestRequeueWhoseContextEndsAtTheCommit(t *testing.T) {
 		dbtest.Until(t, func() bool {
 			return dbtest.Get[int](t, db.Pool(), "select count(*) from graphile_worker._private_jobs") == len(want)
 		})
+	}
+}
+
+// The same, and the jobs have ended before the caller looks: one that has failed for good is the dead
+// letter again, and of one that is gone nobody knows which way it went.
+func TestRequeueWhoseJobsEndBeforeTheLook(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	places := addLetters(t, db.Pool(), 2)
+	proxy := dbtest.NewProxy(t, db.URL)
+	pool, err := pgxpool.New(t.Context(), proxy.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { pg.ClosePool(pool) })
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	proxy.ArmAfter("commit\x00", dbtest.Freeze)
+	var ended sync.WaitGroup
+	ended.Go(func() {
+		dbtest.Until(t, func() bool {
+			return dbtest.Get[int](t, db.Pool(), "select count(*)::int from graphile_worker._private_jobs") == 2
+		})
+		dbtest.Run(t, db.Pool(), `delete from graphile_worker._private_jobs`)
+		dbtest.Run(t, db.Pool(), `update graphile_worker.backfill_dlq set original_job_id = requeued_job_id, requeued_job_id = null,
+			failed_at = now(), failure_count = failure_count + 1 where id = 1`)
+		dbtest.Run(t, db.Pool(), "delete from graphile_worker.backfill_dlq where id = 2")
+		cancel()
+	})
+	outcomes, err := pg.NewAdmin(pool, schemaName).RequeueDeadLetters(ctx, places, "")
+	ended.Wait()
+	if !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	want := []pg.DeadLetterOutcome{{ID: 1, JobID: 1}, {ID: 2, Skip: pg.DeadLetterUnknown, JobID: 2, Detail: "it is gone by now"}}
+	if diff := cmp.Diff(want, outcomes); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
 

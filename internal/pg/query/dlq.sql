@@ -157,7 +157,7 @@ select d.id from graphile_worker.backfill_dlq as d where d.id = any(@ids::bigint
 -- name: DeadLetterStates :many
 -- What is true of dead letters, and which live job has the key of each; 0: none. Rows that are gone
 -- are left out.
-select d.id, encode(timestamptz_send(d.failed_at), 'hex') as failed_at, coalesce(d.requeued_job_id, 0)::bigint as requeued_job_id,
+select d.id, encode(timestamptz_send(d.failed_at), 'hex') as failed_at, coalesce(d.requeued_job_id, 0)::bigint as requeued_job_id, d.original_job_id,
        coalesce((select j.id from graphile_worker._private_jobs as j
                   where j.key = d.job_key and (j.locked_at is not null or j.attempts < j.max_attempts)), 0)::bigint as holder_id
   from graphile_worker.backfill_dlq as d where d.id = any(@ids::bigint[]);

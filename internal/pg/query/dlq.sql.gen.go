@@ -39,7 +39,7 @@ func (q *Queries) AddDeadTasks(ctx context.Context, ids []int64) error {
 }
 
 const DeadLetterStates = `-- name: DeadLetterStates :many
-select d.id, encode(timestamptz_send(d.failed_at), 'hex') as failed_at, coalesce(d.requeued_job_id, 0)::bigint as requeued_job_id,
+select d.id, encode(timestamptz_send(d.failed_at), 'hex') as failed_at, coalesce(d.requeued_job_id, 0)::bigint as requeued_job_id, d.original_job_id,
        coalesce((select j.id from graphile_worker._private_jobs as j
                   where j.key = d.job_key and (j.locked_at is not null or j.attempts < j.max_attempts)), 0)::bigint as holder_id
   from graphile_worker.backfill_dlq as d where d.id = any($1::bigint[])
@@ -49,6 +49,7 @@ type DeadLetterStatesRow struct {
 	ID            int64
 	FailedAt      string
 	RequeuedJobID int64
+	OriginalJobID int64
 	HolderID      int64
 }
 
@@ -67,6 +68,7 @@ func (q *Queries) DeadLetterStates(ctx context.Context, ids []int64) ([]DeadLett
 			&i.ID,
 			&i.FailedAt,
 			&i.RequeuedJobID,
+			&i.OriginalJobID,
 			&i.HolderID,
 		); err != nil {
 			return nil, err

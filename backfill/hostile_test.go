@@ -12,6 +12,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
 
 	"github.com/backfillhq/go/backfill"
 	"github.com/backfillhq/go/internal/dbtest"
@@ -169,7 +170,7 @@ func TestHostileTextsElsewhere(t *testing.T) {
 // A schema's name is a name, or refused; jobs are enqueued and run in it.
 func TestHostileSchemas(t *testing.T) {
 	t.Parallel()
-	for i, name := range dbtest.Hostile() {
+	for i, name := range append(dbtest.Hostile(), "$1.$2 of $10") {
 		t.Run("", func(t *testing.T) {
 			t.Parallel()
 			db := pgtest.Empty(t)
@@ -183,12 +184,23 @@ func TestHostileSchemas(t *testing.T) {
 				}
 			default:
 				defer client.Close()
-				task, registry := taskOf("t", func(context.Context, struct{}) error { return nil })
+				task := &backfill.Task[struct{}]{Name: "t"}
+				never := &backfill.Task[struct{}]{Name: "never"}
+				inTx, registry := txTask(nil, func(context.Context, pgx.Tx, txArgs) error { return nil },
+					backfill.Handle(task, func(context.Context, struct{}) error { return nil }),
+					backfill.Handle(never, func(context.Context, struct{}) error { return backfill.Permanent(errBoom) }))
 				for _, options := range [][]backfill.EnqueueOption{nil, {backfill.Key("k"), backfill.Queue("q")}} {
 					enqueue(t, client, task, struct{}{}, options...)
 				}
-				if report := runOnce(t, client, registry); report.Completed != 2 {
+				for _, options := range [][]backfill.EnqueueOption{nil, {backfill.Key("k in tx"), backfill.Queue("q")}} {
+					enqueue(t, client, inTx, txArgs{}, options...)
+				}
+				enqueue(t, client, never, struct{}{}, backfill.Queue("q"))
+				if report := runOnce(t, client, registry); report.Completed != 4 || report.Exhausted != 1 {
 					t.Errorf("schema %.80q: %+v", name, report)
+				}
+				if result := requeue(t, client, backfill.DeadLetterFilter{All: true}); result.Acted != 1 {
+					t.Errorf("schema %.80q: %+v", name, result)
 				}
 			}
 			if diff := cmp.Diff(before, dbtest.Dump(t, db.Pool(), storable(name))); diff != "" {

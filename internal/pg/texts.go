@@ -5,6 +5,7 @@ package pg
 
 import (
 	"context"
+	"strings"
 	"sync"
 
 	"github.com/jackc/pgx/v5"
@@ -29,6 +30,15 @@ func (t *texts) render(sql string) string {
 	text := migrations.Render(sql, t.schema)
 	t.rendered.Store(sql, text)
 	return text
+}
+
+// markParams marks the places of two parameters by what no schema's name has in it: one can have $1.
+var markParams = strings.NewReplacer("$1", "\x001", "$2", "\x002")
+
+// inline renders a statement with two literals in the places of its parameters, which a message of
+// several statements cannot have.
+func (t *texts) inline(sql, first, second string) string {
+	return strings.NewReplacer("\x001", first, "\x002", second).Replace(t.render(markParams.Replace(sql)))
 }
 
 // renderer is a DBTX that renders each statement on its way to the database.

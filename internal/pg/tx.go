@@ -82,13 +82,7 @@ func (t *JobTransactions) Begin(ctx context.Context, job TxJob) (*JobTx, error) 
 func (t *JobTransactions) begin(job TxJob) string {
 	idle := strconv.FormatInt((job.Limit + txIdle).Milliseconds(), 10)
 	return "begin isolation level " + job.Isolation + ";\n" +
-		inline(t.store.claims.texts.render(query.NoteTx), literal(idle), literal(job.Token))
-}
-
-// inline puts two literals in the places of parameters, which a message of several statements cannot
-// have.
-func inline(text, first, second string) string {
-	return strings.NewReplacer("$1", first, "$2", second).Replace(text)
+		t.store.claims.texts.inline(query.NoteTx, literal(idle), literal(job.Token))
 }
 
 // literal quotes a number or a token, which have no backslashes.

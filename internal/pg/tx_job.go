@@ -227,7 +227,7 @@ func (j *JobTx) guard() (query.CompleteInTxRow, error) {
 func (j *JobTx) tryGuard(ctx context.Context) (row query.CompleteInTxRow, err error) {
 	texts := j.owner.store.claims.texts
 	about := func(text string) string {
-		return ";\n" + inline(texts.render(text), strconv.FormatInt(j.lease.ID, 10), literal(j.lease.Token))
+		return ";\n" + texts.inline(text, strconv.FormatInt(j.lease.ID, 10), literal(j.lease.Token))
 	}
 	message := texts.render(query.PrepareGuard)
 	if j.lease.Keyed() {

@@ -191,10 +191,11 @@ func TestTransactionalSessions(t *testing.T) {
 				}
 				return write(ctx, tx, "x")
 			})
-			enqueue(t, r.client, task, txArgs{}, backfill.Queue("q"))
+			enqueue(t, r.client, task, txArgs{}, backfill.Queue("q"), backfill.Key("k"))
+			addLetter(t, r.db, map[string]string{"task_identifier": "'transactional'", "job_key": "'k'"})
 			runOnce(t, client, registry)
-			if rows := jobRows(t, r.db); len(rows) > 0 || r.effects(t, "x") != 1 {
-				t.Errorf("%+v, %d effects", rows, r.effects(t, "x"))
+			if rows := jobRows(t, r.db); len(rows) > 0 || r.effects(t, "x") != 1 || len(letterRows(t, r.db)) != 0 {
+				t.Errorf("%+v, %d effects, dead letters %+v", rows, r.effects(t, "x"), letterRows(t, r.db))
 			}
 			if !strings.Contains(sql, "'"+timeout+"'") {
 				t.Errorf("the handler's statement_timeout is %s", timeout)

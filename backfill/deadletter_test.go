@@ -269,6 +269,7 @@ func TestDeadLetterStats(t *testing.T) {
 	for i, reason := range []string{"exhausted", "permanent", "permanent", "crashed"} {
 		addLetter(t, db, map[string]string{"failure_reason": quoteSQL(reason), "failed_at": fmt.Sprintf("'2026-01-01T00:00:0%dZ'", i)})
 	}
+	addLetter(t, db, map[string]string{"task_identifier": "''", "failed_at": "'2026-01-01T00:00:02Z'"}) // as Node takes it
 	addLetter(t, db, map[string]string{"failed_at": "'2025-01-01T00:00:00Z'", "requeued_job_id": "1"})
 	addLetter(t, db, map[string]string{"failed_at": "'2027-01-01T00:00:00Z'", "requeued_job_id": "2"})
 	stats, err = client.DeadLetterStats(t.Context())
@@ -276,8 +277,8 @@ func TestDeadLetterStats(t *testing.T) {
 		t.Fatal(err)
 	}
 	at := func(second int) time.Time { return time.Date(2026, 1, 1, 0, 0, second, 0, time.UTC) }
-	want := &backfill.DeadLetterStats{Total: 4, Requeued: 2, Oldest: at(0), Newest: at(3), Kinds: []backfill.DeadLetterKind{
-		{Task: "t", Reason: "permanent", Count: 2}, {Task: "t", Reason: "crashed", Count: 1}, {Task: "t", Reason: "exhausted", Count: 1},
+	want := &backfill.DeadLetterStats{Total: 5, Requeued: 2, Oldest: at(0), Newest: at(3), Kinds: []backfill.DeadLetterKind{
+		{Task: "t", Reason: "permanent", Count: 2}, {Task: "", Reason: "exhausted", Count: 1}, {Task: "t", Reason: "crashed", Count: 1}, {Task: "t", Reason: "exhausted", Count: 1},
 	}}
 	if diff := cmp.Diff(want, stats); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)

@@ -173,3 +173,28 @@ func TestPauseOfNothing(t *testing.T) {
 		t.Errorf("without a client: %v", err)
 	}
 }
+
+// What would not run for a pause keeps its time, also for a worker that runs what is scheduled.
+func TestPausedJobsStayScheduled(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	client := newClient(t, db)
+	open, paused := &backfill.Task[struct{}]{Name: "open"}, &backfill.Task[struct{}]{Name: "paused"}
+	nothing := func(context.Context, struct{}) error { return nil }
+	registry := backfill.NewRegistry(backfill.Handle(open, nothing), backfill.Handle(paused, nothing))
+	later := backfill.Delay(time.Hour)
+	enqueue(t, client, open, struct{}{}, later)
+	enqueue(t, client, open, struct{}{}, later, backfill.Queue("open"))
+	enqueue(t, client, open, struct{}{}, later, backfill.Queue("paused"))
+	enqueue(t, client, paused, struct{}{}, later)
+	if err := errors.Join(client.PauseQueue(t.Context(), "paused", backfill.PauseOptions{}), client.Pause(t.Context(), "paused", backfill.PauseOptions{})); err != nil {
+		t.Fatal(err)
+	}
+	if report := runOnce(t, client, registry, backfill.WithScheduled()); report.Completed != 2 {
+		t.Errorf("%+v, want 2 that ran", *report)
+	}
+	const scheduled = "select count(*)::int from graphile_worker._private_jobs where run_at > now() + interval '50 minutes'"
+	if n := get[int](t, db.Pool(), scheduled); n != 2 {
+		t.Errorf("%d jobs are scheduled as they were, want 2: %+v", n, jobRows(t, db))
+	}
+}

@@ -286,7 +286,7 @@ func (a *Admin) DeadLetterStats(ctx context.Context) (stats DeadLetterStats, err
 			return err
 		}
 		for _, row := range rows {
-			if row.Task != "" {
+			if row.Oldest == "" { // only the first one has it: a task's name can be empty
 				stats.Kinds = append(stats.Kinds, DeadLetterKind{row.Task, row.Reason, row.Letters})
 				continue
 			}

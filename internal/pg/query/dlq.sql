@@ -60,7 +60,7 @@ select coalesce(max(d.id), 0)::bigint as id, encode(timestamptz_send(coalesce(ma
 
 -- name: DeadLetterStats :many
 -- Of the newest rows, so that the work is bounded: per task and reason, the most frequent first. The
--- first row has no task, and the sums.
+-- first row has the sums; the others have no times.
 with newest as materialized (
   select d.task_identifier, d.failure_reason, d.requeued_job_id
     from graphile_worker.backfill_dlq as d order by d.failed_at desc, d.id desc limit @size::int

@@ -119,7 +119,7 @@ type DeadLetterStatsRow struct {
 }
 
 // Of the newest rows, so that the work is bounded: per task and reason, the most frequent first. The
-// first row has no task, and the sums.
+// first row has the sums; the others have no times.
 func (q *Queries) DeadLetterStats(ctx context.Context, arg DeadLetterStatsParams) ([]DeadLetterStatsRow, error) {
 	rows, err := q.db.Query(ctx, DeadLetterStats, arg.Size, arg.Top)
 	if err != nil {

@@ -22,10 +22,15 @@ func (q *Queries) AddTasks(ctx context.Context, names []string) error {
 }
 
 const AdvanceJobs = `-- name: AdvanceJobs :execrows
-with later as materialized (
+with paused as materialized (
+  select s.id from graphile_worker.backfill_queue_pauses as p
+    join graphile_worker._private_job_queues as s on s.queue_name = p.queue_name
+   where coalesce(p.ends_at, 'infinity') > now()
+), later as materialized (
   select j.id, j.run_at from graphile_worker._private_jobs as j
    where j.task_id = any($1::int[]) and j.is_available and j.run_at > now() and j.run_at < 'infinity'
      and j.id <> all($2::bigint[])
+     and (j.job_queue_id is null or j.job_queue_id <> all(array(select paused.id from paused)))
    order by j.run_at limit 10000
 ), first as materialized (
   select min(later.run_at) as at from later
@@ -46,7 +51,8 @@ type AdvanceJobsParams struct {
 }
 
 // Makes due what is scheduled for the earliest second, in its order, for a worker that runs once,
-// apart from some jobs. What others have locked stays as it is.
+// apart from some jobs. What others have locked stays as it is, and so do jobs of paused queues, which
+// would not run: their time would be lost.
 func (q *Queries) AdvanceJobs(ctx context.Context, arg AdvanceJobsParams) (int64, error) {
 	result, err := q.db.Exec(ctx, AdvanceJobs, arg.Tasks, arg.ApartFrom)
 	if err != nil {

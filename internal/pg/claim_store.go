@@ -83,16 +83,25 @@ func (s *Store) resolve(ctx context.Context) error {
 	if _, err := s.taskIDs(ctx); err != nil {
 		return err
 	}
-	tables, err := s.queries.StateOfTables(ctx, s.settings.Schema)
+	tables, err := s.visible(ctx)
 	if err != nil {
-		return fmt.Errorf("look at the state of the tables: %w", err)
-	}
-	if len(tables.Hidden) > 0 {
-		return &hiddenError{role: s.settings.config.ConnConfig.User, tables: tables.Hidden}
+		return err
 	}
 	s.resolved = time.Now()
 	s.claims.indexed, s.plain.indexed = tables.Indexed, tables.Indexed
 	return nil
+}
+
+// visible returns the state of the tables, or a hiddenError: what is not there may be hidden.
+func (s *Store) visible(ctx context.Context) (query.StateOfTablesRow, error) {
+	tables, err := s.queries.StateOfTables(ctx, s.settings.Schema)
+	if err != nil {
+		return tables, fmt.Errorf("look at the state of the tables: %w", err)
+	}
+	if len(tables.Hidden) > 0 {
+		return tables, &hiddenError{role: s.settings.config.ConnConfig.User, tables: tables.Hidden}
+	}
+	return tables, nil
 }
 
 var errWereHidden = errors.New("row level security has hidden rows until now: what is locked is looked at first")

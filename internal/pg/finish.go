@@ -61,7 +61,11 @@ func (s *Store) Fail(ctx context.Context, failed []worker.Ended) ([]worker.Fate,
 	params.Ids, params.Tokens = columns(leases)
 	rows, err := s.queries.FailJobs(ctx, params)
 	if err != nil {
-		return nil, s.endFailed(ctx, fmt.Errorf("record failures: %w", err))
+		err = fmt.Errorf("record failures: %w", err)
+		if slices.ContainsFunc(params.Reasons, func(reason string) bool { return reason != "" }) {
+			err = refusedLetters(err)
+		}
+		return nil, s.endFailed(ctx, err)
 	}
 	fates, err := settleRows(ctx, s, leases, rows)
 	if err != nil {

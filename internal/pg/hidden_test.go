@@ -52,6 +52,9 @@ func TestPoliciesThatOnlyRead(t *testing.T) {
 		{"backfill_pauses", []string{"select"}, false},
 		{"backfill_queue_pauses", []string{"select"}, false},
 		{"backfill_queue_pauses", []string{"update"}, true},
+		{"backfill_dlq", nil, true},
+		{"backfill_dlq", []string{"select", "update", "delete"}, true},
+		{"backfill_dlq", []string{"select", "insert", "update", "delete"}, false},
 	} {
 		grant()
 		r := rigOn(t, pool, schemaName)
@@ -59,7 +62,8 @@ func TestPoliciesThatOnlyRead(t *testing.T) {
 		policy := dbtest.Get[string](t, admin, "select polname::text from pg_policy where polrelid = $1::regclass", table)
 		dbtest.Run(t, admin, "drop policy "+pgx.Identifier{policy}.Sanitize()+" on "+table)
 		for _, command := range test.commands {
-			dbtest.Run(t, admin, "create policy backfill_"+command+" on "+table+" for "+command+" to "+role+" using (true)")
+			all := map[bool]string{true: " with check (true)", false: " using (true)"}[command == "insert"]
+			dbtest.Run(t, admin, "create policy backfill_"+command+" on "+table+" for "+command+" to "+role+all)
 		}
 		r.store.ForgetTasks()
 		_, err := r.store.Claim(r.quick(), worker.ClaimRequest{WorkerID: r.id, Number: 1, Batch: 1, Serial: 1})

@@ -36,6 +36,16 @@ func (s *Store) checkLetters(ctx context.Context) error {
 	return nil
 }
 
+// refusedLetters marks an error of a statement that was to make dead letters. If the role may not, for
+// a policy or a right that it has lost, that is their fault, and not the jobs': without a dead letter
+// the outcome of a job can be recorded all the same (R19).
+func refusedLetters(err error) error {
+	if sqlstate.Of(err) == sqlstate.InsufficientRights {
+		return &wire.RejectedError{Err: err, Row: true}
+	}
+	return err
+}
+
 // findLetters looks for jobs that were lost, and are the dead letters that an earlier try of their
 // outcomes has made.
 func (s *Store) findLetters(ctx context.Context, failed []worker.Ended, fates []worker.Fate) ([]worker.Fate, error) {
@@ -69,7 +79,7 @@ func (s *Store) findLetters(ctx context.Context, failed []worker.Ended, fates []
 func buryJobs(ctx context.Context, queries *query.Queries, rows query.BuryJobsParams) (dead []worker.DeadJob, err error) {
 	buried, err := queries.BuryJobs(ctx, rows)
 	if err != nil {
-		return nil, fmt.Errorf("make dead letters: %w", err)
+		return nil, refusedLetters(fmt.Errorf("make dead letters: %w", err))
 	}
 	for _, row := range buried {
 		i := slices.Index(rows.Ids, row.ID)

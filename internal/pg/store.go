@@ -245,6 +245,9 @@ var refusals = []string{"22", "23", "44", "54", "P0"}
 // refused marks errors with which the server ended a statement, so that nothing was changed. A
 // fatal one ends the connection, perhaps after the commit.
 func refused(err error) error {
+	if _, marked := errors.AsType[*wire.RejectedError](err); marked {
+		return err
+	}
 	pgErr, ok := errors.AsType[*pgconn.PgError](err)
 	if !ok || pgErr.SeverityUnlocalized != "ERROR" {
 		return err

@@ -40,14 +40,25 @@ func (s *Store) Sweep(ctx context.Context, workerID string, starting bool) (work
 	swept, err := s.sweep.run(ctx, workerID, mine)
 	swept.Turn = mine
 	if mine && swept.Done && err == nil {
-		if err = s.sweepCrashes(ctx); err == nil {
-			err = s.dropRequeued(ctx)
-		}
+		err = s.dropGone(ctx)
 	}
 	if ctx.Err() != nil {
 		err = nil // its time was over during a page, with which the next one goes on
 	}
 	return swept, err
+}
+
+// dropGone deletes what is known of jobs that are gone, unless their rows are but hidden.
+func (s *Store) dropGone(ctx context.Context) error {
+	step, cancel := context.WithTimeout(ctx, pageTimeout)
+	defer cancel()
+	if _, err := s.visible(step); err != nil {
+		return err
+	}
+	if err := s.sweepCrashes(ctx); err != nil {
+		return err
+	}
+	return s.dropRequeued(ctx)
 }
 
 // sweepCrashes forgets crashes that nobody asks for any more, and frees the queues of suspects that

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/backfillhq/go/backfill"
@@ -102,5 +103,35 @@ func TestTransactionalSuccessClearsDeadLetters(t *testing.T) {
 	}
 	if n := runs("k", nil); n != 1 {
 		t.Errorf("after a success %d dead letters, want that of the other key", n)
+	}
+}
+
+// A key can have very many dead letters: a crontab entry that has failed for months. A success deletes
+// 1,000 of them, and the next ones the others, in a transaction and without.
+func TestSuccessClearsDeadLettersInPortions(t *testing.T) {
+	t.Parallel()
+	for name, transactional := range map[string]bool{"plain": false, "transactional": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newTxRig(t)
+			task, registry := txTask(nil, func(context.Context, pgx.Tx, txArgs) error { return nil })
+			if !transactional {
+				registry = backfill.NewRegistry(backfill.Handle(task, func(context.Context, txArgs) error { return nil }))
+			}
+			addLetters(t, r.db, 2500)
+			run(t, r.db, "update graphile_worker.backfill_dlq set task_identifier = 'transactional', job_key = 'k'")
+			addLetter(t, r.db, map[string]string{"task_identifier": "'transactional'", "job_key": "'rare'"})
+			var left []int
+			for range 3 {
+				for _, key := range []string{"k", "rare"} {
+					enqueue(t, r.client, task, txArgs{}, backfill.Key(key))
+				}
+				runOnce(t, r.client, registry)
+				left = append(left, get[int](t, r.db.Pool(), "select count(*)::int from graphile_worker.backfill_dlq"))
+			}
+			if diff := cmp.Diff([]int{1500, 500, 0}, left); diff != "" {
+				t.Errorf("dead letters after each success (-want +got):\n%s", diff)
+			}
+		})
 	}
 }

@@ -19,13 +19,14 @@ select pg_catalog.set_config('role', coalesce(nullif(pg_catalog.current_setting(
 
 -- name: ClearLettersInTx :exec
 -- Goes before the guard of a job with a key: what dead letters of the same task and key asked for is done.
+-- At most 1,000, as in CompleteKeyedJobs.
 with letter as materialized (
-  select d.id from graphile_worker._private_jobs as j
-    join graphile_worker._private_tasks as t on t.id OPERATOR(pg_catalog.=) j.task_id
-    join graphile_worker.backfill_dlq as d on d.job_key OPERATOR(pg_catalog.=) j.key
-                                          and d.task_identifier OPERATOR(pg_catalog.=) t.identifier
+  select l.id from graphile_worker._private_jobs as j
+    join graphile_worker._private_tasks as t on t.id OPERATOR(pg_catalog.=) j.task_id cross join lateral (
+    select d.id from graphile_worker.backfill_dlq as d
+     where d.job_key OPERATOR(pg_catalog.=) j.key and d.task_identifier OPERATOR(pg_catalog.=) t.identifier
+     limit 1000 for update skip locked) as l
    where j.id OPERATOR(pg_catalog.=) @id::pg_catalog.int8 and j.locked_by OPERATOR(pg_catalog.=) @token::pg_catalog.text
-     for update of d skip locked
 )
 delete from graphile_worker.backfill_dlq as d using letter where d.id OPERATOR(pg_catalog.=) letter.id;
 

@@ -11,12 +11,12 @@ import (
 
 const ClearLettersInTx = `-- name: ClearLettersInTx :exec
 with letter as materialized (
-  select d.id from graphile_worker._private_jobs as j
-    join graphile_worker._private_tasks as t on t.id OPERATOR(pg_catalog.=) j.task_id
-    join graphile_worker.backfill_dlq as d on d.job_key OPERATOR(pg_catalog.=) j.key
-                                          and d.task_identifier OPERATOR(pg_catalog.=) t.identifier
+  select l.id from graphile_worker._private_jobs as j
+    join graphile_worker._private_tasks as t on t.id OPERATOR(pg_catalog.=) j.task_id cross join lateral (
+    select d.id from graphile_worker.backfill_dlq as d
+     where d.job_key OPERATOR(pg_catalog.=) j.key and d.task_identifier OPERATOR(pg_catalog.=) t.identifier
+     limit 1000 for update skip locked) as l
    where j.id OPERATOR(pg_catalog.=) $1::pg_catalog.int8 and j.locked_by OPERATOR(pg_catalog.=) $2::pg_catalog.text
-     for update of d skip locked
 )
 delete from graphile_worker.backfill_dlq as d using letter where d.id OPERATOR(pg_catalog.=) letter.id
 `
@@ -27,6 +27,7 @@ type ClearLettersInTxParams struct {
 }
 
 // Goes before the guard of a job with a key: what dead letters of the same task and key asked for is done.
+// At most 1,000, as in CompleteKeyedJobs.
 func (q *Queries) ClearLettersInTx(ctx context.Context, arg ClearLettersInTxParams) error {
 	_, err := q.db.Exec(ctx, ClearLettersInTx, arg.ID, arg.Token)
 	return err

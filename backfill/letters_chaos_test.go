@@ -100,14 +100,20 @@ func lettersAtOnce(t *testing.T, unlocks bool) {
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
 	var acting sync.WaitGroup
-	act := func(what string, pause time.Duration, do func() error) {
+	pause := func(d time.Duration) {
+		select {
+		case <-ctx.Done():
+		case <-time.After(d):
+		}
+	}
+	act := func(what string, every time.Duration, do func() error) {
 		acting.Go(func() {
 			for ctx.Err() == nil {
 				if err := do(); err != nil && ctx.Err() == nil {
 					t.Errorf("%s: %v", what, err)
 					return
 				}
-				time.Sleep(rand.N(pause))
+				pause(rand.N(every))
 			}
 		})
 	}
@@ -177,7 +183,7 @@ func lettersAtOnce(t *testing.T, unlocks bool) {
 			opts = append(opts, backfill.Queue(fmt.Sprint("q", n%5)))
 		}
 		enqueue(t, r.client, tasks[n%2], args{n}, opts...)
-		time.Sleep(5 * time.Millisecond)
+		pause(5 * time.Millisecond)
 	}
 	<-ctx.Done()
 	acting.Wait()

@@ -2,6 +2,7 @@ package backfill
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -21,6 +22,7 @@ type Client struct {
 	pool     *pgxpool.Pool
 	owned    bool // the pool is closed with the client
 	schema   string
+	sqlDB    *sql.DB // nil: none
 	logger   *slog.Logger
 	inserter *pg.Inserter
 	admin    *pg.Admin
@@ -96,8 +98,13 @@ func newClient(ctx context.Context, pool *pgxpool.Pool, config clientConfig) (*C
 	if err != nil {
 		return nil, err
 	}
+	if config.sqlDB != nil {
+		if err := pg.CheckSameDatabase(ctx, pool, config.sqlDB); err != nil {
+			return nil, fmt.Errorf("WithSQLDB: %w", err)
+		}
+	}
 	c := &Client{
-		pool: pool, schema: config.schema, logger: config.logger,
+		pool: pool, schema: config.schema, sqlDB: config.sqlDB, logger: config.logger,
 		inserter:   pg.NewInserter(pool, config.schema, report.Access),
 		admin:      pg.NewAdmin(pool, config.schema),
 		nudges:     pg.NewNudges(pg.SettingsOf(pool, config.schema)),

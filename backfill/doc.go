@@ -69,12 +69,13 @@
 //
 // A handler that takes a pgx.Tx as well writes to the database in the transaction that completes
 // its job: what it writes, what it enqueues and the end of the job are committed together, or not
-// at all. Such a task needs a Timeout, and may have an [Isolation]. docs/transactional-tasks.md has
-// the rules.
+// at all. With [WithSQLDB] it may take a *sql.Tx instead. Such a task needs a Timeout, and may have
+// an [Isolation]. docs/transactional-tasks.md has the rules.
 //
 // # Options
 //
-//   - of a client: [WithSchema], [WithMigrations], [WithEnqueueMiddleware], [WithLogger]
+//   - of a client: [WithSchema], [WithMigrations], [WithEnqueueMiddleware], [WithSQLDB],
+//     [WithLogger]
 //   - of a worker: [WithConcurrency], [WithTxConnections], [WithDrainTimeout], [WithMiddleware],
 //     [WithObserver], [WithProbes], [WithLogger], [WithListenURL], [WithoutListen],
 //     [WithForbiddenFlags], [WithForbiddenFlagsFunc], [WithCrontab], [WithCrontabFile],

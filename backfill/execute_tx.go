@@ -59,14 +59,23 @@ func (x *executor) transact(ctx context.Context, route route, claimed *wire.Job,
 // for which the job is to be run again.
 func (x *executor) runInTx(ctx context.Context, route route, claimed *wire.Job, outcome *worker.Outcome) (conflict error) {
 	h := route.handler
-	tx, err := x.transactions.Begin(ctx, pg.TxJob{Lease: claimed.Lease, Isolation: string(h.isolation), Limit: h.timeout})
+	job := pg.TxJob{Lease: claimed.Lease, Isolation: string(h.isolation), Limit: h.timeout}
+	if h.onSQL {
+		job.DB = x.client.sqlDB
+	}
+	tx, err := x.transactions.Begin(ctx, job)
 	if err != nil {
 		*outcome = x.outcome(ctx, h, claimed, because(ctx, err))
 		return nil
 	}
 	defer tx.Abort() // also when the handler ends its goroutine
 	var enqueued atomic.Int64
-	carried := newJobContext(ctx, claimed, x.client.bindTx(tx.Tx(), func(jobs int) { enqueued.Add(int64(jobs)) }))
+	note := func(jobs int) { enqueued.Add(int64(jobs)) }
+	bound := x.client.bindTx(tx.Pgx, note)
+	if h.onSQL {
+		bound = x.client.bindSQLTx(tx.SQL, note)
+	}
+	carried := newJobContext(ctx, claimed, bound)
 	carried.tx = &txRun{tx: tx}
 	err = route.run(carried, carried.job)
 	x.warnOfHidden(carried, claimed, carried.said.Load(), err)
@@ -112,12 +121,11 @@ func (x *executor) failedInTx(
 			return fmt.Errorf("%w: %w", err, caught)
 		}
 	}
-	failed := tx.Failed()
-	switch {
+	switch ended := errors.Join(tx.Failed(), caught); {
 	case pg.IsEcho(err) && caught != nil: // an echo: the first error says what is wrong
 		err = fmt.Errorf("%w: %w", err, caught)
-	case errors.Is(failed, pg.ErrTxEnded) && !errors.Is(err, pg.ErrTxEnded):
-		err = fmt.Errorf("%w: %w", err, failed)
+	case errors.Is(ended, pg.ErrTxEnded) && !errors.Is(err, pg.ErrTxEnded):
+		err = fmt.Errorf("%w: %w", err, pg.ErrTxEnded)
 	}
 	*outcome = x.outcome(carried, h, claimed, err)
 	return nil

@@ -14,6 +14,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/backfillhq/go/internal/pg"
 	"github.com/backfillhq/go/internal/trouble"
 	"github.com/backfillhq/go/internal/wire"
 	"github.com/backfillhq/go/internal/worker"
@@ -21,7 +22,8 @@ import (
 
 // HandlerShape is satisfied by the functions that can handle args of type T. One that takes a
 // transaction makes a transactional task: what it writes through the transaction, what it enqueues,
-// and the completion of its job commit together, or not at all.
+// and the completion of its job commit together, or not at all. The transaction is pgx's, or one of
+// database/sql, and of the libraries on it.
 type HandlerShape[T any] interface {
 	func(context.Context, T) error |
 		func(context.Context, pgx.Tx, T) error |
@@ -32,8 +34,8 @@ type HandlerShape[T any] interface {
 type HandleOption interface{ applyToHandler(h *handler) }
 
 // Handle binds a task to its handler, a function or a method value. The types must match, so code
-// that was generated for an older signature does not compile. Workers refuse handlers that take a
-// *sql.Tx: this version runs those that take a pgx.Tx.
+// that was generated for an older signature does not compile. A handler that takes a *sql.Tx needs a
+// client with [WithSQLDB].
 func Handle[T any, F HandlerShape[T]](t *Task[T], fn F, opts ...HandleOption) Binding {
 	if t == nil {
 		return Binding{problem: &problem{err: errors.New("the *Task of a Handle is nil: pass the task's descriptor")}}
@@ -52,9 +54,12 @@ func Handle[T any, F HandlerShape[T]](t *Task[T], fn F, opts ...HandleOption) Bi
 		if fn == nil {
 			h.fault(errors.New("its handler is nil: pass a function to Handle"))
 		}
-		h.run, h.transactional = txHandler(fn), true
-	default:
-		h.fault(fmt.Errorf("its handler is a %T, which this version cannot run: let it take a pgx.Tx", fn))
+		h.run, h.transactional = txHandler(fn, func(tx *pg.JobTx) pgx.Tx { return tx.Pgx }), true
+	case func(context.Context, *sql.Tx, T) error:
+		if fn == nil {
+			h.fault(errors.New("its handler is nil: pass a function to Handle"))
+		}
+		h.run, h.transactional, h.onSQL = txHandler(fn, func(tx *pg.JobTx) *sql.Tx { return tx.SQL }), true, true
 	}
 	h.setIsolation(t.Isolation)
 	apply(opts, func(o HandleOption) { o.applyToHandler(h) })
@@ -100,6 +105,7 @@ type handler struct {
 	timeout       time.Duration // 0: none
 	isolation     Isolation     // of a transactional task
 	transactional bool
+	onSQL         bool // its transaction is of database/sql
 	backoff       Backoff
 	backoffFunc   func(attempt int, err error) time.Duration // nil: backoff
 	guard         *guard                                     // of backoffFunc

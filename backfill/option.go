@@ -1,6 +1,7 @@
 package backfill
 
 import (
+	"database/sql"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -53,6 +54,7 @@ func (c *config) check(option string, err error) { c.require(err == nil, option+
 type clientConfig struct {
 	config
 	schema     string
+	sqlDB      *sql.DB // nil: none
 	migrations MigrateMode
 	middleware []EnqueueMiddleware
 }
@@ -135,6 +137,18 @@ func WithSchema(name string) ClientOption {
 	})
 }
 
+// WithSQLDB gives the client the *sql.DB that transactional tasks get a *sql.Tx of, for GORM, bun, ent,
+// sqlx and plain database/sql. Its driver is pgx's stdlib or lib/pq, and it leads to the client's
+// database, which [Open] and [NewClient] check. The client uses it for these transactions alone, as
+// many at a time as [WithTxConnections] says, and does not close it. Default: workers refuse tasks
+// that take a *sql.Tx.
+func WithSQLDB(db *sql.DB) ClientOption {
+	return clientOption(func(c *clientConfig) {
+		c.require(db != nil, "WithSQLDB: the *sql.DB is nil: pass what sql.Open returns, or leave the option out")
+		c.sqlDB = db
+	})
+}
+
 // MigrateMode says what [Open] and [NewClient] do about the schema.
 type MigrateMode int
 
@@ -204,7 +218,8 @@ func WithConcurrency(n int) WorkerOption {
 
 // WithTxConnections sets how many connections the worker has for transactional tasks, 1 to 1,000.
 // Each of their jobs has one while it runs, so this is how many run at the same time; others wait.
-// They are apart from those of the client's pool, and made in the same way. Default: 4.
+// They are apart from those of the client's pool, and made in the same way; tasks that take a *sql.Tx
+// have theirs from [WithSQLDB] instead. Default: 4.
 func WithTxConnections(n int) WorkerOption {
 	return workerOption(func(c *workerConfig) {
 		c.require(1 <= n && n <= 1000, "WithTxConnections: %d is out of range: want 1 to 1000", n)

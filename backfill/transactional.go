@@ -5,10 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
-
-	"github.com/jackc/pgx/v5"
 
 	"github.com/backfillhq/go/internal/pg"
 )
@@ -36,14 +35,14 @@ var (
 		"package pgtest: client.NewWorker(registry), and its RunOnce")
 )
 
-// txHandler is plainHandler for handlers that take a transaction.
-func txHandler[T any](fn func(context.Context, pgx.Tx, T) error) HandlerFunc {
+// txHandler is plainHandler for handlers that take a transaction, which pick gets of the job's.
+func txHandler[T, Tx any](fn func(context.Context, Tx, T) error, pick func(*pg.JobTx) Tx) HandlerFunc {
 	return plainHandler(func(ctx context.Context, args T) error {
 		carried, ok := ctx.Value(jobContextKey{}).(*jobContext)
 		if !ok || carried.tx == nil {
 			return errNoTx
 		}
-		return fn(ctx, carried.tx.tx.Tx(), args)
+		return fn(ctx, pick(carried.tx.tx), args)
 	})
 }
 
@@ -77,7 +76,7 @@ func (h *handler) setIsolation(isolation Isolation) {
 	levels := []Isolation{ReadCommitted, RepeatableRead, Serializable}
 	switch {
 	case !h.transactional && isolation != "":
-		h.fault(fmt.Errorf("isolation %q is for transactional tasks: leave it out, or let the handler take a pgx.Tx", isolation))
+		h.fault(fmt.Errorf("isolation %q is for transactional tasks: leave it out, or let the handler take a pgx.Tx or a *sql.Tx", isolation))
 	case !h.transactional:
 	case isolation != "" && !slices.Contains(levels, isolation):
 		h.fault(fmt.Errorf("unknown isolation %s: want %q, %q or %q", shortQuote(string(isolation)), ReadCommitted, RepeatableRead, Serializable))
@@ -89,6 +88,22 @@ func (h *handler) setIsolation(isolation Isolation) {
 	if h.isolation = isolation; isolation == "" {
 		h.isolation = ReadCommitted
 	}
+}
+
+// needsSQLDB returns an error if a client without a *sql.DB cannot run the registry.
+func (r *Registry) needsSQLDB() error {
+	var names []string
+	for _, h := range r.handlers {
+		if h.onSQL {
+			names = append(names, shortQuote(h.name))
+		}
+	}
+	if names == nil {
+		return nil
+	}
+	slices.Sort(names)
+	return fmt.Errorf("the handlers of %s take a *sql.Tx, and the client has no *sql.DB to begin one in: "+
+		"pass backfill.WithSQLDB(db) to Open, NewClient or Run", strings.Join(names, ", "))
 }
 
 // transactional returns the names of transactional tasks, aliases included, in alphabetical order.

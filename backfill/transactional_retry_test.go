@@ -23,6 +23,22 @@ func raise(ctx context.Context, tx pgx.Tx, state string) error {
 	return err
 }
 
+// letRefuse lets COMMIT fail where a row of public.refused was inserted, and the guard where the
+// setting test.refuse is made, with the SQLSTATE that they have.
+func letRefuse(t *testing.T, r *txRig) {
+	t.Helper()
+	run(t, r.db, "create table public.refused (state text)")
+	run(t, r.db, `create function public.refuse() returns trigger language plpgsql as
+		$$ begin raise exception 'refused' using errcode = new.state; end $$`)
+	run(t, r.db, `create constraint trigger refuse after insert on public.refused deferrable initially deferred
+		for each row execute function public.refuse()`)
+	run(t, r.db, `create function public.refuse_guard() returns trigger language plpgsql as $$ begin
+		if coalesce(current_setting('test.refuse', true), '') <> '' then
+			raise exception 'refused' using errcode = current_setting('test.refuse'); end if;
+		return old; end $$`)
+	run(t, r.db, `create trigger refuse before delete on graphile_worker._private_jobs for each row execute function public.refuse_guard()`)
+}
+
 // Wherever a serialization failure or a deadlock comes from, the job runs again at once, and no
 // attempt is charged; if it does not end, one is, and the failure says how often it was tried.
 func TestTransactionalConflicts(t *testing.T) {
@@ -56,16 +72,7 @@ func TestTransactionalConflicts(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			r := newTxRig(t)
-			run(t, r.db, "create table public.refused (state text)")
-			run(t, r.db, `create function public.refuse() returns trigger language plpgsql as
-				$$ begin raise exception 'refused' using errcode = new.state; end $$`)
-			run(t, r.db, `create constraint trigger refuse after insert on public.refused deferrable initially deferred
-				for each row execute function public.refuse()`)
-			run(t, r.db, `create function public.refuse_guard() returns trigger language plpgsql as $$ begin
-				if coalesce(current_setting('test.refuse', true), '') <> '' then
-					raise exception 'refused' using errcode = current_setting('test.refuse'); end if;
-				return old; end $$`)
-			run(t, r.db, `create trigger refuse before delete on graphile_worker._private_jobs for each row execute function public.refuse_guard()`)
+			letRefuse(t, r)
 			var runs atomic.Int32
 			task, registry := txTask(nil, func(ctx context.Context, tx pgx.Tx, _ txArgs) error {
 				n := int(runs.Add(1))
@@ -78,7 +85,7 @@ func TestTransactionalConflicts(t *testing.T) {
 				return nil
 			})
 			enqueue(t, r.client, task, txArgs{}, backfill.Queue("q"))
-			report := runOnce(t, r.client, registry)
+			report := runOnce(t, r.client, registry, backfill.WithoutDeadLetters())
 			if int(runs.Load()) != test.runs {
 				t.Errorf("%d runs, want %d", runs.Load(), test.runs)
 			}

@@ -44,12 +44,7 @@ func (c *Client) WithSQLTx(tx *sql.Tx) Enqueuer {
 	if c == nil {
 		return noClient{}
 	}
-	return &txEnqueuer{c, c.nudgeAfterCommit, func(ctx context.Context, specs []wire.Spec) ([]*wire.Job, error) {
-		if tx == nil {
-			return nil, invalid(errors.New("WithSQLTx: the transaction is nil"))
-		}
-		return c.inserter.InsertSQLTx(ctx, tx, specs)
-	}}
+	return c.bindSQLTx(tx, c.nudgeAfterCommit)
 }
 
 func (c *Client) nudgeAfterCommit(jobs int) { c.nudger.NudgeAfterCommit(jobs) }
@@ -123,6 +118,15 @@ func (c *Client) bindTx(tx pgx.Tx, nudge func(jobs int)) *txEnqueuer {
 			return nil, invalid(errors.New("WithTx: the transaction is nil"))
 		}
 		return c.inserter.InsertTx(ctx, tx, specs)
+	}}
+}
+
+func (c *Client) bindSQLTx(tx *sql.Tx, nudge func(jobs int)) *txEnqueuer {
+	return &txEnqueuer{c, nudge, func(ctx context.Context, specs []wire.Spec) ([]*wire.Job, error) {
+		if tx == nil {
+			return nil, invalid(errors.New("WithSQLTx: the transaction is nil"))
+		}
+		return c.inserter.InsertSQLTx(ctx, tx, specs)
 	}}
 }
 

@@ -32,10 +32,10 @@ var sqlDrivers = map[string]sqlDriver{
 	"pq binary parameters": {"postgres", "binary_parameters=yes"},
 }
 
-// conn returns a connection that is nobody else's.
-func (d sqlDriver) conn(t *testing.T, db *pgtest.Database) *sql.Conn {
+// pool returns connections to the database of a URL.
+func (d sqlDriver) pool(t *testing.T, url string) *sql.DB {
 	t.Helper()
-	url, separator := db.URL, " "
+	separator := " "
 	if strings.Contains(url, "://") {
 		separator = "&"
 		if !strings.Contains(url, "?") {
@@ -54,7 +54,13 @@ func (d sqlDriver) conn(t *testing.T, db *pgtest.Database) *sql.Conn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conns.Close() })
-	conn, err := conns.Conn(t.Context())
+	return conns
+}
+
+// conn returns a connection that is nobody else's.
+func (d sqlDriver) conn(t *testing.T, db *pgtest.Database) *sql.Conn {
+	t.Helper()
+	conn, err := d.pool(t, db.URL).Conn(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

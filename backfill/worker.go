@@ -40,6 +40,9 @@ func (c *Client) NewWorker(r *Registry, opts ...WorkerOption) (*Worker, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := r.needsSQLDB(); err != nil && c.sqlDB == nil {
+		return nil, fmt.Errorf("new worker: %w", err)
+	}
 	w.client = c
 	for _, probes := range w.config.probes {
 		probes.add(w)

@@ -100,6 +100,17 @@ func apart[T any](ctx context.Context, grace time.Duration, run func() (T, error
 	return end, false
 }
 
+// failed returns the error of what has run apart: its own, a panic's, or the end of ctx.
+func (e ending[T]) failed(ctx context.Context, ok bool) error {
+	switch {
+	case !ok:
+		return context.Cause(ctx)
+	case e.panicked != nil:
+		return fmt.Errorf("panic: %v", e.panicked)
+	}
+	return e.err
+}
+
 // notNil is callHook for hooks that pgx does not expect to return nil.
 func notNil[T comparable](
 	ctx context.Context, name string, hook func(context.Context) (T, error),

@@ -2,6 +2,7 @@ package pg
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"strconv"
@@ -52,10 +53,14 @@ type TxJob struct {
 
 	Isolation string        // an isolation level of PostgreSQL's
 	Limit     time.Duration // how long the job may take
+	DB        *sql.DB       // where its transaction comes from; nil: connections of ours
 }
 
 // Begin begins the transaction of a job, whose context is ctx. End it with Commit or Abort.
 func (t *JobTransactions) Begin(ctx context.Context, job TxJob) (*JobTx, error) {
+	if job.DB != nil {
+		return t.beginSQL(ctx, job)
+	}
 	pool, err := t.open()
 	if err != nil {
 		return nil, err
@@ -67,7 +72,7 @@ func (t *JobTransactions) Begin(ctx context.Context, job TxJob) (*JobTx, error) 
 		}
 		tx, err := conn.Conn().BeginTx(ctx, pgx.TxOptions{BeginQuery: t.begin(job)})
 		if err == nil {
-			return newJobTx(ctx, t, job.Lease, conn, tx), nil
+			return newPgxTx(ctx, t, job, conn, tx), nil
 		}
 		dead := conn.Conn().IsClosed()
 		conn.Release()
@@ -80,9 +85,13 @@ func (t *JobTransactions) Begin(ctx context.Context, job TxJob) (*JobTx, error) 
 // begin returns the statements that begin a transaction: one message, so that the session is never
 // idle in it without the limit. Whatever takes parameters would need a second one.
 func (t *JobTransactions) begin(job TxJob) string {
-	idle := strconv.FormatInt((job.Limit + txIdle).Milliseconds(), 10)
 	return "begin isolation level " + job.Isolation + ";\n" +
-		t.store.claims.texts.inline(query.NoteTx, literal(idle), literal(job.Token))
+		t.store.claims.texts.inline(query.NoteTx, literal(job.idle()), literal(job.Token))
+}
+
+// idle is the setting that ends the session of a transaction that nobody ends, in milliseconds.
+func (j TxJob) idle() string {
+	return strconv.FormatInt((j.Limit + txIdle).Milliseconds(), 10)
 }
 
 // literal quotes a number or a token, which have no backslashes.

@@ -19,16 +19,22 @@ var (
 	errStillUsed      = errors.New("the handler returned while a goroutine still used its transaction: wait for it before you return")
 	errRowsOpen       = errors.New("the handler returned with rows or a batch open in its transaction: close them, or read them to their end")
 	errConnectionLost = errors.New("the connection of the job's transaction was lost")
-	errRowLocked      = errors.New("another transaction has the job's row or its queue's locked")
+	errAborted        = errors.New("a statement of the handler's has failed, which ended its transaction, and it caught the error: " +
+		"return the error, or use a savepoint around what may fail")
+	errElsewhere = errors.New("the job's transaction does not see the job, which is still this worker's: it leads to another database " +
+		"than the client, or its role does not see the row")
+	errRowLocked = errors.New("another transaction has the job's row or its queue's locked")
 )
 
 // ErrTxEnded says that a job's transaction was ended by somebody else than the worker.
 var ErrTxEnded = errors.New("the handler, or what it called, has ended the job's transaction, so what it wrote until then may be " +
-	"committed without the job: the worker commits it, so leave COMMIT and ROLLBACK out; use a savepoint (tx.Begin)")
+	"committed without the job: the worker commits it, so leave COMMIT and ROLLBACK out; use a savepoint")
 
 // txSession is a job's transaction while its handler has it. Handlers may start goroutines, which
 // may go on when the handler has returned: whatever they do then is refused, and touches nothing.
 type txSession struct {
+	*refusal
+
 	ctx  context.Context //nolint:containedctx // of the job, which the transaction belongs to
 	conn *pgx.Conn
 
@@ -39,9 +45,6 @@ type txSession struct {
 
 	first error // that has aborted the transaction; nil: it is not aborted
 	ended bool  // somebody has ended the transaction
-
-	mu     sync.Mutex
-	reason error // not to commit; nil: none
 }
 
 // end takes the transaction from the handler. It reports false if a goroutine is using it.
@@ -51,20 +54,6 @@ func (s *txSession) end() bool {
 		s.kept.Store(true)
 	}
 	return s.kept.Load()
-}
-
-func (s *txSession) fail(err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.reason == nil {
-		s.reason = err
-	}
-}
-
-func (s *txSession) failed() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.reason
 }
 
 // enter begins a use of the connection; leave ends it.
@@ -105,7 +94,7 @@ func (s *txSession) leave(err error) {
 		}
 	case 'I':
 		s.ended = true
-		s.fail(ErrTxEnded)
+		s.Fail(ErrTxEnded)
 	}
 }
 
@@ -115,8 +104,7 @@ func (s *txSession) aborted() error {
 		return nil
 	}
 	if s.first == nil {
-		return errors.New("a statement of the handler's has failed, which ended its transaction, and it caught the error: " +
-			"return the error, or use a savepoint (tx.Begin) around what may fail")
+		return errAborted
 	}
 	position := ""
 	if said, ok := errors.AsType[*pgconn.PgError](s.first); ok && said.Position > 0 {
@@ -164,7 +152,7 @@ func (t *handlerTx) Rollback(ctx context.Context) error { return t.endSavepoint(
 
 func (t *handlerTx) endSavepoint(ctx context.Context, end func(pgx.Tx, context.Context) error) error {
 	if t.root {
-		t.txn.fail(errNotYours)
+		t.txn.Fail(errNotYours)
 		return errNotYours
 	}
 	if err := t.txn.enter(); err != nil {

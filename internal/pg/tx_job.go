@@ -2,16 +2,14 @@ package pg
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
-	"strconv"
 	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/backfillhq/go/internal/pg/query"
 	"github.com/backfillhq/go/internal/wire"
@@ -30,119 +28,99 @@ const (
 // JobTx is the transaction of one job. COMMIT has one way in, Commit; whatever else happens ends
 // in a rollback: Abort, the connection's end, or the server's own timeout.
 type JobTx struct {
+	Pgx pgx.Tx  // as the handler sees it; one of
+	SQL *sql.Tx // these two
+
+	*refusal
+
 	owner *JobTransactions
 	lease wire.Lease
 	ctx   context.Context //nolint:containedctx // of the job, which the transaction belongs to
-	tx    pgx.Tx
-	txn   *txSession
+	over  jobTransaction
 
 	watch    func() bool   // stops watching ctx
 	returned chan struct{} // the handler has
 	note     sync.Once     // closes it
-
-	mu   sync.Mutex
-	conn *pgxpool.Conn // nil: the transaction is over, and the connection may be somebody else's
 }
 
-func newJobTx(ctx context.Context, owner *JobTransactions, lease wire.Lease, conn *pgxpool.Conn, tx pgx.Tx) *JobTx {
+// jobTransaction is a job's transaction over pgx, or over database/sql.
+type jobTransaction interface {
+	// take takes it from the handler, which has returned. It reports false if a goroutine of the
+	// handler's is using it.
+	take() bool
+	// ready says what keeps it from being committed, as far as that can be known without the server.
+	ready() error
+	// caught returns the error that has aborted it, or ErrTxEnded; nil: neither is known.
+	caught() error
+	// guard sends the guard's statements once.
+	guard(ctx context.Context) (query.CompleteInTxRow, error)
+	// commit sends COMMIT. It reports whether what it returns is what became of the transaction.
+	commit(ctx context.Context) (sure bool, err error)
+	// abort rolls it back, unless it is over, and gives the connection back.
+	abort()
+	// kill ends it while somebody may be using it.
+	kill()
+}
+
+// refusal is why a transaction must not be committed.
+type refusal struct {
+	mu     sync.Mutex
+	reason error // nil: none
+}
+
+// Fail notes why the transaction must not be committed, whatever follows. The first reason counts.
+func (r *refusal) Fail(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.reason == nil {
+		r.reason = err
+	}
+}
+
+// Failed returns that reason; nil if there is none.
+func (r *refusal) Failed() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.reason
+}
+
+func newJobTx(ctx context.Context, owner *JobTransactions, job TxJob, refusal *refusal, over jobTransaction) *JobTx {
 	j := &JobTx{
-		owner: owner, lease: lease, ctx: ctx, tx: tx, txn: &txSession{ctx: ctx, conn: conn.Conn()},
-		conn: conn, returned: make(chan struct{}),
+		refusal: refusal, owner: owner, lease: job.Lease, ctx: ctx, over: over, returned: make(chan struct{}),
 	}
 	j.watch = context.AfterFunc(ctx, j.closeLate)
 	return j
 }
 
-// Tx returns the transaction as the handler sees it.
-func (j *JobTx) Tx() pgx.Tx { return &handlerTx{txn: j.txn, tx: j.tx, root: true} }
-
-// Fail notes why the transaction must not be committed, whatever follows. The first reason counts.
-func (j *JobTx) Fail(err error) { j.txn.fail(err) }
-
-// Failed returns that reason; nil if there is none.
-func (j *JobTx) Failed() error { return j.txn.failed() }
-
-// Caught returns the error of the server's that has aborted the transaction; nil if it is not
-// aborted. Call it after the handler has returned.
+// Caught returns the error of the server's that has aborted the transaction, or ErrTxEnded, as far
+// as they are known; else nil. Call it after the handler has returned.
 func (j *JobTx) Caught() error {
-	if !j.end() {
+	if !j.take() {
 		return nil
 	}
-	return j.txn.aborted()
+	return j.over.caught()
 }
 
-// end takes the transaction from the handler, which has returned. It reports false if a goroutine
-// of the handler's is using it.
-func (j *JobTx) end() bool {
+// take takes the transaction from the handler, which has returned.
+func (j *JobTx) take() bool {
 	j.note.Do(func() { j.watch(); close(j.returned) })
-	return j.txn.end()
+	return j.over.take()
 }
 
-// closeLate closes the connection of a handler that goes on long after its context has ended. A
+// closeLate ends the transaction of a handler that goes on long after its context has ended. A
 // COMMIT that is under way is left alone.
 func (j *JobTx) closeLate() {
 	select {
 	case <-j.returned:
 	case <-time.After(txPatience):
-		j.kill()
+		j.over.kill()
 	}
-}
-
-// kill closes the connection while somebody may be using it. The server is asked to end a statement
-// that runs: it would not look at the connection before.
-func (j *JobTx) kill() {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if j.conn == nil {
-		return
-	}
-	conn := j.txn.conn.PgConn()
-	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
-	defer cancel()
-	_ = conn.CancelRequest(ctx) // the end of the connection says the rest
-	_ = conn.Conn().Close()
 }
 
 // Abort rolls the transaction back, unless it is over.
 func (j *JobTx) Abort() {
-	if j.isOver() {
-		return
-	}
-	if j.end() {
-		Rollback(context.Background(), j.tx)
-	} else {
-		j.kill()
-	}
-	j.release()
-}
-
-func (j *JobTx) isOver() bool {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.conn == nil
-}
-
-// release gives the connection back. What a handler may still have in its hands is closed, and one
-// that a goroutine still uses is left alone until that has returned.
-func (j *JobTx) release() {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	conn := j.conn
-	j.conn = nil
-	done := func() {
-		if j.txn.exposed.Load() {
-			closeConn(context.Background(), conn.Conn())
-		}
-		conn.Release()
-	}
-	if j.txn.end() {
-		done()
-		return
-	}
-	go func() {
-		j.txn.using.Lock()
-		done()
-	}()
+	j.take()
+	j.over.abort()
 }
 
 // Commit completes the job in its transaction, and commits it. Without an error both are done. An
@@ -162,35 +140,28 @@ func (j *JobTx) Commit() (fate worker.Fate, err error) {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(j.ctx), commitTimeout)
 	defer cancel()
-	if err := j.tx.Commit(ctx); err != nil {
-		if err = j.commitFailed(err, row); err != nil {
-			return fate, fmt.Errorf("commit the job's transaction: %w", err)
-		}
+	sure, err := j.over.commit(ctx)
+	if !sure {
+		err = j.settle(err, row)
+	}
+	if err != nil {
+		return fate, fmt.Errorf("commit the job's transaction: %w", err)
 	}
 	return worker.Fate{Kind: worker.FateRecorded, Next: j.next()}, nil
 }
 
 // mayCommit says what keeps the transaction from being committed.
 func (j *JobTx) mayCommit() error {
-	if !j.end() {
-		j.txn.fail(errStillUsed)
-		return j.txn.failed()
+	if !j.take() {
+		j.Fail(errStillUsed)
 	}
-	switch status := j.txn.conn.PgConn().TxStatus(); {
-	case j.txn.failed() != nil:
-		return j.txn.failed()
+	switch failed := j.Failed(); {
+	case failed != nil:
+		return failed
 	case j.ctx.Err() != nil:
 		return context.Cause(j.ctx)
-	case j.txn.conn.IsClosed():
-		return errConnectionLost
-	case j.txn.conn.PgConn().IsBusy():
-		return errRowsOpen
-	case status == 'I':
-		return ErrTxEnded
-	case status == 'E':
-		return j.txn.aborted()
 	}
-	return nil
+	return j.over.ready()
 }
 
 // guard deletes the job's row by (id, token) and frees its queue, in the transaction (R1, R7). It
@@ -199,7 +170,7 @@ func (j *JobTx) mayCommit() error {
 func (j *JobTx) guard() (query.CompleteInTxRow, error) {
 	for until := time.Now().Add(guardPatience); ; {
 		ctx, cancel := context.WithTimeout(j.ctx, guardTimeout)
-		row, err := j.tryGuard(ctx)
+		row, err := j.over.guard(ctx)
 		cancel()
 		switch {
 		case err != nil && j.ctx.Err() != nil:
@@ -211,7 +182,7 @@ func (j *JobTx) guard() (query.CompleteInTxRow, error) {
 		case row.Ended:
 			return row, nil
 		case !row.Locked:
-			return row, worker.ErrLeaseLost
+			return row, j.lost()
 		case time.Now().After(until):
 			return row, errRowLocked
 		}
@@ -221,42 +192,20 @@ func (j *JobTx) guard() (query.CompleteInTxRow, error) {
 	}
 }
 
-// tryGuard sends the guard once. It is one message, whose statements are looked at one after the
-// other: a role that the handler has taken may not even see our tables, so that they could not be
-// prepared.
-func (j *JobTx) tryGuard(ctx context.Context) (row query.CompleteInTxRow, err error) {
-	texts := j.owner.store.claims.texts
-	about := func(text string) string {
-		return ";\n" + texts.inline(text, strconv.FormatInt(j.lease.ID, 10), literal(j.lease.Token))
+// lost is for a guard that does not see the job as ours.
+func (j *JobTx) lost() error {
+	if held, err := j.owner.Holds(j.ctx, j.lease); err == nil && held {
+		return errElsewhere
 	}
-	message := texts.render(query.PrepareGuard)
-	if j.lease.Keyed() {
-		message += about(query.ClearLettersInTx)
-	}
-	values, err := lastRow(ctx, j.txn.conn, message+about(query.CompleteInTx))
-	if err != nil {
-		return row, err
-	}
-	pid, err := strconv.ParseInt(values[3], 10, 32)
-	if err != nil {
-		return row, err
-	}
-	row = query.CompleteInTxRow{Ended: values[0] == "t", Locked: values[1] == "t", Known: values[2] == "t", Pid: int32(pid)}
-	row.Began, err = strconv.ParseInt(values[4], 10, 64)
-	return row, err
+	return worker.ErrLeaseLost
 }
 
 // ErrCommitUnknown says that nobody knows whether a transaction was committed.
 var ErrCommitUnknown = errors.New("the answer to COMMIT was lost, and the database does not say what became of it")
 
-// commitFailed returns nil if the transaction was committed all the same (R35). What the server has
-// refused was not, unless it has ended the session: a commit that waits for a standby has happened
-// here.
-func (j *JobTx) commitFailed(err error, guarded query.CompleteInTxRow) error {
-	said, ok := errors.AsType[*pgconn.PgError](err)
-	if ok && said.SeverityUnlocalized == "ERROR" || errors.Is(err, pgx.ErrTxCommitRollback) {
-		return err
-	}
+// settle asks for the job's row what became of a transaction whose COMMIT has ended with err. It
+// returns nil if it was committed (R35).
+func (j *JobTx) settle(err error, guarded query.CompleteInTxRow) error {
 	var gaveUp <-chan time.Time
 	ended := j.ctx.Done()
 	pause, lost := askPause, time.Now()
@@ -271,7 +220,7 @@ func (j *JobTx) commitFailed(err error, guarded query.CompleteInTxRow) error {
 		case state.Free:
 			return err
 		case time.Since(lost) > time.Second:
-			j.endLostSession(guarded)
+			j.owner.endSession(guarded.Pid, guarded.Began, false)
 		}
 		select {
 		case <-ended:
@@ -292,11 +241,12 @@ func (j *JobTx) askState() (query.LeaseStateRow, error) {
 	})
 }
 
-func (j *JobTx) endLostSession(guarded query.CompleteInTxRow) {
+// endSession ends the session of a transaction that began at a time, which is idle, or busy too.
+func (t *JobTransactions) endSession(pid int32, began int64, busy bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), settledTimeout)
 	defer cancel()
-	_ = j.owner.store.queries.EndLostSession(ctx, query.EndLostSessionParams{ // else the server ends it later
-		Pid: pgtype.Int4{Int32: guarded.Pid, Valid: true}, Began: guarded.Began,
+	_ = t.store.queries.EndLostSession(ctx, query.EndLostSessionParams{ // else the server ends it later
+		Pid: pgtype.Int4{Int32: pid, Valid: true}, Busy: busy, Began: began,
 	})
 }
 

@@ -4,10 +4,16 @@
 
 -- name: NoteTx :exec
 -- Follows BEGIN. Notes what has to be known at the end: whose transaction it is, and the role that it began
--- with. Both are forgotten when somebody ends it.
+-- with. Both are forgotten when somebody ends it. Returns what EndLostSession needs.
 select pg_catalog.set_config('idle_in_transaction_session_timeout', @idle::pg_catalog.text, true),
        pg_catalog.set_config('backfill.job', @job::pg_catalog.text, true),
-       pg_catalog.set_config('backfill.role', pg_catalog.current_setting('role'), true);
+       pg_catalog.set_config('backfill.role', pg_catalog.current_setting('role'), true),
+       pg_catalog.pg_backend_pid()::pg_catalog.int4 as pid,
+       (extract(epoch from pg_catalog.now()) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8 as began;
+
+-- name: NotedTx :one
+-- The job whose transaction this is; empty once somebody has ended that.
+select coalesce(pg_catalog.current_setting('backfill.job', true), '')::pg_catalog.text as job;
 
 -- name: PrepareGuard :exec
 -- Takes the role back that the transaction began with, which may complete jobs. Without sequential scans
@@ -19,7 +25,8 @@ select pg_catalog.set_config('role', coalesce(nullif(pg_catalog.current_setting(
 
 -- name: ClearLettersInTx :exec
 -- Goes before the guard of a job with a key: what dead letters of the same task and key asked for is done.
--- At most 1,000, as in CompleteKeyedJobs.
+-- At most 1,000, as in CompleteKeyedJobs. Where somebody has ended the transaction, it would be committed on
+-- its own, so it does nothing.
 with letter as materialized (
   select l.id from graphile_worker._private_jobs as j
     join graphile_worker._private_tasks as t on t.id OPERATOR(pg_catalog.=) j.task_id cross join lateral (
@@ -27,6 +34,7 @@ with letter as materialized (
      where d.job_key OPERATOR(pg_catalog.=) j.key and d.task_identifier OPERATOR(pg_catalog.=) t.identifier
      limit 1000 for update skip locked) as l
    where j.id OPERATOR(pg_catalog.=) @id::pg_catalog.int8 and j.locked_by OPERATOR(pg_catalog.=) @token::pg_catalog.text
+     and pg_catalog.current_setting('backfill.job', true) OPERATOR(pg_catalog.=) @token::pg_catalog.text
 )
 delete from graphile_worker.backfill_dlq as d using letter where d.id OPERATOR(pg_catalog.=) letter.id;
 
@@ -74,9 +82,9 @@ select exists (select from graphile_worker._private_jobs as j where j.id = @id):
 
 -- name: EndLostSession :exec
 -- Ends the session of a transaction whose connection was lost before its COMMIT arrived: it would keep
--- its locks until the server notices.
+-- its locks until the server notices. One that runs a statement is left alone, unless busy is true.
 select pg_terminate_backend(a.pid) from pg_catalog.pg_stat_activity as a
- where a.pid = @pid and a.state = 'idle in transaction' and a.datname = current_database()
+ where a.pid = @pid and (a.state = 'idle in transaction' or @busy::boolean) and a.datname = current_database()
    and (extract(epoch from a.xact_start) * 1000000)::bigint = @began::bigint;
 
 -- name: NextInQueue :one

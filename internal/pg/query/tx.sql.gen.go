@@ -17,6 +17,7 @@ with letter as materialized (
      where d.job_key OPERATOR(pg_catalog.=) j.key and d.task_identifier OPERATOR(pg_catalog.=) t.identifier
      limit 1000 for update skip locked) as l
    where j.id OPERATOR(pg_catalog.=) $1::pg_catalog.int8 and j.locked_by OPERATOR(pg_catalog.=) $2::pg_catalog.text
+     and pg_catalog.current_setting('backfill.job', true) OPERATOR(pg_catalog.=) $2::pg_catalog.text
 )
 delete from graphile_worker.backfill_dlq as d using letter where d.id OPERATOR(pg_catalog.=) letter.id
 `
@@ -27,7 +28,8 @@ type ClearLettersInTxParams struct {
 }
 
 // Goes before the guard of a job with a key: what dead letters of the same task and key asked for is done.
-// At most 1,000, as in CompleteKeyedJobs.
+// At most 1,000, as in CompleteKeyedJobs. Where somebody has ended the transaction, it would be committed on
+// its own, so it does nothing.
 func (q *Queries) ClearLettersInTx(ctx context.Context, arg ClearLettersInTxParams) error {
 	_, err := q.db.Exec(ctx, ClearLettersInTx, arg.ID, arg.Token)
 	return err
@@ -94,19 +96,20 @@ func (q *Queries) CompleteInTx(ctx context.Context, arg CompleteInTxParams) (Com
 
 const EndLostSession = `-- name: EndLostSession :exec
 select pg_terminate_backend(a.pid) from pg_catalog.pg_stat_activity as a
- where a.pid = $1 and a.state = 'idle in transaction' and a.datname = current_database()
-   and (extract(epoch from a.xact_start) * 1000000)::bigint = $2::bigint
+ where a.pid = $1 and (a.state = 'idle in transaction' or $2::boolean) and a.datname = current_database()
+   and (extract(epoch from a.xact_start) * 1000000)::bigint = $3::bigint
 `
 
 type EndLostSessionParams struct {
 	Pid   pgtype.Int4
+	Busy  bool
 	Began int64
 }
 
 // Ends the session of a transaction whose connection was lost before its COMMIT arrived: it would keep
-// its locks until the server notices.
+// its locks until the server notices. One that runs a statement is left alone, unless busy is true.
 func (q *Queries) EndLostSession(ctx context.Context, arg EndLostSessionParams) error {
-	_, err := q.db.Exec(ctx, EndLostSession, arg.Pid, arg.Began)
+	_, err := q.db.Exec(ctx, EndLostSession, arg.Pid, arg.Busy, arg.Began)
 	return err
 }
 
@@ -158,7 +161,9 @@ const NoteTx = `-- name: NoteTx :exec
 
 select pg_catalog.set_config('idle_in_transaction_session_timeout', $1::pg_catalog.text, true),
        pg_catalog.set_config('backfill.job', $2::pg_catalog.text, true),
-       pg_catalog.set_config('backfill.role', pg_catalog.current_setting('role'), true)
+       pg_catalog.set_config('backfill.role', pg_catalog.current_setting('role'), true),
+       pg_catalog.pg_backend_pid()::pg_catalog.int4 as pid,
+       (extract(epoch from pg_catalog.now()) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8 as began
 `
 
 type NoteTxParams struct {
@@ -170,10 +175,22 @@ type NoteTxParams struct {
 // transaction, in a session of the application's: they depend on none of its settings, and name
 // functions and operators with pg_catalog, because its search_path may have another schema in front.
 // Follows BEGIN. Notes what has to be known at the end: whose transaction it is, and the role that it began
-// with. Both are forgotten when somebody ends it.
+// with. Both are forgotten when somebody ends it. Returns what EndLostSession needs.
 func (q *Queries) NoteTx(ctx context.Context, arg NoteTxParams) error {
 	_, err := q.db.Exec(ctx, NoteTx, arg.Idle, arg.Job)
 	return err
+}
+
+const NotedTx = `-- name: NotedTx :one
+select coalesce(pg_catalog.current_setting('backfill.job', true), '')::pg_catalog.text as job
+`
+
+// The job whose transaction this is; empty once somebody has ended that.
+func (q *Queries) NotedTx(ctx context.Context) (string, error) {
+	row := q.db.QueryRow(ctx, NotedTx)
+	var job string
+	err := row.Scan(&job)
+	return job, err
 }
 
 const PrepareGuard = `-- name: PrepareGuard :exec

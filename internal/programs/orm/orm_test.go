@@ -1,5 +1,6 @@
 // Package orm_test tests that jobs are enqueued in the transactions of ORMs, as docs/enqueuing.md
-// says, and that ORMs work in transactions that they are given, as docs/directives.md says.
+// says, and that ORMs work in transactions that they are given, also those of transactional tasks, as
+// docs/directives.md says.
 package orm_test
 
 import (

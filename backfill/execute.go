@@ -22,6 +22,7 @@ type executor struct {
 	logger   *slog.Logger
 	flags    *forbiddenFlags // nil: none that change
 	hidden   trouble.Log     // verdicts that middleware has hidden
+	unbegun  trouble.Log     // transactions of jobs that could not be begun, or were lost
 
 	// client and transactions are for transactional tasks; nil: there is no database.
 	client       *Client
@@ -39,6 +40,8 @@ func (r *Registry) newExecutor(
 ) (*executor, error) {
 	x := &executor{routes: make(map[string]route, len(r.names)), enqueuer: enqueuer, logger: logger}
 	x.hidden.Failing, x.hidden.Level = "middleware hides what the handler's error decides: it must wrap errors with %w", slog.LevelWarn
+	x.unbegun.Failing, x.unbegun.Level = "transactional jobs have no connection, and are put off", slog.LevelWarn
+	x.unbegun.Over = "transactional jobs have connections again"
 	for _, h := range r.handlers {
 		run := x.guard(h.run)
 		if h.transactional {

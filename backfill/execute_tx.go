@@ -20,6 +20,8 @@ const (
 	txRuns = 4
 	// txPause is the longest pause before the second run; it doubles with each that follows.
 	txPause = 20 * time.Millisecond
+	// txAgain is how long a job waits, at least, whose transaction had no connection.
+	txAgain = time.Second
 )
 
 // transact runs a transactional job. Where the server refuses the transaction because of others
@@ -65,9 +67,10 @@ func (x *executor) runInTx(ctx context.Context, route route, claimed *wire.Job, 
 	}
 	tx, err := x.transactions.Begin(ctx, job)
 	if err != nil {
-		*outcome = x.outcome(ctx, h, claimed, because(ctx, err))
+		*outcome = x.putOff(ctx, h, claimed, err, false)
 		return nil
 	}
+	x.unbegun.Success(x.logger)
 	defer tx.Abort() // also when the handler ends its goroutine
 	var enqueued atomic.Int64
 	note := func(jobs int) { enqueued.Add(int64(jobs)) }
@@ -100,11 +103,27 @@ func (x *executor) runInTx(ctx context.Context, route route, claimed *wire.Job, 
 		*outcome = worker.Outcome{Kind: worker.OutcomeReturned}
 	case pg.IsConflict(err) && ctx.Err() == nil:
 		return err
+	case pg.IsConnectionLost(err):
+		*outcome = x.putOff(carried, h, claimed, err, true)
 	default:
 		*outcome = x.outcome(carried, h, claimed, because(ctx, err))
 		outcome.Unsure = errors.Is(err, pg.ErrCommitUnknown)
 	}
 	return nil
+}
+
+// putOff is for a job that is not to blame: its transaction could not be begun, or was rolled back
+// with its connection after the handler had returned nil. It runs again in a moment, and no attempt is
+// charged. One with a single attempt, which has started, must not (R9).
+func (x *executor) putOff(ctx context.Context, h *handler, claimed *wire.Job, err error, started bool) worker.Outcome {
+	switch {
+	case ctx.Err() != nil:
+		return x.outcome(ctx, h, claimed, because(ctx, err))
+	case started && attemptsLeft(claimed.Attempt, claimed.MaxAttempts).only:
+		return worker.Outcome{Kind: worker.OutcomeReturned}
+	}
+	x.unbegun.Failure(x.logger, tidy(err), slog.String("task", claimed.Task), slog.Int64("job_id", claimed.ID))
+	return worker.Outcome{Kind: worker.OutcomeSnoozed, Delay: txAgain + rand.N(txAgain)}
 }
 
 // failedInTx is runInTx after a run that has failed.

@@ -106,7 +106,7 @@ func TestTransactionalHandlerIsCutShort(t *testing.T) {
 				return test.returns
 			})
 			job := enqueue(t, r.client, task, txArgs{}, backfill.Queue("q"))
-			w := start(t, r.client, registry, backfill.WithDrainTimeout(0), backfill.Hurry(10), backfill.WithoutDeadLetters())
+			w := start(t, r.client, registry, backfill.WithDrainTimeout(0), backfill.Hurry(10))
 			receive(t, "the handler", running)
 			if test.interrupt != nil {
 				test.interrupt(t, r, w)

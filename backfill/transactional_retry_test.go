@@ -85,7 +85,7 @@ func TestTransactionalConflicts(t *testing.T) {
 				return nil
 			})
 			enqueue(t, r.client, task, txArgs{}, backfill.Queue("q"))
-			report := runOnce(t, r.client, registry, backfill.WithoutDeadLetters())
+			report := runOnce(t, r.client, registry)
 			if int(runs.Load()) != test.runs {
 				t.Errorf("%d runs, want %d", runs.Load(), test.runs)
 			}

@@ -3,6 +3,7 @@ package pg
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strconv"
 	"sync"
 
@@ -64,7 +65,7 @@ func (t *pgxTransaction) guard(ctx context.Context) (row query.CompleteInTxRow, 
 	}
 	values, err := lastRow(ctx, t.txn.conn, message+about(query.CompleteInTx))
 	if err != nil {
-		return row, err
+		return row, t.lost(err)
 	}
 	pid, err := strconv.ParseInt(values[3], 10, 32)
 	if err != nil {
@@ -80,7 +81,15 @@ func (t *pgxTransaction) guard(ctx context.Context) (row query.CompleteInTxRow, 
 func (t *pgxTransaction) commit(ctx context.Context) (sure bool, err error) {
 	err = t.tx.Commit(ctx)
 	said, ok := errors.AsType[*pgconn.PgError](err)
-	return err == nil || ok && said.SeverityUnlocalized == "ERROR" || errors.Is(err, pgx.ErrTxCommitRollback), err
+	return err == nil || ok && said.SeverityUnlocalized == "ERROR" || errors.Is(err, pgx.ErrTxCommitRollback), t.lost(err)
+}
+
+// lost marks an error with which the connection has ended.
+func (t *pgxTransaction) lost(err error) error {
+	if err != nil && t.txn.conn.IsClosed() {
+		return fmt.Errorf("%w: %w", errConnectionLost, err)
+	}
+	return err
 }
 
 // kill closes the connection. The server is asked to end a statement that runs: it would not look at

@@ -3,6 +3,7 @@ package backfill_test
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -159,6 +160,50 @@ func TestTransactionalSQLSerializable(t *testing.T) {
 				t.Errorf("%d effects of %d jobs", total, chains*hops)
 			}
 		})
+	}
+}
+
+// liar is a driver that says that it has committed when the transaction was rolled back.
+type liar struct{ driver.Connector }
+
+func (l liar) Connect(ctx context.Context) (driver.Conn, error) {
+	conn, err := l.Connector.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return lyingConn{conn.(*stdlib.Conn)}, nil
+}
+
+type lyingConn struct{ *stdlib.Conn }
+
+func (c lyingConn) BeginTx(ctx context.Context, options driver.TxOptions) (driver.Tx, error) {
+	tx, err := c.Conn.BeginTx(ctx, options)
+	return lyingTx{tx}, err
+}
+
+type lyingTx struct{ driver.Tx }
+
+func (t lyingTx) Commit() error { return t.Rollback() }
+
+// What a driver says about COMMIT does not count: the job's row does.
+func TestTransactionalSQLDriverLies(t *testing.T) {
+	t.Parallel()
+	r := newTxRig(t)
+	config, err := pgx.ParseConfig(r.db.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := sql.OpenDB(liar{stdlib.GetConnector(*config)})
+	t.Cleanup(func() { pool.Close() })
+	client := newClient(t, r.db, backfill.WithSQLDB(pool))
+	task, registry := sqlTxTask(nil, func(ctx context.Context, tx *sql.Tx, _ txArgs) error { return writeSQL(ctx, tx, "x") })
+	enqueue(t, client, task, txArgs{}, backfill.Queue("q"))
+	runOnce(t, client, registry)
+	if row := onlyRow(t, r.db); row.Attempts != 1 || !strings.Contains(row.LastError, "the database has rolled back") || row.Locked {
+		t.Errorf("%+v", row)
+	}
+	if n := r.effects(t, ""); n > 0 {
+		t.Errorf("%d effects", n)
 	}
 }
 

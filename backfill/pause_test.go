@@ -174,8 +174,8 @@ func TestPauseOfNothing(t *testing.T) {
 	}
 }
 
-// What would not run for a pause keeps its time, also for a worker that runs what is scheduled.
-func TestPausedJobsStayScheduled(t *testing.T) {
+// What would not run for a pause or a forbidden flag keeps its time, also for a worker that runs what is scheduled.
+func TestJobsThatMayNotRunStayScheduled(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
 	client := newClient(t, db)
@@ -187,14 +187,15 @@ func TestPausedJobsStayScheduled(t *testing.T) {
 	enqueue(t, client, open, struct{}{}, later, backfill.Queue("open"))
 	enqueue(t, client, open, struct{}{}, later, backfill.Queue("paused"))
 	enqueue(t, client, paused, struct{}{}, later)
+	enqueue(t, client, open, struct{}{}, later, backfill.Flags("slow"))
 	if err := errors.Join(client.PauseQueue(t.Context(), "paused", backfill.PauseOptions{}), client.Pause(t.Context(), "paused", backfill.PauseOptions{})); err != nil {
 		t.Fatal(err)
 	}
-	if report := runOnce(t, client, registry, backfill.WithScheduled()); report.Completed != 2 {
+	if report := runOnce(t, client, registry, backfill.WithScheduled(), backfill.WithForbiddenFlags("slow")); report.Completed != 2 {
 		t.Errorf("%+v, want 2 that ran", *report)
 	}
 	const scheduled = "select count(*)::int from graphile_worker._private_jobs where run_at > now() + interval '50 minutes'"
-	if n := get[int](t, db.Pool(), scheduled); n != 2 {
-		t.Errorf("%d jobs are scheduled as they were, want 2: %+v", n, jobRows(t, db))
+	if n := get[int](t, db.Pool(), scheduled); n != 3 {
+		t.Errorf("%d jobs are scheduled as they were, want 3: %+v", n, jobRows(t, db))
 	}
 }

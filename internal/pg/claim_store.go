@@ -45,6 +45,7 @@ func (s *Store) Claim(ctx context.Context, request worker.ClaimRequest) (worker.
 		}
 	}
 	s.serve(request.Only)
+	s.forbidden = request.Forbidden
 	conn, err := s.conns.acquire(ctx)
 	if err != nil {
 		s.suspectConnections(ctx)
@@ -140,10 +141,13 @@ func (s *Store) saySlow(ctx context.Context, looked time.Duration) {
 }
 
 // Advance makes jobs of this worker's tasks due that are scheduled for later: those of the earliest
-// second, in their order, apart from the jobs with these ids. It reports whether there were any. It
+// second, in their order, apart from the jobs with these ids, and from what the last claim would have
+// passed over. It reports whether there were any. It
 // must not run beside a Claim.
 func (s *Store) Advance(ctx context.Context, apartFrom []int64) (bool, error) {
-	moved, err := s.queries.AdvanceJobs(ctx, query.AdvanceJobsParams{Tasks: s.claims.taskIDs, ApartFrom: apartFrom})
+	moved, err := s.queries.AdvanceJobs(ctx, query.AdvanceJobsParams{
+		Tasks: s.claims.taskIDs, ApartFrom: apartFrom, Forbidden: append([]string{}, s.forbidden...),
+	})
 	s.forget() // the jobs are before the marks now
 	return moved > 0, err
 }

@@ -50,6 +50,7 @@ type Store struct {
 	expiry        expiry
 	logger        *slog.Logger
 	saidSlow      time.Time // when a slow claim was last logged
+	forbidden     []string  // flags, of the last claim
 }
 
 var _ worker.Store = (*Store)(nil)
@@ -245,7 +246,7 @@ var refusals = []string{"22", "23", "44", "54", "P0"}
 // refused marks errors with which the server ended a statement, so that nothing was changed. A
 // fatal one ends the connection, perhaps after the commit.
 func refused(err error) error {
-	if _, marked := errors.AsType[*wire.RejectedError](err); marked {
+	if marked, ok := errors.AsType[*wire.RejectedError](err); ok && marked.Row {
 		return err
 	}
 	pgErr, ok := errors.AsType[*pgconn.PgError](err)

@@ -320,8 +320,8 @@ update graphile_worker._private_job_queues as s set locked_at = null, locked_by 
 
 -- name: AdvanceJobs :execrows
 -- Makes due what is scheduled for the earliest second, in its order, for a worker that runs once,
--- apart from some jobs. What others have locked stays as it is, and so do jobs of paused queues, which
--- would not run: their time would be lost.
+-- apart from some jobs. What others have locked stays as it is, and so do jobs of paused queues or with
+-- forbidden flags, which would not run: their time would be lost.
 with paused as materialized (
   select s.id from graphile_worker.backfill_queue_pauses as p
     join graphile_worker._private_job_queues as s on s.queue_name = p.queue_name
@@ -331,6 +331,7 @@ with paused as materialized (
    where j.task_id = any(@tasks::int[]) and j.is_available and j.run_at > now() and j.run_at < 'infinity'
      and j.id <> all(@apart_from::bigint[])
      and (j.job_queue_id is null or j.job_queue_id <> all(array(select paused.id from paused)))
+     and (j.flags ?| @forbidden::text[]) is not true
    order by j.run_at limit 10000
 ), first as materialized (
   select min(later.run_at) as at from later

@@ -31,6 +31,7 @@ with paused as materialized (
    where j.task_id = any($1::int[]) and j.is_available and j.run_at > now() and j.run_at < 'infinity'
      and j.id <> all($2::bigint[])
      and (j.job_queue_id is null or j.job_queue_id <> all(array(select paused.id from paused)))
+     and (j.flags ?| $3::text[]) is not true
    order by j.run_at limit 10000
 ), first as materialized (
   select min(later.run_at) as at from later
@@ -48,13 +49,14 @@ update graphile_worker._private_jobs as j
 type AdvanceJobsParams struct {
 	Tasks     []int32
 	ApartFrom []int64
+	Forbidden []string
 }
 
 // Makes due what is scheduled for the earliest second, in its order, for a worker that runs once,
-// apart from some jobs. What others have locked stays as it is, and so do jobs of paused queues, which
-// would not run: their time would be lost.
+// apart from some jobs. What others have locked stays as it is, and so do jobs of paused queues or with
+// forbidden flags, which would not run: their time would be lost.
 func (q *Queries) AdvanceJobs(ctx context.Context, arg AdvanceJobsParams) (int64, error) {
-	result, err := q.db.Exec(ctx, AdvanceJobs, arg.Tasks, arg.ApartFrom)
+	result, err := q.db.Exec(ctx, AdvanceJobs, arg.Tasks, arg.ApartFrom, arg.Forbidden)
 	if err != nil {
 		return 0, err
 	}

@@ -21,10 +21,9 @@ func (c *Client) CompleteJobs(ctx context.Context, ids ...int64) ([]*Job, error)
 }
 
 // FailJobs makes jobs fail for good, and returns the changed jobs. They stay in the table with
-// reason as their last_error, and are not retried unless they are rescheduled; an hour later the sweep
-// makes dead letters of them. A reason has at most
-// 10,000 characters; an empty one becomes "Manually marked as failed". [Client.CompleteJobs] says
-// which jobs are skipped.
+// reason as their last_error, and are not retried unless they are rescheduled; an hour later the
+// sweep makes dead letters of them. A reason has at most 10,000 characters; an empty one becomes
+// "Manually marked as failed". [Client.CompleteJobs] says which jobs are skipped.
 func (c *Client) FailJobs(ctx context.Context, reason string, ids ...int64) ([]*Job, error) {
 	problem := checkText("reason", reason, maxErrorText)
 	return c.adminJobs(ctx, "fail jobs", problem, func() ([]*wire.Job, error) { return c.admin.Fail(ctx, notNil(ids), reason) })
@@ -139,9 +138,9 @@ func (c *Client) adminJobs(ctx context.Context, operation string, problem error,
 // Pass any value of locked_by as the tables show it, of a job (pool-….1.1) or of a queue
 // (pool-….1), or the worker's id ([Health]). For a Node worker pass its whole pool id. The attempts
 // of a Go worker's jobs are refunded, except for jobs that were replaced or removed while they ran,
-// and jobs with one attempt in all: they may have started, and have failed for good. If the worker made
-// dead letters, they are some now, and the client's log says so. Those of a Node worker's jobs stay
-// charged.
+// and jobs with one attempt in all: they may have started, and have failed for good. If the worker
+// made dead letters, they are some now, and the client's log says so. Those of a Node worker's jobs
+// stay charged.
 //
 // A suspect (backfill-suspect.…, which waits for a trial because workers died that ran it) is
 // released with all that the same worker has left: they run among other jobs then, and wait again

@@ -137,11 +137,11 @@ func WithSchema(name string) ClientOption {
 	})
 }
 
-// WithSQLDB gives the client the *sql.DB that transactional tasks get a *sql.Tx of, for GORM, bun, ent,
-// sqlx and plain database/sql. Its driver is pgx's stdlib or lib/pq, and it leads to the client's
-// database, which [Open] and [NewClient] check. The client uses it for these transactions alone, as
-// many at a time as [WithTxConnections] says, and does not close it. Default: workers refuse tasks
-// that take a *sql.Tx.
+// WithSQLDB gives the client the *sql.DB that transactional tasks get a *sql.Tx of, for GORM, bun,
+// ent, sqlx and plain database/sql. Its driver is pgx's stdlib or lib/pq, and it leads to the
+// client's database, which [Open] and [NewClient] check. The client uses it for these transactions
+// alone, as many at a time as [WithTxConnections] says, and does not close it. Default: workers
+// refuse tasks that take a *sql.Tx.
 func WithSQLDB(db *sql.DB) ClientOption {
 	return clientOption(func(c *clientConfig) {
 		c.require(db != nil, "WithSQLDB: the *sql.DB is nil: pass what sql.Open returns, or leave the option out")
@@ -218,8 +218,8 @@ func WithConcurrency(n int) WorkerOption {
 
 // WithTxConnections sets how many connections the worker has for transactional tasks, 1 to 1,000.
 // Each of their jobs has one while it runs, so this is how many run at the same time; others wait.
-// They are apart from those of the client's pool, and made in the same way; tasks that take a *sql.Tx
-// have theirs from [WithSQLDB] instead. Default: 4.
+// They are apart from those of the client's pool, and made in the same way; tasks that take a
+// *sql.Tx have theirs from [WithSQLDB] instead. Default: 4.
 func WithTxConnections(n int) WorkerOption {
 	return workerOption(func(c *workerConfig) {
 		c.require(1 <= n && n <= 1000, "WithTxConnections: %d is out of range: want 1 to 1000", n)
@@ -296,17 +296,17 @@ func WithoutListen() WorkerOption {
 const errBothListen = "WithListenURL and WithoutListen: give one of them"
 
 // WithoutDeadLetters makes the worker leave jobs that fail for good in the table of jobs, with no
-// attempts left, as Graphile Worker does. A worker without this option that serves the same task makes
-// dead letters of them an hour later, so give it to all of them. Default: a job that fails for good
-// becomes a dead letter, in the table backfill_dlq.
+// attempts left, as Graphile Worker does. A worker without this option that serves the same task
+// makes dead letters of them an hour later, so give it to all of them. Default: a job that fails
+// for good becomes a dead letter, in the table backfill_dlq.
 func WithoutDeadLetters() WorkerOption {
 	return workerOption(func(c *workerConfig) { c.deadLetters = false })
 }
 
-// WithDeadLetterRetention sets how long a dead letter is kept after the job failed for good. One worker
-// deletes older ones for all, every 8 to 10 minutes, and logs how many; one with [WithoutDeadLetters]
-// deletes none. Which worker it is changes, so give all of them the same. 0 keeps dead letters for ever.
-// Default: 180 days.
+// WithDeadLetterRetention sets how long a dead letter is kept after the job failed for good. One
+// worker deletes older ones for all, every 8 to 10 minutes, and logs how many; one with
+// [WithoutDeadLetters] deletes none. Which worker it is changes, so give all of them the same. 0
+// keeps dead letters for ever. Default: 180 days.
 func WithDeadLetterRetention(d time.Duration) WorkerOption {
 	return workerOption(func(c *workerConfig) {
 		c.require(d >= 0, "WithDeadLetterRetention: %v is negative: want 0, which keeps dead letters for ever, or more", d)

@@ -29,10 +29,10 @@ const maxRuns, maxRunsOfOne = 10_000, 100
 // It is not a worker, so it does not show what workers and transactions do beside each other. Jobs
 // run one after the other, in the order (priority, run_at, id). Jobs that were enqueued in a
 // transaction run whether it commits or not. There are no leases, no shutdown and no cron schedule,
-// and observers see the events of jobs only: start, finished, failed, dead, snoozed. A job that fails
-// for good gives its key up, as a dead letter does, unless [backfill.WithoutDeadLetters] is given.
-// Concurrency and drain timeout have no effect. Handlers that use a database of their own need one: see package
-// pgtest.
+// and observers see the events of jobs only: start, finished, failed, dead, snoozed. A job that
+// fails for good gives its key up, as a dead letter does, unless [backfill.WithoutDeadLetters] is
+// given. Concurrency and drain timeout have no effect. Handlers that use a database of their own
+// need one: see package pgtest.
 //
 // Mistakes in the registry and the options fail the test. Failed jobs do not: they are in the
 // report, and in the test's log unless [backfill.WithLogger] says otherwise. Enqueued returns all

@@ -7,8 +7,8 @@
 //	backfill unlock     release what a dead worker has locked
 //
 // The database is that of --database-url, of DATABASE_URL, or of the PG* variables, in this order.
-// Exit codes: 0, all is well; 1, it failed, or something is missing; 2, the usage is wrong; 3, nothing
-// matched; 4, a part was skipped; 5, it was not confirmed, and nothing was changed.
+// Exit codes: 0, all is well; 1, it failed, or something is missing; 2, the usage is wrong; 3,
+// nothing matched; 4, a part was skipped; 5, it was not confirmed, and nothing was changed.
 package main
 
 import (
@@ -140,7 +140,8 @@ func databaseFlags() []cli.Flag {
 	}
 }
 
-// databaseURL returns the URL of the flags or the environment; "" if the PG* variables say where it is.
+// databaseURL returns the URL of the flags or the environment; "" if the PG* variables say where it
+// is.
 func databaseURL(cmd *cli.Command) (string, error) {
 	databaseURL := cmd.String(flagDatabase)
 	if databaseURL == "" {

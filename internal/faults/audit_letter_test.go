@@ -141,7 +141,7 @@ func TestAuditOfDeadLetters(t *testing.T) {
 		"a job that nobody can have requeued yet": {
 			fleet: join(first, done, calls(7, backfill.SkipUnknown)), want: "dead letter: request 10 (permanent) ran as job 10, and then as job 11",
 		},
-		"a job whose requeue is not known":                      {fleet: join(first, calls(4, backfill.SkipUnknown), done)},
+		"a job whose requeue is not known": {fleet: join(first, calls(4, backfill.SkipUnknown), done)},
 		"a job of a dead letter that was locked": {
 			fleet: join(first, calls(4, backfill.SkipLocked), done), want: "dead letter: request 10 (permanent) ran as job 10, and then as job 11",
 		},

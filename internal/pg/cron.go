@@ -18,8 +18,9 @@ import (
 
 var _ worker.CronStore = (*Store)(nil)
 
-// KnownCrontabs implements worker.CronStore. What it does not see, it adds, and then reads again: between
-// the two statements, another process can have added it, or this role have got the right to see it.
+// KnownCrontabs implements worker.CronStore. What it does not see, it adds, and then reads again:
+// between the two statements, another process can have added it, or this role have got the right to
+// see it.
 func (s *Store) KnownCrontabs(ctx context.Context, identifiers []string, start time.Time) (map[string]worker.KnownCrontab, error) {
 	known, err := s.knownCrontabs(ctx, identifiers)
 	if err != nil || len(known) == len(identifiers) {

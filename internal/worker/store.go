@@ -21,51 +21,52 @@ type Store interface {
 	Register(ctx context.Context, registration Registration) error
 	// Sessions says what the connections are good for. It is known once Register has returned.
 	Sessions() Sessions
-	// Retire marks the worker's row as dead: from then on no claim of its can commit. clean says that
-	// it has nothing locked, so nobody has to look.
+	// Retire marks the worker's row as dead: from then on no claim of its can commit. clean says
+	// that it has nothing locked, so nobody has to look.
 	Retire(ctx context.Context, workerID string, clean bool) error
 
-	// Beat writes a heartbeat into the worker's row, and reads the rows of all others, over a session
-	// of its own. One that is not answered in 2 seconds is sent once more over a new session, without
-	// waiting for the old one to fail.
+	// Beat writes a heartbeat into the worker's row, and reads the rows of all others, over a
+	// session of its own. One that is not answered in 2 seconds is sent once more over a new
+	// session, without waiting for the old one to fail.
 	Beat(ctx context.Context, beat Beat) (Beaten, error)
-	// Unlocked returns the ids of those of these workers whose session locks are free at this moment.
+	// Unlocked returns the ids of those of these workers whose session locks are free at this
+	// moment.
 	Unlocked(ctx context.Context, peers []Peer) ([]string, error)
 	// Declare marks a worker's row as dead if it has this number of beats. It reports false if not:
 	// then it has beaten since, its row is gone, or a claim of it is under way. It never waits.
 	Declare(ctx context.Context, workerID string, beats int64) (bool, error)
-	// Rescue releases what is locked under the ids of workers that are dead or have no row; others it
-	// leaves alone. Attempts are refunded as in Release (R3), run_at stays, and with it the place.
-	// Package conviction judges each job by the crashes that it was held at: it is released, or stays
-	// locked as a suspect with its queue, or is exhausted, with the verdict in front of its last error
-	// (R9, R30). What is exhausted becomes a dead letter if the dead worker made those, or if it has no
-	// row and any other does. One worker of the fleet does it at a time: for the others nothing is settled. It
-	// never waits for a row lock, and may be interrupted anywhere. After an error, what it returns was
-	// done.
+	// Rescue releases what is locked under the ids of workers that are dead or have no row; others
+	// it leaves alone. Attempts are refunded as in Release (R3), run_at stays, and with it the
+	// place. Package conviction judges each job by the crashes that it was held at: it is released,
+	// or stays locked as a suspect with its queue, or is exhausted, with the verdict in front of
+	// its last error (R9, R30). What is exhausted becomes a dead letter if the dead worker made
+	// those, or if it has no row and any other does. One worker of the fleet does it at a time: for
+	// the others nothing is settled. It never waits for a row lock, and may be interrupted
+	// anywhere. After an error, what it returns was done.
 	Rescue(ctx context.Context, request RescueRequest) (Rescued, error)
 
-	// Suspects returns the suspects that this worker may try: it serves their tasks, neither these nor
-	// their queues are paused, and they have none of these flags. It keeps the locks of all suspects young, and deletes
-	// those that were superseded, whose evidence goes to the jobs that have their keys.
+	// Suspects returns the suspects that this worker may try: it serves their tasks, neither these
+	// nor their queues are paused, and they have none of these flags. It keeps the locks of all
+	// suspects young, and deletes those that were superseded, whose evidence goes to the jobs that
+	// have their keys.
 	Suspects(ctx context.Context, forbidden []string) (Suspects, error)
 	// LastTrial returns the last trial in which a worker has died.
 	LastTrial(ctx context.Context) (LastTrial, error)
 	// Try claims suspects for a trial, as Claim does: those that nobody else has, and that were
-	// neither superseded nor paused. After an error they may be locked all the same: Reclaim makes suspects of them
-	// again. It must not run beside a Claim.
+	// neither superseded nor paused. After an error they may be locked all the same: Reclaim makes
+	// suspects of them again. It must not run beside a Claim.
 	Try(ctx context.Context, request TryRequest) (Claimed, error)
-	// Acquit ends the worker's trial, with these jobs: there is no evidence against them any more. It
-	// changes nothing if the worker's row is gone or marked dead.
+	// Acquit ends the worker's trial, with these jobs: there is no evidence against them any more.
+	// It changes nothing if the worker's row is gone or marked dead.
 	Acquit(ctx context.Context, workerID string, jobs []int64) (alive bool, err error)
 
-	// Unowned returns the ids of workers by whom something is locked and who have no row. It reads all
-	// jobs.
+	// Unowned returns the ids of workers by whom something is locked and who have no row. It reads
+	// all jobs.
 	Unowned(ctx context.Context) ([]string, error)
 
 	// Claim locks due jobs for this worker and returns them in the order (priority, run_at, id). It
-	// takes none of a queue that is paused, nor of a task that was when the claim began, or 2 seconds
-	// before.
-	// After an error they may be locked all the same: see Reclaim.
+	// takes none of a queue that is paused, nor of a task that was when the claim began, or 2
+	// seconds before. After an error they may be locked all the same: see Reclaim.
 	Claim(ctx context.Context, request ClaimRequest) (Claimed, error)
 	// Reclaim releases what is locked under the worker's id and is not among held: jobs of claims
 	// whose answer was lost (R6). Attempts are refunded as in Release. Those of a trial become
@@ -93,18 +94,18 @@ type Store interface {
 	// section 5.6), and looks at which locks others than this worker hold. It never waits for a row
 	// lock, and pauses between pages of rows. One worker of the fleet does it: it is this worker's
 	// turn unless another one has begun to sweep within 15 minutes and not retired. If it is not,
-	// nothing is done, except that a worker that is starting sweeps the first 10,000 jobs and queues
-	// all the same.
+	// nothing is done, except that a worker that is starting sweeps the first 10,000 jobs and
+	// queues all the same.
 	//
-	// Whose turn it is also makes dead letters of jobs that were left without attempts, an hour after
-	// they have failed, and of tasks that workers serve that make dead letters, or have within a day
-	// (R27). And it deletes dead letters whose requeued job is gone.
+	// Whose turn it is also makes dead letters of jobs that were left without attempts, an hour
+	// after they have failed, and of tasks that workers serve that make dead letters, or have
+	// within a day (R27). And it deletes dead letters whose requeued job is gone.
 	Sweep(ctx context.Context, workerID string, starting bool) (Swept, error)
-	// Expire deletes dead letters of this age, in small steps, of which each is kept. It never waits
-	// for a row lock. One that the end of ctx interrupts goes on with the next call.
+	// Expire deletes dead letters of this age, in small steps, of which each is kept. It never
+	// waits for a row lock. One that the end of ctx interrupts goes on with the next call.
 	Expire(ctx context.Context, age time.Duration) (Expired, error)
-	// Survey looks at which tasks wait that this worker does not serve, and whether anybody enqueues
-	// or claims, for the log.
+	// Survey looks at which tasks wait that this worker does not serve, and whether anybody
+	// enqueues or claims, for the log.
 	Survey(ctx context.Context) (Surveyed, error)
 
 	// Listen connects, calls ready, and then on for each notification, until ctx ends or the
@@ -127,21 +128,23 @@ type Registration struct {
 	// ClaimRequest.Transactional allows.
 	Transactional []string
 	Slots         int
-	// DeadLetters says that the worker makes dead letters of jobs that fail for good. Others go by it.
+	// DeadLetters says that the worker makes dead letters of jobs that fail for good. Others go by
+	// it.
 	DeadLetters bool
 }
 
 // Sessions says what a Store's connections are good for.
 type Sessions struct {
-	// Pooled says that they lead through a transaction pooler, where sessions are shared with others:
-	// heartbeats hold no lock there, and tell nothing of the locks of others.
+	// Pooled says that they lead through a transaction pooler, where sessions are shared with
+	// others: heartbeats hold no lock there, and tell nothing of the locks of others.
 	Pooled  bool
 	Listens bool // there is a way to listen
-	// Full is since when all connections are in use and none has come back; zero: not so. Statements
-	// end sooner, whatever the database does.
+	// Full is since when all connections are in use and none has come back; zero: not so.
+	// Statements end sooner, whatever the database does.
 	Full time.Time
 
-	// Where they lead: a host and a port, or several where they choose one, a database, and a schema.
+	// Where they lead: a host and a port, or several where they choose one, a database, and a
+	// schema.
 	Server, Database, Schema string
 }
 
@@ -150,21 +153,21 @@ type ClaimRequest struct {
 	WorkerID string
 	Number   uint64 // of this claim; used once, also when it failed or its outcome is unknown (R2)
 	Batch    int    // at most this many jobs
-	// Serial bounds what is claimed only if it starts at once: at most this many jobs of queues (R23),
-	// and jobs with one attempt in all only among the first so many of the batch (R9).
+	// Serial bounds what is claimed only if it starts at once: at most this many jobs of queues
+	// (R23), and jobs with one attempt in all only among the first so many of the batch (R9).
 	Serial int
-	// Transactional bounds the jobs of transactional tasks: at most this many (R22). A job of theirs
-	// that is first in its queue and not taken keeps the queue waiting.
+	// Transactional bounds the jobs of transactional tasks: at most this many (R22). A job of
+	// theirs that is first in its queue and not taken keeps the queue waiting.
 	Transactional int
 	Forbidden     []string // no job that has one of these flags
 	Only          []string // jobs of these tasks alone; nil: of all that the worker serves
 	Queues        []int32  // that a finish has freed: their heads are looked at first
-	// Bytes bounds the payloads of the batch together; the first job is taken whatever its size. 0: no
-	// limit.
+	// Bytes bounds the payloads of the batch together; the first job is taken whatever its size. 0:
+	// no limit.
 	Bytes int64
-	// MaxPayload bounds each payload. A head that is larger keeps its queue. A payload that is stored
-	// packed, in more than 64 KiB, counts with the most that it can unpack to, so ask for small jobs
-	// beside large ones with it, and for the large ones without. 0: no limit.
+	// MaxPayload bounds each payload. A head that is larger keeps its queue. A payload that is
+	// stored packed, in more than 64 KiB, counts with the most that it can unpack to, so ask for
+	// small jobs beside large ones with it, and for the large ones without. 0: no limit.
 	MaxPayload int64
 }
 
@@ -176,33 +179,33 @@ type Claimed struct {
 	Alive bool
 	// More says that jobs may be waiting that this claim did not look at: ask again at once.
 	More bool
-	// Again is when jobs may be found that this claim did not look for: ask again after that long. It
-	// is set if nothing else asks for a claim: until then the look would cost too much of the
+	// Again is when jobs may be found that this claim did not look for: ask again after that long.
+	// It is set if nothing else asks for a claim: until then the look would cost too much of the
 	// database's time (R21). 0: this claim has looked for everything.
 	Again time.Duration
 	// MoreSerial says that jobs wait which ClaimRequest.Serial kept out: ask again when there is
 	// room for jobs of queues.
 	MoreSerial bool
-	// MoreTransactional says that transactional jobs may be waiting which ClaimRequest.Transactional
-	// kept out: ask again when there is room for one.
+	// MoreTransactional says that transactional jobs may be waiting which
+	// ClaimRequest.Transactional kept out: ask again when there is room for one.
 	MoreTransactional bool
-	// Contended says that jobs wait that this claim could not have: somebody else holds their queues
-	// for the length of a statement, or a trigger keeps the jobs as they are. Ask again within
-	// milliseconds, and less often if that goes on.
+	// Contended says that jobs wait that this claim could not have: somebody else holds their
+	// queues for the length of a statement, or a trigger keeps the jobs as they are. Ask again
+	// within milliseconds, and less often if that goes on.
 	Contended bool
-	// Reread is set if tasks of ours are paused, or queues: so soon the Store looks again whether they
-	// still are, with the next claim. A worker that runs once does not wait for that.
+	// Reread is set if tasks of ours are paused, or queues: so soon the Store looks again whether
+	// they still are, with the next claim. A worker that runs once does not wait for that.
 	Reread time.Duration
-	// NextDue is the time until the nearest job of ours that is not due yet, as far as the claim met
-	// one; 0 if it did not.
+	// NextDue is the time until the nearest job of ours that is not due yet, as far as the claim
+	// met one; 0 if it did not.
 	NextDue time.Duration
 }
 
 // RescueRequest says whose jobs are to be released.
 type RescueRequest struct {
 	IDs []string // of workers that are dead, or have no row
-	// Settle is how late a heartbeat says that its worker is dead, for the judgment of a job that was
-	// on trial alone: before, it is not known whether other workers have died with that one.
+	// Settle is how late a heartbeat says that its worker is dead, for the judgment of a job that
+	// was on trial alone: before, it is not known whether other workers have died with that one.
 	Settle time.Duration
 }
 

@@ -107,6 +107,9 @@ with failure as materialized (
 ), queue as materialized (
   select s.id from graphile_worker._private_job_queues as s
    where s.id = any(array(select job_queue_id from held where job_queue_id is not null)) order by s.id for update skip locked
+), requeued as materialized (                 -- also what is locked by others
+  select d.requeued_job_id from graphile_worker.backfill_dlq as d
+   where d.requeued_job_id is not null and d.requeued_job_id = any(array(select id from held where dead))
 ), letter as materialized (
   select d.id, d.requeued_job_id from graphile_worker.backfill_dlq as d
    where d.requeued_job_id is not null and d.requeued_job_id = any(array(select id from held where dead)) order by d.id for update skip locked
@@ -114,8 +117,7 @@ with failure as materialized (
   select id, superseded, dead from held
    where (job_queue_id is null or job_queue_id in (select id from queue)
           or not exists (select from graphile_worker._private_job_queues as s where s.id = held.job_queue_id))
-     and (not dead or id in (select requeued_job_id from letter)
-          or not exists (select from graphile_worker.backfill_dlq as d where d.requeued_job_id = held.id))
+     and (not dead or id in (select requeued_job_id from letter) or id not in (select requeued_job_id from requeued))
 ), dropped as (
   delete from graphile_worker._private_jobs as j where j.id = any(array(select id from ending where superseded))
   returning j.id, j.job_queue_id, j.locked_by as token

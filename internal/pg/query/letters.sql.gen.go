@@ -20,14 +20,16 @@ with burial as materialized (
    where case when burial.token <> '' then j.locked_by = burial.token
               else j.locked_by is null and j.locked_at is null and j.attempts >= j.max_attempts and j.last_error is not null end
    order by j.id for update of j skip locked
+), requeued as materialized (                 -- also what is locked by others
+  select d.requeued_job_id from graphile_worker.backfill_dlq as d
+   where d.requeued_job_id is not null and d.requeued_job_id = any(array(select id from held))
 ), letter as materialized (
   select d.id, d.requeued_job_id from graphile_worker.backfill_dlq as d
    where d.requeued_job_id is not null and d.requeued_job_id = any(array(select id from held)) order by d.id for update skip locked
 ), buried as (
   delete from graphile_worker._private_jobs as j where j.id = any(array(
     select id from held
-     where id in (select requeued_job_id from letter)
-        or not exists (select from graphile_worker.backfill_dlq as d where d.requeued_job_id = held.id)))
+     where id in (select requeued_job_id from letter) or id not in (select requeued_job_id from requeued)))
   returning j.id, j.job_queue_id, j.task_id, j.payload, j.priority, j.run_at, j.attempts, j.max_attempts, j.last_error, j.created_at,
             j.key, j.flags
 ), dead as materialized (

@@ -158,18 +158,24 @@ func (a *Admin) actOnOne(ctx context.Context, place DeadLetterPlace, act letterA
 		}
 		maps.Copy(done, answer)
 		code := sqlstate.Of(err)
-		_, attempted := done[place.ID]
-		switch {
-		case code == sqlstate.LockNotAvailable, code == sqlstate.DeadlockDetected:
-			return &DeadLetterOutcome{ID: place.ID, Skip: DeadLetterLocked, Detail: serverText(err)}, nil
-		case rowRefused(err):
-			return &DeadLetterOutcome{ID: place.ID, Skip: DeadLetterRefused, Detail: serverText(err)}, nil
-		case ctx.Err() != nil || try == tries || fatal(err):
-			if !attempted {
-				return nil, err
+		locked := code == sqlstate.LockNotAvailable || code == sqlstate.DeadlockDetected
+		item := locked || rowRefused(err) // it is about this dead letter alone
+		final := item || ctx.Err() != nil || try == tries || fatal(err)
+		if _, attempted := done[place.ID]; attempted && final { // an earlier transaction may have been committed
+			if settled := a.settle(ctx, []DeadLetterPlace{place}, act, done); len(settled) > 0 {
+				if item {
+					err = nil
+				}
+				return &settled[0], err
 			}
-			settled := a.settle(ctx, []DeadLetterPlace{place}, act, done)
-			return &settled[0], err
+		}
+		switch {
+		case locked:
+			return &DeadLetterOutcome{ID: place.ID, Skip: DeadLetterLocked, Detail: serverText(err)}, nil
+		case item:
+			return &DeadLetterOutcome{ID: place.ID, Skip: DeadLetterRefused, Detail: serverText(err)}, nil
+		case final:
+			return nil, err
 		}
 	}
 }
@@ -232,7 +238,8 @@ func (a *Admin) whySkipped(
 // settleTimeout bounds the look after the caller's context has ended.
 const settleTimeout = 5 * time.Second
 
-// settle says what became of dead letters that the last transaction may have changed.
+// settle says what became of dead letters that the last transaction may have changed. Those that are as
+// they were have no outcome.
 func (a *Admin) settle(ctx context.Context, places []DeadLetterPlace, act letterAct, done map[int64]int64) (outcomes []DeadLetterOutcome) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
 	defer cancel()

@@ -66,11 +66,9 @@ with page as materialized (
   select d.id, d.requeued_job_id from graphile_worker.backfill_dlq as d
    where d.requeued_job_id is not null and d.requeued_job_id > @after::bigint order by d.requeued_job_id limit @size::int
 ), gone as materialized (
-  select d.id from graphile_worker.backfill_dlq as d
-   where d.id = any(array(select page.id from page
-                           where not exists (select from graphile_worker._private_jobs as j where j.id = page.requeued_job_id)))
-     and d.requeued_job_id is not null
-   order by d.id for update skip locked
+  select d.id from page join graphile_worker.backfill_dlq as d on d.id = page.id and d.requeued_job_id = page.requeued_job_id
+   where not exists (select from graphile_worker._private_jobs as j where j.id = page.requeued_job_id)
+   order by d.id for update of d skip locked
 ), dropped as (
   delete from graphile_worker.backfill_dlq as d where d.id = any(array(select id from gone)) returning d.id
 )
@@ -79,7 +77,8 @@ select (select count(*) from page)::int as seen, coalesce((select max(page.reque
 
 -- name: ExpireLetters :one
 -- Deletes the oldest dead letters that failed too long ago. What somebody has locked is passed over, and
--- not met again: a step is what comes next by the time.
+-- not met again: a step is what comes next by the time. Those whose requeued job waits or runs stay: it
+-- may fail again, and DropRequeued deletes them when it is gone.
 with page as materialized (
   select d.id, d.failed_at from graphile_worker.backfill_dlq as d
    where d.failed_at >= @after_at::timestamptz and (d.failed_at > @after_at::timestamptz or d.id > @after_id::bigint)
@@ -87,7 +86,7 @@ with page as materialized (
    order by d.failed_at, d.id limit @size::int
 ), held as materialized (
   select d.id from graphile_worker.backfill_dlq as d
-   where d.id = any(array(select page.id from page)) and d.failed_at < now() - make_interval(secs => @age_seconds::float8)
+   where d.id = any(array(select page.id from page)) and d.requeued_job_id is null and d.failed_at < now() - make_interval(secs => @age_seconds::float8)
    order by d.id for update skip locked
 ), expired as (
   delete from graphile_worker.backfill_dlq as d where d.id = any(array(select id from held)) returning d.id

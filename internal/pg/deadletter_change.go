@@ -248,6 +248,11 @@ func (a *Admin) settle(ctx context.Context, places []DeadLetterPlace, act letter
 			continue
 		}
 		outcome, err := a.whySkipped(ctx, place, act, done, true)
+		if sqlstate.Of(err) == sqlstate.LockNotAvailable { // who has it locked hides nothing that was committed
+			if seen, again := a.whySkipped(ctx, place, act, done, false); again == nil && seen.Skip == "" {
+				outcome, err = seen, nil
+			}
+		}
 		switch {
 		case err != nil:
 			outcomes = append(outcomes, DeadLetterOutcome{ID: place.ID, Skip: DeadLetterUnknown, Detail: err.Error()})

@@ -187,6 +187,36 @@ func TestRequeueWhoseJobsEndBeforeTheLook(t *testing.T) {
 	}
 }
 
+// An item is in doubt: the answer to a commit was lost. What is told of it is what the database has,
+// whatever keeps the next try from an answer.
+func TestRequeueInDoubt(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.New(t).Pool()
+	admin := pg.NewAdmin(pool, schemaName)
+	admin.WaitForLocks(50 * time.Millisecond)
+	places := addLetters(t, pool, 2)
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if outcome, err := admin.RequeueInDoubt(ended, places[0], 99); outcome != nil || !errors.Is(err, context.Canceled) {
+		t.Errorf("as it was, and the context has ended: %+v, %v", outcome, err)
+	}
+	dbtest.Run(t, pool, "update graphile_worker.backfill_dlq set requeued_job_id = 99 where id = 1")
+	other, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = other.Rollback(context.WithoutCancel(t.Context())) }()
+	dbtest.Run(t, other, "select from graphile_worker.backfill_dlq for update")
+	outcome, err := admin.RequeueInDoubt(t.Context(), places[0], 99)
+	if err != nil || outcome == nil || *outcome != (pg.DeadLetterOutcome{ID: 1, JobID: 99}) {
+		t.Errorf("requeued, and locked since: %+v, %v", outcome, err)
+	}
+	outcome, err = admin.RequeueInDoubt(t.Context(), places[1], 98)
+	if err != nil || outcome == nil || outcome.Skip != pg.DeadLetterUnknown {
+		t.Errorf("locked, perhaps by that transaction: %+v, %v", outcome, err)
+	}
+}
+
 // Statistics are of the newest, and say so.
 func TestDeadLetterStatsAreBounded(t *testing.T) {
 	t.Parallel()

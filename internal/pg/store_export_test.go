@@ -203,3 +203,9 @@ func (a *Admin) WaitForLocks(limit time.Duration) { a.lockWait = limit }
 
 // CountLetters replaces how many dead letters are counted.
 func (a *Admin) CountLetters(n int) { a.letters = n }
+
+// RequeueInDoubt requeues a dead letter after a transaction that may have requeued it as this job.
+func (a *Admin) RequeueInDoubt(ctx context.Context, place DeadLetterPlace, jobID int64) (*DeadLetterOutcome, error) {
+	act := letterAct{true, query.RequeueDeadLetter, func(p DeadLetterPlace) []any { return []any{nullText(""), p.ID, p.FailedAt} }}
+	return a.actOnOne(ctx, place, act, map[int64]int64{place.ID: jobID})
+}

@@ -10,8 +10,8 @@ import (
 type CleanupOptions struct {
 	_ [0]func() // fields may be added
 
-	// FailedJobs deletes the jobs that have failed for good (attempts = max_attempts), are not running,
-	// and are no dead letters. Graphile Worker calls this DELETE_PERMAFAILED_JOBS.
+	// FailedJobs deletes the jobs that have failed for good (attempts = max_attempts), are not
+	// running, and are no dead letters. Graphile Worker calls this DELETE_PERMAFAILED_JOBS.
 	FailedJobs bool
 	// TaskNames deletes the names of tasks without jobs, except for KeepTasks
 	// (GC_TASK_IDENTIFIERS). A running Go worker notices within seconds. A running Node worker does

@@ -79,8 +79,8 @@ func filtered(t *testing.T, client *backfill.Client, filter backfill.DeadLetterF
 	return list.Letters
 }
 
-// A transactional job that succeeds deletes the dead letters of its task and key, with all else that
-// its transaction does: not if that is rolled back.
+// A transactional job that succeeds deletes the dead letters of its task and key, with all else
+// that its transaction does: not if that is rolled back.
 func TestTransactionalSuccessClearsDeadLetters(t *testing.T) {
 	t.Parallel()
 	r := newTxRig(t)
@@ -106,8 +106,8 @@ func TestTransactionalSuccessClearsDeadLetters(t *testing.T) {
 	}
 }
 
-// A key can have very many dead letters: a crontab entry that has failed for months. A success deletes
-// 1,000 of them, and the next ones the others, in a transaction and without.
+// A key can have very many dead letters: a crontab entry that has failed for months. A success
+// deletes 1,000 of them, and the next ones the others, in a transaction and without.
 func TestSuccessClearsDeadLettersInPortions(t *testing.T) {
 	t.Parallel()
 	for name, transactional := range map[string]bool{"plain": false, "transactional": true} {

@@ -19,10 +19,10 @@ import (
 // none of these says that nothing was enqueued because the database could not be reached in time,
 // or is what your own middleware returned.
 var (
-	// ErrInvalidRequest says that the call is wrong, and nothing was sent: a request has a value that
-	// the database does not take, args cannot be encoded, or the context or transaction is nil.
-	// Repeating the call leads to the same error. The methods for dead letters say so of a filter,
-	// options or an edit.
+	// ErrInvalidRequest says that the call is wrong, and nothing was sent: a request has a value
+	// that the database does not take, args cannot be encoded, or the context or transaction is
+	// nil. Repeating the call leads to the same error. The methods for dead letters say so of a
+	// filter, options or an edit.
 	ErrInvalidRequest = errors.New("invalid request")
 	// ErrOutcomeUnknown says that the jobs may or may not have been enqueued: the commit was sent,
 	// and the connection broke or ctx ended before it was acknowledged. Enqueue again if the jobs
@@ -34,22 +34,24 @@ var (
 	// ErrNoClient says that there is no [Enqueuer], or that the Client is nil or not from [Open] or
 	// [NewClient].
 	ErrNoClient = errors.New("no client: put one into the context with backfill.NewContext, or use the generated NewClient")
-	// ErrClosed says that the client was closed. All methods of the client and its workers return it.
+	// ErrClosed says that the client was closed. All methods of the client and its workers return
+	// it.
 	ErrClosed = enqueue.ErrClosed
 )
 
 // Other errors to compare with errors.Is. They may be wrapped.
 var (
-	// ErrJobNotFound is returned by [Client.Job]: there is no such job. Jobs that succeeded are gone.
+	// ErrJobNotFound is returned by [Client.Job]: there is no such job. Jobs that succeeded are
+	// gone.
 	ErrJobNotFound = pg.ErrJobNotFound
-	// ErrDeadLetterNotFound is returned by [Client.DeadLetter] and [Client.EditDeadLetter]: there is no
-	// such dead letter.
+	// ErrDeadLetterNotFound is returned by [Client.DeadLetter] and [Client.EditDeadLetter]: there
+	// is no such dead letter.
 	ErrDeadLetterNotFound = pg.ErrDeadLetterNotFound
 	// ErrNotLocked is returned by [Client.UnlockWorker] and [Client.ForceUnlock] when nothing is
 	// locked by the given worker.
 	ErrNotLocked = pg.ErrNotLocked
-	// ErrUnknownTask is returned by [Client.Pause]: no worker has served a task of this name, and no
-	// job has had it.
+	// ErrUnknownTask is returned by [Client.Pause]: no worker has served a task of this name, and
+	// no job has had it.
 	ErrUnknownTask = pg.ErrUnknownTask
 	// ErrNotPaused is returned by [Client.Resume] and [Client.ResumeQueue]: it is not paused.
 	ErrNotPaused = pg.ErrNotPaused

@@ -37,10 +37,11 @@ type Observer func(Event)
 // whose key was removed or given to another job while it ran is not tried again, although Final is
 // false.
 //
-// A dead event says that a job is a dead letter now, once for each time, from the worker that has made
-// it one: it ran the job, released what a dead worker had, or found the job without attempts left. Of
-// the latter two, Job says only what the worker knows: it has no payload. A job that
-// [Client.UnlockWorker] ends has no event, because no worker ends it, but a line in the client's log.
+// A dead event says that a job is a dead letter now, once for each time, from the worker that has
+// made it one: it ran the job, released what a dead worker had, or found the job without attempts
+// left. Of the latter two, Job says only what the worker knows: it has no payload. A job that
+// [Client.UnlockWorker] ends has no event, because no worker ends it, but a line in the client's
+// log.
 //
 // The text of Err is what the log and the database get: passwords in URLs and connection strings,
 // tokens and the like are ***, and it has at most 10,000 bytes. errors.As finds the error that the

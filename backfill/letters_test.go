@@ -46,7 +46,8 @@ func onlyLetter(t *testing.T, db *pgtest.Database) letterRow {
 	return letters[0]
 }
 
-// onlyEnd returns the row of the only job, or what a row of it would say now that it is a dead letter.
+// onlyEnd returns the row of the only job, or what a row of it would say now that it is a dead
+// letter.
 func onlyEnd(t *testing.T, db *pgtest.Database) jobRow {
 	t.Helper()
 	if len(jobRows(t, db)) > 0 {
@@ -59,8 +60,8 @@ func onlyEnd(t *testing.T, db *pgtest.Database) jobRow {
 	}
 }
 
-// A defect of the first backfill (9): a permanent failure waited for a tick of a processor. Here the
-// statement that records it makes the dead letter, and the worker says so once.
+// A defect of the first backfill (9): a permanent failure waited for a tick of a processor. Here
+// the statement that records it makes the dead letter, and the worker says so once.
 func TestLettersAreMadeAtOnce(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
@@ -136,8 +137,8 @@ func TestLettersHaveTheLastPayload(t *testing.T) {
 	}
 }
 
-// A defect of the first backfill (10): a batch claim broke the order of a queue. Jobs of a queue that
-// fail for good are dead letters in its order, one at a time, and do not stop it.
+// A defect of the first backfill (10): a batch claim broke the order of a queue. Jobs of a queue
+// that fail for good are dead letters in its order, one at a time, and do not stop it.
 func TestLettersKeepQueuesSerial(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)

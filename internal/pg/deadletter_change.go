@@ -238,8 +238,8 @@ func (a *Admin) whySkipped(
 // settleTimeout bounds the look after the caller's context has ended.
 const settleTimeout = 5 * time.Second
 
-// settle says what became of dead letters that the last transaction may have changed. Those that are as
-// they were have no outcome.
+// settle says what became of dead letters that the last transaction may have changed. Those that
+// are as they were have no outcome.
 func (a *Admin) settle(ctx context.Context, places []DeadLetterPlace, act letterAct, done map[int64]int64) (outcomes []DeadLetterOutcome) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
 	defer cancel()

@@ -44,8 +44,8 @@ func (r *rig) sweepAll() (dead []worker.DeadJob) {
 const failedLongAgo = `update graphile_worker._private_jobs set attempts = max_attempts, last_error = 'of Node',
 	run_at = now() - interval '1 day', updated_at = now() - interval '1 day'`
 
-// A defect of the first backfill (1): a job on its last attempt was taken for a dead one while it ran,
-// and then succeeded as well. Graphile Worker charges attempts when it claims.
+// A defect of the first backfill (1): a job on its last attempt was taken for a dead one while it
+// ran, and then succeeded as well. Graphile Worker charges attempts when it claims.
 func TestLettersLeaveRunningJobs(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
@@ -66,8 +66,8 @@ func TestLettersLeaveRunningJobs(t *testing.T) {
 	}
 }
 
-// Defects of the first backfill (2, 3): it took 100 exhausted jobs at its start and each minute, and
-// deleted the others, or was outrun. Here every one is a dead letter, and none is deleted.
+// Defects of the first backfill (2, 3): it took 100 exhausted jobs at its start and each minute,
+// and deleted the others, or was outrun. Here every one is a dead letter, and none is deleted.
 func TestLettersHaveNoBound(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
@@ -95,8 +95,9 @@ func TestLettersHaveNoBound(t *testing.T) {
 	}
 }
 
-// Defects of the first backfill (4, 5): locks of queues were taken for stale after 5 minutes, and those
-// of jobs after 30. A job may take as long as it likes: the sweep for dead letters frees nothing.
+// Defects of the first backfill (4, 5): locks of queues were taken for stale after 5 minutes, and
+// those of jobs after 30. A job may take as long as it likes: the sweep for dead letters frees
+// nothing.
 func TestLettersFreeNoLongJobs(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
@@ -115,7 +116,8 @@ func TestLettersFreeNoLongJobs(t *testing.T) {
 	}
 }
 
-// A defect of the first backfill (8): dead letters without a key that were sent back stayed for ever.
+// A defect of the first backfill (8): dead letters without a key that were sent back stayed for
+// ever.
 func TestLettersWithoutAKeyAreCleaned(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
@@ -156,8 +158,8 @@ func TestLettersHoldWhatJobsHold(t *testing.T) {
 	}
 }
 
-// One dead letter that the server refuses leaves its job in its row, says so, and keeps no other one
-// (R19): in the statement that fails jobs, and in the sweep.
+// One dead letter that the server refuses leaves its job in its row, says so, and keeps no other
+// one (R19): in the statement that fails jobs, and in the sweep.
 func TestRefusedLettersKeepNoOther(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
@@ -178,8 +180,8 @@ func TestRefusedLettersKeepNoOther(t *testing.T) {
 	}
 }
 
-// A rescue, and an operator, end a job whose dead letter the server refuses in its row: it would stay
-// locked else (R19).
+// A rescue, and an operator, end a job whose dead letter the server refuses in its row: it would
+// stay locked else (R19).
 func TestRefusedLettersKeepNothingLocked(t *testing.T) {
 	t.Parallel()
 	for name, end := range map[string]func(*rig) error{

@@ -117,7 +117,7 @@ func (s *fakeStore) Expire(ctx context.Context, age time.Duration) (expired work
 		defer s.db.mu.Unlock()
 		before := len(s.db.letters)
 		s.db.letters = slices.DeleteFunc(s.db.letters, func(letter *fakeLetter) bool {
-			return !letter.Busy && time.Since(letter.FailedAt) > age
+			return !letter.Busy && letter.Requeued == 0 && time.Since(letter.FailedAt) > age
 		})
 		expired = worker.Expired{Letters: before - len(s.db.letters), Done: true}
 		return nil

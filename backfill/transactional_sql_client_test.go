@@ -108,7 +108,7 @@ func TestTransactionalSQLSerializable(t *testing.T) {
 			var runs atomic.Int32
 			var task *backfill.Task[txArgs]
 			task, registry := sqlTxTask(func(task *backfill.Task[txArgs]) {
-				task.Isolation = backfill.Serializable
+				task.Isolation, task.Backoff = backfill.Serializable, backfill.FixedBackoff(10*time.Millisecond)
 			}, func(ctx context.Context, tx *sql.Tx, args txArgs) error {
 				runs.Add(1)
 				var total int
@@ -135,27 +135,21 @@ func TestTransactionalSQLSerializable(t *testing.T) {
 			if _, err := r.client.Enqueue(t.Context(), requests...); err != nil {
 				t.Fatal(err)
 			}
-			failed := func() (errs error) {
-				for _, w := range workers {
-					events, _ := w.seen()
-					for _, e := range events {
-						if e.Kind == backfill.EventFailed {
-							errs = errors.Join(errs, e.Err)
-						}
-					}
-				}
-				return errs
-			}
-			until(t, "the end of all jobs", func() bool { return failed() != nil || len(jobRows(t, r.db)) == 0 })
+			until(t, "the end of all jobs", func() bool { return len(jobRows(t, r.db)) == 0 })
+			var failures []error
 			for _, w := range workers {
 				if err := w.stop(); err != nil {
 					t.Error(err)
 				}
+				events, _ := w.seen()
+				for _, e := range events {
+					if e.Kind == backfill.EventFailed {
+						failures = append(failures, e.Err)
+					}
+				}
 			}
 			t.Logf("%d jobs, %d runs", chains*hops, runs.Load())
-			if err := failed(); err != nil {
-				t.Fatalf("attempts were charged: %v", err)
-			}
+			checkCharged(t, chains*hops, failures)
 			if total := get[int](t, r.db.Pool(), "select sum(total)::int from public.accounts"); total != chains*hops {
 				t.Errorf("%d effects of %d jobs", total, chains*hops)
 			}

@@ -210,10 +210,10 @@ func (j *JobTx) settle(err error, guarded query.CompleteInTxRow) error {
 	ended := j.ctx.Done()
 	pause, lost := askPause, time.Now()
 	for {
-		state, askErr := j.askState()
+		state, askErr := j.askState(guarded.Xid)
 		switch {
 		case askErr != nil:
-		case !state.There: // nobody but the transaction could have deleted the row while it had it locked
+		case !state.There && !state.Aborted: // it was the transaction that has deleted the row
 			return nil
 		case !state.Held: // it was rolled back, and somebody has ended the lease since then
 			return fmt.Errorf("%w: %w", worker.ErrLeaseLost, err)
@@ -233,11 +233,11 @@ func (j *JobTx) settle(err error, guarded query.CompleteInTxRow) error {
 	}
 }
 
-func (j *JobTx) askState() (query.LeaseStateRow, error) {
+func (j *JobTx) askState(xid int64) (query.LeaseStateRow, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), settledTimeout)
 	defer cancel()
 	return j.owner.store.queries.LeaseState(ctx, query.LeaseStateParams{
-		ID: j.lease.ID, Token: pgtype.Text{String: j.lease.Token, Valid: true},
+		ID: j.lease.ID, Token: pgtype.Text{String: j.lease.Token, Valid: true}, Xid: xid,
 	})
 }
 

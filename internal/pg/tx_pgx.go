@@ -72,7 +72,10 @@ func (t *pgxTransaction) guard(ctx context.Context) (row query.CompleteInTxRow, 
 		return row, err
 	}
 	row = query.CompleteInTxRow{Ended: values[0] == "t", Locked: values[1] == "t", Known: values[2] == "t", Pid: int32(pid)}
-	row.Began, err = strconv.ParseInt(values[4], 10, 64)
+	if row.Began, err = strconv.ParseInt(values[4], 10, 64); err != nil {
+		return row, err
+	}
+	row.Xid, err = strconv.ParseInt(values[5], 10, 64)
 	return row, err
 }
 

@@ -133,7 +133,7 @@ func (s *sqlTransaction) guard(ctx context.Context) (query.CompleteInTxRow, erro
 		statements = append(statements, statement{text: s.text(query.ClearLettersInTx), args: about})
 	}
 	statements = append(statements, statement{text: s.text(query.CompleteInTx), args: about, read: func(rows rows) error {
-		return readRow(rows, &row.Ended, &row.Locked, &row.Known, &row.Pid, &row.Began)
+		return readRow(rows, &row.Ended, &row.Locked, &row.Known, &row.Pid, &row.Began, &row.Xid)
 	}})
 	switch err := s.run(ctx, statements...); {
 	case err == nil:

@@ -68,17 +68,21 @@ select exists (select from ended)::pg_catalog.bool as ended,
                 where j.id OPERATOR(pg_catalog.=) @id and j.locked_by OPERATOR(pg_catalog.=) @token)::pg_catalog.bool as locked,
        coalesce(pg_catalog.current_setting('backfill.job', true) OPERATOR(pg_catalog.=) @token, false)::pg_catalog.bool as known,
        pg_catalog.pg_backend_pid()::pg_catalog.int4 as pid,
-       (extract(epoch from pg_catalog.now()) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8 as began;
+       (extract(epoch from pg_catalog.now()) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8 as began,
+       pg_catalog.txid_current()::pg_catalog.int8 as xid;
 
 -- name: LeaseState :one
 -- Says whether a job is there, whether a lease of it is held, and whether its row is free. While a
--- transaction that has deleted the row is not over, the lease is held, and its row is not free.
+-- transaction that has deleted the row is not over, the lease is held, and its row is not free. aborted says
+-- that the transaction was rolled back, as far as this server knows of it.
 with free as materialized (
   select j.id from graphile_worker._private_jobs as j where j.id = @id and j.locked_by = @token for update of j skip locked
 )
 select exists (select from graphile_worker._private_jobs as j where j.id = @id)::boolean as there,
        exists (select from graphile_worker._private_jobs as j where j.id = @id and j.locked_by = @token)::boolean as held,
-       exists (select from free)::boolean as free;
+       exists (select from free)::boolean as free,
+       coalesce(case when @xid::bigint < txid_snapshot_xmax(txid_current_snapshot())
+                     then txid_status(@xid::bigint) = 'aborted' end, false)::boolean as aborted;
 
 -- name: EndLostSession :exec
 -- Ends the session of a transaction whose connection was lost before its COMMIT arrived: it would keep

@@ -62,7 +62,8 @@ select exists (select from ended)::pg_catalog.bool as ended,
                 where j.id OPERATOR(pg_catalog.=) $1 and j.locked_by OPERATOR(pg_catalog.=) $2)::pg_catalog.bool as locked,
        coalesce(pg_catalog.current_setting('backfill.job', true) OPERATOR(pg_catalog.=) $2, false)::pg_catalog.bool as known,
        pg_catalog.pg_backend_pid()::pg_catalog.int4 as pid,
-       (extract(epoch from pg_catalog.now()) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8 as began
+       (extract(epoch from pg_catalog.now()) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8 as began,
+       pg_catalog.txid_current()::pg_catalog.int8 as xid
 `
 
 type CompleteInTxParams struct {
@@ -76,6 +77,7 @@ type CompleteInTxRow struct {
 	Known  bool
 	Pid    int32
 	Began  int64
+	Xid    int64
 }
 
 // The guard (R1, R16, R22): completes a job as CompleteJobs does, as the last statement before COMMIT. It
@@ -90,6 +92,7 @@ func (q *Queries) CompleteInTx(ctx context.Context, arg CompleteInTxParams) (Com
 		&i.Known,
 		&i.Pid,
 		&i.Began,
+		&i.Xid,
 	)
 	return i, err
 }
@@ -119,26 +122,36 @@ with free as materialized (
 )
 select exists (select from graphile_worker._private_jobs as j where j.id = $1)::boolean as there,
        exists (select from graphile_worker._private_jobs as j where j.id = $1 and j.locked_by = $2)::boolean as held,
-       exists (select from free)::boolean as free
+       exists (select from free)::boolean as free,
+       coalesce(case when $3::bigint < txid_snapshot_xmax(txid_current_snapshot())
+                     then txid_status($3::bigint) = 'aborted' end, false)::boolean as aborted
 `
 
 type LeaseStateParams struct {
 	ID    int64
 	Token pgtype.Text
+	Xid   int64
 }
 
 type LeaseStateRow struct {
-	There bool
-	Held  bool
-	Free  bool
+	There   bool
+	Held    bool
+	Free    bool
+	Aborted bool
 }
 
 // Says whether a job is there, whether a lease of it is held, and whether its row is free. While a
-// transaction that has deleted the row is not over, the lease is held, and its row is not free.
+// transaction that has deleted the row is not over, the lease is held, and its row is not free. aborted says
+// that the transaction was rolled back, as far as this server knows of it.
 func (q *Queries) LeaseState(ctx context.Context, arg LeaseStateParams) (LeaseStateRow, error) {
-	row := q.db.QueryRow(ctx, LeaseState, arg.ID, arg.Token)
+	row := q.db.QueryRow(ctx, LeaseState, arg.ID, arg.Token, arg.Xid)
 	var i LeaseStateRow
-	err := row.Scan(&i.There, &i.Held, &i.Free)
+	err := row.Scan(
+		&i.There,
+		&i.Held,
+		&i.Free,
+		&i.Aborted,
+	)
 	return i, err
 }
 

@@ -76,6 +76,9 @@ var (
 	ErrShutdown = worker.ErrShutdown
 	// ErrTimeout is the cause when the task's timeout is over.
 	ErrTimeout = errors.New("task timed out")
+	// ErrCanceled is the cause when [Client.Cancel] has requested the end of the job. Whatever the
+	// handler returns afterwards, the job is deleted.
+	ErrCanceled = worker.ErrCanceled
 	// ErrLeaseLost is the cause when the job was released or taken by another worker, because this
 	// one was declared dead, or by [Client.UnlockWorker]: what the handler returns is not recorded.
 	// For a job of a queue it is the cause as well when the database has acknowledged no heartbeat

@@ -23,6 +23,7 @@ type Observer func(Event)
 //	finished                                     Job, Duration
 //	failed                                       Job, Duration, Err, Final, Delay
 //	dead                                         Job, Reason, Err
+//	canceled                                     Job, Err
 //	snoozed                                      Job, Duration, Delay
 //	completed, recorded, returned, busy          Count
 //	reclaimed                                    Count
@@ -80,6 +81,7 @@ const (
 	EventFinished   EventKind = "finished"    // a handler succeeded
 	EventFailed     EventKind = "failed"      // a handler failed
 	EventDead       EventKind = "dead"        // a job has failed for good, and is a dead letter now
+	EventCanceled   EventKind = "canceled"    // a job was deleted, because [Client.Cancel] asked for it
 	EventSnoozed    EventKind = "snoozed"     // a job was put off: it runs again later
 	EventCompleted  EventKind = "completed"   // Count successes were recorded
 	EventRecorded   EventKind = "recorded"    // Count failures were recorded

@@ -71,6 +71,7 @@ func (x *executor) execute(ctx context.Context, claimed *wire.Job, outcome *work
 		return
 	}
 	carried := newJobContext(ctx, claimed, x.enqueuer)
+	carried.worker = ctx
 	ctx = carried
 	if limit := route.handler.timeout; limit > 0 {
 		var cancel context.CancelFunc
@@ -118,9 +119,6 @@ func (x *executor) guard(next HandlerFunc) HandlerFunc {
 // outcome says how a job ends whose handler returned err. It survives errors whose methods
 // panic.
 func (x *executor) outcome(ctx context.Context, h *handler, job *wire.Job, err error) (outcome worker.Outcome) {
-	if err == nil {
-		return worker.Outcome{Kind: worker.OutcomeCompleted}
-	}
 	defer func() {
 		if value := recover(); value != nil {
 			err := fmt.Errorf("error of type %T, a method of which panicked: %w", err, &PanicError{Value: value, Stack: debug.Stack()})
@@ -135,6 +133,8 @@ func (x *executor) outcome(ctx context.Context, h *handler, job *wire.Job, err e
 		return worker.Outcome{Kind: worker.OutcomeSnoozed, Delay: verdict.Delay}
 	case VerdictInterrupted:
 		return worker.Outcome{Kind: worker.OutcomeReturned}
+	case VerdictCanceled:
+		return worker.Outcome{Kind: worker.OutcomeCanceled}
 	case VerdictRetry, VerdictRetryIn, VerdictPermanent:
 	}
 	batch, isBatch := batchOf(err)

@@ -80,6 +80,9 @@ func (x *executor) runInTx(ctx context.Context, route route, claimed *wire.Job, 
 	}
 	carried := newJobContext(ctx, claimed, bound)
 	carried.tx = &txRun{tx: tx}
+	if outer, ok := ctx.Value(jobContextKey{}).(*jobContext); ok {
+		carried.worker = outer.worker
+	}
 	err = route.run(carried, carried.job)
 	x.warnOfHidden(carried, claimed, carried.said.Load(), err)
 	if verdictOf(carried, err, carried.left).Kind != VerdictCompleted {
@@ -101,6 +104,8 @@ func (x *executor) runInTx(ctx context.Context, route route, claimed *wire.Job, 
 		}
 	case errors.Is(err, worker.ErrLeaseLost):
 		*outcome = worker.Outcome{Kind: worker.OutcomeReturned}
+	case errors.Is(err, worker.ErrCanceled):
+		*outcome = worker.Outcome{Kind: worker.OutcomeCanceled}
 	case pg.IsConflict(err) && ctx.Err() == nil:
 		return err
 	case pg.IsConnectionLost(err):

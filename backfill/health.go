@@ -176,11 +176,12 @@ type Report struct {
 	Exhausted int64 // of these, jobs that will not be retried
 	Snoozed   int64 // put off: they run again later
 	Returned  int64 // given back unfinished
+	Canceled  int64 // deleted, because [Client.Cancel] asked for it
 	Lost      int64 // not recorded: the job had been released or taken by another worker
 }
 
 func newReport(s worker.Stats) Report {
 	return Report{
-		Completed: s.Completed, Failed: s.Failed, Exhausted: s.Exhausted, Snoozed: s.Snoozed, Returned: s.Returned, Lost: s.Lost,
+		Completed: s.Completed, Failed: s.Failed, Exhausted: s.Exhausted, Snoozed: s.Snoozed, Returned: s.Returned, Canceled: s.Canceled, Lost: s.Lost,
 	}
 }

@@ -50,7 +50,8 @@ type CronTick struct {
 type jobContext struct {
 	context.Context //nolint:containedctx // it is a context
 
-	job      *Job // which middleware may change
+	worker   context.Context //nolint:containedctx // what the worker has given for the job, without its timeout
+	job      *Job            // which middleware may change
 	left     attempts
 	enqueuer Enqueuer
 	said     atomic.Pointer[error] // what the handler returned, if there is middleware; nil: no error

@@ -36,6 +36,9 @@ const (
 	// runs again, here or elsewhere, and the attempt is not charged; unless the job has one attempt in
 	// all, which is not repeated: then it has failed for good, and Final is true.
 	VerdictInterrupted VerdictKind = "interrupted"
+	// VerdictCanceled: [Client.Cancel] has requested the end of the job, so it is deleted, whatever the
+	// handler returns. Final is true.
+	VerdictCanceled VerdictKind = "canceled"
 )
 
 // Failed reports whether the attempt counts as a failure: an error tracker wants these errors, and
@@ -46,7 +49,7 @@ func (v Verdict) Failed() bool {
 		return true
 	case VerdictInterrupted:
 		return v.Final
-	case VerdictCompleted, VerdictSnooze:
+	case VerdictCompleted, VerdictSnooze, VerdictCanceled:
 	}
 	return false
 }
@@ -91,6 +94,9 @@ func attemptsOf(ctx context.Context) attempts {
 
 // verdictOf is VerdictOf for a job of which is known how many attempts are left.
 func verdictOf(ctx context.Context, err error, left attempts) Verdict {
+	if isCanceled(ctx) {
+		return Verdict{Kind: VerdictCanceled, Final: true}
+	}
 	if err == nil {
 		return Verdict{Kind: VerdictCompleted}
 	}
@@ -120,6 +126,16 @@ func verdictOf(ctx context.Context, err error, left attempts) Verdict {
 		return Verdict{Kind: VerdictRetryIn, Delay: said.delay}
 	}
 	return Verdict{Kind: VerdictRetry, Final: left.last}
+}
+
+// isCanceled reports whether the end of the job of ctx was requested: also where something else has
+// ended ctx before, such as the task's timeout.
+func isCanceled(ctx context.Context) bool {
+	if errors.Is(context.Cause(ctx), ErrCanceled) {
+		return true
+	}
+	carried, ok := ctx.Value(jobContextKey{}).(*jobContext)
+	return ok && carried.worker != nil && errors.Is(context.Cause(carried.worker), ErrCanceled)
 }
 
 // decisionIn returns the error by which a handler decides how its job ends: the outermost in err,

@@ -45,6 +45,8 @@ var neededRights = []lostRight{
 	{policy, "backfill_pauses", "hides the rows of backfill_pauses", ""},
 	{"select", "backfill_queue_pauses", "permission denied for table backfill_queue_pauses", ""},
 	{policy, "backfill_queue_pauses", "hides the rows of backfill_queue_pauses", ""},
+	{"select", "backfill_cancels", "permission denied for table backfill_cancels", ""},
+	{policy, "backfill_cancels", "hides the rows of backfill_cancels", ""},
 	{"all", "_private_jobs", "permission denied for table _private_jobs", ""},
 	{"everything", "", "permission denied for", ""},
 }
@@ -67,6 +69,7 @@ var otherRights = []lostRight{
 	{"delete", "backfill_workers", "", "permission denied for table backfill_workers"},
 	{"insert, update, delete", "backfill_pauses", "", ""},
 	{"insert, update, delete", "backfill_queue_pauses", "", ""},
+	{"insert, update", "backfill_cancels", "", ""},
 	{"select", "migrations", "", ""},
 	{"select", "backfill_migrations", "", ""},
 	{"execute", "all functions in schema graphile_worker", "", ""},

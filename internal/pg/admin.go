@@ -73,7 +73,8 @@ func (a *Admin) unlockWorker(ctx context.Context, id string, registered bool, de
 		letters := false
 		unlockJobs = func() (int64, error) {
 			rows := query.UnlockJobsParams{WorkerID: id, Verdict: worker.ErrCrashed.Error(), Letters: letters}
-			return ask(ctx, a.in, (*query.Queries).UnlockJobs, rows)
+			done, err := releasing(ctx, a.in, (*query.Queries).UnlockJobs, rows)
+			return int64(done.jobs), err
 		}
 		unlockQueues = (*query.Queries).UnlockQueues
 		// First the tombstone: a claim that is in flight commits before it or finds it, and what
@@ -228,7 +229,15 @@ func (a *Admin) ForceUnlock(ctx context.Context, lockedBy []string) (jobs []*wir
 		if len(jobs) == 0 && queues == 0 {
 			return ErrNotLocked
 		}
-		return query.New(db).ForceUnlock(ctx, lockedBy)
+		if err := query.New(db).ForceUnlock(ctx, lockedBy); err != nil {
+			return err
+		}
+		ids := make([]int64, len(jobs))
+		for i, job := range jobs {
+			ids[i] = job.ID
+		}
+		_, err = endCanceled(ctx, query.New(db), ids, nil)
+		return err
 	})
 	return jobs, a.settings.explainWork(err)
 }

@@ -84,12 +84,14 @@ type answer struct {
 	// lastPriority is where a full claim stopped because it had looked at enough priorities.
 	lastPriority pgtype.Int2
 	nextDue      time.Duration
+	canceling    bool // somebody has requested the end of some job
 }
 
 // claim makes one claim. It also returns how long the server took to find the jobs.
+// canceling says that the end of some job was requested, perhaps of one of these.
 func (c *claims) claim(
 	ctx context.Context, db query.DBTX, request worker.ClaimRequest,
-) (claimed worker.Claimed, looked time.Duration, err error) {
+) (claimed worker.Claimed, canceling bool, looked time.Duration, err error) {
 	size := min(max(request.Batch, 1), maxBatch)
 	started := time.Now()
 	full := c.marks.fullClaimIsDue(started)
@@ -100,7 +102,7 @@ func (c *claims) claim(
 			looked = time.Since(started)
 			c.marks.timedOut(started, looked, said)
 		}
-		return worker.Claimed{}, looked, fmt.Errorf("claim jobs: %w", err)
+		return worker.Claimed{}, false, looked, fmt.Errorf("claim jobs: %w", err)
 	}
 	// A batch that ended for the size of its payloads is not short. If nothing of a batch was locked,
 	// it has jobs with one attempt only, for which there was no room, or a trigger of the
@@ -126,7 +128,7 @@ func (c *claims) claim(
 	if !full && short && !claimed.More {
 		claimed.Again = max(time.Until(c.marks.nextFull()), time.Millisecond)
 	}
-	return claimed, answer.looked, nil
+	return claimed, answer.canceling, answer.looked, nil
 }
 
 // kind decides which text the next claim has.
@@ -194,7 +196,7 @@ func (c *claims) read(rows pgx.Rows, size int) (answer, error) {
 	var payload, flags []byte
 	columns := []any{
 		&got.alive, &picked, &at, &got.queued, &got.nextQueue, &got.clogged, &got.contended, &got.heldBack,
-		&got.lastPriority, &nextDue, &looked,
+		&got.canceling, &got.lastPriority, &nextDue, &looked,
 		&id, &queueID, &taskID, &payload, &priority, &runAt, &attempts, &maxAttempts, &createdAt, &key, &lockedBy,
 		&revision, &flags, &queue,
 	}
@@ -206,7 +208,7 @@ func (c *claims) read(rows pgx.Rows, size int) (answer, error) {
 			got.picked, got.at = int(picked), at.Time
 			got.looked = time.Duration(looked.Int64) * time.Microsecond
 			got.nextDue = time.Duration(nextDue.Int64) * time.Microsecond
-			clear(columns[:11])
+			clear(columns[:12])
 			jobs = make([]wire.Job, min(got.picked, size))
 			got.jobs = make([]*wire.Job, 0, len(jobs))
 		}

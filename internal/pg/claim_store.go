@@ -54,9 +54,14 @@ func (s *Store) Claim(ctx context.Context, request worker.ClaimRequest) (worker.
 	defer conn.Release()
 	db := s.sessions.over(conn.Conn())
 	lane := s.lane(request)
-	claimed, looked, err := lane.claim(ctx, db, request)
+	claimed, canceling, looked, err := lane.claim(ctx, db, request)
 	if refusesRow(err) && s.avoidRefused(ctx, conn.Conn(), request) {
-		claimed, looked, err = lane.claim(ctx, db, request)
+		claimed, canceling, looked, err = lane.claim(ctx, db, request)
+	}
+	if err == nil && canceling && len(claimed.Jobs) > 0 {
+		// Whoever has released one of these does not know of requests. Without an answer they count as
+		// those of a claim whose answer was lost: nothing of it starts, and it is all given back.
+		err = s.sortOut(ctx, query.New(renderer{db, s.claims.texts}), &claimed)
 	}
 	stopping := errors.Is(ctx.Err(), context.Canceled)
 	if looked > slowClaim && !stopping && time.Since(s.saidSlow) >= slowLogEvery {

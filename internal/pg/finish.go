@@ -34,14 +34,20 @@ func (s *Store) Complete(ctx context.Context, leases []wire.Lease) ([]worker.Fat
 		next[queue] = row.NextTasks[i]
 	}
 	done := func(i int) { fates[i] = worker.Fate{Kind: worker.FateRecorded, Next: s.next(next[leases[i].QueueID])} }
-	if int(row.Ended) == len(leases) {
+	whole := int(row.Ended) == len(leases)
+	if whole {
 		for i := range leases {
 			done(i)
 		}
-		return fates, nil
 	}
 	for _, ord := range row.Done {
 		done(int(ord) - 1)
+	}
+	for _, ord := range row.Canceled {
+		fates[ord-1].Kind = worker.FateCanceled
+	}
+	if whole {
+		return fates, nil
 	}
 	return s.settle(ctx, leases, fates)
 }
@@ -59,7 +65,11 @@ func (s *Store) Fail(ctx context.Context, failed []worker.Ended) ([]worker.Fate,
 		params.Reasons = append(params.Reasons, string(f.Reason))
 	}
 	params.Ids, params.Tokens = columns(leases)
-	rows, err := s.queries.FailJobs(ctx, params)
+	var rows []query.FailJobsRow
+	canceled, err := s.ending(ctx, params.Ids, func(queries *query.Queries) (err error) {
+		rows, err = queries.FailJobs(ctx, params)
+		return err
+	})
 	if err != nil {
 		err = fmt.Errorf("record failures: %w", err)
 		if slices.ContainsFunc(params.Reasons, func(reason string) bool { return reason != "" }) {
@@ -67,7 +77,7 @@ func (s *Store) Fail(ctx context.Context, failed []worker.Ended) ([]worker.Fate,
 		}
 		return nil, s.endFailed(ctx, err)
 	}
-	fates, err := settleRows(ctx, s, leases, rows)
+	fates, err := settleRows(ctx, s, leases, rows, canceled)
 	if err != nil {
 		return nil, err
 	}
@@ -87,11 +97,15 @@ func (s *Store) Release(ctx context.Context, released []worker.Ended) ([]worker.
 		params.DelaysUs = append(params.DelaysUs, delay)
 	}
 	params.Ids, params.Tokens = columns(leases)
-	rows, err := s.queries.ReleaseJobs(ctx, params)
+	var rows []query.ReleaseJobsRow
+	canceled, err := s.ending(ctx, params.Ids, func(queries *query.Queries) (err error) {
+		rows, err = queries.ReleaseJobs(ctx, params)
+		return err
+	})
 	if err != nil {
 		return nil, s.endFailed(ctx, fmt.Errorf("give back jobs: %w", err))
 	}
-	return settleRows(ctx, s, leases, rows)
+	return settleRows(ctx, s, leases, rows, canceled)
 }
 
 // Renew implements worker.Store.
@@ -115,13 +129,16 @@ func (s *Store) Renew(ctx context.Context, leases []wire.Lease) ([]worker.Fate, 
 
 // settleRows turns the rows of a statement into fates, and settles the other leases.
 func settleRows[R query.FailJobsRow | query.ReleaseJobsRow](
-	ctx context.Context, s *Store, leases []wire.Lease, rows []R,
+	ctx context.Context, s *Store, leases []wire.Lease, rows []R, canceled map[int64]worker.Request,
 ) ([]worker.Fate, error) {
 	fates := make([]worker.Fate, len(leases))
 	for i := range rows {
 		row := query.FailJobsRow(rows[i]) // the same columns
 		fate := worker.Fate{Kind: worker.FateExhausted, Next: s.next(row.NextTask)}
+		request, isCanceled := canceled[leases[row.Ord-1].ID]
 		switch {
+		case isCanceled:
+			fate.Kind, fate.Request = worker.FateCanceled, request
 		case row.Superseded:
 			fate.Kind = worker.FateSuperseded
 		case row.Retry:

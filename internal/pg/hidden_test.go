@@ -52,6 +52,8 @@ func TestPoliciesThatOnlyRead(t *testing.T) {
 		{"backfill_pauses", []string{"select"}, false},
 		{"backfill_queue_pauses", []string{"select"}, false},
 		{"backfill_queue_pauses", []string{"update"}, true},
+		{"backfill_cancels", []string{"select"}, true},
+		{"backfill_cancels", []string{"select", "update", "delete"}, false},
 		{"backfill_dlq", nil, true},
 		{"backfill_dlq", []string{"select", "update", "delete"}, true},
 		{"backfill_dlq", []string{"select", "insert", "update", "delete"}, false},

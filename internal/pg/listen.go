@@ -21,12 +21,14 @@ const (
 	channelJobs    = "jobs:insert"
 	channelMigrate = "worker:migrate"
 	channelPing    = "backfill:ping"
+	channelCancel  = "backfill:cancel"
 )
 
 const listenStatements = `
 listen "` + channelJobs + `";
 listen "` + channelMigrate + `";
-listen "` + channelPing + `"`
+listen "` + channelPing + `";
+listen "` + channelCancel + `"`
 
 // overlap is how long a listener that is replaced is still read beside its successor.
 const overlap = 100 * time.Millisecond
@@ -113,6 +115,8 @@ func understand(notification *pgconn.Notification) (n worker.Notification, ok bo
 		return worker.Notification{Kind: worker.NotifyMigrate}, true
 	case channelPing:
 		return worker.Notification{Kind: worker.NotifyPing, Payload: notification.Payload}, true
+	case channelCancel:
+		return worker.Notification{Kind: worker.NotifyCancel}, true
 	default:
 		return n, false
 	}

@@ -32,7 +32,9 @@ func (s *Store) Reclaim(ctx context.Context, workerID string, held []wire.Lease)
 	}
 	release := func(apartFrom []int64) (int64, error) {
 		rows := query.ReclaimJobsParams{WorkerID: workerID, Held: jobs, ApartFrom: apartFrom}
-		return ask(ctx, s.scanning, (*query.Queries).ReclaimJobs, rows)
+		released, err := releasing(ctx, s.scanning, (*query.Queries).ReclaimJobs, rows)
+		answer.Canceled = append(answer.Canceled, released.canceled...)
+		return int64(released.jobs), err
 	}
 	if err := s.parkTried(ctx, workerID, jobs); err != nil {
 		s.suspectConnections(ctx)

@@ -1,6 +1,7 @@
 package pg_test
 
 import (
+	"reflect"
 	"testing"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -35,7 +36,7 @@ func TestReclaimKnowsOfAClaimUnderWay(t *testing.T) {
 
 	reclaim := func(want worker.Reclaimed) {
 		t.Helper()
-		if got, err := r.store.Reclaim(r.quick(), r.id, nil); err != nil || got != want {
+		if got, err := r.store.Reclaim(r.quick(), r.id, nil); err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("reclaimed %+v, %v; want %+v", got, err, want)
 		}
 	}

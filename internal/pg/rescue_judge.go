@@ -40,7 +40,22 @@ func (s *Store) judge(
 	if err != nil {
 		return rescued, nil, err
 	}
+	// The rows are locked now: who requests the end of one of these jobs later waits, and finds it released.
+	locked, tokens := make([]int64, len(held)), make([]string, len(held))
+	for i, row := range held {
+		locked[i], tokens[i] = row.ID, row.Token
+	}
+	if rescued.Canceled, err = endCanceled(ctx, j.queries, locked, tokens); err != nil {
+		return worker.Rescued{}, nil, fmt.Errorf("end cancelled jobs: %w", err)
+	}
+	ended := make(map[int64]bool, len(rescued.Canceled))
+	for _, job := range rescued.Canceled {
+		ended[job.ID], done = true, append(done, job.ID)
+	}
 	for _, row := range held {
+		if ended[row.ID] {
+			continue
+		}
 		row.Letters = row.Letters && letters
 		if err := j.rule(ctx, row); err != nil {
 			return rescued, nil, err
@@ -49,7 +64,12 @@ func (s *Store) judge(
 	if err := j.record(ctx); err != nil {
 		return rescued, nil, fmt.Errorf("record crashes: %w", err)
 	}
-	return j.carryOut(ctx)
+	more, judged, err := j.carryOut(ctx)
+	if err != nil {
+		return worker.Rescued{}, nil, err
+	}
+	rescued.Add(more)
+	return rescued, append(done, judged...), nil
 }
 
 // rule decides about one job.

@@ -53,7 +53,7 @@ func (s *sessions) over(conn *pgx.Conn, more ...string) query.DBTX {
 	if !s.shared.Load() {
 		return conn
 	}
-	return transactions{conn, append([]string{ownTimeoutLocal, engineLocal}, more...)}
+	return transactions{conn: conn, settings: append([]string{ownTimeoutLocal, engineLocal}, more...)}
 }
 
 // within runs statements in one transaction, over several round trips.
@@ -89,11 +89,17 @@ func (c connections) QueryRow(ctx context.Context, sql string, args ...any) pgx.
 }
 
 func (c connections) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	return c.query(ctx, c.sessions.over, sql, args)
+}
+
+func (c connections) query(
+	ctx context.Context, over func(conn *pgx.Conn, more ...string) query.DBTX, sql string, args []any,
+) (pgx.Rows, error) {
 	conn, err := c.acquire(ctx)
 	if err != nil {
 		return nil, err
 	}
-	rows, err := c.sessions.over(conn.Conn()).Query(ctx, sql, args...)
+	rows, err := over(conn.Conn()).Query(ctx, sql, args...)
 	if err != nil {
 		conn.Release()
 		return nil, err
@@ -108,6 +114,56 @@ func (c connections) Query(ctx context.Context, sql string, args ...any) (pgx.Ro
 type transactions struct {
 	conn     *pgx.Conn
 	settings []string
+	second   *following // goes behind the statement; nil: nothing does
+	// own says that the session is nobody else's. Then nothing is in front: what is sent at once is one
+	// transaction anyway.
+	own bool
+}
+
+// following is a statement that goes behind another one, in its transaction. If it fails, neither has
+// changed anything.
+type following struct {
+	sql  string
+	args []any
+	read func(answer query.DBTX) error
+}
+
+// followed are connections that send each statement with another one behind it.
+type followed struct {
+	connections
+
+	second following
+}
+
+func (f followed) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	over := func(conn *pgx.Conn, more ...string) query.DBTX {
+		with, shared := f.sessions.over(conn, more...).(transactions)
+		with.conn, with.second, with.own = conn, &f.second, !shared
+		return with
+	}
+	return f.query(ctx, over, sql, args)
+}
+
+func (f followed) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
+	rows, err := f.Query(ctx, sql, args...)
+	return oneRow{rows, err}
+}
+
+func (f followed) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
+	return exec(f.Query(ctx, sql, args...))
+}
+
+// answers are the answers of a batch, which each statement takes in turn.
+type answers struct{ pgx.BatchResults }
+
+func (a answers) Query(context.Context, string, ...any) (pgx.Rows, error) {
+	return a.BatchResults.Query()
+}
+
+func (a answers) QueryRow(context.Context, string, ...any) pgx.Row { return a.BatchResults.QueryRow() }
+
+func (a answers) Exec(context.Context, string, ...any) (pgconn.CommandTag, error) {
+	return a.BatchResults.Exec()
 }
 
 func (t transactions) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
@@ -120,20 +176,28 @@ func (t transactions) QueryRow(ctx context.Context, sql string, args ...any) pgx
 }
 
 func (t transactions) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	var before []string
+	if !t.own {
+		before = append([]string{"begin isolation level read committed"}, t.settings...)
+	}
 	var batch pgx.Batch
-	batch.Queue("begin isolation level read committed")
-	for _, settings := range t.settings {
-		batch.Queue(settings)
+	for _, statement := range before {
+		batch.Queue(statement)
 	}
 	batch.Queue(sql, args...)
-	batch.Queue("commit")
+	if t.second != nil {
+		batch.Queue(t.second.sql, t.second.args...)
+	}
+	if !t.own {
+		batch.Queue("commit")
+	}
 	results := t.conn.SendBatch(ctx, &batch)
 	end := func() error {
 		err := results.Close() // which has the answer to the COMMIT
 		t.rollBack(ctx)
 		return err
 	}
-	for range 1 + len(t.settings) {
+	for range before {
 		if _, err := results.Exec(); err != nil {
 			return nil, cmp.Or(end(), err)
 		}
@@ -142,7 +206,12 @@ func (t transactions) Query(ctx context.Context, sql string, args ...any) (pgx.R
 	if err != nil {
 		return nil, cmp.Or(end(), err)
 	}
-	return &endedRows{Rows: rows, end: end}, nil
+	return &endedRows{Rows: rows, end: func() (err error) {
+		if t.second != nil {
+			err = t.second.read(answers{results})
+		}
+		return cmp.Or(err, end())
+	}}, nil
 }
 
 // rollBack ends a transaction that an error has left open. Where that fails, the pool or the caller

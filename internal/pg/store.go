@@ -1,6 +1,7 @@
 package pg
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -120,7 +121,7 @@ func (s *Store) Register(ctx context.Context, registration worker.Registration) 
 			return fmt.Errorf("note that worker %s lives: %w", registration.Former, err)
 		}
 	}
-	if err := s.checkLetters(ctx); err != nil {
+	if err := cmp.Or(s.checkLetters(ctx), s.checkCancels(ctx)); err != nil {
 		return err
 	}
 	hostname, _ := os.Hostname() // only informs the operator

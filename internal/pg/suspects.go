@@ -131,7 +131,11 @@ func (s *Store) Acquit(ctx context.Context, workerID string, jobs []int64) (aliv
 // Park implements worker.Store.
 func (s *Store) Park(ctx context.Context, leases []wire.Lease) ([]worker.Fate, error) {
 	ids, tokens := columns(leases)
-	parked, err := s.queries.ParkJobs(ctx, query.ParkJobsParams{Ids: ids, Tokens: tokens})
+	var parked []query.ParkJobsRow
+	canceled, err := s.ending(ctx, ids, func(queries *query.Queries) (err error) {
+		parked, err = queries.ParkJobs(ctx, query.ParkJobsParams{Ids: ids, Tokens: tokens})
+		return err
+	})
 	if err != nil {
 		return nil, s.endFailed(ctx, fmt.Errorf("give back suspects: %w", err))
 	}
@@ -140,6 +144,9 @@ func (s *Store) Park(ctx context.Context, leases []wire.Lease) ([]worker.Fate, e
 		for i, lease := range leases {
 			if lease.ID == row.ID && lease.Token == row.Token {
 				fates[i].Kind = worker.FateRecorded
+				if request, ok := canceled[lease.ID]; ok {
+					fates[i].Kind, fates[i].Request = worker.FateCanceled, request
+				}
 			}
 		}
 	}

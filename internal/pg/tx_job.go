@@ -135,6 +135,9 @@ func (j *JobTx) Commit() (fate worker.Fate, err error) {
 	if err != nil {
 		return fate, err
 	}
+	if err := j.checkRequested(); err != nil {
+		return fate, err
+	}
 	if j.ctx.Err() != nil {
 		return fate, context.Cause(j.ctx)
 	}
@@ -190,6 +193,25 @@ func (j *JobTx) guard() (query.CompleteInTxRow, error) {
 			return row, context.Cause(j.ctx)
 		}
 	}
+}
+
+// checkRequested asks whether somebody has requested the end of the job, behind the guard, which has
+// its row locked: a request that is stored later waits for the end of this transaction, and finds the
+// job gone. It is asked over a connection of the worker's, because the snapshot of a transaction at
+// REPEATABLE READ may be older than the request.
+func (j *JobTx) checkRequested() error {
+	ctx, cancel := context.WithTimeout(j.ctx, guardTimeout)
+	defer cancel()
+	requested, err := j.owner.store.queries.IsRequested(ctx, j.lease.ID)
+	switch {
+	case err != nil && j.ctx.Err() != nil:
+		return context.Cause(j.ctx)
+	case err != nil:
+		return fmt.Errorf("look for a request to cancel the job: %w: %w", errConnectionLost, err)
+	case requested:
+		return worker.ErrCanceled
+	}
+	return nil
 }
 
 // lost is for a guard that does not see the job as ours.

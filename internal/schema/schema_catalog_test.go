@@ -79,6 +79,8 @@ func TestOurObjects(t *testing.T) {
 	want := []string{
 		"_private_job_queues r true fillfactor=50",
 		"_private_jobs r true autovacuum_vacuum_scale_factor=0.01,vacuum_truncate=off",
+		"backfill_cancels r true ",
+		"backfill_cancels_pkey i false ",
 		"backfill_crashes r true ",
 		"backfill_crashes_judged i false ",
 		"backfill_crashes_pkey i false ",
@@ -108,7 +110,7 @@ func TestOurObjects(t *testing.T) {
 		t.Errorf("index = %s, want %s", got, index)
 	}
 	ledger := dbtest.Get[string](t, conn, "select string_agg(id || ' ' || name, ',' order by id) from graphile_worker.backfill_migrations")
-	if want := "1 workers,2 queue_index,3 enqueue,4 comments,5 enqueue_conflicts,6 sweeps,7 leases,8 pauses,9 crashes,10 dead_letters,11 queue_pauses"; ledger != want {
+	if want := "1 workers,2 queue_index,3 enqueue,4 comments,5 enqueue_conflicts,6 sweeps,7 leases,8 pauses,9 crashes,10 dead_letters,11 queue_pauses,12 cancels"; ledger != want {
 		t.Errorf("our ledger = %s, want %s", ledger, want)
 	}
 }

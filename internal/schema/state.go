@@ -110,6 +110,7 @@ const (
 	crashesTable     = "backfill_crashes"
 	lettersTable     = "backfill_dlq"
 	queuePausesTable = "backfill_queue_pauses"
+	cancelsTable     = "backfill_cancels"
 )
 
 // What a complete schema has.
@@ -121,7 +122,7 @@ var (
 		"add_job", "add_jobs", "complete_jobs", "permanently_fail_jobs", "reschedule_jobs", "remove_job",
 		"force_unlock_workers",
 	}
-	ownRelations = []string{workersTable, pausesTable, crashesTable, lettersTable, queuePausesTable}
+	ownRelations = []string{workersTable, pausesTable, crashesTable, lettersTable, queuePausesTable, cancelsTable}
 )
 
 // relationNames are the names that we and Graphile Worker use. A complete schema may lack the
@@ -144,7 +145,7 @@ const enqueueMigration = 3
 
 // tableMigrations are the numbers of the files that make our tables.
 var tableMigrations = map[string]int{
-	workersTable: 1, pausesTable: 8, crashesTable: 9, lettersTable: 10, queuePausesTable: 11,
+	workersTable: 1, pausesTable: 8, crashesTable: 9, lettersTable: 10, queuePausesTable: 11, cancelsTable: 12,
 }
 
 // factsSQL reads the catalogs only, so it works on any database. It is one statement, so that all

@@ -214,7 +214,7 @@ func (c *core) fall(times leaseTimes, now Moment) (jobs int, do actions) {
 	for _, l := range c.leases.in[leaseRunning] {
 		if l.QueueID != 0 && !c.connected.has(l) {
 			l.lost = true
-			do.cancel = append(do.cancel, l.cancel)
+			do.cancel = append(do.cancel, cancellation{l.cancel, ErrLeaseLost})
 		}
 	}
 	return len(do.cancel), do

@@ -66,14 +66,15 @@ type core struct {
 
 // actions is what has to be done after an event.
 type actions struct {
-	dispatch bool                      // wake the dispatcher
-	flush    bool                      // wake the flusher
-	start    int                       // wake this many idle slots
-	nudge    int                       // notify the other workers of this many jobs
-	beat     bool                      // send a heartbeat
-	cancel   []context.CancelCauseFunc // end these handlers' contexts, because their lease is lost
-	lost     []*wire.Job               // leases that turned out to be lost
-	dead     []dead                    // jobs that have become dead letters
+	dispatch bool           // wake the dispatcher
+	flush    bool           // wake the flusher
+	start    int            // wake this many idle slots
+	nudge    int            // notify the other workers of this many jobs
+	beat     bool           // send a heartbeat
+	cancel   []cancellation // end these handlers' contexts
+	lost     []*wire.Job    // leases that turned out to be lost
+	dead     []dead         // jobs that have become dead letters
+	canceled []canceled     // jobs that were deleted because their end was requested
 }
 
 func newCore(config Config) core {
@@ -245,15 +246,23 @@ func (c *core) claimed(made step, answer Claimed, stopped bool, now time.Time) a
 	c.demand.answered(now, made.prompted, answer)
 	c.connected.kept = c.connected.kept || answer.MoreTransactional
 	c.trials.idle = len(answer.Jobs) == 0
-	fresh := make([]*lease, len(answer.Jobs))
-	for i, job := range answer.Jobs {
-		fresh[i] = c.lease(job, made.request.WorkerID, now)
+	fresh := make([]*lease, 0, len(answer.Jobs))
+	var unwanted []*lease
+	for _, job := range answer.Jobs {
+		l := c.lease(job, made.request.WorkerID, now)
+		if slices.Contains(answer.Canceled, job.ID) {
+			unwanted = append(unwanted, l)
+		} else {
+			fresh = append(fresh, l)
+		}
 	}
 	if stopped || c.silent || made.request.WorkerID != c.id || !c.registered {
-		return c.giveBack(fresh, now)
+		return c.giveBack(append(unwanted, fresh...), now)
 	}
 	c.buffer.add(fresh)
-	return actions{start: len(fresh)}
+	do := c.giveBack(unwanted, now)
+	do.start = len(fresh)
+	return do
 }
 
 func (c *core) lease(job *wire.Job, workerID string, now time.Time) *lease {
@@ -303,7 +312,7 @@ func (c *core) declaredDead(id string, now time.Time) (first bool, do actions) {
 	do = c.giveBack(c.buffer.takeOlder(now), now)
 	for _, l := range c.leases.in[leaseRunning] {
 		l.lost = true
-		do.cancel = append(do.cancel, l.cancel)
+		do.cancel = append(do.cancel, cancellation{l.cancel, ErrLeaseLost})
 	}
 	c.demand.failed(now)
 	do.dispatch = true
@@ -417,7 +426,7 @@ func (c *core) renewed(list []*lease, fates []Fate, now time.Time) (do actions) 
 	for i, l := range list {
 		if fates[i].Kind == FateLost && l.state == leaseRunning {
 			l.lost = true
-			do.cancel = append(do.cancel, l.cancel)
+			do.cancel = append(do.cancel, cancellation{l.cancel, ErrLeaseLost})
 			c.doubts.leaseLost(l.workerID, now)
 		}
 	}

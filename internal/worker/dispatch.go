@@ -161,6 +161,7 @@ func (w *Worker) look(ctx context.Context, about *doubt, held []wire.Lease) {
 }
 
 func (w *Worker) reclaimed(id string, answer Reclaimed) {
+	w.reportCanceled(id, answer.Canceled)
 	if answer.Jobs+answer.Queues == 0 {
 		return
 	}

@@ -37,6 +37,7 @@ const (
 	EventFinished   EventKind = "finished"    // a handler succeeded
 	EventFailed     EventKind = "failed"      // a handler failed
 	EventDead       EventKind = "dead"        // a job has become a dead letter
+	EventCanceled   EventKind = "canceled"    // a job was deleted, because its end was requested
 	EventSnoozed    EventKind = "snoozed"     // a handler asked for a later time
 	EventCompleted  EventKind = "completed"   // Count successes were recorded
 	EventRecorded   EventKind = "recorded"    // Count failures were recorded

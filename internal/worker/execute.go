@@ -35,6 +35,7 @@ const (
 	OutcomeExhausted                        // it failed for good, whatever max_attempts says
 	OutcomeSnoozed                          // it runs again later; the attempt is not charged
 	OutcomeReturned                         // it was interrupted or never started; the attempt is not charged
+	OutcomeCanceled                         // its end was requested: to release it deletes it
 )
 
 // slot runs one job after the other until the worker closes. The contexts of jobs derive from jobs.
@@ -94,6 +95,9 @@ func (w *Worker) start(jobs context.Context) (*lease, context.Context) {
 func (w *Worker) ended(l *lease, outcome Outcome) {
 	w.mu.Lock()
 	counts, took := l.state == leaseRunning || outcome.Committed != nil, time.Since(l.since)
+	if l.canceled != nil && outcome.Committed == nil && !outcome.Unsure {
+		outcome = Outcome{Kind: OutcomeCanceled, Err: l.canceled.cause()} // whatever it has returned
+	}
 	if l.lost && (outcome.Kind == OutcomeFailed || outcome.Kind == OutcomeExhausted) {
 		// The lease is lost, or may be, and the handler was cancelled for that: it is not the job's
 		// fault. If the lease is still ours, the job is given back.
@@ -114,8 +118,8 @@ func (w *Worker) ended(l *lease, outcome Outcome) {
 	}
 }
 
-// reportEnd tells observers and the log how a handler ended. A job that is given back is counted
-// when that is recorded.
+// reportEnd tells observers and the log how a handler ended. A job that is given back, or was
+// cancelled, is told of when that is recorded.
 func (w *Worker) reportEnd(workerID string, job *wire.Job, outcome Outcome, took time.Duration) {
 	event := Event{WorkerID: workerID, Job: job, Err: outcome.Err, Duration: took}
 	level, became := slog.LevelDebug, ""
@@ -133,7 +137,7 @@ func (w *Worker) reportEnd(workerID string, job *wire.Job, outcome Outcome, took
 		event.Kind, event.Final, level, became = EventFailed, true, slog.LevelWarn, "failed permanently"
 	case OutcomeSnoozed:
 		event.Kind, event.Delay, became = EventSnoozed, outcome.Delay, "snoozed"
-	case OutcomeReturned:
+	case OutcomeReturned, OutcomeCanceled:
 		return
 	}
 	w.observe(event)

@@ -427,7 +427,12 @@ func (s *fakeStore) Park(ctx context.Context, leases []wire.Lease) (fates []work
 				continue
 			}
 			s.db.park(job)
-			fates = append(fates, worker.Fate{Kind: worker.FateRecorded})
+			fate := worker.Fate{Kind: worker.FateRecorded}
+			if request, requested := s.db.requests[job.ID]; requested {
+				fate.Kind, fate.Request = worker.FateCanceled, request
+				s.db.dropCanceled(job.ID)
+			}
+			fates = append(fates, fate)
 		}
 		return nil
 	})

@@ -32,8 +32,9 @@ type fakeDB struct {
 	crashes    []*fakeCrash
 	letters    []*fakeLetter
 	paused     map[fakePause]time.Time // until when; zero: for ever
-	refused    map[int64]bool          // changes of these rows are refused
-	sweptAt    map[string]time.Time    // when a worker last began to sweep for all
+	requests   map[int64]worker.Request
+	refused    map[int64]bool       // changes of these rows are refused
+	sweptAt    map[string]time.Time // when a worker last began to sweep for all
 	lastID     int64
 	violations []string
 }
@@ -74,6 +75,7 @@ func newDB(t *testing.T) *fakeDB {
 		completed: make(map[int64]int),
 		refused:   make(map[int64]bool),
 		paused:    make(map[fakePause]time.Time),
+		requests:  make(map[int64]worker.Request),
 	}
 	t.Cleanup(func() {
 		for _, violation := range db.violations {
@@ -352,6 +354,9 @@ func (db *fakeDB) claim(request worker.ClaimRequest, tasks, transactional []stri
 		job.Token = job.LockedBy
 		copied := job.Job
 		claimed.Jobs = append(claimed.Jobs, &copied)
+		if _, requested := db.requests[job.ID]; requested {
+			claimed.Canceled = append(claimed.Canceled, job.ID)
+		}
 	}
 	claimed.MoreSerial = claimed.MoreSerial || waiting > locked && locked == request.Serial
 	claimed.MoreTransactional = len(transactional) > 0 && connected == request.Transactional
@@ -393,6 +398,7 @@ func (db *fakeDB) endOne(
 	}
 	fate.Kind = worker.FateRecorded
 	gone := superseded(job)
+	request, requested := db.requests[job.ID]
 	due := change(job)
 	if next := db.next(job); next != nil && slices.Contains(tasks, next.Task) {
 		fate.Next = worker.NextOwn
@@ -402,6 +408,9 @@ func (db *fakeDB) endOne(
 	job.LockedBy = ""
 	db.free(job.Queue, lease.Claim())
 	switch {
+	case requested:
+		fate.Kind, fate.Request = worker.FateCanceled, request
+		db.dropCanceled(job.ID)
 	case db.jobs[lease.ID] == nil:
 		if db.buried(lease.ID) {
 			fate.Kind = worker.FateExhausted
@@ -448,6 +457,10 @@ func (db *fakeDB) reclaim(workerID string, held []wire.Lease) (answer worker.Rec
 		job.refund()
 		job.LockedBy = ""
 		answer.Jobs++
+		if request, requested := db.requests[job.ID]; requested {
+			answer.Canceled = append(answer.Canceled, worker.CanceledJob{Job: &job.Job, Request: request})
+			db.dropCanceled(job.ID)
+		}
 	}
 	for name, queue := range db.queues {
 		known := slices.ContainsFunc(held, func(l wire.Lease) bool { return l.QueueID == queue.ID && l.Claim() == queue.LockedBy })

@@ -40,6 +40,7 @@ const (
 	opAcquit    = "acquit"
 	opPark      = "park"
 	opExpire    = "expire"
+	opRequested = "requested"
 )
 
 // fakeStore is one worker's connection to a fakeDB. The fields before mu are set before the worker
@@ -280,7 +281,7 @@ func (s *fakeStore) Fail(ctx context.Context, failures []worker.Ended) (fates []
 	err = s.do(ctx, call{Op: opFail, Jobs: ids(leases)}, func() []int64 {
 		dies := func(i int, job *fakeJob) bool {
 			f := failures[i]
-			return f.Reason != "" && (f.Kind == worker.OutcomeExhausted || job.Attempt >= job.MaxAttempts) && !superseded(job)
+			return f.Reason != "" && (f.Kind == worker.OutcomeExhausted || job.Attempt >= job.MaxAttempts) && !superseded(job) && !s.db.requested(job)
 		}
 		busy := func(i int, job *fakeJob) bool {
 			letter := s.db.requeuedAs(job.ID)

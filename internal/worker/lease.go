@@ -23,6 +23,7 @@ type lease struct {
 	handling bool                    // its handler has not returned
 	suspect  bool                    // it is on trial: if it is given back, it waits for another one
 	lost     bool                    // its handler was cancelled, because somebody else has ended it
+	canceled *Request                // its handler was cancelled, because this requested it; nil: none
 	saidLate bool                    // the log has said that its handler takes longer than expected
 
 	outcome Outcome // of a lease that is ending or abandoned

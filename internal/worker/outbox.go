@@ -37,7 +37,7 @@ func statementOf(l *lease) statement {
 		if l.suspect {
 			return statementPark
 		}
-	case OutcomeSnoozed:
+	case OutcomeSnoozed, OutcomeCanceled:
 	}
 	return statementRelease
 }
@@ -233,8 +233,18 @@ func (c *core) settle(part []*lease, fates []Fate, now time.Time) (recorded int,
 			do.lost = append(do.lost, l.Job)
 		} else { // gone after a try whose outcome is unknown: that one was applied
 			c.leases.move(l, leaseRecorded, now)
+			if fate.Kind == FateLost && l.outcome.Kind == OutcomeCanceled {
+				fate.Kind = FateCanceled
+			}
 			c.stats.count(l.outcome.Kind, fate.Kind)
 			recorded++
+			if fate.Kind == FateCanceled {
+				request := fate.Request
+				if l.canceled != nil {
+					request = *l.canceled
+				}
+				do.canceled = append(do.canceled, canceled{CanceledJob{l.Job, request}, l.workerID})
+			}
 			if reason := l.form(c.letters).Reason; reason != "" && fate.Kind == FateExhausted {
 				told := l.outcome.Kind == OutcomeExhausted || l.Attempt >= l.MaxAttempts
 				do.dead = append(do.dead, dead{l.Job, l.workerID, reason, l.outcome.Err, told})
@@ -300,6 +310,10 @@ func (c *core) forOthers(again bool, own, foreign int, now time.Time) int {
 }
 
 func (s *Stats) count(kind OutcomeKind, fate FateKind) {
+	if fate == FateCanceled {
+		s.Canceled++
+		return
+	}
 	switch kind {
 	case OutcomeCompleted:
 		s.Completed++
@@ -310,7 +324,7 @@ func (s *Stats) count(kind OutcomeKind, fate FateKind) {
 		}
 	case OutcomeSnoozed:
 		s.Snoozed++
-	case OutcomeReturned:
+	case OutcomeReturned, OutcomeCanceled: // if its request is gone, it runs again
 		s.Returned++
 	}
 }

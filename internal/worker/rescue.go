@@ -21,6 +21,8 @@ type Rescued struct {
 	Dead   []DeadJob   // that have failed for good
 	Paused []string    // tasks, because too many of their jobs were convicted
 	Queues int         // that were released
+
+	Canceled []CanceledJob // that were deleted, because their end was requested
 	// Settled are the workers by whom nothing is locked any more. The others are to be rescued again.
 	Settled []string
 }
@@ -37,6 +39,7 @@ type DeadJob struct {
 func (r *Rescued) Add(part Rescued) {
 	r.Jobs, r.Parked = append(r.Jobs, part.Jobs...), append(r.Parked, part.Parked...)
 	r.Dead, r.Paused = append(r.Dead, part.Dead...), append(r.Paused, part.Paused...)
+	r.Canceled = append(r.Canceled, part.Canceled...)
 	r.Queues += part.Queues
 }
 
@@ -109,6 +112,7 @@ func (w *Worker) report(rescued Rescued) {
 			w.bury(dead{Job: job.Job, workerID: owner, reason: job.Reason, err: job.Err, told: w.config.DeadLetters})
 		}
 	}
+	w.reportCanceled("", rescued.Canceled)
 	for _, task := range rescued.Paused {
 		w.config.Logger.LogAttrs(context.Background(), slog.LevelError,
 			"task is paused: three of its jobs have crashed their workers within an hour; fix the task, and call Resume", slog.String("task", task))

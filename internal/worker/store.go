@@ -108,6 +108,10 @@ type Store interface {
 	// enqueues or claims, for the log.
 	Survey(ctx context.Context) (Surveyed, error)
 
+	// Requested returns of which of these jobs somebody has requested the end. It also deletes jobs that
+	// are to end and that nobody runs: after an error, what it has found of the others counts.
+	Requested(ctx context.Context, jobs []int64) (Requests, error)
+
 	// Listen connects, calls ready, and then on for each notification, until ctx ends or the
 	// connection breaks.
 	Listen(ctx context.Context, ready func(), on func(Notification)) error
@@ -174,6 +178,9 @@ type ClaimRequest struct {
 // Claimed is the answer to a claim.
 type Claimed struct {
 	Jobs []*wire.Job
+	// Canceled are those of the jobs that are not to run: their end was requested. They are to be
+	// released, which deletes them.
+	Canceled []int64
 	// Alive is false when the worker's row is gone or marked dead: nothing was claimed, and nothing
 	// will be (R5).
 	Alive bool
@@ -220,7 +227,8 @@ type TryRequest struct {
 
 // Reclaimed is the answer to a Reclaim.
 type Reclaimed struct {
-	Jobs, Queues int // that were released
+	Jobs, Queues int           // that were released
+	Canceled     []CanceledJob // of the jobs: their end was requested, so they are deleted
 	// Settled is false while a claim of this worker may still commit, or somebody else has locked a
 	// row that is to be released: ask again.
 	Settled bool
@@ -243,6 +251,8 @@ type Fate struct {
 	Due time.Duration
 	// Next is what is first in line now in the queue that the end of this lease has freed.
 	Next NextInQueue
+	// Request is of a FateCanceled, as far as the statement knows of it.
+	Request Request
 }
 
 // FateKind tells fates apart.
@@ -253,6 +263,7 @@ const (
 	FateRecorded   FateKind = iota + 1 // the outcome is in the database
 	FateExhausted                      // so is this one, and the job will not be tried again
 	FateSuperseded                     // the job was removed or superseded while it ran: it is deleted
+	FateCanceled                       // the job's end was requested, so it is deleted
 	FateLost                           // somebody else ended the lease: the row is gone or has another token
 	FateBusy                           // somebody else has locked the row; the lease is still ours
 )
@@ -324,6 +335,7 @@ const (
 	NotifyJobs    NotificationKind = iota + 1 // jobs were inserted
 	NotifyMigrate                             // a migration with breaking changes was installed
 	NotifyPing                                // a listener proves itself
+	NotifyCancel                              // the end of a job was requested
 )
 
 // wasRefused reports whether the server has refused a statement, so that it has changed nothing.

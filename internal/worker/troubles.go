@@ -8,7 +8,7 @@ import (
 
 // troubles are those that a worker can be in.
 type troubles struct {
-	claims, flushes, busy, listener, renewals, beats, rescues, sweeps, looks, refusals, cron, server trouble.Log
+	claims, flushes, busy, listener, renewals, beats, rescues, sweeps, cancels, looks, refusals, cron, server trouble.Log
 
 	lost, ahead, givenUp trouble.Digest
 }
@@ -27,6 +27,7 @@ func newTroubles(explain func(error) error) *troubles {
 		beats:    about("heartbeat failed", "heartbeats succeed again"),
 		rescues:  about("releasing jobs of dead workers failed", "jobs of dead workers are released again"),
 		sweeps:   about("releasing stale locks failed", "stale locks are released again"),
+		cancels:  about("looking for cancelled jobs failed", "cancelled jobs are looked for again"),
 		looks: about("looking for jobs of claims whose answers were lost failed",
 			"jobs of claims whose answers were lost are looked for again"),
 		refusals: about("the server refuses an outcome in every form; its job stays locked, and it is tried again", ""),

@@ -85,6 +85,7 @@ func (w *Worker) sweep(ctx context.Context, said *surveyor, starting bool) (more
 		w.announce(released)
 	}
 	w.observe(Event{Kind: EventSwept, Count: swept.Jobs, Err: err})
+	signal(w.cancels) // whose locks were stale
 	if swept.Done && swept.Turn {
 		w.findUnowned(ctx) // of these nobody has to be told
 		w.expire(ctx)

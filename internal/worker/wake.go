@@ -90,6 +90,7 @@ func (w *Worker) listenOnce(ctx context.Context) (proven bool, err error) {
 		late.Stop()
 		w.connected()
 		signal(w.check) // its notification may have come while nobody listened
+		signal(w.cancels)
 		proving.Go(func() {
 			proven, err = w.proveAll(connection, self, proofs)
 			cancel(err)
@@ -101,6 +102,8 @@ func (w *Worker) listenOnce(ctx context.Context) (proven bool, err error) {
 			w.wake()
 		case NotifyMigrate:
 			signal(w.check)
+		case NotifyCancel:
+			signal(w.cancels)
 		case NotifyPing:
 			if n.Payload == self {
 				signal(proofs)

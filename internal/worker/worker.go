@@ -127,6 +127,7 @@ type Worker struct {
 	flush    chan struct{} // there are outcomes to record; capacity 1
 	pulse    chan struct{} // a heartbeat is to be sent now; capacity 1
 	looks    chan struct{} // the other workers' rows were read; capacity 1
+	cancels  chan struct{} // the end of a job was requested; capacity 1
 	asides   chan func()   // what heartbeats and the fence have to say
 	prove    chan struct{} // the listener is to prove itself now; capacity 1
 	check    chan struct{} // the schema may have changed; capacity 1
@@ -149,7 +150,7 @@ type Worker struct {
 
 // Stats counts what a worker has recorded.
 type Stats struct {
-	Completed, Failed, Exhausted, Snoozed, Returned, Lost int64
+	Completed, Failed, Exhausted, Snoozed, Returned, Canceled, Lost int64
 }
 
 // New returns a worker that has not started.
@@ -163,7 +164,7 @@ func New(store Store, config Config) *Worker {
 	w := &Worker{
 		config: config, store: store, troubles: newTroubles(config.Explain), core: newCore(config),
 		times: newLeaseTimes(config.Hurry), observer: newObserver(newLeaseTimes(config.Hurry)),
-		kick: make(chan struct{}, 1), flush: make(chan struct{}, 1), pulse: make(chan struct{}, 1), looks: make(chan struct{}, 1),
+		kick: make(chan struct{}, 1), flush: make(chan struct{}, 1), pulse: make(chan struct{}, 1), looks: make(chan struct{}, 1), cancels: make(chan struct{}, 1),
 		prove: make(chan struct{}, 1), check: make(chan struct{}, 1), asides: make(chan func(), maxAsides),
 	}
 	w.ready.L = &w.mu
@@ -200,6 +201,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	background.Go(func() { w.watch(upkeep) })
 	background.Go(func() { w.fenceOnTime(upkeep) })
 	background.Go(func() { w.sayOverlong(upkeep) })
+	background.Go(func() { w.watchCancels(upkeep) })
 	if !w.config.Once {
 		if w.pollsOnly() {
 			background.Go(func() { w.pollSchema(upkeep) })
@@ -296,8 +298,8 @@ func (w *Worker) carryOut(do actions) {
 	if do.beat {
 		signal(w.pulse)
 	}
-	for _, cancel := range do.cancel {
-		cancel(ErrLeaseLost)
+	for _, c := range do.cancel {
+		c.end(c.cause)
 	}
 	if do.nudge > 0 {
 		w.config.Nudge(do.nudge)
@@ -308,6 +310,9 @@ func (w *Worker) carryOut(do actions) {
 	}
 	for _, d := range do.dead {
 		w.bury(d)
+	}
+	for _, c := range do.canceled {
+		w.reportCanceled(c.workerID, []CanceledJob{c.CanceledJob})
 	}
 }
 

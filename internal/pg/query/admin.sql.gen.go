@@ -626,6 +626,7 @@ with served as materialized (
   select j.id from graphile_worker._private_jobs as j
    where j.id = any(array(select lock.id from lock where lock.stale))
      and j.locked_at < now() - interval '4 hours'
+     and not exists (select from graphile_worker.backfill_cancels as c where c.job_id = j.id)
    order by j.id for update skip locked
 ), swept as (
   update graphile_worker._private_jobs as j

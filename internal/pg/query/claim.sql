@@ -56,7 +56,8 @@ select exists (select from pg_catalog.pg_index as i
          select c.relname::text
            from (values ('_private_jobs', array['r', 'w', 'd']), ('_private_job_queues', array['r', 'w']),
                         ('_private_tasks', array['r']), ('backfill_pauses', array['r']),
-                        ('backfill_queue_pauses', array['r']), ('backfill_dlq', array['r', 'a', 'w', 'd'])) as needed (name, commands)
+                        ('backfill_queue_pauses', array['r']), ('backfill_cancels', array['r', 'w', 'd']),
+                        ('backfill_dlq', array['r', 'a', 'w', 'd'])) as needed (name, commands)
            join pg_catalog.pg_class as c on c.relname = needed.name
            join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
           where n.nspname = @schema_name::text and row_security_active(c.oid)
@@ -160,6 +161,7 @@ select aux.*, upd.*, null::text as queue_name
                   where e.is_available and e.job_queue_id is not null order by e.job_queue_id limit 1) is not null end as queued,
                0 as next_queue, false as clogged,
                false as contended, array[]::int[] as held_back,
+               exists (select from graphile_worker.backfill_cancels) as canceling,   -- of which jobs, is asked then
                (select p from prio where n = 100) as last_priority,
                -- Microseconds until the next job of a served task is due, or until a look beyond 200 others is.
                (select (extract(epoch from min(n.run_at) - now()) * 1000000)::bigint from mark cross join lateral (
@@ -228,6 +230,7 @@ select aux.*, upd.*, null::text as queue_name
                   where e.is_available and e.job_queue_id is not null order by e.job_queue_id limit 1) is not null end as queued,
                0 as next_queue, false as clogged,
                false as contended, array[]::int[] as held_back,
+               exists (select from graphile_worker.backfill_cancels) as canceling,   -- of which jobs, is asked then
                (select p from prio where n = 100) as last_priority,
                -- Microseconds until the next job of a served task is due, or until a look beyond 200 others is.
                (select (extract(epoch from min(n.run_at) - now()) * 1000000)::bigint from mark cross join lateral (
@@ -388,6 +391,7 @@ select aux.*, upd.*, (select s.queue_name from graphile_worker._private_job_queu
                     else array(select line.q from line cross join lateral (
                  select from graphile_worker._private_job_queues as s where s.id = line.q and s.is_available offset 0) as s where line.q not in (select q from lockh)
                                 limit 1) end as held_back,
+               exists (select from graphile_worker.backfill_cancels) as canceling,   -- of which jobs, is asked then
                (select p from prio where n = 100) as last_priority,
                -- Microseconds until the next job of a served task is due, or until a look beyond 200 others is.
                (select (extract(epoch from min(n.run_at) - now()) * 1000000)::bigint from mark cross join lateral (
@@ -548,6 +552,7 @@ select aux.*, upd.*, (select s.queue_name from graphile_worker._private_job_queu
                     else array(select line.q from line cross join lateral (
                  select from graphile_worker._private_job_queues as s where s.id = line.q and s.is_available offset 0) as s where line.q not in (select q from lockh)
                                 limit 1) end as held_back,
+               exists (select from graphile_worker.backfill_cancels) as canceling,   -- of which jobs, is asked then
                (select p from prio where n = 100) as last_priority,
                -- Microseconds until the next job of a served task is due, or until a look beyond 200 others is.
                (select (extract(epoch from min(n.run_at) - now()) * 1000000)::bigint from mark cross join lateral (
@@ -705,6 +710,7 @@ select aux.*, upd.*, (select s.queue_name from graphile_worker._private_job_queu
                     else array(select line.q from line cross join lateral (
                  select from graphile_worker._private_job_queues as s where s.id = line.q and s.is_available offset 0) as s where line.q not in (select q from lockh)
                                 limit 100) end as held_back,
+               exists (select from graphile_worker.backfill_cancels) as canceling,   -- of which jobs, is asked then
                (select p from prio where n = 100) as last_priority,
                -- Microseconds until the next job of a served task is due, or until a look beyond 200 others is.
                (select (extract(epoch from min(n.run_at) - now()) * 1000000)::bigint from mark cross join lateral (
@@ -862,6 +868,7 @@ select aux.*, upd.*, (select s.queue_name from graphile_worker._private_job_queu
                     else array(select line.q from line cross join lateral (
                  select from graphile_worker._private_job_queues as s where s.id = line.q and s.is_available offset 0) as s where line.q not in (select q from lockh)
                                 limit 100) end as held_back,
+               exists (select from graphile_worker.backfill_cancels) as canceling,   -- of which jobs, is asked then
                (select p from prio where n = 100) as last_priority,
                -- Microseconds until the next job of a served task is due, or until a look beyond 200 others is.
                (select (extract(epoch from min(n.run_at) - now()) * 1000000)::bigint from mark cross join lateral (
@@ -1011,6 +1018,7 @@ select aux.*, upd.*, (select s.queue_name from graphile_worker._private_job_queu
                     else array(select line.q from line cross join lateral (
                  select from graphile_worker._private_job_queues as s where s.id = line.q and s.is_available offset 0) as s where line.q not in (select q from lockh)
                                 limit 1) end as held_back,
+               exists (select from graphile_worker.backfill_cancels) as canceling,   -- of which jobs, is asked then
                (select p from prio where n = 100) as last_priority,
                -- Microseconds until the next job of a served task is due, or until a look beyond 200 others is.
                (select (extract(epoch from min(n.run_at) - now()) * 1000000)::bigint from mark cross join lateral (
@@ -1160,6 +1168,7 @@ select aux.*, upd.*, (select s.queue_name from graphile_worker._private_job_queu
                     else array(select line.q from line cross join lateral (
                  select from graphile_worker._private_job_queues as s where s.id = line.q and s.is_available offset 0) as s where line.q not in (select q from lockh)
                                 limit 1) end as held_back,
+               exists (select from graphile_worker.backfill_cancels) as canceling,   -- of which jobs, is asked then
                (select p from prio where n = 100) as last_priority,
                -- Microseconds until the next job of a served task is due, or until a look beyond 200 others is.
                (select (extract(epoch from min(n.run_at) - now()) * 1000000)::bigint from mark cross join lateral (

@@ -138,7 +138,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
   update graphile_worker._private_job_queues as s set locked_by = $2::text, locked_at = now()
    where s.id = any(array(select job_queue_id from upd where job_queue_id is not null))
 )
-select aux.alive, aux.picked, aux.at, aux.queued, aux.next_queue, aux.clogged, aux.contended, aux.held_back, aux.last_priority, aux.next_due, aux.looked, upd.id, upd.job_queue_id, upd.task_id, upd.payload, upd.priority, upd.run_at, upd.attempts, upd.max_attempts, upd.created_at, upd.key, upd.locked_by, upd.revision, upd.flags, (select s.queue_name from graphile_worker._private_job_queues as s where s.id = upd.job_queue_id) as queue_name
+select aux.alive, aux.picked, aux.at, aux.queued, aux.next_queue, aux.clogged, aux.contended, aux.held_back, aux.canceling, aux.last_priority, aux.next_due, aux.looked, upd.id, upd.job_queue_id, upd.task_id, upd.payload, upd.priority, upd.run_at, upd.attempts, upd.max_attempts, upd.created_at, upd.key, upd.locked_by, upd.revision, upd.flags, (select s.queue_name from graphile_worker._private_job_queues as s where s.id = upd.job_queue_id) as queue_name
   from (select exists (select from alive) as alive,
                (select count(*) from picked)::int as picked,
                now() as at,
@@ -152,6 +152,7 @@ select aux.alive, aux.picked, aux.at, aux.queued, aux.next_queue, aux.clogged, a
                     else array(select line.q from line cross join lateral (
                  select from graphile_worker._private_job_queues as s where s.id = line.q and s.is_available offset 0) as s where line.q not in (select q from lockh)
                                 limit 100) end as held_back,
+               exists (select from graphile_worker.backfill_cancels) as canceling,   -- of which jobs, is asked then
                (select p from prio where n = 100) as last_priority,
                -- Microseconds until the next job of a served task is due, or until a look beyond 200 others is.
                (select (extract(epoch from min(n.run_at) - now()) * 1000000)::bigint from mark cross join lateral (
@@ -195,6 +196,7 @@ type ClaimDeepRow struct {
 	Clogged      bool
 	Contended    interface{}
 	HeldBack     interface{}
+	Canceling    bool
 	LastPriority int16
 	NextDue      int64
 	Looked       int64
@@ -249,6 +251,7 @@ func (q *Queries) ClaimDeep(ctx context.Context, arg ClaimDeepParams) ([]ClaimDe
 			&i.Clogged,
 			&i.Contended,
 			&i.HeldBack,
+			&i.Canceling,
 			&i.LastPriority,
 			&i.NextDue,
 			&i.Looked,
@@ -406,7 +409,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
   update graphile_worker._private_job_queues as s set locked_by = $2::text, locked_at = now()
    where s.id = any(array(select job_queue_id from upd where job_queue_id is not null))
 )
-select aux.alive, aux.picked, aux.at, aux.queued, aux.next_queue, aux.clogged, aux.contended, aux.held_back, aux.last_priority, aux.next_due, aux.looked, upd.id, upd.job_queue_id, upd.task_id, upd.payload, upd.priority, upd.run_at, upd.attempts, upd.max_attempts, upd.created_at, upd.key, upd.locked_by, upd.revision, upd.flags, (select s.queue_name from graphile_worker._private_job_queues as s where s.id = upd.job_queue_id) as queue_name
+select aux.alive, aux.picked, aux.at, aux.queued, aux.next_queue, aux.clogged, aux.contended, aux.held_back, aux.canceling, aux.last_priority, aux.next_due, aux.looked, upd.id, upd.job_queue_id, upd.task_id, upd.payload, upd.priority, upd.run_at, upd.attempts, upd.max_attempts, upd.created_at, upd.key, upd.locked_by, upd.revision, upd.flags, (select s.queue_name from graphile_worker._private_job_queues as s where s.id = upd.job_queue_id) as queue_name
   from (select exists (select from alive) as alive,
                (select count(*) from picked)::int as picked,
                now() as at,
@@ -420,6 +423,7 @@ select aux.alive, aux.picked, aux.at, aux.queued, aux.next_queue, aux.clogged, a
                     else array(select line.q from line cross join lateral (
                  select from graphile_worker._private_job_queues as s where s.id = line.q and s.is_available offset 0) as s where line.q not in (select q from lockh)
                                 limit 100) end as held_back,
+               exists (select from graphile_worker.backfill_cancels) as canceling,   -- of which jobs, is asked then
                (select p from prio where n = 100) as last_priority,
                -- Microseconds until the next job of a served task is due, or until a look beyond 200 others is.
                (select (extract(epoch from min(n.run_at) - now()) * 1000000)::bigint from mark cross join lateral (
@@ -465,6 +469,7 @@ type ClaimDeepFlagsRow struct {
 	Clogged      bool
 	Contended    interface{}
 	HeldBack     interface{}
+	Canceling    bool
 	LastPriority int16
 	NextDue      int64
 	Looked       int64
@@ -521,6 +526,7 @@ func (q *Queries) ClaimDeepFlags(ctx context.Context, arg ClaimDeepFlagsParams) 
 			&i.Clogged,
 			&i.Contended,
 			&i.HeldBack,
+			&i.Canceling,
 			&i.LastPriority,
 			&i.NextDue,
 			&i.Looked,
@@ -594,7 +600,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
   returning j.id, j.job_queue_id, j.task_id, j.payload, j.priority, j.run_at, j.attempts, j.max_attempts,
             j.created_at, j.key, j.locked_by, j.revision, j.flags
 )
-select aux.alive, aux.picked, aux.at, aux.queued, aux.next_queue, aux.clogged, aux.contended, aux.held_back, aux.last_priority, aux.next_due, aux.looked, upd.id, upd.job_queue_id, upd.task_id, upd.payload, upd.priority, upd.run_at, upd.attempts, upd.max_attempts, upd.created_at, upd.key, upd.locked_by, upd.revision, upd.flags, null::text as queue_name
+select aux.alive, aux.picked, aux.at, aux.queued, aux.next_queue, aux.clogged, aux.contended, aux.held_back, aux.canceling, aux.last_priority, aux.next_due, aux.looked, upd.id, upd.job_queue_id, upd.task_id, upd.payload, upd.priority, upd.run_at, upd.attempts, upd.max_attempts, upd.created_at, upd.key, upd.locked_by, upd.revision, upd.flags, null::text as queue_name
   from (select exists (select from alive) as alive,
                (select count(*) from picked)::int as picked,
                now() as at,
@@ -603,6 +609,7 @@ select aux.alive, aux.picked, aux.at, aux.queued, aux.next_queue, aux.clogged, a
                   where e.is_available and e.job_queue_id is not null order by e.job_queue_id limit 1) is not null end as queued,
                0 as next_queue, false as clogged,
                false as contended, array[]::int[] as held_back,
+               exists (select from graphile_worker.backfill_cancels) as canceling,   -- of which jobs, is asked then
                (select p from prio where n = 100) as last_priority,
                -- Microseconds until the next job of a served task is due, or until a look beyond 200 others is.
                (select (extract(epoch from min(n.run_at) - now()) * 1000000)::bigint from mark cross join lateral (
@@ -642,6 +649,7 @@ type ClaimFreeRow struct {
 	Clogged      bool
 	Contended    bool
 	HeldBack     []int32
+	Canceling    bool
 	LastPriority int16
 	NextDue      int64
 	Looked       int64
@@ -692,6 +700,7 @@ func (q *Queries) ClaimFree(ctx context.Context, arg ClaimFreeParams) ([]ClaimFr
 			&i.Clogged,
 			&i.Contended,
 			&i.HeldBack,
+			&i.Canceling,
 			&i.LastPriority,
 			&i.NextDue,
 			&i.Looked,
@@ -765,7 +774,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
   returning j.id, j.job_queue_id, j.task_id, j.payload, j.priority, j.run_at, j.attempts, j.max_attempts,
             j.created_at, j.key, j.locked_by, j.revision, j.flags
 )
-select aux.alive, aux.picked, aux.at, aux.queued, aux.next_queue, aux.clogged, aux.contended, aux.held_back, aux.last_priority, aux.next_due, aux.looked, upd.id, upd.job_queue_id, upd.task_id, upd.payload, upd.priority, upd.run_at, upd.attempts, upd.max_attempts, upd.created_at, upd.key, upd.locked_by, upd.revision, upd.flags, null::text as queue_name
+select aux.alive, aux.picked, aux.at, aux.queued, aux.next_queue, aux.clogged, aux.contended, aux.held_back, aux.canceling, aux.last_priority, aux.next_due, aux.looked, upd.id, upd.job_queue_id, upd.task_id, upd.payload, upd.priority, upd.run_at, upd.attempts, upd.max_attempts, upd.created_at, upd.key, upd.locked_by, upd.revision, upd.flags, null::text as queue_name
   from (select exists (select from alive) as alive,
                (select count(*) from picked)::int as picked,
                now() as at,
@@ -774,6 +783,7 @@ select aux.alive, aux.picked, aux.at, aux.queued, aux.next_queue, aux.clogged, a
                   where e.is_available and e.job_queue_id is not null order by e.job_queue_id limit 1) is not null end as queued,
                0 as next_queue, false as clogged,
                false as contended, array[]::int[] as held_back,
+               exists (select from graphile_worker.backfill_cancels) as canceling,   -- of which jobs, is asked then
                (select p from prio where n = 100) as last_priority,
                -- Microseconds until the next job of a served task is due, or until a look beyond 200 others is.
                (select (extract(epoch from min(n.run_at) - now()) * 1000000)::bigint from mark cross join lateral (
@@ -815,6 +825,7 @@ type ClaimFreeFlagsRow struct {
 	Clogged      bool
 	Contended    bool
 	HeldBack     []int32
+	Canceling    bool
 	LastPriority int16
 	NextDue      int64
 	Looked       int64
@@ -867,6 +878,7 @@ func (q *Queries) ClaimFreeFlags(ctx context.Context, arg ClaimFreeFlagsParams) 
 			&i.Clogged,
 			&i.Contended,
 			&i.HeldBack,
+			&i.Canceling,
 			&i.LastPriority,
 			&i.NextDue,
 			&i.Looked,
@@ -1022,7 +1034,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
   update graphile_worker._private_job_queues as s set locked_by = $2::text, locked_at = now()
    where s.id = any(array(select job_queue_id from upd where job_queue_id is not null))
 )
-select aux.alive, aux.picked, aux.at, aux.queued, aux.next_queue, aux.clogged, aux.contended, aux.held_back, aux.last_priority, aux.next_due, aux.looked, upd.id, upd.job_queue_id, upd.task_id, upd.payload, upd.priority, upd.run_at, upd.attempts, upd.max_attempts, upd.created_at, upd.key, upd.locked_by, upd.revision, upd.flags, (select s.queue_name from graphile_worker._private_job_queues as s where s.id = upd.job_queue_id) as queue_name
+select aux.alive, aux.picked, aux.at, aux.queued, aux.next_queue, aux.clogged, aux.contended, aux.held_back, aux.canceling, aux.last_priority, aux.next_due, aux.looked, upd.id, upd.job_queue_id, upd.task_id, upd.payload, upd.priority, upd.run_at, upd.attempts, upd.max_attempts, upd.created_at, upd.key, upd.locked_by, upd.revision, upd.flags, (select s.queue_name from graphile_worker._private_job_queues as s where s.id = upd.job_queue_id) as queue_name
   from (select exists (select from alive) as alive,
                (select count(*) from picked)::int as picked,
                now() as at,
@@ -1041,6 +1053,7 @@ select aux.alive, aux.picked, aux.at, aux.queued, aux.next_queue, aux.clogged, a
                     else array(select line.q from line cross join lateral (
                  select from graphile_worker._private_job_queues as s where s.id = line.q and s.is_available offset 0) as s where line.q not in (select q from lockh)
                                 limit 1) end as held_back,
+               exists (select from graphile_worker.backfill_cancels) as canceling,   -- of which jobs, is asked then
                (select p from prio where n = 100) as last_priority,
                -- Microseconds until the next job of a served task is due, or until a look beyond 200 others is.
                (select (extract(epoch from min(n.run_at) - now()) * 1000000)::bigint from mark cross join lateral (
@@ -1082,6 +1095,7 @@ type ClaimFrontRow struct {
 	Clogged      bool
 	Contended    interface{}
 	HeldBack     interface{}
+	Canceling    bool
 	LastPriority int16
 	NextDue      int64
 	Looked       int64
@@ -1134,6 +1148,7 @@ func (q *Queries) ClaimFront(ctx context.Context, arg ClaimFrontParams) ([]Claim
 			&i.Clogged,
 			&i.Contended,
 			&i.HeldBack,
+			&i.Canceling,
 			&i.LastPriority,
 			&i.NextDue,
 			&i.Looked,
@@ -1289,7 +1304,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
   update graphile_worker._private_job_queues as s set locked_by = $2::text, locked_at = now()
    where s.id = any(array(select job_queue_id from upd where job_queue_id is not null))
 )
-select aux.alive, aux.picked, aux.at, aux.queued, aux.next_queue, aux.clogged, aux.contended, aux.held_back, aux.last_priority, aux.next_due, aux.looked, upd.id, upd.job_queue_id, upd.task_id, upd.payload, upd.priority, upd.run_at, upd.attempts, upd.max_attempts, upd.created_at, upd.key, upd.locked_by, upd.revision, upd.flags, (select s.queue_name from graphile_worker._private_job_queues as s where s.id = upd.job_queue_id) as queue_name
+select aux.alive, aux.picked, aux.at, aux.queued, aux.next_queue, aux.clogged, aux.contended, aux.held_back, aux.canceling, aux.last_priority, aux.next_due, aux.looked, upd.id, upd.job_queue_id, upd.task_id, upd.payload, upd.priority, upd.run_at, upd.attempts, upd.max_attempts, upd.created_at, upd.key, upd.locked_by, upd.revision, upd.flags, (select s.queue_name from graphile_worker._private_job_queues as s where s.id = upd.job_queue_id) as queue_name
   from (select exists (select from alive) as alive,
                (select count(*) from picked)::int as picked,
                now() as at,
@@ -1308,6 +1323,7 @@ select aux.alive, aux.picked, aux.at, aux.queued, aux.next_queue, aux.clogged, a
                     else array(select line.q from line cross join lateral (
                  select from graphile_worker._private_job_queues as s where s.id = line.q and s.is_available offset 0) as s where line.q not in (select q from lockh)
                                 limit 1) end as held_back,
+               exists (select from graphile_worker.backfill_cancels) as canceling,   -- of which jobs, is asked then
                (select p from prio where n = 100) as last_priority,
                -- Microseconds until the next job of a served task is due, or until a look beyond 200 others is.
                (select (extract(epoch from min(n.run_at) - now()) * 1000000)::bigint from mark cross join lateral (
@@ -1351,6 +1367,7 @@ type ClaimFrontFlagsRow struct {
 	Clogged      bool
 	Contended    interface{}
 	HeldBack     interface{}
+	Canceling    bool
 	LastPriority int16
 	NextDue      int64
 	Looked       int64
@@ -1405,6 +1422,7 @@ func (q *Queries) ClaimFrontFlags(ctx context.Context, arg ClaimFrontFlagsParams
 			&i.Clogged,
 			&i.Contended,
 			&i.HeldBack,
+			&i.Canceling,
 			&i.LastPriority,
 			&i.NextDue,
 			&i.Looked,
@@ -1551,7 +1569,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
   update graphile_worker._private_job_queues as s set locked_by = $2::text, locked_at = now()
    where s.id = any(array(select job_queue_id from upd where job_queue_id is not null))
 )
-select aux.alive, aux.picked, aux.at, aux.queued, aux.next_queue, aux.clogged, aux.contended, aux.held_back, aux.last_priority, aux.next_due, aux.looked, upd.id, upd.job_queue_id, upd.task_id, upd.payload, upd.priority, upd.run_at, upd.attempts, upd.max_attempts, upd.created_at, upd.key, upd.locked_by, upd.revision, upd.flags, (select s.queue_name from graphile_worker._private_job_queues as s where s.id = upd.job_queue_id) as queue_name
+select aux.alive, aux.picked, aux.at, aux.queued, aux.next_queue, aux.clogged, aux.contended, aux.held_back, aux.canceling, aux.last_priority, aux.next_due, aux.looked, upd.id, upd.job_queue_id, upd.task_id, upd.payload, upd.priority, upd.run_at, upd.attempts, upd.max_attempts, upd.created_at, upd.key, upd.locked_by, upd.revision, upd.flags, (select s.queue_name from graphile_worker._private_job_queues as s where s.id = upd.job_queue_id) as queue_name
   from (select exists (select from alive) as alive,
                (select count(*) from picked)::int as picked,
                now() as at,
@@ -1568,6 +1586,7 @@ select aux.alive, aux.picked, aux.at, aux.queued, aux.next_queue, aux.clogged, a
                     else array(select line.q from line cross join lateral (
                  select from graphile_worker._private_job_queues as s where s.id = line.q and s.is_available offset 0) as s where line.q not in (select q from lockh)
                                 limit 1) end as held_back,
+               exists (select from graphile_worker.backfill_cancels) as canceling,   -- of which jobs, is asked then
                (select p from prio where n = 100) as last_priority,
                -- Microseconds until the next job of a served task is due, or until a look beyond 200 others is.
                (select (extract(epoch from min(n.run_at) - now()) * 1000000)::bigint from mark cross join lateral (
@@ -1608,6 +1627,7 @@ type ClaimScanRow struct {
 	Clogged      bool
 	Contended    interface{}
 	HeldBack     interface{}
+	Canceling    bool
 	LastPriority int16
 	NextDue      int64
 	Looked       int64
@@ -1659,6 +1679,7 @@ func (q *Queries) ClaimScan(ctx context.Context, arg ClaimScanParams) ([]ClaimSc
 			&i.Clogged,
 			&i.Contended,
 			&i.HeldBack,
+			&i.Canceling,
 			&i.LastPriority,
 			&i.NextDue,
 			&i.Looked,
@@ -1805,7 +1826,7 @@ with recursive prio(p, low, n) as (              -- full claim only: the priorit
   update graphile_worker._private_job_queues as s set locked_by = $2::text, locked_at = now()
    where s.id = any(array(select job_queue_id from upd where job_queue_id is not null))
 )
-select aux.alive, aux.picked, aux.at, aux.queued, aux.next_queue, aux.clogged, aux.contended, aux.held_back, aux.last_priority, aux.next_due, aux.looked, upd.id, upd.job_queue_id, upd.task_id, upd.payload, upd.priority, upd.run_at, upd.attempts, upd.max_attempts, upd.created_at, upd.key, upd.locked_by, upd.revision, upd.flags, (select s.queue_name from graphile_worker._private_job_queues as s where s.id = upd.job_queue_id) as queue_name
+select aux.alive, aux.picked, aux.at, aux.queued, aux.next_queue, aux.clogged, aux.contended, aux.held_back, aux.canceling, aux.last_priority, aux.next_due, aux.looked, upd.id, upd.job_queue_id, upd.task_id, upd.payload, upd.priority, upd.run_at, upd.attempts, upd.max_attempts, upd.created_at, upd.key, upd.locked_by, upd.revision, upd.flags, (select s.queue_name from graphile_worker._private_job_queues as s where s.id = upd.job_queue_id) as queue_name
   from (select exists (select from alive) as alive,
                (select count(*) from picked)::int as picked,
                now() as at,
@@ -1822,6 +1843,7 @@ select aux.alive, aux.picked, aux.at, aux.queued, aux.next_queue, aux.clogged, a
                     else array(select line.q from line cross join lateral (
                  select from graphile_worker._private_job_queues as s where s.id = line.q and s.is_available offset 0) as s where line.q not in (select q from lockh)
                                 limit 1) end as held_back,
+               exists (select from graphile_worker.backfill_cancels) as canceling,   -- of which jobs, is asked then
                (select p from prio where n = 100) as last_priority,
                -- Microseconds until the next job of a served task is due, or until a look beyond 200 others is.
                (select (extract(epoch from min(n.run_at) - now()) * 1000000)::bigint from mark cross join lateral (
@@ -1864,6 +1886,7 @@ type ClaimScanFlagsRow struct {
 	Clogged      bool
 	Contended    interface{}
 	HeldBack     interface{}
+	Canceling    bool
 	LastPriority int16
 	NextDue      int64
 	Looked       int64
@@ -1917,6 +1940,7 @@ func (q *Queries) ClaimScanFlags(ctx context.Context, arg ClaimScanFlagsParams) 
 			&i.Clogged,
 			&i.Contended,
 			&i.HeldBack,
+			&i.Canceling,
 			&i.LastPriority,
 			&i.NextDue,
 			&i.Looked,
@@ -2040,7 +2064,8 @@ select exists (select from pg_catalog.pg_index as i
          select c.relname::text
            from (values ('_private_jobs', array['r', 'w', 'd']), ('_private_job_queues', array['r', 'w']),
                         ('_private_tasks', array['r']), ('backfill_pauses', array['r']),
-                        ('backfill_queue_pauses', array['r']), ('backfill_dlq', array['r', 'a', 'w', 'd'])) as needed (name, commands)
+                        ('backfill_queue_pauses', array['r']), ('backfill_cancels', array['r', 'w', 'd']),
+                        ('backfill_dlq', array['r', 'a', 'w', 'd'])) as needed (name, commands)
            join pg_catalog.pg_class as c on c.relname = needed.name
            join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
           where n.nspname = $1::text and row_security_active(c.oid)

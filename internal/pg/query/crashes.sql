@@ -237,6 +237,7 @@ with alive as (
     from graphile_worker._private_jobs as j
    where j.id = any(@jobs::bigint[]) and starts_with(j.locked_by, 'backfill-suspect.' || @cohort::text || '.')
      and not (j.locked_by like '%k' and j.key is null)
+     and not exists (select from graphile_worker.backfill_cancels as c where c.job_id = j.id)
      and not exists (select from graphile_worker._private_tasks as t
                        join graphile_worker.backfill_pauses as p on p.task = t.identifier
                       where t.id = j.task_id and coalesce(p.ends_at, 'infinity') > now())

@@ -41,6 +41,9 @@ with held as materialized (
 select (select count(*) from ended)::int as ended,
        case when (select count(*) from ended) = cardinality(@ids::bigint[]) then array[]::int[]
             else array(select held.ord::int from held join ended on ended.id = held.id) end::int[] as done,
+       case when exists (select from graphile_worker.backfill_cancels)
+            then array(select held.ord::int from held join ended on ended.id = held.id
+                         join graphile_worker.backfill_cancels as c on c.job_id = held.id) end::int[] as canceled,
        array(select queue_id from next order by queue_id)::int[] as next_queues,
        array(select task_id from next order by queue_id)::int[] as next_tasks;
 
@@ -82,6 +85,9 @@ with held as materialized (
 select (select count(*) from ended)::int as ended,
        case when (select count(*) from ended) = cardinality(@ids::bigint[]) then array[]::int[]
             else array(select held.ord::int from held join ended on ended.id = held.id) end::int[] as done,
+       case when exists (select from graphile_worker.backfill_cancels)
+            then array(select held.ord::int from held join ended on ended.id = held.id
+                         join graphile_worker.backfill_cancels as c on c.job_id = held.id) end::int[] as canceled,
        array(select queue_id from next order by queue_id)::int[] as next_queues,
        array(select task_id from next order by queue_id)::int[] as next_tasks;
 
@@ -100,7 +106,8 @@ with failure as materialized (
 ), held as materialized (
   select j.id, j.job_queue_id, failure.ord, failure.token like '%k' and j.key is null as superseded,
          failure.reason <> '' and (failure.permanent or j.attempts >= j.max_attempts)
-           and not (failure.token like '%k' and j.key is null) as dead
+           and not (failure.token like '%k' and j.key is null)
+           and not exists (select from graphile_worker.backfill_cancels as c where c.job_id = j.id) as dead
     from failure
     join graphile_worker._private_jobs as j on j.id = failure.id and j.locked_by = failure.token
    order by j.id for update of j skip locked

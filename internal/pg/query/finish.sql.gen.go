@@ -38,6 +38,9 @@ with held as materialized (
 select (select count(*) from ended)::int as ended,
        case when (select count(*) from ended) = cardinality($1::bigint[]) then array[]::int[]
             else array(select held.ord::int from held join ended on ended.id = held.id) end::int[] as done,
+       case when exists (select from graphile_worker.backfill_cancels)
+            then array(select held.ord::int from held join ended on ended.id = held.id
+                         join graphile_worker.backfill_cancels as c on c.job_id = held.id) end::int[] as canceled,
        array(select queue_id from next order by queue_id)::int[] as next_queues,
        array(select task_id from next order by queue_id)::int[] as next_tasks
 `
@@ -50,6 +53,7 @@ type CompleteJobsParams struct {
 type CompleteJobsRow struct {
 	Ended      int32
 	Done       []int32
+	Canceled   []int32
 	NextQueues []int32
 	NextTasks  []int32
 }
@@ -74,6 +78,7 @@ func (q *Queries) CompleteJobs(ctx context.Context, arg CompleteJobsParams) (Com
 	err := row.Scan(
 		&i.Ended,
 		&i.Done,
+		&i.Canceled,
 		&i.NextQueues,
 		&i.NextTasks,
 	)
@@ -114,6 +119,9 @@ with held as materialized (
 select (select count(*) from ended)::int as ended,
        case when (select count(*) from ended) = cardinality($1::bigint[]) then array[]::int[]
             else array(select held.ord::int from held join ended on ended.id = held.id) end::int[] as done,
+       case when exists (select from graphile_worker.backfill_cancels)
+            then array(select held.ord::int from held join ended on ended.id = held.id
+                         join graphile_worker.backfill_cancels as c on c.job_id = held.id) end::int[] as canceled,
        array(select queue_id from next order by queue_id)::int[] as next_queues,
        array(select task_id from next order by queue_id)::int[] as next_tasks
 `
@@ -126,6 +134,7 @@ type CompleteKeyedJobsParams struct {
 type CompleteKeyedJobsRow struct {
 	Ended      int32
 	Done       []int32
+	Canceled   []int32
 	NextQueues []int32
 	NextTasks  []int32
 }
@@ -140,6 +149,7 @@ func (q *Queries) CompleteKeyedJobs(ctx context.Context, arg CompleteKeyedJobsPa
 	err := row.Scan(
 		&i.Ended,
 		&i.Done,
+		&i.Canceled,
 		&i.NextQueues,
 		&i.NextTasks,
 	)
@@ -155,7 +165,8 @@ with failure as materialized (
 ), held as materialized (
   select j.id, j.job_queue_id, failure.ord, failure.token like '%k' and j.key is null as superseded,
          failure.reason <> '' and (failure.permanent or j.attempts >= j.max_attempts)
-           and not (failure.token like '%k' and j.key is null) as dead
+           and not (failure.token like '%k' and j.key is null)
+           and not exists (select from graphile_worker.backfill_cancels as c where c.job_id = j.id) as dead
     from failure
     join graphile_worker._private_jobs as j on j.id = failure.id and j.locked_by = failure.token
    order by j.id for update of j skip locked

@@ -19,6 +19,7 @@ with burial as materialized (
   select j.id from burial join graphile_worker._private_jobs as j on j.id = burial.id
    where case when burial.token <> '' then j.locked_by = burial.token
               else j.locked_by is null and j.locked_at is null and j.attempts >= j.max_attempts and j.last_error is not null end
+     and not exists (select from graphile_worker.backfill_cancels as c where c.job_id = j.id)
    order by j.id for update of j skip locked
 ), requeued as materialized (                 -- also what is locked by others
   select d.requeued_job_id from graphile_worker.backfill_dlq as d

@@ -190,7 +190,7 @@ with worker as materialized (
 select (exists (select from worker)
         or not exists (select from graphile_worker.backfill_workers as w where w.id = @id))::boolean as settled;
 
--- name: ReclaimJobs :execrows
+-- name: ReclaimJobs :many
 -- Releases jobs that are locked under a worker's id and that it does not know of (R6), a batch at a time.
 -- Jobs of one claim can have one token, so it names what it knows as '<id> <token>', and queues likewise.
 -- Refunds are those of ReleaseJobs.
@@ -205,7 +205,8 @@ update graphile_worker._private_jobs as j
                         and not (j.locked_by like '%k' and j.key is null)
                        then greatest(0, j.attempts - 1) else j.attempts end,
        locked_at = null, locked_by = null
- where j.id = any(array(select id from held));
+ where j.id = any(array(select id from held))
+returning j.id;
 
 -- name: ReclaimIDs :many
 -- What ReclaimJobs finds.
@@ -261,7 +262,7 @@ select coalesce(u.identifier, '')::text as identifier, coalesce(u.jobs, 0)::int 
 select w.id, w.host, w.pid, (w.dead_at is not null)::boolean as dead
   from graphile_worker.backfill_workers as w where w.id = any(@ids::text[]);
 
--- name: UnlockJobs :execrows
+-- name: UnlockJobs :many
 -- Releases the jobs that a worker has locked: by its tokens, with the attempt refunded as in
 -- ReleaseJobs (R3), or by its bare id, as a Node worker's are, without. In batches, with a new
 -- snapshot each, until none is left (R4). What only begins like a token is another worker's: the id
@@ -275,7 +276,8 @@ with held as materialized (
       or starts_with(j.locked_by, @worker_id::text || '.')
          and substr(j.locked_by, length(@worker_id::text) + 1) ~ '^\.[0-9a-f]+\.[0-9]{1,9}k?$')
      and not (@letters::boolean and j.locked_by <> @worker_id::text and j.max_attempts = 1 and j.attempts = 1
-              and j.locked_by ~ '\.1k?$' and not (j.locked_by like '%k' and j.key is null))
+              and j.locked_by ~ '\.1k?$' and not (j.locked_by like '%k' and j.key is null)
+              and not exists (select from graphile_worker.backfill_cancels as c where c.job_id = j.id))
    order by j.id limit 1000 for update skip locked
 )
 update graphile_worker._private_jobs as j
@@ -285,7 +287,8 @@ update graphile_worker._private_jobs as j
                        then greatest(0, j.attempts - 1) else j.attempts end,
        last_error = case when held.over then concat_ws(E'\n', @verdict::text, j.last_error) else j.last_error end,
        locked_at = null, locked_by = null
-  from held where j.id = held.id;
+  from held where j.id = held.id
+returning j.id;
 
 -- name: OverJobs :many
 -- The jobs with one attempt in all that UnlockJobs leaves out, because they are to be dead letters.

@@ -457,7 +457,7 @@ func (q *Queries) ReclaimIDs(ctx context.Context, arg ReclaimIDsParams) ([]int64
 	return items, nil
 }
 
-const ReclaimJobs = `-- name: ReclaimJobs :execrows
+const ReclaimJobs = `-- name: ReclaimJobs :many
 with held as materialized (
   select j.id from graphile_worker._private_jobs as j
    where starts_with(j.locked_by, $1::text || '.') and j.id || ' ' || j.locked_by <> all($2::text[])
@@ -470,6 +470,7 @@ update graphile_worker._private_jobs as j
                        then greatest(0, j.attempts - 1) else j.attempts end,
        locked_at = null, locked_by = null
  where j.id = any(array(select id from held))
+returning j.id
 `
 
 type ReclaimJobsParams struct {
@@ -481,12 +482,24 @@ type ReclaimJobsParams struct {
 // Releases jobs that are locked under a worker's id and that it does not know of (R6), a batch at a time.
 // Jobs of one claim can have one token, so it names what it knows as '<id> <token>', and queues likewise.
 // Refunds are those of ReleaseJobs.
-func (q *Queries) ReclaimJobs(ctx context.Context, arg ReclaimJobsParams) (int64, error) {
-	result, err := q.db.Exec(ctx, ReclaimJobs, arg.WorkerID, arg.Held, arg.ApartFrom)
+func (q *Queries) ReclaimJobs(ctx context.Context, arg ReclaimJobsParams) ([]int64, error) {
+	rows, err := q.db.Query(ctx, ReclaimJobs, arg.WorkerID, arg.Held, arg.ApartFrom)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	return result.RowsAffected(), nil
+	defer rows.Close()
+	var items []int64
+	for rows.Next() {
+		var id int64
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		items = append(items, id)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
 
 const ReclaimLeft = `-- name: ReclaimLeft :one
@@ -793,7 +806,7 @@ func (q *Queries) TryLockSession(ctx context.Context, arg TryLockSessionParams) 
 	return pg_try_advisory_lock, err
 }
 
-const UnlockJobs = `-- name: UnlockJobs :execrows
+const UnlockJobs = `-- name: UnlockJobs :many
 with held as materialized (
   select j.id, j.locked_by <> $1::text and j.max_attempts = 1 and j.attempts = 1 and j.locked_by ~ '\.1k?$'
          and not (j.locked_by like '%k' and j.key is null) as over
@@ -802,7 +815,8 @@ with held as materialized (
       or starts_with(j.locked_by, $1::text || '.')
          and substr(j.locked_by, length($1::text) + 1) ~ '^\.[0-9a-f]+\.[0-9]{1,9}k?$')
      and not ($3::boolean and j.locked_by <> $1::text and j.max_attempts = 1 and j.attempts = 1
-              and j.locked_by ~ '\.1k?$' and not (j.locked_by like '%k' and j.key is null))
+              and j.locked_by ~ '\.1k?$' and not (j.locked_by like '%k' and j.key is null)
+              and not exists (select from graphile_worker.backfill_cancels as c where c.job_id = j.id))
    order by j.id limit 1000 for update skip locked
 )
 update graphile_worker._private_jobs as j
@@ -813,6 +827,7 @@ update graphile_worker._private_jobs as j
        last_error = case when held.over then concat_ws(E'\n', $2::text, j.last_error) else j.last_error end,
        locked_at = null, locked_by = null
   from held where j.id = held.id
+returning j.id
 `
 
 type UnlockJobsParams struct {
@@ -826,12 +841,24 @@ type UnlockJobsParams struct {
 // snapshot each, until none is left (R4). What only begins like a token is another worker's: the id
 // of a Node worker can be any text. A job with one attempt in all has had it, as at a rescue (R9): it
 // becomes a dead letter before, or stays if letters is false.
-func (q *Queries) UnlockJobs(ctx context.Context, arg UnlockJobsParams) (int64, error) {
-	result, err := q.db.Exec(ctx, UnlockJobs, arg.WorkerID, arg.Verdict, arg.Letters)
+func (q *Queries) UnlockJobs(ctx context.Context, arg UnlockJobsParams) ([]int64, error) {
+	rows, err := q.db.Query(ctx, UnlockJobs, arg.WorkerID, arg.Verdict, arg.Letters)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	return result.RowsAffected(), nil
+	defer rows.Close()
+	var items []int64
+	for rows.Next() {
+		var id int64
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		items = append(items, id)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
 
 const UnlockQueues = `-- name: UnlockQueues :execrows

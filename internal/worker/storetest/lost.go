@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"reflect"
 	"slices"
 	"time"
 
@@ -94,7 +95,7 @@ var lostCases = map[string]func(*rig){
 		id := r.add(wire.Job{Queue: "q"})
 		job := alike.only()
 		answer, err := r.store.Reclaim(r.ctx(), r.id, nil)
-		if err != nil || answer != (worker.Reclaimed{Settled: true}) {
+		if err != nil || !reflect.DeepEqual(answer, worker.Reclaimed{Settled: true}) {
 			r.t.Errorf("reclaimed %+v, %v", answer, err)
 		}
 		r.row(id, &Row{Attempts: 1, LockedBy: job.Token})
@@ -102,7 +103,7 @@ var lostCases = map[string]func(*rig){
 			r.t.Errorf("the queue is locked by %q", by)
 		}
 		r.Delete(id) // without a job the queue is still the other's
-		if answer, err = r.store.Reclaim(r.ctx(), r.id, nil); err != nil || answer != (worker.Reclaimed{Settled: true}) {
+		if answer, err = r.store.Reclaim(r.ctx(), r.id, nil); err != nil || !reflect.DeepEqual(answer, worker.Reclaimed{Settled: true}) {
 			r.t.Errorf("reclaimed %+v, %v", answer, err)
 		}
 		if by := r.QueueLock("q"); by != claimOf(job) {
@@ -114,7 +115,7 @@ var lostCases = map[string]func(*rig){
 		job := r.only()
 		r.Delete(id)
 		answer, err := r.store.Reclaim(r.ctx(), r.id, []wire.Lease{job.Lease})
-		if err != nil || answer != (worker.Reclaimed{Settled: true}) {
+		if err != nil || !reflect.DeepEqual(answer, worker.Reclaimed{Settled: true}) {
 			r.t.Errorf("reclaimed %+v, %v", answer, err)
 		}
 		if by := r.QueueLock("q"); by != claimOf(job) {
@@ -126,11 +127,11 @@ var lostCases = map[string]func(*rig){
 		r.only()
 		unlock := r.LockQueue("q")
 		answer, err := r.store.Reclaim(r.ctx(), r.id, nil)
-		if err != nil || answer != (worker.Reclaimed{Jobs: 1}) {
+		if err != nil || !reflect.DeepEqual(answer, worker.Reclaimed{Jobs: 1}) {
 			r.t.Errorf("reclaimed %+v, %v while the queue's row is locked", answer, err)
 		}
 		unlock()
-		if answer, err = r.store.Reclaim(r.ctx(), r.id, nil); err != nil || answer != (worker.Reclaimed{Queues: 1, Settled: true}) {
+		if answer, err = r.store.Reclaim(r.ctx(), r.id, nil); err != nil || !reflect.DeepEqual(answer, worker.Reclaimed{Queues: 1, Settled: true}) {
 			r.t.Errorf("reclaimed %+v, %v", answer, err)
 		}
 		r.free("q")
@@ -155,7 +156,7 @@ var lostCases = map[string]func(*rig){
 		r.row(removed, &Row{Attempts: 1, MaxAttempts: 1})
 	},
 	"a worker without a row has no claim under way": func(r *rig) {
-		if answer, err := r.store.Reclaim(r.ctx(), wire.NewWorkerID(), nil); err != nil || answer != (worker.Reclaimed{Settled: true}) {
+		if answer, err := r.store.Reclaim(r.ctx(), wire.NewWorkerID(), nil); err != nil || !reflect.DeepEqual(answer, worker.Reclaimed{Settled: true}) {
 			r.t.Errorf("reclaimed %+v, %v", answer, err)
 		}
 	},
@@ -215,7 +216,7 @@ var lostCases = map[string]func(*rig){
 		foreign := another.only()
 
 		answer, err := r.store.Reclaim(r.ctx(), r.id, []wire.Lease{held.Lease})
-		if err != nil || answer != (worker.Reclaimed{Jobs: 2, Queues: 1, Settled: true}) {
+		if err != nil || !reflect.DeepEqual(answer, worker.Reclaimed{Jobs: 2, Queues: 1, Settled: true}) {
 			r.t.Errorf("reclaimed %+v, %v", answer, err)
 		}
 		r.row(lost, &Row{Attempts: 3})
@@ -233,7 +234,7 @@ var lostCases = map[string]func(*rig){
 		jobs := r.claim(4)
 		r.ids("claim", jobs, held, lost, queued, queue)
 		answer, err := r.store.Reclaim(r.ctx(), r.id, leases([]*wire.Job{jobs[0], jobs[2]}))
-		if err != nil || answer != (worker.Reclaimed{Jobs: 2, Queues: 1, Settled: true}) {
+		if err != nil || !reflect.DeepEqual(answer, worker.Reclaimed{Jobs: 2, Queues: 1, Settled: true}) {
 			r.t.Errorf("reclaimed %+v, %v", answer, err)
 		}
 		r.row(held, &Row{Attempts: 1, LockedBy: jobs[0].Token})
@@ -251,7 +252,7 @@ var lostCases = map[string]func(*rig){
 			job := r.only()
 			unlock := r.LockJob(id)
 			answer, err := r.store.Reclaim(r.ctx(), r.id, nil)
-			if err != nil || answer != (worker.Reclaimed{}) {
+			if err != nil || !reflect.DeepEqual(answer, worker.Reclaimed{}) {
 				r.t.Errorf("reclaimed %+v, %v while the row is locked", answer, err)
 			}
 			if queue != "" && r.QueueLock(queue) != claimOf(job) {
@@ -272,7 +273,7 @@ var lostCases = map[string]func(*rig){
 			r.t.Fatal(err)
 		}
 		answer, err := r.store.Reclaim(r.ctx(), r.id, nil)
-		if err != nil || answer != (worker.Reclaimed{Jobs: 1, Queues: 1, Settled: true}) {
+		if err != nil || !reflect.DeepEqual(answer, worker.Reclaimed{Jobs: 1, Queues: 1, Settled: true}) {
 			r.t.Errorf("reclaimed %+v, %v", answer, err)
 		}
 		r.row(id, &Row{Attempts: 0})

@@ -1,0 +1,140 @@
+-- Requests to end jobs (docs/design.md, section 16). A request is a row with the id of a job that was
+-- leased when it was stored. Whoever ends a lease deletes the job instead, so it never runs again.
+
+-- name: EndCanceled :many
+-- Deletes jobs of which the end was requested and that nobody runs: free ones, suspects, those with stale
+-- locks (contract section 5.6), and those with these tokens, whose worker is dead. And deletes the requests
+-- of jobs that are gone. Of these jobs alone, or, if ids is null, of all.
+--
+-- It stands behind every statement that ends leases, in the same transaction. What that statement has not
+-- seen, because its snapshot is older than the request, this one sees: its snapshot is younger than the
+-- locks of the rows. A request that is stored later waits for these locks (LookAtLeases).
+with held as materialized (
+  select j.id, j.job_queue_id, j.locked_by is not null as leased
+    from graphile_worker.backfill_cancels as c join graphile_worker._private_jobs as j on j.id = c.job_id
+   where (sqlc.narg('ids')::bigint[] is null or c.job_id = any(sqlc.narg('ids')::bigint[]))
+     and (j.locked_by is null and j.locked_at is null or starts_with(j.locked_by, 'backfill-suspect.')
+          or j.locked_at < now() - interval '4 hours' or j.locked_by = any(@tokens::text[]))
+   order by j.id limit 1000 for update of j skip locked
+), queue as materialized (
+  select s.id from graphile_worker._private_job_queues as s
+   where s.id = any(array(select job_queue_id from held where leased and job_queue_id is not null)) order by s.id for update skip locked
+), ended as (
+  delete from graphile_worker._private_jobs as j where j.id = any(array(
+    select id from held
+     where not leased or job_queue_id is null or job_queue_id in (select id from queue)
+        or not exists (select from graphile_worker._private_job_queues as s where s.id = held.job_queue_id)))
+  returning j.id, j.task_id, j.job_queue_id, j.locked_by, j.key, j.priority, j.run_at, j.attempts, j.max_attempts
+), freed as (
+  update graphile_worker._private_job_queues as s set locked_at = null, locked_by = null
+    from ended where s.id = ended.job_queue_id and starts_with(ended.locked_by, s.locked_by || '.')
+), forgotten as (
+  delete from graphile_worker.backfill_crashes as k where k.job_id = any(array(select id from ended))
+), done as materialized (
+  select c.job_id, c.requested_by, c.reason from graphile_worker.backfill_cancels as c
+   where (sqlc.narg('ids')::bigint[] is null or c.job_id = any(sqlc.narg('ids')::bigint[]))
+     and (c.job_id in (select id from ended)
+          or not exists (select from graphile_worker._private_jobs as j where j.id = c.job_id))
+   order by c.job_id limit 2000 for update skip locked
+), settled as (
+  delete from graphile_worker.backfill_cancels as c where c.job_id = any(array(select job_id from done))
+)
+select ended.id, coalesce(ended.locked_by, '')::text as token, coalesce(t.identifier, '')::text as task,
+       coalesce(s.queue_name, '')::text as queue, coalesce(ended.key, '')::text as key, ended.priority, ended.run_at,
+       ended.attempts, ended.max_attempts, coalesce(done.requested_by, '')::text as requested_by, coalesce(done.reason, '')::text as reason
+  from ended left join done on done.job_id = ended.id
+  left join graphile_worker._private_tasks as t on t.id = ended.task_id
+  left join graphile_worker._private_job_queues as s on s.id = ended.job_queue_id
+ order by ended.id;
+
+-- name: Requested :one
+-- Of which of these jobs the end was requested, and by whom and why. some: there are any requests at all.
+select exists (select from graphile_worker.backfill_cancels)::boolean as some,
+       array(select c.job_id from graphile_worker.backfill_cancels as c
+              where c.job_id = any(@ids::bigint[]) order by c.job_id)::bigint[] as jobs,
+       array(select c.requested_by from graphile_worker.backfill_cancels as c
+              where c.job_id = any(@ids::bigint[]) order by c.job_id)::text[] as requested_by,
+       array(select c.reason from graphile_worker.backfill_cancels as c
+              where c.job_id = any(@ids::bigint[]) order by c.job_id)::text[] as reasons;
+
+-- name: IsRequested :one
+select exists (select from graphile_worker.backfill_cancels as c where c.job_id = @id::bigint)::boolean as requested;
+
+-- name: CancelJobs :many
+-- Deletes those of these jobs that wait, suspects among them, and stores requests for those that workers of
+-- ours have. A row that somebody has locked is left as it is.
+with held as materialized (
+  select j.id, j.job_queue_id, j.locked_by is not null as leased from graphile_worker._private_jobs as j
+   where j.id = any(@ids::bigint[]) and (j.is_available or starts_with(j.locked_by, 'backfill-suspect.'))
+   order by j.id for update skip locked
+), queue as materialized (
+  select s.id from graphile_worker._private_job_queues as s
+   where s.id = any(array(select job_queue_id from held where leased and job_queue_id is not null)) order by s.id for update skip locked
+), ended as (
+  delete from graphile_worker._private_jobs as j where j.id = any(array(
+    select id from held
+     where not leased or job_queue_id is null or job_queue_id in (select id from queue)
+        or not exists (select from graphile_worker._private_job_queues as s where s.id = held.job_queue_id)))
+  returning j.id, j.job_queue_id, j.locked_by
+), freed as (
+  update graphile_worker._private_job_queues as s set locked_at = null, locked_by = null
+    from ended where s.id = ended.job_queue_id and starts_with(ended.locked_by, s.locked_by || '.')
+), forgotten as (
+  delete from graphile_worker.backfill_crashes as k where k.job_id = any(array(select id from ended))
+), requested as (
+  insert into graphile_worker.backfill_cancels (job_id, requested_by, reason)
+  select j.id, @requested_by::text, @reason::text from graphile_worker._private_jobs as j
+   where j.id = any(@ids::bigint[]) and j.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+\.[0-9]{1,9}k?$'
+   order by j.id
+  on conflict (job_id) do nothing
+)
+select u.id::bigint as id, exists (select from ended where ended.id = u.id)::boolean as ended,
+       exists (select from graphile_worker._private_jobs as j
+                where j.id = u.id and j.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+\.[0-9]{1,9}k?$')::boolean as requested
+  from unnest(@ids::bigint[]) as u(id);
+
+-- name: LookAtLeases :many
+-- The state of jobs, as it is once nobody changes them: a job whose row is locked is free = false, and asked
+-- for again. failed: no attempts are left.
+with free as materialized (
+  select j.id, j.locked_by, j.locked_at, j.is_available from graphile_worker._private_jobs as j
+   where j.id = any(@ids::bigint[]) order by j.id for update skip locked
+)
+select u.id::bigint as id, exists (select from graphile_worker._private_jobs as j where j.id = u.id)::boolean as there,
+       (free.id is not null)::boolean as free, coalesce(free.locked_by, '')::text as locked_by,
+       coalesce(free.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+\.[0-9]{1,9}k?$', false)::boolean as ours,
+       (free.id is not null and not free.is_available and free.locked_at is null and free.locked_by is null)::boolean as failed,
+       exists (select from graphile_worker.backfill_cancels as c where c.job_id = u.id)::boolean as requested,
+       coalesce((select d.id from graphile_worker.backfill_dlq as d
+                  where d.original_job_id = u.id and d.requeued_job_id is null limit 1), 0)::bigint as dead_letter
+  from unnest(@ids::bigint[]) as u(id) left join free on free.id = u.id;
+
+-- name: FindJobs :many
+-- Jobs that match and wait or run, by id. A condition whose parameter is null is not asked for.
+select j.id from graphile_worker._private_jobs as j
+  join graphile_worker._private_tasks as t on t.id = j.task_id
+  left join graphile_worker._private_job_queues as s on s.id = j.job_queue_id
+ where j.id > @after::bigint and j.id <= @up_to::bigint
+   and (j.is_available or j.locked_at is not null or j.locked_by is not null)
+   and (sqlc.narg('ids')::bigint[] is null or j.id = any(sqlc.narg('ids')::bigint[]))
+   and (sqlc.narg('tasks')::text[] is null or t.identifier = any(sqlc.narg('tasks')::text[]))
+   and (sqlc.narg('queues')::text[] is null or s.queue_name = any(sqlc.narg('queues')::text[]))
+   and (sqlc.narg('keys')::text[] is null or j.key = any(sqlc.narg('keys')::text[]))
+ order by j.id limit @size::int;
+
+-- name: LastJob :one
+-- The greatest id that a job has.
+select coalesce(max(j.id), 0)::bigint as id from graphile_worker._private_jobs as j;
+
+-- name: CountFailed :one
+select count(*)::bigint from graphile_worker._private_jobs as j
+  join graphile_worker._private_tasks as t on t.id = j.task_id
+  left join graphile_worker._private_job_queues as s on s.id = j.job_queue_id
+ where j.id <= @up_to::bigint and not j.is_available and j.locked_at is null and j.locked_by is null
+   and (sqlc.narg('ids')::bigint[] is null or j.id = any(sqlc.narg('ids')::bigint[]))
+   and (sqlc.narg('tasks')::text[] is null or t.identifier = any(sqlc.narg('tasks')::text[]))
+   and (sqlc.narg('queues')::text[] is null or s.queue_name = any(sqlc.narg('queues')::text[]))
+   and (sqlc.narg('keys')::text[] is null or j.key = any(sqlc.narg('keys')::text[]));
+
+-- name: NotifyCancels :exec
+select pg_notify(@channel::text, '');

@@ -68,10 +68,10 @@ type DeadLetterResult struct {
 
 // Bounds of what is done at once, and told.
 const (
-	letterBatch    = 100
-	foundLetters   = 1000 // what is looked up at once: a filter without an index costs a scan each time
-	maxOutcomes    = 1000
-	previewLetters = 10_000
+	changeBatch = 100
+	foundAtOnce = 1000 // what is looked up at once: a filter without an index costs a scan each time
+	maxOutcomes = 1000
+	previewed   = 10_000
 )
 
 // RequeueDeadLetters enqueues the jobs of dead letters anew: the stored args, byte for byte, with
@@ -110,10 +110,22 @@ func (o *DeadLetterOptions) check(requeue bool) error {
 	if o.Notes != "" && !requeue {
 		problem = errors.Join(problem, errors.New("the options have Notes: a dead letter that is deleted keeps none"))
 	}
-	if !(o.PerSecond >= 0) || math.IsInf(o.PerSecond, 1) { // NaN, too
-		problem = errors.Join(problem, fmt.Errorf("PerSecond is %v: want a number above 0, or 0 for no limit", o.PerSecond))
+	return errors.Join(problem, checkRate(o.PerSecond))
+}
+
+func checkRate(perSecond float64) error {
+	if !(perSecond >= 0) || math.IsInf(perSecond, 1) { // NaN, too
+		return fmt.Errorf("PerSecond is %v: want a number above 0, or 0 for no limit", perSecond)
 	}
-	return problem
+	return nil
+}
+
+// batchSize is how many items are changed at once; perSecond 0: without a limit.
+func batchSize(perSecond float64) int {
+	if perSecond == 0 {
+		return changeBatch
+	}
+	return min(changeBatch, max(1, int(perSecond)))
 }
 
 func (c *Client) changeDeadLetters(
@@ -169,14 +181,11 @@ func (l *letterChange) do(ctx context.Context) error {
 
 // run takes one batch after the other.
 func (l *letterChange) run(ctx context.Context) error {
-	size := letterBatch
-	if rate := l.options.PerSecond; rate > 0 {
-		size = min(size, max(1, int(rate)))
-	}
+	size := batchSize(l.options.PerSecond)
 	filter := l.filter.toPG()
 	var behind pg.DeadLetterPlace
 	for {
-		found, err := l.client.admin.FindDeadLetters(ctx, filter, behind, foundLetters)
+		found, err := l.client.admin.FindDeadLetters(ctx, filter, behind, foundAtOnce)
 		if err != nil || len(found) == 0 {
 			return err
 		}
@@ -186,10 +195,10 @@ func (l *letterChange) run(ctx context.Context) error {
 				return err
 			}
 			behind = places[len(places)-1]
-			if len(found) < foundLetters && behind == found[len(found)-1] {
+			if len(found) < foundAtOnce && behind == found[len(found)-1] {
 				return nil
 			}
-			if err := l.rest(ctx, began, len(places)); err != nil {
+			if err := restAfter(ctx, began, len(places), l.options.PerSecond); err != nil {
 				return err
 			}
 		}
@@ -213,12 +222,12 @@ func (l *letterChange) act(ctx context.Context, places []pg.DeadLetterPlace) (er
 	return err
 }
 
-// rest waits until the next batch may begin.
-func (l *letterChange) rest(ctx context.Context, began time.Time, letters int) error {
-	if l.options.PerSecond == 0 {
+// restAfter waits until the next batch may begin, after one of so many items; perSecond 0: at once.
+func restAfter(ctx context.Context, began time.Time, items int, perSecond float64) error {
+	if perSecond == 0 {
 		return ctx.Err()
 	}
-	wait := time.Duration(float64(letters)/l.options.PerSecond*float64(time.Second)) - time.Since(began)
+	wait := time.Duration(float64(items)/perSecond*float64(time.Second)) - time.Since(began)
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
@@ -250,12 +259,12 @@ func (l *letterChange) tell(outcomes []pg.DeadLetterOutcome) {
 
 // preview tells what would become of the first that match, and counts the others.
 func (l *letterChange) preview(ctx context.Context) error {
-	places, err := l.client.admin.FindDeadLetters(ctx, l.filter.toPG(), pg.DeadLetterPlace{}, previewLetters+1)
+	places, err := l.client.admin.FindDeadLetters(ctx, l.filter.toPG(), pg.DeadLetterPlace{}, previewed+1)
 	if err != nil {
 		return err
 	}
-	if len(places) > previewLetters {
-		places, l.result.More = places[:previewLetters], true
+	if len(places) > previewed {
+		places, l.result.More = places[:previewed], true
 	}
 	checked := places[:min(len(places), maxOutcomes)]
 	outcomes, err := l.client.admin.CheckDeadLetters(ctx, checked, l.requeue)

@@ -77,7 +77,7 @@ func assemble(operation string, r *Registry, e Enqueuer, logger *slog.Logger, op
 // installed a schema that this version must not work on. A failing job never ends it.
 //
 // The contexts of jobs carry the values of ctx, but are not cancelled with it. Their cause is one
-// of [ErrShutdown], [ErrTimeout] and [ErrLeaseLost].
+// of [ErrShutdown], [ErrTimeout], [ErrCanceled] and [ErrLeaseLost].
 func (w *Worker) Run(ctx context.Context) error {
 	return w.run(ctx, false)
 }

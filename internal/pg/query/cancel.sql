@@ -34,7 +34,8 @@ with held as materialized (
   select c.job_id, c.requested_by, c.reason from graphile_worker.backfill_cancels as c
    where (sqlc.narg('ids')::bigint[] is null or c.job_id = any(sqlc.narg('ids')::bigint[]))
      and (c.job_id in (select id from ended)
-          or not exists (select from graphile_worker._private_jobs as j where j.id = c.job_id))
+          or c.requested_at < now() - interval '10 seconds'     -- until then, whoever has stored it looks
+             and not exists (select from graphile_worker._private_jobs as j where j.id = c.job_id))
    order by c.job_id limit 2000 for update skip locked
 ), settled as (
   delete from graphile_worker.backfill_cancels as c where c.job_id = any(array(select job_id from done))
@@ -94,8 +95,8 @@ select u.id::bigint as id, exists (select from ended where ended.id = u.id)::boo
   from unnest(@ids::bigint[]) as u(id);
 
 -- name: LookAtLeases :many
--- The state of jobs, as it is once nobody changes them: a job whose row is locked is free = false, and asked
--- for again. failed: no attempts are left.
+-- The state of jobs, as it is while nobody changes them: one whose row is locked is not free, and asked for
+-- again. requested: there is a request. failed: no attempts are left.
 with free as materialized (
   select j.id, j.locked_by, j.locked_at, j.is_available from graphile_worker._private_jobs as j
    where j.id = any(@ids::bigint[]) order by j.id for update skip locked
@@ -109,24 +110,32 @@ select u.id::bigint as id, exists (select from graphile_worker._private_jobs as 
                   where d.original_job_id = u.id and d.requeued_job_id is null limit 1), 0)::bigint as dead_letter
   from unnest(@ids::bigint[]) as u(id) left join free on free.id = u.id;
 
+-- name: WithdrawRequests :exec
+-- Deletes requests that came too late.
+with late as materialized (
+  select c.job_id from graphile_worker.backfill_cancels as c
+   where c.job_id = any(@ids::bigint[]) and not exists (select from graphile_worker._private_jobs as j where j.id = c.job_id)
+   order by c.job_id for update skip locked
+)
+delete from graphile_worker.backfill_cancels as c where c.job_id = any(array(select job_id from late));
+
 -- name: FindJobs :many
--- Jobs that match and wait or run, by id. A condition whose parameter is null is not asked for.
-select j.id from graphile_worker._private_jobs as j
+-- Jobs that match, by id, and how they stand. A condition whose parameter is null is not asked for.
+select j.id, j.is_available::boolean as waits, coalesce(j.locked_by, '')::text as locked_by,
+       coalesce(j.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+\.[0-9]{1,9}k?$', false)::boolean as ours
+  from graphile_worker._private_jobs as j
   join graphile_worker._private_tasks as t on t.id = j.task_id
   left join graphile_worker._private_job_queues as s on s.id = j.job_queue_id
  where j.id > @after::bigint and j.id <= @up_to::bigint
-   and (j.is_available or j.locked_at is not null or j.locked_by is not null)
+   and (j.is_available or not @waiting::boolean and (j.locked_at is not null or j.locked_by is not null))
    and (sqlc.narg('ids')::bigint[] is null or j.id = any(sqlc.narg('ids')::bigint[]))
    and (sqlc.narg('tasks')::text[] is null or t.identifier = any(sqlc.narg('tasks')::text[]))
    and (sqlc.narg('queues')::text[] is null or s.queue_name = any(sqlc.narg('queues')::text[]))
    and (sqlc.narg('keys')::text[] is null or j.key = any(sqlc.narg('keys')::text[]))
  order by j.id limit @size::int;
 
--- name: LastJob :one
--- The greatest id that a job has.
-select coalesce(max(j.id), 0)::bigint as id from graphile_worker._private_jobs as j;
-
--- name: CountFailed :one
+-- name: CountUnaffected :one
+-- How many jobs match and neither wait nor run: they have failed for good.
 select count(*)::bigint from graphile_worker._private_jobs as j
   join graphile_worker._private_tasks as t on t.id = j.task_id
   left join graphile_worker._private_job_queues as s on s.id = j.job_queue_id
@@ -135,6 +144,10 @@ select count(*)::bigint from graphile_worker._private_jobs as j
    and (sqlc.narg('tasks')::text[] is null or t.identifier = any(sqlc.narg('tasks')::text[]))
    and (sqlc.narg('queues')::text[] is null or s.queue_name = any(sqlc.narg('queues')::text[]))
    and (sqlc.narg('keys')::text[] is null or j.key = any(sqlc.narg('keys')::text[]));
+
+-- name: LastJob :one
+-- The greatest id that a job has: no job that is enqueued later has a smaller one.
+select coalesce(max(j.id), 0)::bigint as id from graphile_worker._private_jobs as j;
 
 -- name: NotifyCancels :exec
 select pg_notify(@channel::text, '');

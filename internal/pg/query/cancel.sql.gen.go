@@ -75,7 +75,7 @@ func (q *Queries) CancelJobs(ctx context.Context, arg CancelJobsParams) ([]Cance
 	return items, nil
 }
 
-const CountFailed = `-- name: CountFailed :one
+const CountUnaffected = `-- name: CountUnaffected :one
 select count(*)::bigint from graphile_worker._private_jobs as j
   join graphile_worker._private_tasks as t on t.id = j.task_id
   left join graphile_worker._private_job_queues as s on s.id = j.job_queue_id
@@ -86,7 +86,7 @@ select count(*)::bigint from graphile_worker._private_jobs as j
    and ($5::text[] is null or j.key = any($5::text[]))
 `
 
-type CountFailedParams struct {
+type CountUnaffectedParams struct {
 	UpTo   int64
 	Ids    []int64
 	Tasks  []string
@@ -94,8 +94,9 @@ type CountFailedParams struct {
 	Keys   []string
 }
 
-func (q *Queries) CountFailed(ctx context.Context, arg CountFailedParams) (int64, error) {
-	row := q.db.QueryRow(ctx, CountFailed,
+// How many jobs match and neither wait nor run: they have failed for good.
+func (q *Queries) CountUnaffected(ctx context.Context, arg CountUnaffectedParams) (int64, error) {
+	row := q.db.QueryRow(ctx, CountUnaffected,
 		arg.UpTo,
 		arg.Ids,
 		arg.Tasks,
@@ -134,7 +135,8 @@ with held as materialized (
   select c.job_id, c.requested_by, c.reason from graphile_worker.backfill_cancels as c
    where ($1::bigint[] is null or c.job_id = any($1::bigint[]))
      and (c.job_id in (select id from ended)
-          or not exists (select from graphile_worker._private_jobs as j where j.id = c.job_id))
+          or c.requested_at < now() - interval '10 seconds'     -- until then, whoever has stored it looks
+             and not exists (select from graphile_worker._private_jobs as j where j.id = c.job_id))
    order by c.job_id limit 2000 for update skip locked
 ), settled as (
   delete from graphile_worker.backfill_cancels as c where c.job_id = any(array(select job_id from done))
@@ -209,33 +211,44 @@ func (q *Queries) EndCanceled(ctx context.Context, arg EndCanceledParams) ([]End
 }
 
 const FindJobs = `-- name: FindJobs :many
-select j.id from graphile_worker._private_jobs as j
+select j.id, j.is_available::boolean as waits, coalesce(j.locked_by, '')::text as locked_by,
+       coalesce(j.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+\.[0-9]{1,9}k?$', false)::boolean as ours
+  from graphile_worker._private_jobs as j
   join graphile_worker._private_tasks as t on t.id = j.task_id
   left join graphile_worker._private_job_queues as s on s.id = j.job_queue_id
  where j.id > $1::bigint and j.id <= $2::bigint
-   and (j.is_available or j.locked_at is not null or j.locked_by is not null)
-   and ($3::bigint[] is null or j.id = any($3::bigint[]))
-   and ($4::text[] is null or t.identifier = any($4::text[]))
-   and ($5::text[] is null or s.queue_name = any($5::text[]))
-   and ($6::text[] is null or j.key = any($6::text[]))
- order by j.id limit $7::int
+   and (j.is_available or not $3::boolean and (j.locked_at is not null or j.locked_by is not null))
+   and ($4::bigint[] is null or j.id = any($4::bigint[]))
+   and ($5::text[] is null or t.identifier = any($5::text[]))
+   and ($6::text[] is null or s.queue_name = any($6::text[]))
+   and ($7::text[] is null or j.key = any($7::text[]))
+ order by j.id limit $8::int
 `
 
 type FindJobsParams struct {
-	After  int64
-	UpTo   int64
-	Ids    []int64
-	Tasks  []string
-	Queues []string
-	Keys   []string
-	Size   int32
+	After   int64
+	UpTo    int64
+	Waiting bool
+	Ids     []int64
+	Tasks   []string
+	Queues  []string
+	Keys    []string
+	Size    int32
 }
 
-// Jobs that match and wait or run, by id. A condition whose parameter is null is not asked for.
-func (q *Queries) FindJobs(ctx context.Context, arg FindJobsParams) ([]int64, error) {
+type FindJobsRow struct {
+	ID       int64
+	Waits    bool
+	LockedBy string
+	Ours     bool
+}
+
+// Jobs that match, by id, and how they stand. A condition whose parameter is null is not asked for.
+func (q *Queries) FindJobs(ctx context.Context, arg FindJobsParams) ([]FindJobsRow, error) {
 	rows, err := q.db.Query(ctx, FindJobs,
 		arg.After,
 		arg.UpTo,
+		arg.Waiting,
 		arg.Ids,
 		arg.Tasks,
 		arg.Queues,
@@ -246,13 +259,18 @@ func (q *Queries) FindJobs(ctx context.Context, arg FindJobsParams) ([]int64, er
 		return nil, err
 	}
 	defer rows.Close()
-	var items []int64
+	var items []FindJobsRow
 	for rows.Next() {
-		var id int64
-		if err := rows.Scan(&id); err != nil {
+		var i FindJobsRow
+		if err := rows.Scan(
+			&i.ID,
+			&i.Waits,
+			&i.LockedBy,
+			&i.Ours,
+		); err != nil {
 			return nil, err
 		}
-		items = append(items, id)
+		items = append(items, i)
 	}
 	if err := rows.Err(); err != nil {
 		return nil, err
@@ -275,7 +293,7 @@ const LastJob = `-- name: LastJob :one
 select coalesce(max(j.id), 0)::bigint as id from graphile_worker._private_jobs as j
 `
 
-// The greatest id that a job has.
+// The greatest id that a job has: no job that is enqueued later has a smaller one.
 func (q *Queries) LastJob(ctx context.Context) (int64, error) {
 	row := q.db.QueryRow(ctx, LastJob)
 	var id int64
@@ -309,8 +327,8 @@ type LookAtLeasesRow struct {
 	DeadLetter int64
 }
 
-// The state of jobs, as it is once nobody changes them: a job whose row is locked is free = false, and asked
-// for again. failed: no attempts are left.
+// The state of jobs, as it is while nobody changes them: one whose row is locked is not free, and asked for
+// again. requested: there is a request. failed: no attempts are left.
 func (q *Queries) LookAtLeases(ctx context.Context, ids []int64) ([]LookAtLeasesRow, error) {
 	rows, err := q.db.Query(ctx, LookAtLeases, ids)
 	if err != nil {
@@ -377,4 +395,19 @@ func (q *Queries) Requested(ctx context.Context, ids []int64) (RequestedRow, err
 		&i.Reasons,
 	)
 	return i, err
+}
+
+const WithdrawRequests = `-- name: WithdrawRequests :exec
+with late as materialized (
+  select c.job_id from graphile_worker.backfill_cancels as c
+   where c.job_id = any($1::bigint[]) and not exists (select from graphile_worker._private_jobs as j where j.id = c.job_id)
+   order by c.job_id for update skip locked
+)
+delete from graphile_worker.backfill_cancels as c where c.job_id = any(array(select job_id from late))
+`
+
+// Deletes requests that came too late.
+func (q *Queries) WithdrawRequests(ctx context.Context, ids []int64) error {
+	_, err := q.db.Exec(ctx, WithdrawRequests, ids)
+	return err
 }

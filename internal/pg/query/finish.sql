@@ -28,6 +28,11 @@ with held as materialized (
      where job_queue_id is null or job_queue_id in (select id from queue)
         or not exists (select from graphile_worker._private_job_queues as s where s.id = held.job_queue_id)))
   returning j.id, j.job_queue_id, j.locked_by
+), requested as materialized (                  -- a request that was stored before is met, whatever the handler says
+  select c.job_id from graphile_worker.backfill_cancels as c
+   where c.job_id = any(array(select id from ended)) order by c.job_id for update skip locked
+), settled as (
+  delete from graphile_worker.backfill_cancels as c where c.job_id = any(array(select job_id from requested))
 ), freed as (
   update graphile_worker._private_job_queues as s set locked_at = null, locked_by = null
     from ended where s.id = ended.job_queue_id and starts_with(ended.locked_by, s.locked_by || '.')
@@ -41,9 +46,7 @@ with held as materialized (
 select (select count(*) from ended)::int as ended,
        case when (select count(*) from ended) = cardinality(@ids::bigint[]) then array[]::int[]
             else array(select held.ord::int from held join ended on ended.id = held.id) end::int[] as done,
-       case when exists (select from graphile_worker.backfill_cancels)
-            then array(select held.ord::int from held join ended on ended.id = held.id
-                         join graphile_worker.backfill_cancels as c on c.job_id = held.id) end::int[] as canceled,
+       array(select held.ord::int from requested join held on held.id = requested.job_id)::int[] as canceled,
        array(select queue_id from next order by queue_id)::int[] as next_queues,
        array(select task_id from next order by queue_id)::int[] as next_tasks;
 
@@ -66,6 +69,11 @@ with held as materialized (
      where job_queue_id is null or job_queue_id in (select id from queue)
         or not exists (select from graphile_worker._private_job_queues as s where s.id = held.job_queue_id)))
   returning j.id, j.job_queue_id, j.locked_by, j.task_id, j.key
+), requested as materialized (                  -- a request that was stored before is met, whatever the handler says
+  select c.job_id from graphile_worker.backfill_cancels as c
+   where c.job_id = any(array(select id from ended)) order by c.job_id for update skip locked
+), settled as (
+  delete from graphile_worker.backfill_cancels as c where c.job_id = any(array(select job_id from requested))
 ), letter as materialized (
   select l.id from ended join graphile_worker._private_tasks as t on t.id = ended.task_id cross join lateral (
     select d.id from graphile_worker.backfill_dlq as d
@@ -85,9 +93,7 @@ with held as materialized (
 select (select count(*) from ended)::int as ended,
        case when (select count(*) from ended) = cardinality(@ids::bigint[]) then array[]::int[]
             else array(select held.ord::int from held join ended on ended.id = held.id) end::int[] as done,
-       case when exists (select from graphile_worker.backfill_cancels)
-            then array(select held.ord::int from held join ended on ended.id = held.id
-                         join graphile_worker.backfill_cancels as c on c.job_id = held.id) end::int[] as canceled,
+       array(select held.ord::int from requested join held on held.id = requested.job_id)::int[] as canceled,
        array(select queue_id from next order by queue_id)::int[] as next_queues,
        array(select task_id from next order by queue_id)::int[] as next_tasks;
 

@@ -230,7 +230,7 @@ func TestCancelOfAHandlerThatGoesOn(t *testing.T) {
 		t.Errorf("outcome of a job that waits behind it: %+v", outcome)
 	}
 	last := enqueue(t, client, task, mailArgs{}, backfill.Queue("q"))
-	time.Sleep(3 * time.Second) // longer than a poll
+	<-time.After(3 * time.Second) // longer than a poll
 	if row := jobRows(t, db)[0]; !row.Locked {
 		t.Errorf("the row is %+v while the handler runs", row)
 	}

@@ -170,7 +170,7 @@ func (t *table) advance(tasks []string, apartFrom map[int64]bool, now time.Time)
 func (t *table) end(r *row, outcome worker.Outcome, letters bool, now time.Time) (exhausted bool) {
 	r.running = false
 	superseded := r.keyed && r.job.Key == "" // nobody runs it again, however it ended
-	if superseded || outcome.Kind == worker.OutcomeCompleted {
+	if superseded || outcome.Kind == worker.OutcomeCompleted || outcome.Kind == worker.OutcomeCanceled {
 		t.rows = slices.DeleteFunc(t.rows, func(other *row) bool { return other == r })
 		return false
 	}
@@ -187,7 +187,7 @@ func (t *table) end(r *row, outcome worker.Outcome, letters bool, now time.Time)
 			job.Attempt, job.RunAt = job.Attempt-1, stored(now.Add(outcome.Delay))
 		case worker.OutcomeReturned:
 			job.Attempt--
-		case worker.OutcomeCompleted:
+		case worker.OutcomeCompleted, worker.OutcomeCanceled:
 		}
 	})
 	exhausted = r.job.Attempt >= r.job.MaxAttempts

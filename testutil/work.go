@@ -130,6 +130,8 @@ func count(report *backfill.Report, kind worker.OutcomeKind, exhausted bool) {
 		report.Snoozed++
 	case worker.OutcomeReturned:
 		report.Returned++
+	case worker.OutcomeCanceled:
+		report.Canceled++
 	}
 }
 
@@ -148,6 +150,8 @@ func note(jobs *seam.Inline, job *wire.Job, outcome worker.Outcome, took time.Du
 			slog.Int("attempt", job.Attempt), slog.Bool("final", event.Final), slog.Any("error", outcome.Err))
 	case worker.OutcomeSnoozed:
 		event.Kind, event.Delay = worker.EventSnoozed, outcome.Delay
+	case worker.OutcomeCanceled:
+		event.Kind = worker.EventCanceled
 	case worker.OutcomeReturned:
 		return
 	}

@@ -75,7 +75,7 @@ var (
 	// ErrShutdown is the cause when the worker stops and its drain timeout is over.
 	ErrShutdown = worker.ErrShutdown
 	// ErrTimeout is the cause when the task's timeout is over.
-	ErrTimeout = errors.New("task timed out")
+	ErrTimeout = worker.ErrTimeout
 	// ErrCanceled is the cause when [Client.Cancel] has requested the end of the job. Whatever the
 	// handler returns afterwards, the job is deleted.
 	ErrCanceled = worker.ErrCanceled

@@ -3,6 +3,7 @@ package backfill
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/backfillhq/go/internal/mask"
@@ -17,7 +18,7 @@ type Health struct {
 	WorkerID   string // "" before it has started; a new one after it was declared dead
 	State      State  // new, running, draining or stopped
 	Slots      int    // handlers that can run at a time: see [WithConcurrency]
-	Running    int    // running handlers
+	Running    int    // running handlers: more than Slots where StuckJobs have given theirs
 	Buffered   int    // claimed jobs that have not started
 	Unrecorded int    // claimed jobs without a recorded outcome: Running, Buffered and ended
 	// Emptying says that the worker claims only short jobs, until it holds none and can run suspects, or
@@ -40,8 +41,14 @@ type Health struct {
 	// Overlong are the running jobs that take longer than expected, the longest first: their handlers
 	// may hang. Expected is the task's Timeout and 5 seconds, because a handler is to return then. For
 	// a task without one it is 10 times what 99 % of its jobs have taken in this worker, and at least
-	// a minute; until 100 of them have ended, 15 minutes. [Worker.Stack] says where they are.
+	// a minute; until 100 of them have ended, 15 minutes. [Worker.Stack] says where they are. Those of
+	// StuckJobs are not among them.
 	Overlong []OverlongJob
+	// StuckJobs are the running jobs whose handlers have ignored for 30 seconds that their context has
+	// ended, the longest first. Such a job stays locked, with its queue and its key, until its handler
+	// returns, so that no other run of it begins beside it. Its slot is given to other jobs, if
+	// SlotGiven says so: at most as many are given as the worker has.
+	StuckJobs []StuckJob
 	// ClaimFailures counts the claims that have failed since the last one that was answered.
 	ClaimFailures int
 	// LastHeartbeat is when the last heartbeat was sent that the database has acknowledged. They come
@@ -72,6 +79,19 @@ type OverlongJob struct {
 	Expected time.Duration // how long it was to take at most
 }
 
+// StuckJob is a running job whose handler ignores that its context has ended, as [Health] names it.
+// Fields may be added: write it with field names, and do not compare two with ==.
+type StuckJob struct {
+	_ [0]func()
+
+	ID        int64
+	Task      string
+	Since     time.Time // when its handler was called
+	Ended     time.Time // when its context was seen to have ended, at most 5 seconds later
+	Cause     error     // why it has: for errors.Is, such as [ErrTimeout] or [ErrLeaseLost]
+	SlotGiven bool      // another job may run in its place
+}
+
 // Turns is when each loop of a worker last turned; zero: it has not started. Fields may be added:
 // write it with field names, and do not compare two with ==.
 type Turns struct {
@@ -82,9 +102,15 @@ type Turns struct {
 
 // Ready returns nil if the worker takes jobs, and else an error that says why it does not: it has
 // not started, it is draining, it has stopped, the database did not answer its last claim, though it
-// has a slot left, or its heartbeats, or all its slots have jobs that take longer than expected. A
-// worker that is full is ready, and so is one that has only started.
+// has a slot left, or its heartbeats, or all its slots have jobs that take longer than expected or
+// are stuck. A worker that is full is ready, and so is one that has only started.
 func (h Health) Ready() error {
+	hanging, free := h.hanging(), h.Slots-h.Running
+	for _, job := range h.StuckJobs {
+		if job.SlotGiven {
+			free++
+		}
+	}
 	switch {
 	case h.State == StateNew || h.State == "":
 		return errors.New("the worker has not started")
@@ -94,14 +120,26 @@ func (h Health) Ready() error {
 		return errors.New("the worker has stopped")
 	case h.Silent:
 		return fmt.Errorf("no heartbeat was acknowledged since %s", h.LastHeartbeat.Format(time.RFC3339))
-	case h.ClaimFailures > 0 && h.Running < h.Slots: // a full worker tries no claim
+	case h.ClaimFailures > 0 && free > 0: // a full worker tries no claim
 		return fmt.Errorf("the last %d claims have failed", h.ClaimFailures)
-	case h.Slots > 0 && len(h.Overlong) >= h.Slots:
-		longest := h.Overlong[0]
+	case h.Slots > 0 && len(hanging) >= h.Slots:
+		longest := hanging[0]
 		return fmt.Errorf("all %d slots have jobs that take longer than expected: job %d of task %s since %s",
 			h.Slots, longest.ID, longest.Task, longest.Since.Format(time.RFC3339))
 	}
 	return nil
+}
+
+// hanging returns the jobs that have a slot and may never end, the longest first.
+func (h Health) hanging() []OverlongJob {
+	list := slices.Clone(h.Overlong)
+	for _, job := range h.StuckJobs {
+		if !job.SlotGiven {
+			list = append(list, OverlongJob{ID: job.ID, Task: job.Task, Since: job.Since})
+		}
+	}
+	slices.SortStableFunc(list, func(a, b OverlongJob) int { return a.Since.Compare(b.Since) })
+	return list
 }
 
 // State is a stage in the life of a worker.
@@ -131,7 +169,7 @@ func (w *Worker) Health() Health {
 }
 
 // Stack returns where the handler of a job is that this worker runs, in text for people: for a job of
-// [Health.Overlong], say. Goroutines that carry the labels of the job, and do not run its handler,
+// [Health.Overlong] or [Health.StuckJobs], say. Goroutines that carry the labels of the job, and do not run its handler,
 // are apart: the handler, or what it has started, has started them, perhaps for others. It returns ""
 // if this worker does not run the job, and shows no args. It looks at all goroutines of the process,
 // which costs milliseconds where there are thousands, and stops them for a moment.
@@ -162,6 +200,11 @@ func newHealth(h worker.Health) Health {
 	}
 	for _, job := range h.Overlong {
 		health.Overlong = append(health.Overlong, OverlongJob{ID: job.ID, Task: job.Task, Since: job.Since, Expected: job.Expected})
+	}
+	for _, job := range h.StuckJobs {
+		health.StuckJobs = append(health.StuckJobs, StuckJob{
+			ID: job.ID, Task: job.Task, Since: job.Since, Ended: job.Ended, Cause: job.Cause, SlotGiven: job.SlotGiven,
+		})
 	}
 	return health
 }

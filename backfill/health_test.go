@@ -29,6 +29,8 @@ func fill(v reflect.Value) {
 		fill(v.Index(0))
 	case reflect.String:
 		v.SetString("text")
+	case reflect.Interface:
+		v.Set(reflect.ValueOf(errBoom))
 	case reflect.Bool:
 		v.SetBool(true)
 	default:
@@ -73,6 +75,28 @@ func TestReadyWhileJobsHang(t *testing.T) {
 	}
 	h.Overlong = append(h.Overlong, h.Overlong[0])
 	wantError(t, h.Ready(), "all 2 slots have jobs that take longer than expected: job 7 of task send_email")
+}
+
+// Jobs that are stuck count like those that take too long, unless their slots were given to others.
+func TestReadyWhileJobsAreStuck(t *testing.T) {
+	t.Parallel()
+	start := time.Unix(1e9, 0)
+	h := backfill.Health{
+		State: backfill.StateRunning, Slots: 2, Running: 2,
+		Overlong:  []backfill.OverlongJob{{ID: 7, Task: "send_email", Since: start.Add(time.Minute)}},
+		StuckJobs: []backfill.StuckJob{{ID: 8, Task: "send_email", Since: start, SlotGiven: true}},
+	}
+	if err := h.Ready(); err != nil {
+		t.Errorf("one of two slots was given to others: %v", err)
+	}
+	h.ClaimFailures = 1
+	wantError(t, h.Ready(), "the last 1 claims have failed")
+	h.Running = 3
+	if err := h.Ready(); err != nil {
+		t.Errorf("full, with three handlers, after a claim that failed: %v", err)
+	}
+	h.StuckJobs = append(h.StuckJobs, backfill.StuckJob{ID: 9, Task: "send_text", Since: start.Add(time.Second)})
+	wantError(t, h.Ready(), "all 2 slots have jobs that take longer than expected: job 9 of task send_text")
 }
 
 // A worker that is full claims nothing, so the claim that failed before says nothing for as long as

@@ -45,6 +45,7 @@ type core struct {
 	buffer   buffer
 	outbox   outbox
 	handling int     // handlers that have not returned
+	given    int     // of these, those that are stuck and whose slots were given to others
 	large    int     // leases whose payload is large
 	freed    []int32 // queues that finishes have freed since the last claim
 
@@ -134,7 +135,7 @@ func (c *core) next(now time.Time) (next step, do actions) {
 		}
 	}
 	if claims && (d.wanted || d.queues || c.connected.wanted()) {
-		c.pace.measure(now, c.concurrency-c.handling, c.leases.in[leaseRunning])
+		c.pace.measure(now, c.idleSlots(), c.leases.in[leaseRunning])
 		if batch := c.room(); batch > 0 {
 			next.claim, next.prompted = true, d.prompted
 			next.request = c.request(batch)
@@ -156,7 +157,7 @@ func (c *core) room() int {
 	if len(c.leases.in[leaseEnding]) > maxUnrecorded || c.buffer.bytes >= maxBufferedBytes {
 		return 0
 	}
-	target := c.concurrency - c.handling + c.pace.prefetch()
+	target := c.idleSlots() + c.pace.prefetch()
 	room := target - c.buffer.len()
 	serial := c.serialRoom()
 	if serial < c.buffer.prompt {
@@ -179,7 +180,7 @@ func (c *core) room() int {
 // waits in the buffer is sorted, so one that is first in line starts next, whatever waits behind
 // it: only others of their kind count. While anything is claimed ahead, so may one of them be.
 func (c *core) serialRoom() int {
-	room := max(c.concurrency-c.handling, c.pace.serial())
+	room := max(c.idleSlots(), c.pace.serial())
 	if c.buffer.len() > 0 || c.pace.prefetch() > 0 {
 		room = max(room, 1)
 	}
@@ -347,11 +348,11 @@ func (c *core) end(l *lease, state leaseState, outcome Outcome, now time.Time) {
 }
 
 // start hands the first job in line to a slot; nil if there is none.
-func (c *core) start(cancel context.CancelCauseFunc, now time.Time) (l *lease, do actions) {
+func (c *core) start(ctx context.Context, cancel context.CancelCauseFunc, now time.Time) (l *lease, do actions) {
 	if l = c.buffer.next(); l == nil {
 		return nil, actions{}
 	}
-	l.cancel, l.handling = cancel, true
+	l.ctx, l.cancel, l.handling = ctx, cancel, true
 	c.handling++
 	c.leases.move(l, leaseRunning, now)
 	return l, c.roomChanged()
@@ -363,8 +364,12 @@ func (c *core) ended(l *lease, outcome Outcome, now time.Time) (do actions) {
 	l.handling = false
 	c.handling--
 	counts := l.state == leaseRunning
-	if counts {
+	if l.slotGiven { // how long it took says nothing about the slots
+		c.given--
+	} else if counts {
 		c.pace.ended(now.Sub(l.since))
+	}
+	if counts {
 		c.took(l.Task, now.Sub(l.since))
 	}
 	c.forget(l)

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"testing"
@@ -21,21 +22,27 @@ type model struct {
 	open    map[int64]string // jobs that are claimed in the database, with their tokens
 	done    map[int64]int    // outcomes that the database has
 	running []*lease
-	lost    map[string]bool // tokens that somebody else has ended
-	unknown []*wire.Job     // of claims whose answers were lost
+	slots   int                  // goroutines that run handlers
+	ended   map[*lease]time.Time // when a look first saw that their contexts had
+	given   map[*lease]bool      // those whose slots were given to others
+	most    int                  // looks after which as many were given as may be
+	lost    map[string]bool      // tokens that somebody else has ended
+	unknown []*wire.Job          // of claims whose answers were lost
 }
 
 // Whatever happens, in whatever order: a lease is in one state and one place, every job that was
 // claimed ends in the database once, and what the core counts is what there is.
 func TestAnyOrderOfEvents(t *testing.T) {
 	t.Parallel()
+	most := 0
 	for seed := range uint64(1000) {
 		m := &model{
 			t: t, random: rand.New(rand.NewPCG(seed, 1)), now: time.Unix(1e9, 0), //nolint:gosec // a test's schedule
-			c:    newCore(Config{Concurrency: 1 + int(seed%7), Once: seed%5 == 0}),
+			c:    newCore(Config{Concurrency: 1 + int(seed%7), Once: seed%5 == 0, Timeouts: map[string]time.Duration{"limited": 10 * time.Second}}),
 			open: map[int64]string{}, done: map[int64]int{}, lost: map[string]bool{},
+			ended: map[*lease]time.Time{}, given: map[*lease]bool{},
 		}
-		m.c.state = StateRunning
+		m.c.state, m.slots = StateRunning, m.c.concurrency
 		for range 150 {
 			m.step()
 			m.check()
@@ -44,13 +51,17 @@ func TestAnyOrderOfEvents(t *testing.T) {
 		if t.Failed() {
 			t.Fatalf("with seed %d", seed)
 		}
+		most += m.most
+	}
+	if most < 100 {
+		t.Errorf("all slots that may be given were given %d times: the schedule tests too little", most)
 	}
 }
 
 // step lets one thing happen.
 func (m *model) step() {
 	m.now = m.now.Add(time.Duration(m.random.IntN(100)) * time.Millisecond)
-	switch m.random.IntN(10) {
+	switch m.random.IntN(11) {
 	case 0, 1, 2:
 		m.dispatch()
 	case 3, 4:
@@ -59,6 +70,8 @@ func (m *model) step() {
 		m.endOne()
 	case 7, 8:
 		m.flush(m.random.IntN(8))
+	case 9:
+		m.hang()
 	default:
 		m.interfere()
 	}
@@ -93,6 +106,9 @@ func (m *model) claim(next step) {
 		m.lastID++
 		job := &wire.Job{Lease: wire.Lease{ID: m.lastID, Token: fmt.Sprint(next.request.WorkerID, ".", m.lastID)}}
 		job.QueueID = int32(m.random.IntN(3)) //nolint:gosec // small
+		if m.random.IntN(3) == 0 {
+			job.Task = "limited"
+		}
 		if m.random.IntN(20) == 0 {
 			job.Payload = make([]byte, largePayload+1)
 		}
@@ -114,10 +130,11 @@ func (m *model) claim(next step) {
 }
 
 func (m *model) start() {
-	if m.c.handling >= m.c.concurrency || m.c.closed {
+	if len(m.running) >= m.slots || m.c.closed {
 		return
 	}
-	if l, _ := m.c.start(func(error) {}, m.now); l != nil {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	if l, _ := m.c.start(ctx, cancel, m.now); l != nil {
 		m.running = append(m.running, l)
 	}
 }
@@ -128,9 +145,56 @@ func (m *model) endOne() {
 	}
 	i := m.random.IntN(len(m.running))
 	l := m.running[i]
+	if _, ended := m.ended[l]; ended && m.c.state == StateRunning && m.random.IntN(10) > 0 {
+		return // it ignores that
+	}
 	m.running = append(m.running[:i], m.running[i+1:]...)
+	if m.given[l] {
+		m.slots--
+		delete(m.given, l)
+	}
 	kind := OutcomeKind(1 + m.random.IntN(int(OutcomeReturned)))
 	m.c.ended(l, Outcome{Kind: kind}, m.now)
+}
+
+// hang lets time go by, and some contexts end that their handlers ignore. Then the core looks for such
+// handlers, and gives slots of those that have been stuck for long, but not more than there are.
+func (m *model) hang() {
+	m.now = m.now.Add(time.Duration(m.random.IntN(40)) * time.Second)
+	for _, l := range m.running {
+		if m.random.IntN(2) == 0 {
+			l.cancel(ErrLeaseLost)
+		}
+		_, seen := m.ended[l]
+		if late := l.Task == "limited" && m.now.Sub(l.since) >= 10*time.Second; !seen && (l.ctx.Err() != nil || late) {
+			m.ended[l] = m.now
+		}
+	}
+	may := map[*lease]bool{}
+	for _, l := range m.running {
+		if at, ended := m.ended[l]; ended && m.now.Sub(at) >= 30*time.Second && !m.given[l] {
+			may[l] = true
+		}
+	}
+	want := min(len(may), m.c.concurrency-len(m.given))
+	blocked := m.c.demand.blocked
+	slots, do := m.c.giveSlots(m.now)
+	for _, l := range m.running {
+		if l.slotGiven && !m.given[l] {
+			if m.given[l] = true; !may[l] {
+				m.t.Errorf("the slot of a handler was given that is not stuck")
+			}
+		}
+	}
+	if slots != want {
+		m.t.Errorf("%d slots were given, want %d", slots, want)
+	}
+	if m.slots += slots; slots > 0 && blocked && m.c.room() > 0 && !do.dispatch {
+		m.t.Error("nothing is claimed for the slots that were given")
+	}
+	if len(m.given) == m.c.concurrency && len(may) > want {
+		m.most++
+	}
 }
 
 // flush records a part: it succeeds, fails before or after it was applied, is refused, or meets
@@ -204,6 +268,12 @@ func (m *model) interfere() {
 func (m *model) check() {
 	c := &m.c
 	places, large, queued := 0, 0, 0
+	others := 0 // handlers that take a slot of those that are configured
+	for _, l := range m.running {
+		if !m.given[l] {
+			others++
+		}
+	}
 	for state, list := range c.leases.in {
 		for i, l := range list {
 			if l.state != leaseState(state) || l.place != i {
@@ -241,6 +311,10 @@ func (m *model) check() {
 		m.t.Errorf("%d leases in the outbox, %d ending", outbox, len(c.leases.in[leaseEnding]))
 	case c.handling != len(m.running):
 		m.t.Errorf("%d handlers run, %d are counted", len(m.running), c.handling)
+	case len(m.given) > c.concurrency || c.given != len(m.given) || others > c.concurrency:
+		m.t.Errorf("of %d slots %d were given, %d are counted, and %d handlers run beside", c.concurrency, len(m.given), c.given, others)
+	case c.idleSlots() != m.slots-len(m.running):
+		m.t.Errorf("%d goroutines run %d handlers, and %d are counted as idle", m.slots, len(m.running), c.idleSlots())
 	case c.large != large:
 		m.t.Errorf("%d payloads are large, %d are counted", large, c.large)
 	}
@@ -263,6 +337,9 @@ func (m *model) settle() {
 		}
 	}
 	m.check()
+	if m.slots != m.c.concurrency || m.c.idleSlots() != m.c.concurrency {
+		m.t.Errorf("of %d slots, %d are left, and %d idle", m.c.concurrency, m.slots, m.c.idleSlots())
+	}
 	if n := m.c.leases.held(); n > 0 {
 		m.t.Errorf("%d leases are left", n)
 	}

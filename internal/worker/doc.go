@@ -16,7 +16,7 @@
 //	doubt.go    what may be locked and is not in memory
 //	trials.go   jobs that workers have died with
 //	durations.go  how long jobs take; overlong.go: which take too long
-//	stack.go    where their handlers are
+//	stuck.go    handlers that ignore the end of their contexts; stack.go: where handlers are
 //
 // Then the goroutines around it, in the order of a job's life:
 //

@@ -44,7 +44,7 @@ func (w *Worker) slot(jobs context.Context) {
 	}
 }
 
-func (w *Worker) runNext(jobs context.Context) bool {
+func (w *Worker) runNext(jobs context.Context) (more bool) {
 	l, ctx := w.start(jobs)
 	if l == nil {
 		return false
@@ -54,7 +54,8 @@ func (w *Worker) runNext(jobs context.Context) bool {
 	defer func() {
 		l.cancel(nil)
 		w.ended(l, outcome)
-		if !returned {
+		more = !l.slotGiven // else another goroutine has taken this one's place already
+		if more && !returned {
 			// runtime.Goexit, as testing's FailNow calls it, ends this goroutine: another one takes
 			// its place.
 			go w.slot(jobs)
@@ -84,7 +85,7 @@ func (w *Worker) start(jobs context.Context) (*lease, context.Context) {
 		return nil, nil
 	}
 	ctx, cancel := context.WithCancelCause(jobs)
-	l, do := w.core.start(cancel, time.Now())
+	l, do := w.core.start(ctx, cancel, time.Now())
 	w.mu.Unlock()
 	w.carryOut(do)
 	w.observe(Event{Kind: EventStart, WorkerID: l.workerID, Job: l.Job})

@@ -73,7 +73,7 @@ func (w *Worker) flushPart(base context.Context, which statement, part []*lease)
 	var stuck *lease
 	w.on(func(c *core, now time.Time) (do actions) {
 		recorded, do = c.settled(which, part, fates, now)
-		stuck, waiting = c.stuck(now)
+		stuck, waiting = c.longBusy(now)
 		return do
 	})
 	w.reportStuck(stuck, waiting)

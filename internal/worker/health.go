@@ -12,7 +12,8 @@ type Health struct {
 	State      State
 	Slots      int // for handlers
 	Running    int
-	Overlong   []OverlongJob // that run for longer than expected, the longest first
+	Overlong   []OverlongJob // that run for longer than expected and are not stuck, the longest first
+	StuckJobs  []StuckJob    // whose handlers are stuck, the longest first
 	Buffered   int           // claimed and not started
 	Unrecorded int           // running, buffered, or waiting to be recorded
 	Emptying   bool          // it claims no long jobs, to try suspects, or tries some
@@ -35,8 +36,9 @@ func (w *Worker) Health() Health {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	c := &w.core
+	now := time.Now()
 	return Health{
-		WorkerID: c.id, State: c.state, Slots: c.concurrency, Running: c.handling, Overlong: c.overlong(time.Now()),
+		WorkerID: c.id, State: c.state, Slots: c.concurrency, Running: c.handling, Overlong: c.overlong(now), StuckJobs: c.stuckJobs(now),
 		Buffered: c.buffer.len(), Unrecorded: c.leases.held(), Emptying: c.trials.emptying, Suspects: c.unfinished(),
 		Listening: w.listening, PollOnly: w.pollOnly,
 		LastClaim: c.lastSeen, OldestDue: c.oldestDue, Failures: c.demand.failures, LastBeat: c.lastBeat.At, Silent: c.silent,

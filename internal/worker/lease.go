@@ -19,12 +19,17 @@ type lease struct {
 	since    time.Time // when it entered the state
 	place    int       // in leases.in[state]
 
+	ctx      context.Context         //nolint:containedctx // of its handler, without the task's timeout
 	cancel   context.CancelCauseFunc // of its handler; nil: none has started
 	handling bool                    // its handler has not returned
 	suspect  bool                    // it is on trial: if it is given back, it waits for another one
 	lost     bool                    // its handler was cancelled, because somebody else has ended it
 	canceled *Request                // its handler was cancelled, because this requested it; nil: none
 	saidLate bool                    // the log has said that its handler takes longer than expected
+
+	ending    ending
+	slotGiven bool // its handler is stuck, and its slot was given to others
+	saidStuck bool // the log has said that it is stuck
 
 	outcome Outcome // of a lease that is ending or abandoned
 	retry   retry

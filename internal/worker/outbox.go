@@ -273,9 +273,9 @@ func (c *core) settle(part []*lease, fates []Fate, now time.Time) (recorded int,
 	return recorded, do
 }
 
-// stuck returns a lease whose outcome has waited for a row for long, and how many there are; nil if
+// longBusy returns a lease whose outcome has waited for a row for long, and how many there are; nil if
 // there is none.
-func (c *core) stuck(now time.Time) (first *lease, n int) {
+func (c *core) longBusy(now time.Time) (first *lease, n int) {
 	for _, state := range []leaseState{leaseEnding, leaseAbandoned} {
 		for _, l := range c.leases.in[state] {
 			if l.retry.busy == 0 || now.Sub(l.since) < busyLong {
@@ -298,7 +298,7 @@ func (c *core) forOthers(again bool, own, foreign int, now time.Time) int {
 		given = 1
 	}
 	if given+own > 0 && c.state == StateRunning {
-		c.pace.measure(now, c.concurrency-c.handling, c.leases.in[leaseRunning])
+		c.pace.measure(now, c.idleSlots(), c.leases.in[leaseRunning])
 		if c.room() > 0 {
 			given = 0
 		}

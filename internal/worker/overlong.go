@@ -26,7 +26,7 @@ type OverlongJob struct {
 	Expected time.Duration // how long it should have taken at most
 }
 
-// overlong returns the jobs that run for longer than expected, the longest first.
+// overlong returns the jobs that run for longer than expected and are not stuck, the longest first.
 func (c *core) overlong(now time.Time) (jobs []OverlongJob) {
 	for _, l := range c.overlongLeases(now) {
 		jobs = append(jobs, OverlongJob{ID: l.ID, Task: l.Task, Since: l.since, Expected: c.expected(l.Task)})
@@ -37,7 +37,7 @@ func (c *core) overlong(now time.Time) (jobs []OverlongJob) {
 // overlongLeases returns their leases, in the same order.
 func (c *core) overlongLeases(now time.Time) (late []*lease) {
 	for _, l := range c.leases.in[leaseRunning] {
-		if took := now.Sub(l.since); took > timeoutGrace && took > c.expected(l.Task) { // most have not taken so long
+		if took := now.Sub(l.since); took > timeoutGrace && took > c.expected(l.Task) && !c.isStuck(l, now) { // most have not taken so long
 			late = append(late, l)
 		}
 	}

@@ -68,8 +68,9 @@ func TestHandlersThatHangAreToldOf(t *testing.T) {
 					t.Errorf("(-want +got):\n%s", diff)
 				}
 				r.pass(time.Hour) // it was renewed meanwhile
-				if got := r.worker.Health().Overlong; len(got) != 1 {
-					t.Errorf("an hour later: %+v", got)
+				h := r.worker.Health()
+				if stuck := test.timeout > 0; stuck && len(h.StuckJobs) != 1 || len(h.StuckJobs)+len(h.Overlong) != 1 {
+					t.Errorf("an hour later: %+v", h)
 				}
 				close(ended)
 				r.pass(time.Second)

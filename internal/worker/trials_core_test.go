@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -15,7 +16,7 @@ func tryingCore(t *testing.T, now time.Time) *core {
 	c.state, c.registered = StateRunning, true
 	c.trials.freeAt = now.Add(-time.Hour)
 	c.buffer.add([]*lease{c.lease(&wire.Job{Lease: wire.Lease{ID: 1}, Task: "long"}, c.id, now)})
-	if l, _ := c.start(func(error) {}, now); l == nil {
+	if l, _ := c.start(context.Background(), func(error) {}, now); l == nil {
 		t.Fatal("nothing was started")
 	}
 	c.buffer.add([]*lease{c.lease(&wire.Job{Lease: wire.Lease{ID: 2}, Task: "long"}, c.id, now)})
@@ -67,7 +68,7 @@ func TestCoreEmptiesAndTries(t *testing.T) {
 		t.Fatalf("then next is %+v", next)
 	}
 	c.tried(*next.try, Claimed{Alive: true, Jobs: []*wire.Job{{Lease: wire.Lease{ID: 9}, Task: "long"}}}, false, now)
-	if l, _ := c.start(func(error) {}, now); l == nil {
+	if l, _ := c.start(context.Background(), func(error) {}, now); l == nil {
 		t.Fatal("the trial was not started")
 	}
 	next, _ = c.next(now)

@@ -12,11 +12,15 @@ import (
 // renew moves the lock times of what runs long, or cannot be recorded, so that no peer's sweep
 // takes it for stale (R7), until ctx ends. It goes by the leases in memory, never by what the
 // database says is ours (R6). Transactional jobs end long before a lock is stale, and a change of
-// its row would make the guard of one at REPEATABLE READ fail (R22).
+// its row would make the guard of one at REPEATABLE READ fail (R22). One whose context has ended
+// cannot commit any more, but its handler may go on for longer.
 func (w *Worker) renew(ctx context.Context) {
 	for sleep(ctx, renewInterval) {
 		w.mu.Lock()
-		held := slices.DeleteFunc(w.core.leases.all(leaseRunning, leaseEnding, leaseAbandoned), w.core.connected.has)
+		now := time.Now()
+		held := slices.DeleteFunc(w.core.leases.all(leaseRunning, leaseEnding, leaseAbandoned), func(l *lease) bool {
+			return w.core.connected.has(l) && w.core.endOf(l, now) == nil
+		})
 		w.mu.Unlock()
 		if len(held) == 0 {
 			continue

@@ -36,6 +36,7 @@ const (
 // Causes of a job context's end.
 var (
 	ErrShutdown  = errors.New("worker is shutting down")
+	ErrTimeout   = errors.New("task timed out")
 	ErrLeaseLost = errors.New("lease lost: the job was released or taken by somebody else")
 )
 
@@ -202,6 +203,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	background.Go(func() { w.fenceOnTime(upkeep) })
 	background.Go(func() { w.sayOverlong(upkeep) })
 	background.Go(func() { w.watchCancels(upkeep) })
+	background.Go(func() { w.giveSlots(upkeep, jobs) })
 	if !w.config.Once {
 		if w.pollsOnly() {
 			background.Go(func() { w.pollSchema(upkeep) })

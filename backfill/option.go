@@ -207,8 +207,9 @@ func (o loggerOption) applyToRun(c *runConfig) {
 // maxConcurrency is far above what one process can use.
 const maxConcurrency = 100_000
 
-// WithConcurrency sets how many jobs the worker runs at the same time, 1 to 100,000.
-// Default: 10 × GOMAXPROCS.
+// WithConcurrency sets how many jobs the worker runs at the same time, 1 to 100,000. Jobs whose
+// handlers ignore for 30 seconds that their contexts have ended do not count, but for at most n of
+// them: see [Health]. Jobs that must run one at a time need a queue. Default: 10 × GOMAXPROCS.
 func WithConcurrency(n int) WorkerOption {
 	return workerOption(func(c *workerConfig) {
 		c.require(1 <= n && n <= maxConcurrency, "WithConcurrency: %d is out of range: want 1 to %d", n, maxConcurrency)

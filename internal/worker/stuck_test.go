@@ -221,12 +221,14 @@ func TestStuckHandlersAreBounded(t *testing.T) {
 func TestStuckWhateverHasEndedTheContext(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
-		end func(*rig, *fakeDB, int64)
-		in  time.Duration
+		end   func(*rig, *fakeDB, int64)
+		in    time.Duration
+		cause error
 	}{
-		"declared dead": {func(r *rig, db *fakeDB, _ int64) { db.kill(r.worker.Health().WorkerID) }, time.Minute},
-		"unlocked":      {func(_ *rig, db *fakeDB, id int64) { db.unlock(id) }, 31 * time.Minute},
-		"fenced":        {func(r *rig, _ *fakeDB, _ int64) { r.store.silence(true) }, time.Minute},
+		"declared dead": {func(r *rig, db *fakeDB, _ int64) { db.kill(r.worker.Health().WorkerID) }, time.Minute, worker.ErrLeaseLost},
+		"unlocked":      {func(_ *rig, db *fakeDB, id int64) { db.unlock(id) }, 31 * time.Minute, worker.ErrLeaseLost},
+		"fenced":        {func(r *rig, _ *fakeDB, _ int64) { r.store.silence(true) }, time.Minute, worker.ErrLeaseLost},
+		"cancelled":     {func(_ *rig, db *fakeDB, id int64) { db.request(id, "ada", "") }, time.Minute, worker.ErrCanceled},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -239,7 +241,7 @@ func TestStuckWhateverHasEndedTheContext(t *testing.T) {
 				test.end(r, db, id)
 				r.pass(test.in)
 				stuck := r.worker.Health().StuckJobs
-				if len(stuck) == 0 || stuck[0].ID != id || !errors.Is(stuck[0].Cause, worker.ErrLeaseLost) || !stuck[0].SlotGiven {
+				if len(stuck) == 0 || stuck[0].ID != id || !errors.Is(stuck[0].Cause, test.cause) || !stuck[0].SlotGiven {
 					t.Errorf("stuck: %+v", stuck)
 				}
 				r.store.silence(false)

@@ -45,6 +45,10 @@ func (r *Recorder) Work(tb testing.TB, registry *backfill.Registry, opts ...back
 		tb.Fatalf("testutil: %v", err)
 		return nil
 	}
+	ctx := tb.Context()
+	if ctx == nil { // of a testing.T that no test was started with, as in examples
+		ctx = context.Background()
+	}
 	report := &backfill.Report{}
 	limit := maxRuns + maxRunsOfOne*r.size()
 	snoozed := map[int64]bool{}
@@ -55,7 +59,7 @@ func (r *Recorder) Work(tb testing.TB, registry *backfill.Registry, opts ...back
 		}
 		began, outcome := time.Now(), worker.Outcome{}
 		observe(jobs, worker.Event{Kind: worker.EventStart, Job: job})
-		execute(tb.Context(), jobs, job, &outcome)
+		execute(ctx, jobs, job, &outcome)
 		note(jobs, job, outcome, time.Since(began))
 		if outcome.Kind == worker.OutcomeSnoozed {
 			snoozed[job.ID] = true

@@ -49,6 +49,10 @@ type Health struct {
 	// returns, so that no other run of it begins beside it. Its slot is given to other jobs, if
 	// SlotGiven says so: at most as many are given as the worker has.
 	StuckJobs []StuckJob
+	// OldestTransaction is the transactional job that has been running for longest. As long as its
+	// transaction is open, vacuum removes no row that was deleted since, in the whole database: export
+	// its age, and alert on one of minutes. The zero value: none runs.
+	OldestTransaction RunningTransaction
 	// ClaimFailures counts the claims that have failed since the last one that was answered.
 	ClaimFailures int
 	// LastHeartbeat is when the last heartbeat was sent that the database has acknowledged. They come
@@ -66,6 +70,16 @@ type Health struct {
 	// Stuck says which part of the worker has not gone on for 10 minutes, which only a restart can
 	// mend; "": none. The database is never the reason.
 	Stuck string
+}
+
+// RunningTransaction is the transaction of a job that runs, as [Health] names it. Fields may be added:
+// write it with field names, and do not compare two with ==.
+type RunningTransaction struct {
+	_ [0]func()
+
+	JobID int64
+	Task  string
+	Since time.Time // when its handler was called
 }
 
 // OverlongJob is a running job that takes longer than expected, as [Health] names it. Fields may be
@@ -195,8 +209,8 @@ func newHealth(h worker.Health) Health {
 		Unrecorded: h.Unrecorded, Emptying: h.Emptying, Suspects: h.Suspects, Listening: h.Listening, PollOnly: h.PollOnly,
 		LastClaim: h.LastClaim, OldestDue: h.OldestDue,
 		Recorded: newReport(h.Stats), ClaimFailures: h.Failures, LastHeartbeat: h.LastBeat, Silent: h.Silent, Stuck: h.Stuck,
-		QuietSince: h.QuietSince,
-		Turns:      Turns{Claims: h.Turns.Claims, Outcomes: h.Turns.Outcomes, Heartbeats: h.Turns.Heartbeats},
+		QuietSince: h.QuietSince, OldestTransaction: RunningTransaction{JobID: h.OldestTx.ID, Task: h.OldestTx.Task, Since: h.OldestTx.Since},
+		Turns: Turns{Claims: h.Turns.Claims, Outcomes: h.Turns.Outcomes, Heartbeats: h.Turns.Heartbeats},
 	}
 	for _, job := range h.Overlong {
 		health.Overlong = append(health.Overlong, OverlongJob{ID: job.ID, Task: job.Task, Since: job.Since, Expected: job.Expected})

@@ -56,3 +56,20 @@ func (c *core) committed(l *lease, outcome Outcome, now time.Time, do *actions) 
 	case leaseClaimed, leaseRecorded, leaseLost:
 	}
 }
+
+// OldestTx is the job whose transaction has been open for longest: it keeps vacuum from its work. The
+// zero value: no transactional job runs.
+type OldestTx struct {
+	ID    int64
+	Task  string
+	Since time.Time // when its handler was called
+}
+
+func (c *core) oldestTx() (oldest OldestTx) {
+	for _, l := range c.leases.in[leaseRunning] {
+		if c.connected.has(l) && (oldest.ID == 0 || l.since.Before(oldest.Since)) {
+			oldest = OldestTx{l.ID, l.Task, l.since}
+		}
+	}
+	return oldest
+}

@@ -146,6 +146,38 @@ func TestTransactionalJobsAreNotFenced(t *testing.T) {
 	})
 }
 
+// Health names the transaction that has been open for longest, long before the job is overlong (X89),
+// and none of other jobs.
+func TestHealthHasTheOldestTransaction(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		db := newDB(t)
+		began := time.Now()
+		db.add(1, wire.Job{Task: "plain"})
+		r := newRig(t, db, takes(time.Minute), concurrency(10), transactional(2, "task"), func(s *setup) { s.Tasks = []string{"task", "plain"} })
+		r.pass(time.Second)
+		if got := r.worker.Health().OldestTx; got != (worker.OldestTx{}) {
+			t.Errorf("while no transactional job runs: %+v", got)
+		}
+		older := db.insert(1, wire.Job{})[0]
+		r.pass(time.Second)
+		newer := db.insert(1, wire.Job{})[0]
+		for _, want := range []worker.OldestTx{
+			{ID: older, Task: "task", Since: began.Add(time.Second)}, {ID: newer, Task: "task", Since: began.Add(2 * time.Second)}, {},
+		} {
+			r.pass(time.Second)
+			got := r.worker.Health().OldestTx
+			if got.ID != want.ID || got.Task != want.Task || got.Since.Truncate(time.Second) != want.Since {
+				t.Errorf("the oldest transaction is %+v, want %+v", got, want)
+			}
+			if want.ID == older {
+				r.pass(58*time.Second - 500*time.Millisecond)
+			}
+		}
+		r.pass(time.Minute)
+	})
+}
+
 // The lock of a transactional job is not renewed while its handler runs: that would make its guard
 // fail at REPEATABLE READ.
 func TestTransactionalJobsAreNotRenewed(t *testing.T) {

@@ -14,6 +14,7 @@ type Health struct {
 	Running    int
 	Overlong   []OverlongJob // that run for longer than expected and are not stuck, the longest first
 	StuckJobs  []StuckJob    // whose handlers are stuck, the longest first
+	OldestTx   OldestTx      // of the transactional jobs that run
 	Buffered   int           // claimed and not started
 	Unrecorded int           // running, buffered, or waiting to be recorded
 	Emptying   bool          // it claims no long jobs, to try suspects, or tries some
@@ -39,6 +40,7 @@ func (w *Worker) Health() Health {
 	now := time.Now()
 	return Health{
 		WorkerID: c.id, State: c.state, Slots: c.concurrency, Running: c.handling, Overlong: c.overlong(now), StuckJobs: c.stuckJobs(now),
+		OldestTx: c.oldestTx(),
 		Buffered: c.buffer.len(), Unrecorded: c.leases.held(), Emptying: c.trials.emptying, Suspects: c.unfinished(),
 		Listening: w.listening, PollOnly: w.pollOnly,
 		LastClaim: c.lastSeen, OldestDue: c.oldestDue, Failures: c.demand.failures, LastBeat: c.lastBeat.At, Silent: c.silent,

@@ -21,48 +21,51 @@ import (
 	"github.com/backfillhq/go/testutil/pgtest"
 )
 
-// cancelForms are the forms of handlers. Each gets a rig, and a handler that writes before and after act.
-var cancelForms = map[string]func(t *testing.T, act func(context.Context) error) (*txRig, *backfill.Task[txArgs], backfill.Binding){
-	"plain": func(t *testing.T, act func(context.Context) error) (*txRig, *backfill.Task[txArgs], backfill.Binding) {
+// cancelForm makes a rig, and a task whose handler writes before and after act, if it can.
+type cancelForm = func(t *testing.T, level backfill.Isolation, act func(context.Context, txArgs) error) (*txRig, *backfill.Task[txArgs], backfill.Binding)
+
+// cancelForms are the forms of handlers.
+var cancelForms = map[string]cancelForm{
+	"plain": func(t *testing.T, _ backfill.Isolation, act func(context.Context, txArgs) error) (*txRig, *backfill.Task[txArgs], backfill.Binding) {
 		t.Helper()
 		r := newTxRig(t)
 		task := &backfill.Task[txArgs]{Name: "t", Backoff: backfill.FixedBackoff(time.Hour)}
-		return r, task, backfill.Handle(task, func(ctx context.Context, _ txArgs) error { return act(ctx) })
+		return r, task, backfill.Handle(task, act)
 	},
-	"batch": func(t *testing.T, act func(context.Context) error) (*txRig, *backfill.Task[txArgs], backfill.Binding) {
+	"batch": func(t *testing.T, _ backfill.Isolation, act func(context.Context, txArgs) error) (*txRig, *backfill.Task[txArgs], backfill.Binding) {
 		t.Helper()
 		r := newTxRig(t)
 		task := &backfill.Task[txArgs]{Name: "t", Backoff: backfill.FixedBackoff(time.Hour)}
-		return r, task, backfill.Handle(task, func(ctx context.Context, _ txArgs) error {
-			err := act(ctx)
+		return r, task, backfill.Handle(task, func(ctx context.Context, args txArgs) error {
+			err := act(ctx, args)
 			if err == nil || errors.Is(err, errBoom) {
 				return &backfill.BatchError{Errs: map[int]error{0: err}}
 			}
 			return err
 		})
 	},
-	"pgx.Tx": func(t *testing.T, act func(context.Context) error) (*txRig, *backfill.Task[txArgs], backfill.Binding) {
+	"pgx.Tx": func(t *testing.T, level backfill.Isolation, act func(context.Context, txArgs) error) (*txRig, *backfill.Task[txArgs], backfill.Binding) {
 		t.Helper()
 		r := newTxRig(t)
-		task := &backfill.Task[txArgs]{Name: "t", Timeout: time.Minute, Backoff: backfill.FixedBackoff(time.Hour)}
-		return r, task, backfill.Handle(task, func(ctx context.Context, tx pgx.Tx, _ txArgs) error {
+		task := &backfill.Task[txArgs]{Name: "t", Timeout: time.Minute, Isolation: level, Backoff: backfill.FixedBackoff(time.Hour)}
+		return r, task, backfill.Handle(task, func(ctx context.Context, tx pgx.Tx, args txArgs) error {
 			if err := write(ctx, tx, "first"); err != nil {
 				return err
 			}
 			defer func() { _ = write(context.WithoutCancel(ctx), tx, "second") }()
-			return act(ctx)
+			return act(ctx, args)
 		})
 	},
-	"*sql.Tx": func(t *testing.T, act func(context.Context) error) (*txRig, *backfill.Task[txArgs], backfill.Binding) {
+	"*sql.Tx": func(t *testing.T, level backfill.Isolation, act func(context.Context, txArgs) error) (*txRig, *backfill.Task[txArgs], backfill.Binding) {
 		t.Helper()
 		r := twoDrivers["pq"].newSQLTxRig(t)
-		task := &backfill.Task[txArgs]{Name: "t", Timeout: time.Minute, Backoff: backfill.FixedBackoff(time.Hour)}
-		return r, task, backfill.Handle(task, func(ctx context.Context, tx *sql.Tx, _ txArgs) error {
+		task := &backfill.Task[txArgs]{Name: "t", Timeout: time.Minute, Isolation: level, Backoff: backfill.FixedBackoff(time.Hour)}
+		return r, task, backfill.Handle(task, func(ctx context.Context, tx *sql.Tx, args txArgs) error {
 			if err := writeSQL(ctx, tx, "first"); err != nil {
 				return err
 			}
 			defer func() { _ = writeSQL(context.WithoutCancel(ctx), tx, "second") }()
-			return act(ctx)
+			return act(ctx, args)
 		})
 	},
 }
@@ -80,81 +83,105 @@ var cancelReturns = map[string]func(ctx context.Context) error{
 	"ends its goroutine":          func(context.Context) error { runtime.Goexit(); return nil },
 }
 
+// cancelJobs enqueues a job for each of cancelReturns, with a queue and a key of its own, and returns them by
+// what their handlers do. args.N is the place of that in the order of names.
+func cancelJobs(t *testing.T, r *txRig, task *backfill.Task[txArgs], attempts int) map[string]*backfill.Job {
+	t.Helper()
+	jobs := map[string]*backfill.Job{}
+	for i, does := range slices.Sorted(maps.Keys(cancelReturns)) {
+		jobs[does] = enqueue(t, r.client, task, txArgs{N: i}, backfill.Queue(does), backfill.Key(does), backfill.MaxAttempts(attempts))
+	}
+	return jobs
+}
+
+// after does what the handler with these args is to do.
+func after(ctx context.Context, args txArgs) error {
+	return cancelReturns[slices.Sorted(maps.Keys(cancelReturns))[args.N]](ctx)
+}
+
+// wantCancelled checks that nothing is left of cancelled jobs, and that the worker has counted them.
+func (w *running) wantCancelled(r *txRig, jobs int) {
+	w.t.Helper()
+	if err := w.stop(); err != nil {
+		w.t.Fatal(err)
+	}
+	wantJobs(w.t, r.db, 0)
+	if letters := letterRows(w.t, r.db); len(letters) > 0 {
+		w.t.Errorf("dead letters %+v", letters)
+	}
+	if n := get[int](w.t, r.db.Pool(), "select count(*)::int from graphile_worker.backfill_cancels"); n > 0 {
+		w.t.Errorf("%d requests are left", n)
+	}
+	if n := get[int](w.t, r.db.Pool(), "select count(*)::int from graphile_worker._private_job_queues where locked_by is not null"); n > 0 {
+		w.t.Errorf("%d queues are locked", n)
+	}
+	if n := r.effects(w.t, ""); n > 0 {
+		w.t.Errorf("%d effects are visible", n)
+	}
+	events, _ := w.seen()
+	if n := count(events, backfill.EventCanceled); n != jobs {
+		w.t.Errorf("%d events of %d cancelled jobs: %s", n, jobs, kinds(events))
+	}
+	if diff := cmp.Diff(backfill.Report{Canceled: int64(jobs)}, w.Health().Recorded); diff != "" {
+		w.t.Errorf("report (-want +got):\n%s", diff)
+	}
+}
+
 // Whatever the handler of a cancelled job does, in every form: the job's row is gone, it is no dead letter,
 // nothing that it wrote in its transaction is there, and event, statistics, middleware and log say so once.
 func TestCancelOutcomes(t *testing.T) {
 	t.Parallel()
 	for form, make := range cancelForms {
-		for does, after := range cancelReturns {
-			for _, attempts := range []int{1, 25} {
-				t.Run(form+" "+does+" "+number(int64(attempts)), func(t *testing.T) {
-					t.Parallel()
-					running := newSignal()
-					var runs atomic.Int32
-					r, task, binding := make(t, func(ctx context.Context) error {
-						runs.Add(1)
-						running.send()
-						<-ctx.Done()
-						if cause := context.Cause(ctx); !errors.Is(cause, backfill.ErrCanceled) || !strings.Contains(cause.Error(), "by ada: wrong list") {
-							t.Errorf("the context's cause is %v", cause)
-						}
-						return after(ctx)
-					})
-					var verdict atomic.Value
-					var log logBook
-					w := start(t, r.client, backfill.NewRegistry(binding), backfill.WithLogger(log.logger()), backfill.WithMiddleware(
-						func(next backfill.HandlerFunc) backfill.HandlerFunc {
-							return func(ctx context.Context, job *backfill.Job) error {
-								err := next(ctx, job)
-								verdict.Store(backfill.VerdictOf(ctx, err).Kind)
-								return err
-							}
-						}))
-					job := enqueue(t, r.client, task, txArgs{}, backfill.Queue("q"), backfill.Key("k"), backfill.MaxAttempts(attempts))
-					running.wait(t)
-					outcome := cancelJob(t, r.client, job.ID)
-					if outcome.State != backfill.CancelRequested || outcome.Worker != w.Health().WorkerID {
-						t.Errorf("outcome %+v", outcome)
+		for _, attempts := range []int{1, 25} {
+			t.Run(form+" "+number(int64(attempts)), func(t *testing.T) {
+				t.Parallel()
+				running := newSignal()
+				r, task, binding := make(t, backfill.ReadCommitted, func(ctx context.Context, args txArgs) error {
+					running.send()
+					<-ctx.Done()
+					if cause := context.Cause(ctx); !errors.Is(cause, backfill.ErrCanceled) || !strings.Contains(cause.Error(), "by ada: wrong list") {
+						t.Errorf("the context's cause is %v", cause)
 					}
-					event := w.await("canceled", 1, of(backfill.EventCanceled, job.ID))
-					if !errors.Is(event.Err, backfill.ErrCanceled) {
-						t.Errorf("the event's error is %v", event.Err)
-					}
-					wantJobs(t, r.db, 0)
-					if letters := letterRows(t, r.db); len(letters) > 0 {
-						t.Errorf("dead letters %+v", letters)
-					}
-					if n := get[int](t, r.db.Pool(), "select count(*)::int from graphile_worker.backfill_cancels"); n > 0 {
-						t.Errorf("%d requests are left", n)
-					}
-					if n := r.effects(t, ""); n > 0 {
-						t.Errorf("%d effects are visible", n)
-					}
-					next := enqueue(t, r.client, task, txArgs{}, backfill.Queue("q")) // the queue is free
-					running.wait(t)
-					cancelJob(t, r.client, next.ID)
-					w.await("canceled", 2, is(backfill.EventCanceled))
-					if got := verdict.Load(); got != backfill.VerdictCanceled && does != "ends its goroutine" {
-						t.Errorf("middleware was told %v", got)
-					}
-					if err := w.stop(); err != nil {
-						t.Fatal(err)
-					}
-					events, _ := w.seen()
-					for _, kind := range []backfill.EventKind{backfill.EventFinished, backfill.EventFailed, backfill.EventSnoozed, backfill.EventDead} {
-						if n := count(events, kind); n > 0 {
-							t.Errorf("%d events %s: %s", n, kind, kinds(events))
-						}
-					}
-					if n := count(events, backfill.EventCanceled); n != 2 || runs.Load() != 2 {
-						t.Errorf("%d events of cancelled jobs, %d runs", n, runs.Load())
-					}
-					if diff := cmp.Diff(backfill.Report{Canceled: 2}, w.Health().Recorded); diff != "" {
-						t.Errorf("report (-want +got):\n%s", diff)
-					}
-					log.want(t, "job cancelled", "by=ada", `reason="wrong list"`)
+					return after(ctx, args)
 				})
-			}
+				var log logBook
+				verdicts := func(next backfill.HandlerFunc) backfill.HandlerFunc {
+					return func(ctx context.Context, job *backfill.Job) error {
+						err := next(ctx, job)
+						if verdict := backfill.VerdictOf(ctx, err); verdict.Kind != backfill.VerdictCanceled || !verdict.Final || verdict.Failed() {
+							t.Errorf("middleware is told %+v of %v", verdict, err)
+						}
+						return err
+					}
+				}
+				jobs := cancelJobs(t, r, task, attempts)
+				w := start(t, r.client, backfill.NewRegistry(binding), backfill.WithConcurrency(len(jobs)), backfill.WithTxConnections(len(jobs)),
+					backfill.WithLogger(log.logger()), backfill.WithMiddleware(verdicts))
+				for range jobs {
+					running.wait(t)
+				}
+				for does, job := range jobs {
+					outcome := cancelJob(t, r.client, job.ID)
+					asked := outcome.State == backfill.CancelRequested && outcome.Worker == w.Health().WorkerID
+					if !asked && outcome.State != backfill.CancelDone { // which a worker that polls just now makes of it
+						t.Errorf("%s: outcome %+v", does, outcome)
+					}
+					if event := w.await("canceled", 1, of(backfill.EventCanceled, job.ID)); !errors.Is(event.Err, backfill.ErrCanceled) {
+						t.Errorf("%s: the event's error is %v", does, event.Err)
+					}
+				}
+				w.wantCancelled(r, len(jobs))
+				events, _ := w.seen()
+				for _, kind := range []backfill.EventKind{backfill.EventFinished, backfill.EventFailed, backfill.EventSnoozed, backfill.EventDead} {
+					if n := count(events, kind); n > 0 {
+						t.Errorf("%d events %s: %s", n, kind, kinds(events))
+					}
+				}
+				if n := count(events, backfill.EventStart); n != len(jobs) {
+					t.Errorf("%d handlers have started", n)
+				}
+				log.want(t, "job cancelled", "by=ada", `reason="wrong list"`)
+			})
 		}
 	}
 }
@@ -266,4 +293,32 @@ func TestCancelOfAHandlerThatOutlivesItsWorker(t *testing.T) {
 	_ = w.stop() // an error says that a handler still runs
 	w.await("canceled", 1, of(backfill.EventCanceled, job.ID))
 	wantJobs(t, db, 0)
+}
+
+// Handlers that end before their worker has heard of the request: the request in the database decides. A
+// transaction is not committed, whatever its isolation is and however old its snapshot.
+func TestCancelBeforeTheWorkerHears(t *testing.T) {
+	t.Parallel()
+	for form, make := range cancelForms {
+		for _, level := range []backfill.Isolation{backfill.ReadCommitted, backfill.RepeatableRead, backfill.Serializable} {
+			if !strings.HasSuffix(form, "Tx") && level != backfill.ReadCommitted {
+				continue
+			}
+			t.Run(form+" "+string(level), func(t *testing.T) {
+				t.Parallel()
+				var r *txRig
+				r, task, binding := make(t, level, func(ctx context.Context, args txArgs) error {
+					outcome, err := r.client.Cancel(context.WithoutCancel(ctx), backfill.JobInfo(ctx).ID, backfill.CancelOptions{})
+					if err != nil || outcome.State != backfill.CancelRequested {
+						t.Errorf("outcome %+v, %v", outcome, err)
+					}
+					return after(ctx, args)
+				})
+				jobs := cancelJobs(t, r, task, 25)
+				w := launch(t, r.client, backfill.NewRegistry(binding), backfill.WithoutListen(), backfill.WithConcurrency(len(jobs)), backfill.WithTxConnections(len(jobs)))
+				w.await("canceled", len(jobs), is(backfill.EventCanceled))
+				w.wantCancelled(r, len(jobs))
+			})
+		}
+	}
 }

@@ -146,8 +146,19 @@ func TestCancelOfALockedRow(t *testing.T) {
 		if err := tx.Rollback(t.Context()); err != nil {
 			t.Fatal(err)
 		}
+		if tx, err = db.Pool().Begin(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := tx.Exec(t.Context(), lock, args...); err != nil {
+			t.Fatal(err)
+		}
+		released := make(chan error, 1)
+		time.AfterFunc(200*time.Millisecond, func() { released <- tx.Rollback(context.Background()) })
 		if outcome := cancelJob(t, client, job.ID); outcome.State != backfill.CancelDone {
-			t.Errorf("%s: outcome afterwards %+v", name, outcome)
+			t.Errorf("%s: outcome when it is released %+v", name, outcome)
+		}
+		if err := receive(t, "the release", released); err != nil {
+			t.Error(err)
 		}
 	}
 }
@@ -196,6 +207,9 @@ func TestCancelIsDurable(t *testing.T) {
 	run(t, db, "update graphile_worker._private_jobs set locked_by = null, locked_at = null where id = $1", byNode.ID) // as Node's admin functions do
 	w := start(t, client, registry)
 	w.await("canceled", 1, of(backfill.EventCanceled, byNode.ID))
+	if err := w.stop(); err != nil {
+		t.Fatal(err)
+	}
 	forced := enqueue(t, client, task, mailArgs{}, backfill.Delay(time.Hour))
 	lock(forced)
 	if _, err := client.UnlockWorker(t.Context(), dead); err != nil {
@@ -204,9 +218,6 @@ func TestCancelIsDurable(t *testing.T) {
 	wantJobs(t, db, 0)
 	if runs.Load() > 0 {
 		t.Errorf("%d runs", runs.Load())
-	}
-	if err := w.stop(); err != nil {
-		t.Fatal(err)
 	}
 }
 

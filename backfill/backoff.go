@@ -3,7 +3,6 @@ package backfill
 import (
 	"fmt"
 	"math"
-	"math/rand/v2"
 	"time"
 )
 
@@ -103,11 +102,9 @@ func (b Backoff) problem() error {
 	return nil
 }
 
-// delay is the time until the next attempt after attempt, which counts from 1, failed.
-func (b Backoff) delay(attempt int) time.Duration { return b.delayAt(attempt, rand.Float64()) }
-
-// delayAt is delay with a random number between 0 and 1.
-func (b Backoff) delayAt(attempt int, random float64) time.Duration {
+// delay is the time until the next attempt after attempt, which counts from 1, failed. The jitter is
+// made of random, a number between 0 and 1.
+func (b Backoff) delay(attempt int, random float64) time.Duration {
 	attempt = max(attempt, 1)
 	switch b.curve {
 	case curveGraphile:

@@ -34,6 +34,8 @@ type Client struct {
 	nudges *pg.Nudges
 	index  *schema.IndexBuild // nil if there is nothing to build
 	closed atomic.Bool
+
+	clock atomic.Pointer[string] // see pg.Settings.Clock; nil: time is PostgreSQL's
 }
 
 var _ Enqueuer = (*Client)(nil)
@@ -205,5 +207,8 @@ func (c *Client) usable(ctx context.Context) error {
 func (c *Client) settings() pg.Settings {
 	settings := pg.SettingsOf(c.pool, c.schema)
 	settings.Logger = c.logger
+	if clock := c.clock.Load(); clock != nil { // which is another than this machine's on purpose
+		settings.Clock, settings.Logger = *clock, nil
+	}
 	return settings
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"runtime/debug"
 	"time"
 
@@ -20,6 +21,7 @@ type executor struct {
 	routes   map[string]route // by every name that the worker takes jobs of
 	enqueuer Enqueuer         // for the contexts of jobs
 	logger   *slog.Logger
+	random   func() float64 // from 0 to 1, for the jitter of backoffs
 	flags    *forbiddenFlags // nil: none that change
 	hidden   trouble.Log     // verdicts that middleware has hidden
 	unbegun  trouble.Log     // transactions of jobs that could not be begun, or were lost
@@ -38,7 +40,7 @@ type route struct {
 func (r *Registry) newExecutor(
 	enqueuer Enqueuer, logger *slog.Logger, middleware ...Middleware,
 ) (*executor, error) {
-	x := &executor{routes: make(map[string]route, len(r.names)), enqueuer: enqueuer, logger: logger}
+	x := &executor{routes: make(map[string]route, len(r.names)), enqueuer: enqueuer, logger: logger, random: rand.Float64}
 	x.hidden.Failing, x.hidden.Level = "middleware hides what the handler's error decides: it must wrap errors with %w", slog.LevelWarn
 	x.unbegun.Failing, x.unbegun.Level = "transactional jobs have no connection, and are put off", slog.LevelWarn
 	x.unbegun.Over = "transactional jobs have connections again"
@@ -67,7 +69,7 @@ var (
 func (x *executor) execute(ctx context.Context, claimed *wire.Job, outcome *worker.Outcome) {
 	route, ok := x.routes[claimed.Task]
 	if !ok {
-		*outcome = failure(errNoHandler, Backoff{}.delay(claimed.Attempt))
+		*outcome = failure(errNoHandler, Backoff{}.delay(claimed.Attempt, x.random()))
 		return
 	}
 	carried := newJobContext(ctx, claimed, x.enqueuer)
@@ -83,7 +85,7 @@ func (x *executor) execute(ctx context.Context, claimed *wire.Job, outcome *work
 		return
 	}
 	// This outcome counts if run never returns.
-	*outcome = failure(errGoexit, route.handler.backoff.delay(claimed.Attempt))
+	*outcome = failure(errGoexit, route.handler.backoff.delay(claimed.Attempt, x.random()))
 	if route.handler.transactional {
 		x.transact(ctx, route, claimed, outcome)
 		return
@@ -122,7 +124,7 @@ func (x *executor) outcome(ctx context.Context, h *handler, job *wire.Job, err e
 	defer func() {
 		if value := recover(); value != nil {
 			err := fmt.Errorf("error of type %T, a method of which panicked: %w", err, &PanicError{Value: value, Stack: debug.Stack()})
-			outcome = failure(err, h.backoff.delay(job.Attempt))
+			outcome = failure(err, h.backoff.delay(job.Attempt, x.random()))
 		}
 	}()
 	verdict := verdictOf(ctx, err, attemptsLeft(job.Attempt, job.MaxAttempts))
@@ -144,7 +146,7 @@ func (x *executor) outcome(ctx context.Context, h *handler, job *wire.Job, err e
 		payload, err = shrink(job.Payload, batch, err)
 	}
 	if verdict.Kind == VerdictRetry {
-		verdict.Delay = h.delay(x.logger, job, err)
+		verdict.Delay = h.delay(x.logger, job, err, x.random())
 	}
 	outcome = failure(err, verdict.Delay)
 	if verdict.Kind == VerdictPermanent {

@@ -35,7 +35,7 @@ func Problems(r *Registry) error { return r.problems() }
 
 func Claimed(r *Registry) []string { return r.claimed() }
 
-func DelayAt(b Backoff, attempt int, random float64) time.Duration { return b.delayAt(attempt, random) }
+func DelayAt(b Backoff, attempt int, random float64) time.Duration { return b.delay(attempt, random) }
 
 func DecodeArgs[T any](task string, args []byte) (T, error) {
 	return decodeArgs[T](&Job{Task: task, Args: args})

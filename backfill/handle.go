@@ -137,15 +137,15 @@ func (h *handler) fault(err error) {
 }
 
 // delay is the time until the next attempt of a job whose attempt failed with err.
-func (h *handler) delay(logger *slog.Logger, job *wire.Job, err error) time.Duration {
+func (h *handler) delay(logger *slog.Logger, job *wire.Job, err error, random float64) time.Duration {
 	if h.backoffFunc == nil {
-		return h.backoff.delay(job.Attempt)
+		return h.backoff.delay(job.Attempt, random)
 	}
 	delay, problem := h.callBackoffFunc(job.Attempt, err)
 	if problem == "" {
 		return delay
 	}
-	fallback := h.backoff.delay(job.Attempt)
+	fallback := h.backoff.delay(job.Attempt, random)
 	h.misbehaved.Failure(logger, errors.New(problem), slog.String("task", h.name), slog.Int64("job_id", job.ID),
 		slog.Int("attempt", job.Attempt), slog.Duration("retry_in", fallback))
 	return fallback

@@ -126,6 +126,11 @@ func (w *Worker) start(store *pg.Store, once bool) (*worker.Worker, error) {
 	if w.engine != nil {
 		return nil, errors.New("run worker: it has run already; make a new one")
 	}
+	w.engine = worker.New(store, w.engineConfig(store, once))
+	return w.engine, nil
+}
+
+func (w *Worker) engineConfig(store *pg.Store, once bool) worker.Config {
 	transactional := w.registry.transactional()
 	if len(transactional) > 0 {
 		w.executor.client, w.executor.transactions = w.client, store.Transactions(w.config.txConnections)
@@ -156,8 +161,7 @@ func (w *Worker) start(store *pg.Store, once bool) (*worker.Worker, error) {
 	if w.config.scheduled {
 		runScheduled(&config, store)
 	}
-	w.engine = worker.New(store, config)
-	return w.engine, nil
+	return config
 }
 
 // runScheduled makes jobs due that are scheduled for later, but not those that this run has

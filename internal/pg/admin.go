@@ -37,6 +37,10 @@ func NewAdmin(pool *pgxpool.Pool, schema string) *Admin {
 	}
 }
 
+// ReadTimeFrom makes statements read the time from the functions of a schema, for tests that move
+// it. "": from PostgreSQL's own.
+func (a *Admin) ReadTimeFrom(clock string) { a.texts.readFrom(clock) }
+
 // ErrNotLocked is returned when nothing is locked by what was given.
 var ErrNotLocked = errors.New("it has locked no job and no queue: " +
 	"compare locked_by in the view jobs and in _private_job_queues")

@@ -3,6 +3,7 @@ package pg
 import (
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/backfillhq/go/internal/worker"
 )
@@ -45,6 +46,13 @@ func (s *Store) serveTasks(tasks map[int32]string) {
 func (s *Store) forget() {
 	s.claims.forget()
 	s.plain.forget()
+}
+
+// Refresh makes the next claim look at everything, pauses included, for tests that move the time. It
+// must not run beside a Claim.
+func (s *Store) Refresh() {
+	s.forget()
+	s.pauses.read = time.Time{}
 }
 
 // keptOut reports whether transactional jobs may wait that a claim has not taken, because there is

@@ -71,7 +71,9 @@ func (s *Store) Tick(ctx context.Context, tick time.Time, identifiers []string, 
 		if scheduled = len(specs); scheduled == 0 {
 			return nil
 		}
-		_, err = NewInserter(s.pool, s.settings.Schema, schema.WritesTables).InsertTx(ctx, tx, specs)
+		inserter := NewInserter(s.pool, s.settings.Schema, schema.WritesTables)
+		inserter.ReadTimeFrom(s.settings.Clock)
+		_, err = inserter.InsertTx(ctx, tx, specs)
 		return err
 	})
 	if err == nil {

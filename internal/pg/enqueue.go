@@ -52,6 +52,10 @@ func NewInserter(pool *pgxpool.Pool, schemaName string, access schema.Access) *I
 	}
 }
 
+// ReadTimeFrom makes statements read the time from the functions of a schema, for tests that move
+// it. "": from PostgreSQL's own.
+func (i *Inserter) ReadTimeFrom(clock string) { i.texts.readFrom(clock) }
+
 // Insert implements enqueue.Inserter. It sends everything again, in a new transaction, when the
 // server rolled the last one back because of other sessions.
 func (i *Inserter) Insert(

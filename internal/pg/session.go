@@ -36,6 +36,9 @@ type Settings struct {
 	// Tracer sees the statements of sessions of our own, which the pool's tracer does not: an idle
 	// worker would be most of what it sees. nil: nobody does.
 	Tracer pgx.QueryTracer
+	// Clock is the schema of the functions that statements read the time from, for tests that move
+	// it. "": PostgreSQL's own.
+	Clock string
 
 	config *pgxpool.Config
 	listen *pgxpool.Config // nil: listeners connect as all others do

@@ -65,7 +65,7 @@ select current_setting('transaction_read_only'), (extract(epoch from clock_times
 // with what is sent here, which is one transaction.
 func (s *sessions) state(ctx context.Context, conn *pgx.Conn, settings string) error {
 	sent := time.Now()
-	row, err := lastRow(ctx, conn, settings+observeSession)
+	row, err := lastRow(ctx, conn, settings+readTime(observeSession, s.settings.Clock))
 	if err != nil {
 		return fmt.Errorf("set session parameters: %w", err)
 	}

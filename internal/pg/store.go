@@ -69,6 +69,7 @@ func Open(ctx context.Context, settings Settings) (*Store, error) {
 	}
 	texts, avoided := newTexts(settings.Schema), new(avoided)
 	conns := connections{pool, sessions, new(atomic.Pointer[time.Time])}
+	texts.readFrom(settings.Clock)
 	db := renderer{conns, texts}
 	directly := func(ctx context.Context, run func(context.Context, query.DBTX) error) error { return run(ctx, db) }
 	listener := sessions

@@ -16,7 +16,7 @@ import (
 func (s *Store) RewriteClaims(rewrite func(string) string) {
 	for _, kind := range claimTexts {
 		for _, text := range kind {
-			s.claims.texts.rendered.Store(text, rewrite(s.claims.texts.render(text)))
+			s.claims.texts.to.Load().texts.Store(text, rewrite(s.claims.texts.render(text)))
 		}
 	}
 }
@@ -24,13 +24,13 @@ func (s *Store) RewriteClaims(rewrite func(string) string) {
 // RewriteSweeps changes the texts of the store's later sweeps.
 func (s *Store) RewriteSweeps(rewrite func(string) string) {
 	for _, text := range []string{query.TakeTurn, query.SweepJobs, query.SweepQueues} {
-		s.claims.texts.rendered.Store(text, rewrite(s.claims.texts.render(text)))
+		s.claims.texts.to.Load().texts.Store(text, rewrite(s.claims.texts.render(text)))
 	}
 }
 
 // Rewrite changes the text of one of the store's later statements.
 func (s *Store) Rewrite(text string, rewrite func(string) string) {
-	s.claims.texts.rendered.Store(text, rewrite(s.claims.texts.render(text)))
+	s.claims.texts.to.Load().texts.Store(text, rewrite(s.claims.texts.render(text)))
 }
 
 // RestBy replaces the pauses of the store's sweeps.

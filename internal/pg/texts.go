@@ -5,8 +5,10 @@ package pg
 
 import (
 	"context"
+	"regexp"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -17,19 +19,46 @@ import (
 
 // texts renders statements for one schema, each once.
 type texts struct {
-	schema   string
-	rendered sync.Map // string -> string
+	schema string
+	to     atomic.Pointer[rendering]
 }
 
-func newTexts(schema string) *texts { return &texts{schema: schema} }
+// rendering is the texts as they are sent since the clock was chosen.
+type rendering struct {
+	clock string   // where the functions of the time are; "": they are PostgreSQL's
+	texts sync.Map // string -> string
+}
+
+func newTexts(schema string) *texts {
+	t := &texts{schema: schema}
+	t.to.Store(&rendering{})
+	return t
+}
 
 func (t *texts) render(sql string) string {
-	if text, ok := t.rendered.Load(sql); ok {
+	to := t.to.Load()
+	if text, ok := to.texts.Load(sql); ok {
 		return text.(string) //nolint:forcetypeassert // only strings are stored
 	}
-	text := migrations.Render(sql, t.schema)
-	t.rendered.Store(sql, text)
+	text := migrations.Render(readTime(sql, to.clock), t.schema)
+	to.texts.Store(sql, text)
 	return text
+}
+
+// readFrom makes statements read the time from the functions of a schema, from now on.
+func (t *texts) readFrom(clock string) { t.to.Store(&rendering{clock: clock}) }
+
+// timeFunctions are those that say what time it is. transaction_timestamp is not one of them: it is
+// now(), and our statements call it for what makes a transaction the one that it is.
+var timeFunctions = regexp.MustCompile(`(?:\bpg_catalog\.)?\b(now|clock_timestamp|statement_timestamp)\(\)`)
+
+// readTime makes SQL read the time from a schema's functions instead of PostgreSQL's, unless the
+// schema is "". It is the one place where a test's clock gets into what the runtime sends.
+func readTime(sql, clock string) string {
+	if clock == "" {
+		return sql
+	}
+	return timeFunctions.ReplaceAllString(sql, migrations.QuoteIdentifier(clock)+".$1()")
 }
 
 // markParams marks the places of two parameters by what no schema's name has in it: one can have $1.

@@ -82,17 +82,7 @@ type schedule struct {
 func (w *Worker) schedule(ctx context.Context) {
 	s := &schedule{Worker: w, start: w.config.Clock.Now(), permit: make(chan struct{}, 1)}
 	defer s.alone.Wait()
-	known := s.known(ctx)
-	for _, entry := range w.config.Crontab {
-		since := s.start
-		if k, ok := known[entry.Identifier]; ok {
-			since = cmp.Or(k.LastExecution, k.KnownSince)
-			s.warnOfClock(entry.Identifier, k)
-		}
-		if first, ok := entry.First(since, s.start); ok {
-			s.lines = append(s.lines, &cronLine{CronEntry: entry, next: first})
-		}
-	}
+	s.read(s.known(ctx))
 	for ctx.Err() == nil {
 		now := w.config.Clock.Now()
 		minute := now.Truncate(time.Minute)
@@ -113,6 +103,28 @@ func (w *Worker) schedule(ctx context.Context) {
 	}
 }
 
+// read makes lines of the entries that have a tick to come, or to catch up with.
+func (s *schedule) read(known map[string]KnownCrontab) {
+	for _, entry := range s.config.Crontab {
+		since := s.start
+		if k, ok := known[entry.Identifier]; ok {
+			since = cmp.Or(k.LastExecution, k.KnownSince)
+			s.warnOfClock(entry.Identifier, k)
+		}
+		if first, ok := entry.First(since, s.start); ok {
+			s.lines = append(s.lines, &cronLine{CronEntry: entry, next: first})
+		}
+	}
+}
+
+func (s *schedule) identifiers() []string {
+	identifiers := make([]string, len(s.config.Crontab))
+	for i, entry := range s.config.Crontab {
+		identifiers[i] = entry.Identifier
+	}
+	return identifiers
+}
+
 // warnOfClock says that an entry has no tick for a while, because it executed at a time that is yet
 // to come: the clock of another process, which may go by its own, is or was ahead.
 func (s *schedule) warnOfClock(identifier string, known KnownCrontab) {
@@ -125,10 +137,7 @@ func (s *schedule) warnOfClock(identifier string, known KnownCrontab) {
 // known returns what the database knows of the entries. It asks until there is an answer, or ctx
 // ends.
 func (s *schedule) known(ctx context.Context) map[string]KnownCrontab {
-	identifiers := make([]string, len(s.config.Crontab))
-	for i, entry := range s.config.Crontab {
-		identifiers[i] = entry.Identifier
-	}
+	identifiers := s.identifiers()
 	for failures := 1; ctx.Err() == nil; failures++ {
 		statement, cancel := context.WithTimeout(ctx, statementTimeout)
 		known, err := s.config.Cron.KnownCrontabs(statement, identifiers, s.start)

@@ -10,11 +10,13 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/backfillhq/go/internal/seam"
 )
 
 const (
-	namePrefix     = "backfill_test_"
-	templatePrefix = "backfill_test_template_"
+	namePrefix     = seam.TestDatabases
+	templatePrefix = namePrefix + "template_"
 
 	// leftoverAge is how old a test's database must be to be taken for a leftover.
 	leftoverAge = 24 * time.Hour

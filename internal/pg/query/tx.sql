@@ -9,7 +9,7 @@ select pg_catalog.set_config('idle_in_transaction_session_timeout', @idle::pg_ca
        pg_catalog.set_config('backfill.job', @job::pg_catalog.text, true),
        pg_catalog.set_config('backfill.role', pg_catalog.current_setting('role'), true),
        pg_catalog.pg_backend_pid()::pg_catalog.int4 as pid,
-       (extract(epoch from pg_catalog.now()) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8 as began;
+       (extract(epoch from pg_catalog.transaction_timestamp()) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8 as began;
 
 -- name: NotedTx :one
 -- The job whose transaction this is; empty once somebody has ended that.
@@ -68,7 +68,7 @@ select exists (select from ended)::pg_catalog.bool as ended,
                 where j.id OPERATOR(pg_catalog.=) @id and j.locked_by OPERATOR(pg_catalog.=) @token)::pg_catalog.bool as locked,
        coalesce(pg_catalog.current_setting('backfill.job', true) OPERATOR(pg_catalog.=) @token, false)::pg_catalog.bool as known,
        pg_catalog.pg_backend_pid()::pg_catalog.int4 as pid,
-       (extract(epoch from pg_catalog.now()) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8 as began,
+       (extract(epoch from pg_catalog.transaction_timestamp()) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8 as began,
        pg_catalog.txid_current()::pg_catalog.int8 as xid;
 
 -- name: LeaseState :one

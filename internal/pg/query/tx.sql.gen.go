@@ -62,7 +62,7 @@ select exists (select from ended)::pg_catalog.bool as ended,
                 where j.id OPERATOR(pg_catalog.=) $1 and j.locked_by OPERATOR(pg_catalog.=) $2)::pg_catalog.bool as locked,
        coalesce(pg_catalog.current_setting('backfill.job', true) OPERATOR(pg_catalog.=) $2, false)::pg_catalog.bool as known,
        pg_catalog.pg_backend_pid()::pg_catalog.int4 as pid,
-       (extract(epoch from pg_catalog.now()) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8 as began,
+       (extract(epoch from pg_catalog.transaction_timestamp()) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8 as began,
        pg_catalog.txid_current()::pg_catalog.int8 as xid
 `
 
@@ -176,7 +176,7 @@ select pg_catalog.set_config('idle_in_transaction_session_timeout', $1::pg_catal
        pg_catalog.set_config('backfill.job', $2::pg_catalog.text, true),
        pg_catalog.set_config('backfill.role', pg_catalog.current_setting('role'), true),
        pg_catalog.pg_backend_pid()::pg_catalog.int4 as pid,
-       (extract(epoch from pg_catalog.now()) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8 as began
+       (extract(epoch from pg_catalog.transaction_timestamp()) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8 as began
 `
 
 type NoteTxParams struct {

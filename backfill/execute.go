@@ -21,7 +21,7 @@ type executor struct {
 	routes   map[string]route // by every name that the worker takes jobs of
 	enqueuer Enqueuer         // for the contexts of jobs
 	logger   *slog.Logger
-	random   func() float64 // from 0 to 1, for the jitter of backoffs
+	random   func() float64  // from 0 to 1, for the jitter of backoffs
 	flags    *forbiddenFlags // nil: none that change
 	hidden   trouble.Log     // verdicts that middleware has hidden
 	unbegun  trouble.Log     // transactions of jobs that could not be begun, or were lost

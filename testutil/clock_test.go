@@ -126,7 +126,11 @@ func TestMovedTime(t *testing.T) {
 	if err := client.PauseQueue(t.Context(), "q", pauses); err != nil {
 		t.Fatal(err)
 	}
-	mustEnqueue(t, client, taskStep.Request("paused", backfill.Queue("q")))
+	pauses.Until = pauses.Until.Add(-time.Second)
+	if err := client.Pause(t.Context(), "in_tx", pauses); err != nil {
+		t.Fatal(err)
+	}
+	mustEnqueue(t, client, taskStep.Request("paused", backfill.Queue("q")), inTx.Request("paused"))
 	until(4*hour + hour/2)
 	var ticks int
 	happened = slices.DeleteFunc(happened, func(what string) bool {
@@ -138,7 +142,7 @@ func TestMovedTime(t *testing.T) {
 	want := []string{
 		"fails 1 at 0s", "fails 2 at 1h0m0s", "snoozes 1 at 1h0m0s", "enqueues 1 at 2h0m0s", "fails 3 at 2h0m0s", "snoozes 1 at 2h30m0s",
 		"child 1 at 3h0m0s", "in_tx at 4h0m0s", "snoozes 1 at 4h0m0s", "in_sql_tx at 5h0m0s", "--",
-		"deduped 1 at 6h0m0s", "at 1 at 7h0m0s", "debounced again 1 at 7h30m0s", "paused 1 at 9h30m0s",
+		"deduped 1 at 6h0m0s", "at 1 at 7h0m0s", "debounced again 1 at 7h30m0s", "in_tx at 9h29m59s", "paused 1 at 9h30m0s",
 	}
 	sortEqualTimes(happened)
 	if diff := cmp.Diff(want, happened); diff != "" {
@@ -173,6 +177,10 @@ func TestMovedTime(t *testing.T) {
 	}
 	later := now.Add(hour)
 	late, err := client.RescheduleJobs(t.Context(), backfill.RescheduleChange{RunAt: &later}, jobs[0].ID)
+	status, statusErr := client.Job(t.Context(), jobs[0].ID)
+	if statusErr != nil || !status.UpdatedAt.Equal(now) || status.State != backfill.JobWaiting {
+		t.Errorf("a job that was rescheduled: %+v, %v", status, statusErr)
+	}
 	if err != nil || len(late) != 1 || len(until(0).Left) != 1 || len(until(hour).Left) != 0 {
 		t.Errorf("a job that was rescheduled by an hour: %+v, %v", late, err)
 	}
@@ -376,6 +384,21 @@ func lastSunday(year int, month time.Month, times []string) (days []string) {
 		days = append(days, day.Format("01-")+fmt.Sprintf(strings.Replace(at, "%d", "%02d", 1), day.Day()))
 	}
 	return days
+}
+
+// A tick that finds its job waiting changes it, at its own time.
+func TestTicksChangeJobsInMovedTime(t *testing.T) {
+	t.Parallel()
+	client, _ := newClient(t)
+	registry := backfill.NewRegistry(steps(nil))
+	drained := testutil.DrainUntil(t, client, registry, 3*hour, backfill.WithCrontab("30 * * * * nobodys ?jobKey=k"))
+	if len(drained.Left) != 1 || drained.Left[0].Revision != 2 || drained.Left[0].Why != testutil.LeftUnserved {
+		t.Fatalf("left: %v", drained.Left)
+	}
+	job, err := client.Job(t.Context(), drained.Left[0].ID)
+	if err != nil || !job.UpdatedAt.Equal(job.RunAt) || job.RunAt.Minute() != 30 || drained.Now.Sub(job.RunAt) >= hour {
+		t.Errorf("%+v, %v", job, err)
+	}
 }
 
 // A handler that ends its transaction is found out in a time that stands still as well.

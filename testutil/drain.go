@@ -178,7 +178,7 @@ const (
 	LeftExhausted LeftReason = "exhausted" // it has no attempts left, and there are no dead letters
 	LeftSuspect   LeftReason = "suspect"   // it waits for a trial: workers have died that had it
 	LeftBehind    LeftReason = "behind"    // another job is ahead of it in its queue
-	LeftDue       LeftReason = "due"       // it would run, but the drain has stopped
+	LeftDue       LeftReason = "due"       // another transaction has its row locked, or it has become due just now
 )
 
 func drain(
@@ -200,12 +200,17 @@ func drain(
 		}
 	})
 	err = d.run(tb.Context())
-	for _, problem := range d.problems() {
-		tb.Errorf("testutil: %s: %s", verb, problem)
+	for _, failure := range d.failures() {
+		tb.Errorf("testutil: %s: %s", verb, failure)
 	}
 	if err != nil {
 		tb.Fatalf("testutil: %s: %v", verb, err)
 		return nil
+	}
+	for i, e := range config.expected {
+		if !*e.met {
+			tb.Errorf("testutil: %s: no failure is one that ExpectFailure %d of %d expects", verb, i+1, len(config.expected))
+		}
 	}
 	return &d.drained
 }
@@ -270,8 +275,8 @@ func newDrainer(
 	return d, nil
 }
 
-// problems are what fails the test beside an error.
-func (d *drainer) problems() (problems []string) {
+// failures are those that nobody expects.
+func (d *drainer) failures() (texts []string) {
 	const most = 10
 	failures := 0
 	for _, run := range d.drained.Runs {
@@ -279,18 +284,13 @@ func (d *drainer) problems() (problems []string) {
 			continue
 		}
 		if failures++; failures <= most {
-			problems = append(problems, describe(run))
+			texts = append(texts, describe(run))
 		}
 	}
 	if failures > most {
-		problems = append(problems, fmt.Sprintf("%d more runs failed", failures-most))
+		texts = append(texts, fmt.Sprintf("%d more runs failed", failures-most))
 	}
-	for i, e := range d.config.expected {
-		if !*e.met {
-			problems = append(problems, fmt.Sprintf("no failure is one that ExpectFailure %d of %d expects", i+1, len(d.config.expected)))
-		}
-	}
-	return problems
+	return texts
 }
 
 func (d *drainer) expects(run DrainedRun) bool {

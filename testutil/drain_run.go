@@ -19,8 +19,9 @@ import (
 // everything is how many jobs a drain claims at a time, the most that a claim can take.
 const everything = 500
 
-// recordPatience is for how much of a claim's time a gate waits for the outcome of the job before.
-const recordPatience = time.Second
+// answerTime is what a claim has left when it stops waiting for the outcome of the job before.
+// lookPatience is how long a look at the jobs may take that are new.
+const answerTime, lookPatience = time.Second, 30 * time.Second
 
 // drainer runs the jobs of a database once, one at a time. Its worker calls it from one goroutine at
 // a time: jobs run alone, and the worker asks for the next one, or moves the time, when the outcome
@@ -185,6 +186,8 @@ func (d *drainer) ran(ctx context.Context, job *wire.Job, outcome worker.Outcome
 	}
 	d.drained.Runs = append(d.drained.Runs, run)
 	d.runs[job.ID]++
+	ctx, cancel := context.WithTimeout(ctx, lookPatience) // the handler may have kept all connections of the pool
+	defer cancel()
 	err := d.feeds(ctx, job.Task)
 	switch {
 	case d.stopped != nil:
@@ -342,7 +345,7 @@ func (g *gate) settled(ctx context.Context) bool {
 	if !ok {
 		deadline = time.Now().Add(time.Minute)
 	}
-	wait, cancel := context.WithDeadline(ctx, deadline.Add(-recordPatience))
+	wait, cancel := context.WithDeadline(ctx, deadline.Add(-answerTime))
 	defer cancel()
 	for {
 		g.mu.Lock()

@@ -200,6 +200,7 @@ func TestDrainHasAnEnd(t *testing.T) {
 			func(context.Context) error { return backfill.RetryIn(0, errors.New("boom")) },
 			[]string{"of task step has run 20 times, the last time failed", "boom", "10 more runs failed"},
 		},
+		"many":    {nil, []string{"jobs have run 50 times"}},
 		"snoozes": {func(context.Context) error { return backfill.Snooze(0) }, []string{"of task step has run 20 times, the last time snoozed"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -211,6 +212,9 @@ func TestDrainHasAnEnd(t *testing.T) {
 					return err
 				}))
 			mustEnqueue(t, client, taskStep.Request(name, backfill.MaxAttempts(1000)), taskStep.Request("another", backfill.PriorityBulkLowest))
+			if name == "many" { // claimed together, and given back when the drain stops
+				mustEnqueue(t, client, slices.Repeat([]backfill.Request{taskStep.Request(name)}, 80)...)
+			}
 			said, logged := try(t, func(tb testing.TB) { testutil.Drain(tb, client, registry, testutil.MaxRuns(20, 50)) })
 			wantAll(t, said, c.want...)
 			wantAll(t, logged, "testutil.Seed(")

@@ -1,4 +1,4 @@
-// Package testutil tests code that enqueues, without a database: a [Recorder] takes the place of a
+// Package testutil tests code that enqueues. Without a database, a [Recorder] takes the place of a
 // client, and [Enqueued] returns what was enqueued.
 //
 //	func TestSignUp(t *testing.T) {
@@ -14,7 +14,8 @@
 // To test a handler, call it: with backfill.NewContext(ctx, rec) if it enqueues, and with
 // [WithJob] if it looks at its job. [Recorder.Work] runs what was recorded, to test what becomes of
 // jobs: retries, snoozes, middleware, and the jobs that handlers enqueue. Tests whose code uses a
-// transaction need a database: see package pgtest and [backfill.RunOnce].
+// transaction need a database: see package pgtest. [Drain] runs its jobs with a real worker, and
+// [DrainUntil] moves its time.
 package testutil
 
 import (

@@ -187,7 +187,7 @@ func setPaths(ctx context.Context, db *sql.DB, path string) error {
 	var conns []*sql.Conn
 	defer func() {
 		for _, conn := range conns {
-			conn.Close() //nolint:errcheck,gosec // goes back to the pool
+			conn.Close() //nolint:gosec // goes back to the pool
 		}
 	}()
 	for range db.Stats().Idle {

@@ -49,7 +49,7 @@ func TestMovedTime(t *testing.T) {
 	note := func(what string, now time.Time) {
 		happened = append(happened, fmt.Sprint(what, " at ", now.Sub(start)))
 	}
-	ask := func(ctx context.Context, row interface{ Scan(...any) error }) (now time.Time, err error) {
+	ask := func(row interface{ Scan(...any) error }) (now time.Time, err error) {
 		var times [4]time.Time
 		if err = row.Scan(&times[0], &times[1], &times[2], &times[3]); err == nil && (times[0] != times[1] || times[1] != times[2] || times[2] != times[3]) {
 			err = fmt.Errorf("SQL has more than one time: %v", times)
@@ -58,7 +58,7 @@ func TestMovedTime(t *testing.T) {
 	}
 	const times = "select now(), clock_timestamp(), statement_timestamp(), transaction_timestamp()"
 	step := func(ctx context.Context, name string) error {
-		now, err := ask(ctx, db.Pool().QueryRow(ctx, times))
+		now, err := ask(db.Pool().QueryRow(ctx, times))
 		if err != nil {
 			return err
 		}
@@ -84,12 +84,12 @@ func TestMovedTime(t *testing.T) {
 	tick := &backfill.Task[backfill.NoArgs]{Name: "tick"}
 	registry := backfill.NewRegistry(backfill.Handle(taskStep, step),
 		backfill.Handle(inTx, func(ctx context.Context, tx pgx.Tx, _ string) error {
-			now, err := ask(ctx, tx.QueryRow(ctx, times))
+			now, err := ask(tx.QueryRow(ctx, times))
 			note("in_tx", now)
 			return err
 		}),
 		backfill.Handle(inSQLTx, func(ctx context.Context, tx *sql.Tx, _ string) error {
-			now, err := ask(ctx, tx.QueryRowContext(ctx, times))
+			now, err := ask(tx.QueryRowContext(ctx, times))
 			note("in_sql_tx", now)
 			return err
 		}),
@@ -236,7 +236,7 @@ func TestUnmovedTime(t *testing.T) {
 			t.Errorf("now is %v, %v: want %v", now, err, drained.Now)
 		}
 	}
-	said, _ := try(t, func(tb testing.TB) { testutil.DrainUntil(tb, client, registry, drained.Now.Add(-time.Second)) })
+	said := tryDrainUntil(t, client, registry, drained.Now.Add(-time.Second))
 	wantAll(t, said, "the time does not go back: it is ")
 	if again := testutil.Drain(t, client, registry); !again.Now.Equal(drained.Now) {
 		t.Errorf("Drain has moved the time to %v", again.Now)
@@ -284,7 +284,7 @@ func TestImmovableTime(t *testing.T) {
 		return client
 	}
 	own := open(func(c *pgxpool.Config) { c.ConnConfig.RuntimeParams["search_path"] = "public" })
-	said, _ := try(t, func(tb testing.TB) { testutil.DrainUntil(tb, own, registry, hour) })
+	said := tryDrainUntil(t, own, registry, hour)
 	wantAll(t, said, "sessions of the client's pool set a search_path themselves")
 
 	name := strings.Replace(databaseOf(t, db), "backfill_test_", "not_a_test_", 1)
@@ -296,7 +296,7 @@ func TestImmovableTime(t *testing.T) {
 		}
 	})
 	elsewhere := open(func(c *pgxpool.Config) { c.ConnConfig.Database = name })
-	said, _ = try(t, func(tb testing.TB) { testutil.DrainUntil(tb, elsewhere, registry, hour) })
+	said = tryDrainUntil(t, elsewhere, registry, hour)
 	wantAll(t, said, `the time of database "`+name+`" is not to be moved`, "pgtest.New")
 	mustEnqueue(t, elsewhere, taskStep.Request("a"))
 	if drained := testutil.Drain(t, elsewhere, registry); drained.Completed != 1 { // which moves nothing

@@ -61,6 +61,25 @@ func try(t *testing.T, drain func(testing.TB)) (said, logged string) {
 	return strings.Join(tb.said, "\n"), strings.Join(tb.logged, "\n")
 }
 
+// tryDrain drains in a test that may fail.
+func tryDrain(t *testing.T, client *backfill.Client, registry *backfill.Registry, opts ...testutil.DrainOption) (said, logged string) {
+	t.Helper()
+	return try(t, func(tb testing.TB) {
+		tb.Helper()
+		testutil.Drain(tb, client, registry, opts...)
+	})
+}
+
+// tryDrainUntil moves the time in a test that may fail, and returns what that says.
+func tryDrainUntil[T time.Time | time.Duration](t *testing.T, client *backfill.Client, registry *backfill.Registry, until T) string {
+	t.Helper()
+	said, _ := try(t, func(tb testing.TB) {
+		tb.Helper()
+		testutil.DrainUntil(tb, client, registry, until)
+	})
+	return said
+}
+
 // wantAll fails the test if a text lacks any of these.
 func wantAll(t *testing.T, text string, wanted ...string) {
 	t.Helper()
@@ -77,9 +96,9 @@ func sqlNow(ctx context.Context, db *pgtest.Database) (now time.Time, err error)
 	return now.UTC(), err
 }
 
-func execute(t *testing.T, db *pgtest.Database, sql string, args ...any) {
+func execute(t *testing.T, db *pgtest.Database, sql string) {
 	t.Helper()
-	if _, err := db.Pool().Exec(t.Context(), sql, args...); err != nil {
+	if _, err := db.Pool().Exec(t.Context(), sql); err != nil {
 		t.Fatal(err)
 	}
 }

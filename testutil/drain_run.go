@@ -110,10 +110,13 @@ func (d *drainer) time(ctx context.Context) (time.Time, error) {
 	return d.clock.now(ctx)
 }
 
+// over reports whether the drain has stopped before its end.
+func (d *drainer) over() bool { return d.stopped != nil }
+
 // advance is called when nothing is due. It makes what is due next so, and reports whether there was
 // anything.
 func (d *drainer) advance(ctx context.Context) (bool, error) {
-	if d.stopped != nil {
+	if d.over() {
 		return false, nil
 	}
 	who, err := d.table.foreign(ctx, d.gate.id())
@@ -297,7 +300,7 @@ func (g *gate) Claim(ctx context.Context, request worker.ClaimRequest) (worker.C
 	if !g.settled(ctx) {
 		return worker.Claimed{Alive: true, More: true}, nil
 	}
-	if g.d.stopped != nil {
+	if g.d.over() {
 		return worker.Claimed{Alive: true}, g.giveBack(ctx)
 	}
 	if len(g.waiting) == 0 {

@@ -151,7 +151,7 @@ func TestDrainFailsTheTest(t *testing.T) {
 			taskStep.Request("exits", backfill.MaxAttempts(1)))
 	}
 	enqueue()
-	said, logged := try(t, func(tb testing.TB) { testutil.Drain(tb, client, registry) })
+	said, logged := tryDrain(t, client, registry)
 	wantAll(t, said, `of task "step" failed, attempt 1 of 25, it is tried again in 1h0m0s: boom`, `payload: "fails"`,
 		"it is not tried again: ", "no such user", `payload: "permanent"`, "at the disco", "stack:", "panicInAHandler", "runtime.Goexit")
 	wantAll(t, logged, "testutil.Seed(")
@@ -162,18 +162,16 @@ func TestDrainFailsTheTest(t *testing.T) {
 	enqueue()
 	var panicked *backfill.PanicError
 	isBoom := func(job *backfill.Job, err error) bool { return job.Task == "step" && err.Error() == "boom" }
-	said, _ = try(t, func(tb testing.TB) {
-		testutil.Drain(tb, client, registry, testutil.ExpectFailure(isBoom),
-			testutil.ExpectFailure(func(_ *backfill.Job, err error) bool { return errors.As(err, &panicked) }))
-	})
+	said, _ = tryDrain(t, client, registry, testutil.ExpectFailure(isBoom),
+		testutil.ExpectFailure(func(_ *backfill.Job, err error) bool { return errors.As(err, &panicked) }))
 	if strings.Contains(said, "boom") || strings.Contains(said, "disco") || !strings.Contains(said, "no such user") {
 		t.Errorf("some failures are expected, and others not: %s", said)
 	}
 	mustEnqueue(t, client, taskStep.Request("fine"))
-	said, _ = try(t, func(tb testing.TB) { testutil.Drain(tb, client, registry, testutil.ExpectFailure(isBoom)) })
+	said, _ = tryDrain(t, client, registry, testutil.ExpectFailure(isBoom))
 	wantAll(t, said, "no failure is one that ExpectFailure 1 of 1 expects")
 	mustEnqueue(t, client, taskStep.Request("fine"))
-	if said, logged = try(t, func(tb testing.TB) { testutil.Drain(tb, client, registry) }); said+logged != "" {
+	if said, logged = tryDrain(t, client, registry); said+logged != "" {
 		t.Errorf("nothing failed: %s%s", said, logged)
 	}
 }
@@ -215,7 +213,7 @@ func TestDrainHasAnEnd(t *testing.T) {
 			if name == "many" { // claimed together, and given back when the drain stops
 				mustEnqueue(t, client, slices.Repeat([]backfill.Request{taskStep.Request(name)}, 80)...)
 			}
-			said, logged := try(t, func(tb testing.TB) { testutil.Drain(tb, client, registry, testutil.MaxRuns(20, 50)) })
+			said, logged := tryDrain(t, client, registry, testutil.MaxRuns(20, 50))
 			wantAll(t, said, c.want...)
 			wantAll(t, logged, "testutil.Seed(")
 			var locked int
@@ -233,7 +231,7 @@ func TestDrainRefusesOthers(t *testing.T) {
 	mustEnqueue(t, client, taskStep.Request("a", backfill.Queue("q")), taskStep.Request("b"))
 	registry := backfill.NewRegistry(steps(nil))
 	drain := func() string {
-		said, _ := try(t, func(tb testing.TB) { testutil.Drain(tb, client, registry) })
+		said, _ := tryDrain(t, client, registry)
 		return said
 	}
 	execute(t, db, `update graphile_worker._private_jobs set locked_by = 'node-1', locked_at = now() where id = 1`)
@@ -276,7 +274,7 @@ func TestDrainRefusesOthers(t *testing.T) {
 		execute(t, db, `insert into graphile_worker.backfill_workers (id) values ('pool-111111111111111111')`)
 		return nil
 	}}))
-	said, _ := try(t, func(tb testing.TB) { testutil.Drain(tb, client, joins) })
+	said, _ := tryDrain(t, client, joins)
 	wantAll(t, said, "worker pool-111111111111111111")
 }
 
@@ -294,7 +292,7 @@ func TestDrainDecodesWhatIsStored(t *testing.T) {
 	now := time.Now() // with a monotonic reading
 	mustEnqueue(t, client, task.Request(args{At: now, hidden: "x"}))
 	testutil.Drain(t, client, registry)
-	if got.hidden != "" || got.At == now || !got.At.Equal(now) { //nolint:revive // == is what is asked
+	if got.hidden != "" || got.At == now || !got.At.Equal(now) {
 		t.Errorf("the handler got %+v, which is not what JSON says", got)
 	}
 	for _, request := range []backfill.Request{
@@ -305,7 +303,7 @@ func TestDrainDecodesWhatIsStored(t *testing.T) {
 		}
 	}
 	execute(t, db, `select graphile_worker.add_job('args', '{"at": 7}')`)
-	said, _ := try(t, func(tb testing.TB) { testutil.Drain(tb, client, registry) })
+	said, _ := tryDrain(t, client, registry)
 	wantAll(t, said, `of task "args" failed`, `payload: {"at": 7}`, "decode args of task args: $.at: ")
 }
 

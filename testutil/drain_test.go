@@ -255,6 +255,11 @@ func TestDrainRefusesOthers(t *testing.T) {
 	go func() { stop <- other.Run(ctx) }()
 	id := <-started
 	wantAll(t, drain(), "worker "+id, "process ")
+	for locked := false; !locked; time.Sleep(10 * time.Millisecond) { // soon after the start its heartbeats hold a lock
+		if err := db.Pool().QueryRow(t.Context(), "select locked from graphile_worker.backfill_workers where id = $1", id).Scan(&locked); err != nil {
+			t.Fatal(err)
+		}
+	}
 	execute(t, db, "update graphile_worker.backfill_workers set heartbeat_at = '2000-01-01'") // a worker whose row is old, and whose lock is held
 	wantAll(t, drain(), "worker "+id)
 	cancel()

@@ -23,10 +23,29 @@ func (s *Store) Requested(ctx context.Context, jobs []int64) (found worker.Reque
 	if !row.Some {
 		return found, nil
 	}
-	if found.Ended, err = endCanceled(ctx, s.queries, nil, nil); err != nil {
-		return found, fmt.Errorf("delete cancelled jobs: %w", err)
+	found.Ended, err = endCanceled(ctx, s.queries, nil, nil)
+	if refusesRow(err) {
+		found.Ended, err = s.endOthers(ctx)
+	}
+	if err != nil {
+		return found, refused(fmt.Errorf("delete cancelled jobs: %w", err))
 	}
 	return found, nil
+}
+
+// endOthers deletes the jobs that are to end beside some that the server refuses to delete. The error
+// is that of the first of these.
+func (s *Store) endOthers(ctx context.Context) (ended []worker.CanceledJob, err error) {
+	ids, err := s.queries.EndableJobs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	err = inHalves(ids, func(ids []int64) error {
+		part, err := endCanceled(ctx, s.queries, ids, nil)
+		ended = append(ended, part...)
+		return err
+	})
+	return ended, err
 }
 
 // endCanceled deletes jobs of which the end was requested and that nobody runs, and those with these
@@ -47,8 +66,7 @@ func endCanceled(ctx context.Context, queries *query.Queries, ids []int64, token
 
 // ending runs a statement that ends leases of these jobs, with EndCanceled behind it. It returns
 // what that has deleted.
-func (s *Store) ending(ctx context.Context, ids []int64, run func(*query.Queries) error) (canceled map[int64]worker.Request, err error) {
-	var ended []worker.CanceledJob
+func (s *Store) ending(ctx context.Context, ids []int64, run func(*query.Queries) error) (ended []worker.CanceledJob, err error) {
 	second := following{
 		sql: s.claims.texts.render(query.EndCanceled), args: []any{ids, []string{}},
 		read: func(db query.DBTX) (err error) {
@@ -59,13 +77,22 @@ func (s *Store) ending(ctx context.Context, ids []int64, run func(*query.Queries
 	if err := run(query.New(renderer{followed{s.conns, second}, s.claims.texts})); err != nil {
 		return nil, err
 	}
+	return ended, nil
+}
+
+// tellCanceled writes into fates which of the jobs EndCanceled has deleted: each once, with the lease that
+// has ended, or, if others had released the job, with one that is lost. The others of a job stay lost.
+func tellCanceled(leases []wire.Lease, fates []worker.Fate, ended []worker.CanceledJob) []worker.Fate {
 	for _, job := range ended {
-		if canceled == nil {
-			canceled = make(map[int64]worker.Request, len(ended))
+		told := -1
+		for i, lease := range leases {
+			if lease.ID == job.ID && (told < 0 || fates[i].Kind != worker.FateLost) {
+				told = i
+			}
 		}
-		canceled[job.ID] = job.Request
+		fates[told].Kind, fates[told].Due, fates[told].Request = worker.FateCanceled, 0, job.Request
 	}
-	return canceled, nil
+	return fates
 }
 
 // checkCancels reports that the worker's role may not read the requests: better when it starts than

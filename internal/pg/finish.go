@@ -77,11 +77,11 @@ func (s *Store) Fail(ctx context.Context, failed []worker.Ended) ([]worker.Fate,
 		}
 		return nil, s.endFailed(ctx, err)
 	}
-	fates, err := settleRows(ctx, s, leases, rows, canceled)
+	fates, err := settleRows(ctx, s, leases, rows)
 	if err != nil {
 		return nil, err
 	}
-	return s.findLetters(ctx, failed, fates)
+	return s.findLetters(ctx, failed, tellCanceled(leases, fates, canceled))
 }
 
 // Release implements worker.Store.
@@ -105,7 +105,11 @@ func (s *Store) Release(ctx context.Context, released []worker.Ended) ([]worker.
 	if err != nil {
 		return nil, s.endFailed(ctx, fmt.Errorf("give back jobs: %w", err))
 	}
-	return settleRows(ctx, s, leases, rows, canceled)
+	fates, err := settleRows(ctx, s, leases, rows)
+	if err != nil {
+		return nil, err
+	}
+	return tellCanceled(leases, fates, canceled), nil
 }
 
 // Renew implements worker.Store.
@@ -129,16 +133,13 @@ func (s *Store) Renew(ctx context.Context, leases []wire.Lease) ([]worker.Fate, 
 
 // settleRows turns the rows of a statement into fates, and settles the other leases.
 func settleRows[R query.FailJobsRow | query.ReleaseJobsRow](
-	ctx context.Context, s *Store, leases []wire.Lease, rows []R, canceled map[int64]worker.Request,
+	ctx context.Context, s *Store, leases []wire.Lease, rows []R,
 ) ([]worker.Fate, error) {
 	fates := make([]worker.Fate, len(leases))
 	for i := range rows {
 		row := query.FailJobsRow(rows[i]) // the same columns
 		fate := worker.Fate{Kind: worker.FateExhausted, Next: s.next(row.NextTask)}
-		request, isCanceled := canceled[leases[row.Ord-1].ID]
 		switch {
-		case isCanceled:
-			fate.Kind, fate.Request = worker.FateCanceled, request
 		case row.Superseded:
 			fate.Kind = worker.FateSuperseded
 		case row.Retry:

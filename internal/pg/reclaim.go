@@ -36,7 +36,7 @@ func (s *Store) Reclaim(ctx context.Context, workerID string, held []wire.Lease)
 		answer.Canceled = append(answer.Canceled, released.canceled...)
 		return int64(released.jobs), err
 	}
-	if err := s.parkTried(ctx, workerID, jobs); err != nil {
+	if answer.Canceled, err = s.parkTried(ctx, workerID, jobs); err != nil {
 		s.suspectConnections(ctx)
 		return answer, fmt.Errorf("give back suspects: %w", err)
 	}

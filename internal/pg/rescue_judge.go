@@ -52,8 +52,12 @@ func (s *Store) judge(
 	for _, job := range rescued.Canceled {
 		ended[job.ID], done = true, append(done, job.ID)
 	}
+	waiting, err := j.queries.Requested(ctx, locked) // for the row of their queue
+	if err != nil {
+		return rescued, nil, fmt.Errorf("look for requests to cancel jobs: %w", err)
+	}
 	for _, row := range held {
-		if ended[row.ID] {
+		if ended[row.ID] || slices.Contains(waiting.Jobs, row.ID) {
 			continue
 		}
 		row.Letters = row.Letters && letters

@@ -144,26 +144,28 @@ func (s *Store) Park(ctx context.Context, leases []wire.Lease) ([]worker.Fate, e
 		for i, lease := range leases {
 			if lease.ID == row.ID && lease.Token == row.Token {
 				fates[i].Kind = worker.FateRecorded
-				if request, ok := canceled[lease.ID]; ok {
-					fates[i].Kind, fates[i].Request = worker.FateCanceled, request
-				}
 			}
 		}
 	}
-	return s.settle(ctx, leases, fates)
+	if fates, err = s.settle(ctx, leases, fates); err != nil {
+		return nil, err
+	}
+	return tellCanceled(leases, fates, canceled), nil
 }
 
 // parkTried makes suspects of what a worker holds for a trial whose answer was lost, apart from
-// what it knows of.
-func (s *Store) parkTried(ctx context.Context, workerID string, held []string) error {
+// what it knows of. It returns those that it has deleted instead, because their end was requested.
+func (s *Store) parkTried(ctx context.Context, workerID string, held []string) (canceled []worker.CanceledJob, err error) {
 	tried, err := s.queries.TriedJobs(ctx, query.TriedJobsParams{WorkerID: workerID, Held: held})
 	if err != nil || len(tried) == 0 {
-		return err
+		return nil, err
 	}
 	var jobs query.ParkJobsParams
 	for _, job := range tried {
 		jobs.Ids, jobs.Tokens = append(jobs.Ids, job.ID), append(jobs.Tokens, job.Token)
 	}
-	_, err = s.queries.ParkJobs(ctx, jobs)
-	return err
+	return s.ending(ctx, jobs.Ids, func(queries *query.Queries) error {
+		_, err := queries.ParkJobs(ctx, jobs)
+		return err
+	})
 }

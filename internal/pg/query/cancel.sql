@@ -48,6 +48,13 @@ select ended.id, coalesce(ended.locked_by, '')::text as token, coalesce(t.identi
   left join graphile_worker._private_job_queues as s on s.id = ended.job_queue_id
  order by ended.id;
 
+-- name: EndableJobs :many
+-- What EndCanceled finds.
+select c.job_id from graphile_worker.backfill_cancels as c left join graphile_worker._private_jobs as j on j.id = c.job_id
+ where j.id is null or j.locked_by is null and j.locked_at is null or starts_with(j.locked_by, 'backfill-suspect.')
+    or j.locked_at < now() - interval '4 hours'
+ order by c.job_id limit 1000;
+
 -- name: Requested :one
 -- Of which of these jobs the end was requested, and by whom and why. some: there are any requests at all.
 select exists (select from graphile_worker.backfill_cancels)::boolean as some,

@@ -210,6 +210,34 @@ func (q *Queries) EndCanceled(ctx context.Context, arg EndCanceledParams) ([]End
 	return items, nil
 }
 
+const EndableJobs = `-- name: EndableJobs :many
+select c.job_id from graphile_worker.backfill_cancels as c left join graphile_worker._private_jobs as j on j.id = c.job_id
+ where j.id is null or j.locked_by is null and j.locked_at is null or starts_with(j.locked_by, 'backfill-suspect.')
+    or j.locked_at < now() - interval '4 hours'
+ order by c.job_id limit 1000
+`
+
+// What EndCanceled finds.
+func (q *Queries) EndableJobs(ctx context.Context) ([]int64, error) {
+	rows, err := q.db.Query(ctx, EndableJobs)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []int64
+	for rows.Next() {
+		var job_id int64
+		if err := rows.Scan(&job_id); err != nil {
+			return nil, err
+		}
+		items = append(items, job_id)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const FindJobs = `-- name: FindJobs :many
 select j.id, j.is_available::boolean as waits, coalesce(j.locked_by, '')::text as locked_by,
        coalesce(j.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+\.[0-9]{1,9}k?$', false)::boolean as ours

@@ -188,6 +188,7 @@ select parked.id, parked.locked_by::text as token, parked.cohort::text as cohort
        (parked.locked_by like '%k' and parked.key is null)::boolean as superseded,
        (parked.locked_at < now() - interval '30 minutes')::boolean as stale,
        (t.identifier = any(@tasks::text[]) and (parked.flags ?| @forbidden::text[]) is not true
+        and not exists (select from graphile_worker.backfill_cancels as c where c.job_id = parked.id)
         and not exists (select from graphile_worker.backfill_pauses as p
                          where p.task = t.identifier and coalesce(p.ends_at, 'infinity') > now())
         and not exists (select from graphile_worker._private_job_queues as s

@@ -10,7 +10,8 @@
 -- run_at can be infinite, with which nobody can calculate.
 --
 -- A job that had a key when it was claimed (its token ends in k) and has none now was superseded or
--- removed while it ran. Nobody will run it again, so it is deleted however it ended.
+-- removed while it ran. Nobody will run it again, so it is deleted however it ended: here, or by
+-- EndCanceled, if its end was requested as well, which is told then.
 
 -- name: CompleteJobs :one
 -- done is empty if all leases were ended: then their number says it.
@@ -110,7 +111,9 @@ with failure as materialized (
                     unnest(@permanent::boolean[]), unnest(@payloads::text[]), unnest(@reasons::text[]))
          with ordinality as u(id, token, error, delay_us, permanent, payload, reason, ord)
 ), held as materialized (
-  select j.id, j.job_queue_id, failure.ord, failure.token like '%k' and j.key is null as superseded,
+  select j.id, j.job_queue_id, failure.ord,
+         failure.token like '%k' and j.key is null
+           and not exists (select from graphile_worker.backfill_cancels as c where c.job_id = j.id) as superseded,
          failure.reason <> '' and (failure.permanent or j.attempts >= j.max_attempts)
            and not (failure.token like '%k' and j.key is null)
            and not exists (select from graphile_worker.backfill_cancels as c where c.job_id = j.id) as dead
@@ -199,7 +202,9 @@ with release as materialized (
     from rows from (unnest(@ids::bigint[]), unnest(@tokens::text[]), unnest(@delays_us::bigint[]))
          with ordinality as u(id, token, delay_us, ord)
 ), held as materialized (
-  select j.id, j.job_queue_id, release.ord, release.token like '%k' and j.key is null as superseded from release
+  select j.id, j.job_queue_id, release.ord,
+         release.token like '%k' and j.key is null
+           and not exists (select from graphile_worker.backfill_cancels as c where c.job_id = j.id) as superseded from release
     join graphile_worker._private_jobs as j on j.id = release.id and j.locked_by = release.token
    order by j.id for update of j skip locked
 ), queue as materialized (

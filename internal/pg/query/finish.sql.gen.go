@@ -73,7 +73,8 @@ type CompleteJobsRow struct {
 // run_at can be infinite, with which nobody can calculate.
 //
 // A job that had a key when it was claimed (its token ends in k) and has none now was superseded or
-// removed while it ran. Nobody will run it again, so it is deleted however it ended.
+// removed while it ran. Nobody will run it again, so it is deleted however it ended: here, or by
+// EndCanceled, if its end was requested as well, which is told then.
 // done is empty if all leases were ended: then their number says it.
 func (q *Queries) CompleteJobs(ctx context.Context, arg CompleteJobsParams) (CompleteJobsRow, error) {
 	row := q.db.QueryRow(ctx, CompleteJobs, arg.Ids, arg.Tokens)
@@ -169,7 +170,9 @@ with failure as materialized (
                     unnest($5::boolean[]), unnest($6::text[]), unnest($7::text[]))
          with ordinality as u(id, token, error, delay_us, permanent, payload, reason, ord)
 ), held as materialized (
-  select j.id, j.job_queue_id, failure.ord, failure.token like '%k' and j.key is null as superseded,
+  select j.id, j.job_queue_id, failure.ord,
+         failure.token like '%k' and j.key is null
+           and not exists (select from graphile_worker.backfill_cancels as c where c.job_id = j.id) as superseded,
          failure.reason <> '' and (failure.permanent or j.attempts >= j.max_attempts)
            and not (failure.token like '%k' and j.key is null)
            and not exists (select from graphile_worker.backfill_cancels as c where c.job_id = j.id) as dead
@@ -365,7 +368,9 @@ with release as materialized (
     from rows from (unnest($1::bigint[]), unnest($2::text[]), unnest($3::bigint[]))
          with ordinality as u(id, token, delay_us, ord)
 ), held as materialized (
-  select j.id, j.job_queue_id, release.ord, release.token like '%k' and j.key is null as superseded from release
+  select j.id, j.job_queue_id, release.ord,
+         release.token like '%k' and j.key is null
+           and not exists (select from graphile_worker.backfill_cancels as c where c.job_id = j.id) as superseded from release
     join graphile_worker._private_jobs as j on j.id = release.id and j.locked_by = release.token
    order by j.id for update of j skip locked
 ), queue as materialized (

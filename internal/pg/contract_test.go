@@ -205,6 +205,16 @@ func (db contractDB) Resume(task, queue string) {
 	}
 }
 
+func (db contractDB) Request(id int64, request worker.Request) {
+	dbtest.Run(db.t, db.pool, "insert into graphile_worker.backfill_cancels (job_id, requested_by, reason) values ($1, $2, $3)",
+		id, request.By, request.Reason)
+}
+
+func (db contractDB) Requested(id int64) bool {
+	db.t.Helper()
+	return dbtest.Get[bool](db.t, db.pool, "select exists (select from graphile_worker.backfill_cancels where job_id = $1)", id)
+}
+
 func (db contractDB) admin() *pg.Admin { return pg.NewAdmin(db.pool, schemaName) }
 
 func (db contractDB) Letter(id int64) (letter storetest.Letter, ok bool) {

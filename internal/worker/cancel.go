@@ -58,14 +58,14 @@ func (w *Worker) watchCancels(ctx context.Context) {
 			notified = true
 		case <-time.After(pollInterval):
 		}
-		running := w.running()
-		if len(running) == 0 && !notified {
+		held := w.cancelable()
+		if len(held) == 0 && !notified {
 			continue
 		}
 		statement, cancel := context.WithTimeout(ctx, cancelTimeout)
-		found, err := w.store.Requested(statement, running)
+		found, err := w.store.Requested(statement, held)
 		cancel()
-		w.on(func(c *core, _ time.Time) actions { return c.requested(found.Jobs) })
+		w.on(func(c *core, now time.Time) actions { return c.requested(found.Jobs, now) })
 		w.reportCanceled("", found.Ended)
 		switch {
 		case ctx.Err() != nil:
@@ -77,11 +77,11 @@ func (w *Worker) watchCancels(ctx context.Context) {
 	}
 }
 
-// running returns the ids of the jobs that run and are not known to be cancelled.
-func (w *Worker) running() (ids []int64) {
+// cancelable returns the ids of the jobs that run, or wait for a slot, and are not known to be cancelled.
+func (w *Worker) cancelable() (ids []int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for _, l := range w.core.leases.in[leaseRunning] {
+	for _, l := range w.core.leases.all(leaseClaimed, leaseRunning) {
 		if l.canceled == nil {
 			ids = append(ids, l.ID)
 		}
@@ -89,11 +89,19 @@ func (w *Worker) running() (ids []int64) {
 	return ids
 }
 
-// requested takes that the ends of jobs were requested.
-func (c *core) requested(jobs map[int64]Request) (do actions) {
+// requested takes that the ends of jobs were requested. Those that have not started do not.
+func (c *core) requested(jobs map[int64]Request, now time.Time) (do actions) {
 	if len(jobs) == 0 {
 		return do
 	}
+	unstarted := c.buffer.take(func(l *lease) bool {
+		request, ok := jobs[l.ID]
+		if ok {
+			l.canceled = &request
+		}
+		return ok
+	})
+	do = c.unstarted(unstarted, Outcome{Kind: OutcomeCanceled}, now)
 	for _, l := range c.leases.in[leaseRunning] {
 		if request, ok := jobs[l.ID]; ok && l.canceled == nil {
 			l.canceled = &request

@@ -149,6 +149,15 @@ func (db contractDB) Resume(task, queue string) {
 	delete(db.paused, fakePause{task, queue})
 }
 
+func (db contractDB) Request(id int64, request worker.Request) { db.request(id, request) }
+
+func (db contractDB) Requested(id int64) bool {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	_, requested := db.requests[id]
+	return requested
+}
+
 func (db contractDB) Letter(id int64) (storetest.Letter, bool) {
 	letter := db.letter(id)
 	if letter == nil || letter.Requeued != 0 {

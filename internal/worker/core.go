@@ -249,6 +249,7 @@ func (c *core) claimed(made step, answer Claimed, stopped bool, now time.Time) a
 	c.trials.idle = len(answer.Jobs) == 0
 	fresh := make([]*lease, 0, len(answer.Jobs))
 	var unwanted []*lease
+	var do actions
 	for _, job := range answer.Jobs {
 		l := c.lease(job, made.request.WorkerID, now)
 		if slices.Contains(answer.Canceled, job.ID) {
@@ -258,11 +259,12 @@ func (c *core) claimed(made step, answer Claimed, stopped bool, now time.Time) a
 		}
 	}
 	if stopped || c.silent || made.request.WorkerID != c.id || !c.registered {
-		return c.giveBack(append(unwanted, fresh...), now)
+		do = c.giveBack(fresh, now)
+	} else {
+		c.buffer.add(fresh)
+		do.start = len(fresh)
 	}
-	c.buffer.add(fresh)
-	do := c.giveBack(unwanted, now)
-	do.start = len(fresh)
+	do.flush = c.unstarted(unwanted, Outcome{Kind: OutcomeCanceled}, now).flush || do.flush
 	return do
 }
 
@@ -329,8 +331,13 @@ func (c *core) reborn(id string, sent Moment) {
 
 // giveBack returns jobs that were claimed and have not started.
 func (c *core) giveBack(list []*lease, now time.Time) (do actions) {
+	return c.unstarted(list, Outcome{Kind: OutcomeReturned}, now)
+}
+
+// unstarted ends the leases of jobs that were claimed and have not started.
+func (c *core) unstarted(list []*lease, outcome Outcome, now time.Time) (do actions) {
 	for _, l := range list {
-		c.end(l, leaseEnding, Outcome{Kind: OutcomeReturned}, now)
+		c.end(l, leaseEnding, outcome, now)
 		c.forget(l)
 	}
 	do.flush = len(list) > 0

@@ -1,6 +1,7 @@
 package worker_test
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"slices"
@@ -12,11 +13,11 @@ import (
 )
 
 // request stores a request to end a job, without a notification.
-func (db *fakeDB) request(id int64, by, reason string) {
+func (db *fakeDB) request(id int64, request worker.Request) {
 	db.mu.Lock()
 	defer db.mu.Unlock()
 	if _, requested := db.requests[id]; !requested {
-		db.requests[id] = worker.Request{By: by, Reason: reason}
+		db.requests[id] = request
 	}
 }
 
@@ -27,25 +28,46 @@ func (db *fakeDB) requested(job *fakeJob) bool {
 }
 
 // dropCanceled deletes a job, its request, and what is known of it; db.mu is held.
-func (db *fakeDB) dropCanceled(id int64) {
-	if job := db.jobs[id]; job != nil && job.LockedBy != "" {
-		claim := wire.Lease{Token: job.LockedBy}.Claim()
-		db.free(job.Queue, claim)
+func (db *fakeDB) dropCanceled(job *fakeJob) worker.CanceledJob {
+	request := db.requests[job.ID]
+	if job.LockedBy != "" {
+		db.free(job.Queue, wire.Lease{Token: job.LockedBy}.Claim())
 	}
-	delete(db.jobs, id)
-	delete(db.requests, id)
-	db.crashes = slices.DeleteFunc(db.crashes, func(c *fakeCrash) bool { return c.job == id })
+	delete(db.jobs, job.ID)
+	delete(db.requests, job.ID)
+	db.canceled[job.ID]++
+	db.crashes = slices.DeleteFunc(db.crashes, func(c *fakeCrash) bool { return c.job == job.ID })
+	return worker.CanceledJob{Job: &job.Job, Request: request}
+}
+
+// endable reports whether the end of a job was requested, and nobody runs it; db.mu is held.
+func (db *fakeDB) endable(job *fakeJob) bool {
+	free := job.LockedBy == "" || strings.HasPrefix(job.LockedBy, suspectPrefix) || time.Since(job.LockedAt) > 4*time.Hour
+	queue := db.queues[job.Queue]
+	return db.requested(job) && free && !job.Busy && (job.LockedBy == "" || queue == nil || !queue.Held)
+}
+
+// endReleased deletes the jobs of lost leases that others have released, and whose end was requested.
+func (db *fakeDB) endReleased(leases []wire.Lease, fates []worker.Fate) {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	for i, lease := range leases {
+		if job := db.jobs[lease.ID]; job != nil && fates[i].Kind == worker.FateLost && db.endable(job) {
+			fates[i] = worker.Fate{Kind: worker.FateCanceled, Request: db.dropCanceled(job).Request}
+		}
+	}
 }
 
 func (s *fakeStore) Requested(ctx context.Context, jobs []int64) (found worker.Requests, err error) {
+	var refused error
 	err = s.do(ctx, call{Op: opRequested}, func() []int64 {
-		found = s.db.requestsOf(jobs)
-		return nil
+		found, refused = s.db.requestsOf(jobs)
+		return jobs
 	})
-	return found, err
+	return found, cmp.Or(err, refused)
 }
 
-func (db *fakeDB) requestsOf(jobs []int64) (found worker.Requests) {
+func (db *fakeDB) requestsOf(jobs []int64) (found worker.Requests, refused error) {
 	db.mu.Lock()
 	defer db.mu.Unlock()
 	found.Jobs = make(map[int64]worker.Request)
@@ -59,11 +81,12 @@ func (db *fakeDB) requestsOf(jobs []int64) (found worker.Requests) {
 		switch {
 		case job == nil:
 			delete(db.requests, id)
-		case job.Busy:
-		case job.LockedBy == "" || strings.HasPrefix(job.LockedBy, suspectPrefix) || time.Since(job.LockedAt) > 4*time.Hour:
-			found.Ended = append(found.Ended, worker.CanceledJob{Job: &job.Job, Request: db.requests[id]})
-			db.dropCanceled(id)
+		case !db.endable(job):
+		case db.refused[id]:
+			refused = errRefused
+		default:
+			found.Ended = append(found.Ended, db.dropCanceled(job))
 		}
 	}
-	return found
+	return found, refused
 }

@@ -91,6 +91,13 @@ func (db *fakeDB) judge(job *fakeJob, id string, settle time.Duration, rescued *
 	if db.workers[id] != nil && !row.counted {
 		return false
 	}
+	if db.requested(job) {
+		if queue := db.queues[job.Queue]; queue != nil && queue.Held {
+			return false
+		}
+		rescued.Canceled = append(rescued.Canceled, db.dropCanceled(job))
+		return true
+	}
 	c := db.crash(job.ID, id)
 	if c.token != job.LockedBy {
 		*c = fakeCrash{job: job.ID, worker: id, token: job.LockedBy, began: job.LockedAt}
@@ -278,7 +285,7 @@ func (db *fakeDB) suspects(tasks, forbidden []string) (found worker.Suspects, re
 	cohorts := slices.SortedFunc(maps.Keys(parkedAt), func(a, b string) int { return parkedAt[a].Compare(parkedAt[b]) })
 	for _, job := range parked {
 		flagged := slices.ContainsFunc(job.Flags, func(flag string) bool { return slices.Contains(forbidden, flag) })
-		if !slices.Contains(tasks, job.Task) || db.isPaused(job) || flagged {
+		if !slices.Contains(tasks, job.Task) || db.isPaused(job) || db.requested(job) || flagged {
 			continue
 		}
 		cohort := strings.Split(job.LockedBy, ".")[1]
@@ -355,7 +362,7 @@ func (db *fakeDB) try(request worker.TryRequest) (claimed worker.Claimed, refuse
 	bytes := int64(0)
 	for _, id := range slices.Sorted(slices.Values(request.Jobs)) {
 		job := db.jobs[id]
-		if job == nil || job.Busy || superseded(job) || db.isPaused(job) || !strings.HasPrefix(job.LockedBy, suspectPrefix+request.Cohort+".") {
+		if job == nil || job.Busy || superseded(job) || db.requested(job) || db.isPaused(job) || !strings.HasPrefix(job.LockedBy, suspectPrefix+request.Cohort+".") {
 			continue
 		}
 		queue := db.queues[job.Queue]
@@ -414,6 +421,7 @@ func (s *fakeStore) Acquit(ctx context.Context, workerID string, jobs []int64) (
 
 func (s *fakeStore) Park(ctx context.Context, leases []wire.Lease) (fates []worker.Fate, err error) {
 	err = s.do(ctx, call{Op: opPark, Jobs: ids(leases)}, func() []int64 {
+		defer func() { s.db.endReleased(leases, fates) }()
 		s.db.mu.Lock()
 		defer s.db.mu.Unlock()
 		for _, lease := range leases {
@@ -428,9 +436,8 @@ func (s *fakeStore) Park(ctx context.Context, leases []wire.Lease) (fates []work
 			}
 			s.db.park(job)
 			fate := worker.Fate{Kind: worker.FateRecorded}
-			if request, requested := s.db.requests[job.ID]; requested {
-				fate.Kind, fate.Request = worker.FateCanceled, request
-				s.db.dropCanceled(job.ID)
+			if s.db.requested(job) {
+				fate = worker.Fate{Kind: worker.FateCanceled, Request: s.db.dropCanceled(job).Request}
 			}
 			fates = append(fates, fate)
 		}

@@ -33,6 +33,7 @@ type fakeDB struct {
 	letters    []*fakeLetter
 	paused     map[fakePause]time.Time // until when; zero: for ever
 	requests   map[int64]worker.Request
+	canceled   map[int64]int
 	refused    map[int64]bool       // changes of these rows are refused
 	sweptAt    map[string]time.Time // when a worker last began to sweep for all
 	lastID     int64
@@ -76,6 +77,7 @@ func newDB(t *testing.T) *fakeDB {
 		refused:   make(map[int64]bool),
 		paused:    make(map[fakePause]time.Time),
 		requests:  make(map[int64]worker.Request),
+		canceled:  make(map[int64]int),
 	}
 	t.Cleanup(func() {
 		for _, violation := range db.violations {
@@ -409,8 +411,8 @@ func (db *fakeDB) endOne(
 	db.free(job.Queue, lease.Claim())
 	switch {
 	case requested:
-		fate.Kind, fate.Request = worker.FateCanceled, request
-		db.dropCanceled(job.ID)
+		fate = worker.Fate{Kind: worker.FateCanceled, Next: fate.Next, Request: request}
+		db.dropCanceled(job)
 	case db.jobs[lease.ID] == nil:
 		if db.buried(lease.ID) {
 			fate.Kind = worker.FateExhausted
@@ -451,15 +453,16 @@ func (db *fakeDB) reclaim(workerID string, held []wire.Lease) (answer worker.Rec
 			continue
 		}
 		if c := db.knownCrash(job.ID, workerID); c != nil && c.tried && c.token == job.LockedBy && c.judged.IsZero() {
-			db.park(job)
+			if db.park(job); db.requested(job) {
+				answer.Canceled = append(answer.Canceled, db.dropCanceled(job))
+			}
 			continue
 		}
 		job.refund()
 		job.LockedBy = ""
 		answer.Jobs++
-		if request, requested := db.requests[job.ID]; requested {
-			answer.Canceled = append(answer.Canceled, worker.CanceledJob{Job: &job.Job, Request: request})
-			db.dropCanceled(job.ID)
+		if db.requested(job) {
+			answer.Canceled = append(answer.Canceled, db.dropCanceled(job))
 		}
 	}
 	for name, queue := range db.queues {

@@ -97,7 +97,7 @@ func (db *fakeDB) buryFailed(jobs []*fakeJob, swept *worker.Swept) {
 		}
 	}
 	for _, job := range jobs {
-		if job.LockedBy != "" || job.Busy || job.Attempt < job.MaxAttempts || job.LastError == "" || !slices.Contains(served, job.Task) ||
+		if job.LockedBy != "" || job.Busy || job.Attempt < job.MaxAttempts || job.LastError == "" || db.requested(job) || !slices.Contains(served, job.Task) ||
 			time.Since(job.FailedAt) < time.Hour {
 			continue
 		}

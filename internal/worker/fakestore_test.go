@@ -261,7 +261,9 @@ func (s *fakeStore) Complete(ctx context.Context, leases []wire.Lease) (fates []
 	err = s.do(ctx, call{Op: opComplete, Jobs: ids(leases)}, func() []int64 {
 		fates = s.db.end(s.tasks, leases, func(_ int, job *fakeJob) time.Duration {
 			delete(s.db.jobs, job.ID)
-			s.db.completed[job.ID]++
+			if !s.db.requested(job) {
+				s.db.completed[job.ID]++
+			}
 			s.db.clear(job.Task, job.Key)
 			return 0
 		})
@@ -303,6 +305,7 @@ func (s *fakeStore) Fail(ctx context.Context, failures []worker.Ended) (fates []
 			}
 			return time.Until(job.RunAt)
 		})
+		s.db.endReleased(leases, fates)
 		s.db.findLetters(failures, fates)
 		return nil
 	})
@@ -322,6 +325,7 @@ func (s *fakeStore) Release(ctx context.Context, releases []worker.Ended) (fates
 			}
 			return time.Until(job.RunAt)
 		})
+		s.db.endReleased(leases, fates)
 		return nil
 	})
 	return fates, err

@@ -76,6 +76,9 @@ func (db *fakeDB) sweep(workerID string, all bool) worker.Swept {
 		return false, held[owner]
 	}
 	for _, job := range jobs {
+		if db.requested(job) && time.Since(job.LockedAt) > 4*time.Hour {
+			continue
+		}
 		if released, of := visit(&job.LockedBy, job.LockedAt, job.Busy); released {
 			job.RunAt = later(time.Now(), job.RunAt)
 			swept.Jobs++

@@ -24,7 +24,7 @@ type lease struct {
 	handling bool                    // its handler has not returned
 	suspect  bool                    // it is on trial: if it is given back, it waits for another one
 	lost     bool                    // its handler was cancelled, because somebody else has ended it
-	canceled *Request                // its handler was cancelled, because this requested it; nil: none
+	canceled *Request                // its handler was cancelled, or not started, because this requested it; nil: none
 	saidLate bool                    // the log has said that its handler takes longer than expected
 
 	ending    ending
@@ -40,6 +40,9 @@ func (l *lease) only() bool { return l.MaxAttempts == 1 }
 
 // interrupted is the outcome of a handler that was cancelled, or given up, without being at fault.
 func (l *lease) interrupted() Outcome {
+	if l.canceled != nil {
+		return Outcome{Kind: OutcomeCanceled, Err: l.canceled.cause()}
+	}
 	if l.only() {
 		return Outcome{Kind: OutcomeExhausted, Err: ErrInterrupted, Text: ErrInterrupted.Error(), Reason: ReasonInterrupted}
 	}

@@ -207,7 +207,8 @@ func ascii(text string) string {
 	}, text)
 }
 
-// settled takes the fates of a part.
+// settled takes the fates of a part. It returns how many outcomes were recorded, apart from those of
+// cancelled jobs, of which each is told by itself.
 func (c *core) settled(s statement, part []*lease, fates []Fate, now time.Time) (recorded int, do actions) {
 	c.outbox.failures[s] = 0
 	return c.settle(part, fates, now)
@@ -233,12 +234,13 @@ func (c *core) settle(part []*lease, fates []Fate, now time.Time) (recorded int,
 			do.lost = append(do.lost, l.Job)
 		} else { // gone after a try whose outcome is unknown: that one was applied
 			c.leases.move(l, leaseRecorded, now)
-			if fate.Kind == FateLost && l.outcome.Kind == OutcomeCanceled {
+			if fate.Kind == FateLost && l.outcome.Kind == OutcomeCanceled && !l.outcome.Unsure {
 				fate.Kind = FateCanceled
 			}
 			c.stats.count(l.outcome.Kind, fate.Kind)
-			recorded++
-			if fate.Kind == FateCanceled {
+			if fate.Kind != FateCanceled {
+				recorded++
+			} else {
 				request := fate.Request
 				if l.canceled != nil {
 					request = *l.canceled
@@ -265,7 +267,7 @@ func (c *core) settle(part []*lease, fates []Fate, now time.Time) (recorded int,
 		}
 	}
 	c.outbox.busy(busy, now)
-	if c.once && recorded > 0 && c.leases.held() == 0 { // handlers may have enqueued, and nobody listens
+	if c.once && recorded+len(do.canceled) > 0 && c.leases.held() == 0 { // handlers may have enqueued, and nobody listens
 		c.demand.wanted = true
 	}
 	do.dispatch = c.demand.wanted || c.demand.queues || due || c.leases.held() == 0

@@ -76,6 +76,9 @@ type Database interface {
 	// Resume.
 	Pause(task, queue string, until time.Time)
 	Resume(task, queue string)
+	// Request stores a request to end a job, and Requested reports whether there is one.
+	Request(id int64, request worker.Request)
+	Requested(id int64) bool
 }
 
 // Row is what the contract says of a job's row.
@@ -117,6 +120,7 @@ var cases = map[string]func(*rig){}
 func init() { //nolint:gochecknoinits // the cases refer to the rig that the table is declared for
 	groups := []map[string]func(*rig){
 		claimCases, endCases, lostCases, sweepCases, registerCases, rescueCases, crashCases, trialCases, pauseCases, letterCases, txCases,
+		cancelCases,
 	}
 	for _, group := range groups {
 		maps.Copy(cases, group)

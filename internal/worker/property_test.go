@@ -21,6 +21,33 @@ type chaos struct {
 	random *rand.Rand
 	over   bool
 	done   map[int64]bool // jobs that a handler has completed
+	// requested are the leases under which jobs were locked when their end was requested: "", by nobody.
+	requested map[int64]string
+	ran       []wire.Lease // that handlers have started under since
+}
+
+// cancel requests the end of a job, as Client.Cancel does. There may be no notification.
+func (c *chaos) cancel(db *fakeDB, id int64) {
+	db.mu.Lock()
+	if job := db.jobs[id]; job != nil && !db.requested(job) {
+		c.mu.Lock()
+		c.requested[id] = job.LockedBy
+		c.mu.Unlock()
+		db.requests[id] = because
+	}
+	db.mu.Unlock()
+	if c.happens(0.5) {
+		db.notify(worker.Notification{Kind: worker.NotifyCancel})
+	}
+}
+
+// starts notes a start of a job whose end was requested before.
+func (c *chaos) starts(job *wire.Job) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, requested := c.requested[job.ID]; requested {
+		c.ran = append(c.ran, job.Lease)
+	}
 }
 
 // happens is true with a probability.
@@ -41,6 +68,7 @@ func (c *chaos) upTo(d time.Duration) time.Duration { return time.Duration(c.int
 // handle is a job's handler: it ends in any way, after any time, and whether or not it obeys its
 // context.
 func (c *chaos) handle(ctx context.Context, job *wire.Job) worker.Outcome {
+	c.starts(job)
 	d := c.upTo(20 * time.Millisecond)
 	if c.happens(0.1) {
 		d *= 30
@@ -71,7 +99,7 @@ func (c *chaos) handle(ctx context.Context, job *wire.Job) worker.Outcome {
 func (c *chaos) trouble(s *setup) {
 	s.Concurrency = 1 + c.intN(5)
 	s.DrainTimeout, s.CancelTimeout = c.upTo(time.Second), c.upTo(100*time.Millisecond)
-	for _, op := range []string{opClaim, opComplete, opFail, opRelease} {
+	for _, op := range []string{opClaim, opComplete, opFail, opRelease, opRequested} {
 		s.latency[op] = c.upTo(5 * time.Millisecond)
 	}
 	fail := func(op string) error {
@@ -86,7 +114,7 @@ func (c *chaos) trouble(s *setup) {
 // interfere does something to the database behind the workers' backs.
 func (c *chaos) interfere(db *fakeDB, rigs []*rig) {
 	id := int64(1 + c.intN(int(db.lastID)))
-	switch c.intN(12) {
+	switch c.intN(14) {
 	case 0, 1:
 		db.insert(1+c.intN(20), wire.Job{Queue: c.queue(), Priority: int16(c.intN(3))}) //nolint:gosec // small
 	case 2:
@@ -109,6 +137,8 @@ func (c *chaos) interfere(db *fakeDB, rigs []*rig) {
 		db.notify(worker.Notification{Kind: worker.NotifyJobs})
 	case 11:
 		c.intN(1) // a quiet moment
+	case 12, 13:
+		c.cancel(db, id)
 	}
 }
 
@@ -142,7 +172,7 @@ func (db *fakeDB) settled() bool {
 
 // Whatever goes wrong: no job is lost, none is run by two leases at a time, no queue's jobs
 // overlap, no token is used twice (the fake database checks these), and everything settles and
-// stops.
+// stops. A job whose end was requested starts under no later lease, and is gone in the end.
 func TestAnyScheduleSettles(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(40) {
@@ -155,7 +185,7 @@ func TestAnyScheduleSettles(t *testing.T) {
 
 func anySchedule(t *testing.T, seed uint64) {
 	t.Helper()
-	c := &chaos{random: rand.New(rand.NewPCG(seed, 0)), done: make(map[int64]bool)} //nolint:gosec // a test's schedule
+	c := &chaos{random: rand.New(rand.NewPCG(seed, 0)), done: make(map[int64]bool), requested: make(map[int64]string)} //nolint:gosec // a test's schedule
 	db := newDB(t)
 	for range 20 {
 		db.add(1+c.intN(5), wire.Job{Queue: c.queue(), Priority: int16(c.intN(3))}) //nolint:gosec // small
@@ -200,7 +230,18 @@ func anySchedule(t *testing.T, seed uint64) {
 			t.Errorf("job %d was completed %d times, by a handler: %v", id, n, c.done[id])
 		}
 	}
-	if jobs := len(db.jobs) + len(db.completed) + len(db.letters); jobs != int(db.lastID) {
+	for _, lease := range c.ran {
+		if lease.Token != c.requested[lease.ID] {
+			t.Errorf("job %d has started under %s, after its end was requested under %q", lease.ID, lease.Token, c.requested[lease.ID])
+		}
+	}
+	for id := range c.requested {
+		if db.canceled[id] != 1 || db.completed[id] > 0 || db.buried(id) || db.jobs[id] != nil {
+			t.Errorf("job %d, whose end was requested, was cancelled %d times and completed %d times, is a dead letter: %v, and is left as %+v",
+				id, db.canceled[id], db.completed[id], db.buried(id), db.jobs[id])
+		}
+	}
+	if jobs := len(db.jobs) + len(db.completed) + len(db.canceled) + len(db.letters); jobs != int(db.lastID) {
 		t.Errorf("%d of %d jobs are accounted for", jobs, db.lastID)
 	}
 }

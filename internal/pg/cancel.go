@@ -64,20 +64,40 @@ func endCanceled(ctx context.Context, queries *query.Queries, ids []int64, token
 	return ended, err
 }
 
-// ending runs a statement that ends leases of these jobs, with EndCanceled behind it. It returns
-// what that has deleted.
-func (s *Store) ending(ctx context.Context, ids []int64, run func(*query.Queries) error) (ended []worker.CanceledJob, err error) {
-	second := following{
+// ending runs a statement that ends leases of these jobs, with EndCanceled behind it, and other
+// statements between the two. It returns what EndCanceled has deleted.
+func (s *Store) ending(
+	ctx context.Context, ids []int64, run func(*query.Queries) error, between ...following,
+) (ended []worker.CanceledJob, err error) {
+	last := following{
 		sql: s.claims.texts.render(query.EndCanceled), args: []any{ids, []string{}},
 		read: func(db query.DBTX) (err error) {
 			ended, err = endCanceled(ctx, query.New(db), ids, nil)
 			return err
 		},
 	}
-	if err := run(query.New(renderer{followed{s.conns, second}, s.claims.texts})); err != nil {
+	if err := run(query.New(renderer{followed{s.conns, append(between, last)}, s.claims.texts})); err != nil {
 		return nil, err
 	}
 	return ended, nil
+}
+
+// failing is ending for a statement that may make dead letters. These are deleted as well.
+func (s *Store) failing(ctx context.Context, ids []int64, run func(*query.Queries) error) (ended []worker.CanceledJob, err error) {
+	var unburied []query.UnburyCanceledRow
+	ended, err = s.ending(ctx, ids, run, following{
+		sql: s.claims.texts.render(query.UnburyCanceled), args: []any{ids},
+		read: func(db query.DBTX) (err error) {
+			unburied, err = query.New(db).UnburyCanceled(ctx, ids)
+			return err
+		},
+	})
+	for _, row := range unburied {
+		ended = append(ended, worker.CanceledJob{
+			Job: &wire.Job{Lease: wire.Lease{ID: row.JobID}}, Request: worker.Request{By: row.RequestedBy, Reason: row.Reason},
+		})
+	}
+	return ended, err
 }
 
 // tellCanceled writes into fates which of the jobs EndCanceled has deleted: each once, with the lease that

@@ -66,7 +66,7 @@ func (s *Store) Fail(ctx context.Context, failed []worker.Ended) ([]worker.Fate,
 	}
 	params.Ids, params.Tokens = columns(leases)
 	var rows []query.FailJobsRow
-	canceled, err := s.ending(ctx, params.Ids, func(queries *query.Queries) (err error) {
+	canceled, err := s.failing(ctx, params.Ids, func(queries *query.Queries) (err error) {
 		rows, err = queries.FailJobs(ctx, params)
 		return err
 	})

@@ -114,13 +114,13 @@ func (c connections) query(
 type transactions struct {
 	conn     *pgx.Conn
 	settings []string
-	second   *following // goes behind the statement; nil: nothing does
+	behind   []following // go behind the statement, in order
 	// own says that the session is nobody else's. Then nothing is in front: what is sent at once is one
 	// transaction anyway.
 	own bool
 }
 
-// following is a statement that goes behind another one, in its transaction. If it fails, neither has
+// following is a statement that goes behind another one, in its transaction. If it fails, none has
 // changed anything.
 type following struct {
 	sql  string
@@ -128,17 +128,17 @@ type following struct {
 	read func(answer query.DBTX) error
 }
 
-// followed are connections that send each statement with another one behind it.
+// followed are connections that send each statement with others behind it.
 type followed struct {
 	connections
 
-	second following
+	behind []following
 }
 
 func (f followed) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
 	over := func(conn *pgx.Conn, more ...string) query.DBTX {
 		with, shared := f.sessions.over(conn, more...).(transactions)
-		with.conn, with.second, with.own = conn, &f.second, !shared
+		with.conn, with.behind, with.own = conn, f.behind, !shared
 		return with
 	}
 	return f.query(ctx, over, sql, args)
@@ -185,8 +185,8 @@ func (t transactions) Query(ctx context.Context, sql string, args ...any) (pgx.R
 		batch.Queue(statement)
 	}
 	batch.Queue(sql, args...)
-	if t.second != nil {
-		batch.Queue(t.second.sql, t.second.args...)
+	for _, next := range t.behind {
+		batch.Queue(next.sql, next.args...)
 	}
 	if !t.own {
 		batch.Queue("commit")
@@ -207,8 +207,10 @@ func (t transactions) Query(ctx context.Context, sql string, args ...any) (pgx.R
 		return nil, cmp.Or(end(), err)
 	}
 	return &endedRows{Rows: rows, end: func() (err error) {
-		if t.second != nil {
-			err = t.second.read(answers{results})
+		for _, next := range t.behind {
+			if err = next.read(answers{results}); err != nil {
+				break
+			}
 		}
 		return cmp.Or(err, end())
 	}}, nil

@@ -242,19 +242,14 @@ func TestCanceledJobsOfALostAnswerAreToldOnce(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				db := newDB(t)
-				running, released := db.add(2, wire.Job{}), db.add(1, wire.Job{RunAt: time.Now().Add(20 * time.Second)})[0]
-				r := newRig(t, db, forever, concurrency(3), failing(opRelease, 6, applied))
+				running := db.add(3, wire.Job{})
+				r := newRig(t, db, forever, concurrency(3), failing(opRelease, 4, applied))
 				r.pass(5 * time.Second)
 				for _, id := range running {
 					db.cancel(id)
 				}
-				r.pass(5 * time.Second)
-				db.breakListeners(errors.New("connection reset"))
-				db.request(released, because) // nobody looks before the claim does
-				db.update(released, func(job *fakeJob) { job.RunAt = time.Now() })
-				db.notify(worker.Notification{Kind: worker.NotifyJobs})
 				r.pass(20 * time.Second)
-				for _, id := range append(running, released) {
+				for _, id := range running {
 					canceled(t, db, id, r)
 				}
 				r.stats(worker.Stats{Canceled: 3})
@@ -379,18 +374,25 @@ func TestCanceledJobThatWaitsForASlot(t *testing.T) {
 // A job that somebody has released who knows no requests does not run, and the next of its queue does.
 func TestCanceledJobThatOthersHaveReleased(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		db := newDB(t)
-		id, behind := db.add(1, wire.Job{Queue: "q"})[0], db.add(1, wire.Job{Queue: "q"})[0]
-		db.request(id, because)
-		r := newRig(t, db, takes(0), latency(opRequested, time.Second)) // the claim is first
-		r.pass(5 * time.Second)
-		canceled(t, db, id, r)
-		if runs := r.started(); len(runs) != 1 || runs[0].Job != behind || runs[0].At > 100*time.Millisecond {
-			t.Errorf("started %+v", runs)
-		}
-		r.stats(worker.Stats{Canceled: 1, Completed: 1})
-	})
+	for name, change := range map[string]func(*setup){
+		"": func(*setup) {}, "the answers are lost": failing(opRelease, 2, true), "statements fail": failing(opRelease, 2, false),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				db := newDB(t)
+				id, behind := db.add(1, wire.Job{Queue: "q"})[0], db.add(1, wire.Job{Queue: "q"})[0]
+				db.request(id, because)
+				r := newRig(t, db, takes(0), latency(opRequested, time.Second), change) // the claim is first
+				r.pass(5 * time.Second)
+				canceled(t, db, id, r)
+				if runs := r.started(); len(runs) != 1 || runs[0].Job != behind || name == "" && runs[0].At > 100*time.Millisecond {
+					t.Errorf("started %+v", runs)
+				}
+				r.stats(worker.Stats{Canceled: 1, Completed: 1})
+			})
+		})
+	}
 }
 
 // A job that was cancelled, and whose worker dies before it hears of it, ends with that worker.

@@ -48,6 +48,19 @@ select ended.id, coalesce(ended.locked_by, '')::text as token, coalesce(t.identi
   left join graphile_worker._private_job_queues as s on s.id = ended.job_queue_id
  order by ended.id;
 
+-- name: UnburyCanceled :many
+-- Deletes the dead letters that a statement before it in its transaction has made of these jobs, although
+-- their end was requested: when it began, the request was not there, and it had not locked their rows yet.
+-- EndCanceled, behind it, deletes the requests.
+with unburied as (
+  delete from graphile_worker.backfill_dlq as d
+   where d.original_job_id = any(array(select c.job_id from graphile_worker.backfill_cancels as c where c.job_id = any(@ids::bigint[])))
+     and d.requeued_job_id is null and d.failed_at = now()
+  returning d.original_job_id
+)
+select c.job_id, c.requested_by, c.reason
+  from unburied join graphile_worker.backfill_cancels as c on c.job_id = unburied.original_job_id;
+
 -- name: EndableJobs :many
 -- What EndCanceled finds.
 select c.job_id from graphile_worker.backfill_cancels as c left join graphile_worker._private_jobs as j on j.id = c.job_id

@@ -425,6 +425,46 @@ func (q *Queries) Requested(ctx context.Context, ids []int64) (RequestedRow, err
 	return i, err
 }
 
+const UnburyCanceled = `-- name: UnburyCanceled :many
+with unburied as (
+  delete from graphile_worker.backfill_dlq as d
+   where d.original_job_id = any(array(select c.job_id from graphile_worker.backfill_cancels as c where c.job_id = any($1::bigint[])))
+     and d.requeued_job_id is null and d.failed_at = now()
+  returning d.original_job_id
+)
+select c.job_id, c.requested_by, c.reason
+  from unburied join graphile_worker.backfill_cancels as c on c.job_id = unburied.original_job_id
+`
+
+type UnburyCanceledRow struct {
+	JobID       int64
+	RequestedBy string
+	Reason      string
+}
+
+// Deletes the dead letters that a statement before it in its transaction has made of these jobs, although
+// their end was requested: when it began, the request was not there, and it had not locked their rows yet.
+// EndCanceled, behind it, deletes the requests.
+func (q *Queries) UnburyCanceled(ctx context.Context, ids []int64) ([]UnburyCanceledRow, error) {
+	rows, err := q.db.Query(ctx, UnburyCanceled, ids)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []UnburyCanceledRow
+	for rows.Next() {
+		var i UnburyCanceledRow
+		if err := rows.Scan(&i.JobID, &i.RequestedBy, &i.Reason); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const WithdrawRequests = `-- name: WithdrawRequests :exec
 with late as materialized (
   select c.job_id from graphile_worker.backfill_cancels as c

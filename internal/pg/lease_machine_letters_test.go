@@ -79,7 +79,7 @@ func (m *leaseMachine) sweepLetters() {
 		m.broken("a sweep makes dead letters of other jobs", diff)
 	}
 	m.model.buryFailed(failed)
-	m.model.sweep()
+	m.model.sweep(true)
 }
 
 func (m *leaseMachine) lettersWith(which func(*leaseLetter) bool) (ids []int64) {

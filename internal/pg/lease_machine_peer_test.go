@@ -187,7 +187,8 @@ func (m *leaseMachine) locked() []int64 {
 
 // sweep releases old locks, as Node workers do, or ours.
 func (m *leaseMachine) sweep() {
-	if m.below("by", 2) == 0 {
+	ours := m.below("by", 2) > 0
+	if !ours {
 		m.exec(`update graphile_worker._private_jobs set locked_by = null, locked_at = null, run_at = greatest(now(), run_at)
 			where now() - locked_at > interval '4 hours'`)
 		m.exec(`update graphile_worker._private_job_queues set locked_by = null, locked_at = null
@@ -196,7 +197,7 @@ func (m *leaseMachine) sweep() {
 		_, _, err := pg.NewAdmin(m.pool, schemaName).Sweep(m.ctx())
 		must(m, err)
 	}
-	m.model.sweep()
+	m.model.sweep(ours)
 }
 
 // nodeClaims has a Node worker claim a job, and begin it.

@@ -106,6 +106,8 @@ var leaseSteps = []struct {
 	{2, "requeue", (*leaseMachine).requeue},
 	{1, "delete a dead letter", (*leaseMachine).deleteLetter},
 	{2, "sweep for dead letters", (*leaseMachine).sweepLetters},
+	{4, "cancel", (*leaseMachine).request},
+	{1, "look for requests", (*leaseMachine).lookForRequests},
 }
 
 // run makes one random run.
@@ -115,6 +117,7 @@ func (db *leaseDB) run(t *rapid.T, report func(what string)) {
 	m.exec(`delete from graphile_worker._private_job_queues`)
 	m.exec(`delete from graphile_worker.backfill_workers`)
 	m.exec(`delete from graphile_worker.backfill_dlq`)
+	m.exec(`delete from graphile_worker.backfill_cancels`)
 	for _, store := range db.stores {
 		w := &leaseWorker{store: store}
 		m.register(w)
@@ -190,8 +193,9 @@ func (m *leaseMachine) settle() {
 		m.unlock([]string{m.node})
 	}
 	for leases := m.claim(w, 9); len(leases) > 0; leases = m.claim(w, 9) {
-		m.complete(w, leases)
+		m.complete(w, m.dropCanceled(w, leases))
 	}
+	m.look(w)
 	m.check()
 	if left := m.model.find(func(j *leaseJob) bool { return j.Lock.By != "" || j.available() && j.due() }); len(left) > 0 {
 		m.broken("jobs are left that are due, or locked", fmt.Sprint(left))
@@ -206,6 +210,10 @@ func (m *leaseMachine) check() {
 		has[j.Request] = true
 	}
 	m.checkLetters(has)
+	for _, n := range m.model.canceled {
+		m.requests[n].end("cancelled")
+	}
+	m.model.canceled = nil
 	for n, r := range m.requests {
 		if r.ended == "" && !has[n] {
 			m.broken("a request is lost", fmt.Sprint(n))
@@ -234,13 +242,15 @@ func (m *leaseMachine) tables() (map[int64]*leaseJob, map[string]leaseLock) {
 	jobs, queues := make(map[int64]*leaseJob), make(map[string]leaseLock)
 	rows, err := m.pool.Query(m.ctx(), `select j.id, coalesce(j.key, ''), coalesce(s.queue_name, ''), j.priority, (j.payload->>'n')::int,
 		j.attempts, j.max_attempts, coalesce(j.last_error, ''), j.run_at, coalesce(j.locked_by, ''),
-		coalesce(j.locked_at < now() - interval '4 hours', false)
+		coalesce(j.locked_at < now() - interval '4 hours', false),
+		exists (select from graphile_worker.backfill_cancels as c where c.job_id = j.id)
 		from graphile_worker._private_jobs as j left join graphile_worker._private_job_queues as s on s.id = j.job_queue_id`)
 	must(m, err)
 	var id int64
 	var j leaseJob
 	_, err = pgx.ForEachRow(rows, []any{
 		&id, &j.Key, &j.Queue, &j.Priority, &j.Request, &j.Attempts, &j.MaxAttempts, &j.LastError, &j.RunAt, &j.Lock.By, &j.Lock.Old,
+		&j.Canceled,
 	}, func() error {
 		job := j
 		jobs[id] = &job

@@ -27,11 +27,12 @@ type leaseWorker struct {
 type heldLease struct {
 	wire.Lease
 
-	queue   string
-	request int // in the payload that the handler gets
-	most    int // max_attempts
-	started bool
-	over    bool // the database has said so
+	queue    string
+	request  int // in the payload that the handler gets
+	most     int // max_attempts
+	started  bool
+	canceled bool // the claim has said that it is not to run
+	over     bool // the database has said so
 }
 
 // believed are the leases that the worker has, as far as it knows.
@@ -47,7 +48,7 @@ func (w *leaseWorker) remembered() []*heldLease {
 // claimSome has any worker claim, also one that is dead and does not know.
 func (m *leaseMachine) claimSome() {
 	w, batch := m.worker(), 1+m.below("batch", 3)
-	w.leases = append(w.leases, m.claim(w, batch)...)
+	w.leases = append(w.leases, m.dropCanceled(w, m.claim(w, batch))...)
 }
 
 // claimWithoutAnswer has a worker claim, and the network drop the answer.
@@ -75,7 +76,14 @@ func (m *leaseMachine) claim(w *leaseWorker, batch int) (leases []*heldLease) {
 		if diff := cmp.Diff(want, got); diff != "" {
 			m.broken("a claimed job is another than that of the model", diff)
 		}
-		leases = append(leases, &heldLease{Lease: job.Lease, queue: j.Queue, request: j.Request, most: j.MaxAttempts})
+		canceled := slices.Contains(claimed.Canceled, job.ID)
+		if canceled != j.Canceled {
+			m.broken("a claim says otherwise whether a job is to run", fmt.Sprintf("job %d: %+v", job.ID, j))
+		}
+		if canceled {
+			m.seen["claim: cancelled"]++
+		}
+		leases = append(leases, &heldLease{Lease: job.Lease, queue: j.Queue, request: j.Request, most: j.MaxAttempts, canceled: canceled})
 	}
 	if left := m.claimable(); claimed.Alive && len(claimed.Jobs) < batch && len(left) > 0 {
 		m.broken("a claim leaves jobs", fmt.Sprintf("%v, of %d that it may have", left, batch))
@@ -214,7 +222,7 @@ func (m *leaseMachine) renew() {
 
 var fateNames = map[worker.FateKind]string{
 	worker.FateRecorded: "recorded", worker.FateExhausted: "exhausted", worker.FateSuperseded: "superseded",
-	worker.FateLost: "lost", worker.FateBusy: "busy",
+	worker.FateLost: "lost", worker.FateBusy: "busy", worker.FateCanceled: "cancelled",
 }
 
 // fates compares what a worker is told with what the model says.
@@ -289,13 +297,14 @@ func (m *leaseMachine) rescueAll() { m.rescue(m.living()) }
 func (m *leaseMachine) rescue(w *leaseWorker) {
 	rescued, err := w.store.Rescue(m.ctx(), worker.RescueRequest{IDs: m.ids})
 	must(m, err)
-	got := leasesRescued{Jobs: sortedIDs(rescued.Jobs), Queues: rescued.Queues}
+	got := leasesRescued{Jobs: sortedIDs(rescued.Jobs), Canceled: canceledIDs(rescued.Canceled), Queues: rescued.Queues}
 	for _, dead := range rescued.Dead {
 		got.Crashed = append(got.Crashed, dead.ID)
 	}
 	slices.Sort(got.Crashed)
 	m.seen["rescue: released"] += len(got.Jobs)
 	m.seen["rescue: crashed"] += len(got.Crashed)
+	m.seen["rescue: cancelled"] += len(got.Canceled)
 	if diff := cmp.Diff(m.model.rescue(m.ids), got); diff != "" {
 		m.broken("a rescue releases other locks", diff)
 	}
@@ -314,7 +323,13 @@ func (m *leaseMachine) reclaim(w *leaseWorker) {
 	got, err := w.store.Reclaim(m.ctx(), w.id, held)
 	must(m, err)
 	m.seen["reclaim: released"] += got.Jobs
-	if want := m.model.reclaim(w.id, held); !reflect.DeepEqual(got, want) {
+	m.seen["reclaim: cancelled"] += len(got.Canceled)
+	want := m.model.reclaim(w.id, held)
+	if diff := cmp.Diff(canceledIDs(want.Canceled), canceledIDs(got.Canceled)); diff != "" {
+		m.broken("a reclaim ends other jobs", diff)
+	}
+	got.Canceled, want.Canceled = nil, nil
+	if !reflect.DeepEqual(got, want) {
 		m.broken("a reclaim releases other locks", fmt.Sprintf("%+v, want %+v", got, want))
 	}
 }

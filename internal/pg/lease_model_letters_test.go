@@ -83,5 +83,7 @@ func (m *leaseModel) failed() []int64 {
 	if !m.anyMakesLetters() {
 		return nil
 	}
-	return m.find(func(j *leaseJob) bool { return j.Lock.By == "" && j.Attempts >= j.MaxAttempts && j.LastError != "" })
+	return m.find(func(j *leaseJob) bool {
+		return j.Lock.By == "" && !j.Canceled && j.Attempts >= j.MaxAttempts && j.LastError != ""
+	})
 }

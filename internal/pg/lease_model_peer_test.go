@@ -47,6 +47,7 @@ func (m *leaseModel) add(id int64, job leaseJob, mode wire.KeyMode) (old int64, 
 		if mode == wire.KeyPreserveRunAt && had.Attempts == 0 {
 			job.RunAt, job.chosen = had.RunAt, had.chosen
 		}
+		job.Canceled = had.Canceled // the request names the row
 		m.jobs[old] = &job
 		return old, jobOverwritten
 	default:
@@ -111,10 +112,11 @@ func (m *leaseModel) unlock(values []string) {
 	}
 }
 
-// sweep releases old locks. The attempt stays charged.
-func (m *leaseModel) sweep() {
+// sweep releases old locks. The attempt stays charged. Ours leaves jobs that are to end to whoever looks
+// for those.
+func (m *leaseModel) sweep(ours bool) {
 	for _, j := range m.jobs {
-		if j.Lock.Old {
+		if j.Lock.Old && !(ours && j.Canceled) {
 			j.Lock = leaseLock{}
 			if now := time.Now(); j.RunAt.Before(now) {
 				j.RunAt, j.chosen = now, true

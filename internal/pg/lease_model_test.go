@@ -23,6 +23,8 @@ type leaseModel struct {
 	told   map[string]bool      // those whose row says that their end was no crash
 	gone   map[string]bool      // those whose row somebody has deleted
 
+	canceled []int // requests whose jobs were deleted because somebody has asked for it, since the last check
+
 	letters map[int64]*leaseLetter // dead letters, by the jobs that have become them
 	makes   map[string]bool        // worker ids that make them
 }
@@ -36,6 +38,7 @@ type leaseJob struct {
 	LastError             string
 	RunAt                 time.Time
 	Lock                  leaseLock
+	Canceled              bool // its end was requested
 
 	chosen bool // the database has chosen RunAt, which is only about right until it was read
 	deaths int  // of workers that held this job
@@ -112,15 +115,18 @@ func (m *leaseModel) complete(l heldLease) worker.FateKind {
 		return m.lost(l)
 	}
 	m.clear(j.Key)
-	delete(m.jobs, l.ID)
 	m.freeQueue(l.queue, l.Claim())
+	if j.Canceled {
+		return m.cancel(l.ID)
+	}
+	delete(m.jobs, l.ID)
 	return worker.FateRecorded
 }
 
 func (m *leaseModel) fail(l heldLease, outcome worker.Outcome) worker.FateKind {
 	j := m.lease(l.Lease)
-	if j == nil {
-		return m.lost(l)
+	if j == nil || j.Canceled {
+		return m.endCanceled(l)
 	}
 	if outcome.Reason != "" && !j.superseded(l.Lease) && (outcome.Kind == worker.OutcomeExhausted || j.Attempts >= j.MaxAttempts) {
 		m.freeQueue(l.queue, l.Claim())
@@ -139,8 +145,8 @@ func (m *leaseModel) fail(l heldLease, outcome worker.Outcome) worker.FateKind {
 // release gives a job back, or snoozes it.
 func (m *leaseModel) release(l heldLease, outcome worker.Outcome) worker.FateKind {
 	j := m.lease(l.Lease)
-	if j == nil {
-		return m.lost(l)
+	if j == nil || j.Canceled {
+		return m.endCanceled(l)
 	}
 	return m.end(j, l, func() {
 		j.refund(l.Lease)
@@ -221,8 +227,8 @@ func (j *leaseJob) superseded(l wire.Lease) bool {
 
 // leasesRescued is what a rescue has done.
 type leasesRescued struct {
-	Jobs, Crashed []int64
-	Queues        int
+	Jobs, Crashed, Canceled []int64
+	Queues                  int
 }
 
 // rescue releases what is locked by workers that are dead (R4).
@@ -234,6 +240,11 @@ func (m *leaseModel) rescue(ids []string) (done leasesRescued) {
 	for _, id := range m.find(func(j *leaseJob) bool { return dead(j.Lock.By) }) {
 		j := m.jobs[id]
 		l := wire.Lease{ID: id, Token: j.Lock.By}
+		if j.Canceled {
+			m.cancel(id)
+			done.Canceled = append(done.Canceled, id)
+			continue
+		}
 		verdict, reason := worker.ErrCrashed, worker.ReasonCrashed
 		if owner, _, _ := strings.Cut(j.Lock.By, "."); m.told[owner] {
 			verdict, reason = worker.ErrInterrupted, worker.ReasonInterrupted
@@ -262,11 +273,16 @@ func (m *leaseModel) unlockWorker(id string) (jobs, queues int) {
 	mine := func(lock leaseLock) bool { return lock.ofWorker(id) }
 	for _, job := range m.find(func(j *leaseJob) bool { return mine(j.Lock) }) {
 		j := m.jobs[job]
+		jobs++
+		if j.Canceled { // its queue is freed with the others
+			j.Lock = leaseLock{}
+			m.cancel(job)
+			continue
+		}
 		if l := (wire.Lease{ID: job, Token: j.Lock.By}); !j.superseded(l) && !m.crashed(l, worker.ErrCrashed, worker.ReasonCrashed) {
 			j.refund(l)
 		}
 		j.Lock = leaseLock{}
-		jobs++
 	}
 	return jobs, m.freeQueues(func(by string) bool { return mine(leaseLock{By: by}) })
 }
@@ -286,6 +302,10 @@ func (m *leaseModel) reclaim(id string, held []wire.Lease) (answer worker.Reclai
 		}
 		j.Lock = leaseLock{}
 		answer.Jobs++
+		if j.Canceled {
+			m.cancel(id)
+			answer.Canceled = append(answer.Canceled, worker.CanceledJob{Job: &wire.Job{Lease: wire.Lease{ID: id}}})
+		}
 	}
 	answer.Queues, answer.Settled = m.freeQueues(unknown(wire.Lease.Claim)), true
 	return answer

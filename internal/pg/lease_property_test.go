@@ -61,5 +61,7 @@ var leaseEvents = []string{
 	"complete: recorded", "complete: lost", "fail: recorded", "fail: exhausted", "fail: superseded", "fail: lost",
 	"release: recorded", "release: exhausted", "release: superseded", "release: lost", "renew: recorded", "renew: lost",
 	"end: busy", "rescue: released", "rescue: crashed", "reclaim: released", "enqueue: overwritten", "enqueue: superseded",
+	"complete: cancelled", "fail: cancelled", "release: cancelled", "rescue: cancelled", "reclaim: cancelled", "claim: cancelled",
+	"cancel: waiting", "cancel: running", "look: cancelled",
 	"complete: cleared", "sweep: dead letters", "enqueue: kept", "remove: deleted", "remove: running",
 }

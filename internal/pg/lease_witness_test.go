@@ -1,6 +1,7 @@
 package pg_test
 
 import (
+	"maps"
 	"strings"
 	"testing"
 
@@ -128,10 +129,57 @@ var leaseWitnesses = map[string]leaseWitness{
 	},
 }
 
+// The rules of section 16: without any of them, a job that is to end runs again, or is left.
+var cancelWitnesses = map[string]leaseWitness{
+	"nobody ends what is free": {
+		statements: []string{query.EndCanceled}, old: "j.locked_by is null and j.locked_at is null or", fresh: "false or",
+		favour: []string{"claim", "cancel", "give back", "fail"},
+	},
+	"stale locks stay": {
+		statements: []string{query.EndCanceled}, old: "or j.locked_at < now() - interval '4 hours'",
+		favour: []string{"claim", "cancel", "age", "look for requests"},
+	},
+	"what a worker has is ended": {
+		statements: []string{query.EndCanceled}, old: "or j.locked_by = any(", fresh: "or true or j.locked_by = any(",
+		favour: []string{"claim", "cancel", "look for requests"},
+	},
+	"a rescue does not ask": {
+		statements: []string{query.EndCanceled}, old: "or j.locked_by = any(", fresh: "or false and j.locked_by = any(",
+		favour: []string{"claim", "cancel", "die", "rescue"},
+	},
+	"requests outlive their jobs": {
+		statements: []string{query.EndCanceled}, old: "as j where j.id = c.job_id) is null", fresh: "as j where j.id = c.job_id) = 0",
+		favour: []string{"claim", "cancel", "complete", "look for requests"},
+	},
+	"the queue of a stale lock stays": {
+		statements: []string{query.EndCanceled}, old: "where s.id = ended.job_queue_id and starts_with(ended.locked_by, s.locked_by || '.')",
+		fresh:  "where false and s.id = ended.job_queue_id",
+		favour: []string{"claim", "cancel", "age", "look for requests"},
+	},
+	"a claim does not ask": {
+		statements: []string{query.Requested}, old: "where c.job_id = any($1::bigint[])", fresh: "where c.job_id = any($1::bigint[]) and false",
+		favour: []string{"claim", "cancel", "force_unlock_workers"},
+	},
+	"a failure does not ask": {
+		statements: []string{query.FailJobs}, old: "where c.job_id = j.id)", fresh: "where false and c.job_id = j.id)",
+		favour: []string{"claim", "cancel", "fail"},
+	},
+	"a sweep does not ask": {
+		statements: []string{query.SweepJobs}, old: "where c.job_id = j.id)", fresh: "where false and c.job_id = j.id)",
+		favour: []string{"claim", "cancel", "age", "sweep for dead letters"},
+	},
+	"a sweep buries what is to end": {
+		statements: []string{query.BuryJobs}, old: "where c.job_id = j.id)", fresh: "where false and c.job_id = j.id)",
+		favour: []string{"claim", "cancel", "force_unlock_workers", "permanently_fail_jobs", "sweep for dead letters"},
+	},
+}
+
 // A model that no run can break would prove nothing: without any one of these rules, it is broken.
 func TestLeaseWitnesses(t *testing.T) {
 	t.Parallel()
-	for name, witness := range leaseWitnesses {
+	witnesses := maps.Clone(leaseWitnesses)
+	maps.Copy(witnesses, cancelWitnesses)
+	for name, witness := range witnesses {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			db := newLeaseDB(t)

@@ -14,7 +14,7 @@ import (
 	"github.com/backfillhq/go/testutil/pgtest"
 )
 
-// planned is what a plan does on the table of jobs.
+// planned is what a plan does on the tables of jobs, dead letters, and requests.
 type planned struct {
 	Type     string    `json:"Node Type"`
 	Relation string    `json:"Relation Name"`
@@ -69,11 +69,25 @@ func TestPlansCachedOnAnEmptyTable(t *testing.T) {
 		"release":        {query.ReleaseJobs, "(bigint[], text[], bigint[])", "('{1,2,3}', '{x,y,z}', '{-1,-1,-1}')"},
 		"renew":          {query.RenewJobs, "(bigint[], text[], int[], text[])", "('{1,2,3}', '{x,y,z}', '{1,0,0}', '{x,y,z}')"},
 		"holders":        {query.LeaseHolders, "(bigint[])", "('{1,2,3}')"},
+		"end cancelled":  {query.EndCanceled, "(bigint[], text[])", "('{10,20,30}', '{x}')"},
+		"requested":      {query.Requested, "(bigint[])", "('{10,20,30}')"},
+		"unbury":         {query.UnburyCanceled, "(bigint[])", "('{10,20,30}')"},
 	}
 	for name, f := range finishes {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			planChecker(t, f.text, f.types, f.arguments)(100)
+		})
+	}
+	// These go by the requests, of which there are 10,000: a look at the job of each, and no more.
+	looks := map[string]struct{ text, types, arguments string }{
+		"end all cancelled": {query.EndCanceled, "(bigint[], text[])", "(null, '{}')"},
+		"endable":           {query.EndableJobs, "", ""},
+	}
+	for name, f := range looks {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			planChecker(t, f.text, f.types, f.arguments)(10_000)
 		})
 	}
 }
@@ -105,6 +119,7 @@ func planChecker(t *testing.T, text, types, arguments string) func(most float64)
 	dbtest.Run(t, conn, `insert into graphile_worker.backfill_dlq (original_job_id, task_identifier, payload, priority, job_key, max_attempts, attempts,
 		failure_reason, original_created_at, original_run_at, requeued_job_id)
 		select -i, 'a', '{}', 0, 'k' || i, 25, 25, 'exhausted', now(), now(), case when i % 2 = 0 then i end from generate_series(1, 20000) as i`)
+	dbtest.Run(t, conn, "insert into graphile_worker.backfill_cancels (job_id) select 10 * i from generate_series(1, 10000) as i")
 	return func(most float64) {
 		t.Helper()
 		var document string
@@ -120,10 +135,10 @@ func planChecker(t *testing.T, text, types, arguments string) func(most float64)
 			t.Fatal(err)
 		}
 		plans[0].Plan.walk(func(p planned) {
-			if p.Relation != "_private_jobs" && p.Relation != "backfill_dlq" {
+			if p.Relation != "_private_jobs" && p.Relation != "backfill_dlq" && p.Relation != "backfill_cancels" {
 				return
 			}
-			if p.Type == "Seq Scan" || strings.HasPrefix(p.Type, "Bitmap") {
+			if p.Relation != "backfill_cancels" && (p.Type == "Seq Scan" || strings.HasPrefix(p.Type, "Bitmap")) {
 				t.Errorf("the plan has a %s on %s", p.Type, p.Relation)
 			}
 			if p.Rows*p.Loops > most {

@@ -93,7 +93,9 @@ func TestHandlersLearnThatTheirJobsWereCanceled(t *testing.T) {
 				r.pass(2 * time.Second) // the claim of a worker that polls
 				canceled(t, db, id, r)
 				r.stats(worker.Stats{Canceled: 1})
-				if e := r.seen(worker.EventCanceled)[0]; !errors.Is(e.Err, worker.ErrCanceled) || e.WorkerID != r.worker.Health().WorkerID || e.Job.Task != "task" {
+				if events := r.seen(worker.EventCanceled); len(events) == 0 {
+					t.Error("there is no event")
+				} else if e := events[0]; !errors.Is(e.Err, worker.ErrCanceled) || e.WorkerID != r.worker.Health().WorkerID || e.Job.Task != "task" {
 					t.Errorf("event %+v", e)
 				}
 				if runs := r.started(); len(runs) != 2 || runs[1].Job != behind {

@@ -136,7 +136,7 @@ with held as materialized (
    where ($1::bigint[] is null or c.job_id = any($1::bigint[]))
      and (c.job_id in (select id from ended)
           or c.requested_at < now() - interval '10 seconds'     -- until then, whoever has stored it looks
-             and not exists (select from graphile_worker._private_jobs as j where j.id = c.job_id))
+             and (select j.id from graphile_worker._private_jobs as j where j.id = c.job_id) is null)   -- of "not exists", all ids are read
    order by c.job_id limit 2000 for update skip locked
 ), settled as (
   delete from graphile_worker.backfill_cancels as c where c.job_id = any(array(select job_id from done))

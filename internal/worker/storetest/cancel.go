@@ -62,6 +62,17 @@ var cancelCases = map[string]func(*rig){
 			}
 			r.complete(next)
 		})
+		first, second := r.add(wire.Job{Queue: "stale"}), r.add(wire.Job{Queue: "stale"})
+		r.only()
+		r.Age(first, 5*time.Hour)
+		r.RelockQueue("stale", "")
+		next := r.only()
+		r.ids("claimed", []*wire.Job{next}, second)
+		r.Request(first, because)
+		r.toldOf("stale", r.requests().Ended, first)
+		if by := r.QueueLock("stale"); by != claimOf(next) {
+			r.t.Errorf("the queue is locked by %q, want %q", by, claimOf(next))
+		}
 	},
 	"a job that was superseded or removed as well is cancelled": func(r *rig) {
 		for what, change := range map[string]func(int64){"superseded": r.Supersede, "removed": r.Remove} {

@@ -1,8 +1,10 @@
 package pg_test
 
 import (
+	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/backfillhq/go/internal/dbtest"
 	"github.com/backfillhq/go/internal/pg"
@@ -121,6 +123,46 @@ func TestRequestsStoredWhileALeaseEnds(t *testing.T) {
 					wantIDs(t, "then claimed", idsOf(r.claim(2)), fine)
 				})
 			}
+		}
+	}
+}
+
+// A job's own transaction does not commit when the end of the job was requested, also if its snapshot is
+// older than the request.
+func TestRequestsStoredWhileATransactionCompletesTheJob(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	transactions := r.store.Transactions(2)
+	dbtest.Run(t, r.pool, "create table effects (job bigint)")
+	for _, level := range []string{"read committed", "repeatable read", "serializable"} {
+		for _, requested := range []bool{true, false} {
+			id := r.add("'a', queue_name := 'q'")
+			job := r.claimOne()
+			tx, err := transactions.Begin(t.Context(), pg.TxJob{Lease: job.Lease, Isolation: level, Limit: time.Minute})
+			if err != nil {
+				t.Fatal(err)
+			}
+			dbtest.Run(t, tx.Pgx, "insert into effects values ($1)", id) // its snapshot
+			if requested {
+				_, err := query.New(r.pool).CancelJobs(t.Context(), query.CancelJobsParams{Ids: []int64{id}})
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			fate, err := tx.Commit()
+			if requested != errors.Is(err, worker.ErrCanceled) || !requested && (err != nil || fate.Kind != worker.FateRecorded) {
+				t.Errorf("%s, requested %v: fate %+v, %v", level, requested, fate, err)
+			}
+			if done := dbtest.Get[bool](t, r.pool, "select exists (select from effects where job = $1)", id); done == requested {
+				t.Errorf("%s, requested %v: its effects are there: %v", level, requested, done)
+			}
+			if requested {
+				fates, err := r.store.Release(t.Context(), []worker.Ended{{Lease: job.Lease, Outcome: worker.Outcome{Kind: worker.OutcomeCanceled}}})
+				if err != nil || fates[0].Kind != worker.FateCanceled {
+					t.Errorf("%s: given back: %+v, %v", level, fates, err)
+				}
+			}
+			r.wantRow(id, nil)
 		}
 	}
 }

@@ -228,7 +228,7 @@ func TestStuckWhateverHasEndedTheContext(t *testing.T) {
 		"declared dead": {func(r *rig, db *fakeDB, _ int64) { db.kill(r.worker.Health().WorkerID) }, time.Minute, worker.ErrLeaseLost},
 		"unlocked":      {func(_ *rig, db *fakeDB, id int64) { db.unlock(id) }, 31 * time.Minute, worker.ErrLeaseLost},
 		"fenced":        {func(r *rig, _ *fakeDB, _ int64) { r.store.silence(true) }, time.Minute, worker.ErrLeaseLost},
-		"cancelled":     {func(_ *rig, db *fakeDB, id int64) { db.request(id, "ada", "") }, time.Minute, worker.ErrCanceled},
+		"cancelled":     {func(_ *rig, db *fakeDB, id int64) { db.request(id, worker.Request{By: "ada"}) }, time.Minute, worker.ErrCanceled},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -51,15 +51,20 @@ select ended.id, coalesce(ended.locked_by, '')::text as token, coalesce(t.identi
 -- name: UnburyCanceled :many
 -- Deletes the dead letters that a statement before it in its transaction has made of these jobs, although
 -- their end was requested: when it began, the request was not there, and it had not locked their rows yet.
--- EndCanceled, behind it, deletes the requests.
-with unburied as (
+-- The requests go with them.
+with requested as materialized (
+  select c.job_id, c.requested_by, c.reason from graphile_worker.backfill_cancels as c
+   where c.job_id = any(@ids::bigint[]) order by c.job_id for update skip locked
+), unburied as (
   delete from graphile_worker.backfill_dlq as d
-   where d.original_job_id = any(array(select c.job_id from graphile_worker.backfill_cancels as c where c.job_id = any(@ids::bigint[])))
+   where d.original_job_id = any(array(select requested.job_id from requested))
      and d.requeued_job_id is null and d.failed_at = now()
   returning d.original_job_id
+), settled as (
+  delete from graphile_worker.backfill_cancels as c where c.job_id = any(array(select unburied.original_job_id from unburied))
 )
-select c.job_id, c.requested_by, c.reason
-  from unburied join graphile_worker.backfill_cancels as c on c.job_id = unburied.original_job_id;
+select requested.job_id, requested.requested_by, requested.reason
+  from requested join unburied on unburied.original_job_id = requested.job_id;
 
 -- name: EndableJobs :many
 -- What EndCanceled finds.

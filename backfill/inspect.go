@@ -61,10 +61,14 @@ func (c *Client) Job(ctx context.Context, id int64) (*JobStatus, error) {
 	if err != nil {
 		return nil, fmt.Errorf("get job %d: %w", id, err)
 	}
+	return newJobStatus(job, row), nil
+}
+
+func newJobStatus(job *wire.Job, row pg.Inspection) *JobStatus {
 	return &JobStatus{
 		Job: *newJob(job), State: JobState(row.State), LastError: row.LastError,
 		LockedBy: row.LockedBy, LockedAt: row.LockedAt, UpdatedAt: row.UpdatedAt,
-	}, nil
+	}
 }
 
 // statusOf returns what a job was when it failed for good.

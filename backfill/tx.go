@@ -108,12 +108,13 @@ func (c *Client) InTx(ctx context.Context, fn func(ctx context.Context, tx pgx.T
 // because the jobs belong to this one transaction.
 type txEnqueuer struct {
 	client *Client
+	tx     pg.AppTx
 	nudge  func(jobs int)
 	insert func(context.Context, []wire.Spec) ([]*wire.Job, error)
 }
 
 func (c *Client) bindTx(tx pgx.Tx, nudge func(jobs int)) *txEnqueuer {
-	return &txEnqueuer{c, nudge, func(ctx context.Context, specs []wire.Spec) ([]*wire.Job, error) {
+	return &txEnqueuer{c, pg.AppTx{Pgx: tx}, nudge, func(ctx context.Context, specs []wire.Spec) ([]*wire.Job, error) {
 		if tx == nil {
 			return nil, invalid(errors.New("WithTx: the transaction is nil"))
 		}
@@ -122,7 +123,7 @@ func (c *Client) bindTx(tx pgx.Tx, nudge func(jobs int)) *txEnqueuer {
 }
 
 func (c *Client) bindSQLTx(tx *sql.Tx, nudge func(jobs int)) *txEnqueuer {
-	return &txEnqueuer{c, nudge, func(ctx context.Context, specs []wire.Spec) ([]*wire.Job, error) {
+	return &txEnqueuer{c, pg.AppTx{SQL: tx}, nudge, func(ctx context.Context, specs []wire.Spec) ([]*wire.Job, error) {
 		if tx == nil {
 			return nil, invalid(errors.New("WithSQLTx: the transaction is nil"))
 		}

@@ -1,9 +1,8 @@
 package testutil
 
 import (
-	"cmp"
-	"encoding/json"
 	"testing"
+	"time"
 
 	"github.com/backfillhq/go/backfill"
 )
@@ -41,24 +40,21 @@ func Enqueued[T any](tb testing.TB, rec *Recorder, task *backfill.Task[T]) []Rec
 		tb.Fatalf("testutil: Enqueued: the Recorder or the task is nil")
 		return nil
 	}
+	decode, err := decoderOf(task)
+	if err != nil {
+		tb.Fatalf("testutil: Enqueued: %v", err)
+		return nil
+	}
 	var jobs []Recorded[T]
 	for i, recorded := range rec.recordings() {
 		if recorded.request.Task != task.Name {
 			continue
 		}
 		job := Recorded[T]{Request: recorded.request, InTx: recorded.inTx}
-		if err := decode(job.Request.Args, &job.Args); err != nil {
+		if job.Args, err = decode(newJob(job.Request, time.Time{})); err != nil {
 			tb.Fatalf("testutil: request %d: args of task %q do not decode into %T: %v: %.1000s", i, task.Name, job.Args, err, job.Request.Args)
 		}
 		jobs = append(jobs, job)
 	}
 	return jobs
-}
-
-// decode does what a worker does with the payload of a job.
-func decode[T any](payload json.RawMessage, args *T) error {
-	if _, ok := any(*args).(backfill.NoArgs); ok {
-		return nil // nobody looks at it
-	}
-	return json.Unmarshal([]byte(cmp.Or(string(payload), "{}")), args)
 }

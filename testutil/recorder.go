@@ -170,3 +170,16 @@ func (r *Recorder) recordings() []recording {
 	}
 	return recorded
 }
+
+// jobs returns copies of the jobs that have not ended.
+func (r *Recorder) jobs() []*backfill.JobStatus {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := time.Now()
+	jobs := make([]*backfill.JobStatus, len(r.table.rows))
+	for i, row := range r.table.rows {
+		jobs[i] = row.status(now)
+		jobs[i].Args, jobs[i].Flags = bytes.Clone(jobs[i].Args), slices.Clone(jobs[i].Flags)
+	}
+	return jobs
+}

@@ -180,9 +180,11 @@ func TestRecorderIsSafeForConcurrentUse(t *testing.T) {
 	}
 }
 
-func mustEnqueue(t *testing.T, e backfill.Enqueuer, requests ...backfill.Request) {
+func mustEnqueue(t *testing.T, e backfill.Enqueuer, requests ...backfill.Request) []*backfill.Job {
 	t.Helper()
-	if _, err := e.Enqueue(t.Context(), requests...); err != nil {
+	jobs, err := e.Enqueue(t.Context(), requests...)
+	if err != nil {
 		t.Fatal(err)
 	}
+	return jobs
 }

@@ -21,7 +21,22 @@ type table struct {
 type row struct {
 	job     *backfill.Job // Attempt is that of the row. Enqueue returns it: it is replaced, never changed
 	running bool
-	keyed   bool // it had a key when it was claimed
+	keyed   bool      // it had a key when it was claimed
+	updated time.Time // when it was enqueued last
+}
+
+// status returns the row as a client would.
+func (r *row) status(now time.Time) *backfill.JobStatus {
+	status := &backfill.JobStatus{Job: *r.job, State: backfill.JobDue, UpdatedAt: r.updated}
+	switch {
+	case r.running:
+		status.State = backfill.JobRunning
+	case !r.available():
+		status.State = backfill.JobFailed
+	case r.job.RunAt.After(now):
+		status.State = backfill.JobWaiting
+	}
+	return status
 }
 
 // available reports whether the row can still be claimed and changed by its key.
@@ -62,7 +77,7 @@ func (t *table) insert(request backfill.Request, now time.Time) (*backfill.Job, 
 			if request.KeyMode == backfill.PreserveRunAt && before.Attempt == 0 {
 				job.RunAt = before.RunAt
 			}
-			old.job = job
+			old.job, old.updated = job, now
 		default:
 			old.change(func(job *backfill.Job) { job.Key, job.Attempt = "", job.MaxAttempts })
 		}
@@ -73,7 +88,7 @@ func (t *table) insert(request backfill.Request, now time.Time) (*backfill.Job, 
 	}
 	t.lastID++
 	job.ID = t.lastID
-	added := &row{job: job}
+	added := &row{job: job, updated: now}
 	t.rows = append(t.rows, added)
 	return job, append(changes, change{added, nil, job})
 }

@@ -42,7 +42,7 @@ func TestRequirementsOfUsers(t *testing.T) {
 		adds       []string
 	}{
 		{name: "runtime"},
-		{name: "tests", test: `import (_ "` + own + `/testutil"; _ "` + own + `/testutil/pgtest")`},
+		{name: "tests", test: `import (_ "` + own + `/testutil"; _ "` + own + `/testutil/pgtest")`, adds: []string{"github.com/google/go-cmp"}},
 		{name: "generator", tools: []string{"backfillgen"}, adds: generator},
 		{name: "both tools", tools: []string{"backfillgen", "backfill"}, adds: append([]string{"github.com/urfave/cli/v3"}, generator...)},
 	} {

@@ -2,6 +2,7 @@ package pg
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"math"
@@ -64,4 +65,50 @@ func (a *Admin) Inspect(ctx context.Context, id int64) (job *wire.Job, row Inspe
 		return err
 	})
 	return job, row, a.settings.explainWork(err)
+}
+
+// listedJobs is how many rows [Admin.List] reads at most.
+const listedJobs = 10_000
+
+// AppTx is a transaction of the application's: one of the two. The zero AppTx is none.
+type AppTx struct {
+	Pgx pgx.Tx
+	SQL *sql.Tx
+}
+
+func (t AppTx) session() session {
+	if t.SQL != nil {
+		return sqlSession{t.SQL}
+	}
+	return pgxSession{t.Pgx, connOf(t.Pgx)}
+}
+
+// Listed is a job that [Admin.List] has found.
+type Listed struct {
+	Job *wire.Job
+	Inspection
+}
+
+// List returns the jobs in the table, in the order of their ids, as a transaction sees them; without
+// one, those that are committed.
+func (a *Admin) List(ctx context.Context, tx AppTx) (jobs []Listed, err error) {
+	list := statement{text: a.texts.render(query.ListJobs), args: []any{listedJobs}, read: func(rows rows) error {
+		for rows.Next() {
+			var row Listed
+			if row.Job, err = scanJob(rows, &row.State, &row.LastError, &row.LockedBy,
+				(*hexTime)(&row.LockedAt), (*hexTime)(&row.UpdatedAt)); err != nil {
+				return err
+			}
+			jobs = append(jobs, row)
+		}
+		return nil
+	}}
+	if tx.Pgx != nil || tx.SQL != nil {
+		err = tx.session().run(ctx, []statement{list})
+	} else {
+		err = a.inTx(ctx, func(ctx context.Context, tx pgx.Tx) error {
+			return AppTx{Pgx: tx}.session().run(ctx, []statement{list})
+		})
+	}
+	return jobs, a.settings.explainWork(err)
 }

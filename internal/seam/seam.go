@@ -1,5 +1,5 @@
-// Package seam is how package testutil reaches into package backfill: to put a job into a context,
-// and to run jobs as a worker does, but without a database.
+// Package seam is how package testutil reaches into package backfill: to put a job into a context, to
+// run jobs as a worker does, but without a database or in a test's own transaction, and to list jobs.
 package seam
 
 import (
@@ -30,3 +30,8 @@ type Inline struct {
 // backfill.Enqueuer, and the options are a []backfill.WorkerOption; the logger is for those
 // without one.
 var NewInline func(registry, enqueuer, opts any, logger *slog.Logger) (*Inline, error)
+
+// Jobs returns the rows of the table of jobs as a []*backfill.JobStatus, as they are seen by a
+// *backfill.Client, or in the transaction that its WithTx or WithSQLTx got. ok is false for any other
+// Enqueuer. Package backfill sets it.
+var Jobs func(ctx context.Context, enqueuer any) (jobs any, ok bool, err error)

@@ -165,3 +165,82 @@ func (q *Queries) JobPages(ctx context.Context, schemaName string) (int64, error
 	err := row.Scan(&pages)
 	return pages, err
 }
+
+const ListJobs = `-- name: ListJobs :many
+select j.key, j.id, coalesce(t.identifier, '') as task, coalesce(s.queue_name, '') as queue, j.payload,
+       encode(timestamptz_send(j.run_at), 'hex') as run_at,
+       encode(timestamptz_send(j.created_at), 'hex') as created_at,
+       j.attempts, j.max_attempts, j.priority, j.revision, j.flags,
+       case when j.locked_at >= now() - interval '4 hours' and starts_with(j.locked_by, 'backfill-suspect.') then 'suspect'
+            when j.locked_at >= now() - interval '4 hours' then 'running'
+            when j.attempts >= j.max_attempts then 'failed'
+            when j.run_at > now() then 'waiting'
+            else 'due' end as state,
+       coalesce(j.last_error, '') as last_error, coalesce(j.locked_by, '') as locked_by,
+       encode(timestamptz_send(coalesce(j.locked_at, '-infinity')), 'hex') as locked_at,
+       encode(timestamptz_send(j.updated_at), 'hex') as updated_at
+  from graphile_worker._private_jobs as j
+  left join graphile_worker._private_tasks as t on t.id = j.task_id
+  left join graphile_worker._private_job_queues as s on s.id = j.job_queue_id
+ order by j.id limit $1::int
+`
+
+type ListJobsRow struct {
+	Key         pgtype.Text
+	ID          int64
+	Task        string
+	Queue       string
+	Payload     []byte
+	RunAt       string
+	CreatedAt   string
+	Attempts    int16
+	MaxAttempts int16
+	Priority    int16
+	Revision    int32
+	Flags       []byte
+	State       string
+	LastError   string
+	LockedBy    string
+	LockedAt    string
+	UpdatedAt   string
+}
+
+// The rows of the table, at most so many, as JobByID returns them: for tests, whose tables are small. The session
+// may be the application's.
+func (q *Queries) ListJobs(ctx context.Context, dollar_1 int32) ([]ListJobsRow, error) {
+	rows, err := q.db.Query(ctx, ListJobs, dollar_1)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []ListJobsRow
+	for rows.Next() {
+		var i ListJobsRow
+		if err := rows.Scan(
+			&i.Key,
+			&i.ID,
+			&i.Task,
+			&i.Queue,
+			&i.Payload,
+			&i.RunAt,
+			&i.CreatedAt,
+			&i.Attempts,
+			&i.MaxAttempts,
+			&i.Priority,
+			&i.Revision,
+			&i.Flags,
+			&i.State,
+			&i.LastError,
+			&i.LockedBy,
+			&i.LockedAt,
+			&i.UpdatedAt,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}

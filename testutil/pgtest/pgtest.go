@@ -35,6 +35,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
@@ -52,9 +53,10 @@ type Database struct {
 	// URL connects to the database.
 	URL string
 
-	t    testing.TB
-	size int32
-	pool func() *pgxpool.Pool
+	t      testing.TB
+	size   int32
+	tracer pgx.QueryTracer // nil: none
+	pool   func() *pgxpool.Pool
 }
 
 // An Option changes what [New] and [Empty] make.
@@ -67,6 +69,7 @@ func (f optionFunc) apply(c *config) { f(c) }
 type config struct {
 	schema   string
 	poolSize int
+	tracer   pgx.QueryTracer
 }
 
 // WithSchema installs backfill's tables in a schema of this name. [Empty] ignores it. Default:
@@ -78,6 +81,12 @@ func WithSchema(name string) Option {
 // WithPoolSize sets how many connections [Database.Pool] can have, 1 to 10,000. Default: 4.
 func WithPoolSize(connections int) Option {
 	return optionFunc(func(c *config) { c.poolSize = connections })
+}
+
+// WithTracer sets the tracer of [Database.Pool]'s connections, such as testutil.FaultTracer. Default:
+// none.
+func WithTracer(tracer pgx.QueryTracer) Option {
+	return optionFunc(func(c *config) { c.tracer = tracer })
 }
 
 // New makes a database with backfill's schema. If it cannot, it fails the test.
@@ -126,7 +135,7 @@ func create(tb testing.TB, migrated bool, opts []Option) *Database {
 		// Registered before the pool, and thus run after it is closed.
 		tb.Cleanup(func() { s.cleanUp(tb, name) })
 	}
-	db := &Database{URL: withDatabase(s.url, name), t: tb, size: int32(cfg.poolSize)}
+	db := &Database{URL: withDatabase(s.url, name), t: tb, size: int32(cfg.poolSize), tracer: cfg.tracer}
 	db.pool = sync.OnceValue(db.newPool)
 	return db
 }
@@ -149,7 +158,7 @@ func (d *Database) newPool() *pgxpool.Pool {
 		d.t.Errorf("pgtest: read the URL: %v", err)
 		return nil
 	}
-	settings.MaxConns = d.size
+	settings.MaxConns, settings.ConnConfig.Tracer = d.size, d.tracer
 	pool, err := pgxpool.NewWithConfig(d.t.Context(), settings)
 	if err != nil {
 		d.t.Errorf("pgtest: make a pool: %v", err)

@@ -9,7 +9,7 @@ import (
 	"github.com/backfillhq/go/internal/seam"
 )
 
-func init() { seam.NewInline, seam.Jobs = newInline, listJobs }
+func init() { seam.NewInline, seam.Jobs, seam.RunInside = newInline, listJobs, runInside }
 
 // newInline is for testutil, which runs jobs without a worker: it makes one that never starts, and
 // hands out its parts.

@@ -275,7 +275,7 @@ func (t *JobTransactions) endSession(pid int32, began int64, busy bool) {
 // next says whose job is first in line in the queue that the commit has freed. It is not asked for
 // in the transaction: a serializable one is refused for what it has read.
 func (j *JobTx) next() worker.NextInQueue {
-	if j.lease.QueueID == 0 {
+	if j.lease.QueueID == 0 || j.owner.inside != nil {
 		return worker.NextNone
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), settledTimeout)

@@ -35,3 +35,15 @@ var NewInline func(registry, enqueuer, opts any, logger *slog.Logger) (*Inline, 
 // *backfill.Client, or in the transaction that its WithTx or WithSQLTx got. ok is false for any other
 // Enqueuer. Package backfill sets it.
 var Jobs func(ctx context.Context, enqueuer any) (jobs any, ok bool, err error)
+
+// Ran is how a job has ended that RunInside has run.
+type Ran struct {
+	Job     any // a *backfill.Job
+	Outcome worker.Outcome
+	Dead    bool // it has failed for good
+}
+
+// RunInside enqueues a backfill.Request with what WithTx or WithSQLTx of a *backfill.Client returned,
+// claims the job in that transaction, runs it, and records its end there. The other parameters are
+// those of NewInline. An error says that it could not be run. Package backfill sets it.
+var RunInside func(ctx context.Context, registry, enqueuer, opts, request any, logger *slog.Logger) (*Ran, error)

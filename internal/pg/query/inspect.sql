@@ -70,3 +70,21 @@ select j.key, j.id, coalesce(t.identifier, '') as task, coalesce(s.queue_name, '
   left join graphile_worker._private_tasks as t on t.id = j.task_id
   left join graphile_worker._private_job_queues as s on s.id = j.job_queue_id
  order by j.id limit $1::int;
+
+-- name: LockJob :many
+-- Locks a job as a claim does, wherever it is in the line, for a test in the test's own transaction. No row: it
+-- is locked, has no attempt left, or its queue is held.
+with job as materialized (
+  select j.id, j.job_queue_id from graphile_worker._private_jobs as j
+   where j.id = $1::bigint and j.is_available for update
+), queue as (
+  update graphile_worker._private_job_queues as s set locked_by = $2::text, locked_at = now()
+    from job where s.id = job.job_queue_id and s.is_available
+  returning s.id
+)
+update graphile_worker._private_jobs as j
+   set attempts = j.attempts + 1, locked_at = now(),
+       locked_by = $2::text || '.' || (j.attempts + 1) || case when j.key is null then '' else 'k' end
+  from job
+ where j.id = job.id and (job.job_queue_id is null or exists (select from queue))
+returning j.locked_by;

@@ -244,3 +244,47 @@ func (q *Queries) ListJobs(ctx context.Context, dollar_1 int32) ([]ListJobsRow, 
 	}
 	return items, nil
 }
+
+const LockJob = `-- name: LockJob :many
+with job as materialized (
+  select j.id, j.job_queue_id from graphile_worker._private_jobs as j
+   where j.id = $1::bigint and j.is_available for update
+), queue as (
+  update graphile_worker._private_job_queues as s set locked_by = $2::text, locked_at = now()
+    from job where s.id = job.job_queue_id and s.is_available
+  returning s.id
+)
+update graphile_worker._private_jobs as j
+   set attempts = j.attempts + 1, locked_at = now(),
+       locked_by = $2::text || '.' || (j.attempts + 1) || case when j.key is null then '' else 'k' end
+  from job
+ where j.id = job.id and (job.job_queue_id is null or exists (select from queue))
+returning j.locked_by
+`
+
+type LockJobParams struct {
+	Column1 int64
+	Column2 string
+}
+
+// Locks a job as a claim does, wherever it is in the line, for a test in the test's own transaction. No row: it
+// is locked, has no attempt left, or its queue is held.
+func (q *Queries) LockJob(ctx context.Context, arg LockJobParams) ([]pgtype.Text, error) {
+	rows, err := q.db.Query(ctx, LockJob, arg.Column1, arg.Column2)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []pgtype.Text
+	for rows.Next() {
+		var locked_by pgtype.Text
+		if err := rows.Scan(&locked_by); err != nil {
+			return nil, err
+		}
+		items = append(items, locked_by)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}

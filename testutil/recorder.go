@@ -1,5 +1,8 @@
-// Package testutil tests code that enqueues. Without a database, a [Recorder] takes the place of a
-// client, and [Enqueued] returns what was enqueued.
+// Package testutil tests code that enqueues, and the handlers of jobs. docs/testing.md says which
+// function is for which test.
+//
+// Without a database, a [Recorder] takes the place of a client, and [Enqueued] returns what was
+// enqueued.
 //
 //	func TestSignUp(t *testing.T) {
 //		t.Parallel()
@@ -13,9 +16,12 @@
 //
 // To test a handler, call it: with backfill.NewContext(ctx, rec) if it enqueues, and with
 // [WithJob] if it looks at its job. [Recorder.Work] runs what was recorded, to test what becomes of
-// jobs: retries, snoozes, middleware, and the jobs that handlers enqueue. Tests whose code uses a
-// transaction need a database: see package pgtest. [Drain] runs its jobs with a real worker, and
-// [DrainUntil] moves its time.
+// jobs: retries, snoozes, middleware, and the jobs that handlers enqueue.
+//
+// With a database, which package pgtest makes: [RequireEnqueued] looks for a job, [Drain] runs
+// what is due with a real worker and [DrainUntil] moves the time, [Start] and [WaitFor] run a worker
+// and wait for what becomes of jobs, [Run] runs a job in a transaction of the test's own, and
+// [Faults] finds the tasks that are not idempotent.
 package testutil
 
 import (

@@ -66,6 +66,33 @@ func TestRequirementsOfUsers(t *testing.T) {
 	}
 }
 
+// Programs link nothing that is for tests: neither those that import the runtime and generated code,
+// as the example does, nor the command.
+func TestProgramsLinkNothingForTests(t *testing.T) {
+	t.Parallel()
+	for _, program := range []string{"./backfill", "./example", "./cmd/backfill"} {
+		list := exec.CommandContext(t.Context(), "go", "list", "-deps", program)
+		list.Dir = root
+		out, err := list.Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		linked := strings.Fields(string(out))
+		if !slices.Contains(linked, own+"/backfill") {
+			t.Errorf("%s: the list lacks our own package: %q", program, linked)
+		}
+		for _, path := range linked {
+			for _, no := range []string{
+				"testing", own + "/testutil", "github.com/google/go-cmp", "github.com/stretchr", "github.com/testcontainers",
+			} {
+				if path == no || strings.HasPrefix(path, no+"/") {
+					t.Errorf("%s links %s", program, path)
+				}
+			}
+		}
+	}
+}
+
 // Containers are for those who ask for them, and fit pgtest's hook.
 func TestRequirementsOfUsersWithContainers(t *testing.T) {
 	t.Parallel()

@@ -214,13 +214,14 @@ func (f *faults) shoot(ctx context.Context, t *stage, job *subject, shot *shot) 
 	if err != nil {
 		return fmt.Sprintf("%sthe jobs did not run to their end: %v", notes, err)
 	}
+	wrong := []string{notes}
 	for _, death := range t.deaths {
-		notes += "afterwards a job fails for good: " + death + "\n"
+		wrong = append(wrong, "afterwards a job fails for good: "+death+"\n")
 	}
 	if diff := compareAny(f.clean, state); diff != "" {
-		notes += "State differs (-without faults, +with it):\n" + diff
+		wrong = append(wrong, "State differs (-without faults, +with it):\n"+diff)
 	}
-	return notes
+	return strings.Join(wrong, "")
 }
 
 // report fails the test for what was found.

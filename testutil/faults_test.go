@@ -37,6 +37,7 @@ func (w *world) exec(ctx context.Context, text string, args ...any) error {
 // effects is a trial whose State are the rows that handlers have written, with how often.
 func effects(handlers func(w *world) []backfill.Binding, requests ...backfill.Request) func(tb testing.TB) testutil.Trial {
 	return func(tb testing.TB) testutil.Trial {
+		tb.Helper()
 		pool := pgtest.New(tb, pgtest.WithTracer(testutil.FaultTracer{}), pgtest.WithPoolSize(6)).Pool()
 		w := &world{pool: pool, db: stdlib.OpenDBFromPool(pool)}
 		tb.Cleanup(func() { _ = w.db.Close() })
@@ -124,7 +125,7 @@ func TestFaultsPass(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			try(t, func(tb testing.TB) { testutil.Faults(tb, setup) }).passes()
+			try(t, func(tb *trial) { testutil.Faults(tb, setup) }).passes()
 		})
 	}
 }
@@ -179,7 +180,7 @@ func TestFaultsFind(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			tb := try(t, func(tb testing.TB) { testutil.Faults(tb, effects(withEffect(c.handle), taskPay.Request("a"))) })
+			tb := try(t, func(tb *trial) { testutil.Faults(tb, effects(withEffect(c.handle), taskPay.Request("a"))) })
 			mustFind(t, tb, c.want...)
 		})
 	}
@@ -217,7 +218,7 @@ func mustFind(t *testing.T, tb *trial, want ...string) {
 // A handler that takes the end of its context for success leaves its work undone.
 func TestFaultsFindSwallowedCancellation(t *testing.T) {
 	t.Parallel()
-	tb := try(t, func(tb testing.TB) {
+	tb := try(t, func(tb *trial) {
 		testutil.Faults(tb, effects(plainly(func(ctx context.Context, w *world, what string) error {
 			if err := w.once(ctx, what); err != nil && ctx.Err() == nil {
 				return err
@@ -231,7 +232,7 @@ func TestFaultsFindSwallowedCancellation(t *testing.T) {
 // What handlers remember in their fields is gone after a crash.
 func TestFaultsFindMemory(t *testing.T) {
 	t.Parallel()
-	tb := try(t, func(tb testing.TB) {
+	tb := try(t, func(tb *trial) {
 		testutil.Faults(tb, effects(func(w *world) []backfill.Binding {
 			paid := map[string]bool{}
 			return plainly(func(ctx context.Context, w *world, what string) error {
@@ -249,7 +250,7 @@ func TestFaultsFindMemory(t *testing.T) {
 // What a transactional task does outside of its transaction is seen.
 func TestFaultsFindWhatIsOutsideOfTheTransaction(t *testing.T) {
 	t.Parallel()
-	tb := try(t, func(tb testing.TB) {
+	tb := try(t, func(tb *trial) {
 		testutil.Faults(tb, effects(func(w *world) []backfill.Binding {
 			return []backfill.Binding{backfill.Handle(taskPayTx, func(ctx context.Context, tx pgx.Tx, what string) error {
 				if _, err := tx.Exec(ctx, effect, what+" in"); err != nil {
@@ -266,10 +267,10 @@ func TestFaultsFindWhatIsOutsideOfTheTransaction(t *testing.T) {
 // A handler that goes on when its context has ended is named.
 func TestFaultsFindDeafHandlers(t *testing.T) {
 	t.Parallel()
-	tb := try(t, func(tb testing.TB) {
+	tb := try(t, func(tb *trial) {
 		testutil.Faults(tb, effects(plainly(func(ctx context.Context, w *world, what string) error {
 			if ctx.Err() != nil {
-				time.Sleep(6 * time.Second) //nolint:forbidigo // what is wrong with it
+				time.Sleep(6 * time.Second) // what is wrong with it
 			}
 			return w.once(context.WithoutCancel(ctx), what)
 		}), taskPay.Request("a")))
@@ -295,6 +296,6 @@ func TestFaultsRefuse(t *testing.T) {
 		}), pay)},
 		{"the Trial lacks its Client", func(testing.TB) testutil.Trial { return testutil.Trial{} }},
 	} {
-		mustContain(t, try(t, func(tb testing.TB) { testutil.Faults(tb, c.setup) }).failed(), c.want)
+		mustContain(t, try(t, func(tb *trial) { testutil.Faults(tb, c.setup) }).failed(), c.want)
 	}
 }

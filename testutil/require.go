@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -201,12 +202,12 @@ func jobsIn(ctx context.Context, in backfill.Enqueuer) ([]*backfill.JobStatus, e
 	switch in := in.(type) {
 	case *Recorder:
 		if in == nil {
-			return nil, fmt.Errorf("the Recorder is nil")
+			return nil, errors.New("the Recorder is nil")
 		}
 		return in.jobs(), nil
 	case *Worker:
 		if in == nil {
-			return nil, fmt.Errorf("the Worker is nil")
+			return nil, errors.New("the Worker is nil")
 		}
 		return in.jobs(ctx)
 	}

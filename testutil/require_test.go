@@ -57,7 +57,7 @@ func beginTx(t *testing.T, db *pgtest.Database) pgx.Tx {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = tx.Rollback(context.Background()) }) //nolint:usetesting // t.Context has ended
+	t.Cleanup(func() { _ = tx.Rollback(context.Background()) })
 	return tx
 }
 
@@ -83,6 +83,7 @@ func TestRequireEnqueued(t *testing.T) {
 	at := time.Now().Add(3 * time.Hour)
 	for name, e := range places(t) {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			mustEnqueue(t, e, backfill.Request{Task: "other"}, TaskSendEmail.Request(SendEmailArgs{1, "a"}, backfill.Delay(time.Hour)))
 			jobs := mustEnqueue(t, e,
 				TaskSendEmail.Request(SendEmailArgs{2, "b"}, backfill.RunAt(at), backfill.Key("k"), backfill.Priority(3), backfill.MaxAttempts(4),
@@ -116,10 +117,10 @@ func TestRequireEnqueued(t *testing.T) {
 				{backfill.Delay(0)},
 				{backfill.RunAt(time.Time{})},
 			} {
-				tb := try(t, func(tb testing.TB) { testutil.RequireEnqueued(tb, e, TaskSendEmail, SendEmailArgs{2, "b"}, opts...) })
+				tb := try(t, func(tb *trial) { testutil.RequireEnqueued(tb, e, TaskSendEmail, SendEmailArgs{2, "b"}, opts...) })
 				mustContain(t, tb.failed(), `testutil: no such job of task "send_email" is enqueued. The closest is job `)
 			}
-			tb := try(t, func(tb testing.TB) {
+			tb := try(t, func(tb *trial) {
 				testutil.RequireEnqueued(tb, e, TaskSendEmail, SendEmailArgs{3, "c"}, backfill.Key("again"))
 			})
 			mustContain(t, tb.failed(), fmt.Sprintf("The closest is job %d", got.ID+2), `-`, `UserID:   3`, `+`, `UserID:   4`)
@@ -132,8 +133,9 @@ func TestRequireEnqueuedFails(t *testing.T) {
 	t.Parallel()
 	for name, e := range places(t) {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			look := func(args SendEmailArgs, opts ...backfill.EnqueueOption) string {
-				return try(t, func(tb testing.TB) { testutil.RequireEnqueued(tb, e, TaskSendEmail, args, opts...) }).failed()
+				return try(t, func(tb *trial) { testutil.RequireEnqueued(tb, e, TaskSendEmail, args, opts...) }).failed()
 			}
 			mustContain(t, look(SendEmailArgs{}), `no such job of task "send_email" is enqueued: there are no jobs at all`)
 			mustEnqueue(t, e, backfill.Request{Task: "other"}, backfill.Request{Task: "other"}, backfill.Request{Task: "another"})
@@ -145,7 +147,7 @@ func TestRequireEnqueuedFails(t *testing.T) {
 				"\nenqueued are:\n  job 4, due, queue \"user:7\": {\"user_id\":7,\"template\":\"far\"}\n  job 5, due, queue \"user:8\", key \"k\": {",
 				"\n  job 6, waiting, due at ")
 			mustContain(t, look(SendEmailArgs{9, "near"}, backfill.KeyMode("replace")), "the option replace: a key mode is not stored")
-			tb := try(t, func(tb testing.TB) {
+			tb := try(t, func(tb *trial) {
 				testutil.RequireEnqueuedFunc(tb, e, TaskSendEmail, func(SendEmailArgs) bool { return false })
 			})
 			mustContain(t, tb.failed(), "job 4, due, queue \"user:7\": {\"user_id\":7,\"template\":\"far\"}: the function does not accept its args",
@@ -159,13 +161,14 @@ func TestRequireEnqueuedDecodesTheStoredBytes(t *testing.T) {
 	t.Parallel()
 	for name, e := range places(t) {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			at := time.Now()
 			mustEnqueue(t, e, taskCrooked.Request(crooked{At: at, hidden: 1}))
 			fails := func(args crooked) string {
-				return try(t, func(tb testing.TB) { testutil.RequireEnqueued(tb, e, taskCrooked, args) }).failed()
+				return try(t, func(tb *trial) { testutil.RequireEnqueued(tb, e, taskCrooked, args) }).failed()
 			}
 			got := testutil.RequireEnqueued(t, e, taskCrooked, crooked{At: at, Names: []string{}})
-			if got.Args.At == at { //nolint:revive // the one of the handler has no monotonic reading, as outside
+			if got.Args.At == at { // the one of the handler has no monotonic reading, as outside
 				t.Error("the args have never been JSON")
 			}
 			mustContain(t, fails(crooked{At: at, hidden: 1}), "hidden: 1", "hidden: 0")
@@ -194,8 +197,8 @@ func TestRequireEnqueuedKnowsWhatHasRun(t *testing.T) {
 	if again.ID != follow.ID {
 		t.Errorf("job %d, then %d", follow.ID, again.ID)
 	}
-	tb := try(t, func(tb testing.TB) { testutil.RequireEnqueued(tb, client, TaskSendEmail, SendEmailArgs{1, "a"}) })
+	tb := try(t, func(tb *trial) { testutil.RequireEnqueued(tb, client, TaskSendEmail, SendEmailArgs{1, "a"}) })
 	mustContain(t, tb.failed(), "Those that have succeeded are gone: to see them too, pass the Worker of Start")
-	tb = try(t, func(tb testing.TB) { testutil.RequireEnqueued(tb, w, TaskSendEmail, SendEmailArgs{2, "a"}) })
+	tb = try(t, func(tb *trial) { testutil.RequireEnqueued(tb, w, TaskSendEmail, SendEmailArgs{2, "a"}) })
 	mustContain(t, tb.failed(), "run by the worker, queue \"user:1\": {\"user_id\":1,\"template\":\"a\"}")
 }

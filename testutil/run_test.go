@@ -40,8 +40,7 @@ func beginInside(t *testing.T, kind string) *inside {
 	db := pgtest.New(t)
 	i := &inside{t: t, kind: kind}
 	var err error
-	var opts []backfill.ClientOption
-	if i.client, err = backfill.NewClient(t.Context(), db.Pool(), opts...); err != nil {
+	if i.client, err = backfill.NewClient(t.Context(), db.Pool()); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(i.client.Close)
@@ -275,7 +274,7 @@ func TestRunGuards(t *testing.T) {
 	for _, kind := range insides {
 		i := beginInside(t, kind)
 		registry := backfill.NewRegistry(i.transactional(act))
-		tb := try(t, func(tb testing.TB) { testutil.Run(tb, i.in, registry, taskDoTx.Request("commit")) })
+		tb := try(t, func(tb *trial) { testutil.Run(tb, i.in, registry, taskDoTx.Request("commit")) })
 		mustContain(t, tb.failed()+tb.logged(), "has ended the job's transaction")
 	}
 }
@@ -286,19 +285,19 @@ func TestRunRefuses(t *testing.T) {
 	i := beginInside(t, "pgx.Tx")
 	onSQL := backfill.NewRegistry(backfill.Handle(taskDoTx, func(context.Context, *sql.Tx, string) error { return nil }))
 	onPgx := backfill.NewRegistry(backfill.Handle(taskDoTx, func(context.Context, pgx.Tx, string) error { return nil }))
-	for want, run := range map[string]func(tb testing.TB){
-		"cannot run a job in a *backfill.Client: pass what the client's WithTx or WithSQLTx returns": func(tb testing.TB) {
+	for want, run := range map[string]func(tb *trial){
+		"cannot run a job in a *backfill.Client: pass what the client's WithTx or WithSQLTx returns": func(tb *trial) {
 			testutil.Run(tb, i.client, onPgx, taskDoTx.Request(""))
 		},
-		"takes a *sql.Tx: pass what the client's WithSQLTx returns": func(tb testing.TB) {
+		"takes a *sql.Tx: pass what the client's WithSQLTx returns": func(tb *trial) {
 			testutil.Run(tb, i.in, onSQL, taskDoTx.Request(""))
 		},
-		"takes a pgx.Tx: pass what the client's WithTx returns": func(tb testing.TB) {
+		"takes a pgx.Tx: pass what the client's WithTx returns": func(tb *trial) {
 			testutil.Run(tb, i.client.WithSQLTx(new(sql.Tx)), onPgx, taskDoTx.Request(""))
 		},
-		"has no handler for the task": func(tb testing.TB) { testutil.Run(tb, i.in, onPgx, taskStep.Request("")) },
-		"the transaction is nil":      func(tb testing.TB) { testutil.Run(tb, i.client.WithTx(nil), onPgx, taskDoTx.Request("")) },
-		"key is empty":                func(tb testing.TB) { testutil.Run(tb, i.in, onPgx, taskDoTx.Request("", backfill.Key(""))) },
+		"has no handler for the task": func(tb *trial) { testutil.Run(tb, i.in, onPgx, taskStep.Request("")) },
+		"the transaction is nil":      func(tb *trial) { testutil.Run(tb, i.client.WithTx(nil), onPgx, taskDoTx.Request("")) },
+		"key is empty":                func(tb *trial) { testutil.Run(tb, i.in, onPgx, taskDoTx.Request("", backfill.Key(""))) },
 	} {
 		mustContain(t, try(t, run).failed(), want)
 	}

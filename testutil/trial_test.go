@@ -22,7 +22,7 @@ type trial struct {
 }
 
 // try runs a test to its end, clean-ups included.
-func try(t *testing.T, test func(tb testing.TB)) *trial {
+func try(t *testing.T, test func(tb *trial)) *trial {
 	t.Helper()
 	tb := &trial{TB: t}
 	tb.apart(func() { test(tb) })

@@ -21,9 +21,9 @@ var (
 )
 
 // openClient returns a client on a database of the test's own.
-func openClient(t *testing.T, opts ...backfill.ClientOption) *backfill.Client {
+func openClient(t *testing.T) *backfill.Client {
 	t.Helper()
-	client, err := backfill.NewClient(t.Context(), pgtest.New(t).Pool(), opts...)
+	client, err := backfill.NewClient(t.Context(), pgtest.New(t).Pool())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,7 +56,7 @@ func steps() *backfill.Registry {
 	)
 }
 
-func enqueueStep(t testing.TB, e backfill.Enqueuer, do string, opts ...backfill.EnqueueOption) *backfill.Job {
+func enqueueStep(t *testing.T, e backfill.Enqueuer, do string, opts ...backfill.EnqueueOption) *backfill.Job {
 	t.Helper()
 	job, err := backfill.Enqueue(t.Context(), e, taskStep, do, opts...)
 	if err != nil {
@@ -152,7 +152,7 @@ func TestWaitForFails(t *testing.T) {
 		{"die", nil, "", testutil.Succeeded, []string{"will not be succeeded any more: it has failed for good, attempt 1 of 25; its last error: boom"}},
 		{"fail once", nil, "", testutil.Snoozed, []string{"will not be snoozed any more: it has succeeded", "attempt 1: failed", "attempt 2: finished"}},
 	} {
-		tb := try(t, func(tb testing.TB) {
+		tb := try(t, func(tb *trial) {
 			client := openClient(t)
 			w := testutil.Start(tb, client, steps())
 			job := enqueueStep(t, client, c.do, c.opts...)
@@ -197,7 +197,7 @@ func TestWaitForWhatDoesNotRun(t *testing.T) {
 		{nil, foreign[0], testutil.Succeeded, "the worker or the job is nil"},
 		{stopped, foreign[0], "finished", `nobody knows the state "finished"`},
 	} {
-		tb := try(t, func(tb testing.TB) {
+		tb := try(t, func(tb *trial) {
 			testutil.WaitFor(tb, c.worker, c.job, c.state, testutil.Within(100*time.Millisecond))
 		})
 		mustContain(t, tb.failed(), c.want)
@@ -216,7 +216,7 @@ func TestWaitForIgnoresLostLeases(t *testing.T) {
 		}
 		return errors.New("too late")
 	}))
-	tb := try(t, func(tb testing.TB) {
+	tb := try(t, func(tb *trial) {
 		w := testutil.Start(tb, client, registry)
 		job := enqueueStep(t, client, "")
 		<-entered

@@ -41,7 +41,6 @@ type Worker struct {
 	cancel context.CancelFunc
 	ended  chan struct{} // Run has returned; err says what
 	err    error
-	stop   sync.Once
 
 	mu       sync.Mutex
 	changed  chan struct{}          // closed, and replaced, when anything below has changed

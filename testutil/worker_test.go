@@ -25,7 +25,7 @@ func TestStartEndsWithTheTest(t *testing.T) {
 		return ctx.Err()
 	}))
 	var running, later *backfill.Job
-	tb := try(t, func(tb testing.TB) {
+	tb := try(t, func(tb *trial) {
 		w := testutil.Start(tb, client, registry, backfill.WithDrainTimeout(0))
 		running, later = enqueueStep(t, client, "now"), enqueueStep(t, client, "later", backfill.Delay(time.Hour))
 		testutil.WaitFor(tb, w, running, testutil.Running)
@@ -57,7 +57,7 @@ func TestStartNamesHandlersThatGoOn(t *testing.T) {
 		<-leave
 		return nil
 	}))
-	tb := try(t, func(tb testing.TB) {
+	tb := try(t, func(tb *trial) {
 		w := testutil.Start(tb, client, registry, backfill.WithDrainTimeout(0))
 		testutil.WaitFor(tb, w, enqueueStep(t, client, ""), testutil.Running)
 	})
@@ -71,9 +71,9 @@ func TestStartNamesHandlersThatGoOn(t *testing.T) {
 func TestStartFails(t *testing.T) {
 	t.Parallel()
 	client := openClient(t)
-	tb := try(t, func(tb testing.TB) { testutil.Start(tb, client, steps(), backfill.WithConcurrency(0)) })
+	tb := try(t, func(tb *trial) { testutil.Start(tb, client, steps(), backfill.WithConcurrency(0)) })
 	mustContain(t, tb.failed(), "testutil: Start: new worker: WithConcurrency: 0 is out of range")
-	tb = try(t, func(tb testing.TB) { testutil.Start(tb, client, steps(), backfill.WithScheduled()) })
+	tb = try(t, func(tb *trial) { testutil.Start(tb, client, steps(), backfill.WithScheduled()) })
 	mustContain(t, tb.failed(), "testutil: Start: the worker has stopped: run worker: WithScheduled is for RunOnce")
 }
 
@@ -108,9 +108,9 @@ func TestSchemasDoNotSeeEachOther(t *testing.T) {
 				if other == name {
 					continue
 				}
-				tb := try(t, func(tb testing.TB) { testutil.RequireEnqueued(tb, w, taskStep, "waits in "+other) })
+				tb := try(t, func(tb *trial) { testutil.RequireEnqueued(tb, w, taskStep, "waits in "+other) })
 				mustContain(t, tb.failed(), "no such job of task")
-				tb = try(t, func(tb testing.TB) { testutil.RequireEnqueued(tb, w, taskStep, "of "+other) })
+				tb = try(t, func(tb *trial) { testutil.RequireEnqueued(tb, w, taskStep, "of "+other) })
 				mustContain(t, tb.failed(), "no such job of task")
 			}
 			if err := w.Stop(); err != nil {

@@ -221,7 +221,7 @@ func TestUnmovedTime(t *testing.T) {
 		return schema, path
 	}
 	_, before := there()
-	registry := backfill.NewRegistry(steps(nil))
+	registry := backfill.NewRegistry(doing(nil))
 	mustEnqueue(t, client, taskStep.Request("a"))
 	testutil.Drain(t, client, registry)
 	if schema, path := there(); schema || path != before {
@@ -263,7 +263,7 @@ func TestUnmovedTime(t *testing.T) {
 func TestImmovableTime(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
-	registry := backfill.NewRegistry(steps(nil))
+	registry := backfill.NewRegistry(doing(nil))
 	open := func(change func(*pgxpool.Config)) *backfill.Client {
 		t.Helper()
 		config, err := pgxpool.ParseConfig(db.URL)
@@ -317,8 +317,8 @@ func TestTimesAtWhichTestsFail(t *testing.T) {
 			db.Pool().Reset()
 			daily := &backfill.Task[backfill.NoArgs]{Name: "daily"}
 			var ticks []string
-			quiet := backfill.NewRegistry(steps(nil))
-			registry := backfill.NewRegistry(steps(nil), backfill.Handle(daily, func(ctx context.Context, _ backfill.NoArgs) error {
+			quiet := backfill.NewRegistry(doing(nil))
+			registry := backfill.NewRegistry(doing(nil), backfill.Handle(daily, func(ctx context.Context, _ backfill.NoArgs) error {
 				now, err := sqlNow(ctx, db)
 				if !now.Equal(backfill.JobInfo(ctx).Cron.TS) {
 					t.Errorf("the tick of %v runs at %v", backfill.JobInfo(ctx).Cron.TS, now)
@@ -390,7 +390,7 @@ func lastSunday(year int, month time.Month, times []string) (days []string) {
 func TestTicksChangeJobsInMovedTime(t *testing.T) {
 	t.Parallel()
 	client, _ := newClient(t)
-	registry := backfill.NewRegistry(steps(nil))
+	registry := backfill.NewRegistry(doing(nil))
 	drained := testutil.DrainUntil(t, client, registry, 3*hour, backfill.WithCrontab("30 * * * * nobodys ?jobKey=k"))
 	if len(drained.Left) != 1 || drained.Left[0].Revision != 2 || drained.Left[0].Why != testutil.LeftUnserved {
 		t.Fatalf("left: %v", drained.Left)

@@ -37,7 +37,7 @@ func TestDrainRunsWhatIsDue(t *testing.T) {
 		t.Fatal(err)
 	}
 	execute(t, db, `update graphile_worker._private_jobs set run_at = 'infinity' where payload::text = '"for ever"'`)
-	step := steps(map[string]func(context.Context) error{
+	step := doing(map[string]func(context.Context) error{
 		"snoozes":   func(context.Context) error { return backfill.Snooze(2 * time.Hour) },
 		"fails":     func(context.Context) error { return errors.New("boom") },
 		"exhausted": func(context.Context) error { return errors.New("boom") },
@@ -139,7 +139,7 @@ func TestDrainOrder(t *testing.T) {
 func TestDrainFailsTheTest(t *testing.T) {
 	t.Parallel()
 	client, _ := newClient(t)
-	registry := backfill.NewRegistry(steps(map[string]func(context.Context) error{
+	registry := backfill.NewRegistry(doing(map[string]func(context.Context) error{
 		"fails":     func(context.Context) error { return errors.New("boom") },
 		"permanent": func(context.Context) error { return backfill.Permanent(errors.New("no such user")) },
 		"panics":    func(context.Context) error { panicInAHandler(); return nil },
@@ -204,7 +204,7 @@ func TestDrainHasAnEnd(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			client, db := newClient(t)
-			registry := backfill.NewRegistry(steps(map[string]func(context.Context) error{name: c.does}),
+			registry := backfill.NewRegistry(doing(map[string]func(context.Context) error{name: c.does}),
 				backfill.Handle(parent, func(ctx context.Context, _ string) error {
 					_, err := backfill.Enqueue(ctx, backfill.FromContext(ctx), taskStep, name)
 					return err
@@ -229,7 +229,7 @@ func TestDrainRefusesOthers(t *testing.T) {
 	t.Parallel()
 	client, db := newClient(t)
 	mustEnqueue(t, client, taskStep.Request("a", backfill.Queue("q")), taskStep.Request("b"))
-	registry := backfill.NewRegistry(steps(nil))
+	registry := backfill.NewRegistry(doing(nil))
 	drain := func() string {
 		said, _ := tryDrain(t, client, registry)
 		return said
@@ -275,7 +275,7 @@ func TestDrainRefusesOthers(t *testing.T) {
 		t.Errorf("the drain before has left %v", drained.Left)
 	}
 	mustEnqueue(t, client, taskStep.Request("joins"))
-	joins := backfill.NewRegistry(steps(map[string]func(context.Context) error{"joins": func(context.Context) error {
+	joins := backfill.NewRegistry(doing(map[string]func(context.Context) error{"joins": func(context.Context) error {
 		execute(t, db, `insert into graphile_worker.backfill_workers (id) values ('pool-111111111111111111')`)
 		return nil
 	}}))
@@ -353,7 +353,7 @@ func TestDrainAccountsForAll(t *testing.T) {
 		return nil
 	}
 	ticks := 0
-	registry := backfill.NewRegistry(steps(map[string]func(context.Context) error{"chain": chain}),
+	registry := backfill.NewRegistry(doing(map[string]func(context.Context) error{"chain": chain}),
 		backfill.Handle(tick, func(ctx context.Context, _ backfill.NoArgs) error {
 			ticks++
 			enqueued = append(enqueued, backfill.JobInfo(ctx).ID)

@@ -74,6 +74,12 @@ func (tb *trial) Fatalf(format string, args ...any) {
 	runtime.Goexit()
 }
 
+func (tb *trial) Failed() bool {
+	tb.mu.Lock()
+	defer tb.mu.Unlock()
+	return len(tb.failures) > 0
+}
+
 func (tb *trial) logged() string {
 	tb.mu.Lock()
 	defer tb.mu.Unlock()

@@ -22,13 +22,14 @@ const (
 	Failed    State = "failed"    // an attempt has failed, the last or one before
 	Snoozed   State = "snoozed"   // a handler has put the job off
 	Dead      State = "dead"      // the job has failed for good
+	Canceled  State = "canceled"  // the job was deleted, because [backfill.Client.Cancel] asked for it
 )
 
 // reached are the events after which a job may have reached a state. Those of Dead can come from
 // another worker.
 var reached = map[State]backfill.EventKind{
 	Running: backfill.EventStart, Succeeded: backfill.EventFinished, Failed: backfill.EventFailed, Snoozed: backfill.EventSnoozed,
-	Dead: backfill.EventDead,
+	Dead: backfill.EventDead, Canceled: backfill.EventCanceled,
 }
 
 // WaitOption changes how [WaitFor] waits.
@@ -160,12 +161,12 @@ func (s *sighting) is(state State) (backfill.Event, bool) {
 // does not count.
 func (s *sighting) counts(event int) bool {
 	kind := s.events[event].Kind
-	if kind == backfill.EventStart {
+	if kind == backfill.EventStart || kind == backfill.EventCanceled {
 		return true
 	}
 	for _, later := range s.events[event+1:] {
 		switch later.Kind { //nolint:exhaustive // the others say nothing of it
-		case backfill.EventLeaseLost:
+		case backfill.EventLeaseLost, backfill.EventCanceled: // which counts, whatever the handler said
 			return false
 		case backfill.EventStart, backfill.EventDead:
 			return true
@@ -200,7 +201,8 @@ func (s *sighting) death() (backfill.Event, bool) {
 func (s *sighting) over() bool {
 	_, succeeded := s.is(Succeeded)
 	_, dead := s.is(Dead)
-	return succeeded || dead
+	_, canceled := s.is(Canceled)
+	return succeeded || dead || canceled
 }
 
 // describe says what a job does.
@@ -211,8 +213,11 @@ func (w *Worker) describe(s *sighting) string {
 	s.asked = -1
 	w.look(ctx, s)
 	_, succeeded := s.is(Succeeded)
+	_, canceled := s.is(Canceled)
 	stack := w.worker.Stack(s.id)
 	switch {
+	case canceled:
+		text.WriteString("it was cancelled")
 	case succeeded:
 		text.WriteString("it has succeeded")
 	case s.row != nil:

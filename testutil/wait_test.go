@@ -231,3 +231,34 @@ func TestWaitForIgnoresLostLeases(t *testing.T) {
 	})
 	mustContain(t, tb.failed(), "is not failed after 1s: it waits until", "failed after", ": lease_lost")
 }
+
+// A job that was cancelled is so, and nothing else any more, whatever its handler said at the end.
+func TestWaitForWhatIsCancelled(t *testing.T) {
+	t.Parallel()
+	client, _ := newClient(t)
+	w := testutil.Start(t, client, backfill.NewRegistry(backfill.Handle(taskStep, func(ctx context.Context, do string) error {
+		if do == "at once" { // before the worker hears of it
+			_, err := client.Cancel(context.WithoutCancel(ctx), backfill.JobInfo(ctx).ID, backfill.CancelOptions{})
+			return err
+		}
+		<-ctx.Done()
+		return nil
+	})), backfill.WithoutListen())
+	for _, do := range []string{"at once", "when told"} {
+		job, err := backfill.Enqueue(t.Context(), client, taskStep, do)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if do == "when told" {
+			testutil.WaitFor(t, w, job, testutil.Running)
+			if _, err := client.Cancel(t.Context(), job.ID, backfill.CancelOptions{By: "ada"}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if event := testutil.WaitFor(t, w, job, testutil.Canceled); !errors.Is(event.Err, backfill.ErrCanceled) {
+			t.Errorf("%s: event %+v", do, event)
+		}
+		tb := try(t, func(tb *trial) { testutil.WaitFor(tb, w, job, testutil.Succeeded) })
+		mustContain(t, tb.failed(), "will not be succeeded any more: it was cancelled")
+	}
+}

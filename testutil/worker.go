@@ -170,7 +170,7 @@ func (w *Worker) observe(event backfill.Event) {
 			w.started = true
 		case backfill.EventCompleted, backfill.EventRecorded, backfill.EventReturned:
 			w.flushes++
-		case backfill.EventLeaseLost, backfill.EventDead:
+		case backfill.EventLeaseLost, backfill.EventDead, backfill.EventCanceled:
 			w.flushes++
 		}
 		if event.Job != nil {

@@ -70,8 +70,8 @@ func (i *Inside) End(ctx context.Context, ended worker.Ended) (dead bool, err er
 		}
 		err = i.ask(ctx, text, func(rows rows) error {
 			var done int
-			var places, queues, tasks ignored
-			err := readRow(rows, &done, &places, &queues, &tasks)
+			var places, canceled, queues, tasks ignored
+			err := readRow(rows, &done, &places, &canceled, &queues, &tasks)
 			found = done == 1
 			return err
 		}, ids, tokens)
@@ -83,7 +83,7 @@ func (i *Inside) End(ctx context.Context, ended worker.Ended) (dead bool, err er
 			return err
 		}, ids, tokens, []string{ended.Text}, delays, []bool{ended.Kind == worker.OutcomeExhausted}, []string{string(ended.Payload)},
 			[]string{string(ended.Reason)})
-	case worker.OutcomeReturned:
+	case worker.OutcomeReturned, worker.OutcomeCanceled:
 		delays[0] = -1
 		fallthrough
 	case worker.OutcomeSnoozed:

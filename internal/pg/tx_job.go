@@ -200,6 +200,9 @@ func (j *JobTx) guard() (query.CompleteInTxRow, error) {
 // job gone. It is asked over a connection of the worker's, because the snapshot of a transaction at
 // REPEATABLE READ may be older than the request.
 func (j *JobTx) checkRequested() error {
+	if j.owner.inside != nil { // nobody else can see the job
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(j.ctx, guardTimeout)
 	defer cancel()
 	requested, err := j.owner.store.queries.IsRequested(ctx, j.lease.ID)

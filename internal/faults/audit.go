@@ -16,7 +16,7 @@ import (
 type request struct {
 	n       int64
 	kind    kind
-	way     way // of a poison
+	way     way // of a poison; or once
 	queue   string
 	key     string
 	due     int64
@@ -87,10 +87,12 @@ type trial struct {
 	poolerEnds int                     // how often PgBouncer ended by itself
 	effects    map[int64][]effect      // rows, by request
 	requeues   requeues
-	silent     int      // jobs of queues that workers without an answer cancelled
-	broken     []string // what the harness saw
-	drain      int64    // when the enqueuers stopped
-	last       int64    // the time of the last record
+	cancels    cancels
+	pools      map[string]int // the processes of workers' ids
+	silent     int            // jobs of queues that workers without an answer cancelled
+	broken     []string       // what the harness saw
+	drain      int64          // when the enqueuers stopped
+	last       int64          // the time of the last record
 }
 
 // load reads the journals of a folder.
@@ -98,7 +100,7 @@ func load(folder string) (*trial, error) {
 	t := &trial{
 		requests: map[int64]*request{}, runs: map[[2]int64]*run{}, lives: map[int]*life{}, killers: map[int][]int64{}, ticks: map[int64]map[int64]int{},
 		windows: []*window{{fault: "none"}}, nodeHeld: map[int64]bool{},
-		effects: map[int64][]effect{}, requeues: newRequeues(),
+		effects: map[int64][]effect{}, requeues: newRequeues(), cancels: newCancels(), pools: map[string]int{},
 	}
 	if _, err := readJournal(filepath.Join(folder, ownJournal), 0, t.own); err != nil {
 		return nil, err
@@ -186,6 +188,8 @@ func (t *trial) own(r record) {
 		t.left = append(t.left, r)
 	case opEffect:
 		t.effects[r.N] = append(t.effects[r.N], newEffect(r))
+	case opPending:
+		t.cancels.left = append(t.cancels.left, r.Job)
 	case opBroken:
 		t.broken = append(t.broken, r.Text)
 	}
@@ -253,6 +257,10 @@ func (t *trial) act(r record) error {
 		t.silent += r.Count
 	case opRequeuing, opRequeued, opReturned:
 		return t.requeues.add(r)
+	case opCancel, opOutcome:
+		return t.cancels.add(r)
+	case opPool:
+		t.pools[r.Text] = r.Proc
 	}
 	return nil
 }

@@ -54,7 +54,7 @@ func (t *trial) committed(r *request) *run {
 func (v *verdict) effects(f *findings) {
 	for _, r := range v.trial.sorted() {
 		switch r.kind { //nolint:exhaustive // the others are not transactional
-		case kindEffect:
+		case kindEffect, kindUnwantedEffect:
 			v.effect(f, r)
 		case kindFollow:
 			v.followUp(f, r)
@@ -76,7 +76,7 @@ func (v *verdict) effect(f *findings, r *request) {
 		f.add("effect", "%s has %d rows", r.name(), len(rows))
 	case len(rows) == 1 && r.left != nil:
 		f.add("effect", "%s has a row, and its job is left: at attempt %d, locked by %q, with the error %q", r.name(), r.left.Attempt, r.left.Name, r.left.Text)
-	case len(rows) == 0 && r.left == nil && (r.answer == opAcked || len(r.runs) > 0):
+	case len(rows) == 0 && r.left == nil && !v.trial.cancels.mayHave(r.n) && (r.answer == opAcked || len(r.runs) > 0):
 		y.effectsLost++
 		if r.answer != opAcked { // else it is lost as any other
 			f.add("effect", "%s started %d times, and is gone without a row", r.name(), len(r.runs))

@@ -335,9 +335,9 @@ func TestTable(t *testing.T) {
 	var out strings.Builder
 	v.print(&out)
 	for _, want := range []string{
-		"| none | 0 | 1 | 1 | 1 | 0 | 0 | 0 | 0 | 0, 0, 0 | 0, 0, 0 | 0 | – | – | 0, 0, 0, 0.0 s |\n",
-		"| SIGKILL of a worker | 1 | 4 | 4 | 3 | 1 | 0 | 0 | 1 | 0, 0, 0 | 0, 0, 0 | 0 | 3.0 / 3.0 s | 2, 15.0 s at most | 1, 1, 0, 5.0 s |\n",
-		"| all | 1 | 5 | 5 | 4 | 1 | 0 | 0 | 1 | 0, 0, 0 | 0, 0, 0 | 0 | 3.0 / 3.0 s | 2, 15.0 s at most | 1, 1, 0, 5.0 s |\n",
+		"| none | 0 | 1 | 1 | 1 | 0 | 0 | 0 | 0 | 0, 0, 0 | 0, 0, 0 | 0, 0, 0 | 0 | – | – | 0, 0, 0, 0.0 s |\n",
+		"| SIGKILL of a worker | 1 | 4 | 4 | 3 | 1 | 0 | 0 | 1 | 0, 0, 0 | 0, 0, 0 | 0, 0, 0 | 0 | 3.0 / 3.0 s | 2, 15.0 s at most | 1, 1, 0, 5.0 s |\n",
+		"| all | 1 | 5 | 5 | 4 | 1 | 0 | 0 | 1 | 0, 0, 0 | 0, 0, 0 | 0, 0, 0 | 0 | 3.0 / 3.0 s | 2, 15.0 s at most | 1, 1, 0, 5.0 s |\n",
 		"PASS",
 	} {
 		if !strings.Contains(out.String(), want) {

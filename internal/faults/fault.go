@@ -39,6 +39,7 @@ var faults = []fault{
 	{"SIGTERM of a worker", 0, 0, "", stopWorker, nil},
 	{"SIGKILL of an enqueuer", 0, 0, "", killEnqueuer, nil},
 	{"SIGKILL of the requeuer", 0, 0, "", killRequeuer, nil},
+	{"SIGKILL of the canceller", 0, 0, "", killCanceller, nil},
 	{"SIGKILL of the Node worker", 0, 0, "", killNode, (*fleet).hasNode},
 	{"poison job", 0, 0, "", enqueuePoison, (*fleet).hasPoison},
 	{"server restart, fast", 4 * time.Second, 2 * time.Second, "", restartServer(false), (*fleet).hasOneServer},
@@ -79,6 +80,10 @@ func killEnqueuer(ctx context.Context, f *fleet, random *rand.Rand, _ time.Durat
 
 func killRequeuer(ctx context.Context, f *fleet, _ *rand.Rand, _ time.Duration) error {
 	return f.kill(ctx, f.requeuer, syscall.SIGKILL)
+}
+
+func killCanceller(ctx context.Context, f *fleet, _ *rand.Rand, _ time.Duration) error {
+	return f.kill(ctx, f.canceller, syscall.SIGKILL)
 }
 
 func killNode(ctx context.Context, f *fleet, _ *rand.Rand, _ time.Duration) error {

@@ -44,6 +44,7 @@ type fleet struct {
 	workers    []*process
 	enqueuers  []*process
 	requeuer   *process
+	canceller  *process
 	node       *process // nil: none
 	procs      atomic.Int64
 	withPoison bool
@@ -101,6 +102,9 @@ func (f *fleet) startAll(ctx context.Context, o options) (err error) {
 		f.enqueuers = append(f.enqueuers, p)
 	}
 	if f.requeuer, err = f.newProcess(ctx, o, dutyRequeue, 1, transactionDatabase); err != nil {
+		return err
+	}
+	if f.canceller, err = f.newProcess(ctx, o, dutyCancel, 1, transactionDatabase); err != nil {
 		return err
 	}
 	if err := f.addNode(ctx, o); err != nil {
@@ -191,6 +195,9 @@ func (f *fleet) all() []*process {
 	all := append(append([]*process{}, f.enqueuers...), f.workers...)
 	if f.requeuer != nil {
 		all = append(all, f.requeuer)
+	}
+	if f.canceller != nil {
+		all = append(all, f.canceller)
 	}
 	if f.node != nil {
 		all = append(all, f.node)

@@ -17,6 +17,10 @@ const handler = (begin) => async (payload, { job }) => {
   const { n, ...more } = begin(payload);
   write({ op: "started", n, run, job: Number(job.id), attempt: job.attempts, ...more });
   await sleep(payload.work ?? 0);
+  if (payload.end === "failure" && now() < payload.due) {
+    write({ op: "failed", n, run });
+    throw new Error("fails until it is due or cancelled");
+  }
   write({ op: "ended", n, run });
 };
 const simple = handler(({ n, kind, due, queue }) => ({ n, kind, due, queue }));
@@ -34,7 +38,7 @@ process.stdin.on("end", () => process.exit(4)).resume(); // the harness has gone
 const runner = await run({
   connectionString: spec.URL,
   preset: { worker: { concurrentJobs: 4 } },
-  taskList: { plain: simple, keyed: simple, serial: simple, scheduled: simple, tick },
+  taskList: { plain: simple, keyed: simple, serial: simple, scheduled: simple, unwanted: simple, tick },
   crontab: spec.Crontab,
   events,
   logger,

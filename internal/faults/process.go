@@ -23,6 +23,7 @@ const (
 	dutyWorker  duty = "worker"
 	dutyEnqueue duty = "enqueue"
 	dutyRequeue duty = "requeue"
+	dutyCancel  duty = "cancel"
 	dutyNode    duty = "node"
 )
 
@@ -314,6 +315,8 @@ func runChild(ctx context.Context, encoded string) error {
 		return runEnqueuer(ctx, spec, log)
 	case dutyRequeue:
 		return runRequeuer(ctx, spec, log)
+	case dutyCancel:
+		return runCanceller(ctx, spec, log)
 	default:
 		return fmt.Errorf("unknown duty %q", spec.Duty)
 	}

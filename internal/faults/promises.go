@@ -10,6 +10,8 @@ import (
 	"math"
 	"slices"
 	"time"
+
+	"github.com/backfillhq/go/backfill"
 )
 
 // tally is what became of the requests of one fault's time.
@@ -27,6 +29,9 @@ type tally struct {
 	letters                  int // requests with a dead letter at the end
 	lettersDoubled           int // with two, or with one and a job, or done as well
 	lettersLost              int // failed for good, not done, and without a dead letter
+	cancels                  int // jobs that were cancelled: a call said so
+	cancelsRan               int // of these, those that ran afterwards, committed, or left a dead letter
+	cancelsLost              int // not cancelled, not done, and gone
 	overlaps                 int // of runs of one queue
 	frozen                   int // of these, where the process of one had stood still (R13)
 }
@@ -43,6 +48,9 @@ type verdict struct {
 	follows int // follow-ups of effects
 	doomed  int // requests that fail for good on purpose
 	mended  int // of these, those that were done after a requeue
+
+	answers     map[backfill.CancelState]int // of calls to cancel; "": none
+	startedLate int                          // runs of cancelled jobs that a worker was about to start
 }
 
 // maxFindings is how many findings of one kind are told one by one.
@@ -62,7 +70,7 @@ func (f *findings) add(promise, format string, a ...any) {
 
 // audit checks the promises.
 func audit(t *trial) *verdict {
-	v := &verdict{trial: t, tallies: make([]tally, len(t.windows))}
+	v := &verdict{trial: t, tallies: make([]tally, len(t.windows)), answers: map[backfill.CancelState]int{}}
 	f := &findings{count: map[string]int{}}
 	for _, text := range t.broken {
 		f.add("harness", "%s", text)
@@ -88,6 +96,7 @@ func audit(t *trial) *verdict {
 	v.deadLetters(f)
 	v.effects(f)
 	v.letters(f)
+	v.cancels(f)
 	v.poisons(f)
 	v.broken = f.all
 	for _, promise := range slices.Sorted(maps.Keys(f.count)) {
@@ -115,7 +124,7 @@ func (v *verdict) requests(f *findings) {
 		if len(r.runs) > 0 && (r.kind == kindRolledBack || r.answer == opRefused) {
 			f.add("phantom", "%s was not enqueued, and ran", r.name())
 		}
-		if r.kind == kindPoison || r.kind.doomed() {
+		if r.kind == kindPoison || r.kind.doomed() || r.kind.unwanted() {
 			continue // it is no job to get done
 		}
 		y := &v.tallies[v.trial.windowAt(r.at)]
@@ -193,7 +202,7 @@ func (v *verdict) finished(f *findings, r *request) (first *run) {
 // charged checks that no attempt was charged but for a failure of the handler. What Node holds at
 // its end is charged, and a transaction that did not begin, or was not committed.
 func (v *verdict) charged(f *findings, r *request) {
-	if r.kind == kindEffect {
+	if r.kind == kindEffect || r.kind == kindUnwantedEffect {
 		return
 	}
 	failures := 0
@@ -310,12 +319,17 @@ func (v *verdict) leases(f *findings) {
 	}
 	for _, job := range slices.Sorted(maps.Keys(jobs)) {
 		for earlier, later := range overlapping(jobs[job]) {
-			between := v.trial.windows[v.trial.windowAt(earlier.start) : v.trial.windowAt(later.start)+1]
-			if !slices.ContainsFunc(between, func(w *window) bool { return explains(w.fault, func(it fault) bool { return it.doubles == expired }) }) {
+			if !v.mayOverlap(earlier.start, later.start) {
 				f.add("lease", "job %d was started again %.3f s before its run had ended", job, seconds(later.start, earlier.end))
 			}
 		}
 	}
+}
+
+// mayOverlap reports whether a worker was away for longer than its lease between two times.
+func (v *verdict) mayOverlap(from, to int64) bool {
+	between := v.trial.windows[v.trial.windowAt(from) : v.trial.windowAt(to)+1]
+	return slices.ContainsFunc(between, func(w *window) bool { return explains(w.fault, func(it fault) bool { return it.doubles == expired }) })
 }
 
 // inOrder looks at the first start of each request. One whose call had no clear answer may have
@@ -348,7 +362,7 @@ func (v *verdict) deadLetters(f *findings) {
 		}
 		excused := slices.ContainsFunc(row.Ns, func(n int64) bool {
 			r := v.trial.requests[n]
-			return r != nil && (r.kind == kindPoison || r.kind.doomed() || r.kind == kindKeyed && row.Text == "")
+			return r != nil && (r.kind == kindPoison || r.kind.doomed() || r.kind.unwanted() && r.once() || r.kind == kindKeyed && row.Text == "")
 		})
 		if row.Count == 1 && !excused {
 			f.add("dead letter", "job %d, with the requests %v, has failed for good: %s", row.Job, row.Ns, row.Text)

@@ -40,6 +40,10 @@ const (
 	opReturned  op = "returned"  // the call returned no error
 	opBroke     op = "broke"     // it returned one
 
+	// By the process that cancels jobs.
+	opCancel  op = "cancel"  // before the call; N: the request, Job: its job, Key: by which it is cancelled, if not by its id
+	opOutcome op = "outcome" // what the call says; Text: the state, Name: the worker that has the job; or opBroke
+
 	// By workers.
 	opPool   op = "pool"   // the id under which it locks jobs
 	opFenced op = "fenced" // it was declared dead, and lives
@@ -64,6 +68,7 @@ const (
 	opDrain     op = "drain"     // no more is enqueued
 	opLeft      op = "left"      // a job or a dead letter at the end of all; Name: its locked_by, Count: 1 if it has no attempt left, Text: its last_error
 	opEffect    op = "effect"    // a row that an effect has written; N: the request, Run and Count: the run and its process, Ns: the follow-up
+	opPending   op = "pending"   // a request to cancel a job that is left at the end of all
 	opBroken    op = "broken"    // the harness itself saw what must not be
 )
 

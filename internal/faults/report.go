@@ -75,6 +75,9 @@ func (y *tally) add(o tally) {
 	y.letters += o.letters
 	y.lettersDoubled += o.lettersDoubled
 	y.lettersLost += o.lettersLost
+	y.cancels += o.cancels
+	y.cancelsRan += o.cancelsRan
+	y.cancelsLost += o.cancelsLost
 	y.overlaps += o.overlaps
 	y.frozen += o.frozen
 }
@@ -178,8 +181,8 @@ requeue, or may be of one that had no clear answer.
 
 // print writes the table as Markdown, and what was broken.
 func (v *verdict) print(out io.Writer) {
-	fmt.Fprintln(out, "| fault | times | offered | acknowledged | executed | replaced | lost | not run | doubled | effects, doubled, lost | dead letters, doubled, lost | serial overlaps | recovery p50 / max | held, free after | Node: executed, held, doubled, recovery |")
-	fmt.Fprintln(out, "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|")
+	fmt.Fprintln(out, "| fault | times | offered | acknowledged | executed | replaced | lost | not run | doubled | effects, doubled, lost | dead letters, doubled, lost | cancelled, ran afterwards, lost | serial overlaps | recovery p50 / max | held, free after | Node: executed, held, doubled, recovery |")
+	fmt.Fprintln(out, "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|")
 	total := row{fault: "all"}
 	for _, r := range v.rows() {
 		r.print(out)
@@ -190,6 +193,7 @@ func (v *verdict) print(out io.Writer) {
 		"%d times a worker was declared dead and lived; workers without an answer cancelled %d jobs of queues.\n",
 		v.ticks, v.again, v.unknown[0], v.unknown[1], len(v.trial.fenced), v.trial.silent)
 	v.printOutcomes(out)
+	v.printCancels(out)
 	if v.trial.nodeHung > 0 {
 		fmt.Fprintf(out, "Node's process lived on without working %d times, and was killed.\n", v.trial.nodeHung)
 	}
@@ -221,9 +225,9 @@ func (r row) print(out io.Writer) {
 		}
 	}
 	node := fmt.Sprintf("%d, %d, %d, %.1f s", y.executedNode, r.nodeHeld, y.doubledNode, r.nodeAgain)
-	fmt.Fprintf(out, "| %s | %d | %d | %d | %d | %d | %d | %d | %d | %d, %d, %d | %d, %d, %d | %s | %s | %s | %s |\n",
+	fmt.Fprintf(out, "| %s | %d | %d | %d | %d | %d | %d | %d | %d | %d, %d, %d | %d, %d, %d | %d, %d, %d | %s | %s | %s | %s |\n",
 		r.fault, r.times, y.offered, y.acked, y.executed, y.replaced, y.lost, y.left, y.doubled,
-		y.effects, y.effectsDoubled, y.effectsLost, y.letters, y.lettersDoubled, y.lettersLost, overlaps, spread(r.recovered), held, node)
+		y.effects, y.effectsDoubled, y.effectsLost, y.letters, y.lettersDoubled, y.lettersLost, y.cancels, y.cancelsRan, y.cancelsLost, overlaps, spread(r.recovered), held, node)
 }
 
 func spread(values []float64) string {

@@ -111,10 +111,10 @@ func perform(ctx context.Context, o options, folder string) (err error) {
 	}
 	o.say("no more is enqueued; the workers run what is there")
 	log.write(record{Op: opDrain})
-	for _, p := range append(f.enqueuers, f.requeuer) {
+	for _, p := range append(f.enqueuers, f.requeuer, f.canceller) {
 		f.wantCleanStop(p)
 	}
-	if err := f.drain(ctx); err != nil {
+	if err := errors.Join(f.drain(ctx), f.pendingCancels(ctx)); err != nil {
 		return err
 	}
 	for _, p := range f.workers {

@@ -112,7 +112,7 @@ func (f *fleet) offsets() (map[*process]int64, error) {
 }
 
 // recovery waits until each process has done, after a time, what it is there for: enqueued a job,
-// begun to run one, or looked for dead letters to requeue.
+// begun to run one, looked for dead letters to requeue, or cancelled a job.
 func (f *fleet) recovery(ctx context.Context, name string, since int64, offsets map[*process]int64) error {
 	if offsets == nil {
 		offsets = map[*process]int64{}
@@ -163,6 +163,8 @@ func firstAct(p *process, offset, since int64) (at, end int64, err error) {
 		wanted = opAcked
 	case dutyRequeue:
 		wanted = opReturned
+	case dutyCancel:
+		wanted = opOutcome
 	}
 	end, err = readJournal(p.spec.Journal, offset, func(r record) {
 		if at == 0 && r.Op == wanted && r.At > since {

@@ -31,6 +31,9 @@ const (
 	kindFollow     kind = "follow"    // by the handler of an effect, in its transaction
 	kindPermanent  kind = "permanent" // fails for good: at its first attempt
 	kindExhausted  kind = "exhausted" // the same, at its last
+	kindUnwanted   kind = "unwanted"  // to be cancelled
+
+	kindUnwantedEffect kind = "unwanted-effect" // the same, and transactional: writes a row
 )
 
 // args are those of all tasks; batch has an array of them.
@@ -39,13 +42,15 @@ type args struct {
 	Kind  kind   `json:"kind"`
 	Queue string `json:"queue,omitempty"`
 	Key   string `json:"key,omitempty"`
-	Due   int64  `json:"due,omitempty"`  // of one that fails for good: from then on it is mended, or given up
+	Due   int64  `json:"due,omitempty"`  // of one that fails for good: from then on it is mended, or given up; of an unwanted one: it is done
 	Work  int    `json:"work,omitempty"` // how long it takes, in milliseconds
 	Way   way    `json:"way,omitempty"`  // how a poison ends its process
 
 	Fails  bool `json:"fails,omitempty"`  // an effect: its first attempt fails, when it has written
 	Follow bool `json:"follow,omitempty"` // it has a follow-up
 	Fate   fate `json:"fate,omitempty"`   // of one that fails for good
+	End    end  `json:"end,omitempty"`    // of an unwanted one
+	Deaf   bool `json:"deaf,omitempty"`   // the same: it ignores the end of its context while it works
 }
 
 var (
@@ -73,7 +78,8 @@ func registry(h *handlers) *backfill.Registry {
 	}
 	bindings = append(bindings,
 		backfill.Handle(taskEffect, h.effect), backfill.Handle(taskFollow, h.simple),
-		backfill.Handle(taskPermanent, h.doomed), backfill.Handle(taskExhausted, h.doomed))
+		backfill.Handle(taskPermanent, h.doomed), backfill.Handle(taskExhausted, h.doomed),
+		backfill.Handle(taskUnwanted, h.unwanted), backfill.Handle(taskUnwantedEffect, h.unwantedEffect))
 	for _, w := range ways {
 		bindings = append(bindings, backfill.Handle(taskPoisons[w], h.poison))
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/backfillhq/go/backfill"
 	"github.com/backfillhq/go/internal/wire"
@@ -160,6 +161,56 @@ func TestCancelOfALockedRow(t *testing.T) {
 		if err := receive(t, "the release", released); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// A worker that ends the job because of the request deletes both. A cancel that looks while that is not
+// committed does not store the request once more: it would come too late for it, and say so of the job.
+func TestCancelThatIsMetWhileItLooks(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	trace := &tracer{}
+	client, err := backfill.NewClient(t.Context(), poolOf(t, db.URL, func(config *pgxpool.Config) { config.ConnConfig.Tracer = trace }), backfill.WithLogger(quiet))
+	if err != nil {
+		t.Fatal(err)
+	}
+	task, _ := taskOf("t", func(context.Context, mailArgs) error { return nil })
+	job := enqueue(t, client, task, mailArgs{})
+	run(t, db, "update graphile_worker._private_jobs set attempts = 1, locked_by = $1, locked_at = now()", wire.ClaimToken(wire.NewWorkerID(), 1)+".1")
+	tx, err := db.Pool().Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	execute := func(sql string) {
+		if _, err := tx.Exec(t.Context(), sql, job.ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	execute("select from graphile_worker._private_jobs where id = $1 for update")
+	answers := make(chan backfill.CancelOutcome, 1)
+	go func() {
+		outcome, err := client.Cancel(t.Context(), job.ID, backfill.CancelOptions{})
+		if err != nil {
+			t.Error(err)
+		}
+		answers <- outcome
+	}()
+	until(t, "the request", func() bool { return get[bool](t, db.Pool(), "select exists (select from graphile_worker.backfill_cancels)") })
+	execute("delete from graphile_worker._private_jobs where id = $1")
+	execute("delete from graphile_worker.backfill_cancels where job_id = $1")
+	sent := trace.sent.Load()
+	until(t, "the cancel has tried again", func() bool {
+		waits := get[bool](t, db.Pool(), "select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock')")
+		return waits || trace.sent.Load() > sent+20 // a round has about eight statements
+	})
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if outcome := receive(t, "the outcome", answers); outcome.State != backfill.CancelDone {
+		t.Errorf("outcome %+v", outcome)
+	}
+	if n := get[int](t, db.Pool(), "select count(*)::int from graphile_worker.backfill_cancels"); n > 0 {
+		t.Errorf("%d requests are left", n)
 	}
 }
 

@@ -109,12 +109,18 @@ func (c *cancellation) open(ids []int64) (open []int64) {
 
 // request deletes and requests in one transaction.
 func (c *cancellation) request(ctx context.Context, ids []int64) error {
+	stored := []int64{}
+	for _, id := range ids {
+		if c.requested[id] {
+			stored = append(stored, id)
+		}
+	}
 	var rows []query.CancelJobsRow
 	err := c.admin.in(ctx, func(ctx context.Context, db query.DBTX) (err error) {
 		if _, err := db.Exec(ctx, c.admin.lockTimeout()); err != nil {
 			return err
 		}
-		rows, err = query.New(db).CancelJobs(ctx, query.CancelJobsParams{Ids: ids, RequestedBy: c.by, Reason: c.reason})
+		rows, err = query.New(db).CancelJobs(ctx, query.CancelJobsParams{Ids: ids, Stored: stored, RequestedBy: c.by, Reason: c.reason})
 		return err
 	})
 	switch {
@@ -209,7 +215,7 @@ func (c *cancellation) gone(row query.LookAtLeasesRow) CancelOutcome {
 		outcome.Detail = fmt.Sprintf("it has failed for good, and is dead letter %d", row.DeadLetter)
 	case requested && !row.Requested:
 		outcome.State, outcome.Detail = CancelDone, "its worker has ended it"
-	case unsure && !row.Requested:
+	case unsure: // if there is a request, it may be the second: the first was met
 		outcome.State, outcome.Detail = CancelUnknown, "the connection broke, and the job is gone: it was cancelled, or has succeeded"
 	}
 	return outcome

@@ -88,7 +88,9 @@ select exists (select from graphile_worker.backfill_cancels as c where c.job_id 
 
 -- name: CancelJobs :many
 -- Deletes those of these jobs that wait, suspects among them, and stores requests for those that workers of
--- ours have. A row that somebody has locked is left as it is.
+-- ours have. A row that somebody has locked is left as it is. stored are jobs whose requests were stored
+-- before: to insert one again would wait for whoever has met it and not committed yet, and would then store
+-- it for a job that is gone.
 with held as materialized (
   select j.id, j.job_queue_id, j.locked_by is not null as leased from graphile_worker._private_jobs as j
    where j.id = any(@ids::bigint[]) and (j.is_available or starts_with(j.locked_by, 'backfill-suspect.'))
@@ -110,7 +112,8 @@ with held as materialized (
 ), requested as (
   insert into graphile_worker.backfill_cancels (job_id, requested_by, reason)
   select j.id, @requested_by::text, @reason::text from graphile_worker._private_jobs as j
-   where j.id = any(@ids::bigint[]) and j.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+\.[0-9]{1,9}k?$'
+   where j.id = any(@ids::bigint[]) and not j.id = any(@stored::bigint[])
+     and j.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+\.[0-9]{1,9}k?$'
    order by j.id
   on conflict (job_id) do nothing
 )

@@ -31,7 +31,8 @@ with held as materialized (
 ), requested as (
   insert into graphile_worker.backfill_cancels (job_id, requested_by, reason)
   select j.id, $2::text, $3::text from graphile_worker._private_jobs as j
-   where j.id = any($1::bigint[]) and j.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+\.[0-9]{1,9}k?$'
+   where j.id = any($1::bigint[]) and not j.id = any($4::bigint[])
+     and j.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+\.[0-9]{1,9}k?$'
    order by j.id
   on conflict (job_id) do nothing
 )
@@ -45,6 +46,7 @@ type CancelJobsParams struct {
 	Ids         []int64
 	RequestedBy string
 	Reason      string
+	Stored      []int64
 }
 
 type CancelJobsRow struct {
@@ -54,9 +56,16 @@ type CancelJobsRow struct {
 }
 
 // Deletes those of these jobs that wait, suspects among them, and stores requests for those that workers of
-// ours have. A row that somebody has locked is left as it is.
+// ours have. A row that somebody has locked is left as it is. stored are jobs whose requests were stored
+// before: to insert one again would wait for whoever has met it and not committed yet, and would then store
+// it for a job that is gone.
 func (q *Queries) CancelJobs(ctx context.Context, arg CancelJobsParams) ([]CancelJobsRow, error) {
-	rows, err := q.db.Query(ctx, CancelJobs, arg.Ids, arg.RequestedBy, arg.Reason)
+	rows, err := q.db.Query(ctx, CancelJobs,
+		arg.Ids,
+		arg.RequestedBy,
+		arg.Reason,
+		arg.Stored,
+	)
 	if err != nil {
 		return nil, err
 	}

@@ -115,7 +115,7 @@ func (v *verdict) unwanted(f *findings, r *request) {
 		if ran {
 			y.cancelsRan++
 		}
-	case r.left != nil && !r.over():
+	case r.left != nil && r.left.Count == 0:
 		f.add("not run", "%s is in the table still, at attempt %d, locked by %q", r.name(), r.left.Attempt, r.left.Name)
 	case r.left == nil && !done && r.answer == opAcked && !v.trial.cancels.mayHave(r.n):
 		y.cancelsLost++
@@ -130,6 +130,7 @@ const startsWithin = 1_000_000
 // ranAfter checks that no run starts after a job was cancelled. A worker that had claimed it may be
 // about to start it when the answer comes, once.
 func (v *verdict) ranAfter(f *findings, r *request, call *cancelCall) (ran bool) {
+	late := 0
 	for _, it := range r.runs {
 		after := it.start - call.answered
 		if it.node {
@@ -138,14 +139,15 @@ func (v *verdict) ranAfter(f *findings, r *request, call *cancelCall) (ran bool)
 		if after <= 0 {
 			continue
 		}
-		if call.state == backfill.CancelRequested && after < startsWithin && v.trial.pools[call.worker] == it.proc && !ran {
-			v.startedLate++
+		if call.state == backfill.CancelRequested && after < startsWithin && v.trial.pools[call.worker] == it.proc && late == 0 {
+			late++
 			continue
 		}
 		ran = true
 		f.add("cancel", "%s was %s, and started %.3f s after the answer, in %s; the answer names %q",
 			r.name(), call.state, seconds(call.answered, it.start), v.trial.lives[it.proc].name, call.worker)
 	}
+	v.startedLate += late
 	return ran
 }
 
@@ -157,16 +159,28 @@ func (v *verdict) answer(f *findings, r *request, call *cancelCall) {
 	case call.state == backfill.CancelForeign && !v.trial.isNode(call.worker):
 		f.add("cancel", "%s was said to run in Node, by %q, which is none", r.name(), call.worker)
 	case call.gone():
-		for _, it := range r.runs {
-			if it.start < call.answered && call.answered < it.end && !v.mayOverlap(it.start, call.answered) {
-				f.add("cancel", "%s was %s %.3f s before its run had ended", r.name(), call.state, seconds(call.answered, it.end))
-			}
+		v.answerGone(f, r, call)
+	}
+}
+
+// answerGone checks that a job was gone: no handler has it, and none gets it again. One that was too
+// late to be cancelled had come to its end.
+func (v *verdict) answerGone(f *findings, r *request, call *cancelCall) {
+	for _, it := range r.runs {
+		end := it.end
+		if it.node {
+			end -= nodeClock
 		}
-		if v.trial.cancels.cancelled(r.n) == nil && slices.ContainsFunc(r.runs, func(it *run) bool { return it.start > call.answered+nodeClock }) {
-			f.add("cancel", "%s was %s, and started after that", r.name(), call.state)
+		if it.start < call.answered && call.answered < end && !v.mayOverlap(it.start, call.answered) {
+			f.add("cancel", "%s was %s %.3f s before its run had ended", r.name(), call.state, seconds(call.answered, it.end))
+			return
 		}
 	}
-	if call.state == backfill.CancelTooLate && !r.over() && !v.doneBefore(r, call.answered) && !v.trial.cancels.mayHaveBefore(r.n, call.at) {
+	started := slices.ContainsFunc(r.runs, func(it *run) bool { return it.start > call.answered+nodeClock })
+	switch {
+	case started && v.trial.cancels.cancelled(r.n) == nil: // else it is told of there
+		f.add("cancel", "%s was %s, and started after that", r.name(), call.state)
+	case call.state == backfill.CancelTooLate && !r.over() && !v.doneBefore(r, call.answered) && !v.trial.cancels.mayHaveBefore(r.n, call.at):
 		f.add("cancel", "%s was too late to be cancelled, and nothing says that it had ended", r.name())
 	}
 }

@@ -195,7 +195,9 @@ func TestCancelThatIsMetWhileItLooks(t *testing.T) {
 		}
 		answers <- outcome
 	}()
-	until(t, "the request", func() bool { return get[bool](t, db.Pool(), "select exists (select from graphile_worker.backfill_cancels)") })
+	until(t, "the request", func() bool {
+		return get[bool](t, db.Pool(), "select exists (select from graphile_worker.backfill_cancels)")
+	})
 	execute("delete from graphile_worker._private_jobs where id = $1")
 	execute("delete from graphile_worker.backfill_cancels where job_id = $1")
 	sent := trace.sent.Load()
@@ -207,6 +209,37 @@ func TestCancelThatIsMetWhileItLooks(t *testing.T) {
 		t.Fatal(err)
 	}
 	if outcome := receive(t, "the outcome", answers); outcome.State != backfill.CancelDone {
+		t.Errorf("outcome %+v", outcome)
+	}
+	if n := get[int](t, db.Pool(), "select count(*)::int from graphile_worker.backfill_cancels"); n > 0 {
+		t.Errorf("%d requests are left", n)
+	}
+}
+
+// A job whose end is being committed for so long that a cancel does not wait for it may still succeed: the
+// outcome says so. Of the request nothing is left once that is known.
+func TestCancelOfAJobThatIsBeingCommitted(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	client := newClient(t, db)
+	task, _ := taskOf("t", func(context.Context, mailArgs) error { return nil })
+	job := enqueue(t, client, task, mailArgs{})
+	run(t, db, "update graphile_worker._private_jobs set attempts = 1, locked_by = $1, locked_at = now()", wire.ClaimToken(wire.NewWorkerID(), 1)+".1")
+	tx, err := db.Pool().Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(t.Context(), "delete from graphile_worker._private_jobs where id = $1", job.ID); err != nil {
+		t.Fatal(err)
+	}
+	outcome := cancelJob(t, client, job.ID)
+	if outcome.State != backfill.CancelRequested || outcome.Worker != "" || !strings.Contains(outcome.Detail, "may still succeed") {
+		t.Errorf("outcome %+v", outcome)
+	}
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if outcome := cancelJob(t, client, job.ID); outcome.State != backfill.CancelTooLate {
 		t.Errorf("outcome %+v", outcome)
 	}
 	if n := get[int](t, db.Pool(), "select count(*)::int from graphile_worker.backfill_cancels"); n > 0 {

@@ -107,9 +107,8 @@ func (v *verdict) unwanted(f *findings, r *request) {
 			ran = ran || row.Letter != nil
 			f.add("cancel", "%s was cancelled, and is left: at attempt %d, locked by %q, with the error %q", r.name(), row.Attempt, row.Name, row.Text)
 		}
-		if rows := v.trial.effects[r.n]; len(rows) > 0 {
+		if it := v.trial.committed(r); it != nil && !call.mayHaveCommitted(it) {
 			ran = true
-			it := v.trial.runs[rows[0].run]
 			f.add("cancel", "%s was %s, and has committed a row, by the run that ended %.3f s after the answer", r.name(), call.state, seconds(call.answered, it.end))
 		}
 		if ran {
@@ -121,6 +120,12 @@ func (v *verdict) unwanted(f *findings, r *request) {
 		y.cancelsLost++
 		f.add("lost", "%s was not cancelled, did not run to the end, and is gone; it started %d times", r.name(), len(r.runs))
 	}
+}
+
+// mayHaveCommitted reports whether a transaction may be committed although its job was cancelled: its
+// handler had ended, and the answer names no worker, because the row was locked for seconds.
+func (c *cancelCall) mayHaveCommitted(it *run) bool {
+	return c.state == backfill.CancelRequested && c.worker == "" && it.end <= c.answered
 }
 
 // startsWithin is how long after the answer a worker may start a job that it had claimed before: it

@@ -74,6 +74,9 @@ func TestAuditOfCancels(t *testing.T) {
 		"transactional, before it committed": {
 			fleet: join(effect, ran(1, 2, 5, 10, ""), cancel(3, requested, "pool-1")), tally: [3]int{1, 0, 0},
 		},
+		"transactional, while it was being committed": {
+			own: wrote(10, 1, 2), fleet: join(effect, ran(1, 2, 2.5, 10, ""), cancel(2.2, requested, "")), tally: [3]int{1, 0, 0},
+		},
 		"transactional, too late": {own: wrote(10, 1, 2), fleet: join(effect, ran(1, 2, 3, 10, ""), cancel(4, late, ""))},
 		"while it ran, and the worker was away": {
 			own:   []record{{Op: opBegin, At: us(2.5), Name: "TCP blackhole, one worker"}},
@@ -110,6 +113,10 @@ func TestAuditOfCancels(t *testing.T) {
 		"has committed": {
 			own: wrote(10, 1, 2), fleet: join(effect, ran(1, 2, 5, 10, ""), cancel(3, requested, "pool-1")),
 			want: "cancel: request 10 (unwanted-effect) was requested, and has committed a row, by the run that ended 1.500 s after", tally: [3]int{1, 1, 0},
+		},
+		"has committed, and had ended": {
+			own: wrote(10, 1, 2), fleet: join(effect, ran(1, 2, 2.5, 10, ""), cancel(2.2, requested, "pool-1")),
+			want: "cancel: request 10 (unwanted-effect) was requested, and has committed a row", tally: [3]int{1, 1, 0},
 		},
 		"has a dead letter": {
 			own: dead, fleet: join(single, ran(1, 2, 5, 10, ""), cancel(3, requested, "pool-1")),

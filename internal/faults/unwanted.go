@@ -157,7 +157,7 @@ func (c *canceller) produceUnwanted(stop context.Context, t *backfill.Task[args]
 				Due: time.Now().Add(time.Duration(s.random.IntN(4000)) * time.Millisecond).UnixMicro(),
 			}
 			if s.random.IntN(3) > 0 {
-				a.Work = 50 + s.random.IntN(1950)
+				a.Work = 50 + s.random.IntN(2950)
 			}
 			offer := record{Kind: k}
 			var options []backfill.EnqueueOption
@@ -170,8 +170,10 @@ func (c *canceller) produceUnwanted(stop context.Context, t *backfill.Task[args]
 				options = append(options, backfill.Delay(time.Duration(500+s.random.IntN(7500))*time.Millisecond))
 			case choice < 8 && k == kindUnwanted:
 				a.Queue = fmt.Sprintf("%s-%d", s.name, s.random.IntN(queuesUnwanted))
-				a.Work /= 4
+				a.Work /= 6
 				options = append(options, backfill.Queue(a.Queue))
+			default:
+				options = append(options, backfill.Priority(-1)) // it runs soon
 			}
 			if s.random.IntN(2) == 0 {
 				a.Key = fmt.Sprintf("%s-%d-%d", s.name, c.spec.Proc, a.Due)
@@ -199,7 +201,7 @@ func (c *canceller) produceUnwanted(stop context.Context, t *backfill.Task[args]
 // moment is how long after a job was enqueued it is cancelled: at once, soon, or when it has most
 // likely started.
 func (s *source) moment() time.Duration {
-	most := []int{20, 500, 5000}[s.random.IntN(3)]
+	most := []int{20, 1000, 4000}[s.random.IntN(3)]
 	return time.Duration(s.random.IntN(most)) * time.Millisecond
 }
 

@@ -179,7 +179,7 @@ func (c *cancellation) look(ctx context.Context, ids []int64, last bool) error {
 		case !row.Free && !last, row.Free && row.Ours && !row.Requested: // it was claimed just now
 			continue
 		case !row.Free && row.Requested: // whoever has the row: the request stands
-			outcome.State = CancelRequested
+			outcome.State, outcome.Detail = CancelRequested, "a transaction has the job's row locked; if it is that which ends the job, the job may still succeed"
 		case !row.Free:
 			outcome.State, outcome.Detail = CancelLocked, "another transaction has the job's row locked"
 		case row.Ours:

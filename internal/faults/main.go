@@ -1,8 +1,9 @@
 //go:build unix
 
-// Command faults runs a fleet of real processes on a real server, with traffic of every kind, also
-// transactional jobs and jobs that fail for good, whose dead letters a process of its own requeues,
-// injects one fault after the other, and checks every promise that docs/design.md makes:
+// Command faults runs a fleet of real processes on a real server, with traffic of every kind,
+// also transactional jobs, jobs that fail for good, whose dead letters a process of its own
+// requeues, and jobs that another one cancels, injects one fault after the other, and checks
+// every promise that docs/design.md makes:
 //
 //	go run ./internal/faults -for 15m [-seed N] [-out FILE]
 //

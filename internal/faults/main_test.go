@@ -57,7 +57,7 @@ func TestSchedule(t *testing.T) {
 	}
 	for _, want := range []kind{
 		kindPlain, kindMany, kindTx, kindKeyed, kindSerial, kindLong, kindScheduled, kindFailing, kindBatch, kindParent, kindChild,
-		kindEffect, kindFollow, kindPermanent, kindExhausted,
+		kindEffect, kindFollow, kindPermanent, kindExhausted, kindUnwanted, kindUnwantedEffect,
 	} {
 		if ran[want] == 0 {
 			t.Errorf("no %s job ran", want)

@@ -138,10 +138,10 @@ const pageText = `# Reliability, tried out
 
 The fault harness wrote this page. It runs four Go workers and a Node worker, two processes that enqueue, and a PostgreSQL with normal
 durability. One of the workers is behind PgBouncer in session mode, another one and one of the enqueuers in transaction mode. Three of the
-Go workers have a PID namespace of their own, as in containers. Another process requeues dead letters, through the pooler in transaction
-mode. The harness injects one fault after the other, and waits after each until every process works again. All processes write down what
-they do, before and after they do it, so that the auditor also knows what a process did that was killed. At the end it compares what was
-acknowledged with what ran. To repeat it:
+Go workers have a PID namespace of their own, as in containers. Another process requeues dead letters, and one cancels jobs, both
+through the pooler in transaction mode. The harness injects one fault after the other, and waits after each until every process works
+again. All processes write down what they do, before and after they do it, so that the auditor also knows what a process did that was
+killed. At the end it compares what was acknowledged with what ran. To repeat it:
 
     %s
 
@@ -160,6 +160,12 @@ The seed says which faults come in which order and whom they meet; how the proce
   requeues three quarters of them again and again, for up to 15 s; half of all are done then. *Doubled* are two dead letters of one job,
   one beside the job, or one of a job that was done; *lost* are jobs that failed for good, were not done, and have none. Both have to be 0.
   These jobs are not in the other columns.
+* *Cancelled* are jobs that a call of Client.Cancel or CancelJobs said were canceled or requested. A process enqueues jobs in order to
+  cancel four of five of them, at some moment: they wait, are scheduled, in queues, or run, with keys and without, some transactional,
+  some with one attempt. Their handlers watch their contexts or ignore them, and return nil, an error, a snooze or a permanent error; Node
+  runs some. A call without an answer is made again, also after the process was killed. *Ran afterwards* are those that started after the
+  answer, committed what they wrote, or left a dead letter; *lost* are those that were not cancelled, not done, and are gone. Both have to
+  be 0. These jobs are not in the columns up to *doubled*.
 * *Serial overlaps* are runs of two jobs of one queue at the same time. A process that was frozen may go on with its handler when it
   wakes up (R13 of the design), which is counted apart.
 * *Recovery* is the time from the end of the fault until the last process of ours has enqueued a job, or has begun to run one: the median
@@ -176,7 +182,10 @@ a queue in the order in which they were acknowledged; the last request of each k
 that works is declared dead; a worker that is told to stop ends in time, without an error, and leaves nothing locked. A row of an effect is
 of a run that returned nil, and its job is done; the follow-up of a run that was rolled back never runs. A dead letter has its job's key and
 the reason for which that failed, and has failed for good once more than it was requeued. Each job that it became is in the answer of a
-requeue, or may be of one that had no clear answer.
+requeue, or may be of one that had no clear answer. When a cancel says that a job is gone, no handler has it; one that it calls too late
+had ended, or an earlier call had cancelled it; one that it calls foreign is Node's. Neither a cancelled job nor a request for one is left
+at the end. Only a worker that is named in the answer may start the job within the next second, once, because it had claimed it; and only
+a transaction whose handler had ended, and that the answer says is being committed, may be committed.
 `
 
 // print writes the table as Markdown, and what was broken.

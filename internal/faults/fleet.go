@@ -260,7 +260,8 @@ func (f *fleet) restartNode(why string) error {
 }
 
 // poolerEnded writes down that PgBouncer ended by itself, as 1.18 did after a blackhole, with "bad
-// client state" in its log: one more fault, and no promise of ours.
+// client state" in its log, or hung, as it did after another one: one more fault, and no promise of
+// ours.
 func (f *fleet) poolerEnded(state string) {
 	f.say("  PgBouncer ended by itself: %s", state)
 	f.log.write(record{Op: opDied, N: noProcess, Name: "pgbouncer", Text: state})

@@ -172,6 +172,21 @@ func (p *pooler) answers(ctx context.Context) error {
 	return errors.New("the pooler does not answer: see pgbouncer.log")
 }
 
+// hangs reports whether nothing answers at an address to the question for TLS, for which a pooler
+// needs no server, within a time.
+func hangs(address string, within time.Duration) bool {
+	conn, err := net.DialTimeout("tcp4", address, within)
+	if err != nil {
+		return false // it has ended, and is started again
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(within)) // else the read says so
+	if _, err = conn.Write([]byte{0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f}); err == nil {
+		_, err = conn.Read(make([]byte, 1))
+	}
+	return errors.Is(err, os.ErrDeadlineExceeded)
+}
+
 func freeAddress(ctx context.Context) (string, error) {
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp4", "127.0.0.1:0")
 	if err != nil {

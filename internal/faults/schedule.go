@@ -18,6 +18,9 @@ const (
 	recoverWithin = 60 * time.Second
 	// nodeWithin is how long Node may take before its process is killed and started again.
 	nodeWithin = 30 * time.Second
+	// poolerWithin is how long all may take until the pooler is asked whether it lives, and how long
+	// that may take.
+	poolerWithin = 5 * time.Second
 	// releaseWithin is how long the others may take to release what a killed worker held.
 	releaseWithin = 45 * time.Second
 )
@@ -119,7 +122,7 @@ func (f *fleet) recovery(ctx context.Context, name string, since int64, offsets 
 	}
 	waiting := f.all()
 	begun := time.Now()
-	restarted := false
+	restarted, asked := false, f.pooler == nil
 	for len(waiting) > 0 {
 		var still []*process
 		for _, p := range waiting {
@@ -139,6 +142,13 @@ func (f *fleet) recovery(ctx context.Context, name string, since int64, offsets 
 			restarted = true
 			if err := f.restartNode("does nothing after " + name); err != nil {
 				return err
+			}
+		}
+		if !asked && time.Since(begun) > poolerWithin {
+			asked = true
+			if hangs(f.pooler.address, poolerWithin) {
+				f.poolerEnded("it did not answer, and was killed")
+				f.pooler.kill(restartAfter)
 			}
 		}
 		if time.Since(begun) > recoverWithin {

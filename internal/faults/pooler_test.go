@@ -1,0 +1,42 @@
+//go:build unix
+
+package main
+
+import (
+	"net"
+	"testing"
+	"time"
+)
+
+// A pooler that answers, and one that is not there, do not hang.
+func TestHangs(t *testing.T) {
+	t.Parallel()
+	listen := func(answer string) string {
+		listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp4", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { listener.Close() })
+		go func() {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			t.Cleanup(func() { conn.Close() })
+			if _, err := conn.Read(make([]byte, 8)); err == nil && answer != "" {
+				_, _ = conn.Write([]byte(answer))
+			}
+		}()
+		return listener.Addr().String()
+	}
+	free, err := freeAddress(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if hangs(listen("N"), time.Minute) || hangs(free, time.Minute) {
+		t.Error("what answers, or is not there, hangs")
+	}
+	if !hangs(listen(""), 50*time.Millisecond) {
+		t.Error("what does not answer does not hang")
+	}
+}

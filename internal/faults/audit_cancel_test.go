@@ -214,8 +214,10 @@ func TestUnansweredCancels(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, r := range []record{
-		{Op: opCancel, N: 1, Job: 11}, {Op: opOutcome, N: 1, Job: 11, Text: string(backfill.CancelDone)},
-		{Op: opCancel, N: 2, Job: 12, Key: "k"}, {Op: opBroke, N: 2},
+		{Op: opCancel, N: 1, Job: 11},
+		{Op: opOutcome, N: 1, Job: 11, Text: string(backfill.CancelDone)},
+		{Op: opCancel, N: 2, Job: 12, Key: "k"},
+		{Op: opBroke, N: 2},
 		{Op: opCancel, N: 3, Job: 13},
 	} {
 		log.write(r)

@@ -49,7 +49,7 @@ const once = "once"
 // unwanted works as its args say. One that is deaf does not look at its context before its work is
 // done.
 func (h *handlers) unwanted(ctx context.Context, a args) error {
-	return h.run(ctx, record{N: a.N, Kind: a.Kind}, func(ctx context.Context) error { return a.beUnwanted(ctx) })
+	return h.run(ctx, record{N: a.N, Kind: a.Kind}, a.beUnwanted)
 }
 
 // unwantedEffect writes a row, as an effect does.

@@ -125,8 +125,9 @@ type Drained struct {
 	backfill.Report
 
 	Runs []DrainedRun // in their order
-	// Ended is how many jobs have run and are gone: they have succeeded, or are dead letters. Together
-	// with Left they are all that there were, and all that were enqueued meanwhile.
+	// Ended is how many jobs have run and are gone: they have succeeded, were cancelled while they ran, or
+	// are dead letters. Together with Left they are all that there were and that were enqueued meanwhile,
+	// but those that were removed or cancelled before they ran.
 	Ended int
 	Left  []LeftJob // in the order of their RunAt
 	// Now is the time of the database at the end. After DrainUntil it stands still.
@@ -358,6 +359,8 @@ func kindOf(outcome worker.Outcome) backfill.EventKind {
 		return backfill.EventSnoozed
 	case worker.OutcomeReturned:
 		return backfill.EventReturned
+	case worker.OutcomeCanceled:
+		return backfill.EventCanceled
 	case worker.OutcomeFailed, worker.OutcomeExhausted:
 	}
 	return backfill.EventFailed

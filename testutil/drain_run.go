@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -90,7 +91,7 @@ func (d *drainer) run(ctx context.Context) error {
 	recorded := d.engine.Health().Stats
 	d.drained.Report = backfill.Report{
 		Completed: recorded.Completed, Failed: recorded.Failed, Exhausted: recorded.Exhausted, Snoozed: recorded.Snoozed,
-		Returned: recorded.Returned, Lost: recorded.Lost,
+		Returned: recorded.Returned, Canceled: recorded.Canceled, Lost: recorded.Lost,
 	}
 	if err = errors.Join(err, d.expire(ctx), d.look(ctx)); err != nil {
 		return err
@@ -318,12 +319,25 @@ func (g *gate) Claim(ctx context.Context, request worker.ClaimRequest) (worker.C
 		g.claimed = claimed
 	}
 	answer := g.claimed
+	if err := g.cancels(ctx, g.waiting[0].ID, &answer); err != nil {
+		return worker.Claimed{}, err // what waits is released, as that of a claim whose answer was lost
+	}
 	answer.Jobs, g.waiting = g.waiting[:1:1], g.waiting[1:]
 	answer.More = answer.More || len(g.waiting) > 0
 	g.mu.Lock()
 	g.out++
 	g.mu.Unlock()
 	return answer, nil
+}
+
+// cancels notes that a job is not to run: a handler may have cancelled it since it was claimed.
+func (g *gate) cancels(ctx context.Context, id int64, answer *worker.Claimed) error {
+	found, err := g.Requested(ctx, []int64{id})
+	if err != nil {
+		return err
+	}
+	answer.Canceled = slices.Collect(maps.Keys(found.Jobs))
+	return nil
 }
 
 // shuffle changes the order of jobs that have one priority. Those that were claimed together do not

@@ -383,3 +383,36 @@ func TestDrainAccountsForAll(t *testing.T) {
 		t.Errorf("left: %v, ran: %q", drained.Left, names(drained))
 	}
 }
+
+// A job that a handler cancels does not run, also when the drain has claimed it already, and neither does the
+// rest of one that cancels itself.
+func TestDrainOfCancelledJobs(t *testing.T) {
+	t.Parallel()
+	client, _ := newClient(t)
+	var victim *backfill.Job
+	var canceled []backfill.CancelState
+	cancel := func(ctx context.Context, id int64) error {
+		outcome, err := client.Cancel(context.WithoutCancel(ctx), id, backfill.CancelOptions{})
+		canceled = append(canceled, outcome.State)
+		return err
+	}
+	registry := backfill.NewRegistry(doing(map[string]func(context.Context) error{
+		"cancels": func(ctx context.Context) error { return cancel(ctx, victim.ID) },
+		"victim":  func(context.Context) error { t.Error("a cancelled job runs"); return nil },
+		"itself": func(ctx context.Context) error {
+			return errors.Join(cancel(ctx, backfill.JobInfo(ctx).ID), errors.New("cut"))
+		},
+	}))
+	jobs, err := client.Enqueue(t.Context(), taskStep.Request("cancels"), taskStep.Request("victim", backfill.PriorityBulkLowest), taskStep.Request("itself"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	victim = jobs[1]
+	drained := testutil.Drain(t, client, registry, testutil.ExpectFailure(func(_ *backfill.Job, err error) bool { return err.Error() == "cut" }))
+	if drained.Canceled != 2 || drained.Completed != 1 || drained.Failed != 0 || drained.Ended != 2 || len(drained.Left) > 0 {
+		t.Errorf("drained %+v", drained)
+	}
+	if len(canceled) != 2 || canceled[0] != backfill.CancelRequested || canceled[1] != backfill.CancelRequested {
+		t.Errorf("outcomes %v", canceled)
+	}
+}

@@ -62,7 +62,7 @@ func Run(
 		tb.Logf("testutil: job of task %q failed: %v", job.Task, ran.Outcome.Err)
 	case worker.OutcomeSnoozed:
 		result.State, result.Delay = Snoozed, ran.Outcome.Delay
-	case worker.OutcomeReturned:
+	case worker.OutcomeReturned, worker.OutcomeCanceled: // nobody else sees the job
 	}
 	return result
 }

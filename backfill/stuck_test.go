@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -74,6 +75,7 @@ func TestStuckHandlerGivesItsSlot(t *testing.T) {
 		w.await("another job in its slot", 1, of(backfill.EventFinished, ran.ID))
 	}
 	wantOneStuck(t, db, w, job)
+	until(t, "the line, whose stack takes time", func() bool { return strings.Contains(book.String(), "handler is stuck") })
 	book.want(t, "handler is stuck: it ignores that its context has ended", `cause="task timed out"`, `slot="given to others"`, "stuck_test.go")
 	for _, row := range jobRows(t, db) {
 		if row.Task == "hangs" && row.Locked != (row.Attempts == 1) {

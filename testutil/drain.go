@@ -137,6 +137,8 @@ type Drained struct {
 
 // DrainedRun is one run of a job.
 type DrainedRun struct {
+	_ [0]func() // fields may be added
+
 	Job *backfill.Job
 	// At is the time of the database when it ran, in a database whose time was stopped; else of this
 	// process.
@@ -150,6 +152,8 @@ type DrainedRun struct {
 
 // LeftJob is a job that a drain has left.
 type LeftJob struct {
+	_ [0]func() // fields may be added
+
 	backfill.Job
 
 	Why    LeftReason

@@ -112,7 +112,7 @@ with held as materialized (
 ), requested as (
   insert into graphile_worker.backfill_cancels (job_id, requested_by, reason)
   select j.id, @requested_by::text, @reason::text from graphile_worker._private_jobs as j
-   where j.id = any(@ids::bigint[]) and not j.id = any(@stored::bigint[])
+   where j.id = any(@ids::bigint[]) and (j.id = any(@stored::bigint[])) is not true
      and j.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+\.[0-9]{1,9}k?$'
    order by j.id
   on conflict (job_id) do nothing

@@ -24,7 +24,7 @@ type JobFilter struct {
 	// Waiting leaves out jobs that run.
 	Waiting bool
 	// UpTo leaves out jobs with greater ids: those that were enqueued after a dry run. See
-	// [CancelResult].
+	// [CancelResult]. A job that was enqueued again by its key meanwhile keeps its id.
 	UpTo int64
 	// All says that a filter without IDs, Tasks, Queues and Keys is meant for all jobs.
 	All bool
@@ -80,10 +80,12 @@ const (
 	CancelLocked CancelState = "locked"
 	// CancelRefused: the database does not delete the job; Detail says why. A trigger may do that.
 	CancelRefused CancelState = "refused"
-	// CancelUnmatched: its id is in the filter, and something else in the filter is not true of it.
+	// CancelUnmatched: its id is in the filter, and something else in the filter is not true of it; or it
+	// has changed since it was found: it was enqueued again by its key, or it runs, and the filter has
+	// Waiting. Nothing was changed.
 	CancelUnmatched CancelState = "unmatched"
 	// CancelUnknown: the job is gone. It was cancelled, or has succeeded: the answer of the database was
-	// lost.
+	// lost, or somebody else has cancelled it at the same time, and is told which.
 	CancelUnknown CancelState = "unknown"
 )
 
@@ -95,8 +97,8 @@ type CancelResult struct {
 	Skipped             int
 	SkippedBy           map[CancelState]int // Skipped, by state
 	Outcomes            []CancelOutcome     // the first 1,000
-	// UpTo is the greatest id at the beginning: no job that was enqueued later was cancelled. Put that of
-	// a dry run into the filter of what follows it.
+	// UpTo is the greatest id at the beginning, or -1 if there was no job: none that was enqueued later was
+	// cancelled. Put that of a dry run into the filter of what follows it.
 	UpTo int64
 	// Unaffected is how many jobs match and have failed for good. Of dry runs.
 	Unaffected int
@@ -132,19 +134,21 @@ func (c *Client) cancel(ctx context.Context, jobID int64, options CancelOptions)
 		return none, invalid(problem)
 	}
 	ids := []int64{jobID}
-	var found []pg.CancelOutcome
 	if options.DryRun {
-		found, err = c.admin.FindJobs(ctx, pg.JobFilter{IDs: ids, UpTo: jobID}, 0, 1)
-		if err == nil && len(found) == 0 {
-			found = []pg.CancelOutcome{{ID: jobID, State: pg.CancelTooLate}}
+		found, err := c.admin.FindJobs(ctx, pg.JobFilter{IDs: ids, UpTo: jobID}, 0, 1)
+		switch {
+		case err != nil:
+			return none, err
+		case len(found) == 0:
+			return CancelOutcome{JobID: jobID, State: CancelTooLate}, nil
 		}
-	} else {
-		found, err = c.admin.Cancel(ctx, ids, options.By, options.Reason)
+		return newCancelOutcome(found[0].CancelOutcome), nil
 	}
-	if len(found) == 0 {
+	outcomes, err := c.admin.Cancel(ctx, ids, options.By, options.Reason)
+	if len(outcomes) == 0 {
 		return none, err
 	}
-	return newCancelOutcome(found[0]), nil
+	return newCancelOutcome(outcomes[0]), nil
 }
 
 func newCancelOutcome(o pg.CancelOutcome) CancelOutcome {
@@ -153,7 +157,7 @@ func newCancelOutcome(o pg.CancelOutcome) CancelOutcome {
 
 // CancelJobs ends the jobs that match, each as [Client.Cancel] does. It works on what is there when it
 // begins, 100 jobs at a time, and each has an outcome of its own. What is enqueued later is not touched,
-// also under a key of the filter: to keep a task from running, [Client.Pause] it.
+// also under the key of a job that was found: to keep a task from running, [Client.Pause] it.
 //
 // When ctx ends, the result has what was done until then, beside the error. The result is nil if nothing
 // was tried because the filter, the options or the client are wrong.
@@ -165,7 +169,7 @@ func (c *Client) CancelJobs(ctx context.Context, filter JobFilter, options Cance
 		return nil, fmt.Errorf("cancel jobs: %w", invalid(err))
 	}
 	run := &cancelRun{
-		client: c, filter: filter, options: options, named: map[int64]bool{},
+		client: c, filter: filter, options: options, named: map[int64]bool{}, byID: filter.byID(),
 		result: CancelResult{SkippedBy: map[CancelState]int{}},
 	}
 	if err := run.do(ctx); err != nil {
@@ -186,10 +190,15 @@ func (f *JobFilter) check() error {
 	case !empty && f.All:
 		problems = append(problems, errors.New("the filter has All beside other fields: leave out one or the others"))
 	}
-	if f.UpTo < 0 {
+	if f.UpTo < -1 {
 		problems = append(problems, fmt.Errorf("UpTo is %d: pass what a dry run returned", f.UpTo))
 	}
 	return errors.Join(problems...)
+}
+
+// byID reports whether the filter asks for nothing but ids.
+func (f *JobFilter) byID() bool {
+	return f.IDs != nil && f.Tasks == nil && f.Queues == nil && f.Keys == nil && !f.Waiting && f.UpTo == 0
 }
 
 func (o *CancelOptions) check() error {
@@ -203,6 +212,7 @@ type cancelRun struct {
 	options CancelOptions
 	result  CancelResult
 	named   map[int64]bool // ids of the filter that have an outcome
+	byID    bool           // the filter asks for nothing else
 }
 
 func (r *cancelRun) do(ctx context.Context) error {
@@ -235,16 +245,13 @@ func (r *cancelRun) run(ctx context.Context, filter pg.JobFilter) error {
 			return err
 		}
 		for batch := range slices.Chunk(found, batchSize(r.options.PerSecond)) {
-			began, ids := time.Now(), make([]int64, len(batch))
-			for i, job := range batch {
-				ids[i] = job.ID
-			}
-			outcomes, err := r.client.admin.Cancel(ctx, ids, r.options.By, r.options.Reason)
+			began := time.Now()
+			outcomes, err := r.client.admin.CancelFound(ctx, batch, filter.Waiting, r.options.By, r.options.Reason)
 			r.tell(outcomes)
 			if err != nil {
 				return err
 			}
-			if after = ids[len(ids)-1]; len(found) < foundAtOnce && after == found[len(found)-1].ID {
+			if after = batch[len(batch)-1].ID; len(found) < foundAtOnce && after == found[len(found)-1].ID {
 				return nil
 			}
 			if err := restAfter(ctx, began, len(batch), r.options.PerSecond); err != nil {
@@ -263,7 +270,9 @@ func (r *cancelRun) preview(ctx context.Context, filter pg.JobFilter) error {
 	if len(found) > previewed {
 		found, r.result.More = found[:previewed], true
 	}
-	r.tell(found)
+	for _, job := range found {
+		r.tell([]pg.CancelOutcome{job.CancelOutcome})
+	}
 	r.result.Unaffected, err = r.client.admin.CountUnaffected(ctx, filter)
 	return err
 }
@@ -298,15 +307,14 @@ func (r *cancelRun) tellMissing() {
 		return
 	}
 	var missing []pg.CancelOutcome
-	alone := r.filter.Tasks == nil && r.filter.Queues == nil && r.filter.Keys == nil && !r.filter.Waiting
 	for _, id := range r.filter.IDs {
 		if r.named[id] {
 			continue
 		}
 		r.named[id] = true // it may be there twice
 		outcome := pg.CancelOutcome{ID: id, State: pg.CancelTooLate, Detail: "no such job waits or runs"}
-		if !alone {
-			outcome.State, outcome.Detail = pg.CancelState(CancelUnmatched), "no such job waits or runs, or it does not match the rest of the filter"
+		if !r.byID {
+			outcome.State, outcome.Detail = pg.CancelUnmatched, "no such job waits or runs, or it does not match the rest of the filter"
 		}
 		missing = append(missing, outcome)
 	}

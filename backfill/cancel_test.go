@@ -217,7 +217,7 @@ func TestCancelThatIsMetWhileItLooks(t *testing.T) {
 }
 
 // A job whose end is being committed for so long that a cancel does not wait for it may still succeed: the
-// outcome says so. Of the request nothing is left once that is known.
+// outcome says so. Of the request nothing is left once that is known, and who stored it looks no more.
 func TestCancelOfAJobThatIsBeingCommitted(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
@@ -239,8 +239,61 @@ func TestCancelOfAJobThatIsBeingCommitted(t *testing.T) {
 	if err := tx.Commit(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	run(t, db, "update graphile_worker.backfill_cancels set requested_at = requested_at - interval '10 seconds'")
 	if outcome := cancelJob(t, client, job.ID); outcome.State != backfill.CancelTooLate {
 		t.Errorf("outcome %+v", outcome)
+	}
+	if n := get[int](t, db.Pool(), "select count(*)::int from graphile_worker.backfill_cancels"); n > 0 {
+		t.Errorf("%d requests are left", n)
+	}
+}
+
+// Two callers cancel one job that succeeds meanwhile. Neither is told that it was cancelled, although the
+// request is gone when the second one looks: the first one has withdrawn it, and no worker has met it.
+func TestCancelsThatComeTooLateTogether(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	client := newClient(t, db)
+	task, _ := taskOf("t", func(context.Context, mailArgs) error { return nil })
+	job := enqueue(t, client, task, mailArgs{})
+	run(t, db, "update graphile_worker._private_jobs set attempts = 1, locked_by = $1, locked_at = now()", wire.ClaimToken(wire.NewWorkerID(), 1)+".1")
+	tx, err := db.Pool().Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(t.Context(), "delete from graphile_worker._private_jobs where id = $1", job.ID); err != nil {
+		t.Fatal(err)
+	}
+	const callers = 4
+	answers := make(chan backfill.CancelOutcome, callers)
+	for range callers {
+		trace := &tracer{}
+		pool := poolOf(t, db.URL, func(config *pgxpool.Config) { config.ConnConfig.Tracer = trace })
+		client, err := backfill.NewClient(t.Context(), pool, backfill.WithLogger(quiet))
+		if err != nil {
+			t.Fatal(err)
+		}
+		sent := trace.sent.Load()
+		go func() {
+			outcome, err := client.Cancel(t.Context(), job.ID, backfill.CancelOptions{})
+			if err != nil {
+				t.Error(err)
+			}
+			answers <- outcome
+		}()
+		until(t, "the cancel has stored its request, or seen that of another", func() bool {
+			return trace.sent.Load() > sent+10 // a round has about eight statements
+		})
+	}
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	states := map[backfill.CancelState]int{}
+	for range callers {
+		states[receive(t, "the outcome", answers).State]++
+	}
+	if states[backfill.CancelTooLate] == 0 || states[backfill.CancelTooLate]+states[backfill.CancelUnknown] != callers {
+		t.Errorf("outcomes %v", states)
 	}
 	if n := get[int](t, db.Pool(), "select count(*)::int from graphile_worker.backfill_cancels"); n > 0 {
 		t.Errorf("%d requests are left", n)

@@ -23,7 +23,8 @@ const (
 	CancelForeign   CancelState = "foreign"   // a worker has it that cannot be told
 	CancelLocked    CancelState = "locked"    // another transaction has its row locked
 	CancelRefused   CancelState = "refused"   // the server does not delete it
-	CancelUnknown   CancelState = "unknown"   // it is gone, after a commit whose answer was lost
+	CancelUnmatched CancelState = "unmatched" // it is not as it was found any more
+	CancelUnknown   CancelState = "unknown"   // it is gone, and the database does not say how
 )
 
 // CancelOutcome is what became of one job.
@@ -32,6 +33,13 @@ type CancelOutcome struct {
 	State  CancelState
 	Worker string // that has it; "": none
 	Detail string // what else is known; "": nothing
+}
+
+// FoundJob is a job that a filter matched, and what a Cancel of it would have come to.
+type FoundJob struct {
+	CancelOutcome
+
+	Revision int32 // an enqueue under the job's key changes it
 }
 
 const (
@@ -44,8 +52,22 @@ const (
 // Cancel deletes jobs that wait, and stores requests for those that workers of ours have. It waits
 // for no row: one that somebody has locked is tried again for a while. The outcomes are those of the
 // ids, in their order. With an error there are fewer.
-func (a *Admin) Cancel(ctx context.Context, ids []int64, by, reason string) (outcomes []CancelOutcome, err error) {
-	c := cancellation{admin: a, by: by, reason: reason, outcomes: make(map[int64]CancelOutcome, len(ids)), requested: map[int64]bool{}, unsure: map[int64]bool{}}
+func (a *Admin) Cancel(ctx context.Context, ids []int64, by, reason string) ([]CancelOutcome, error) {
+	return a.cancel(ctx, ids, cancellation{by: by, reason: reason})
+}
+
+// CancelFound is Cancel for jobs that are still as they were found; if waiting, for those that still wait.
+func (a *Admin) CancelFound(ctx context.Context, jobs []FoundJob, waiting bool, by, reason string) ([]CancelOutcome, error) {
+	ids, revisions := make([]int64, len(jobs)), make(map[int64]int32, len(jobs))
+	for i, job := range jobs {
+		ids[i], revisions[job.ID] = job.ID, job.Revision
+	}
+	return a.cancel(ctx, ids, cancellation{by: by, reason: reason, revisions: revisions, waiting: waiting})
+}
+
+func (a *Admin) cancel(ctx context.Context, ids []int64, c cancellation) (outcomes []CancelOutcome, err error) {
+	c.admin, c.outcomes = a, make(map[int64]CancelOutcome, len(ids))
+	c.requested, c.own, c.unsure = map[int64]bool{}, map[int64]bool{}, map[int64]bool{}
 	err = c.run(ctx, ids)
 	for _, id := range ids {
 		if outcome, known := c.outcomes[id]; known {
@@ -59,8 +81,11 @@ func (a *Admin) Cancel(ctx context.Context, ids []int64, by, reason string) (out
 type cancellation struct {
 	admin      *Admin
 	by, reason string
+	revisions  map[int64]int32 // of the jobs as they are meant; nil: whatever they are
+	waiting    bool            // only jobs that wait are meant
 	outcomes   map[int64]CancelOutcome
 	requested  map[int64]bool // jobs whose requests are stored
+	own        map[int64]bool // of them, those whose requests this one has stored, and nobody else
 	unsure     map[int64]bool // jobs that a transaction may have deleted, or requested, whose answer was lost
 }
 
@@ -109,10 +134,13 @@ func (c *cancellation) open(ids []int64) (open []int64) {
 
 // request deletes and requests in one transaction.
 func (c *cancellation) request(ctx context.Context, ids []int64) error {
-	stored := []int64{}
+	params := query.CancelJobsParams{Ids: ids, Waiting: c.waiting, RequestedBy: c.by, Reason: c.reason}
 	for _, id := range ids {
 		if c.requested[id] {
-			stored = append(stored, id)
+			params.Stored = append(params.Stored, id)
+		}
+		if c.revisions != nil {
+			params.Revisions = append(params.Revisions, c.revisions[id])
 		}
 	}
 	var rows []query.CancelJobsRow
@@ -120,16 +148,23 @@ func (c *cancellation) request(ctx context.Context, ids []int64) error {
 		if _, err := db.Exec(ctx, c.admin.lockTimeout()); err != nil {
 			return err
 		}
-		rows, err = query.New(db).CancelJobs(ctx, query.CancelJobsParams{Ids: ids, Stored: stored, RequestedBy: c.by, Reason: c.reason})
+		rows, err = query.New(db).CancelJobs(ctx, params)
 		return err
 	})
 	switch {
 	case err == nil:
 		for _, row := range rows {
-			if row.Ended {
+			switch {
+			case row.Ended:
 				c.outcomes[row.ID] = CancelOutcome{ID: row.ID, State: CancelDone}
+			case c.requested[row.ID]:
+			case row.Replaced:
+				c.outcomes[row.ID] = CancelOutcome{ID: row.ID, State: CancelUnmatched, Detail: "it was enqueued again by its key since it was found"}
+			case row.Started:
+				c.outcomes[row.ID] = CancelOutcome{ID: row.ID, State: CancelUnmatched, Detail: "it has begun to run since it was found"}
 			}
 			c.requested[row.ID] = c.requested[row.ID] || row.Requested
+			c.own[row.ID] = c.own[row.ID] || row.Stored
 		}
 	case refusesRow(err) && len(ids) == 1:
 		c.outcomes[ids[0]] = CancelOutcome{ID: ids[0], State: CancelRefused, Detail: serverText(err)}
@@ -168,14 +203,17 @@ func (c *cancellation) look(ctx context.Context, ids []int64, last bool) error {
 	case err != nil:
 		return fmt.Errorf("look at the jobs: %w", err)
 	}
-	var late []int64
+	var late query.WithdrawRequestsParams
 	for _, row := range rows {
 		owner, _, _ := strings.Cut(row.LockedBy, ".")
 		outcome := CancelOutcome{ID: row.ID}
 		switch {
 		case !row.There:
 			outcome = c.gone(row)
-			late = append(late, row.ID)
+			late.Ids = append(late.Ids, row.ID)
+			if c.own[row.ID] {
+				late.Own = append(late.Own, row.ID)
+			}
 		case !row.Free && !last, row.Free && row.Ours && !row.Requested: // it was claimed just now
 			continue
 		case !row.Free && row.Requested: // whoever has the row: the request stands
@@ -196,7 +234,7 @@ func (c *cancellation) look(ctx context.Context, ids []int64, last bool) error {
 		}
 		c.outcomes[row.ID] = outcome
 	}
-	if len(late) == 0 {
+	if len(late.Ids) == 0 {
 		return nil
 	}
 	err = c.admin.in(ctx, func(ctx context.Context, db query.DBTX) error { return query.New(db).WithdrawRequests(ctx, late) })
@@ -207,14 +245,17 @@ func (c *cancellation) look(ctx context.Context, ids []int64, last bool) error {
 }
 
 // gone says what became of a job that is not there any more. Whoever ends a job because of a request
-// deletes that with it.
+// deletes that with it; and whoever has stored one that came too late withdraws it, so that others
+// cannot tell which of the two has happened.
 func (c *cancellation) gone(row query.LookAtLeasesRow) CancelOutcome {
 	outcome := CancelOutcome{ID: row.ID, State: CancelTooLate, Detail: "it has succeeded, or was removed, or has never been there"}
 	switch requested, unsure := c.requested[row.ID], c.unsure[row.ID]; {
 	case row.DeadLetter > 0:
 		outcome.Detail = fmt.Sprintf("it has failed for good, and is dead letter %d", row.DeadLetter)
-	case requested && !row.Requested:
+	case requested && !row.Requested && c.own[row.ID]:
 		outcome.State, outcome.Detail = CancelDone, "its worker has ended it"
+	case requested && !row.Requested:
+		outcome.State, outcome.Detail = CancelUnknown, "somebody else cancels the job, too, and is told what became of it: it was cancelled, or has succeeded"
 	case unsure: // if there is a request, it may be the second: the first was met
 		outcome.State, outcome.Detail = CancelUnknown, "the connection broke, and the job is gone: it was cancelled, or has succeeded"
 	}
@@ -234,7 +275,7 @@ type JobFilter struct {
 	UpTo                int64 // no job with a greater id
 }
 
-// LastJob returns the greatest id that a job has; 0: there is none.
+// LastJob returns the greatest id that a job has; -1: there is none.
 func (a *Admin) LastJob(ctx context.Context) (int64, error) {
 	var id int64
 	err := a.in(ctx, func(ctx context.Context, db query.DBTX) (err error) {
@@ -245,22 +286,22 @@ func (a *Admin) LastJob(ctx context.Context) (int64, error) {
 }
 
 // FindJobs returns what a Cancel of the next jobs that match would come to.
-func (a *Admin) FindJobs(ctx context.Context, filter JobFilter, after int64, size int) (outcomes []CancelOutcome, err error) {
+func (a *Admin) FindJobs(ctx context.Context, filter JobFilter, after int64, size int) (found []FoundJob, err error) {
 	rows, err := ask(ctx, a.in, (*query.Queries).FindJobs, query.FindJobsParams{
 		After: after, UpTo: filter.UpTo, Waiting: filter.Waiting, Ids: filter.IDs, Tasks: filter.Tasks, Queues: filter.Queues, Keys: filter.Keys,
 		Size: int32(size), //nolint:gosec // a page
 	})
 	for _, row := range rows {
-		outcome := CancelOutcome{ID: row.ID, State: CancelForeign, Worker: row.LockedBy}
+		job := FoundJob{CancelOutcome{ID: row.ID, State: CancelForeign, Worker: row.LockedBy}, row.Revision}
 		switch owner, _, _ := strings.Cut(row.LockedBy, "."); {
 		case row.Waits || isSuspect(row.LockedBy):
-			outcome.State, outcome.Worker = CancelDone, ""
+			job.State, job.Worker = CancelDone, ""
 		case row.Ours:
-			outcome.State, outcome.Worker = CancelRequested, owner
+			job.State, job.Worker = CancelRequested, owner
 		}
-		outcomes = append(outcomes, outcome)
+		found = append(found, job)
 	}
-	return outcomes, a.settings.explainWork(err)
+	return found, a.settings.explainWork(err)
 }
 
 // CountUnaffected returns how many jobs match and have failed for good.

@@ -90,10 +90,15 @@ select exists (select from graphile_worker.backfill_cancels as c where c.job_id 
 -- Deletes those of these jobs that wait, suspects among them, and stores requests for those that workers of
 -- ours have. A row that somebody has locked is left as it is. stored are jobs whose requests were stored
 -- before: to insert one again would wait for whoever has met it and not committed yet, and would then store
--- it for a job that is gone.
+-- it for a job that is gone. The answer says of which jobs it has stored the requests: those of the others
+-- are somebody else's.
+--
+-- Jobs are meant as they were found: with these revisions, if there are any, because an enqueue under its
+-- key makes another job of one that waits, in the same row; and, if waiting, only as long as they wait.
 with held as materialized (
   select j.id, j.job_queue_id, j.locked_by is not null as leased from graphile_worker._private_jobs as j
-   where j.id = any(@ids::bigint[]) and (j.is_available or starts_with(j.locked_by, 'backfill-suspect.'))
+   where j.id = any(@ids::bigint[]) and (j.is_available or not @waiting::boolean and starts_with(j.locked_by, 'backfill-suspect.'))
+     and ((cardinality(@revisions::int[]) > 0) is not true or j.revision = (@revisions::int[])[array_position(@ids::bigint[], j.id)])
    order by j.id for update skip locked
 ), queue as materialized (
   select s.id from graphile_worker._private_job_queues as s
@@ -112,15 +117,19 @@ with held as materialized (
 ), requested as (
   insert into graphile_worker.backfill_cancels (job_id, requested_by, reason)
   select j.id, @requested_by::text, @reason::text from graphile_worker._private_jobs as j
-   where j.id = any(@ids::bigint[]) and (j.id = any(@stored::bigint[])) is not true
+   where j.id = any(@ids::bigint[]) and (j.id = any(@stored::bigint[])) is not true and not @waiting::boolean
      and j.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+\.[0-9]{1,9}k?$'
+     and ((cardinality(@revisions::int[]) > 0) is not true or j.revision = (@revisions::int[])[array_position(@ids::bigint[], j.id)])
    order by j.id
   on conflict (job_id) do nothing
+  returning job_id
 )
 select u.id::bigint as id, exists (select from ended where ended.id = u.id)::boolean as ended,
-       exists (select from graphile_worker._private_jobs as j
-                where j.id = u.id and j.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+\.[0-9]{1,9}k?$')::boolean as requested
-  from unnest(@ids::bigint[]) as u(id);
+       exists (select from requested where requested.job_id = u.id)::boolean as stored,
+       coalesce(j.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+\.[0-9]{1,9}k?$', false)::boolean as requested,
+       coalesce(cardinality(@revisions::int[]) > 0 and j.revision <> (@revisions::int[])[array_position(@ids::bigint[], u.id)], false)::boolean as replaced,
+       coalesce(@waiting::boolean and (j.locked_at is not null or j.locked_by is not null), false)::boolean as started
+  from unnest(@ids::bigint[]) as u(id) left join graphile_worker._private_jobs as j on j.id = u.id;
 
 -- name: LookAtLeases :many
 -- The state of jobs, as it is while nobody changes them: one whose row is locked is not free, and asked for
@@ -139,17 +148,19 @@ select u.id::bigint as id, exists (select from graphile_worker._private_jobs as 
   from unnest(@ids::bigint[]) as u(id) left join free on free.id = u.id;
 
 -- name: WithdrawRequests :exec
--- Deletes requests that came too late.
+-- Deletes requests that came too late: those that the caller has stored, and old ones. Who has stored
+-- another one is told by it what became of the job.
 with late as materialized (
   select c.job_id from graphile_worker.backfill_cancels as c
-   where c.job_id = any(@ids::bigint[]) and not exists (select from graphile_worker._private_jobs as j where j.id = c.job_id)
+   where c.job_id = any(@ids::bigint[]) and (c.job_id = any(@own::bigint[]) or c.requested_at < now() - interval '10 seconds')
+     and not exists (select from graphile_worker._private_jobs as j where j.id = c.job_id)
    order by c.job_id for update skip locked
 )
 delete from graphile_worker.backfill_cancels as c where c.job_id = any(array(select job_id from late));
 
 -- name: FindJobs :many
 -- Jobs that match, by id, and how they stand. A condition whose parameter is null is not asked for.
-select j.id, j.is_available::boolean as waits, coalesce(j.locked_by, '')::text as locked_by,
+select j.id, j.revision, j.is_available::boolean as waits, coalesce(j.locked_by, '')::text as locked_by,
        coalesce(j.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+\.[0-9]{1,9}k?$', false)::boolean as ours
   from graphile_worker._private_jobs as j
   join graphile_worker._private_tasks as t on t.id = j.task_id
@@ -174,8 +185,8 @@ select count(*)::bigint from graphile_worker._private_jobs as j
    and (sqlc.narg('keys')::text[] is null or j.key = any(sqlc.narg('keys')::text[]));
 
 -- name: LastJob :one
--- The greatest id that a job has: no job that is enqueued later has a smaller one.
-select coalesce(max(j.id), 0)::bigint as id from graphile_worker._private_jobs as j;
+-- The greatest id that a job has, no job that is enqueued later has a smaller one; or -1 if there is none.
+select coalesce(max(j.id), -1)::bigint as id from graphile_worker._private_jobs as j;
 
 -- name: NotifyCancels :exec
 select pg_notify(@channel::text, '');

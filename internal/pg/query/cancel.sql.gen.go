@@ -12,7 +12,8 @@ import (
 const CancelJobs = `-- name: CancelJobs :many
 with held as materialized (
   select j.id, j.job_queue_id, j.locked_by is not null as leased from graphile_worker._private_jobs as j
-   where j.id = any($1::bigint[]) and (j.is_available or starts_with(j.locked_by, 'backfill-suspect.'))
+   where j.id = any($2::bigint[]) and (j.is_available or not $3::boolean and starts_with(j.locked_by, 'backfill-suspect.'))
+     and ((cardinality($1::int[]) > 0) is not true or j.revision = ($1::int[])[array_position($2::bigint[], j.id)])
    order by j.id for update skip locked
 ), queue as materialized (
   select s.id from graphile_worker._private_job_queues as s
@@ -30,20 +31,26 @@ with held as materialized (
   delete from graphile_worker.backfill_crashes as k where k.job_id = any(array(select id from ended))
 ), requested as (
   insert into graphile_worker.backfill_cancels (job_id, requested_by, reason)
-  select j.id, $2::text, $3::text from graphile_worker._private_jobs as j
-   where j.id = any($1::bigint[]) and (j.id = any($4::bigint[])) is not true
+  select j.id, $4::text, $5::text from graphile_worker._private_jobs as j
+   where j.id = any($2::bigint[]) and (j.id = any($6::bigint[])) is not true and not $3::boolean
      and j.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+\.[0-9]{1,9}k?$'
+     and ((cardinality($1::int[]) > 0) is not true or j.revision = ($1::int[])[array_position($2::bigint[], j.id)])
    order by j.id
   on conflict (job_id) do nothing
+  returning job_id
 )
 select u.id::bigint as id, exists (select from ended where ended.id = u.id)::boolean as ended,
-       exists (select from graphile_worker._private_jobs as j
-                where j.id = u.id and j.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+\.[0-9]{1,9}k?$')::boolean as requested
-  from unnest($1::bigint[]) as u(id)
+       exists (select from requested where requested.job_id = u.id)::boolean as stored,
+       coalesce(j.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+\.[0-9]{1,9}k?$', false)::boolean as requested,
+       coalesce(cardinality($1::int[]) > 0 and j.revision <> ($1::int[])[array_position($2::bigint[], u.id)], false)::boolean as replaced,
+       coalesce($3::boolean and (j.locked_at is not null or j.locked_by is not null), false)::boolean as started
+  from unnest($2::bigint[]) as u(id) left join graphile_worker._private_jobs as j on j.id = u.id
 `
 
 type CancelJobsParams struct {
+	Revisions   []int32
 	Ids         []int64
+	Waiting     bool
 	RequestedBy string
 	Reason      string
 	Stored      []int64
@@ -52,16 +59,25 @@ type CancelJobsParams struct {
 type CancelJobsRow struct {
 	ID        int64
 	Ended     bool
+	Stored    bool
 	Requested bool
+	Replaced  bool
+	Started   bool
 }
 
 // Deletes those of these jobs that wait, suspects among them, and stores requests for those that workers of
 // ours have. A row that somebody has locked is left as it is. stored are jobs whose requests were stored
 // before: to insert one again would wait for whoever has met it and not committed yet, and would then store
-// it for a job that is gone.
+// it for a job that is gone. The answer says of which jobs it has stored the requests: those of the others
+// are somebody else's.
+//
+// Jobs are meant as they were found: with these revisions, if there are any, because an enqueue under its
+// key makes another job of one that waits, in the same row; and, if waiting, only as long as they wait.
 func (q *Queries) CancelJobs(ctx context.Context, arg CancelJobsParams) ([]CancelJobsRow, error) {
 	rows, err := q.db.Query(ctx, CancelJobs,
+		arg.Revisions,
 		arg.Ids,
+		arg.Waiting,
 		arg.RequestedBy,
 		arg.Reason,
 		arg.Stored,
@@ -73,7 +89,14 @@ func (q *Queries) CancelJobs(ctx context.Context, arg CancelJobsParams) ([]Cance
 	var items []CancelJobsRow
 	for rows.Next() {
 		var i CancelJobsRow
-		if err := rows.Scan(&i.ID, &i.Ended, &i.Requested); err != nil {
+		if err := rows.Scan(
+			&i.ID,
+			&i.Ended,
+			&i.Stored,
+			&i.Requested,
+			&i.Replaced,
+			&i.Started,
+		); err != nil {
 			return nil, err
 		}
 		items = append(items, i)
@@ -248,7 +271,7 @@ func (q *Queries) EndableJobs(ctx context.Context) ([]int64, error) {
 }
 
 const FindJobs = `-- name: FindJobs :many
-select j.id, j.is_available::boolean as waits, coalesce(j.locked_by, '')::text as locked_by,
+select j.id, j.revision, j.is_available::boolean as waits, coalesce(j.locked_by, '')::text as locked_by,
        coalesce(j.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+\.[0-9]{1,9}k?$', false)::boolean as ours
   from graphile_worker._private_jobs as j
   join graphile_worker._private_tasks as t on t.id = j.task_id
@@ -275,6 +298,7 @@ type FindJobsParams struct {
 
 type FindJobsRow struct {
 	ID       int64
+	Revision int32
 	Waits    bool
 	LockedBy string
 	Ours     bool
@@ -301,6 +325,7 @@ func (q *Queries) FindJobs(ctx context.Context, arg FindJobsParams) ([]FindJobsR
 		var i FindJobsRow
 		if err := rows.Scan(
 			&i.ID,
+			&i.Revision,
 			&i.Waits,
 			&i.LockedBy,
 			&i.Ours,
@@ -327,10 +352,10 @@ func (q *Queries) IsRequested(ctx context.Context, id int64) (bool, error) {
 }
 
 const LastJob = `-- name: LastJob :one
-select coalesce(max(j.id), 0)::bigint as id from graphile_worker._private_jobs as j
+select coalesce(max(j.id), -1)::bigint as id from graphile_worker._private_jobs as j
 `
 
-// The greatest id that a job has: no job that is enqueued later has a smaller one.
+// The greatest id that a job has, no job that is enqueued later has a smaller one; or -1 if there is none.
 func (q *Queries) LastJob(ctx context.Context) (int64, error) {
 	row := q.db.QueryRow(ctx, LastJob)
 	var id int64
@@ -482,14 +507,21 @@ func (q *Queries) UnburyCanceled(ctx context.Context, ids []int64) ([]UnburyCanc
 const WithdrawRequests = `-- name: WithdrawRequests :exec
 with late as materialized (
   select c.job_id from graphile_worker.backfill_cancels as c
-   where c.job_id = any($1::bigint[]) and not exists (select from graphile_worker._private_jobs as j where j.id = c.job_id)
+   where c.job_id = any($1::bigint[]) and (c.job_id = any($2::bigint[]) or c.requested_at < now() - interval '10 seconds')
+     and not exists (select from graphile_worker._private_jobs as j where j.id = c.job_id)
    order by c.job_id for update skip locked
 )
 delete from graphile_worker.backfill_cancels as c where c.job_id = any(array(select job_id from late))
 `
 
-// Deletes requests that came too late.
-func (q *Queries) WithdrawRequests(ctx context.Context, ids []int64) error {
-	_, err := q.db.Exec(ctx, WithdrawRequests, ids)
+type WithdrawRequestsParams struct {
+	Ids []int64
+	Own []int64
+}
+
+// Deletes requests that came too late: those that the caller has stored, and old ones. Who has stored
+// another one is told by it what became of the job.
+func (q *Queries) WithdrawRequests(ctx context.Context, arg WithdrawRequestsParams) error {
+	_, err := q.db.Exec(ctx, WithdrawRequests, arg.Ids, arg.Own)
 	return err
 }

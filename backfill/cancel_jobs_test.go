@@ -1,0 +1,96 @@
+package backfill_test
+
+import (
+	"context"
+	"testing"
+
+	"github.com/backfillhq/go/backfill"
+	"github.com/backfillhq/go/internal/wire"
+	"github.com/backfillhq/go/testutil/pgtest"
+)
+
+// What is enqueued later under the key of a job that was found is not touched, although it is in the same row.
+func TestCancelJobsLeavesWhatWasReplaced(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	client := newClient(t, db)
+	task, _ := taskOf("t", func(context.Context, mailArgs) error { return nil })
+	other, _ := taskOf("other", func(context.Context, mailArgs) error { return nil })
+	enqueue(t, client, task, mailArgs{})
+	job := enqueue(t, client, task, mailArgs{UserID: 1}, backfill.Key("k"))
+	result, err := client.CancelJobs(t.Context(), backfill.JobFilter{Tasks: []string{"t"}}, backfill.CancelOptions{
+		PerSecond: 1,
+		Each: func(o backfill.CancelOutcome) {
+			if o.JobID != job.ID {
+				if again := enqueue(t, client, other, mailArgs{UserID: 2}, backfill.Key("k")); again.ID != job.ID {
+					t.Errorf("job %d was not replaced, but %d added", job.ID, again.ID)
+				}
+			}
+		},
+	})
+	if err != nil || result.Canceled != 1 || result.SkippedBy[backfill.CancelUnmatched] != 1 {
+		t.Errorf("%+v, %v", result, err)
+	}
+	if row := onlyRow(t, db); row.Task != "other" {
+		t.Errorf("row %+v", row)
+	}
+}
+
+// Waiting leaves out jobs that run, also those that have begun since they were found.
+func TestCancelJobsOfThoseThatWait(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	client := newClient(t, db)
+	task, _ := taskOf("t", func(context.Context, mailArgs) error { return nil })
+	enqueue(t, client, task, mailArgs{})
+	job := enqueue(t, client, task, mailArgs{UserID: 1})
+	result, err := client.CancelJobs(t.Context(), backfill.JobFilter{Tasks: []string{"t"}, Waiting: true}, backfill.CancelOptions{
+		PerSecond: 1,
+		Each: func(o backfill.CancelOutcome) {
+			if o.JobID != job.ID {
+				run(t, db, "update graphile_worker._private_jobs set attempts = 1, locked_by = $1, locked_at = now() where id = $2",
+					wire.ClaimToken(wire.NewWorkerID(), 1)+".1", job.ID)
+			}
+		},
+	})
+	if err != nil || result.Canceled != 1 || result.SkippedBy[backfill.CancelUnmatched] != 1 {
+		t.Errorf("%+v, %v", result, err)
+	}
+	if n := get[int](t, db.Pool(), "select count(*)::int from graphile_worker.backfill_cancels"); n > 0 {
+		t.Errorf("%d requests are stored", n)
+	}
+}
+
+// A preview that has found no jobs at all leaves nothing for what follows it.
+func TestCancelJobsUpToAnEmptyTable(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	client := newClient(t, db)
+	task, _ := taskOf("t", func(context.Context, mailArgs) error { return nil })
+	filter := backfill.JobFilter{Tasks: []string{"t"}}
+	preview, err := client.CancelJobs(t.Context(), filter, backfill.CancelOptions{DryRun: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	enqueue(t, client, task, mailArgs{})
+	filter.UpTo = preview.UpTo
+	result, err := client.CancelJobs(t.Context(), filter, backfill.CancelOptions{})
+	if err != nil || result.Canceled != 0 {
+		t.Errorf("%+v, %v", result, err)
+	}
+	wantJobs(t, db, 1)
+}
+
+// An id that is above UpTo does not match, which says nothing of the job.
+func TestCancelJobsAboveUpTo(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	client := newClient(t, db)
+	task, _ := taskOf("t", func(context.Context, mailArgs) error { return nil })
+	first := enqueue(t, client, task, mailArgs{})
+	job := enqueue(t, client, task, mailArgs{})
+	result, err := client.CancelJobs(t.Context(), backfill.JobFilter{IDs: []int64{job.ID}, UpTo: first.ID}, backfill.CancelOptions{})
+	if err != nil || result.SkippedBy[backfill.CancelUnmatched] != 1 {
+		t.Errorf("%+v, %v", result, err)
+	}
+}

@@ -143,7 +143,8 @@ type DrainedRun struct {
 	// At is the time of the database when it ran, in a database whose time was stopped; else of this
 	// process.
 	At time.Time
-	// Kind is EventFinished, EventFailed or EventSnoozed; or EventReturned, if it counts as not run.
+	// Kind is EventFinished, EventFailed or EventSnoozed; EventCanceled, if its handler's context was ended
+	// by a cancel; or EventReturned, if it counts as not run.
 	Kind  backfill.EventKind
 	Err   error         // of EventFailed
 	Final bool          // of EventFailed: there is no retry
@@ -298,14 +299,13 @@ func (d *drainer) failures() (texts []string) {
 	return texts
 }
 
-func (d *drainer) expects(run DrainedRun) bool {
-	for _, e := range d.config.expected {
+func (d *drainer) expects(run DrainedRun) (expected bool) {
+	for _, e := range d.config.expected { // all: each has to meet one
 		if e.match(run.Job, run.Err) {
-			*e.met = true
-			return true
+			*e.met, expected = true, true
 		}
 	}
-	return false
+	return expected
 }
 
 // describe says what is known of a failure. An error that knows more of itself, as where it was

@@ -170,6 +170,11 @@ func TestDrainFailsTheTest(t *testing.T) {
 	mustEnqueue(t, client, taskStep.Request("fine"))
 	said, _ = tryDrain(t, client, registry, testutil.ExpectFailure(isBoom))
 	wantAll(t, said, "no failure is one that ExpectFailure 1 of 1 expects")
+	mustEnqueue(t, client, taskStep.Request("fails")) // one failure can be what several expect
+	each := func(*backfill.Job, error) bool { return true }
+	if said, _ = tryDrain(t, client, registry, testutil.ExpectFailure(each), testutil.ExpectFailure(isBoom)); said != "" {
+		t.Errorf("a failure that two expect is one of the first alone: %s", said)
+	}
 	mustEnqueue(t, client, taskStep.Request("fine"))
 	if said, logged = tryDrain(t, client, registry); said+logged != "" {
 		t.Errorf("nothing failed: %s%s", said, logged)

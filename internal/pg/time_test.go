@@ -58,11 +58,13 @@ func TestStatementsReadOneClock(t *testing.T) {
 // processTime is who reads the time of this process, and what for. It is never stored, nor compared
 // with what is: that is the database's (R12). Whoever is not in this list decides that first.
 var processTime = map[string]string{
+	"backfill/cancel.go":                  "the throttle of bulk cancels",
 	"backfill/deadletter_change.go":       "the throttle of bulk changes",
 	"backfill/guard.go":                   "how often a line is logged",
 	"backfill/pause.go":                   "a check of a caller's time, which the database does not see; it may be late",
 	"internal/enqueue/limit.go":           "patience of enqueues",
 	"internal/enqueue/nudge.go":           "the pace of notifications",
+	"internal/pg/admin_cancel.go":         "patience of cancels",
 	"internal/pg/beat.go":                 "life times of sessions, and measuring the server's clock",
 	"internal/pg/claim.go":                "the pace of claims",
 	"internal/pg/claim_refused.go":        "for how long refused rows are passed over",
@@ -89,8 +91,10 @@ var processTime = map[string]string{
 	"internal/worker/observer.go":         "the observation of others",
 	"internal/worker/overlong.go":         "overlong jobs",
 	"internal/worker/rescue.go":           "the observation of others",
+	"internal/worker/stuck.go":            "handlers that ignore the end of their contexts",
 	"internal/worker/survey.go":           "the pace of surveys",
 	"internal/worker/turns.go":            "whether a loop is stuck",
+	"internal/worker/upkeep.go":           "which handlers ignore the end of their contexts",
 	"internal/worker/worker.go":           "the timers of the core, and deadlines of a stop",
 }
 

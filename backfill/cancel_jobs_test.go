@@ -4,6 +4,8 @@ import (
 	"context"
 	"testing"
 
+	"github.com/jackc/pgx/v5/pgxpool"
+
 	"github.com/backfillhq/go/backfill"
 	"github.com/backfillhq/go/internal/wire"
 	"github.com/backfillhq/go/testutil/pgtest"
@@ -92,5 +94,31 @@ func TestCancelJobsAboveUpTo(t *testing.T) {
 	result, err := client.CancelJobs(t.Context(), backfill.JobFilter{IDs: []int64{job.ID}, UpTo: first.ID}, backfill.CancelOptions{})
 	if err != nil || result.SkippedBy[backfill.CancelUnmatched] != 1 {
 		t.Errorf("%+v, %v", result, err)
+	}
+}
+
+// The plans of filters are made for what they ask for. One for all of them looks at every job, and for each of
+// these at every id of a list: of 50,000 ids, that took ten minutes.
+func TestCancelJobsPlansForItsFilter(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	if get[int](t, db.Pool(), "select current_setting('server_version_num')::int") < 140000 {
+		t.Skip("older servers do not count generic plans")
+	}
+	pool := poolOf(t, db.URL, func(config *pgxpool.Config) { config.MaxConns = 1 })
+	client, err := backfill.NewClient(t.Context(), pool, backfill.WithLogger(quiet))
+	if err != nil {
+		t.Fatal(err)
+	}
+	task, _ := taskOf("t", func(context.Context, mailArgs) error { return nil })
+	job := enqueue(t, client, task, mailArgs{})
+	for range 10 { // from the sixth on, the server has a choice
+		if _, err := client.CancelJobs(t.Context(), backfill.JobFilter{IDs: []int64{job.ID}}, backfill.CancelOptions{DryRun: true}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const plans = "select coalesce(sum(generic_plans), -1)::int || ' of ' || count(*) from pg_prepared_statements where statement ~ 'name: (FindJobs|CountUnaffected)'"
+	if got := get[string](t, pool, plans); got != "0 of 2" {
+		t.Errorf("%s statements have generic plans", got)
 	}
 }

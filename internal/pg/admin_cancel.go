@@ -173,10 +173,7 @@ func (c *cancellation) request(ctx context.Context, ids []int64) error {
 			c.unsure[row.ID] = c.unsure[row.ID] || row.Ended || row.Requested
 		}
 	}
-	if err != nil {
-		return fmt.Errorf("cancel jobs: %w", err)
-	}
-	return nil
+	return err
 }
 
 // look says how jobs stand whose requests are stored. last: it is not looked again.

@@ -17,10 +17,12 @@ const adminTimeout = 30 * time.Second
 
 // adminSettings are those that the statements of operators and the contract's functions depend on,
 // for the rest of a transaction. The server ends one whose process was cut off or stopped: it would
-// keep its locks until the server finds out by itself, which takes hours.
+// keep its locks until the server finds out by itself, which takes hours. Filters are planned each time: a
+// plan for all of them has no index for any.
 const adminSettings = `select pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true),
   pg_catalog.set_config('datestyle', 'ISO', true), pg_catalog.set_config('array_nulls', 'on', true),
   pg_catalog.set_config('client_encoding', 'UTF8', true),
+  pg_catalog.set_config('plan_cache_mode', 'force_custom_plan', true),
   pg_catalog.set_config('idle_in_transaction_session_timeout', '2s', true)`
 
 // in runs statements in a transaction on the application's pool, with settings of its own and a

@@ -122,3 +122,34 @@ func TestCancelJobsPlansForItsFilter(t *testing.T) {
 		t.Errorf("%s statements have generic plans", got)
 	}
 }
+
+// A job can be free although its end was requested: a worker has released it just before. Of what is deleted
+// then, no request is left.
+func TestCancelOfAFreeJobWithARequest(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	client := newClient(t, db)
+	task, _ := taskOf("t", func(context.Context, mailArgs) error { return nil })
+	job := enqueue(t, client, task, mailArgs{})
+	run(t, db, "insert into graphile_worker.backfill_cancels (job_id) values ($1)", job.ID)
+	if outcome := cancelJob(t, client, job.ID); outcome.State != backfill.CancelDone {
+		t.Errorf("outcome %+v", outcome)
+	}
+	if n := get[int](t, db.Pool(), "select count(*)::int from graphile_worker.backfill_cancels"); n > 0 {
+		t.Errorf("%d requests are left", n)
+	}
+}
+
+// A request that nobody meets goes when it is old, also where nothing runs any more.
+func TestIdleWorkersForgetRequests(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	client := newClient(t, db)
+	_, registry := taskOf("t", func(context.Context, mailArgs) error { return nil })
+	start(t, client, registry)
+	run(t, db, "insert into graphile_worker.backfill_cancels (job_id, requested_at) values (7, now() - interval '9 seconds')")
+	run(t, db, "select pg_notify('backfill:cancel', '')")
+	until(t, "the request is deleted", func() bool {
+		return !get[bool](t, db.Pool(), "select exists (select from graphile_worker.backfill_cancels)")
+	})
+}

@@ -248,6 +248,46 @@ func TestCancelOfAJobThatIsBeingCommitted(t *testing.T) {
 	}
 }
 
+// A job whose last attempt fails while a cancel looks, in a statement that has not seen the request, is free, has
+// no attempts left, and has a request. It is cancelled: a worker would delete it later, whatever was answered.
+func TestCancelOfAJobThatFailsWhileItLooks(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	client := newClient(t, db)
+	task, _ := taskOf("t", func(context.Context, mailArgs) error { return nil })
+	job := enqueue(t, client, task, mailArgs{})
+	run(t, db, "update graphile_worker._private_jobs set attempts = 25, locked_by = $1, locked_at = now()", wire.ClaimToken(wire.NewWorkerID(), 1)+".25")
+	tx, err := db.Pool().Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	fail := "update graphile_worker._private_jobs set last_error = 'no', locked_by = null, locked_at = null where id = $1"
+	if _, err := tx.Exec(t.Context(), fail, job.ID); err != nil {
+		t.Fatal(err)
+	}
+	answers := make(chan backfill.CancelOutcome, 1)
+	go func() {
+		outcome, err := client.Cancel(t.Context(), job.ID, backfill.CancelOptions{})
+		if err != nil {
+			t.Error(err)
+		}
+		answers <- outcome
+	}()
+	until(t, "the request", func() bool {
+		return get[bool](t, db.Pool(), "select exists (select from graphile_worker.backfill_cancels)")
+	})
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if outcome := receive(t, "the outcome", answers); outcome.State != backfill.CancelDone {
+		t.Errorf("outcome %+v", outcome)
+	}
+	wantJobs(t, db, 0)
+	if n := get[int](t, db.Pool(), "select count(*)::int from graphile_worker.backfill_cancels"); n > 0 {
+		t.Errorf("%d requests are left", n)
+	}
+}
+
 // Two callers cancel one job that succeeds meanwhile. Neither is told that it was cancelled, although the
 // request is gone when the second one looks: the first one has withdrawn it, and no worker has met it.
 func TestCancelsThatComeTooLateTogether(t *testing.T) {

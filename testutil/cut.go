@@ -106,13 +106,25 @@ func (s *shot) run(ctx context.Context, job *backfill.Job, next backfill.Handler
 	}
 	err := next(ctx, job)
 	if s.fault == killed && s.point == 0 {
-		s.dead = true
+		s.die()
 		s.meet()
 	}
-	if s.dead {
+	if s.isDead() {
 		return errCut // which nobody records: the lease is gone
 	}
 	return err
+}
+
+func (s *shot) die() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.dead = true
+}
+
+func (s *shot) isDead() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.dead
 }
 
 // statement is called before each statement of the handler's, and returns the context for it.

@@ -219,6 +219,8 @@ func (c *cancellation) look(ctx context.Context, ids []int64, last bool) error {
 			outcome.State, outcome.Detail = CancelLocked, "another transaction has the job's row locked"
 		case row.Ours:
 			outcome.State, outcome.Worker = CancelRequested, owner
+		case row.Failed && row.Requested && !last: // the next round deletes it, or a worker has
+			continue
 		case row.Failed:
 			outcome.State, outcome.Detail = CancelTooLate, "the job has failed for good"
 		case row.LockedBy != "" && !isSuspect(row.LockedBy):

@@ -20,7 +20,7 @@ func (s *Store) Requested(ctx context.Context, jobs []int64) (found worker.Reque
 	for i, id := range row.Jobs {
 		found.Jobs[id] = worker.Request{By: row.RequestedBy[i], Reason: row.Reasons[i]}
 	}
-	if !row.Some {
+	if found.Left = row.Some; !row.Some {
 		return found, nil
 	}
 	found.Ended, err = endCanceled(ctx, s.queries, nil, nil)

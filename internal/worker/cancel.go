@@ -37,6 +37,7 @@ func (r Request) cause() error {
 type Requests struct {
 	Jobs  map[int64]Request // of those that were asked for
 	Ended []CanceledJob     // that nobody ran, and that are deleted now
+	Left  bool              // there may be others, such as one that came too late and is not old enough to be deleted
 }
 
 // CanceledJob is a job that was deleted because its end was requested.
@@ -47,9 +48,9 @@ type CanceledJob struct {
 }
 
 // watchCancels ends the contexts of handlers whose jobs somebody has cancelled, until ctx ends. It
-// asks when it is notified, and, while jobs run, after each poll interval.
+// asks when it is notified, and, while jobs run or requests are left, after each poll interval.
 func (w *Worker) watchCancels(ctx context.Context) {
-	for {
+	for left := false; ; {
 		notified := false
 		select {
 		case <-ctx.Done():
@@ -59,7 +60,7 @@ func (w *Worker) watchCancels(ctx context.Context) {
 		case <-time.After(pollInterval):
 		}
 		held := w.cancelable()
-		if len(held) == 0 && !notified {
+		if len(held) == 0 && !notified && !left {
 			continue
 		}
 		statement, cancel := context.WithTimeout(ctx, cancelTimeout)
@@ -72,6 +73,7 @@ func (w *Worker) watchCancels(ctx context.Context) {
 		case err != nil:
 			w.troubles.cancels.Failure(w.config.Logger, err)
 		default:
+			left = found.Left
 			w.troubles.cancels.Success(w.config.Logger)
 		}
 	}

@@ -97,7 +97,8 @@ select exists (select from graphile_worker.backfill_cancels as c where c.job_id 
 -- key makes another job of one that waits, in the same row; and, if waiting, only as long as they wait.
 with held as materialized (
   select j.id, j.job_queue_id, j.locked_by is not null as leased from graphile_worker._private_jobs as j
-   where j.id = any(@ids::bigint[]) and (j.is_available or not @waiting::boolean and starts_with(j.locked_by, 'backfill-suspect.'))
+   where j.id = any(@ids::bigint[]) and (j.is_available or not @waiting::boolean and starts_with(j.locked_by, 'backfill-suspect.')
+                                       or j.id = any(@stored::bigint[]) and j.locked_at is null and j.locked_by is null)   -- its last attempt has failed
      and ((cardinality(@revisions::int[]) > 0) is not true or j.revision = (@revisions::int[])[array_position(@ids::bigint[], j.id)])
    order by j.id for update skip locked
 ), queue as materialized (
@@ -114,6 +115,11 @@ with held as materialized (
     from ended where s.id = ended.job_queue_id and starts_with(ended.locked_by, s.locked_by || '.')
 ), forgotten as (
   delete from graphile_worker.backfill_crashes as k where k.job_id = any(array(select id from ended))
+), met as materialized (                         -- requests that were stored before, when the jobs were running
+  select c.job_id from graphile_worker.backfill_cancels as c
+   where c.job_id = any(array(select id from ended)) order by c.job_id for update skip locked
+), settled as (
+  delete from graphile_worker.backfill_cancels as c where c.job_id = any(array(select job_id from met))
 ), requested as (
   insert into graphile_worker.backfill_cancels (job_id, requested_by, reason)
   select j.id, @requested_by::text, @reason::text from graphile_worker._private_jobs as j

@@ -12,7 +12,8 @@ import (
 const CancelJobs = `-- name: CancelJobs :many
 with held as materialized (
   select j.id, j.job_queue_id, j.locked_by is not null as leased from graphile_worker._private_jobs as j
-   where j.id = any($2::bigint[]) and (j.is_available or not $3::boolean and starts_with(j.locked_by, 'backfill-suspect.'))
+   where j.id = any($2::bigint[]) and (j.is_available or not $3::boolean and starts_with(j.locked_by, 'backfill-suspect.')
+                                       or j.id = any($4::bigint[]) and j.locked_at is null and j.locked_by is null)   -- its last attempt has failed
      and ((cardinality($1::int[]) > 0) is not true or j.revision = ($1::int[])[array_position($2::bigint[], j.id)])
    order by j.id for update skip locked
 ), queue as materialized (
@@ -29,10 +30,15 @@ with held as materialized (
     from ended where s.id = ended.job_queue_id and starts_with(ended.locked_by, s.locked_by || '.')
 ), forgotten as (
   delete from graphile_worker.backfill_crashes as k where k.job_id = any(array(select id from ended))
+), met as materialized (                         -- requests that were stored before, when the jobs were running
+  select c.job_id from graphile_worker.backfill_cancels as c
+   where c.job_id = any(array(select id from ended)) order by c.job_id for update skip locked
+), settled as (
+  delete from graphile_worker.backfill_cancels as c where c.job_id = any(array(select job_id from met))
 ), requested as (
   insert into graphile_worker.backfill_cancels (job_id, requested_by, reason)
-  select j.id, $4::text, $5::text from graphile_worker._private_jobs as j
-   where j.id = any($2::bigint[]) and (j.id = any($6::bigint[])) is not true and not $3::boolean
+  select j.id, $5::text, $6::text from graphile_worker._private_jobs as j
+   where j.id = any($2::bigint[]) and (j.id = any($4::bigint[])) is not true and not $3::boolean
      and j.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+\.[0-9]{1,9}k?$'
      and ((cardinality($1::int[]) > 0) is not true or j.revision = ($1::int[])[array_position($2::bigint[], j.id)])
    order by j.id
@@ -51,9 +57,9 @@ type CancelJobsParams struct {
 	Revisions   []int32
 	Ids         []int64
 	Waiting     bool
+	Stored      []int64
 	RequestedBy string
 	Reason      string
-	Stored      []int64
 }
 
 type CancelJobsRow struct {
@@ -78,9 +84,9 @@ func (q *Queries) CancelJobs(ctx context.Context, arg CancelJobsParams) ([]Cance
 		arg.Revisions,
 		arg.Ids,
 		arg.Waiting,
+		arg.Stored,
 		arg.RequestedBy,
 		arg.Reason,
-		arg.Stored,
 	)
 	if err != nil {
 		return nil, err

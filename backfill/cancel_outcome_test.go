@@ -315,7 +315,7 @@ func TestCancelBeforeTheWorkerHears(t *testing.T) {
 					return after(ctx, args)
 				})
 				jobs := cancelJobs(t, r, task, 25)
-				w := launch(t, r.client, backfill.NewRegistry(binding), backfill.WithoutListen(), backfill.WithConcurrency(len(jobs)), backfill.WithTxConnections(len(jobs)))
+				w := launch(t, r.client, backfill.NewRegistry(binding), pollOnly(r.client), backfill.WithConcurrency(len(jobs)), backfill.WithTxConnections(len(jobs)))
 				w.await("canceled", len(jobs), is(backfill.EventCanceled))
 				w.wantCancelled(r, len(jobs))
 			})

@@ -409,7 +409,7 @@ func TestCancelWithoutAListener(t *testing.T) {
 		<-ctx.Done()
 		return ctx.Err()
 	})
-	w := launch(t, client, registry, backfill.WithoutListen())
+	w := launch(t, client, registry, pollOnly(client))
 	job := enqueue(t, client, task, mailArgs{})
 	running.wait(t)
 	cancelJob(t, client, job.ID)

@@ -170,6 +170,12 @@ func runOnce(t *testing.T, client *backfill.Client, r *backfill.Registry, opts .
 	return report
 }
 
+// pollOnly keeps a worker of a client from listening, also around a pooler.
+func pollOnly(client *backfill.Client) backfill.WorkerOption {
+	around.Delete(client)
+	return backfill.WithoutListen()
+}
+
 func newWorker(t *testing.T, client *backfill.Client, r *backfill.Registry, opts ...backfill.WorkerOption) *backfill.Worker {
 	t.Helper()
 	if url, ok := around.Load(client); ok {

@@ -205,9 +205,10 @@ func (db contractDB) Resume(task, queue string) {
 	}
 }
 
+// Request implements storetest.DB. The request is so old that whoever has stored it looks no more.
 func (db contractDB) Request(id int64, request worker.Request) {
-	dbtest.Run(db.t, db.pool, "insert into graphile_worker.backfill_cancels (job_id, requested_by, reason) values ($1, $2, $3)",
-		id, request.By, request.Reason)
+	dbtest.Run(db.t, db.pool, `insert into graphile_worker.backfill_cancels (job_id, requested_at, requested_by, reason)
+		values ($1, now() - interval '10 seconds', $2, $3)`, id, request.By, request.Reason)
 }
 
 func (db contractDB) Requested(id int64) bool {

@@ -330,3 +330,15 @@ func TestIdleWorkerOnlyPolls(t *testing.T) {
 		}
 	})
 }
+
+// A worker starts on a machine that is so busy that it takes 10 seconds.
+func TestAStartHasTime(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		db := newDB(t)
+		db.add(1, wire.Job{})
+		r := newRig(t, db, takes(0), func(s *setup) { s.latency[opRegister] = 10 * time.Second })
+		r.passUntil(12 * time.Second)
+		r.stats(worker.Stats{Completed: 1})
+	})
+}

@@ -177,7 +177,7 @@ func (w *Worker) registerAnew(ctx context.Context) {
 	former := w.core.former
 	w.mu.Unlock()
 	id := wire.NewWorkerID()
-	if err := w.register(context.WithoutCancel(ctx), id, former); err != nil {
+	if err := w.register(context.WithoutCancel(ctx), statementTimeout, id, former); err != nil {
 		var wait time.Duration
 		w.on(func(c *core, now time.Time) actions {
 			wait = c.demand.failed(now)

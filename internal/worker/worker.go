@@ -14,6 +14,7 @@ import (
 // The numbers of the worker. None is an option: docs/design.md says why each has its value.
 const (
 	statementTimeout = 5 * time.Second        // of a statement that is to take milliseconds
+	startTimeout     = 15 * time.Second       // of all those with which a worker starts, on a machine that may be busy
 	claimTimeout     = 3 * time.Second        // of a claim; doubled when one took longer on a server that answers
 	slowFor          = 10 * time.Minute       // how long claims keep the time that one has needed
 	lookTimeout      = 30 * time.Second       // of a look for what is locked and not in memory: it scans the jobs
@@ -179,7 +180,7 @@ func (w *Worker) Run(ctx context.Context) error {
 		return errors.New("run worker: it has run already; make a new one")
 	}
 	base := context.WithoutCancel(ctx)
-	if err := w.register(base, w.workerID(), ""); err != nil {
+	if err := w.register(base, startTimeout, w.workerID(), ""); err != nil {
 		w.setState(StateStopped)
 		return fmt.Errorf("register worker: %w", err)
 	}
@@ -319,8 +320,8 @@ func (w *Worker) carryOut(do actions) {
 }
 
 // register makes a row for an id, which the worker has from then on.
-func (w *Worker) register(base context.Context, id, former string) error {
-	ctx, cancel := context.WithTimeout(base, statementTimeout)
+func (w *Worker) register(base context.Context, timeout time.Duration, id, former string) error {
+	ctx, cancel := context.WithTimeout(base, timeout)
 	defer cancel()
 	sent := w.config.Moment()
 	err := w.store.Register(ctx, Registration{

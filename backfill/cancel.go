@@ -10,9 +10,9 @@ import (
 	"github.com/backfillhq/go/internal/pg"
 )
 
-// JobFilter says which jobs are meant: those that everything in it is true of. A field that is nil or
-// zero is not asked for. A list matches what is one of its elements; an empty list, or an empty text in
-// one, is an error, and never means all.
+// JobFilter says which jobs are meant: those that everything in it is true of. A field that is nil
+// or zero is not asked for. A list matches what is one of its elements; an empty list, or an empty
+// text in one, is an error, and never means all.
 type JobFilter struct {
 	_ [0]func() // fields may be added
 
@@ -63,29 +63,29 @@ type CancelState string
 
 // What becomes of jobs that are to be cancelled.
 const (
-	// CancelDone: the job is deleted, and no handler has it. Either it did not run, or its worker has
-	// ended it already.
+	// CancelDone: the job is deleted, and no handler has it. Either it did not run, or its worker
+	// has ended it already.
 	CancelDone CancelState = "canceled"
 	// CancelRequested: a Go worker has the job, or had it and is dead. The request is stored. The
-	// handler's context ends with the cause [ErrCanceled], within 2 seconds. Whatever it returns then, the
-	// job is deleted: it never runs again. Until it returns, the job is there, and so are its queue's and
-	// its key's holds.
+	// handler's context ends with the cause [ErrCanceled], within 2 seconds. Whatever it returns
+	// then, the job is deleted: it never runs again. Until it returns, the job is there, and so are
+	// its queue's and its key's holds.
 	CancelRequested CancelState = "requested"
 	// CancelTooLate: the job has ended. It has succeeded, was removed, or has failed for good.
 	CancelTooLate CancelState = "too_late"
 	// CancelForeign: a Node worker has the job, and cannot be told. Nothing was changed.
 	CancelForeign CancelState = "foreign"
-	// CancelLocked: another transaction has locked the job's row for longer than 3 seconds. Nothing was
-	// changed.
+	// CancelLocked: another transaction has locked the job's row for longer than 3 seconds. Nothing
+	// was changed.
 	CancelLocked CancelState = "locked"
 	// CancelRefused: the database does not delete the job; Detail says why. A trigger may do that.
 	CancelRefused CancelState = "refused"
-	// CancelUnmatched: its id is in the filter, and something else in the filter is not true of it; or it
-	// has changed since it was found: it was enqueued again by its key, or it runs, and the filter has
-	// Waiting. Nothing was changed.
+	// CancelUnmatched: its id is in the filter, and something else in the filter is not true of it;
+	// or it has changed since it was found: it was enqueued again by its key, or it runs, and the
+	// filter has Waiting. Nothing was changed.
 	CancelUnmatched CancelState = "unmatched"
-	// CancelUnknown: the job is gone. It was cancelled, or has succeeded: the answer of the database was
-	// lost, or somebody else has cancelled it at the same time, and is told which.
+	// CancelUnknown: the job is gone. It was cancelled, or has succeeded: the answer of the
+	// database was lost, or somebody else has cancelled it at the same time, and is told which.
 	CancelUnknown CancelState = "unknown"
 )
 
@@ -97,8 +97,8 @@ type CancelResult struct {
 	Skipped             int
 	SkippedBy           map[CancelState]int // Skipped, by state
 	Outcomes            []CancelOutcome     // the first 1,000
-	// UpTo is the greatest id at the beginning, or -1 if there was no job: none that was enqueued later was
-	// cancelled. Put that of a dry run into the filter of what follows it.
+	// UpTo is the greatest id at the beginning, or -1 if there was no job: none that was enqueued
+	// later was cancelled. Put that of a dry run into the filter of what follows it.
 	UpTo int64
 	// Unaffected is how many jobs match and have failed for good. Of dry runs.
 	Unaffected int
@@ -106,9 +106,9 @@ type CancelResult struct {
 }
 
 // Cancel ends a job. One that waits is deleted. One that a Go worker runs ends there: see
-// [CancelRequested]. The outcome says which; a job that has ended is no error. A job that was cancelled
-// never runs again, whatever its workers know: the request is in the database. Its dead letter, if it was
-// requeued from one, goes with it.
+// [CancelRequested]. The outcome says which; a job that has ended is no error. A job that was
+// cancelled never runs again, whatever its workers know: the request is in the database. Its dead
+// letter, if it was requeued from one, goes with it.
 //
 // It waits for no transaction of others for longer than 3 seconds.
 func (c *Client) Cancel(ctx context.Context, jobID int64, options CancelOptions) (CancelOutcome, error) {
@@ -155,12 +155,13 @@ func newCancelOutcome(o pg.CancelOutcome) CancelOutcome {
 	return CancelOutcome{JobID: o.ID, State: CancelState(o.State), Worker: o.Worker, Detail: o.Detail}
 }
 
-// CancelJobs ends the jobs that match, each as [Client.Cancel] does. It works on what is there when it
-// begins, 100 jobs at a time, and each has an outcome of its own. What is enqueued later is not touched,
-// also under the key of a job that was found: to keep a task from running, [Client.Pause] it.
+// CancelJobs ends the jobs that match, each as [Client.Cancel] does. It works on what is there when
+// it begins, 100 jobs at a time, and each has an outcome of its own. What is enqueued later is not
+// touched, also under the key of a job that was found: to keep a task from running, [Client.Pause]
+// it.
 //
-// When ctx ends, the result has what was done until then, beside the error. The result is nil if nothing
-// was tried because the filter, the options or the client are wrong.
+// When ctx ends, the result has what was done until then, beside the error. The result is nil if
+// nothing was tried because the filter, the options or the client are wrong.
 func (c *Client) CancelJobs(ctx context.Context, filter JobFilter, options CancelOptions) (*CancelResult, error) {
 	if err := c.usable(ctx); err != nil {
 		return nil, fmt.Errorf("cancel jobs: %w", err)
@@ -261,7 +262,8 @@ func (r *cancelRun) run(ctx context.Context, filter pg.JobFilter) error {
 	}
 }
 
-// preview tells what would become of the first that match, and counts those that would be left alone.
+// preview tells what would become of the first that match, and counts those that would be left
+// alone.
 func (r *cancelRun) preview(ctx context.Context, filter pg.JobFilter) error {
 	found, err := r.client.admin.FindJobs(ctx, filter, 0, previewed+1)
 	if err != nil {

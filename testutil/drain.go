@@ -25,13 +25,13 @@ import (
 //	if len(drained.Left) > 0 { … }
 //
 // Jobs that production may run in any order, because they are due, have the same priority, and do
-// not wait for each other in a queue, run in a random one. If the test fails, it says the seed of it:
-// see [Seed].
+// not wait for each other in a queue, run in a random one. If the test fails, it says the seed of
+// it: see [Seed].
 //
 // A job that fails fails the test, with its task, payload, error, and the stack of a panic, unless
 // [ExpectFailure] says otherwise. So do mistakes in the registry and the options, another worker
-// that lives on the same tables, a job that somebody else has locked, and jobs that find no end: see
-// [MaxRuns].
+// that lives on the same tables, a job that somebody else has locked, and jobs that find no end:
+// see [MaxRuns].
 //
 // What is scheduled for later stays: retries, snoozed and delayed jobs, and ticks of
 // [backfill.WithCrontab]. [DrainUntil] runs them.
@@ -40,21 +40,22 @@ func Drain(tb testing.TB, client *backfill.Client, registry *backfill.Registry, 
 	return drain(tb, "Drain", client, registry, opts, nil)
 }
 
-// DrainUntil is [Drain], and then moves the time to when the next job or tick of the crontab is due,
-// runs it, and so on until a time: that, or so long after now. Then it is this time. It does not go
-// back.
+// DrainUntil is [Drain], and then moves the time to when the next job or tick of the crontab is
+// due, runs it, and so on until a time: that, or so long after now. Then it is this time. It does
+// not go back.
 //
 //	testutil.DrainUntil(t, client, registry, 24*time.Hour, backfill.WithCrontab("0 4 * * * tidy_up"))
 //
 // The first call stops the time in the test's database, which must be one of package pgtest; from
-// then on only DrainUntil moves it. Everything that the database is asked goes by it: run_at, delays,
-// backoff, snoozes, the crontab, pauses, the ages of dead letters, and what the SQL of handlers and
-// tests calls now(), clock_timestamp(), statement_timestamp() and transaction_timestamp(), also in
-// the defaults of columns. The sessions of the client's pool and of [backfill.WithSQLDB] are made
-// anew for that, with the schema backfill_clock in front of their search_path, where tables without
-// a schema's name are made from then on. Sessions that were opened elsewhere before the first call
-// keep the old time, and so do current_timestamp, views, and functions with a search_path of their
-// own. Go's time.Now is not moved: the time is in [Drained].Now.
+// then on only DrainUntil moves it. Everything that the database is asked goes by it: run_at,
+// delays, backoff, snoozes, the crontab, pauses, the ages of dead letters, and what the SQL of
+// handlers and tests calls now(), clock_timestamp(), statement_timestamp() and
+// transaction_timestamp(), also in the defaults of columns. The sessions of the client's pool and
+// of [backfill.WithSQLDB] are made anew for that, with the schema backfill_clock in front of their
+// search_path, where tables without a schema's name are made from then on. Sessions that were
+// opened elsewhere before the first call keep the old time, and so do current_timestamp, views, and
+// functions with a search_path of their own. Go's time.Now is not moved: the time is in
+// [Drained].Now.
 func DrainUntil[T time.Time | time.Duration](
 	tb testing.TB, client *backfill.Client, registry *backfill.Registry, until T, opts ...DrainOption,
 ) *Drained {
@@ -97,21 +98,21 @@ func newDrainOption(apply func(*drainConfig)) DrainOption {
 	return drainOption{backfill.WithMiddleware(), apply}
 }
 
-// Seed makes the random order of jobs, and the jitter of their backoff, that of a run before. Default:
-// a new one for each call.
+// Seed makes the random order of jobs, and the jitter of their backoff, that of a run before.
+// Default: a new one for each call.
 func Seed(seed uint64) DrainOption {
 	return newDrainOption(func(c *drainConfig) { c.seed = seed })
 }
 
-// MaxRuns says after how many runs a drain gives up and fails the test: of one job, and of all jobs.
-// Default: 1,000 and 10,000.
+// MaxRuns says after how many runs a drain gives up and fails the test: of one job, and of all
+// jobs. Default: 1,000 and 10,000.
 func MaxRuns(ofOneJob, ofAll int) DrainOption {
 	return newDrainOption(func(c *drainConfig) { c.perJob, c.all = ofOneJob, ofAll })
 }
 
 // ExpectFailure takes the failures for which match returns true: they do not fail the test. But it
-// fails if there is none. The error is the one that the handler returned, or a *[backfill.PanicError],
-// as [backfill.Event] has it. The option can be given several times.
+// fails if there is none. The error is the one that the handler returned, or a
+// *[backfill.PanicError], as [backfill.Event] has it. The option can be given several times.
 func ExpectFailure(match func(job *backfill.Job, err error) bool) DrainOption {
 	return newDrainOption(func(c *drainConfig) {
 		c.expected = append(c.expected, expectation{match, new(bool)})
@@ -125,9 +126,9 @@ type Drained struct {
 	backfill.Report
 
 	Runs []DrainedRun // in their order
-	// Ended is how many jobs have run and are gone: they have succeeded, were cancelled while they ran, or
-	// are dead letters. Together with Left they are all that there were and that were enqueued meanwhile,
-	// but those that were removed or cancelled before they ran.
+	// Ended is how many jobs have run and are gone: they have succeeded, were cancelled while they
+	// ran, or are dead letters. Together with Left they are all that there were and that were
+	// enqueued meanwhile, but those that were removed or cancelled before they ran.
 	Ended int
 	Left  []LeftJob // in the order of their RunAt
 	// Now is the time of the database at the end. After DrainUntil it stands still.
@@ -140,11 +141,11 @@ type DrainedRun struct {
 	_ [0]func() // fields may be added
 
 	Job *backfill.Job
-	// At is the time of the database when it ran, in a database whose time was stopped; else of this
-	// process.
+	// At is the time of the database when it ran, in a database whose time was stopped; else of
+	// this process.
 	At time.Time
-	// Kind is EventFinished, EventFailed or EventSnoozed; EventCanceled, if its handler's context was ended
-	// by a cancel; or EventReturned, if it counts as not run.
+	// Kind is EventFinished, EventFailed or EventSnoozed; EventCanceled, if its handler's context
+	// was ended by a cancel; or EventReturned, if it counts as not run.
 	Kind  backfill.EventKind
 	Err   error         // of EventFailed
 	Final bool          // of EventFailed: there is no retry

@@ -50,13 +50,14 @@ const (
 )
 
 // Cancel deletes jobs that wait, and stores requests for those that workers of ours have. It waits
-// for no row: one that somebody has locked is tried again for a while. The outcomes are those of the
-// ids, in their order. With an error there are fewer.
+// for no row: one that somebody has locked is tried again for a while. The outcomes are those of
+// the ids, in their order. With an error there are fewer.
 func (a *Admin) Cancel(ctx context.Context, ids []int64, by, reason string) ([]CancelOutcome, error) {
 	return a.cancel(ctx, ids, cancellation{by: by, reason: reason})
 }
 
-// CancelFound is Cancel for jobs that are still as they were found; if waiting, for those that still wait.
+// CancelFound is Cancel for jobs that are still as they were found; if waiting, for those that
+// still wait.
 func (a *Admin) CancelFound(ctx context.Context, jobs []FoundJob, waiting bool, by, reason string) ([]CancelOutcome, error) {
 	ids, revisions := make([]int64, len(jobs)), make(map[int64]int32, len(jobs))
 	for i, job := range jobs {
@@ -243,9 +244,9 @@ func (c *cancellation) look(ctx context.Context, ids []int64, last bool) error {
 	return nil
 }
 
-// gone says what became of a job that is not there any more. Whoever ends a job because of a request
-// deletes that with it; and whoever has stored one that came too late withdraws it, so that others
-// cannot tell which of the two has happened.
+// gone says what became of a job that is not there any more. Whoever ends a job because of a
+// request deletes that with it; and whoever has stored one that came too late withdraws it, so that
+// others cannot tell which of the two has happened.
 func (c *cancellation) gone(row query.LookAtLeasesRow) CancelOutcome {
 	outcome := CancelOutcome{ID: row.ID, State: CancelTooLate, Detail: "it has succeeded, or was removed, or has never been there"}
 	switch requested, unsure := c.requested[row.ID], c.unsure[row.ID]; {

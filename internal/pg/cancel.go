@@ -33,8 +33,8 @@ func (s *Store) Requested(ctx context.Context, jobs []int64) (found worker.Reque
 	return found, nil
 }
 
-// endOthers deletes the jobs that are to end beside some that the server refuses to delete. The error
-// is that of the first of these.
+// endOthers deletes the jobs that are to end beside some that the server refuses to delete. The
+// error is that of the first of these.
 func (s *Store) endOthers(ctx context.Context) (ended []worker.CanceledJob, err error) {
 	ids, err := s.queries.EndableJobs(ctx)
 	if err != nil {
@@ -48,8 +48,8 @@ func (s *Store) endOthers(ctx context.Context) (ended []worker.CanceledJob, err 
 	return ended, err
 }
 
-// endCanceled deletes jobs of which the end was requested and that nobody runs, and those with these
-// tokens: of these jobs alone; nil: of all.
+// endCanceled deletes jobs of which the end was requested and that nobody runs, and those with
+// these tokens: of these jobs alone; nil: of all.
 func endCanceled(ctx context.Context, queries *query.Queries, ids []int64, tokens []string) (ended []worker.CanceledJob, err error) {
 	rows, err := queries.EndCanceled(ctx, query.EndCanceledParams{Ids: ids, Tokens: orNone(tokens)})
 	for _, row := range rows {
@@ -100,8 +100,9 @@ func (s *Store) failing(ctx context.Context, ids []int64, run func(*query.Querie
 	return ended, err
 }
 
-// tellCanceled writes into fates which of the jobs EndCanceled has deleted: each once, with the lease that
-// has ended, or, if others had released the job, with one that is lost. The others of a job stay lost.
+// tellCanceled writes into fates which of the jobs EndCanceled has deleted: each once, with the
+// lease that has ended, or, if others had released the job, with one that is lost. The others of a
+// job stay lost.
 func tellCanceled(leases []wire.Lease, fates []worker.Fate, ended []worker.CanceledJob) []worker.Fate {
 	for _, job := range ended {
 		told := -1
@@ -138,8 +139,8 @@ func (s *Store) sortOut(ctx context.Context, queries *query.Queries, claimed *wo
 	return nil
 }
 
-// released is what a statement has released: so many jobs, and of them those that were cancelled, and
-// are gone.
+// released is what a statement has released: so many jobs, and of them those that were cancelled,
+// and are gone.
 type released struct {
 	jobs     int
 	canceled []worker.CanceledJob

@@ -10,7 +10,8 @@ import (
 	"github.com/backfillhq/go/internal/wire"
 )
 
-// cancelTimeout bounds the question which running jobs are to end. Each pollInterval, it is asked anew.
+// cancelTimeout bounds the question which running jobs are to end. Each pollInterval, it is asked
+// anew.
 const cancelTimeout = pollInterval
 
 // ErrCanceled is the cause of the end of a job's context when somebody has requested the end of the
@@ -79,7 +80,8 @@ func (w *Worker) watchCancels(ctx context.Context) {
 	}
 }
 
-// cancelable returns the ids of the jobs that run, or wait for a slot, and are not known to be cancelled.
+// cancelable returns the ids of the jobs that run, or wait for a slot, and are not known to be
+// cancelled.
 func (w *Worker) cancelable() (ids []int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

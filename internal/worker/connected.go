@@ -57,8 +57,8 @@ func (c *core) committed(l *lease, outcome Outcome, now time.Time, do *actions) 
 	}
 }
 
-// OldestTx is the job whose transaction has been open for longest: it keeps vacuum from its work. The
-// zero value: no transactional job runs.
+// OldestTx is the job whose transaction has been open for longest: it keeps vacuum from its work.
+// The zero value: no transactional job runs.
 type OldestTx struct {
 	ID    int64
 	Task  string

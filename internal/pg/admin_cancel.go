@@ -68,7 +68,7 @@ func (a *Admin) CancelFound(ctx context.Context, jobs []FoundJob, waiting bool, 
 
 func (a *Admin) cancel(ctx context.Context, ids []int64, c cancellation) (outcomes []CancelOutcome, err error) {
 	c.admin, c.outcomes = a, make(map[int64]CancelOutcome, len(ids))
-	c.requested, c.own, c.unsure = map[int64]bool{}, map[int64]bool{}, map[int64]bool{}
+	c.requested, c.stored, c.own, c.unsure = map[int64]bool{}, map[int64]time.Time{}, map[int64]bool{}, map[int64]bool{}
 	err = c.run(ctx, ids)
 	for _, id := range ids {
 		if outcome, known := c.outcomes[id]; known {
@@ -85,9 +85,10 @@ type cancellation struct {
 	revisions  map[int64]int32 // of the jobs as they are meant; nil: whatever they are
 	waiting    bool            // only jobs that wait are meant
 	outcomes   map[int64]CancelOutcome
-	requested  map[int64]bool // jobs whose requests are stored
-	own        map[int64]bool // of them, those whose requests this one has stored, and nobody else
-	unsure     map[int64]bool // jobs that a transaction may have deleted, or requested, whose answer was lost
+	requested  map[int64]bool      // jobs whose requests are stored
+	stored     map[int64]time.Time // when; none if somebody else has, at the same time
+	own        map[int64]bool      // of them, those whose requests this one has stored, and nobody else
+	unsure     map[int64]bool      // jobs that a transaction may have deleted, or requested, whose answer was lost
 }
 
 func (c *cancellation) run(ctx context.Context, ids []int64) error {
@@ -164,6 +165,9 @@ func (c *cancellation) request(ctx context.Context, ids []int64) error {
 			case row.Started:
 				c.outcomes[row.ID] = CancelOutcome{ID: row.ID, State: CancelUnmatched, Detail: "it has begun to run since it was found"}
 			}
+			if !c.requested[row.ID] && row.RequestedAt.Valid {
+				c.stored[row.ID] = row.RequestedAt.Time
+			}
 			c.requested[row.ID] = c.requested[row.ID] || row.Requested
 			c.own[row.ID] = c.own[row.ID] || row.Stored
 		}
@@ -212,15 +216,15 @@ func (c *cancellation) look(ctx context.Context, ids []int64, last bool) error {
 			if c.own[row.ID] {
 				late.Own = append(late.Own, row.ID)
 			}
-		case !row.Free && !last, row.Free && row.Ours && !row.Requested: // it was claimed just now
+		case !row.Free && !last, row.Free && row.Ours && !row.RequestedAt.Valid: // it was claimed just now
 			continue
-		case !row.Free && row.Requested: // whoever has the row: the request stands
+		case !row.Free && row.RequestedAt.Valid: // whoever has the row: the request stands
 			outcome.State, outcome.Detail = CancelRequested, "a transaction has the job's row locked; if it is that which ends the job, the job may still succeed"
 		case !row.Free:
 			outcome.State, outcome.Detail = CancelLocked, "another transaction has the job's row locked"
 		case row.Ours:
 			outcome.State, outcome.Worker = CancelRequested, owner
-		case row.Failed && row.Requested && !last: // the next round deletes it, or a worker has
+		case row.Failed && row.RequestedAt.Valid && !last: // the next round deletes it, or a worker has
 			continue
 		case row.Failed:
 			outcome.State, outcome.Detail = CancelTooLate, "the job has failed for good"
@@ -245,18 +249,21 @@ func (c *cancellation) look(ctx context.Context, ids []int64, last bool) error {
 }
 
 // gone says what became of a job that is not there any more. Whoever ends a job because of a
-// request deletes that with it; and whoever has stored one that came too late withdraws it, so that
-// others cannot tell which of the two has happened.
+// request deletes that with it, so one that is still there came too late. Its time tells it from
+// one that somebody else has stored since. Whoever has stored one that came too late withdraws it,
+// so that others cannot tell which of the two has happened.
 func (c *cancellation) gone(row query.LookAtLeasesRow) CancelOutcome {
-	outcome := CancelOutcome{ID: row.ID, State: CancelTooLate, Detail: "it has succeeded, or was removed, or has never been there"}
-	switch requested, unsure := c.requested[row.ID], c.unsure[row.ID]; {
+	outcome := CancelOutcome{ID: row.ID, State: CancelTooLate, Detail: "it has succeeded, was removed or cancelled, or has never been there"}
+	stored, known := c.stored[row.ID]
+	met := c.requested[row.ID] && !(known && row.RequestedAt.Valid && row.RequestedAt.Time.Equal(stored))
+	switch {
 	case row.DeadLetter > 0:
 		outcome.Detail = fmt.Sprintf("it has failed for good, and is dead letter %d", row.DeadLetter)
-	case requested && !row.Requested && c.own[row.ID]:
+	case met && c.own[row.ID]:
 		outcome.State, outcome.Detail = CancelDone, "its worker has ended it"
-	case requested && !row.Requested:
+	case met:
 		outcome.State, outcome.Detail = CancelUnknown, "somebody else cancels the job, too, and is told what became of it: it was cancelled, or has succeeded"
-	case unsure: // if there is a request, it may be the second: the first was met
+	case c.unsure[row.ID]: // if there is a request, it may be the second: the first was met
 		outcome.State, outcome.Detail = CancelUnknown, "the connection broke, and the job is gone: it was cancelled, or has succeeded"
 	}
 	return outcome

@@ -91,7 +91,7 @@ select exists (select from graphile_worker.backfill_cancels as c where c.job_id 
 -- ours have. A row that somebody has locked is left as it is. stored are jobs whose requests were stored
 -- before: to insert one again would wait for whoever has met it and not committed yet, and would then store
 -- it for a job that is gone. The answer says of which jobs it has stored the requests: those of the others
--- are somebody else's.
+-- are somebody else's. The time of a request tells it from one that somebody stores when it was met.
 --
 -- Jobs are meant as they were found: with these revisions, if there are any, because an enqueue under its
 -- key makes another job of one that waits, in the same row; and, if waiting, only as long as they wait.
@@ -128,10 +128,12 @@ with held as materialized (
      and ((cardinality(@revisions::int[]) > 0) is not true or j.revision = (@revisions::int[])[array_position(@ids::bigint[], j.id)])
    order by j.id
   on conflict (job_id) do nothing
-  returning job_id
+  returning job_id, requested_at
 )
 select u.id::bigint as id, exists (select from ended where ended.id = u.id)::boolean as ended,
        exists (select from requested where requested.job_id = u.id)::boolean as stored,
+       coalesce((select requested.requested_at from requested where requested.job_id = u.id),
+                (select c.requested_at from graphile_worker.backfill_cancels as c where c.job_id = u.id))::timestamptz as requested_at,
        coalesce(j.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+\.[0-9]{1,9}k?$', false)::boolean as requested,
        coalesce(cardinality(@revisions::int[]) > 0 and j.revision <> (@revisions::int[])[array_position(@ids::bigint[], u.id)], false)::boolean as replaced,
        coalesce(@waiting::boolean and (j.locked_at is not null or j.locked_by is not null), false)::boolean as started
@@ -139,7 +141,7 @@ select u.id::bigint as id, exists (select from ended where ended.id = u.id)::boo
 
 -- name: LookAtLeases :many
 -- The state of jobs, as it is while nobody changes them: one whose row is locked is not free, and asked for
--- again. requested: there is a request. failed: no attempts are left.
+-- again. requested_at is that of its request. failed: no attempts are left.
 with free as materialized (
   select j.id, j.locked_by, j.locked_at, j.is_available from graphile_worker._private_jobs as j
    where j.id = any(@ids::bigint[]) order by j.id for update skip locked
@@ -148,7 +150,7 @@ select u.id::bigint as id, exists (select from graphile_worker._private_jobs as 
        (free.id is not null)::boolean as free, coalesce(free.locked_by, '')::text as locked_by,
        coalesce(free.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+\.[0-9]{1,9}k?$', false)::boolean as ours,
        (free.id is not null and not free.is_available and free.locked_at is null and free.locked_by is null)::boolean as failed,
-       exists (select from graphile_worker.backfill_cancels as c where c.job_id = u.id)::boolean as requested,
+       (select c.requested_at from graphile_worker.backfill_cancels as c where c.job_id = u.id) as requested_at,
        coalesce((select d.id from graphile_worker.backfill_dlq as d
                   where d.original_job_id = u.id and d.requeued_job_id is null limit 1), 0)::bigint as dead_letter
   from unnest(@ids::bigint[]) as u(id) left join free on free.id = u.id;

@@ -43,10 +43,12 @@ with held as materialized (
      and ((cardinality($1::int[]) > 0) is not true or j.revision = ($1::int[])[array_position($2::bigint[], j.id)])
    order by j.id
   on conflict (job_id) do nothing
-  returning job_id
+  returning job_id, requested_at
 )
 select u.id::bigint as id, exists (select from ended where ended.id = u.id)::boolean as ended,
        exists (select from requested where requested.job_id = u.id)::boolean as stored,
+       coalesce((select requested.requested_at from requested where requested.job_id = u.id),
+                (select c.requested_at from graphile_worker.backfill_cancels as c where c.job_id = u.id))::timestamptz as requested_at,
        coalesce(j.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+\.[0-9]{1,9}k?$', false)::boolean as requested,
        coalesce(cardinality($1::int[]) > 0 and j.revision <> ($1::int[])[array_position($2::bigint[], u.id)], false)::boolean as replaced,
        coalesce($3::boolean and (j.locked_at is not null or j.locked_by is not null), false)::boolean as started
@@ -63,19 +65,20 @@ type CancelJobsParams struct {
 }
 
 type CancelJobsRow struct {
-	ID        int64
-	Ended     bool
-	Stored    bool
-	Requested bool
-	Replaced  bool
-	Started   bool
+	ID          int64
+	Ended       bool
+	Stored      bool
+	RequestedAt pgtype.Timestamptz
+	Requested   bool
+	Replaced    bool
+	Started     bool
 }
 
 // Deletes those of these jobs that wait, suspects among them, and stores requests for those that workers of
 // ours have. A row that somebody has locked is left as it is. stored are jobs whose requests were stored
 // before: to insert one again would wait for whoever has met it and not committed yet, and would then store
 // it for a job that is gone. The answer says of which jobs it has stored the requests: those of the others
-// are somebody else's.
+// are somebody else's. The time of a request tells it from one that somebody stores when it was met.
 //
 // Jobs are meant as they were found: with these revisions, if there are any, because an enqueue under its
 // key makes another job of one that waits, in the same row; and, if waiting, only as long as they wait.
@@ -99,6 +102,7 @@ func (q *Queries) CancelJobs(ctx context.Context, arg CancelJobsParams) ([]Cance
 			&i.ID,
 			&i.Ended,
 			&i.Stored,
+			&i.RequestedAt,
 			&i.Requested,
 			&i.Replaced,
 			&i.Started,
@@ -378,25 +382,25 @@ select u.id::bigint as id, exists (select from graphile_worker._private_jobs as 
        (free.id is not null)::boolean as free, coalesce(free.locked_by, '')::text as locked_by,
        coalesce(free.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+\.[0-9]{1,9}k?$', false)::boolean as ours,
        (free.id is not null and not free.is_available and free.locked_at is null and free.locked_by is null)::boolean as failed,
-       exists (select from graphile_worker.backfill_cancels as c where c.job_id = u.id)::boolean as requested,
+       (select c.requested_at from graphile_worker.backfill_cancels as c where c.job_id = u.id) as requested_at,
        coalesce((select d.id from graphile_worker.backfill_dlq as d
                   where d.original_job_id = u.id and d.requeued_job_id is null limit 1), 0)::bigint as dead_letter
   from unnest($1::bigint[]) as u(id) left join free on free.id = u.id
 `
 
 type LookAtLeasesRow struct {
-	ID         int64
-	There      bool
-	Free       bool
-	LockedBy   string
-	Ours       bool
-	Failed     bool
-	Requested  bool
-	DeadLetter int64
+	ID          int64
+	There       bool
+	Free        bool
+	LockedBy    string
+	Ours        bool
+	Failed      bool
+	RequestedAt pgtype.Timestamptz
+	DeadLetter  int64
 }
 
 // The state of jobs, as it is while nobody changes them: one whose row is locked is not free, and asked for
-// again. requested: there is a request. failed: no attempts are left.
+// again. requested_at is that of its request. failed: no attempts are left.
 func (q *Queries) LookAtLeases(ctx context.Context, ids []int64) ([]LookAtLeasesRow, error) {
 	rows, err := q.db.Query(ctx, LookAtLeases, ids)
 	if err != nil {
@@ -413,7 +417,7 @@ func (q *Queries) LookAtLeases(ctx context.Context, ids []int64) ([]LookAtLeases
 			&i.LockedBy,
 			&i.Ours,
 			&i.Failed,
-			&i.Requested,
+			&i.RequestedAt,
 			&i.DeadLetter,
 		); err != nil {
 			return nil, err

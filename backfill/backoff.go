@@ -102,8 +102,8 @@ func (b Backoff) problem() error {
 	return nil
 }
 
-// delay is the time until the next attempt after attempt, which counts from 1, failed. The jitter is
-// made of random, a number between 0 and 1.
+// delay is the time until the next attempt after attempt, which counts from 1, failed. The jitter
+// is made of random, a number between 0 and 1.
 func (b Backoff) delay(attempt int, random float64) time.Duration {
 	attempt = max(attempt, 1)
 	switch b.curve {

@@ -11,7 +11,8 @@ import (
 	"github.com/backfillhq/go/testutil/pgtest"
 )
 
-// What is enqueued later under the key of a job that was found is not touched, although it is in the same row.
+// What is enqueued later under the key of a job that was found is not touched, although it is in
+// the same row.
 func TestCancelJobsLeavesWhatWasReplaced(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
@@ -97,8 +98,8 @@ func TestCancelJobsAboveUpTo(t *testing.T) {
 	}
 }
 
-// The plans of filters are made for what they ask for. One for all of them looks at every job, and for each of
-// these at every id of a list: of 50,000 ids, that took ten minutes.
+// The plans of filters are made for what they ask for. One for all of them looks at every job, and
+// for each of these at every id of a list: of 50,000 ids, that took ten minutes.
 func TestCancelJobsPlansForItsFilter(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
@@ -123,8 +124,8 @@ func TestCancelJobsPlansForItsFilter(t *testing.T) {
 	}
 }
 
-// A job can be free although its end was requested: a worker has released it just before. Of what is deleted
-// then, no request is left.
+// A job can be free although its end was requested: a worker has released it just before. Of what
+// is deleted then, no request is left.
 func TestCancelOfAFreeJobWithARequest(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)

@@ -70,8 +70,8 @@ var cancelForms = map[string]cancelForm{
 	},
 }
 
-// cancelReturns are what handlers do once their context has ended. docs/cancellation.md has the same
-// list.
+// cancelReturns are what handlers do once their context has ended. docs/cancellation.md has the
+// same list.
 var cancelReturns = map[string]func(ctx context.Context) error{
 	"returns nil":                 func(context.Context) error { return nil },
 	"returns the context's error": func(ctx context.Context) error { return ctx.Err() },
@@ -83,8 +83,8 @@ var cancelReturns = map[string]func(ctx context.Context) error{
 	"ends its goroutine":          func(context.Context) error { runtime.Goexit(); return nil },
 }
 
-// cancelJobs enqueues a job for each of cancelReturns, with a queue and a key of its own, and returns them by
-// what their handlers do. args.N is the place of that in the order of names.
+// cancelJobs enqueues a job for each of cancelReturns, with a queue and a key of its own, and
+// returns them by what their handlers do. args.N is the place of that in the order of names.
 func cancelJobs(t *testing.T, r *txRig, task *backfill.Task[txArgs], attempts int) map[string]*backfill.Job {
 	t.Helper()
 	jobs := map[string]*backfill.Job{}
@@ -99,7 +99,8 @@ func after(ctx context.Context, args txArgs) error {
 	return cancelReturns[slices.Sorted(maps.Keys(cancelReturns))[args.N]](ctx)
 }
 
-// wantCancelled checks that nothing is left of cancelled jobs, and that the worker has counted them.
+// wantCancelled checks that nothing is left of cancelled jobs, and that the worker has counted
+// them.
 func (w *running) wantCancelled(r *txRig, jobs int) {
 	w.t.Helper()
 	if err := w.stop(); err != nil {
@@ -127,8 +128,9 @@ func (w *running) wantCancelled(r *txRig, jobs int) {
 	}
 }
 
-// Whatever the handler of a cancelled job does, in every form: the job's row is gone, it is no dead letter,
-// nothing that it wrote in its transaction is there, and event, statistics, middleware and log say so once.
+// Whatever the handler of a cancelled job does, in every form: the job's row is gone, it is no dead
+// letter, nothing that it wrote in its transaction is there, and event, statistics, middleware and
+// log say so once.
 func TestCancelOutcomes(t *testing.T) {
 	t.Parallel()
 	for form, make := range cancelForms {
@@ -227,8 +229,8 @@ func TestCancelOutcomesAreDocumented(t *testing.T) {
 	}
 }
 
-// A handler that ignores its end keeps its job, its queue and its key: nothing runs beside it, and nothing
-// says that the job is cancelled, until it returns.
+// A handler that ignores its end keeps its job, its queue and its key: nothing runs beside it, and
+// nothing says that the job is cancelled, until it returns.
 func TestCancelOfAHandlerThatGoesOn(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
@@ -295,8 +297,8 @@ func TestCancelOfAHandlerThatOutlivesItsWorker(t *testing.T) {
 	wantJobs(t, db, 0)
 }
 
-// Handlers that end before their worker has heard of the request: the request in the database decides. A
-// transaction is not committed, whatever its isolation is and however old its snapshot.
+// Handlers that end before their worker has heard of the request: the request in the database
+// decides. A transaction is not committed, whatever its isolation is and however old its snapshot.
 func TestCancelBeforeTheWorkerHears(t *testing.T) {
 	t.Parallel()
 	for form, make := range cancelForms {

@@ -99,8 +99,9 @@ const (
 	meetTheCancel = "delete from graphile_worker.backfill_cancels where job_id = $1"
 )
 
-// A worker that ends the job because of the request deletes both. A cancel that looks while that is not
-// committed does not store the request once more: it would come too late for it, and say so of the job.
+// A worker that ends the job because of the request deletes both. A cancel that looks while that is
+// not committed does not store the request once more: it would come too late for it, and say so of
+// the job.
 func TestCancelThatIsMetWhileItLooks(t *testing.T) {
 	t.Parallel()
 	r := newCancelRace(t, 1)
@@ -124,8 +125,8 @@ func (r *cancelRace) somebodyWaits() bool {
 	return get[bool](r.T, r.db.Pool(), "select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock')")
 }
 
-// While a worker meets a request, somebody else cancels the job, too: what that one stores, for a job that is
-// gone, does not make the first request look as if it came too late.
+// While a worker meets a request, somebody else cancels the job, too: what that one stores, for a
+// job that is gone, does not make the first request look as if it came too late.
 func TestCancelThatIsMetWhileAnotherComes(t *testing.T) {
 	t.Parallel()
 	r := newCancelRace(t, 1)
@@ -148,8 +149,9 @@ func TestCancelThatIsMetWhileAnotherComes(t *testing.T) {
 	}
 }
 
-// A job whose end is being committed for so long that a cancel does not wait for it may still succeed: the
-// outcome says so. Of the request nothing is left once that is known, and who stored it looks no more.
+// A job whose end is being committed for so long that a cancel does not wait for it may still
+// succeed: the outcome says so. Of the request nothing is left once that is known, and who stored
+// it looks no more.
 func TestCancelOfAJobThatIsBeingCommitted(t *testing.T) {
 	t.Parallel()
 	r := newCancelRace(t, 1)
@@ -167,9 +169,9 @@ func TestCancelOfAJobThatIsBeingCommitted(t *testing.T) {
 	r.wantNoRequests()
 }
 
-// A job whose last attempt fails while a cancel looks, in a statement that has not seen the request, is free,
-// has no attempts left, and has a request. It is cancelled: a worker would delete it later, whatever was
-// answered.
+// A job whose last attempt fails while a cancel looks, in a statement that has not seen the
+// request, is free, has no attempts left, and has a request. It is cancelled: a worker would delete
+// it later, whatever was answered.
 func TestCancelOfAJobThatFailsWhileItLooks(t *testing.T) {
 	t.Parallel()
 	r := newCancelRace(t, 25)
@@ -184,8 +186,9 @@ func TestCancelOfAJobThatFailsWhileItLooks(t *testing.T) {
 	r.wantNoRequests()
 }
 
-// Several callers cancel one job that succeeds meanwhile. None is told that it was cancelled, although the
-// request is gone when the second one looks: the first one has withdrawn it, and no worker has met it.
+// Several callers cancel one job that succeeds meanwhile. None is told that it was cancelled,
+// although the request is gone when the second one looks: the first one has withdrawn it, and no
+// worker has met it.
 func TestCancelsThatComeTooLateTogether(t *testing.T) {
 	t.Parallel()
 	r := newCancelRace(t, 1)

@@ -186,8 +186,8 @@ func TestCancelOfARefusedRow(t *testing.T) {
 	wantJobs(t, db, 1)
 }
 
-// A request lasts: workers that were down, that do not listen, or that got the job from somebody who knows of
-// no requests, do not run a cancelled job.
+// A request lasts: workers that were down, that do not listen, or that got the job from somebody
+// who knows of no requests, do not run a cancelled job.
 func TestCancelIsDurable(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
@@ -383,8 +383,8 @@ func TestCancelRefusesBadInput(t *testing.T) {
 	}
 }
 
-// A cancelled job that was requeued from a dead letter takes that with it, and a requeue after a cancel is
-// another job, which runs (X64).
+// A cancelled job that was requeued from a dead letter takes that with it, and a requeue after a
+// cancel is another job, which runs (X64).
 func TestCancelAndRequeue(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)

@@ -118,8 +118,8 @@ func (x *executor) runInTx(ctx context.Context, route route, claimed *wire.Job, 
 }
 
 // putOff is for a job that is not to blame: its transaction could not be begun, or was rolled back
-// with its connection after the handler had returned nil. It runs again in a moment, and no attempt is
-// charged. One with a single attempt, which has started, must not (R9).
+// with its connection after the handler had returned nil. It runs again in a moment, and no attempt
+// is charged. One with a single attempt, which has started, must not (R9).
 func (x *executor) putOff(ctx context.Context, h *handler, claimed *wire.Job, err error, started bool) worker.Outcome {
 	switch {
 	case ctx.Err() != nil:

@@ -34,8 +34,8 @@ type HandlerShape[T any] interface {
 type HandleOption interface{ applyToHandler(h *handler) }
 
 // Handle binds a task to its handler, a function or a method value. The types must match, so code
-// that was generated for an older signature does not compile. A handler that takes a *sql.Tx needs a
-// client with [WithSQLDB].
+// that was generated for an older signature does not compile. A handler that takes a *sql.Tx needs
+// a client with [WithSQLDB].
 func Handle[T any, F HandlerShape[T]](t *Task[T], fn F, opts ...HandleOption) Binding {
 	if t == nil {
 		return Binding{problem: &problem{err: errors.New("the *Task of a Handle is nil: pass the task's descriptor")}}

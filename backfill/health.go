@@ -21,8 +21,9 @@ type Health struct {
 	Running    int    // running handlers: more than Slots where StuckJobs have given theirs
 	Buffered   int    // claimed jobs that have not started
 	Unrecorded int    // claimed jobs without a recorded outcome: Running, Buffered and ended
-	// Emptying says that the worker claims only short jobs, until it holds none and can run suspects, or
-	// runs some, and claims nothing. See docs/production.md, "A job that kills its worker".
+	// Emptying says that the worker claims only short jobs, until it holds none and can run
+	// suspects, or runs some, and claims nothing. See docs/production.md, "A job that kills its
+	// worker".
 	Emptying  bool
 	Suspects  int  // that it runs
 	Listening bool // notifications arrive; false: jobs are found by polling only
@@ -33,8 +34,8 @@ type Health struct {
 	// for more jobs claims none, so its age says nothing: see Ready.
 	LastClaim time.Time
 	// OldestDue is the earliest run_at of the jobs that the last claim has found: how long before
-	// LastClaim that was says how far behind the worker was then. While it has no room for more jobs, it
-	// learns nothing new. Zero: it has found none.
+	// LastClaim that was says how far behind the worker was then. While it has no room for more
+	// jobs, it learns nothing new. Zero: it has found none.
 	OldestDue time.Time
 	// Recorded counts the outcomes that were recorded since the start.
 	Recorded Report
@@ -72,8 +73,8 @@ type Health struct {
 	Stuck string
 }
 
-// RunningTransaction is the transaction of a job that runs, as [Health] names it. Fields may be added:
-// write it with field names, and do not compare two with ==.
+// RunningTransaction is the transaction of a job that runs, as [Health] names it. Fields may be
+// added: write it with field names, and do not compare two with ==.
 type RunningTransaction struct {
 	_ [0]func()
 
@@ -115,9 +116,9 @@ type Turns struct {
 }
 
 // Ready returns nil if the worker takes jobs, and else an error that says why it does not: it has
-// not started, it is draining, it has stopped, the database did not answer its last claim, though it
-// has a slot left, or its heartbeats, or all its slots have jobs that take longer than expected or
-// are stuck. A worker that is full is ready, and so is one that has only started.
+// not started, it is draining, it has stopped, the database did not answer its last claim, though
+// it has a slot left, or its heartbeats, or all its slots have jobs that take longer than expected
+// or are stuck. A worker that is full is ready, and so is one that has only started.
 func (h Health) Ready() error {
 	hanging, free := h.hanging(), h.Slots-h.Running
 	for _, job := range h.StuckJobs {
@@ -182,14 +183,15 @@ func (w *Worker) Health() Health {
 	return newHealth(running.Health())
 }
 
-// Stack returns where the handler of a job is that this worker runs, in text for people: for a job of
-// [Health.Overlong] or [Health.StuckJobs], say. Goroutines that carry the labels of the job, and do not run its handler,
-// are apart: the handler, or what it has started, has started them, perhaps for others. It returns ""
-// if this worker does not run the job, and shows no args. It looks at all goroutines of the process,
-// which costs milliseconds where there are thousands, and stops them for a moment.
+// Stack returns where the handler of a job is that this worker runs, in text for people: for a job
+// of [Health.Overlong] or [Health.StuckJobs], say. Goroutines that carry the labels of the job, and
+// do not run its handler, are apart: the handler, or what it has started, has started them, perhaps
+// for others. It returns "" if this worker does not run the job, and shows no args. It looks at all
+// goroutines of the process, which costs milliseconds where there are thousands, and stops them for
+// a moment.
 //
-// In profiles, goroutines of handlers have the labels backfill_job and backfill_worker, with the ids,
-// and backfill_task.
+// In profiles, goroutines of handlers have the labels backfill_job and backfill_worker, with the
+// ids, and backfill_task.
 func (w *Worker) Stack(jobID int64) string {
 	if w == nil {
 		return ""

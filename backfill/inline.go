@@ -24,8 +24,9 @@ func newInline(registry, enqueuer, opts any, logger *slog.Logger) (*seam.Inline,
 	}, nil
 }
 
-// listJobs is for testutil: it returns the rows of the table of jobs as []*JobStatus, as the client sees
-// them, or the transaction that its WithTx or WithSQLTx got. ok is false for any other Enqueuer.
+// listJobs is for testutil: it returns the rows of the table of jobs as []*JobStatus, as the client
+// sees them, or the transaction that its WithTx or WithSQLTx got. ok is false for any other
+// Enqueuer.
 func listJobs(ctx context.Context, enqueuer any) (jobs any, ok bool, err error) {
 	var client *Client
 	var tx pg.AppTx

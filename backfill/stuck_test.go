@@ -54,8 +54,9 @@ func wantOneStuck(t *testing.T, db *pgtest.Database, w *running, job *backfill.J
 	})
 }
 
-// While a handler ignores its timeout, jobs run in its slot, though the worker has no other. Its job is
-// not tried again beside it, nor does a job of its queue run; when it returns, that is recorded.
+// While a handler ignores its timeout, jobs run in its slot, though the worker has no other. Its
+// job is not tried again beside it, nor does a job of its queue run; when it returns, that is
+// recorded.
 func TestStuckHandlerGivesItsSlot(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)

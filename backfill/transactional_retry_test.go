@@ -108,9 +108,9 @@ func TestTransactionalConflicts(t *testing.T) {
 	}
 }
 
-// checkCharged fails the test if attempts were charged for conflicts before their four runs were used
-// up. Whether one job in hundreds meets somebody four times in a row is chance: the server, which all
-// tests share, decides when it refuses.
+// checkCharged fails the test if attempts were charged for conflicts before their four runs were
+// used up. Whether one job in hundreds meets somebody four times in a row is chance: the server,
+// which all tests share, decides when it refuses.
 func checkCharged(t *testing.T, jobs int, failures []error) {
 	t.Helper()
 	for _, err := range failures {

@@ -36,8 +36,8 @@ const (
 	// runs again, here or elsewhere, and the attempt is not charged; unless the job has one attempt in
 	// all, which is not repeated: then it has failed for good, and Final is true.
 	VerdictInterrupted VerdictKind = "interrupted"
-	// VerdictCanceled: [Client.Cancel] has requested the end of the job, so it is deleted, whatever the
-	// handler returns. Final is true.
+	// VerdictCanceled: [Client.Cancel] has requested the end of the job, so it is deleted, whatever
+	// the handler returns. Final is true.
 	VerdictCanceled VerdictKind = "canceled"
 )
 

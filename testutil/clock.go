@@ -136,8 +136,8 @@ func clockFirst(path string) string {
 	return strings.Join(slices.DeleteFunc([]string{clockSchema, "pg_catalog", path}, func(part string) bool { return part == "" }), ", ")
 }
 
-// bind runs the statements that a query returns. What it takes from others is soon over, or the test
-// has left a transaction open.
+// bind runs the statements that a query returns. What it takes from others is soon over, or the
+// test has left a transaction open.
 func bind(ctx context.Context, tx pgx.Tx, query string, args ...any) error {
 	if _, err := tx.Exec(ctx, catalogPath+", pg_catalog.set_config('lock_timeout', '10s', true)"); err != nil {
 		return err

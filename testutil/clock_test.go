@@ -259,7 +259,8 @@ func TestUnmovedTime(t *testing.T) {
 	}
 }
 
-// Where the time cannot be moved, DrainUntil says so: beside a test, and where SQL would not see it.
+// Where the time cannot be moved, DrainUntil says so: beside a test, and where SQL would not see
+// it.
 func TestImmovableTime(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)

@@ -64,8 +64,8 @@ func (FaultTracer) TraceCopyFromEnd(ctx context.Context, conn *pgx.Conn, _ pgx.T
 // errCut is what a handler gets whose process counts as killed.
 var errCut = errors.New("testutil: the process of this handler has been killed")
 
-// shot is a run of a handler that [Faults] looks at, and a fault that it meets at one point. Without a
-// point it counts statements.
+// shot is a run of a handler that [Faults] looks at, and a fault that it meets at one point.
+// Without a point it counts statements.
 type shot struct {
 	fault fault
 	point int // the number of the statement before which it is met, from 1; 0: at the start, or at its end

@@ -24,9 +24,9 @@ const everything = 500
 // lookPatience is how long a look at the jobs may take that are new.
 const answerTime, lookPatience = time.Second, 30 * time.Second
 
-// drainer runs the jobs of a database once, one at a time. Its worker calls it from one goroutine at
-// a time: jobs run alone, and the worker asks for the next one, or moves the time, when the outcome
-// of the last one is recorded.
+// drainer runs the jobs of a database once, one at a time. Its worker calls it from one goroutine
+// at a time: jobs run alone, and the worker asks for the next one, or moves the time, when the
+// outcome of the last one is recorded.
 type drainer struct {
 	config  drainConfig
 	random  *rand.Rand
@@ -114,8 +114,8 @@ func (d *drainer) time(ctx context.Context) (time.Time, error) {
 // over reports whether the drain has stopped before its end.
 func (d *drainer) over() bool { return d.stopped != nil }
 
-// advance is called when nothing is due. It makes what is due next so, and reports whether there was
-// anything.
+// advance is called when nothing is due. It makes what is due next so, and reports whether there
+// was anything.
 func (d *drainer) advance(ctx context.Context) (bool, error) {
 	if d.over() {
 		return false, nil

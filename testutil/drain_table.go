@@ -52,8 +52,8 @@ func (t drainTable) foreign(ctx context.Context, own string) (who string, err er
 	return who, nil
 }
 
-// next returns when something happens next by itself, after now and until then: a job becomes due, or
-// a pause ends. Zero: nothing does.
+// next returns when something happens next by itself, after now and until then: a job becomes due,
+// or a pause ends. Zero: nothing does.
 func (t drainTable) next(ctx context.Context, tasks []string, now, until time.Time) (time.Time, error) {
 	var next pgtype.Timestamptz
 	err := t.pool.QueryRow(ctx, t.sql(`

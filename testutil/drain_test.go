@@ -389,8 +389,8 @@ func TestDrainAccountsForAll(t *testing.T) {
 	}
 }
 
-// A job that a handler cancels does not run, also when the drain has claimed it already, and neither does the
-// rest of one that cancels itself.
+// A job that a handler cancels does not run, also when the drain has claimed it already, and
+// neither does the rest of one that cancels itself.
 func TestDrainOfCancelledJobs(t *testing.T) {
 	t.Parallel()
 	client, _ := newClient(t)

@@ -27,18 +27,19 @@ type Trial struct {
 	// Enqueue enqueues the jobs to begin with. Those that handlers enqueue run too.
 	Enqueue func(ctx context.Context) error
 	// State returns what the handlers have done: the rows of their tables, say, and the mails that
-	// were sent. It leaves out what differs from run to run, such as times and generated ids, and sorts.
-	// States are compared with go-cmp.
+	// were sent. It leaves out what differs from run to run, such as times and generated ids, and
+	// sorts. States are compared with go-cmp.
 	State func(ctx context.Context) (any, error)
 	// Options are those of the workers. They run one job at a time. Default: none.
 	Options []backfill.WorkerOption
 }
 
-// Faults fails the test for each task that is not idempotent. Setup makes a new trial, with a database
-// of its own, for each run; its tb is that of the run, whose clean-ups are called at its end.
+// Faults fails the test for each task that is not idempotent. Setup makes a new trial, with a
+// database of its own, for each run; its tb is that of the run, whose clean-ups are called at its
+// end.
 //
-// First it runs the jobs without faults, twice, to learn what they do. Then each of these jobs meets
-// each of these faults, one in a run, at each point, and State must be what it was:
+// First it runs the jobs without faults, twice, to learn what they do. Then each of these jobs
+// meets each of these faults, one in a run, at each point, and State must be what it was:
 //
 //   - killed: the worker's process ends, before a statement of the handler's, or when it has returned
 //     and its success is not recorded. Statements from the point on do not arrive, and the server rolls
@@ -54,11 +55,11 @@ type Trial struct {
 // fault and the point, and shows how State differs. There are 20 points of a fault for each job at
 // most: of more, some are left out, which the test's log says.
 //
-// Points between statements need [FaultTracer], and handlers that pass their context on. Faults does
-// not see what State does not show. It knows no points between other effects, such as calls over HTTP:
-// a handler is killed before or after all of them. Package variables outlive what counts as the end of
-// a process, and the clock does not move. Two runs never overlap but at those points. A job with one
-// attempt in all is started once, whatever happens, so it only meets late.
+// Points between statements need [FaultTracer], and handlers that pass their context on. Faults
+// does not see what State does not show. It knows no points between other effects, such as calls
+// over HTTP: a handler is killed before or after all of them. Package variables outlive what counts
+// as the end of a process, and the clock does not move. Two runs never overlap but at those points.
+// A job with one attempt in all is started once, whatever happens, so it only meets late.
 func Faults(tb testing.TB, setup func(tb testing.TB) Trial) {
 	tb.Helper()
 	f := &faults{tb: tb, setup: setup}
@@ -254,7 +255,8 @@ func (f *faults) inTrial(run func(ctx context.Context, t *stage)) {
 	run(ctx, t)
 }
 
-// scope is a test of its own for the run of a trial: its clean-ups do not wait for the end of the test.
+// scope is a test of its own for the run of a trial: its clean-ups do not wait for the end of the
+// test.
 type scope struct {
 	testing.TB
 

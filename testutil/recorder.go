@@ -18,10 +18,10 @@
 // [WithJob] if it looks at its job. [Recorder.Work] runs what was recorded, to test what becomes of
 // jobs: retries, snoozes, middleware, and the jobs that handlers enqueue.
 //
-// With a database, which package pgtest makes: [RequireEnqueued] looks for a job, [Drain] runs
-// what is due with a real worker and [DrainUntil] moves the time, [Start] and [WaitFor] run a worker
-// and wait for what becomes of jobs, [Run] runs a job in a transaction of the test's own, and
-// [Faults] finds the tasks that are not idempotent.
+// With a database, which package pgtest makes: [RequireEnqueued] looks for a job, [Drain] runs what
+// is due with a real worker and [DrainUntil] moves the time, [Start] and [WaitFor] run a worker and
+// wait for what becomes of jobs, [Run] runs a job in a transaction of the test's own, and [Faults]
+// finds the tasks that are not idempotent.
 package testutil
 
 import (

@@ -48,8 +48,8 @@ type Job[T any] struct {
 // Args are decoded from the bytes that are stored, by the decoder of workers, and compared with
 // go-cmp: unexported fields too, by the Equal methods of types that have one; an empty slice or map
 // equals nil. So a value of the args that JSON does not bring back fails the test. An empty
-// [backfill.Key] or [backfill.Queue] asks for a job without one. A [backfill.KeyMode] is not stored,
-// so it is refused here.
+// [backfill.Key] or [backfill.Queue] asks for a job without one. A [backfill.KeyMode] is not
+// stored, so it is refused here.
 //
 // The failure says what is enqueued instead, and how the closest job differs.
 func RequireEnqueued[T any](

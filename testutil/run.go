@@ -20,8 +20,9 @@ type Result struct {
 	Delay time.Duration // until it runs again
 }
 
-// Run runs one job in the test's own transaction, which the test rolls back: it enqueues the job there,
-// claims it, calls its handler, and records how it ended, by the code and the statements of workers.
+// Run runs one job in the test's own transaction, which the test rolls back: it enqueues the job
+// there, claims it, calls its handler, and records how it ended, by the code and the statements of
+// workers.
 //
 //	tx, err := pool.Begin(t.Context())
 //	defer tx.Rollback(context.Background())
@@ -29,17 +30,17 @@ type Result struct {
 //	result := testutil.Run(t, inTx, tasks.NewRegistry(handlers), tasks.TaskChargeCard.Request(args))
 //	testutil.RequireEnqueued(t, inTx, tasks.TaskSendReceipt, receipt)
 //
-// Pass what the client's WithTx or WithSQLTx returns. A handler that takes a pgx.Tx gets a savepoint of
-// the transaction, wrapped as in a worker: it cannot commit, the guard is its last statement, and what
-// it has written is gone if it fails. One that takes a *sql.Tx gets the test's own, in a savepoint, so
-// if it commits, the test's transaction ends. Plain handlers run too; what they write over connections of
-// their own is not in the transaction. What handlers enqueue through their context is, and does not
-// run: look for it with [RequireEnqueued].
+// Pass what the client's WithTx or WithSQLTx returns. A handler that takes a pgx.Tx gets a
+// savepoint of the transaction, wrapped as in a worker: it cannot commit, the guard is its last
+// statement, and what it has written is gone if it fails. One that takes a *sql.Tx gets the test's
+// own, in a savepoint, so if it commits, the test's transaction ends. Plain handlers run too; what
+// they write over connections of their own is not in the transaction. What handlers enqueue through
+// their context is, and does not run: look for it with [RequireEnqueued].
 //
 // The job runs at once, whatever its RunAt. Middleware, timeouts, panics, verdicts, retries after
-// conflicts and dead letters are those of a worker. The isolation level is that of the test's transaction,
-// and observers are not called. Mistakes fail the test; a handler that fails does not: it is in the
-// result, and in the test's log.
+// conflicts and dead letters are those of a worker. The isolation level is that of the test's
+// transaction, and observers are not called. Mistakes fail the test; a handler that fails does not:
+// it is in the result, and in the test's log.
 func Run(
 	tb testing.TB, in backfill.Enqueuer, registry *backfill.Registry, job backfill.Request, opts ...backfill.WorkerOption,
 ) Result {

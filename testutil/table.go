@@ -180,8 +180,8 @@ func (t *table) advance(tasks []string, apartFrom map[int64]bool, now time.Time)
 	return true
 }
 
-// end records how a job ended, and reports whether it has failed for good. Then it has no row, if it
-// is a dead letter.
+// end records how a job ended, and reports whether it has failed for good. Then it has no row, if
+// it is a dead letter.
 func (t *table) end(r *row, outcome worker.Outcome, letters bool, now time.Time) (exhausted bool) {
 	r.running = false
 	superseded := r.keyed && r.job.Key == "" // nobody runs it again, however it ended

@@ -56,9 +56,9 @@ const (
 //
 //	event := testutil.WaitFor(t, worker, job, testutil.Failed)
 //
-// It waits for the events of the worker, so the job has to be one that this worker runs. When its time
-// is over, or the state cannot be reached any more, the test fails, and says what the job does: its
-// state and error, when it runs again, or where its handler hangs.
+// It waits for the events of the worker, so the job has to be one that this worker runs. When its
+// time is over, or the state cannot be reached any more, the test fails, and says what the job
+// does: its state and error, when it runs again, or where its handler hangs.
 func WaitFor(tb testing.TB, w *Worker, job *backfill.Job, state State, opts ...WaitOption) backfill.Event {
 	tb.Helper()
 	options := waitOptions{limit: waitTimeout}
@@ -120,9 +120,9 @@ type sighting struct {
 	err    error               // of asking
 }
 
-// look brings a sighting up to date. The database is asked when it may have been told something of an
-// end that is known, and at first. It returns what is closed with the next change, and whether the
-// worker has stopped.
+// look brings a sighting up to date. The database is asked when it may have been told something of
+// an end that is known, and at first. It returns what is closed with the next change, and whether
+// the worker has stopped.
 func (w *Worker) look(ctx context.Context, s *sighting) (changed <-chan struct{}, stopped bool) {
 	select {
 	case <-w.ended:

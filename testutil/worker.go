@@ -31,9 +31,9 @@ const (
 	leaveTimeout = time.Second
 )
 
-// Worker is a worker of a test, which [Start] has started. It remembers what has become of each job,
-// for [WaitFor] and [RequireEnqueued]. Its methods of [backfill.Enqueuer] and [backfill.Transactor]
-// are those of its client.
+// Worker is a worker of a test, which [Start] has started. It remembers what has become of each
+// job, for [WaitFor] and [RequireEnqueued]. Its methods of [backfill.Enqueuer] and
+// [backfill.Transactor] are those of its client.
 type Worker struct {
 	client *backfill.Client
 	worker *backfill.Worker
@@ -60,17 +60,18 @@ type seen struct {
 
 var _ backfill.Transactor = (*Worker)(nil)
 
-// Start starts a worker on the client's database, and returns when it looks for jobs. Mistakes in the
-// registry and the options fail the test.
+// Start starts a worker on the client's database, and returns when it looks for jobs. Mistakes in
+// the registry and the options fail the test.
 //
 //	worker := testutil.Start(t, client, tasks.NewRegistry(handlers))
 //	job, err := tasks.NewClient(client).EnqueueSendWelcome(t.Context(), args)
 //	testutil.WaitFor(t, worker, job, testutil.Succeeded)
 //
-// At the end of the test the worker stops: handlers that still run have a second, then their contexts
-// are cancelled with [backfill.ErrShutdown], and their jobs are given back. What has not ended by then
-// is in the test's log. A handler that still runs 5 seconds later fails the test, which says where it
-// is: it would run beside the next test. [backfill.WithDrainTimeout] gives handlers more time.
+// At the end of the test the worker stops: handlers that still run have a second, then their
+// contexts are cancelled with [backfill.ErrShutdown], and their jobs are given back. What has not
+// ended by then is in the test's log. A handler that still runs 5 seconds later fails the test,
+// which says where it is: it would run beside the next test. [backfill.WithDrainTimeout] gives
+// handlers more time.
 //
 // The worker logs to the test's log, from Warn, unless [backfill.WithLogger] says otherwise. Tests
 // that run in parallel need a database each, as package pgtest gives them, or a schema each.
@@ -136,7 +137,8 @@ func (w *Worker) InTx(ctx context.Context, fn func(ctx context.Context, tx pgx.T
 // Worker returns the worker itself, for its Health and Stack.
 func (w *Worker) Worker() *backfill.Worker { return w.worker }
 
-// Stop stops the worker before the test ends, as [Start] says, and returns what its Run has returned.
+// Stop stops the worker before the test ends, as [Start] says, and returns what its Run has
+// returned.
 func (w *Worker) Stop() error {
 	w.cancel()
 	<-w.ended
@@ -182,8 +184,8 @@ func (w *Worker) observe(event backfill.Event) {
 	})
 }
 
-// jobs returns the jobs in the database, and those that have started here. A job is gone when it has
-// succeeded, so the database is asked first: what it has no more has started.
+// jobs returns the jobs in the database, and those that have started here. A job is gone when it
+// has succeeded, so the database is asked first: what it has no more has started.
 func (w *Worker) jobs(ctx context.Context) ([]*backfill.JobStatus, error) {
 	found, _, err := seam.Jobs(ctx, w.client)
 	if err != nil {
@@ -257,8 +259,8 @@ func (w *Worker) lingering() map[int64]backfill.Job {
 	}
 }
 
-// stackOf returns where the handler of a job is that its worker has given up: the worker does not show
-// it any more. Profiles have the labels that docs of [backfill.Worker.Stack] name.
+// stackOf returns where the handler of a job is that its worker has given up: the worker does not
+// show it any more. Profiles have the labels that docs of [backfill.Worker.Stack] name.
 func stackOf(job int64, worker string) string {
 	var profile bytes.Buffer
 	if err := pprof.Lookup("goroutine").WriteTo(&profile, 1); err != nil {

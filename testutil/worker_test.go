@@ -11,8 +11,8 @@ import (
 	"github.com/backfillhq/go/testutil/pgtest"
 )
 
-// After a test nothing of it runs: handlers are cancelled, their jobs are given back, and what is left
-// is named.
+// After a test nothing of it runs: handlers are cancelled, their jobs are given back, and what is
+// left is named.
 func TestStartEndsWithTheTest(t *testing.T) {
 	t.Parallel()
 	client := openClient(t)

@@ -66,8 +66,8 @@ func TestRequirementsOfUsers(t *testing.T) {
 	}
 }
 
-// Programs link nothing that is for tests: neither those that import the runtime and generated code,
-// as the example does, nor the command.
+// Programs link nothing that is for tests: neither those that import the runtime and generated
+// code, as the example does, nor the command.
 func TestProgramsLinkNothingForTests(t *testing.T) {
 	t.Parallel()
 	for _, program := range []string{"./backfill", "./example", "./cmd/backfill"} {

@@ -122,8 +122,8 @@ func (v *verdict) unwanted(f *findings, r *request) {
 	}
 }
 
-// mayHaveCommitted reports whether a transaction may be committed although its job was cancelled: its
-// handler had ended, and the answer names no worker, because the row was locked for seconds.
+// mayHaveCommitted reports whether a transaction may be committed although its job was cancelled:
+// its handler had ended, and the answer names no worker, because the row was locked for seconds.
 func (c *cancelCall) mayHaveCommitted(it *run) bool {
 	return c.state == backfill.CancelRequested && c.worker == "" && it.end <= c.answered
 }
@@ -168,8 +168,8 @@ func (v *verdict) answer(f *findings, r *request, call *cancelCall) {
 	}
 }
 
-// answerGone checks that a job was gone: no handler has it, and none gets it again. One that was too
-// late to be cancelled had come to its end.
+// answerGone checks that a job was gone: no handler has it, and none gets it again. One that was
+// too late to be cancelled had come to its end.
 func (v *verdict) answerGone(f *findings, r *request, call *cancelCall) {
 	for _, it := range r.runs {
 		end := it.end
@@ -213,8 +213,8 @@ func (r *request) once() bool { return string(r.way) == once }
 // hasOneStart reports whether a request started once at most.
 func (r *request) hasOneStart() bool { return len(r.runs) <= 1 }
 
-// over reports whether the job failed for good, as one with one attempt may: it is a dead letter, or,
-// where Node ran it, a row without attempts.
+// over reports whether the job failed for good, as one with one attempt may: it is a dead letter,
+// or, where Node ran it, a row without attempts.
 func (r *request) over() bool { return r.once() && r.left != nil && r.left.Count == 1 }
 
 // isNode reports whether a worker's id is that of a pool of Node's.

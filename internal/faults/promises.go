@@ -164,8 +164,8 @@ func (v *verdict) requests(f *findings) {
 }
 
 // finished is the first run of a request that ended with success; nil: none did. A request that was
-// finished twice counts once, when its second run starts. Of an effect it is the run that committed:
-// one that came to its end and was rolled back has done nothing.
+// finished twice counts once, when its second run starts. Of an effect it is the run that
+// committed: one that came to its end and was rolled back has done nothing.
 func (v *verdict) finished(f *findings, r *request) (first *run) {
 	var second *run
 	for i, it := range r.runs {
@@ -352,8 +352,8 @@ func (v *verdict) inOrder(f *findings, queue string, runs []*run) {
 }
 
 // deadLetters checks that no job has failed for good but a poison and those that do it on purpose,
-// and that none is a row and a dead letter, or two of these. A keyed job that was locked when a later
-// one replaced it has no attempts left, and no error.
+// and that none is a row and a dead letter, or two of these. A keyed job that was locked when a
+// later one replaced it has no attempts left, and no error.
 func (v *verdict) deadLetters(f *findings) {
 	rows := map[int64]int{}
 	for _, row := range v.trial.left {

@@ -26,8 +26,8 @@ var (
 // unwanted reports whether a job of the kind is enqueued to be cancelled.
 func (k kind) unwanted() bool { return k == kindUnwanted || k == kindUnwantedEffect }
 
-// end is what the handler of an unwanted job returns: when it is told of the cancel, and until it is
-// due. Then it is done.
+// end is what the handler of an unwanted job returns: when it is told of the cancel, and until it
+// is due. Then it is done.
 type end string
 
 const (
@@ -276,8 +276,8 @@ func (c *canceller) cancelBy(ctx context.Context, p cancelPlan) (backfill.Cancel
 // gone are deleted when they are 10 s old.
 const pendingWithin = 30 * time.Second
 
-// pendingCancels waits until the fleet has deleted all requests to cancel jobs, and writes down each
-// that is left.
+// pendingCancels waits until the fleet has deleted all requests to cancel jobs, and writes down
+// each that is left.
 func (f *fleet) pendingCancels(ctx context.Context) error {
 	for begun := time.Now(); ; {
 		var jobs []int64

@@ -167,8 +167,8 @@ func TestWorkerLosesARight(t *testing.T) {
 	})
 }
 
-// besideSweeps leaves out what a sweep says, as the one at the start. It is repeated minutes later, and
-// neither that it has failed nor that it is over says anything of the claims.
+// besideSweeps leaves out what a sweep says, as the one at the start. It is repeated minutes later,
+// and neither that it has failed nor that it is over says anything of the claims.
 func besideSweeps(lines []string) []string {
 	return slices.DeleteFunc(lines, func(line string) bool { return strings.Contains(line, "releasing stale locks") })
 }

@@ -17,8 +17,8 @@ const adminTimeout = 30 * time.Second
 
 // adminSettings are those that the statements of operators and the contract's functions depend on,
 // for the rest of a transaction. The server ends one whose process was cut off or stopped: it would
-// keep its locks until the server finds out by itself, which takes hours. Filters are planned each time: a
-// plan for all of them has no index for any.
+// keep its locks until the server finds out by itself, which takes hours. Filters are planned each
+// time: a plan for all of them has no index for any.
 const adminSettings = `select pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true),
   pg_catalog.set_config('datestyle', 'ISO', true), pg_catalog.set_config('array_nulls', 'on', true),
   pg_catalog.set_config('client_encoding', 'UTF8', true),

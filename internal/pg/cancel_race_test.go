@@ -14,7 +14,8 @@ import (
 	"github.com/backfillhq/go/testutil/pgtest"
 )
 
-// The statements that end leases, each with the place before it locks the row of a job, and one after.
+// The statements that end leases, each with the place before it locks the row of a job, and one
+// after.
 var cancelRaces = map[string]struct {
 	text, before, after string
 	end                 func(*rig, *wire.Job) ([]worker.Fate, error)
@@ -57,8 +58,8 @@ const (
 	gate = "pg_advisory_xact_lock_shared(16)::text"
 )
 
-// A request that is stored while a statement is about to end the lease is not in its snapshot. The job is
-// gone all the same when the statement has committed, also through a transaction pooler.
+// A request that is stored while a statement is about to end the lease is not in its snapshot. The
+// job is gone all the same when the statement has committed, also through a transaction pooler.
 func TestRequestsStoredWhileALeaseEnds(t *testing.T) {
 	t.Parallel()
 	for through, mode := range map[string]string{"": "", ", pooled": "exec", ", pooled, simple protocol": "simple_protocol"} {
@@ -127,8 +128,8 @@ func TestRequestsStoredWhileALeaseEnds(t *testing.T) {
 	}
 }
 
-// A job's own transaction does not commit when the end of the job was requested, also if its snapshot is
-// older than the request.
+// A job's own transaction does not commit when the end of the job was requested, also if its
+// snapshot is older than the request.
 func TestRequestsStoredWhileATransactionCompletesTheJob(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)

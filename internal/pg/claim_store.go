@@ -146,9 +146,8 @@ func (s *Store) saySlow(ctx context.Context, looked time.Duration) {
 }
 
 // Advance makes jobs of this worker's tasks due that are scheduled for later: those of the earliest
-// second, in their order, apart from the jobs with these ids, and from what the last claim would have
-// passed over. It reports whether there were any. It
-// must not run beside a Claim.
+// second, in their order, apart from the jobs with these ids, and from what the last claim would
+// have passed over. It reports whether there were any. It must not run beside a Claim.
 func (s *Store) Advance(ctx context.Context, apartFrom []int64) (bool, error) {
 	moved, err := s.queries.AdvanceJobs(ctx, query.AdvanceJobsParams{
 		Tasks: s.claims.taskIDs, ApartFrom: apartFrom, Forbidden: append([]string{}, s.forbidden...),

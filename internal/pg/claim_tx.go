@@ -48,8 +48,8 @@ func (s *Store) forget() {
 	s.plain.forget()
 }
 
-// Refresh makes the next claim look at everything, pauses included, for tests that move the time. It
-// must not run beside a Claim.
+// Refresh makes the next claim look at everything, pauses included, for tests that move the time.
+// It must not run beside a Claim.
 func (s *Store) Refresh() {
 	s.forget()
 	s.pauses.read = time.Time{}

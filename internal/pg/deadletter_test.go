@@ -150,8 +150,8 @@ func TestRequeueWhoseContextEndsAtTheCommit(t *testing.T) {
 	}
 }
 
-// The same, and the jobs have ended before the caller looks: one that has failed for good is the dead
-// letter again, and of one that is gone nobody knows which way it went.
+// The same, and the jobs have ended before the caller looks: one that has failed for good is the
+// dead letter again, and of one that is gone nobody knows which way it went.
 func TestRequeueWhoseJobsEndBeforeTheLook(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
@@ -187,8 +187,8 @@ func TestRequeueWhoseJobsEndBeforeTheLook(t *testing.T) {
 	}
 }
 
-// An item is in doubt: the answer to a commit was lost. What is told of it is what the database has,
-// whatever keeps the next try from an answer.
+// An item is in doubt: the answer to a commit was lost. What is told of it is what the database
+// has, whatever keeps the next try from an answer.
 func TestRequeueInDoubt(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.New(t).Pool()

@@ -14,9 +14,9 @@ import (
 	"github.com/backfillhq/go/testutil/pgtest"
 )
 
-// A worker whose policies let it read, and not lock or delete, finds no jobs, or cannot record their
-// outcomes: it says so, as one that sees no rows does. A policy of a reader of the same name is the
-// usual way to get there.
+// A worker whose policies let it read, and not lock or delete, finds no jobs, or cannot record
+// their outcomes: it says so, as one that sees no rows does. A policy of a reader of the same name
+// is the usual way to get there.
 func TestPoliciesThatOnlyRead(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)

@@ -10,8 +10,8 @@ import (
 	"github.com/backfillhq/go/internal/worker"
 )
 
-// Inside claims and ends jobs in a transaction of a test's, by the statements of workers. Nothing is
-// seen outside of it, and nothing is left of it when the test rolls it back.
+// Inside claims and ends jobs in a transaction of a test's, by the statements of workers. Nothing
+// is seen outside of it, and nothing is left of it when the test rolls it back.
 type Inside struct {
 	tx    AppTx
 	texts *texts

@@ -89,8 +89,8 @@ type Listed struct {
 	Inspection
 }
 
-// List returns the jobs in the table, in the order of their ids, as a transaction sees them; without
-// one, those that are committed.
+// List returns the jobs in the table, in the order of their ids, as a transaction sees them;
+// without one, those that are committed.
 func (a *Admin) List(ctx context.Context, tx AppTx) (jobs []Listed, err error) {
 	list := statement{text: a.texts.render(query.ListJobs), args: []any{listedJobs}, read: func(rows rows) error {
 		for rows.Next() {

@@ -18,7 +18,8 @@ func (m *leaseMachine) request() {
 	id := pick(m, "job", m.model.find(func(j *leaseJob) bool { return !locked || j.Lock.By != "" }))
 	rows, err := query.New(m.pool).CancelJobs(m.ctx(), query.CancelJobsParams{Ids: []int64{id}, RequestedBy: "ops"})
 	must(m, err)
-	// Whoever has stored it looks no more: that of a job that Node has completed goes with the next look.
+	// Whoever has stored it looks no more: that of a job that Node has completed goes with the next
+	// look.
 	m.exec("update graphile_worker.backfill_cancels set requested_at = requested_at - interval '10 seconds'")
 	ended, requested := m.model.request(id)
 	if got := rows[0]; got.Ended != ended || got.Requested != requested {

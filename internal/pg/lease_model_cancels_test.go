@@ -9,8 +9,8 @@ import (
 
 // Requests to end jobs in the model.
 
-// request is what somebody does who cancels a job: one that waits is deleted, and for one that a worker of
-// ours has, a request is stored.
+// request is what somebody does who cancels a job: one that waits is deleted, and for one that a
+// worker of ours has, a request is stored.
 func (m *leaseModel) request(id int64) (ended, requested bool) {
 	j := m.jobs[id]
 	if j.available() {
@@ -33,7 +33,8 @@ func (m *leaseModel) cancel(id int64) worker.FateKind {
 	return worker.FateCanceled
 }
 
-// endCanceled ends a lease whose job is to end, or which is lost: then the job may be free, and to end.
+// endCanceled ends a lease whose job is to end, or which is lost: then the job may be free, and to
+// end.
 func (m *leaseModel) endCanceled(l heldLease) worker.FateKind {
 	held := m.lease(l.Lease) != nil
 	m.freeQueue(l.queue, l.Claim())

@@ -112,8 +112,8 @@ func (m *leaseModel) unlock(values []string) {
 	}
 }
 
-// sweep releases old locks. The attempt stays charged. Ours leaves jobs that are to end to whoever looks
-// for those.
+// sweep releases old locks. The attempt stays charged. Ours leaves jobs that are to end to whoever
+// looks for those.
 func (m *leaseModel) sweep(ours bool) {
 	for _, j := range m.jobs {
 		if j.Lock.Old && !(ours && j.Canceled) {

@@ -40,7 +40,8 @@ func (s *Store) judge(
 	if err != nil {
 		return rescued, nil, err
 	}
-	// The rows are locked now: who requests the end of one of these jobs later waits, and finds it released.
+	// The rows are locked now: who requests the end of one of these jobs later waits, and finds it
+	// released.
 	locked, tokens := make([]int64, len(held)), make([]string, len(held))
 	for i, row := range held {
 		locked[i], tokens[i] = row.ID, row.Token

@@ -115,8 +115,8 @@ type transactions struct {
 	conn     *pgx.Conn
 	settings []string
 	behind   []following // go behind the statement, in order
-	// own says that the session is nobody else's. Then nothing is in front: what is sent at once is one
-	// transaction anyway.
+	// own says that the session is nobody else's. Then nothing is in front: what is sent at once is
+	// one transaction anyway.
 	own bool
 }
 

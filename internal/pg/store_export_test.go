@@ -210,7 +210,8 @@ func (a *Admin) RequeueInDoubt(ctx context.Context, place DeadLetterPlace, jobID
 	return a.actOnOne(ctx, place, act, map[int64]int64{place.ID: jobID})
 }
 
-// Settle says what became of a job's transaction with this id, whose COMMIT has ended with an error.
+// Settle says what became of a job's transaction with this id, whose COMMIT has ended with an
+// error.
 func (s *Store) Settle(ctx context.Context, lease wire.Lease, xid int64, err error) error {
 	j := &JobTx{owner: &JobTransactions{store: s}, lease: lease, ctx: ctx}
 	return j.settle(err, query.CompleteInTxRow{Xid: xid})

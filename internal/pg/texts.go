@@ -61,7 +61,8 @@ func readTime(sql, clock string) string {
 	return timeFunctions.ReplaceAllString(sql, migrations.QuoteIdentifier(clock)+".$1()")
 }
 
-// markParams marks the places of two parameters by what no schema's name has in it: one can have $1.
+// markParams marks the places of two parameters by what no schema's name has in it: one can have
+// $1.
 var markParams = strings.NewReplacer("$1", "\x001", "$2", "\x002")
 
 // inline renders a statement with two literals in the places of its parameters, which a message of

@@ -16,8 +16,8 @@ import (
 var whatTimeItIs = regexp.MustCompile(`(?i)\b(?:(?:pg_catalog\.)?(?:now|clock_timestamp|statement_timestamp|transaction_timestamp|timeofday)\s*\(|` +
 	`current_timestamp|localtimestamp|current_date|current_time|localtime)|'(?:now|today|tomorrow|yesterday)'`)
 
-// Every statement of the runtime asks for the time in a way that a test's clock gets into (X90). What
-// it does not is the identity of a transaction: when that began, which nothing may move.
+// Every statement of the runtime asks for the time in a way that a test's clock gets into (X90).
+// What it does not is the identity of a transaction: when that began, which nothing may move.
 func TestStatementsReadOneClock(t *testing.T) {
 	t.Parallel()
 	paths, err := filepath.Glob("query/*.sql")

@@ -166,8 +166,8 @@ func IsConflict(err error) bool {
 	return state == sqlstate.SerializationFailure || state == sqlstate.DeadlockDetected || errors.Is(err, errRowLocked)
 }
 
-// IsConnectionLost reports whether a transaction was rolled back because its connection has ended, or
-// the server was ending sessions: nothing is wrong with what it held.
+// IsConnectionLost reports whether a transaction was rolled back because its connection has ended,
+// or the server was ending sessions: nothing is wrong with what it held.
 func IsConnectionLost(err error) bool {
 	return errors.Is(err, errConnectionLost) && !errors.Is(err, ErrCommitUnknown)
 }

@@ -195,10 +195,10 @@ func (j *JobTx) guard() (query.CompleteInTxRow, error) {
 	}
 }
 
-// checkRequested asks whether somebody has requested the end of the job, behind the guard, which has
-// its row locked: a request that is stored later waits for the end of this transaction, and finds the
-// job gone. It is asked over a connection of the worker's, because the snapshot of a transaction at
-// REPEATABLE READ may be older than the request.
+// checkRequested asks whether somebody has requested the end of the job, behind the guard, which
+// has its row locked: a request that is stored later waits for the end of this transaction, and
+// finds the job gone. It is asked over a connection of the worker's, because the snapshot of a
+// transaction at REPEATABLE READ may be older than the request.
 func (j *JobTx) checkRequested() error {
 	if j.owner.inside != nil { // nobody else can see the job
 		return nil

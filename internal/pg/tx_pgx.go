@@ -95,8 +95,8 @@ func (t *pgxTransaction) lost(err error) error {
 	return err
 }
 
-// kill closes the connection. The server is asked to end a statement that runs: it would not look at
-// the connection before.
+// kill closes the connection. The server is asked to end a statement that runs: it would not look
+// at the connection before.
 func (t *pgxTransaction) kill() {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -8,8 +8,8 @@ import (
 	"github.com/backfillhq/go/internal/worker"
 )
 
-// A job's row that is gone after a COMMIT without an answer was deleted by its transaction, unless the
-// server knows that this was rolled back: then somebody else has ended the job.
+// A job's row that is gone after a COMMIT without an answer was deleted by its transaction, unless
+// the server knows that this was rolled back: then somebody else has ended the job.
 func TestRowThatIsGoneAfterCommit(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)

@@ -1,5 +1,6 @@
-// Package seam is how package testutil reaches into package backfill: to put a job into a context, to
-// run jobs as a worker does, but without a database or in a test's own transaction, and to list jobs.
+// Package seam is how package testutil reaches into package backfill: to put a job into a context,
+// to run jobs as a worker does, but without a database or in a test's own transaction, and to list
+// jobs.
 package seam
 
 import (
@@ -43,7 +44,8 @@ type Ran struct {
 	Dead    bool // it has failed for good
 }
 
-// RunInside enqueues a backfill.Request with what WithTx or WithSQLTx of a *backfill.Client returned,
-// claims the job in that transaction, runs it, and records its end there. The other parameters are
-// those of NewInline. An error says that it could not be run. Package backfill sets it.
+// RunInside enqueues a backfill.Request with what WithTx or WithSQLTx of a *backfill.Client
+// returned, claims the job in that transaction, runs it, and records its end there. The other
+// parameters are those of NewInline. An error says that it could not be run. Package backfill sets
+// it.
 var RunInside func(ctx context.Context, registry, enqueuer, opts, request any, logger *slog.Logger) (*Ran, error)

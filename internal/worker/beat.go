@@ -163,8 +163,8 @@ func (c *core) beat(times leaseTimes, told bool, now Moment) (beat Beat, registe
 	return beat, c.registered
 }
 
-// acknowledged takes the answer to a heartbeat. It reports whether that ends a silence: an answer that
-// has taken longer than the fence, as when the machine slept meanwhile, does not.
+// acknowledged takes the answer to a heartbeat. It reports whether that ends a silence: an answer
+// that has taken longer than the fence, as when the machine slept meanwhile, does not.
 func (c *core) acknowledged(times leaseTimes, beat Beat, answer Beaten, sent, now Moment) (again bool, do actions) {
 	if beat.WorkerID != c.id || !beat.Write {
 		return false, do

@@ -40,8 +40,8 @@ func (r *rig) told(id int64) (kinds []worker.EventKind) {
 	return kinds
 }
 
-// canceled checks that a job is gone for good, with its request, and that one of these workers has said so
-// once, and nothing else of it.
+// canceled checks that a job is gone for good, with its request, and that one of these workers has
+// said so once, and nothing else of it.
 func canceled(t *testing.T, db *fakeDB, id int64, fleet ...*rig) {
 	t.Helper()
 	db.mu.Lock()
@@ -60,8 +60,8 @@ func canceled(t *testing.T, db *fakeDB, id int64, fleet ...*rig) {
 	}
 }
 
-// A handler learns at once that its job was cancelled, or, where no notification arrives, when its worker
-// looks.
+// A handler learns at once that its job was cancelled, or, where no notification arrives, when its
+// worker looks.
 func TestHandlersLearnThatTheirJobsWereCanceled(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
@@ -137,7 +137,8 @@ func TestOneOfManyHandlersIsCanceled(t *testing.T) {
 
 type causesKey struct{}
 
-// Whatever a handler returns once its job was cancelled: it is told of as cancelled, and as nothing else.
+// Whatever a handler returns once its job was cancelled: it is told of as cancelled, and as nothing
+// else.
 func TestCanceledHandlersMayReturnAnything(t *testing.T) {
 	t.Parallel()
 	because, text := errors.New("no"), "no"
@@ -196,8 +197,8 @@ func TestCanceledHandlersMayReturnAnything(t *testing.T) {
 	}
 }
 
-// A worker that has heard of no request when a handler ends says what that has returned. Then the database
-// knows better, and the job counts as cancelled alone.
+// A worker that has heard of no request when a handler ends says what that has returned. Then the
+// database knows better, and the job counts as cancelled alone.
 func TestRequestsThatAWorkerHasNotHeardOf(t *testing.T) {
 	t.Parallel()
 	for name, outcome := range map[string]worker.Outcome{
@@ -235,8 +236,8 @@ func TestRequestsThatAWorkerHasNotHeardOf(t *testing.T) {
 	}
 }
 
-// A statement that has deleted cancelled jobs, and whose answer is lost, is made again. They are told of
-// once.
+// A statement that has deleted cancelled jobs, and whose answer is lost, is made again. They are
+// told of once.
 func TestCanceledJobsOfALostAnswerAreToldOnce(t *testing.T) {
 	t.Parallel()
 	for name, applied := range map[string]bool{"not applied": false, "applied": true} {
@@ -301,7 +302,8 @@ func TestLookForRequestsFails(t *testing.T) {
 	}
 }
 
-// Who has lost the lease of a cancelled job leaves it to who has it now. If nobody has it, it is deleted.
+// Who has lost the lease of a cancelled job leaves it to who has it now. If nobody has it, it is
+// deleted.
 func TestCanceledJobWhoseLeaseIsLost(t *testing.T) {
 	t.Parallel()
 	for name, free := range map[string]bool{"taken": false, "free": true} {
@@ -373,7 +375,8 @@ func TestCanceledJobThatWaitsForASlot(t *testing.T) {
 	})
 }
 
-// A job that somebody has released who knows no requests does not run, and the next of its queue does.
+// A job that somebody has released who knows no requests does not run, and the next of its queue
+// does.
 func TestCanceledJobThatOthersHaveReleased(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(*setup){

@@ -146,8 +146,8 @@ func TestTransactionalJobsAreNotFenced(t *testing.T) {
 	})
 }
 
-// Health names the transaction that has been open for longest, long before the job is overlong (X89),
-// and none of other jobs.
+// Health names the transaction that has been open for longest, long before the job is overlong
+// (X89), and none of other jobs.
 func TestHealthHasTheOldestTransaction(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -201,8 +201,8 @@ func TestTransactionalJobsAreNotRenewed(t *testing.T) {
 	})
 }
 
-// A transaction that commits while its job is given back, because the worker stops, has completed it:
-// that the lease is gone then says nothing else.
+// A transaction that commits while its job is given back, because the worker stops, has completed
+// it: that the lease is gone then says nothing else.
 func TestTransactionCommitsDuringTheStop(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

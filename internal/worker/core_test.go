@@ -157,8 +157,9 @@ func (m *model) endOne() {
 	m.c.ended(l, Outcome{Kind: kind}, m.now)
 }
 
-// hang lets time go by, and some contexts end that their handlers ignore. Then the core looks for such
-// handlers, and gives slots of those that have been stuck for long, but not more than there are.
+// hang lets time go by, and some contexts end that their handlers ignore. Then the core looks for
+// such handlers, and gives slots of those that have been stuck for long, but not more than there
+// are.
 func (m *model) hang() {
 	m.now = m.now.Add(time.Duration(m.random.IntN(40)) * time.Second)
 	for _, l := range m.running {

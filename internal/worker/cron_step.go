@@ -9,8 +9,8 @@ import (
 // itself. It has no goroutine, and tries nothing twice.
 type Ticks struct{ schedule }
 
-// Ticks returns the ticks of the worker's crontab that are due after start, or were missed before it
-// and are to be caught up with, as if the schedule had started then.
+// Ticks returns the ticks of the worker's crontab that are due after start, or were missed before
+// it and are to be caught up with, as if the schedule had started then.
 func (w *Worker) Ticks(ctx context.Context, start time.Time) (*Ticks, error) {
 	t := &Ticks{schedule{Worker: w, start: start}}
 	if len(w.config.Crontab) == 0 {

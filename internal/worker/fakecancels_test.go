@@ -47,7 +47,8 @@ func (db *fakeDB) endable(job *fakeJob) bool {
 	return db.requested(job) && free && !job.Busy && (job.LockedBy == "" || queue == nil || !queue.Held)
 }
 
-// endReleased deletes the jobs of lost leases that others have released, and whose end was requested.
+// endReleased deletes the jobs of lost leases that others have released, and whose end was
+// requested.
 func (db *fakeDB) endReleased(leases []wire.Lease, fates []worker.Fate) {
 	db.mu.Lock()
 	defer db.mu.Unlock()

@@ -31,8 +31,8 @@ func (db *fakeDB) requeuedAs(job int64) *fakeLetter {
 	return nil
 }
 
-// bury makes a dead letter of a job. It reports false if somebody has the one locked that the job was
-// requeued from; db.mu is held.
+// bury makes a dead letter of a job. It reports false if somebody has the one locked that the job
+// was requeued from; db.mu is held.
 func (db *fakeDB) bury(job *fakeJob, reason worker.Reason, text string) bool {
 	letter := db.requeuedAs(job.ID)
 	if letter != nil && letter.Busy {
@@ -87,8 +87,8 @@ func (db *fakeDB) letter(job int64) *fakeLetter {
 	return nil
 }
 
-// buryFailed makes dead letters of what has failed an hour ago, and deletes those whose requeued jobs
-// are gone; db.mu is held.
+// buryFailed makes dead letters of what has failed an hour ago, and deletes those whose requeued
+// jobs are gone; db.mu is held.
 func (db *fakeDB) buryFailed(jobs []*fakeJob, swept *worker.Swept) {
 	var served []string
 	for _, row := range db.workers {

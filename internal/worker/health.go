@@ -48,8 +48,8 @@ func (w *Worker) Health() Health {
 	}
 }
 
-// quietSince returns since when nobody has enqueued or claimed; w.mu is held. What the worker itself
-// has claimed since the last survey, it knows without one: the next may be late, or fail.
+// quietSince returns since when nobody has enqueued or claimed; w.mu is held. What the worker
+// itself has claimed since the last survey, it knows without one: the next may be late, or fail.
 func (w *Worker) quietSince() time.Time {
 	if w.core.lastFound.After(w.quiet) {
 		return time.Time{}

@@ -168,8 +168,8 @@ func (o *outbox) busy(part []*lease, now time.Time) {
 }
 
 // mended are the forms of an outcome that are tried in turn when the server refuses one: as it is,
-// with its text in ASCII, without text and payload, and then both once more without a dead letter. The
-// sweep tries to make that one later.
+// with its text in ASCII, without text and payload, and then both once more without a dead letter.
+// The sweep tries to make that one later.
 var mended = [...]func(Outcome) Outcome{
 	func(o Outcome) Outcome { return o },
 	func(o Outcome) Outcome { o.Text = ascii(o.Text); return o },
@@ -207,8 +207,8 @@ func ascii(text string) string {
 	}, text)
 }
 
-// settled takes the fates of a part. It returns how many outcomes were recorded, apart from those of
-// cancelled jobs, of which each is told by itself.
+// settled takes the fates of a part. It returns how many outcomes were recorded, apart from those
+// of cancelled jobs, of which each is told by itself.
 func (c *core) settled(s statement, part []*lease, fates []Fate, now time.Time) (recorded int, do actions) {
 	c.outbox.failures[s] = 0
 	return c.settle(part, fates, now)
@@ -275,8 +275,8 @@ func (c *core) settle(part []*lease, fates []Fate, now time.Time) (recorded int,
 	return recorded, do
 }
 
-// longBusy returns a lease whose outcome has waited for a row for long, and how many there are; nil if
-// there is none.
+// longBusy returns a lease whose outcome has waited for a row for long, and how many there are; nil
+// if there is none.
 func (c *core) longBusy(now time.Time) (first *lease, n int) {
 	for _, state := range []leaseState{leaseEnding, leaseAbandoned} {
 		for _, l := range c.leases.in[state] {

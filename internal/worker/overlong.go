@@ -45,8 +45,8 @@ func (c *core) overlongLeases(now time.Time) (late []*lease) {
 	return late
 }
 
-// sayOverlong says which handlers may hang, and where they are, until ctx ends: of each job once, and
-// of one at a time, because the stack costs a look at all goroutines.
+// sayOverlong says which handlers may hang, and where they are, until ctx ends: of each job once,
+// and of one at a time, because the stack costs a look at all goroutines.
 func (w *Worker) sayOverlong(ctx context.Context) {
 	for sleep(ctx, overlongEvery) {
 		w.mu.Lock()

@@ -21,7 +21,8 @@ type chaos struct {
 	random *rand.Rand
 	over   bool
 	done   map[int64]bool // jobs that a handler has completed
-	// requested are the leases under which jobs were locked when their end was requested: "", by nobody.
+	// requested are the leases under which jobs were locked when their end was requested: "", by
+	// nobody.
 	requested map[int64]string
 	ran       []wire.Lease // that handlers have started under since
 }

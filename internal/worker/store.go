@@ -108,8 +108,8 @@ type Store interface {
 	// enqueues or claims, for the log.
 	Survey(ctx context.Context) (Surveyed, error)
 
-	// Requested returns of which of these jobs somebody has requested the end. It also deletes jobs that
-	// are to end and that nobody runs: after an error, what it has found of the others counts.
+	// Requested returns of which of these jobs somebody has requested the end. It also deletes jobs
+	// that are to end and that nobody runs: after an error, what it has found of the others counts.
 	Requested(ctx context.Context, jobs []int64) (Requests, error)
 
 	// Listen connects, calls ready, and then on for each notification, until ctx ends or the

@@ -7,8 +7,9 @@ import (
 	"time"
 )
 
-// A handler that ignores the end of its context keeps its job, with the job's queue and key: no other
-// run may begin beside it. It does not keep its slot: a task that hangs must not stop the others.
+// A handler that ignores the end of its context keeps its job, with the job's queue and key: no
+// other run may begin beside it. It does not keep its slot: a task that hangs must not stop the
+// others.
 const (
 	stuckGrace = 30 * time.Second // from the end of a handler's context until it counts as stuck
 	stuckEvery = 5 * time.Second  // between two looks for such handlers, and two lines about them
@@ -65,8 +66,9 @@ func (c *core) stuckJobs(now time.Time) (jobs []StuckJob) {
 
 // giveSlots notes whose contexts have ended, and gives the slots of stuck handlers to others. It
 // returns how many. Time counts from when the end was seen: a process that was frozen through both
-// has given its handlers no time to return. No more slots are given than there are, so twice as many
-// handlers run at most; further ones that are stuck keep theirs. A worker that stops gives none.
+// has given its handlers no time to return. No more slots are given than there are, so twice as
+// many handlers run at most; further ones that are stuck keep theirs. A worker that stops gives
+// none.
 func (c *core) giveSlots(now time.Time) (slots int, do actions) {
 	if c.state != StateRunning {
 		return 0, do
@@ -103,8 +105,8 @@ func (c *core) endOf(l *lease, now time.Time) error {
 	return nil
 }
 
-// giveSlots gives the slots of stuck handlers to others, and says of each such handler once where it
-// is, one at a time, because the stack costs a look at all goroutines. It ends with ctx; jobs is
+// giveSlots gives the slots of stuck handlers to others, and says of each such handler once where
+// it is, one at a time, because the stack costs a look at all goroutines. It ends with ctx; jobs is
 // what the contexts of jobs derive from.
 func (w *Worker) giveSlots(ctx, jobs context.Context) {
 	for sleep(ctx, stuckEvery/time.Duration(max(w.config.Hurry, 1))) {

@@ -174,8 +174,8 @@ func TestStuckHandlersGiveTheirSlots(t *testing.T) {
 	}
 }
 
-// As many slots are given as the worker has: no more than twice as many handlers run. When a handler
-// returns whose slot was given, that of another one is.
+// As many slots are given as the worker has: no more than twice as many handlers run. When a
+// handler returns whose slot was given, that of another one is.
 func TestStuckHandlersAreBounded(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -252,9 +252,9 @@ func TestStuckWhateverHasEndedTheContext(t *testing.T) {
 	}
 }
 
-// A stuck handler keeps its job, with its queue and its key, for as long as its worker lives: nothing
-// runs beside it, whatever becomes of locks that are 4 hours old. So it is with a transactional one,
-// whose lock is not renewed before its context has ended.
+// A stuck handler keeps its job, with its queue and its key, for as long as its worker lives:
+// nothing runs beside it, whatever becomes of locks that are 4 hours old. So it is with a
+// transactional one, whose lock is not renewed before its context has ended.
 func TestNothingRunsBesideAStuckHandler(t *testing.T) {
 	t.Parallel()
 	for name, changes := range map[string]func(*setup){

@@ -83,8 +83,8 @@ func WithPoolSize(connections int) Option {
 	return optionFunc(func(c *config) { c.poolSize = connections })
 }
 
-// WithTracer sets the tracer of [Database.Pool]'s connections, such as testutil.FaultTracer. Default:
-// none.
+// WithTracer sets the tracer of [Database.Pool]'s connections, such as testutil.FaultTracer.
+// Default: none.
 func WithTracer(tracer pgx.QueryTracer) Option {
 	return optionFunc(func(c *config) { c.tracer = tracer })
 }

@@ -458,8 +458,8 @@ func (r *rig) eachEnd(test func(name string, end func(...*wire.Job) []worker.Fat
 	})
 }
 
-// canceledFate checks the fate of a lease whose job was deleted because its end was requested. Who has
-// requested it, is not known of a job that has succeeded.
+// canceledFate checks the fate of a lease whose job was deleted because its end was requested. Who
+// has requested it, is not known of a job that has succeeded.
 func (r *rig) canceledFate(what string, fate worker.Fate) {
 	r.t.Helper()
 	if fate.Kind != worker.FateCanceled || fate.Due != 0 || fate.Request != because && fate.Request != (worker.Request{}) {
@@ -483,8 +483,8 @@ func (r *rig) toldOf(what string, told []worker.CanceledJob, want ...int64) {
 	}
 }
 
-// gone checks that nothing is left of a cancelled job: no row, no dead letter, and, at the latest when
-// somebody looks, no request.
+// gone checks that nothing is left of a cancelled job: no row, no dead letter, and, at the latest
+// when somebody looks, no request.
 func (r *rig) gone(what string, id int64) {
 	r.t.Helper()
 	if row, ok := r.Job(id); ok {

@@ -50,8 +50,12 @@ func (x *executor) transact(ctx context.Context, route route, claimed *wire.Job,
 			return
 		case <-time.After(rand.N(txPause << (run - 1))):
 		}
-		if held, err := x.transactions.Holds(ctx, claimed.Lease); err == nil && !held {
-			*outcome = worker.Outcome{Kind: worker.OutcomeReturned} // which finds that the lease is lost
+		switch err := x.transactions.Standing(ctx, claimed.Lease); {
+		case errors.Is(err, worker.ErrLeaseLost):
+			*outcome = worker.Outcome{Kind: worker.OutcomeReturned} // which finds that it is
+			return
+		case errors.Is(err, worker.ErrCanceled):
+			*outcome = worker.Outcome{Kind: worker.OutcomeCanceled}
 			return
 		}
 	}

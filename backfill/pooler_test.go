@@ -12,15 +12,15 @@ import (
 	"github.com/backfillhq/go/testutil/pgtest"
 )
 
-// withExecMode says how a pool sends its statements.
-func withExecMode(t *testing.T, databaseURL, mode string) string {
+// unprepared says that a pool prepares no statements.
+func unprepared(t *testing.T, databaseURL string) string {
 	t.Helper()
 	u, err := url.Parse(databaseURL)
 	if err != nil {
 		t.Fatal(err)
 	}
 	query := u.Query()
-	query.Set("default_query_exec_mode", mode)
+	query.Set("default_query_exec_mode", "exec")
 	u.RawQuery = query.Encode()
 	return u.String()
 }
@@ -41,7 +41,7 @@ func TestThroughAPooler(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
 	through := dbtest.Pooler(t, db.URL, "transaction", 3)
-	client := openURL(t, withExecMode(t, through, "exec"))
+	client := openURL(t, unprepared(t, through))
 	for range 3 {
 		enqueue(t, client, &backfill.Task[mailArgs]{Name: "send_email"}, mailArgs{})
 	}
@@ -70,7 +70,7 @@ func TestThroughAPooler(t *testing.T) {
 func TestListeningBehindAPooler(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
-	client := openURL(t, withExecMode(t, dbtest.Pooler(t, db.URL, "transaction", 3), "exec"))
+	client := openURL(t, unprepared(t, dbtest.Pooler(t, db.URL, "transaction", 3)))
 	task, registry := taskOf("send_email", ignore)
 	for name, test := range map[string]struct {
 		opts     []backfill.WorkerOption
@@ -155,7 +155,7 @@ func TestPoolerRestarts(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
 	pooler := dbtest.NewPgBouncer(t, db.URL, "transaction", 5)
-	client := openURL(t, withExecMode(t, pooler.URL, "exec"))
+	client := openURL(t, unprepared(t, pooler.URL))
 	var mu sync.Mutex
 	ran := map[int]int{}
 	task, registry := taskOf("count", func(_ context.Context, n int) error {

@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/backfillhq/go/internal/pg"
+	"github.com/backfillhq/go/internal/sqlstate"
 	"github.com/backfillhq/go/internal/wire"
 	"github.com/backfillhq/go/internal/worker"
 )
@@ -229,6 +230,9 @@ var fateNames = map[worker.FateKind]string{
 func (m *leaseMachine) fates(
 	what string, leases []*heldLease, got []worker.Fate, err error, predict func(heldLease) worker.FateKind,
 ) []worker.FateKind {
+	if sqlstate.Of(err) == "21000" { // the statement would change a row twice
+		m.broken(what+": the server refuses it", err.Error())
+	}
 	must(m, err)
 	kinds, names, want := make([]worker.FateKind, len(got)), make([]string, len(got)), make([]string, len(leases))
 	for i, fate := range got {

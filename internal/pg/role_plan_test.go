@@ -40,7 +40,7 @@ func TestWorkerRolePlans(t *testing.T) {
 	}
 	texts := map[string]string{
 		"complete": query.CompleteJobs, "fail": query.FailJobs, "release": query.ReleaseJobs, "renew": query.RenewJobs, "holders": query.LeaseHolders,
-		"complete keyed": query.CompleteKeyedJobs, "bury": query.BuryJobs, "end cancelled": query.EndCanceled, "endable": query.EndableJobs, "queues": query.FreeQueues, "insert": query.InsertJob, "inserts": query.InsertJobs, "queued": query.InsertQueuedJobs,
+		"complete keyed": query.CompleteKeyedJobs, "bury": query.BuryJobs, "end cancelled": query.EndCanceled, "endable": query.EndableJobs, "standing": query.Standing, "look": query.LookAtLeases, "queues": query.FreeQueues, "insert": query.InsertJob, "inserts": query.InsertJobs, "queued": query.InsertQueuedJobs,
 		"lock keys": query.LockKeys, "supersede": query.SupersedeKeys, "upsert": query.UpsertJobs,
 	}
 	for name, text := range pg.ClaimTexts() {

@@ -84,17 +84,28 @@ func (s *sessions) state(ctx context.Context, conn *pgx.Conn, settings string) e
 // lastRow sends statements in one round trip, by the simple protocol, and returns the last row of
 // the last one.
 func lastRow(ctx context.Context, conn *pgx.Conn, statements string) ([]string, error) {
+	rows, err := lastRows(ctx, conn, statements, 1)
+	if err != nil {
+		return nil, err
+	}
+	return rows[0], nil
+}
+
+// lastRows is lastRow for each of the last n statements.
+func lastRows(ctx context.Context, conn *pgx.Conn, statements string, n int) (last [][]string, err error) {
 	results, err := conn.PgConn().Exec(ctx, statements).ReadAll()
 	if err != nil {
 		return nil, err
 	}
-	rows := results[len(results)-1].Rows
-	if len(rows) == 0 {
-		return nil, fmt.Errorf("the server returned no row for %q", strings.TrimSpace(statements))
+	for _, result := range results[len(results)-n:] {
+		if len(result.Rows) == 0 {
+			return nil, fmt.Errorf("the server returned no row for %q", strings.TrimSpace(statements))
+		}
+		var row []string
+		for _, value := range result.Rows[len(result.Rows)-1] {
+			row = append(row, string(value))
+		}
+		last = append(last, row)
 	}
-	var row []string
-	for _, value := range rows[len(rows)-1] {
-		row = append(row, string(value))
-	}
-	return row, nil
+	return last, nil
 }

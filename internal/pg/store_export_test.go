@@ -214,5 +214,5 @@ func (a *Admin) RequeueInDoubt(ctx context.Context, place DeadLetterPlace, jobID
 // error.
 func (s *Store) Settle(ctx context.Context, lease wire.Lease, xid int64, err error) error {
 	j := &JobTx{owner: &JobTransactions{store: s}, lease: lease, ctx: ctx}
-	return j.settle(err, query.CompleteInTxRow{Xid: xid})
+	return j.settle(err, guarded{CompleteInTxRow: query.CompleteInTxRow{Xid: xid}})
 }

@@ -6,6 +6,7 @@ package pg
 import (
 	"context"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -65,10 +66,14 @@ func readTime(sql, clock string) string {
 // $1.
 var markParams = strings.NewReplacer("$1", "\x001", "$2", "\x002")
 
-// inline renders a statement with two literals in the places of its parameters, which a message of
-// several statements cannot have.
-func (t *texts) inline(sql, first, second string) string {
-	return strings.NewReplacer("\x001", first, "\x002", second).Replace(t.render(markParams.Replace(sql)))
+// inline renders a statement with literals in the places of its parameters, at most two, which a
+// message of several statements cannot have.
+func (t *texts) inline(sql string, literals ...string) string {
+	var pairs []string
+	for i, literal := range literals {
+		pairs = append(pairs, "\x00"+strconv.Itoa(i+1), literal)
+	}
+	return strings.NewReplacer(pairs...).Replace(t.render(markParams.Replace(sql)))
 }
 
 // renderer is a DBTX that renders each statement on its way to the database.

@@ -16,6 +16,7 @@ import (
 	"github.com/backfillhq/go/internal/pg/query"
 	"github.com/backfillhq/go/internal/sqlstate"
 	"github.com/backfillhq/go/internal/wire"
+	"github.com/backfillhq/go/internal/worker"
 )
 
 const (
@@ -145,18 +146,25 @@ func (t *JobTransactions) close() {
 	}
 }
 
-// Holds reports whether a job is still leased, before it is run once more.
-func (t *JobTransactions) Holds(ctx context.Context, lease wire.Lease) (bool, error) {
-	asking, cancel := context.WithTimeout(ctx, settledTimeout)
-	defer cancel()
+// Standing says why a job is not to be run once more: worker.ErrLeaseLost or worker.ErrCanceled. An
+// error that is neither says that nobody knows. Call it when the job's transaction is over: as long
+// as that has a session, there may be no other one behind a pooler.
+func (t *JobTransactions) Standing(ctx context.Context, lease wire.Lease) error {
 	if t.inside != nil {
-		return true, nil // nobody else sees it
+		return nil // nobody else sees it
 	}
-	rows, err := t.store.queries.LeaseHolders(asking, []int64{lease.ID})
-	if err != nil {
-		return false, fmt.Errorf("ask for the job's lease: %w", err)
+	ctx, cancel := context.WithTimeout(ctx, settledTimeout)
+	defer cancel()
+	row, err := t.store.queries.Standing(ctx, query.StandingParams{ID: lease.ID, Token: lease.Token})
+	switch {
+	case err != nil:
+		return fmt.Errorf("ask for the job's lease: %w", err)
+	case !row.Held:
+		return worker.ErrLeaseLost
+	case row.Requested:
+		return worker.ErrCanceled
 	}
-	return len(rows) == 1 && rows[0].LockedBy.String == lease.Token, nil
+	return nil
 }
 
 // IsConflict reports whether the server has ended a transaction because of others that ran beside

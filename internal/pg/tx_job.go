@@ -53,13 +53,20 @@ type jobTransaction interface {
 	// caught returns the error that has aborted it, or ErrTxEnded; nil: neither is known.
 	caught() error
 	// guard sends the guard's statements once.
-	guard(ctx context.Context) (query.CompleteInTxRow, error)
+	guard(ctx context.Context) (guarded, error)
 	// commit sends COMMIT. It reports whether what it returns is what became of the transaction.
 	commit(ctx context.Context) (sure bool, err error)
 	// abort rolls it back, unless it is over, and gives the connection back.
 	abort()
 	// kill ends it while somebody may be using it.
 	kill()
+}
+
+// guarded is what the guard's statements have said.
+type guarded struct {
+	query.CompleteInTxRow
+
+	requested bool // the end of the job
 }
 
 // refusal is why a transaction must not be committed.
@@ -135,9 +142,6 @@ func (j *JobTx) Commit() (fate worker.Fate, err error) {
 	if err != nil {
 		return fate, err
 	}
-	if err := j.checkRequested(); err != nil {
-		return fate, err
-	}
 	if j.ctx.Err() != nil {
 		return fate, context.Cause(j.ctx)
 	}
@@ -167,10 +171,11 @@ func (j *JobTx) mayCommit() error {
 	return j.over.ready()
 }
 
-// guard deletes the job's row by (id, token) and frees its queue, in the transaction (R1, R7). It
-// never waits for a row: it is tried again for a while, because whoever has the row locked may be
-// waiting for this transaction.
-func (j *JobTx) guard() (query.CompleteInTxRow, error) {
+// guard deletes the job's row by (id, token) and frees its queue, in the transaction (R1, R7), and
+// asks whether somebody has requested the end of the job. It never waits for a row: it is tried
+// again for a while, because whoever has the row locked may be waiting for this transaction. A
+// request that is stored later waits for the end of this transaction, and finds the job gone.
+func (j *JobTx) guard() (guarded, error) {
 	for until := time.Now().Add(guardPatience); ; {
 		ctx, cancel := context.WithTimeout(j.ctx, guardTimeout)
 		row, err := j.over.guard(ctx)
@@ -182,6 +187,8 @@ func (j *JobTx) guard() (query.CompleteInTxRow, error) {
 			return row, fmt.Errorf("complete the job in its transaction: %w", err)
 		case !row.Known:
 			return row, ErrTxEnded
+		case row.Ended && row.requested:
+			return row, worker.ErrCanceled
 		case row.Ended:
 			return row, nil
 		case !row.Locked:
@@ -195,31 +202,10 @@ func (j *JobTx) guard() (query.CompleteInTxRow, error) {
 	}
 }
 
-// checkRequested asks whether somebody has requested the end of the job, behind the guard, which
-// has its row locked: a request that is stored later waits for the end of this transaction, and
-// finds the job gone. It is asked over a connection of the worker's, because the snapshot of a
-// transaction at REPEATABLE READ may be older than the request.
-func (j *JobTx) checkRequested() error {
-	if j.owner.inside != nil { // nobody else can see the job
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(j.ctx, guardTimeout)
-	defer cancel()
-	requested, err := j.owner.store.queries.IsRequested(ctx, j.lease.ID)
-	switch {
-	case err != nil && j.ctx.Err() != nil:
-		return context.Cause(j.ctx)
-	case err != nil:
-		return fmt.Errorf("look for a request to cancel the job: %w: %w", errConnectionLost, err)
-	case requested:
-		return worker.ErrCanceled
-	}
-	return nil
-}
-
 // lost is for a guard that does not see the job as ours.
 func (j *JobTx) lost() error {
-	if held, err := j.owner.Holds(j.ctx, j.lease); err == nil && held {
+	j.over.abort()
+	if err := j.owner.Standing(j.ctx, j.lease); err == nil || errors.Is(err, worker.ErrCanceled) {
 		return errElsewhere
 	}
 	return worker.ErrLeaseLost
@@ -230,12 +216,12 @@ var ErrCommitUnknown = errors.New("the answer to COMMIT was lost, and the databa
 
 // settle asks for the job's row what became of a transaction whose COMMIT has ended with err. It
 // returns nil if it was committed (R35).
-func (j *JobTx) settle(err error, guarded query.CompleteInTxRow) error {
+func (j *JobTx) settle(err error, guard guarded) error {
 	var gaveUp <-chan time.Time
 	ended := j.ctx.Done()
 	pause, lost := askPause, time.Now()
 	for {
-		state, askErr := j.askState(guarded.Xid)
+		state, askErr := j.askState(guard.Xid)
 		switch {
 		case askErr != nil:
 		case !state.There && !state.Aborted: // it was the transaction that has deleted the row
@@ -245,7 +231,7 @@ func (j *JobTx) settle(err error, guarded query.CompleteInTxRow) error {
 		case state.Free:
 			return err
 		case time.Since(lost) > time.Second:
-			j.owner.endSession(guarded.Pid, guarded.Began, false)
+			j.owner.endSession(guard.Pid, guard.Began, false)
 		}
 		select {
 		case <-ended:

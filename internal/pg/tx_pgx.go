@@ -55,7 +55,7 @@ func (t *pgxTransaction) ready() error {
 
 // guard sends one message, whose statements are looked at one after the other: a role that the
 // handler has taken may not even see our tables, so that they could not be prepared.
-func (t *pgxTransaction) guard(ctx context.Context) (row query.CompleteInTxRow, err error) {
+func (t *pgxTransaction) guard(ctx context.Context) (row guarded, err error) {
 	about := func(text string) string {
 		return ";\n" + t.texts.inline(text, strconv.FormatInt(t.lease.ID, 10), literal(t.lease.Token))
 	}
@@ -63,15 +63,18 @@ func (t *pgxTransaction) guard(ctx context.Context) (row query.CompleteInTxRow, 
 	if t.lease.Keyed() {
 		message += about(query.ClearLettersInTx)
 	}
-	values, err := lastRow(ctx, t.txn.conn, message+about(query.CompleteInTx))
+	message += about(query.CompleteInTx) + ";\n" + t.texts.inline(query.RequestedInTx, strconv.FormatInt(t.lease.ID, 10))
+	rows, err := lastRows(ctx, t.txn.conn, message, 2)
 	if err != nil {
 		return row, t.lost(err)
 	}
+	values := rows[0]
 	pid, err := strconv.ParseInt(values[3], 10, 32)
 	if err != nil {
 		return row, err
 	}
-	row = query.CompleteInTxRow{Ended: values[0] == "t", Locked: values[1] == "t", Known: values[2] == "t", Pid: int32(pid)}
+	row.Ended, row.Locked, row.Known, row.Pid = values[0] == "t", values[1] == "t", values[2] == "t", int32(pid)
+	row.requested = rows[1][0] == "t"
 	if row.Began, err = strconv.ParseInt(values[4], 10, 64); err != nil {
 		return row, err
 	}

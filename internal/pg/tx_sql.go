@@ -125,8 +125,8 @@ func (s *sqlTransaction) caught() error {
 }
 
 // guard sends its statements one after the other, so each is prepared after those before it.
-func (s *sqlTransaction) guard(ctx context.Context) (query.CompleteInTxRow, error) {
-	var row, none query.CompleteInTxRow
+func (s *sqlTransaction) guard(ctx context.Context) (guarded, error) {
+	var row, none guarded
 	about := []any{s.job.ID, s.job.Token}
 	statements := []statement{{text: s.text(query.PrepareGuard)}}
 	if s.job.Keyed() {
@@ -134,6 +134,8 @@ func (s *sqlTransaction) guard(ctx context.Context) (query.CompleteInTxRow, erro
 	}
 	statements = append(statements, statement{text: s.text(query.CompleteInTx), args: about, read: func(rows rows) error {
 		return readRow(rows, &row.Ended, &row.Locked, &row.Known, &row.Pid, &row.Began, &row.Xid)
+	}}, statement{text: s.text(query.RequestedInTx), args: []any{s.job.ID}, read: func(rows rows) error {
+		return readRow(rows, &row.requested)
 	}})
 	switch err := s.run(ctx, statements...); {
 	case err == nil:

@@ -83,9 +83,6 @@ select exists (select from graphile_worker.backfill_cancels)::boolean as some,
        array(select c.reason from graphile_worker.backfill_cancels as c
               where c.job_id = any(@ids::bigint[]) order by c.job_id)::text[] as reasons;
 
--- name: IsRequested :one
-select exists (select from graphile_worker.backfill_cancels as c where c.job_id = @id::bigint)::boolean as requested;
-
 -- name: CancelJobs :many
 -- Deletes those of these jobs that wait, suspects among them, and stores requests for those that workers of
 -- ours have. A row that somebody has locked is left as it is. stored are jobs whose requests were stored
@@ -142,11 +139,18 @@ select u.id::bigint as id, exists (select from ended where ended.id = u.id)::boo
 -- name: LookAtLeases :many
 -- The state of jobs, as it is while nobody changes them: one whose row is locked is not free, and asked for
 -- again. requested_at is that of its request. failed: no attempts are left.
+--
+-- The row of a leased job with a request is updated, to itself. A transaction whose snapshot is older than the
+-- request does not see that; from now on, it cannot delete the row either (40001).
 with free as materialized (
   select j.id, j.locked_by, j.locked_at, j.is_available from graphile_worker._private_jobs as j
    where j.id = any(@ids::bigint[]) order by j.id for update skip locked
+), touched as (
+  update graphile_worker._private_jobs as j set locked_by = j.locked_by from free
+   where j.id = free.id and free.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+\.[0-9]{1,9}k?$'
+     and exists (select from graphile_worker.backfill_cancels as c where c.job_id = free.id)
 )
-select u.id::bigint as id, exists (select from graphile_worker._private_jobs as j where j.id = u.id)::boolean as there,
+select u.id::bigint as id, ((select j.id from graphile_worker._private_jobs as j where j.id = u.id) is not null)::boolean as there,   -- of "exists", all ids are read
        (free.id is not null)::boolean as free, coalesce(free.locked_by, '')::text as locked_by,
        coalesce(free.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+\.[0-9]{1,9}k?$', false)::boolean as ours,
        (free.id is not null and not free.is_available and free.locked_at is null and free.locked_by is null)::boolean as failed,

@@ -71,6 +71,18 @@ select exists (select from ended)::pg_catalog.bool as ended,
        (extract(epoch from pg_catalog.transaction_timestamp()) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8 as began,
        pg_catalog.txid_current()::pg_catalog.int8 as xid;
 
+-- name: RequestedInTx :one
+-- Goes behind the guard, which has the job's row locked, and tells whether the end of the job was requested. At
+-- READ COMMITTED its snapshot is younger than that lock; above, LookAtLeases has updated the row, and the guard
+-- has failed.
+select exists (select from graphile_worker.backfill_cancels as c
+                where c.job_id OPERATOR(pg_catalog.=) @id::pg_catalog.int8)::pg_catalog.bool as requested;
+
+-- name: Standing :one
+-- Whether a lease is held, and whether the end of its job was requested.
+select exists (select from graphile_worker._private_jobs as j where j.id = @id::bigint and j.locked_by = @token::text)::boolean as held,
+       exists (select from graphile_worker.backfill_cancels as c where c.job_id = @id)::boolean as requested;
+
 -- name: LeaseState :one
 -- Says whether a job is there, whether a lease of it is held, and whether its row is free. While a
 -- transaction that has deleted the row is not over, the lease is held, and its row is not free. aborted says

@@ -219,3 +219,41 @@ func (q *Queries) PrepareGuard(ctx context.Context) error {
 	_, err := q.db.Exec(ctx, PrepareGuard)
 	return err
 }
+
+const RequestedInTx = `-- name: RequestedInTx :one
+select exists (select from graphile_worker.backfill_cancels as c
+                where c.job_id OPERATOR(pg_catalog.=) $1::pg_catalog.int8)::pg_catalog.bool as requested
+`
+
+// Goes behind the guard, which has the job's row locked, and tells whether the end of the job was requested. At
+// READ COMMITTED its snapshot is younger than that lock; above, LookAtLeases has updated the row, and the guard
+// has failed.
+func (q *Queries) RequestedInTx(ctx context.Context, id int64) (bool, error) {
+	row := q.db.QueryRow(ctx, RequestedInTx, id)
+	var requested bool
+	err := row.Scan(&requested)
+	return requested, err
+}
+
+const Standing = `-- name: Standing :one
+select exists (select from graphile_worker._private_jobs as j where j.id = $1::bigint and j.locked_by = $2::text)::boolean as held,
+       exists (select from graphile_worker.backfill_cancels as c where c.job_id = $1)::boolean as requested
+`
+
+type StandingParams struct {
+	ID    int64
+	Token string
+}
+
+type StandingRow struct {
+	Held      bool
+	Requested bool
+}
+
+// Whether a lease is held, and whether the end of its job was requested.
+func (q *Queries) Standing(ctx context.Context, arg StandingParams) (StandingRow, error) {
+	row := q.db.QueryRow(ctx, Standing, arg.ID, arg.Token)
+	var i StandingRow
+	err := row.Scan(&i.Held, &i.Requested)
+	return i, err
+}

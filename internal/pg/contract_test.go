@@ -22,10 +22,13 @@ import (
 func TestStoreContract(t *testing.T) {
 	t.Parallel()
 	const nothing, dropIndex = "select 1", "drop index graphile_worker.backfill_jobs_queue_idx"
-	for name, test := range map[string]struct{ change, mode string }{
-		"indexed": {nothing, ""}, "without the index on queues": {dropIndex, ""},
-		"through a transaction pooler": {nothing, "exec"}, "through one, by the simple protocol": {nothing, "simple_protocol"},
-		"through one, as for prepared statements": {dropIndex, "cache_statement"},
+	for name, test := range map[string]struct {
+		change, mode string
+		sessions     int // of the pooler; with one, who has it must not wait for another
+	}{
+		"indexed": {nothing, "", 0}, "without the index on queues": {dropIndex, "", 0},
+		"through a transaction pooler": {nothing, "exec", 3}, "through one, by the simple protocol": {nothing, "simple_protocol", 1},
+		"through one, as for prepared statements": {dropIndex, "cache_statement", 3},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -34,7 +37,7 @@ func TestStoreContract(t *testing.T) {
 				db := contractDB{t, database.Pool(), database.Pool()}
 				dbtest.Run(t, db.pool, test.change)
 				if test.mode != "" {
-					through := dbtest.Pooler(t, database.URL, "transaction", 3, "server_round_robin = 1")
+					through := dbtest.Pooler(t, database.URL, "transaction", test.sessions, "server_round_robin = 1")
 					db.workers = newPool(t, withParameter(t, through, "default_query_exec_mode", test.mode), nil)
 				}
 				return db

@@ -187,7 +187,7 @@ func writeOutcome(cmd *cli.Command, verb letterVerb, o backfill.DeadLetterOutcom
 		}
 		_ = writeJSON(w, line) // whoever does not read on does not keep the others from being done
 	case o.Skip != "":
-		fmt.Fprintf(w, "%d\tskipped: %s\n", o.ID, why(o))
+		fmt.Fprintf(w, "%d\tskipped: %s\n", o.ID, whySkipped(o))
 	case o.JobID != 0:
 		fmt.Fprintf(w, "%d\t%s as job %d\n", o.ID, done, o.JobID)
 	default:
@@ -195,8 +195,8 @@ func writeOutcome(cmd *cli.Command, verb letterVerb, o backfill.DeadLetterOutcom
 	}
 }
 
-// why says in words why a dead letter was skipped.
-func why(o backfill.DeadLetterOutcome) string {
+// whySkipped says in words why a dead letter was skipped.
+func whySkipped(o backfill.DeadLetterOutcome) string {
 	switch o.Skip {
 	case backfill.SkipGone:
 		return "there is no such dead letter"

@@ -1,6 +1,7 @@
 // Backfill is the operator's command for the job queue of package backfill.
 //
 //	backfill migrate    install or upgrade the tables, show their SQL, verify them, give rights to roles
+//	backfill why        say why a job does not run, or what it is doing
 //	backfill dlq        list, show, requeue and delete dead letters
 //	backfill pause      keep the jobs of a task or a queue from starting, or list what is paused
 //	backfill resume     let them start again
@@ -52,7 +53,7 @@ func run(ctx context.Context, arguments []string, stdin io.Reader, stdout, stder
 		Writer:    stdout,
 		ErrWriter: stderr,
 		Commands: []*cli.Command{
-			migrateCommand(), dlqCommand(), pauseCommand(), resumeCommand(), unlockCommand(), helpCommand(),
+			migrateCommand(), whyCommand(), dlqCommand(), pauseCommand(), resumeCommand(), unlockCommand(), helpCommand(),
 		},
 		OnUsageError:   onUsageError,
 		ExitErrHandler: func(context.Context, *cli.Command, error) {}, // below
@@ -78,7 +79,7 @@ func run(ctx context.Context, arguments []string, stdin io.Reader, stdout, stder
 	return exitProblem
 }
 
-var errUnknownCommand = usageError{errors.New("unknown command: want migrate, dlq, pause, resume or unlock")}
+var errUnknownCommand = usageError{errors.New("unknown command: want migrate, why, dlq, pause, resume or unlock")}
 
 // helpCommand replaces the library's, which repeats arguments that it does not know.
 func helpCommand() *cli.Command {

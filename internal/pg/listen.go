@@ -22,13 +22,15 @@ const (
 	channelMigrate = "worker:migrate"
 	channelPing    = "backfill:ping"
 	channelCancel  = "backfill:cancel"
+	channelAsk     = "backfill:ask"
 )
 
 const listenStatements = `
 listen "` + channelJobs + `";
 listen "` + channelMigrate + `";
 listen "` + channelPing + `";
-listen "` + channelCancel + `"`
+listen "` + channelCancel + `";
+listen "` + channelAsk + `"`
 
 // overlap is how long a listener that is replaced is still read beside its successor.
 const overlap = 100 * time.Millisecond
@@ -117,9 +119,16 @@ func understand(notification *pgconn.Notification) (n worker.Notification, ok bo
 		return worker.Notification{Kind: worker.NotifyPing, Payload: notification.Payload}, true
 	case channelCancel:
 		return worker.Notification{Kind: worker.NotifyCancel}, true
+	case channelAsk:
+		return worker.Notification{Kind: worker.NotifyAsk, Payload: notification.Payload}, true
 	default:
 		return n, false
 	}
+}
+
+// Answer implements worker.Store.
+func (s *Store) Answer(ctx context.Context, channel, text string) error {
+	return s.queries.Notify(ctx, query.NotifyParams{Channel: channel, Payload: text})
 }
 
 // Ping implements worker.Store. A server that takes no writes is an error: its listener would hear

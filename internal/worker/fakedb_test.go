@@ -36,6 +36,7 @@ type fakeDB struct {
 	canceled   map[int64]int
 	refused    map[int64]bool       // changes of these rows are refused
 	sweptAt    map[string]time.Time // when a worker last began to sweep for all
+	answers    []string             // to operators: channel, and what was said
 	lastID     int64
 	violations []string
 }

@@ -24,6 +24,7 @@ const (
 	opRenew    = "renew"
 	opListen   = "listen"
 	opPing     = "ping"
+	opAnswer   = "answer"
 	opSchema   = "schema"
 	opSweep    = "sweep"
 	opReclaim  = "reclaim"
@@ -396,6 +397,15 @@ func (s *fakeStore) Ping(ctx context.Context, payload string) error {
 		if !s.dropped {
 			s.db.notify(worker.Notification{Kind: worker.NotifyPing, Payload: payload})
 		}
+		return nil
+	})
+}
+
+func (s *fakeStore) Answer(ctx context.Context, channel, text string) error {
+	return s.do(ctx, call{Op: opAnswer}, func() []int64 {
+		s.db.mu.Lock()
+		defer s.db.mu.Unlock()
+		s.db.answers = append(s.db.answers, channel+" "+text)
 		return nil
 	})
 }

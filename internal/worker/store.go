@@ -118,6 +118,8 @@ type Store interface {
 	// Ping sends a notification of kind NotifyPing with this payload to every listener of the
 	// database, ourselves included.
 	Ping(ctx context.Context, payload string) error
+	// Answer sends a text to whoever listens on a channel.
+	Answer(ctx context.Context, channel, text string) error
 	// CheckSchema reports a schema that this build must not work on, after another process has
 	// migrated it. That it could not look is not an error: claims will tell.
 	CheckSchema(ctx context.Context) error
@@ -324,7 +326,7 @@ type HeldLocks struct {
 // Notification is something that a listener heard.
 type Notification struct {
 	Kind    NotificationKind
-	Payload string // of a NotifyPing
+	Payload string // of a NotifyPing or NotifyAsk
 }
 
 // NotificationKind tells notifications apart.
@@ -336,6 +338,7 @@ const (
 	NotifyMigrate                             // a migration with breaking changes was installed
 	NotifyPing                                // a listener proves itself
 	NotifyCancel                              // the end of a job was requested
+	NotifyAsk                                 // an operator asks where a job is, as Asked in JSON
 )
 
 // wasRefused reports whether the server has refused a statement, so that it has changed nothing.

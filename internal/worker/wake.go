@@ -104,6 +104,8 @@ func (w *Worker) listenOnce(ctx context.Context) (proven bool, err error) {
 			signal(w.check)
 		case NotifyCancel:
 			signal(w.cancels)
+		case NotifyAsk:
+			w.ask(n.Payload)
 		case NotifyPing:
 			if n.Payload == self {
 				signal(proofs)

@@ -130,6 +130,7 @@ type Worker struct {
 	pulse    chan struct{} // a heartbeat is to be sent now; capacity 1
 	looks    chan struct{} // the other workers' rows were read; capacity 1
 	cancels  chan struct{} // the end of a job was requested; capacity 1
+	asks     chan Asked    // operators' questions
 	asides   chan func()   // what heartbeats and the fence have to say
 	prove    chan struct{} // the listener is to prove itself now; capacity 1
 	check    chan struct{} // the schema may have changed; capacity 1
@@ -167,6 +168,7 @@ func New(store Store, config Config) *Worker {
 		config: config, store: store, troubles: newTroubles(config.Explain), core: newCore(config),
 		times: newLeaseTimes(config.Hurry), observer: newObserver(newLeaseTimes(config.Hurry)),
 		kick: make(chan struct{}, 1), flush: make(chan struct{}, 1), pulse: make(chan struct{}, 1), looks: make(chan struct{}, 1), cancels: make(chan struct{}, 1),
+		asks:  make(chan Asked, mostAsks),
 		prove: make(chan struct{}, 1), check: make(chan struct{}, 1), asides: make(chan func(), maxAsides),
 	}
 	w.ready.L = &w.mu
@@ -204,6 +206,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	background.Go(func() { w.fenceOnTime(upkeep) })
 	background.Go(func() { w.sayOverlong(upkeep) })
 	background.Go(func() { w.watchCancels(upkeep) })
+	background.Go(func() { w.answerAsks(upkeep) })
 	background.Go(func() { w.giveSlots(upkeep, jobs) })
 	if !w.config.Once {
 		if w.pollsOnly() {

@@ -1,3 +1,6 @@
+-- name: Notify :exec
+select pg_notify(@channel::text, @payload::text);
+
 -- name: Ping :one
 -- Notifies, and tells whether the server takes writes, and its time.
 select current_setting('transaction_read_only')::boolean as read_only,

@@ -7,6 +7,20 @@ import (
 	"context"
 )
 
+const Notify = `-- name: Notify :exec
+select pg_notify($1::text, $2::text)
+`
+
+type NotifyParams struct {
+	Channel string
+	Payload string
+}
+
+func (q *Queries) Notify(ctx context.Context, arg NotifyParams) error {
+	_, err := q.db.Exec(ctx, Notify, arg.Channel, arg.Payload)
+	return err
+}
+
 const Ping = `-- name: Ping :one
 select current_setting('transaction_read_only')::boolean as read_only,
        (extract(epoch from clock_timestamp()) * 1000000)::bigint as now_us

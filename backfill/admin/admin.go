@@ -1,0 +1,57 @@
+// Package admin answers what operators ask about a database of jobs: why one does not run, and what
+// it does. It reads Graphile Worker's tables, with those of backfill or without, in revisions 18 to
+// 20 and newer ones that are not breaking, also on a standby, through a transaction pooler, and as a
+// role that may read only some of it. It needs no worker and no line of Go in the fleet.
+package admin
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/backfillhq/go/internal/pg"
+)
+
+// answerTimeout is how long an answer may take, whatever the database does.
+const answerTimeout = 5 * time.Second
+
+// Admin answers over connections of its own, two at most. It is safe for use by several goroutines.
+type Admin struct {
+	pool   *pgxpool.Pool
+	schema string
+}
+
+// Option changes an Admin.
+type Option func(*Admin)
+
+// WithSchema says which schema the jobs are in; graphile_worker unless set.
+func WithSchema(name string) Option { return func(a *Admin) { a.schema = name } }
+
+// Open returns an Admin for the database of a URL, or of the PG* variables if it is empty. It
+// connects when it is asked something. Close it.
+func Open(databaseURL string, options ...Option) (*Admin, error) {
+	a := &Admin{schema: pg.DefaultSchema}
+	for _, option := range options {
+		option(a)
+	}
+	if err := pg.CheckSchemaName(a.schema); err != nil {
+		return nil, err
+	}
+	config, err := pg.PoolConfig(databaseURL)
+	if err != nil {
+		return nil, err
+	}
+	config.MaxConns, config.MinConns, config.MinIdleConns = 2, 0, 0
+	if config.ConnConfig.RuntimeParams["application_name"] == "" {
+		config.ConnConfig.RuntimeParams["application_name"] = "backfill admin"
+	}
+	if a.pool, err = pgxpool.NewWithConfig(context.Background(), config); err != nil {
+		return nil, fmt.Errorf("open connections: %w", err)
+	}
+	return a, nil
+}
+
+// Close closes its connections.
+func (a *Admin) Close() { pg.ClosePool(a.pool) }

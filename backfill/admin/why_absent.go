@@ -1,0 +1,179 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/backfillhq/go/internal/pg"
+	"github.com/backfillhq/go/internal/pg/query"
+)
+
+// explainAbsence is for an id without a row that could be seen.
+func (e *explaining) explainAbsence() error {
+	jobs, there := e.relations[jobsTable]
+	view := e.relations[jobsView]
+	if there && !e.byView && (!jobs.Readable || jobs.Hidden) || there && e.byView && !view.Readable {
+		e.explainUnseen(jobs)
+	}
+	for _, look := range []func() error{e.lookInSchemas, e.lookInLetters, e.lookAtIDs, e.lookAtWriters} {
+		if err := look(); err != nil {
+			return err
+		}
+	}
+	if len(e.blockers) > 0 {
+		return nil
+	}
+	if !there {
+		e.block(Blocker{Code: Unseen, Text: fmt.Sprintf("The schema %s has no jobs: it has no table %s.", e.reader.Schema(), jobsTable)})
+		return nil
+	}
+	b := Blocker{Code: Gone, Text: fmt.Sprintf("There is no job %d. Its id was given out, so it is done, was removed or cancelled, or the transaction "+
+		"that enqueued it was rolled back: which of them, cannot be told.", e.id)}
+	if !e.givenOut {
+		b.Text = fmt.Sprintf("There is no job %d. It is done, was removed or cancelled, was rolled back, or has never been there: which of them, cannot be told.", e.id)
+	}
+	e.block(b)
+	return nil
+}
+
+// explainUnseen is for a role that may not read the jobs, or not all of them.
+func (e *explaining) explainUnseen(jobs query.RelationsRow) {
+	b := Blocker{Code: Unseen, Text: fmt.Sprintf("Whether there is a job %d cannot be told: role %s needs the right to select from %s, %s and %s, or from the view %s.",
+		e.id, e.server.Role, e.table(jobsTable), e.table(queuesTable), e.table(tasksTable), e.table(jobsView))}
+	if jobs.Readable {
+		b.Text = fmt.Sprintf("Role %s sees no job %d, which does not say that there is none: row level security hides jobs from it.", e.server.Role, e.id)
+	}
+	b.Remedies = []Remedy{{"Give the role what it takes to read, as the owner of the tables:", e.backfill("migrate --reader-role " + shellQuote(e.server.Role))}}
+	e.block(b)
+}
+
+// lookInSchemas looks for the id in other schemas.
+func (e *explaining) lookInSchemas() error {
+	schemas, _, err := fact(&e.reading, "other schemas", (*query.Queries).SchemasWithJobs)
+	if err != nil {
+		return err
+	}
+	var found []string
+	for _, schema := range schemas {
+		if schema.Name == e.reader.Schema() || !schema.Readable {
+			continue
+		}
+		other := e.reader.In(schema.Name)
+		there, err := pg.Fact(e.ctx, other, "the schema "+schema.Name, func(q *query.Queries, ctx context.Context) (bool, error) {
+			return q.JobExists(ctx, e.id)
+		})
+		if err != nil && !errors.Is(err, pg.ErrMissing) {
+			return err
+		}
+		if e.reader.Missing = append(e.reader.Missing, other.Missing...); there {
+			found = append(found, schema.Name)
+		}
+	}
+	if len(found) > 0 {
+		e.block(Blocker{
+			Code: OtherSchema, Schemas: found,
+			Text:     fmt.Sprintf("The schema %s has no job %d. There is one in the schema %s.", e.reader.Schema(), e.id, strings.Join(found, ", and in ")),
+			Remedies: []Remedy{{"To ask about that one:", fmt.Sprintf("backfill why --schema %s %d", shellQuote(found[0]), e.id)}},
+		})
+	}
+	return nil
+}
+
+// lookInLetters looks for a dead letter that the job has become.
+func (e *explaining) lookInLetters() error {
+	if !e.can("backfill_dlq", "dead letters") {
+		return nil
+	}
+	letters, _, err := fact(&e.reading, "dead letters", func(q *query.Queries, ctx context.Context) ([]query.WhyLettersRow, error) {
+		return q.WhyLetters(ctx, e.id)
+	})
+	if err != nil || len(letters) == 0 {
+		return err
+	}
+	l := letters[0]
+	if l.OriginalJobID != e.id { // it is a requeued one, which has ended since
+		e.notes = append(e.notes, fmt.Sprintf("It was made of dead letter %d, of job %d.", l.ID, l.OriginalJobID))
+		return nil
+	}
+	b := Blocker{
+		Code: DeadLetter, DeadLetter: l.ID, Since: timeOf(l.FailedAt),
+		Text: fmt.Sprintf("Job %d (%s) has failed for good (%s) at %s, after %d of %d attempts, and is dead letter %d.", e.id, l.Task,
+			l.FailureReason, clock(l.FailedAt.Time, e.now), l.Attempts, l.MaxAttempts, l.ID),
+	}
+	if l.LastError != "" {
+		b.Text += " The last error: " + strconv.Quote(head(l.LastError))
+	}
+	id := strconv.FormatInt(l.ID, 10)
+	if l.RequeuedJobID > 0 {
+		b.Text += fmt.Sprintf(" It was requeued as job %d.", l.RequeuedJobID)
+		b.Remedies = []Remedy{{"To see how that one stands:", e.backfill(fmt.Sprint("why ", l.RequeuedJobID))}}
+	} else {
+		b.Remedies = []Remedy{
+			{"To see it with its args:", e.backfill("dlq show " + id)},
+			{"When its cause is mended, to run it again:", e.backfill("dlq requeue " + id)},
+		}
+	}
+	e.block(b)
+	return nil
+}
+
+// lookAtIDs says whether the id was given out yet.
+func (e *explaining) lookAtIDs() error {
+	if _, there := e.relations[jobsTable]; !there || len(e.blockers) > 0 {
+		return nil
+	}
+	last, _, err := fact(&e.reading, "the last id", func(q *query.Queries, ctx context.Context) ([]int64, error) {
+		return q.LastID(ctx, e.reader.Schema())
+	})
+	switch {
+	case err != nil:
+		return err
+	case len(last) == 0:
+		e.miss("the last id that was given out", "role "+e.server.Role+" needs the right to select from "+e.table("jobs_id_seq1"))
+	case e.id > last[0]:
+		e.block(Blocker{Code: NotGivenOut, Text: fmt.Sprintf("There is no job %d, and never was: the last id that was given out in the schema %s is %d.",
+			e.id, e.reader.Schema(), last[0])})
+	default:
+		e.givenOut = true
+	}
+	return nil
+}
+
+// lookAtWriters looks for transactions that may have made the job and are open.
+func (e *explaining) lookAtWriters() error {
+	jobs, there := e.relations[jobsTable]
+	if !there || len(e.blockers) > 0 {
+		return nil
+	}
+	rows, _, err := fact(&e.reading, "open transactions", func(q *query.Queries, ctx context.Context) ([]query.WhyWritersRow, error) {
+		return q.WhyWriters(ctx, jobs.Oid)
+	})
+	if err != nil || len(rows) == 0 {
+		return err
+	}
+	b := Blocker{Code: NotCommitted}
+	for _, row := range rows {
+		s := Session{PID: int(row.Pid.Int32), Role: row.Role, Application: row.Application, State: row.State, Since: row.Since.Time.UTC()}
+		if e.now.Sub(s.Since) > lockPause {
+			b.Sessions = append(b.Sessions, s)
+		}
+	}
+	if len(b.Sessions) == 0 {
+		return nil
+	}
+	b.Since = Time{Time: b.Sessions[0].Since}
+	b.Text = fmt.Sprintf("There is no job %d that others can see. It may not be committed yet, for", e.id)
+	for i, s := range b.Sessions {
+		if i > 0 {
+			b.Text += ", and"
+		}
+		b.Text += " " + e.session(s) + " has changed jobs in a transaction that is open"
+	}
+	b.Text += ". Or it is done, was removed, or rolled back."
+	b.Remedies = []Remedy{{Text: "If that transaction has enqueued it, the job runs when it is committed: see why the application keeps it open."}}
+	e.block(b)
+	return nil
+}

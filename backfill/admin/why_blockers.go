@@ -1,0 +1,633 @@
+package admin
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/backfillhq/go/internal/pg/query"
+	"github.com/backfillhq/go/internal/wire"
+)
+
+// explain finds the blockers.
+func (e *explaining) explain() error {
+	if err := e.readServer(); err != nil {
+		return err
+	}
+	if skew := e.compareClocks(); skew != "" {
+		e.notes = append(e.notes, skew)
+	}
+	if err := e.readJob(); err != nil {
+		return err
+	}
+	if !e.seen {
+		return e.explainAbsence()
+	}
+	if !e.byView {
+		if err := e.readWorkers(); err != nil {
+			return err
+		}
+	}
+	if e.job.LockedAt.Valid {
+		return e.explainLock()
+	}
+	// In the order in which a claim asks. What follows is about jobs that can run at all.
+	for _, condition := range []func() error{e.checkTask, e.checkAttempts, e.checkDue, e.checkQueue, e.checkPauses, e.checkFlags, e.checkLocks} {
+		if err := condition(); err != nil {
+			return err
+		}
+	}
+	if e.byView {
+		if len(e.blockers) == 0 {
+			e.block(Blocker{Code: Unseen, Text: fmt.Sprintf("Job %d (%s) is due, and not locked. What keeps it from running, this role may not see.", e.id, e.job.Task)})
+		}
+		return nil
+	}
+	return e.checkWorkers()
+}
+
+func (e *explaining) block(b Blocker) { e.blockers = append(e.blockers, b) }
+
+// explanation puts together what was found.
+func (e *explaining) explanation() *Explanation {
+	x := &Explanation{
+		At: e.now, Schema: e.reader.Schema(), JobID: e.id, Blocker: e.blockers[0], Then: e.blockers[1:], Notes: e.notes,
+	}
+	for _, missing := range e.reader.Missing {
+		if m := Missing(missing); !slices.Contains(x.Missing, m) {
+			x.Missing = append(x.Missing, m)
+		}
+	}
+	if e.seen {
+		j := e.job
+		x.Job = &JobFacts{
+			Task: j.Task, Queue: j.Queue, Key: j.Key, Priority: int(j.Priority), RunAt: timeOf(j.RunAt), Attempts: int(j.Attempts),
+			MaxAttempts: int(j.MaxAttempts), LastError: j.LastError, Flags: j.Flags, Revision: int(j.Revision),
+			CreatedAt: j.CreatedAt.Time.UTC(), UpdatedAt: j.UpdatedAt.Time.UTC(), LockedAt: timeOf(j.LockedAt), LockedBy: j.LockedBy,
+		}
+	}
+	return x
+}
+
+// subject begins a sentence.
+func (e *explaining) subject() string {
+	task := e.job.Task
+	if e.job.TaskGone {
+		task = "of task id " + strconv.Itoa(int(e.job.TaskID))
+	}
+	return fmt.Sprintf("Job %d (%s)", e.id, task)
+}
+
+// explainLock is for a job that is locked.
+func (e *explaining) explainLock() error {
+	j := e.job
+	since := timeOf(j.LockedAt)
+	b := Blocker{Since: since, LockedBy: j.LockedBy}
+	_, suspect := wire.CohortOf(j.LockedBy)
+	w := e.worker(j.LockedBy)
+	if w != nil {
+		worker := newWorker(*w)
+		b.Worker = &worker
+	}
+	switch {
+	case suspect:
+		b.Code = Suspect
+		b.Text = fmt.Sprintf("%s waits for a trial: workers died that ran it, together with others, and nobody knows which of them was to blame. "+
+			"It waits %s. A Go worker that serves its task tries such jobs in small groups, when it runs nothing else.", e.subject(), since.since(e.now))
+	case j.Stale:
+		b.Code = LockStale
+		b.Text = fmt.Sprintf("%s is locked by %s %s. A lock counts for 4 hours: now any worker may take the job, and the next sweep releases it.",
+			e.subject(), j.LockedBy, since.since(e.now))
+	case w != nil && w.DeadAt.Valid:
+		b.Code = RescuePending
+		b.Text = fmt.Sprintf("%s is locked by %s, %s. Any Go worker that lives releases it, within seconds; no attempt is charged.",
+			e.subject(), e.place(w), e.life(w))
+		if _, alive := e.serving(); len(alive) == 0 {
+			b.Text += " None lives: start one."
+			b.Remedies = []Remedy{{"Start a worker, or release what the dead one has locked:", e.backfill("unlock " + w.ID)}}
+		}
+	case isOurs(j.LockedBy):
+		if err := e.explainRunning(&b, w, since); err != nil {
+			return err
+		}
+	default:
+		peers, err := e.countPeers()
+		if err != nil {
+			return err
+		}
+		b.Code, b.Until = RunningElsewhere, Time{Time: since.Time.Add(4 * time.Hour)}
+		b.Text = fmt.Sprintf("%s is locked by %s %s, which is no Go worker. Node workers have no heartbeat, so nobody can tell whether it lives. %s "+
+			"If it is gone, the job is released 4 hours after it was locked, at about %s.",
+			e.subject(), j.LockedBy, since.since(e.now), peers, clock(b.Until.Time, e.now))
+		b.Remedies = []Remedy{{
+			"If you know that the process is gone, and only then, because a job that still runs would run twice:",
+			e.backfill("unlock --force --reason 'its process is gone' " + shellQuote(j.LockedBy)),
+		}}
+	}
+	if b.Code != Superseded && !suspect && j.Attempts >= j.MaxAttempts {
+		e.notes = append(e.notes, "If it fails now, it is not tried again: this is its last attempt, or its key was taken by a newer job, or removed.")
+	}
+	e.block(b)
+	return e.noteRequest()
+}
+
+// explainRunning is for a job that a Go worker has locked.
+func (e *explaining) explainRunning(b *Blocker, w *query.WhyWorkersRow, since Time) error {
+	b.Code = Running
+	superseded := e.job.Key == "" && strings.HasSuffix(e.job.LockedBy, "k")
+	where := "worker " + strings.SplitN(e.job.LockedBy, ".", 2)[0] + ", which has no row in backfill_workers"
+	if w != nil {
+		where = e.place(w) + ", " + e.life(w)
+	}
+	b.Text = fmt.Sprintf("%s runs %s in %s.", e.subject(), since.since(e.now), where)
+	if superseded {
+		b.Code = Superseded
+		b.Text += " Its key was taken by a newer job, or removed, while it ran: if it fails, it is not tried again."
+	}
+	if w != nil && !w.DeadAt.Valid && !slices.Contains(w.Running, e.id) && silence(*w) < deadAfter {
+		b.Text += " The worker's last heartbeat does not name it: it has started or ended since, or waits for a slot there."
+	}
+	return nil
+}
+
+// noteRequest notes that somebody has cancelled the job.
+func (e *explaining) noteRequest() error {
+	if e.byView || !e.can("backfill_cancels", "requests to cancel it") {
+		return nil
+	}
+	rows, _, err := fact(&e.reading, "requests to cancel it", func(q *query.Queries, ctx context.Context) ([]query.WhyRequestsRow, error) {
+		return q.WhyRequests(ctx, e.id)
+	})
+	if len(rows) == 1 {
+		e.notes = append(e.notes, fmt.Sprintf("%s has cancelled it at %s%s: its context has ended, and when its handler returns, it is deleted.",
+			somebody(rows[0].RequestedBy), clock(rows[0].RequestedAt.Time, e.now), because(rows[0].Reason)))
+	}
+	return err
+}
+
+func somebody(name string) string {
+	if name == "" {
+		return "Somebody"
+	}
+	return name
+}
+
+func because(reason string) string {
+	if reason == "" {
+		return ""
+	}
+	return " (" + strconv.Quote(reason) + ")"
+}
+
+// countPeers says whether workers that are not ours are connected.
+func (e *explaining) countPeers() (text string, err error) {
+	n, known, err := fact(&e.reading, "the sessions of Node workers", (*query.Queries).ListenersOfPeers)
+	switch {
+	case err != nil || !known:
+		return "", err
+	case n == 0:
+		return "No session that listens as a Node worker does can be seen.", nil
+	case n == 1:
+		return "One session listens as a Node worker does.", nil
+	}
+	return fmt.Sprintf("%d sessions listen as Node workers do.", n), nil
+}
+
+func (e *explaining) checkTask() error {
+	if !e.job.TaskGone || e.byView {
+		return nil
+	}
+	table := e.table(tasksTable)
+	e.block(Blocker{
+		Code: TaskRowMissing,
+		Text: fmt.Sprintf("Job %d has the task id %d, and %s has no such row: no worker will ever take it. A cleanup that ran while the job "+
+			"was being enqueued has removed the row.", e.id, e.job.TaskID, table),
+		Remedies: []Remedy{{
+			"Give the row back, with the name of the task that the job was enqueued for:",
+			fmt.Sprintf("insert into %s (id, identifier) overriding system value values (%d, 'NAME');", table, e.job.TaskID),
+		}},
+	})
+	return nil
+}
+
+func (e *explaining) checkAttempts() error {
+	j := e.job
+	if j.Attempts < j.MaxAttempts {
+		return nil
+	}
+	b := Blocker{Code: AttemptsUsed, Text: fmt.Sprintf("%s has failed for good: no attempts are left, %d of %d are used.", e.subject(), j.Attempts, j.MaxAttempts)}
+	if j.LastError == "" {
+		b.Text += " It has no error: it was superseded by a newer job with its key, or removed, while it ran. It must not be tried again."
+	} else {
+		b.Text += " The last error: " + strconv.Quote(head(j.LastError))
+		b.Remedies = []Remedy{{"To try it again:", e.reschedule("attempts := 0")}}
+	}
+	e.block(b)
+	return nil
+}
+
+// head is the beginning of a text that may be long.
+func head(text string) string {
+	const most = 500
+	if runes := []rune(text); len(runes) > most {
+		return string(runes[:most]) + "…"
+	}
+	return text
+}
+
+// reschedule is SQL that makes the job due.
+func (e *explaining) reschedule(more string) string {
+	if more != "" {
+		more = ", " + more
+	}
+	return fmt.Sprintf("select id from %s(array[%d], run_at := now()%s);", e.table("reschedule_jobs"), e.id, more)
+}
+
+// pushes is how many enqueues under its key are worth a word.
+const pushes = 10
+
+func (e *explaining) checkDue() error {
+	j := e.job
+	if j.Due || j.Attempts >= j.MaxAttempts {
+		return nil
+	}
+	at := timeOf(j.RunAt)
+	b := Blocker{Code: NotDue, Until: at}
+	if at.Infinite != 0 {
+		b.Text = fmt.Sprintf("%s is never due: its run_at is %s.", e.subject(), at)
+	} else {
+		b.Text = fmt.Sprintf("%s is not due until %s, in %s.", e.subject(), clock(at.Time, e.now), span(at.Time.Sub(e.now)))
+	}
+	if j.Attempts > 0 && j.LastError != "" {
+		b.Text += fmt.Sprintf(" Attempt %d of %d has failed: %s", j.Attempts, j.MaxAttempts, strconv.Quote(head(j.LastError)))
+	}
+	if j.Key != "" && j.Revision >= pushes {
+		b.Text += fmt.Sprintf(" It was enqueued again %d times under its key %s in %s; each time, run_at was set anew, unless the key mode was preserve_run_at or unsafe_dedupe.",
+			j.Revision, strconv.Quote(j.Key), span(e.now.Sub(j.CreatedAt.Time)))
+	}
+	b.Remedies = []Remedy{{"To have it run now:", e.reschedule("")}}
+	e.block(b)
+	return nil
+}
+
+func (e *explaining) checkQueue() error {
+	j := e.job
+	switch {
+	case e.byView:
+		return nil
+	case j.QueueGone:
+		e.block(Blocker{
+			Code: QueueRowMissing,
+			Text: fmt.Sprintf("%s has the queue id %d, and %s has no such row: no worker will ever take it. A cleanup that ran while the job was being "+
+				"enqueued has removed the row.", e.subject(), j.QueueID, e.table(queuesTable)),
+			Remedies: []Remedy{{
+				"Give the row back, with the name of the queue:",
+				fmt.Sprintf("insert into %s (id, queue_name) overriding system value values (%d, 'NAME');", e.table(queuesTable), j.QueueID),
+			}},
+		})
+		return nil
+	case !j.QueueLockedAt.Valid:
+		return nil
+	}
+	before, err := e.readLine()
+	if err != nil {
+		return err
+	}
+	since := timeOf(j.QueueLockedAt)
+	b := Blocker{Code: QueueHeld, Since: since, LockedBy: j.QueueLockedBy, Before: before}
+	w := e.worker(j.QueueLockedBy)
+	where := j.QueueLockedBy
+	if w != nil {
+		worker := newWorker(*w)
+		b.Worker, where = &worker, e.place(w)+", "+e.life(w)
+	}
+	holder, known, err := e.readHolder()
+	if err != nil {
+		return err
+	}
+	queue := strconv.Quote(j.Queue)
+	if holder != nil {
+		b.HolderJob = holder.ID
+		b.Text = fmt.Sprintf("%s waits for its queue %s: job %d of the queue runs %s in %s.", e.subject(), queue, holder.ID,
+			timeOf(holder.LockedAt).since(e.now), where)
+	} else {
+		b.Text = fmt.Sprintf("%s waits for its queue %s, which %s has locked %s.", e.subject(), queue, where, since.since(e.now))
+	}
+	switch {
+	case holder == nil && known && w != nil && !w.DeadAt.Valid:
+		b.Text += " No job of the queue is locked: the worker frees the queue in a moment."
+	case holder == nil && known && isOurs(j.QueueLockedBy):
+		b.Text += " No job of the queue is locked: any Go worker that lives frees the queue, within seconds."
+	case holder == nil && known:
+		b.Code = QueueLocked
+		b.Text += " No job of the queue is locked: nobody frees it, before the lock is 4 hours old."
+		b.Remedies = []Remedy{{
+			"To free this queue alone:",
+			fmt.Sprintf("update %s set locked_at = null, locked_by = null where queue_name = %s and locked_by = %s;", e.table(queuesTable), sqlQuote(j.Queue), sqlQuote(j.QueueLockedBy)),
+		}}
+	case w == nil && !isOurs(j.QueueLockedBy):
+		peers, err := e.countPeers()
+		if err != nil {
+			return err
+		}
+		b.Until = Time{Time: since.Time.Add(4 * time.Hour)}
+		b.Text += fmt.Sprintf(" That is no Go worker: Node workers have no heartbeat, so nobody can tell whether it lives. %s If it is gone, the queue is released "+
+			"4 hours after it was locked, at about %s.", peers, clock(b.Until.Time, e.now))
+		b.Remedies = []Remedy{{
+			"If you know that the process is gone, and only then, because a job that still runs would run twice:",
+			e.backfill("unlock --force --reason 'its process is gone' " + shellQuote(j.QueueLockedBy)),
+		}}
+	case holder != nil && (w == nil || !w.DeadAt.Valid):
+		b.Remedies = []Remedy{{fmt.Sprintf("Nothing has to be done; to see what job %d does:", holder.ID), e.backfill(fmt.Sprint("why ", holder.ID))}}
+	}
+	if before != nil {
+		b.Text += fmt.Sprintf(" %s of the queue %s before this one.", count(*before, "more job", "more jobs"), isAre(*before))
+	}
+	e.block(b)
+	return nil
+}
+
+func count(n int64, one, many string) string {
+	switch n {
+	case 0:
+		return "No " + one
+	case 1:
+		return "1 " + one
+	}
+	return strconv.FormatInt(n, 10) + " " + many
+}
+
+func isAre(n int64) string {
+	if n <= 1 {
+		return "is"
+	}
+	return "are"
+}
+
+func (e *explaining) checkPauses() error {
+	if e.byView || !e.can("backfill_pauses", "pauses") || !e.can("backfill_queue_pauses", "pauses of queues") {
+		return nil
+	}
+	rows, _, err := fact(&e.reading, "pauses", func(q *query.Queries, ctx context.Context) ([]query.WhyPausesRow, error) {
+		return q.WhyPauses(ctx, query.WhyPausesParams{Task: e.job.Task, Queue: e.job.Queue})
+	})
+	for _, p := range rows {
+		b := Blocker{Code: Paused, Since: timeOf(p.PausedAt), Until: timeOf(p.EndsAt)}
+		by := p.PausedBy
+		if by == "" {
+			by = "somebody"
+		}
+		b.Text = fmt.Sprintf("%s waits because its %s %s is paused, %s by %s%s.", e.subject(), p.What, strconv.Quote(p.Name),
+			b.Since.since(e.now), by, because(p.Reason))
+		if !b.Until.IsZero() {
+			b.Text += fmt.Sprintf(" The pause ends at %s.", clock(b.Until.Time, e.now))
+		}
+		b.Text += " Node workers do not know pauses, and may run it."
+		resume := "resume " + shellQuote(p.Name)
+		if p.What == "queue" {
+			resume = "resume --queue " + shellQuote(p.Name)
+		}
+		b.Remedies = []Remedy{{"To end the pause:", e.backfill(resume)}}
+		e.block(b)
+	}
+	return err
+}
+
+func (e *explaining) checkFlags() error {
+	if e.byView || len(e.job.Flags) == 0 {
+		return nil
+	}
+	serving, _ := e.serving()
+	var forbidding []Worker
+	for _, w := range serving {
+		if slices.ContainsFunc(e.job.Flags, func(flag string) bool { return slices.Contains(w.Forbidden, flag) }) {
+			forbidding = append(forbidding, newWorker(w))
+		}
+	}
+	if len(serving) == 0 || len(forbidding) < len(serving) {
+		return nil
+	}
+	e.block(Blocker{
+		Code: FlagForbidden, Workers: forbidding,
+		Text: fmt.Sprintf("%s has the flags %s, and each of the %d live workers that serve its task forbids one of them.",
+			e.subject(), strings.Join(quoted(e.job.Flags), ", "), len(serving)),
+	})
+	return nil
+}
+
+func (e *explaining) checkLocks() error {
+	if e.byView {
+		return nil
+	}
+	onRow, onTable, err := e.readLockers()
+	for _, found := range []struct {
+		code     Code
+		sessions []Session
+	}{{TableLocked, onTable}, {RowLocked, onRow}} {
+		if len(found.sessions) == 0 {
+			continue
+		}
+		b := Blocker{Code: found.code, Sessions: found.sessions, Since: Time{Time: found.sessions[0].Since}}
+		b.Text = e.subject() + " cannot be taken as long as a transaction is open:"
+		for i, s := range found.sessions {
+			if i > 0 {
+				b.Text += ";"
+			}
+			b.Text += " " + e.session(s) + " has locked " + s.What
+		}
+		b.Text += "."
+		s := found.sessions[0]
+		b.Remedies = []Remedy{{
+			"End the transaction in that application. If that cannot be done, end its session; what it has done is rolled back:",
+			fmt.Sprintf("select pg_terminate_backend(%d);", s.PID),
+		}}
+		e.block(b)
+	}
+	return err
+}
+
+// checkWorkers says whether anybody takes the job.
+func (e *explaining) checkWorkers() error {
+	j := e.job
+	if j.TaskGone || j.Attempts >= j.MaxAttempts {
+		return nil // it does not matter
+	}
+	serving, alive := e.serving()
+	if len(serving) > 0 {
+		return e.checkSlots(serving)
+	}
+	peers, known, err := fact(&e.reading, "the sessions of Node workers", (*query.Queries).ListenersOfPeers)
+	if err != nil {
+		return err
+	}
+	_, readable := e.relations["backfill_workers"]
+	b := Blocker{Code: NotServed}
+	task := strconv.Quote(j.Task)
+	switch {
+	case len(alive) == 0 && known && peers == 0:
+		b.Code = NoWorker
+		b.Text = e.subject() + " waits for a worker: none is connected, neither a Go worker nor, as far as can be seen, a Node worker."
+	case len(alive) == 0:
+		b.Code = PeersUnknown
+		b.Text = fmt.Sprintf("%s waits for a worker. No Go worker lives. %s They do not say which tasks they take, so whether one takes %s is not known.",
+			e.subject(), count(peers, "session listens as a Node worker does.", "sessions listen as Node workers do."), task)
+	default:
+		b.Text = fmt.Sprintf("%s waits for a worker that knows the task %s: none of the %d Go workers that live does.", e.subject(), task, len(alive))
+		if peers > 0 {
+			b.Text += fmt.Sprintf(" %s They do not say which tasks they take.", count(peers, "session listens as a Node worker does.", "sessions listen as Node workers do."))
+		}
+	}
+	for _, w := range alive {
+		b.Workers = append(b.Workers, newWorker(w))
+	}
+	if len(alive) > 0 {
+		b.Text += " Alive is " + e.place(&alive[0])
+		if len(alive) > 1 {
+			b.Text += fmt.Sprintf(", and %d more", len(alive)-1)
+		}
+		b.Text += fmt.Sprintf("; it serves %s.", some(alive[0].Tasks))
+	}
+	for _, w := range e.workers {
+		if (w.DeadAt.Valid || w.StoppingAt.Valid) && slices.Contains(w.Tasks, j.Task) {
+			ended := timeOf(w.DeadAt)
+			if ended.IsZero() {
+				ended = timeOf(w.StoppingAt)
+			}
+			b.Text += fmt.Sprintf(" The last that did was %s, which ended at %s.", e.place(&w), clock(ended.Time, e.now))
+			break
+		}
+	}
+	if !readable {
+		b.Text += " There is no table of Go workers in this schema."
+	}
+	b.Remedies = []Remedy{{Text: "Start a worker whose code has the task " + task + "."}}
+	e.block(b)
+	return nil
+}
+
+// some names a few of a list.
+func some(names []string) string {
+	const most = 5
+	switch list := quoted(names); {
+	case len(list) == 0:
+		return "no task"
+	case len(list) > most:
+		return strings.Join(list[:most], ", ") + fmt.Sprintf(" and %d more", len(list)-most)
+	default:
+		return strings.Join(list, ", ")
+	}
+}
+
+func quoted(names []string) (list []string) {
+	for _, name := range names {
+		list = append(list, strconv.Quote(name))
+	}
+	return list
+}
+
+// checkSlots is for a job that workers serve that live.
+func (e *explaining) checkSlots(serving []query.WhyWorkersRow) error {
+	free := 0
+	var busy []string
+	b := Blocker{Code: SlotsBusy}
+	for i, w := range serving {
+		b.Workers = append(b.Workers, newWorker(w))
+		if free += max(int(w.Slots)-len(w.Running), 0); i < 5 {
+			busy = append(busy, fmt.Sprintf("; %s runs %d of %d", e.place(&w), len(w.Running), w.Slots))
+		}
+	}
+	if len(e.blockers) == 0 {
+		ahead, known, err := fact(&e.reading, "the jobs before it", func(q *query.Queries, ctx context.Context) (int64, error) {
+			return q.WhyAhead(ctx, query.WhyAheadParams{Priority: e.job.Priority, RunAt: e.job.RunAt, ID: e.id})
+		})
+		if err != nil {
+			return err
+		}
+		if known && ahead > 0 {
+			return e.explainLine(ahead, b.Workers)
+		}
+	}
+	switch {
+	case free == 0:
+		b.Text = fmt.Sprintf("%s waits for a slot: the %d workers that serve its task have none free%s.", e.subject(), len(serving), strings.Join(busy, ""))
+		b.Remedies = []Remedy{{"Raise their concurrency, or start more workers. To see what one of their jobs does:", e.backfill(fmt.Sprint("why ", firstRunning(serving)))}}
+		e.block(b)
+	case len(e.blockers) == 0:
+		b.Code = Next
+		b.Text = fmt.Sprintf("%s is due, and nothing that can be seen is in its way: %s serves it and has a free slot. It is taken within seconds.",
+			e.subject(), e.place(&serving[0]))
+		e.block(b)
+	}
+	return nil
+}
+
+func firstRunning(workers []query.WhyWorkersRow) int64 {
+	for _, w := range workers {
+		if len(w.Running) > 0 {
+			return w.Running[0]
+		}
+	}
+	return 0
+}
+
+// counted is how many jobs before a job are counted.
+const counted = 10_000
+
+// explainLine is for a job that has others before it.
+func (e *explaining) explainLine(ahead int64, workers []Worker) error {
+	rate, err := e.readRate()
+	if err != nil {
+		return err
+	}
+	b := Blocker{Code: Behind, Ahead: &ahead, Rate: rate, Workers: workers}
+	number := strconv.FormatInt(ahead, 10)
+	if ahead > counted {
+		number = "more than " + strconv.Itoa(counted)
+	}
+	noun := "jobs are"
+	if ahead == 1 {
+		noun = "job is"
+	}
+	b.Text = fmt.Sprintf("%s is due, and %s due %s before it, of a better priority number or an earlier run_at.", e.subject(), number, noun)
+	if rate > 0 {
+		left := time.Duration(float64(ahead) / rate * float64(time.Second))
+		b.Until = Time{Time: e.now.Add(left)}
+		b.Text += fmt.Sprintf(" %.1f jobs end in a second now, so its turn comes in about %s, at %s", rate, span(left), clock(b.Until.Time, e.now))
+		if ahead > counted {
+			b.Text += " or later"
+		}
+		b.Text += "."
+	} else {
+		b.Text += " No job has ended in the last second, so when its turn comes cannot be told."
+	}
+	slots, running := 0, 0
+	for _, w := range workers {
+		slots, running = slots+w.Slots, running+w.Running
+	}
+	b.Text += fmt.Sprintf(" %d workers serve its task, with %d of %d slots in use.", len(workers), running, slots)
+	b.Remedies = []Remedy{{Text: "Raise the concurrency of workers, or start more of them; or give the job a lower priority number:", Command: fmt.Sprintf(
+		"select id from %s(array[%d], priority := -1);", e.table("reschedule_jobs"), e.id)}}
+	e.block(b)
+	return nil
+}
+
+// sqlQuote and shellQuote quote a text for a command that can be pasted.
+func sqlQuote(text string) string {
+	quoted := "'" + strings.ReplaceAll(text, "'", "''") + "'"
+	if strings.Contains(text, `\`) {
+		return " E" + strings.ReplaceAll(quoted, `\`, `\\`)
+	}
+	return quoted
+}
+
+func shellQuote(text string) string {
+	if text != "" && strings.IndexFunc(text, func(r rune) bool {
+		return !strings.ContainsRune("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.:/", r)
+	}) < 0 {
+		return text
+	}
+	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
+}

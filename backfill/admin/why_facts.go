@@ -1,0 +1,240 @@
+package admin
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/backfillhq/go/internal/pg/query"
+	"github.com/backfillhq/go/internal/wire"
+)
+
+// explaining is an explanation under way.
+type explaining struct {
+	reading
+
+	id       int64
+	job      query.WhyJobRow
+	seen     bool // job is a row
+	byView   bool // of the view, so that it says less
+	givenOut bool // the id was
+	blockers []Blocker
+	notes    []string
+}
+
+// readJob reads the job's row, or, if the role may read no more, what the view says of it.
+func (e *explaining) readJob() error {
+	if e.relations[jobsTable].Readable && e.relations[tasksTable].Readable && e.relations[queuesTable].Readable {
+		rows, known, err := fact(&e.reading, "the job", func(q *query.Queries, ctx context.Context) ([]query.WhyJobRow, error) {
+			return q.WhyJob(ctx, e.id)
+		})
+		if known && len(rows) == 1 {
+			e.job, e.seen = rows[0], true
+		}
+		if err != nil || known && (e.seen || !e.relations[jobsTable].Hidden) {
+			return err
+		}
+	}
+	if !e.relations[jobsView].Readable {
+		return nil
+	}
+	rows, _, err := fact(&e.reading, "the job in the view", func(q *query.Queries, ctx context.Context) ([]query.WhyJobByViewRow, error) {
+		return q.WhyJobByView(ctx, e.id)
+	})
+	e.byView = true
+	if len(rows) == 1 {
+		v := rows[0]
+		e.seen = true
+		e.job = query.WhyJobRow{
+			ID: v.ID, Task: v.Task, Queue: v.Queue, Priority: v.Priority, RunAt: v.RunAt, Attempts: v.Attempts, MaxAttempts: v.MaxAttempts,
+			LastError: v.LastError, CreatedAt: v.CreatedAt, UpdatedAt: v.UpdatedAt, Key: v.Key, LockedAt: v.LockedAt, LockedBy: v.LockedBy,
+			Revision: v.Revision, Flags: v.Flags, Due: v.Due, Stale: v.Stale, Available: !v.LockedAt.Valid && v.Attempts < v.MaxAttempts,
+		}
+		e.miss("locks, workers and pauses", "role "+e.server.Role+" may read the view "+e.table(jobsView)+" alone; "+
+			"to see more it needs the right to select from the tables")
+	}
+	return err
+}
+
+// serving returns the workers that live and take jobs of the task, and all that live and take any.
+func (e *explaining) serving() (serving, alive []query.WhyWorkersRow) {
+	for _, w := range e.workers {
+		if w.DeadAt.Valid || w.StoppingAt.Valid || silence(w) > deadAfter {
+			continue
+		}
+		alive = append(alive, w)
+		if slices.Contains(w.Tasks, e.job.Task) {
+			serving = append(serving, w)
+		}
+	}
+	return serving, alive
+}
+
+// deadAfter is how long a worker may be silent before others declare it dead.
+const deadAfter = 30 * time.Second
+
+func silence(w query.WhyWorkersRow) time.Duration {
+	return time.Duration(w.SilentUs) * time.Microsecond
+}
+
+func newWorker(w query.WhyWorkersRow) Worker {
+	return Worker{
+		ID: w.ID, Host: w.Host, PID: int(w.Pid), Version: w.Version, Heartbeat: w.HeartbeatAt.Time.UTC(), Died: timeOf(w.DeadAt),
+		Slots: int(w.Slots), Running: len(w.Running), Tasks: w.Tasks,
+	}
+}
+
+// isOurs reports whether a lock is a Go worker's.
+func isOurs(lockedBy string) bool {
+	owner, _, _ := strings.Cut(lockedBy, ".")
+	return wire.IsWorkerID(owner) && lockedBy != owner
+}
+
+// readLine reads how many jobs of the queue are before the job.
+func (e *explaining) readLine() (before *int64, err error) {
+	line, known, err := fact(&e.reading, "the queue's line", func(q *query.Queries, ctx context.Context) (query.WhyLineRow, error) {
+		return q.WhyLine(ctx, query.WhyLineParams{QueueID: e.job.QueueID, Priority: e.job.Priority, RunAt: e.job.RunAt, ID: e.id})
+	})
+	if err != nil || !known {
+		return nil, err
+	}
+	if line.More {
+		e.notes = append(e.notes, "More than 200,000 jobs are before this one in the line of all queues; those of its queue were counted among the first 200,000.")
+	}
+	return &line.Before, nil
+}
+
+// readHolder finds the job that holds the queue: among those that Go workers say they run, or else
+// among all.
+func (e *explaining) readHolder() (holder *query.WhyLockedInQueueRow, known bool, err error) {
+	var running []int64
+	for _, w := range e.workers {
+		running = append(running, w.Running...)
+	}
+	if isOurs(e.job.QueueLockedBy) && len(running) > 0 {
+		rows, _, err := fact(&e.reading, "the job that holds the queue", func(q *query.Queries, ctx context.Context) ([]query.WhyRunningInQueueRow, error) {
+			return q.WhyRunningInQueue(ctx, query.WhyRunningInQueueParams{Ids: running, QueueID: e.job.QueueID})
+		})
+		if err != nil {
+			return nil, false, err
+		}
+		if len(rows) > 0 {
+			found := query.WhyLockedInQueueRow(rows[0])
+			return &found, true, nil
+		}
+	}
+	rows, known, err := fact(&e.reading, "the job that holds the queue", func(q *query.Queries, ctx context.Context) ([]query.WhyLockedInQueueRow, error) {
+		return q.WhyLockedInQueue(ctx, e.job.QueueID)
+	})
+	if err != nil || len(rows) == 0 {
+		return nil, known, err
+	}
+	return &rows[0], true, nil
+}
+
+// lockPause is the time between two looks at locks: those that a claim holds are gone by then.
+const lockPause = 250 * time.Millisecond
+
+// readLockers returns the sessions that keep claims from the job's row, from that of its queue, or
+// from a table.
+func (e *explaining) readLockers() (onRow, onTable []Session, err error) {
+	what := map[string]string{} // transaction -> what it has locked
+	for i, xmax := range e.job.Lockers {
+		if xmax == "0" {
+			continue
+		}
+		locked := [...]string{"the job's row", "the row of its queue"}[i]
+		for _, transaction := range append(e.sharers(xmax), xmax) {
+			what[transaction] = locked
+		}
+	}
+	first, err := e.lookAtLocks(what)
+	if err != nil || len(first) == 0 {
+		return nil, nil, err
+	}
+	if !sleep(e.ctx, lockPause) {
+		return nil, nil, e.ctx.Err()
+	}
+	second, err := e.lookAtLocks(what)
+	for pid, row := range second {
+		if was, there := first[pid]; !there || !was.Since.Time.Equal(row.Since.Time) {
+			continue
+		}
+		session := Session{PID: int(pid), Role: row.Role, Application: row.Application, State: row.State, Since: row.Since.Time.UTC()}
+		switch row.Relation {
+		case 0:
+			session.What = what[row.Transaction]
+			onRow = append(onRow, session)
+		case e.relations[jobsTable].Oid:
+			session.What = "the table " + e.table(jobsTable) + ", " + row.Mode
+			onTable = append(onTable, session)
+		default:
+			session.What = "the table " + e.table(queuesTable) + ", " + row.Mode
+			onTable = append(onTable, session)
+		}
+	}
+	return onRow, onTable, err
+}
+
+// sharers returns the transactions that share the lock of a row, if several do. Whether xmax is the
+// number of one transaction or of such a group, SQL does not say.
+func (e *explaining) sharers(xmax string) []string {
+	known := len(e.reader.Missing)
+	members, _, err := fact(&e.reading, "who shares a row's lock", func(q *query.Queries, ctx context.Context) ([]string, error) {
+		return q.MembersOf(ctx, xmax)
+	})
+	e.reader.Missing = e.reader.Missing[:known] // one transaction
+	if err != nil {
+		return nil
+	}
+	return members
+}
+
+// lookAtLocks returns the sessions that have locks now, by their process ids.
+func (e *explaining) lookAtLocks(transactions map[string]string) (map[int32]query.WhyLockersRow, error) {
+	rows, _, err := fact(&e.reading, "the sessions that hold locks", func(q *query.Queries, ctx context.Context) ([]query.WhyLockersRow, error) {
+		return q.WhyLockers(ctx, query.WhyLockersParams{
+			Transactions: slices.Collect(maps.Keys(transactions)),
+			Relations:    []int64{e.relations[jobsTable].Oid, e.relations[queuesTable].Oid},
+		})
+	})
+	found := map[int32]query.WhyLockersRow{}
+	for _, row := range rows {
+		found[row.Pid.Int32] = row
+	}
+	return found, err
+}
+
+func sleep(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
+	}
+}
+
+// ratePause is the time over which ends of jobs are counted.
+const ratePause = time.Second
+
+// readRate measures how many jobs end in a second, whoever runs them.
+func (e *explaining) readRate() (perSecond float64, err error) {
+	read := func() (int64, bool, error) {
+		return fact(&e.reading, "the rate", func(q *query.Queries, ctx context.Context) (int64, error) {
+			row, err := q.JobsRemoved(ctx, e.relations[jobsTable].Oid)
+			return row.Deleted, err
+		})
+	}
+	began := time.Now()
+	first, known, err := read()
+	if err != nil || !known || !sleep(e.ctx, ratePause) {
+		return 0, err
+	}
+	second, known, err := read()
+	if err != nil || !known {
+		return 0, err
+	}
+	return float64(second-first) / time.Since(began).Seconds(), nil
+}

@@ -1,0 +1,107 @@
+package admin
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/backfillhq/go/internal/mask"
+	"github.com/backfillhq/go/internal/pg"
+)
+
+const (
+	// wherePatience is how long a worker's answer is waited for.
+	wherePatience = time.Second
+	// whereAgain is the time between the two questions: where a handler has been for a second, it
+	// hangs, or works.
+	whereAgain = 1100 * time.Millisecond
+)
+
+// askWhere asks the worker of a job that runs where its handler is, twice. That there is no answer
+// is missing, and no error.
+func (a *Admin) askWhere(ctx context.Context, x *Explanation) error {
+	b := &x.Blocker
+	if b.Worker == nil || b.Code != Running && b.Code != Superseded {
+		return nil
+	}
+	missing := func(err error) error {
+		if ctx.Err() != nil && !errors.Is(err, pg.ErrUnanswered) {
+			return err
+		}
+		x.Missing = append(x.Missing, Missing{What: "where its handler is", Why: mask.Secrets(err.Error())})
+		return nil
+	}
+	asking, err := pg.Ask(ctx, a.pool)
+	if err != nil {
+		return missing(err)
+	}
+	defer asking.Close()
+	answer, err := asking.Where(ctx, x.JobID, wherePatience)
+	if err != nil {
+		return missing(err)
+	}
+	if answer.Waits {
+		b.Text += " It has not started: it waits for a slot there."
+		return nil
+	}
+	running := time.Duration(answer.Running) * time.Microsecond
+	b.Stack = mask.Secrets(answer.Stack)
+	again := ""
+	if sleep(ctx, whereAgain) {
+		later, err := asking.Where(ctx, x.JobID, wherePatience)
+		switch {
+		case err != nil:
+		case top(later.Stack) == top(answer.Stack):
+			again = ", and a second later it was there still"
+		default:
+			again = ", and a second later in " + top(later.Stack)
+		}
+	}
+	b.Text += fmt.Sprintf(" Its handler has run for %s, and is in %s%s.", span(running), top(answer.Stack), again)
+	return nil
+}
+
+// top names the innermost function of a stack, and the innermost that is not the standard library's,
+// with its place.
+func top(stack string) string {
+	first := ""
+	lines := strings.Split(stack, "\n")
+	for i, function := range lines[:len(lines)-1] {
+		if function == "" || !strings.HasPrefix(lines[i+1], "\t") {
+			continue
+		}
+		if first == "" {
+			first = function
+		}
+		if isStandard(function) {
+			continue
+		}
+		place := function + " (" + path.Base(strings.TrimSpace(lines[i+1])) + ")"
+		if function != first {
+			place = first + " ← " + place
+		}
+		return place
+	}
+	return cmp.Or(first, "a place that cannot be told")
+}
+
+// isStandard reports whether a function is of the standard library: of a package whose path begins
+// with one of its folders.
+func isStandard(function string) bool {
+	folder, _, deep := strings.Cut(function, "/")
+	if !deep {
+		folder, _, _ = strings.Cut(function, ".")
+	}
+	return slices.Contains(standardFolders, folder)
+}
+
+// standardFolders are those of Go's source that blocking calls come from.
+var standardFolders = []string{
+	"archive", "bufio", "bytes", "compress", "context", "crypto", "database", "encoding", "fmt", "hash", "image", "internal", "io", "iter", "log",
+	"math", "mime", "net", "os", "reflect", "regexp", "runtime", "slices", "sort", "strconv", "strings", "sync", "syscall", "testing", "time", "vendor",
+}

@@ -1,0 +1,111 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+
+	"github.com/urfave/cli/v3"
+
+	"github.com/backfillhq/go/backfill/admin"
+)
+
+const whyDescription = `It says what keeps a job from running, in the order in which workers ask, or what the job is doing, and what can
+be done. It works on each database that has Graphile Worker's tables, also if only Node workers use it. It waits for no
+lock, and takes 5 seconds at most. Times are the database's.
+
+With --json it writes one object; blocker.code says which kind of answer it is.
+
+Exit codes: 0, the job is explained; 1, there is no such job, or it cannot be seen, or the command failed; 2, the usage
+is wrong.`
+
+func whyCommand() *cli.Command {
+	return &cli.Command{
+		Name: "why", Usage: "say why a job does not run, or what it is doing", ArgsUsage: "JOB", Description: whyDescription,
+		Flags:           append(databaseFlags(), &cli.BoolFlag{Name: flagJSON, Usage: "write an object of JSON"}),
+		HideHelpCommand: true, OnUsageError: onUsageError, Action: why,
+	}
+}
+
+func why(ctx context.Context, cmd *cli.Command) error {
+	id, err := strconv.ParseInt(cmd.Args().First(), 10, 64)
+	if err != nil || id < 0 || cmd.Args().Len() != 1 {
+		return usageError{errors.New("why takes the id of one job")}
+	}
+	operator, err := openAdmin(cmd)
+	if err != nil {
+		return err
+	}
+	defer operator.Close()
+	explanation, err := operator.Why(ctx, id)
+	if err != nil {
+		return err
+	}
+	out := cmd.Root().Writer
+	if cmd.Bool(flagJSON) {
+		err = writeJSON(out, explanation)
+	} else {
+		err = writeExplanation(out, explanation)
+	}
+	if err == nil && explanation.Job == nil {
+		err = exitError{exitProblem, fmt.Errorf("job %d is not there: %s", id, explanation.Blocker.Code)}
+	}
+	return err
+}
+
+// openAdmin returns what answers about the database of the flags or the environment.
+func openAdmin(cmd *cli.Command) (*admin.Admin, error) {
+	url, err := databaseURL(cmd)
+	if err != nil {
+		return nil, err
+	}
+	operator, err := admin.Open(url, admin.WithSchema(cmd.String(flagSchema)))
+	if err != nil {
+		return nil, usageError{err}
+	}
+	return operator, nil
+}
+
+// writeExplanation writes the blocker, its remedies, and what else is known, one after the other.
+func writeExplanation(w io.Writer, x *admin.Explanation) error {
+	var text strings.Builder
+	blocker := func(b admin.Blocker) {
+		fmt.Fprintln(&text, plainText(b.Text))
+		for _, remedy := range b.Remedies {
+			fmt.Fprintln(&text, plainText(remedy.Text))
+			if remedy.Command != "" {
+				fmt.Fprintln(&text, "  "+plainText(remedy.Command))
+			}
+		}
+		for line := range strings.Lines(b.Stack) {
+			fmt.Fprintln(&text, strings.TrimRight(strings.Replace(plainText(line), " ", "  ", 1), " "))
+		}
+	}
+	blocker(x.Blocker)
+	for i, then := range x.Then {
+		if i == 0 {
+			fmt.Fprintln(&text, "\nThen:")
+		}
+		blocker(then)
+	}
+	if len(x.Notes) > 0 {
+		fmt.Fprintln(&text)
+	}
+	for _, note := range x.Notes {
+		fmt.Fprintln(&text, plainText(note))
+	}
+	if len(x.Missing) > 0 {
+		fmt.Fprintln(&text, "\nNot known:")
+	}
+	for _, missing := range x.Missing {
+		fmt.Fprintf(&text, "  %s: %s\n", plainText(missing.What), plainText(missing.Why))
+	}
+	_, err := io.WriteString(w, text.String())
+	return err
+}
+
+// plainText keeps what others have written from controlling the terminal.
+func plainText(text string) string { return strings.Map(printable, text) }

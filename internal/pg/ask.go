@@ -1,0 +1,89 @@
+package pg
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/backfillhq/go/internal/worker"
+)
+
+// ErrUnanswered is returned when no worker has said where a job is.
+var ErrUnanswered = errors.New("no worker has answered")
+
+// Asking asks workers over a connection that listens for their answers.
+type Asking struct {
+	conn  *pgxpool.Conn
+	reply string
+}
+
+// Ask prepares to ask workers. The pool must be the caller's own. ErrUnanswered says why nobody can
+// be asked: through a pooler that shares sessions, answers do not arrive, and on a standby nothing
+// can be asked.
+func Ask(ctx context.Context, pool *pgxpool.Pool) (*Asking, error) {
+	conn, err := pool.Acquire(ctx)
+	if err != nil {
+		return nil, err
+	}
+	a := &Asking{conn: conn}
+	var pid uint32
+	var readOnly bool
+	err = conn.QueryRow(ctx, "select pg_catalog.pg_backend_pid(), pg_catalog.current_setting('transaction_read_only')::pg_catalog.bool",
+		pgx.QueryExecModeSimpleProtocol).Scan(&pid, &readOnly)
+	switch {
+	case err != nil:
+	case pid != conn.Conn().PgConn().PID():
+		err = fmt.Errorf("%w: the connection leads through a pooler, so answers do not arrive", ErrUnanswered)
+	case readOnly:
+		err = fmt.Errorf("%w: the server takes no notifications, as a standby does not", ErrUnanswered)
+	}
+	if err != nil {
+		conn.Release()
+		return nil, err
+	}
+	random := make([]byte, 12)
+	_, _ = rand.Read(random) // it never fails
+	a.reply = worker.ReplyPrefix + hex.EncodeToString(random)
+	if _, err := conn.Exec(ctx, "listen "+pgx.Identifier{a.reply}.Sanitize()); err != nil {
+		a.Close()
+		return nil, fmt.Errorf("listen for answers: %w", err)
+	}
+	return a, nil
+}
+
+// Close closes the connection: nothing of it may be left for others.
+func (a *Asking) Close() {
+	closeConn(context.Background(), a.conn.Conn())
+	a.conn.Release()
+}
+
+// Where asks where the handler of a job is, and waits for the answer for a while.
+func (a *Asking) Where(ctx context.Context, jobID int64, patience time.Duration) (answer worker.Answer, err error) {
+	question, err := json.Marshal(worker.Asked{Job: jobID, Reply: a.reply})
+	if err != nil {
+		return answer, err
+	}
+	if _, err := a.conn.Exec(ctx, "select pg_catalog.pg_notify($1, $2)", channelAsk, string(question)); err != nil {
+		return answer, fmt.Errorf("ask the workers: %w", err)
+	}
+	waiting, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for {
+		notification, err := a.conn.Conn().WaitForNotification(waiting)
+		switch {
+		case err != nil && waiting.Err() != nil && ctx.Err() == nil:
+			return answer, fmt.Errorf("%w within %v: it does not listen, or its process hangs", ErrUnanswered, patience)
+		case err != nil:
+			return answer, fmt.Errorf("wait for an answer: %w", err)
+		case notification.Channel == a.reply && json.Unmarshal([]byte(notification.Payload), &answer) == nil:
+			return answer, nil
+		}
+	}
+}

@@ -2,6 +2,7 @@
 //
 //	backfill migrate    install or upgrade the tables, show their SQL, verify them, give rights to roles
 //	backfill why        say why a job does not run, or what it is doing
+//	backfill doctor     look for what is wrong with the database of a queue
 //	backfill dlq        list, show, requeue and delete dead letters
 //	backfill pause      keep the jobs of a task or a queue from starting, or list what is paused
 //	backfill resume     let them start again
@@ -53,7 +54,7 @@ func run(ctx context.Context, arguments []string, stdin io.Reader, stdout, stder
 		Writer:    stdout,
 		ErrWriter: stderr,
 		Commands: []*cli.Command{
-			migrateCommand(), whyCommand(), dlqCommand(), pauseCommand(), resumeCommand(), unlockCommand(), helpCommand(),
+			migrateCommand(), whyCommand(), doctorCommand(), dlqCommand(), pauseCommand(), resumeCommand(), unlockCommand(), helpCommand(),
 		},
 		OnUsageError:   onUsageError,
 		ExitErrHandler: func(context.Context, *cli.Command, error) {}, // below
@@ -79,7 +80,7 @@ func run(ctx context.Context, arguments []string, stdin io.Reader, stdout, stder
 	return exitProblem
 }
 
-var errUnknownCommand = usageError{errors.New("unknown command: want migrate, why, dlq, pause, resume or unlock")}
+var errUnknownCommand = usageError{errors.New("unknown command: want migrate, why, doctor, dlq, pause, resume or unlock")}
 
 // helpCommand replaces the library's, which repeats arguments that it does not know.
 func helpCommand() *cli.Command {

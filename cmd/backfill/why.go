@@ -74,12 +74,7 @@ func writeExplanation(w io.Writer, x *admin.Explanation) error {
 	var text strings.Builder
 	blocker := func(b admin.Blocker) {
 		fmt.Fprintln(&text, plainText(b.Text))
-		for _, remedy := range b.Remedies {
-			fmt.Fprintln(&text, plainText(remedy.Text))
-			if remedy.Command != "" {
-				fmt.Fprintln(&text, "  "+plainText(remedy.Command))
-			}
-		}
+		writeRemedies(&text, b.Remedies)
 		for line := range strings.Lines(b.Stack) {
 			fmt.Fprintln(&text, strings.TrimRight(strings.Replace(plainText(line), " ", "  ", 1), " "))
 		}
@@ -97,14 +92,27 @@ func writeExplanation(w io.Writer, x *admin.Explanation) error {
 	for _, note := range x.Notes {
 		fmt.Fprintln(&text, plainText(note))
 	}
-	if len(x.Missing) > 0 {
-		fmt.Fprintln(&text, "\nNot known:")
-	}
-	for _, missing := range x.Missing {
-		fmt.Fprintf(&text, "  %s: %s\n", plainText(missing.What), plainText(missing.Why))
-	}
+	writeMissing(&text, x.Missing)
 	_, err := io.WriteString(w, text.String())
 	return err
+}
+
+func writeRemedies(w io.Writer, remedies []admin.Remedy) {
+	for _, remedy := range remedies {
+		fmt.Fprintln(w, plainText(remedy.Text))
+		if remedy.Command != "" {
+			fmt.Fprintln(w, "  "+plainText(remedy.Command))
+		}
+	}
+}
+
+func writeMissing(w io.Writer, missing []admin.Missing) {
+	if len(missing) > 0 {
+		fmt.Fprintln(w, "\nNot known:")
+	}
+	for _, m := range missing {
+		fmt.Fprintf(w, "  %s: %s\n", plainText(m.What), plainText(m.Why))
+	}
 }
 
 // plainText keeps what others have written from controlling the terminal.

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -86,4 +87,30 @@ func (a *Asking) Where(ctx context.Context, jobID int64, patience time.Duration)
 			return answer, nil
 		}
 	}
+}
+
+// ListenArrives reports whether a notification arrives that a connection of the pool has sent to
+// itself, and if not, why.
+func ListenArrives(ctx context.Context, pool *pgxpool.Pool, patience time.Duration) (arrives bool, why string, err error) {
+	a, err := Ask(ctx, pool)
+	if errors.Is(err, ErrUnanswered) {
+		return false, strings.TrimPrefix(err.Error(), ErrUnanswered.Error()+": "), nil
+	}
+	if err != nil {
+		return false, "", err
+	}
+	defer a.Close()
+	if _, err := a.conn.Exec(ctx, "select pg_catalog.pg_notify($1, '')", a.reply); err != nil {
+		return false, "", fmt.Errorf("notify ourselves: %w", err)
+	}
+	waiting, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	_, err = a.conn.Conn().WaitForNotification(waiting)
+	switch {
+	case err == nil:
+		return true, "", nil
+	case waiting.Err() != nil && ctx.Err() == nil:
+		return false, fmt.Sprintf("not within %v", patience), nil
+	}
+	return false, "", fmt.Errorf("wait for a notification of our own: %w", err)
 }

@@ -67,8 +67,16 @@ func Read(ctx context.Context, pool *pgxpool.Pool, schema string, read func(*Rea
 // Schema returns the name of the schema that is read.
 func (r *Reader) Schema() string { return r.schema }
 
+// QuoteIdentifier quotes a name for SQL.
+func QuoteIdentifier(name string) string { return migrations.QuoteIdentifier(name) }
+
 // Name returns the name of a relation or function of the schema, as SQL has it.
-func (r *Reader) Name(of string) string { return migrations.QuoteIdentifier(r.schema) + "." + of }
+func (r *Reader) Name(of string) string {
+	if r.schema == DefaultSchema { // easier to read, and right
+		return r.schema + "." + of
+	}
+	return migrations.QuoteIdentifier(r.schema) + "." + of
+}
 
 // In returns a Reader of another schema in the same transaction.
 func (r *Reader) In(schema string) *Reader {

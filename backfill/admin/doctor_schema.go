@@ -1,0 +1,207 @@
+package admin
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/backfillhq/go/internal/pg"
+	"github.com/backfillhq/go/internal/pg/query"
+)
+
+// newestRevision is the newest revision of Graphile Worker's schema that is known here.
+const (
+	oldestRevision = 18
+	newestRevision = 20
+)
+
+// examineLedger says which revision the schema has, and whether anything can be said of it.
+func (x *examining) examineLedger() (usable bool, err error) {
+	relation, there := x.relations["migrations"]
+	if _, jobs := x.relations[jobsTable]; !there || !jobs {
+		x.find(Finding{
+			Code: SchemaUnusable, Object: x.reader.Schema(),
+			Text:     fmt.Sprintf("The schema %s has no jobs: Graphile Worker's tables are not there, or not all of them.", x.reader.Schema()),
+			Remedies: []Remedy{{"To install them:", x.backfill("migrate")}},
+		})
+		return false, nil
+	}
+	if !relation.Readable {
+		x.miss("the revision of the schema", "role "+x.server.Role+" needs the right to select from "+x.table("migrations"))
+		return true, nil
+	}
+	rows, known, err := fact(&x.reading, "the revision of the schema", (*query.Queries).DoctorLedger)
+	if err != nil || !known {
+		return true, err
+	}
+	highest, breaking := int32(0), int32(0)
+	for _, row := range rows {
+		if highest = max(highest, row.ID); row.Breaking {
+			breaking = max(breaking, row.ID)
+		}
+	}
+	switch {
+	case breaking > newestRevision:
+		x.find(Finding{
+			Code: SchemaUnusable, Object: x.reader.Schema(), Count: int64(breaking),
+			Text: fmt.Sprintf("Revision %d of the schema %s is a breaking change that this version does not know: it knows those up to %d. Nothing else was looked at.",
+				breaking, x.reader.Schema(), newestRevision),
+			Remedies: []Remedy{{Text: "Use a version of backfill that knows it."}},
+		})
+		return false, nil
+	case highest < oldestRevision:
+		x.find(Finding{
+			Code: SchemaUnusable, Object: x.reader.Schema(), Count: int64(highest),
+			Text:     fmt.Sprintf("The schema %s is at revision %d, and this version knows those from %d. Nothing else was looked at.", x.reader.Schema(), highest, oldestRevision),
+			Remedies: []Remedy{{"To migrate it:", x.backfill("migrate")}},
+		})
+		return false, nil
+	}
+	if _, port := x.relations["_private_workers"]; port {
+		x.find(Finding{
+			Code: LedgerForeign, Object: x.reader.Schema(),
+			Text: fmt.Sprintf("The Rust port of Graphile Worker has been here: the table %s is its own, and rows of its migrations stand in %s under numbers "+
+				"that Graphile Worker uses for others. So Graphile Worker's own migrations with these numbers were not run.", x.table("_private_workers"), x.table("migrations")),
+			Remedies: []Remedy{{"To see what is missing, and what would be changed:", x.backfill("migrate --dry-run")}},
+		})
+	}
+	return true, nil
+}
+
+// examineFunctions compares the functions with those that Graphile Worker and backfill install.
+func (x *examining) examineFunctions() error {
+	rows, _, err := fact(&x.reading, "the functions", func(q *query.Queries, ctx context.Context) ([]query.DoctorFunctionsRow, error) {
+		return q.DoctorFunctions(ctx, x.reader.Schema())
+	})
+	found := map[string]bool{}
+	for _, row := range rows {
+		found[row.Name] = true
+		bodies, ours := functionBodies[row.Name]
+		if !ours || slices.Contains(bodies, row.Body) {
+			continue
+		}
+		x.find(Finding{
+			Code: FunctionChanged, Object: row.Name,
+			Text: fmt.Sprintf("The function %s is not what Graphile Worker or backfill install: somebody has replaced it, or a version did that this one does not know. "+
+				"What it does to jobs that run is not known.", x.table(row.Name)),
+			Remedies: []Remedy{{"To see it:", fmt.Sprintf("select pg_get_functiondef(p.oid) from pg_proc as p where p.pronamespace = %s::regnamespace and p.proname = %s;",
+				sqlQuote(pg.QuoteIdentifier(x.reader.Schema())), sqlQuote(row.Name))}},
+		})
+	}
+	for name := range functionBodies {
+		if err == nil && len(rows) > 0 && !found[name] && name != "backfill_enqueue" {
+			x.find(Finding{
+				Code: FunctionChanged, Object: name, Text: fmt.Sprintf("The function %s is not there.", x.table(name)),
+				Remedies: []Remedy{{"To see what is missing:", x.backfill("migrate --dry-run")}},
+			})
+		}
+	}
+	return err
+}
+
+// functionBodies are fingerprints of the bodies that functions have: those of backfill, and of
+// Graphile Worker's revisions 18 to 20. DoctorFunctions says how they are made.
+var functionBodies = map[string][]string{
+	"add_job":               {"3656c605922852d4135aeaa639a9ae3c", "061016e51830c366270394dcd037f2df", "5ec9dae4bcb6067ef19cb29055be09fa"},
+	"add_jobs":              {"d2aff6b93e43feb5d53fb5a4e59e8d75", "0f39713f798292216bb8e6de555ade3a", "ad55ca3902951d675a4150431c24a5b2"},
+	"backfill_enqueue":      {"204f4ef2d606f5bdbca0ec6aeb45ee73"},
+	"complete_jobs":         {"827425bea9cf3d7017ec84490e12b6a6", "46951ec8b68704606c638b94629bffd6"},
+	"force_unlock_workers":  {"6f4118e5cca24d5c50f4464d6d9d06e8", "ac7ffbd59fb9ec58c96b1130fe1a160f"},
+	"permanently_fail_jobs": {"6b2208fcbd4c4169d73c3cfd595d8fe1", "aa35dd15766c5ff46b16aacd11087291"},
+	"remove_job":            {"8fab39afd42de6d677c4def35708093c", "a420ad54516912859b294dbcde375307"},
+	"reschedule_jobs":       {"89335f118a497a2a3dc1b09ca02ed2ef", "f493e01081fbfe3c225f177dd0371bc4"},
+}
+
+// examineIndexes finds those whose build was interrupted.
+func (x *examining) examineIndexes() error {
+	rows, _, err := fact(&x.reading, "the indexes", func(q *query.Queries, ctx context.Context) ([]query.DoctorIndexesRow, error) {
+		return q.DoctorIndexes(ctx, x.reader.Schema())
+	})
+	for _, row := range rows {
+		if !row.Broken {
+			continue
+		}
+		f := Finding{
+			Code: IndexBroken, Object: row.Name,
+			Text:     fmt.Sprintf("The index %s is not valid: its build was interrupted. It costs each insert its time, and no query uses it.", x.table(row.Name)),
+			Remedies: []Remedy{{"To drop it:", fmt.Sprintf("drop index concurrently %s;", x.table(row.Name))}},
+		}
+		if row.Name == "backfill_jobs_queue_idx" {
+			f.Remedies = append(f.Remedies, Remedy{"And to build it again:", x.backfill("migrate")})
+		} else {
+			f.Remedies = append(f.Remedies, Remedy{"And to build it again:", strings.Replace(row.Definition, " INDEX ", " INDEX CONCURRENTLY ", 1) + ";"})
+		}
+		x.find(f)
+	}
+	return err
+}
+
+// examineTriggers finds those on the tables of the queue. Nobody of us makes any.
+func (x *examining) examineTriggers() error {
+	rows, _, err := fact(&x.reading, "the triggers", func(q *query.Queries, ctx context.Context) ([]query.DoctorTriggersRow, error) {
+		return q.DoctorTriggers(ctx, x.reader.Schema())
+	})
+	for _, row := range rows {
+		if row.Disabled || !strings.HasPrefix(row.OnTable, "_private_") && !strings.HasPrefix(row.OnTable, "backfill_") {
+			continue
+		}
+		x.find(Finding{
+			Code: TriggerForeign, Object: row.Name,
+			Text: fmt.Sprintf("The trigger %s on %s calls %s. Neither Graphile Worker nor backfill has made it. It runs in the transactions of workers and of whoever "+
+				"enqueues: where it fails, jobs are not claimed, not finished, or not enqueued, and what it costs, each job costs.", strconv.Quote(row.Name), x.table(row.OnTable), row.Function),
+			Remedies: []Remedy{{"If it is not wanted:", fmt.Sprintf("drop trigger %s on %s;", pg.QuoteIdentifier(row.Name), x.table(row.OnTable))}},
+		})
+	}
+	return err
+}
+
+// examineOwners finds tables that belong to somebody else than most do.
+func (x *examining) examineOwners() error {
+	rows, _, err := fact(&x.reading, "the owners", func(q *query.Queries, ctx context.Context) ([]query.DoctorOwnersRow, error) {
+		return q.DoctorOwners(ctx, x.reader.Schema())
+	})
+	owned := map[string]int{}
+	usual := ""
+	for _, row := range rows {
+		if owned[row.Owner]++; owned[row.Owner] > owned[usual] {
+			usual = row.Owner
+		}
+	}
+	for _, row := range rows {
+		if row.Owner == usual || !strings.HasPrefix(row.Name, "_private_") && !strings.HasPrefix(row.Name, "backfill_") && row.Name != jobsView && row.Name != "migrations" {
+			continue
+		}
+		x.find(Finding{
+			Code: OwnerDiffers, Object: row.Name,
+			Text: fmt.Sprintf("The owner of %s is %s, and that of the other tables is %s: row level security hides its rows from them, and migrations fail.",
+				x.table(row.Name), row.Owner, usual),
+			Remedies: []Remedy{{"To give it to the owner of the others:", fmt.Sprintf("alter table %s owner to %s;", x.table(row.Name), pg.QuoteIdentifier(usual))}},
+		})
+	}
+	if err == nil {
+		x.roles, _, err = fact(&x.reading, "the roles", func(q *query.Queries, ctx context.Context) ([]query.DoctorRolesRow, error) {
+			return q.DoctorRoles(ctx, x.reader.Schema())
+		})
+	}
+	return err
+}
+
+// examineSequences finds those whose numbers run out.
+func (x *examining) examineSequences() error {
+	rows, _, err := fact(&x.reading, "the sequences", func(q *query.Queries, ctx context.Context) ([]query.DoctorSequencesRow, error) {
+		return q.DoctorSequences(ctx, x.reader.Schema())
+	})
+	for _, row := range rows {
+		left := row.Most - row.Last
+		x.find(Finding{
+			Code: SequenceNearEnd, Object: row.Name, Count: left,
+			Text: fmt.Sprintf("The sequence %s is at %d of %d: %d numbers are left. Versions of Graphile Worker before revision 20 take one for each job that is enqueued, "+
+				"whether its name is new or not. When it is used up, enqueues fail.", x.table(row.Name), row.Last, row.Most, left),
+			Remedies: []Remedy{{Text: "Migrate the schema to revision 20, and see that every process that enqueues is of a newer version. To begin again, with numbers that no row has, " +
+				"take a maintenance window: rows have to be renumbered."}},
+		})
+	}
+	return err
+}

@@ -1,0 +1,72 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/urfave/cli/v3"
+
+	"github.com/backfillhq/go/backfill/admin"
+)
+
+const doctorDescription = `It looks for what is wrong, or about to be, in the schema, in the server's settings and state, and in what stands in the
+tables, on each database that has Graphile Worker's tables, also if only Node workers use it. It changes nothing. It says
+of each finding what can be done. A healthy database has no finding.
+
+With --json it writes one object; findings[].code says which kinds of findings there are.
+
+Exit codes: 0, nothing was found; 1, something was found, or the command failed; 2, the usage is wrong.`
+
+func doctorCommand() *cli.Command {
+	return &cli.Command{
+		Name: "doctor", Usage: "look for what is wrong with the database of a queue", ArgsUsage: " ", Description: doctorDescription,
+		Flags:           append(databaseFlags(), &cli.BoolFlag{Name: flagJSON, Usage: "write an object of JSON"}),
+		HideHelpCommand: true, OnUsageError: onUsageError, Action: doctor,
+	}
+}
+
+func doctor(ctx context.Context, cmd *cli.Command) error {
+	if cmd.Args().Present() {
+		return usageError{errors.New("doctor takes flags only")}
+	}
+	operator, err := openAdmin(cmd)
+	if err != nil {
+		return err
+	}
+	defer operator.Close()
+	diagnosis, err := operator.Doctor(ctx)
+	if err != nil {
+		return err
+	}
+	out := cmd.Root().Writer
+	if cmd.Bool(flagJSON) {
+		err = writeJSON(out, diagnosis)
+	} else {
+		err = writeDiagnosis(out, diagnosis)
+	}
+	if err == nil && len(diagnosis.Findings) > 0 {
+		err = exitError{exitProblem, fmt.Errorf("%d findings", len(diagnosis.Findings))}
+	}
+	return err
+}
+
+// writeDiagnosis writes the findings, with a blank line between them.
+func writeDiagnosis(w io.Writer, d *admin.Diagnosis) error {
+	var text strings.Builder
+	for i, finding := range d.Findings {
+		if i > 0 {
+			fmt.Fprintln(&text)
+		}
+		fmt.Fprintln(&text, plainText(finding.Text))
+		writeRemedies(&text, finding.Remedies)
+	}
+	if len(d.Findings) == 0 {
+		fmt.Fprintf(&text, "Nothing was found in the schema %s.\n", plainText(d.Schema))
+	}
+	writeMissing(&text, d.Missing)
+	_, err := io.WriteString(w, text.String())
+	return err
+}

@@ -93,6 +93,7 @@ func (a *Admin) Doctor(ctx context.Context) (*Diagnosis, error) {
 		if err := x.readWorkers(); err != nil {
 			return err
 		}
+		x.seesSessions()
 		for _, examine := range []func() error{
 			x.examineFunctions, x.examineIndexes, x.examineTriggers, x.examineOwners, x.examineSettings, x.examineClock, x.examineVacuum,
 			x.examineNotifications, x.examineTransactions, x.examineSequences, x.examineLine, x.examineQueues, x.examineKeys,

@@ -28,6 +28,7 @@ func (x *examining) examineLine() error {
 	if err != nil {
 		return err
 	}
+	known = known && x.server.SeesSessions
 	for _, row := range rows {
 		switch oldest := timeOf(row.Oldest); {
 		case row.TaskGone:
@@ -39,7 +40,7 @@ func (x *examining) examineLine() error {
 					fmt.Sprintf("insert into %s (id, identifier) overriding system value values (%d, 'NAME');", x.table(tasksTable), row.TaskID),
 				}},
 			})
-		case row.Due > 0 && oldest.Infinite == 0 && x.now.Sub(oldest.Time) > waitLimit && !x.served(row.Task) && known && peers == 0:
+		case row.Due > 0 && oldest.Infinite == 0 && x.now.Sub(oldest.Time) > waitLimit && !x.served(row.Task) && x.workersKnown && known && peers == 0:
 			f := Finding{Code: TaskUnserved, Object: row.Task, Count: row.Due, Since: oldest}
 			f.Text = fmt.Sprintf("%d jobs of the task %s are due, the oldest for %s, and no worker that lives takes them: no Go worker knows the task, and no session listens as a Node worker does.",
 				row.Due, strconv.Quote(row.Task), span(x.now.Sub(oldest.Time)))

@@ -22,6 +22,7 @@ type reading struct {
 	now            time.Time
 	relations      map[string]query.RelationsRow
 	workers        []query.WhyWorkersRow
+	workersKnown   bool // and not only some of them
 }
 
 // The names of Graphile Worker's relations.
@@ -77,13 +78,31 @@ func (r *reading) readServer() (err error) {
 	return err
 }
 
-// readWorkers reads the rows of workers, if there are any.
+// workersTable is there where backfill migrate was run.
+const workersTable = "backfill_workers"
+
+// readWorkers reads the rows of workers. Where there is no table of them, there are no Go workers.
 func (r *reading) readWorkers() (err error) {
-	if !r.can("backfill_workers", "the Go workers") {
-		return nil
+	relation, there := r.relations[workersTable]
+	switch {
+	case !there:
+		r.workersKnown = true
+	case r.can(workersTable, "the Go workers"):
+		r.workers, r.workersKnown, err = fact(r, "the Go workers", (*query.Queries).WhyWorkers)
+		if relation.Hidden {
+			r.workersKnown = false
+			r.miss("the Go workers", "row level security hides some or all of them from role "+r.server.Role)
+		}
 	}
-	r.workers, _, err = fact(r, "the Go workers", (*query.Queries).WhyWorkers)
 	return err
+}
+
+// seesSessions reports whether this role is told what sessions of other roles do, and notes if not.
+func (r *reading) seesSessions() bool {
+	if !r.server.SeesSessions {
+		r.miss("what sessions of other roles do", "role "+r.server.Role+" needs to be a member of pg_read_all_stats")
+	}
+	return r.server.SeesSessions
 }
 
 // worker returns the worker that has locked something.
@@ -149,6 +168,9 @@ func (r *reading) session(s Session) string {
 	application := "no application_name"
 	if s.Application != "" {
 		application = "application_name " + strconv.Quote(s.Application)
+	}
+	if s.Since.IsZero() {
+		return fmt.Sprintf("session %d, of which this role may see no more,", s.PID)
 	}
 	return fmt.Sprintf("session %d (%s, role %s, %s, in its transaction %s)", s.PID, application, s.Role, s.State, Time{Time: s.Since}.since(r.now))
 }

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/backfillhq/go/internal/mask"
 	"github.com/backfillhq/go/internal/pg"
 	"github.com/backfillhq/go/internal/pg/query"
 )
@@ -34,6 +35,9 @@ func (e *explaining) explainAbsence() error {
 		"that enqueued it was rolled back: which of them, cannot be told.", e.id)}
 	if !e.givenOut {
 		b.Text = fmt.Sprintf("There is no job %d. It is done, was removed or cancelled, was rolled back, or has never been there: which of them, cannot be told.", e.id)
+	}
+	if !e.seesSessions() {
+		b.Text += " Or a transaction of another role has made it, and is open: this role may not see that."
 	}
 	e.block(b)
 	return nil
@@ -104,7 +108,7 @@ func (e *explaining) lookInLetters() error {
 			l.FailureReason, clock(l.FailedAt.Time, e.now), l.Attempts, l.MaxAttempts, l.ID),
 	}
 	if l.LastError != "" {
-		b.Text += " The last error: " + strconv.Quote(head(l.LastError))
+		b.Text += " The last error: " + strconv.Quote(mask.Secrets(head(l.LastError)))
 	}
 	id := strconv.FormatInt(l.ID, 10)
 	if l.RequeuedJobID > 0 {

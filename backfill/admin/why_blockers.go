@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/backfillhq/go/internal/mask"
 	"github.com/backfillhq/go/internal/pg/query"
 	"github.com/backfillhq/go/internal/wire"
 )
@@ -65,7 +66,7 @@ func (e *explaining) explanation() *Explanation {
 		j := e.job
 		x.Job = &JobFacts{
 			Task: j.Task, Queue: j.Queue, Key: j.Key, Priority: int(j.Priority), RunAt: timeOf(j.RunAt), Attempts: int(j.Attempts),
-			MaxAttempts: int(j.MaxAttempts), LastError: j.LastError, Flags: j.Flags, Revision: int(j.Revision),
+			MaxAttempts: int(j.MaxAttempts), LastError: mask.Secrets(j.LastError), Flags: j.Flags, Revision: int(j.Revision),
 			CreatedAt: j.CreatedAt.Time.UTC(), UpdatedAt: j.UpdatedAt.Time.UTC(), LockedAt: timeOf(j.LockedAt), LockedBy: j.LockedBy,
 		}
 	}
@@ -108,6 +109,13 @@ func (e *explaining) explainLock() error {
 		if _, alive := e.serving(); len(alive) == 0 {
 			b.Text += " None lives: start one."
 			b.Remedies = []Remedy{{"Start a worker, or release what the dead one has locked:", e.backfill("unlock " + w.ID)}}
+		}
+	case w != nil && silence(*w) > deadAfter:
+		b.Code = RescuePending
+		b.Text = fmt.Sprintf("%s is locked by %s, whose last heartbeat was %s ago: it is dead, or cut off from the database. Another Go worker that lives declares it dead, "+
+			"and releases the job; no attempt is charged.", e.subject(), e.place(w), span(silence(*w)))
+		if _, alive := e.serving(); len(alive) == 0 {
+			b.Text += " None lives: start one."
 		}
 	case isOurs(j.LockedBy):
 		if err := e.explainRunning(&b, w, since); err != nil {
@@ -188,6 +196,8 @@ func (e *explaining) countPeers() (text string, err error) {
 	switch {
 	case err != nil || !known:
 		return "", err
+	case !e.seesSessions():
+		return "Whether a session listens as a Node worker does, this role may not see.", nil
 	case n == 0:
 		return "No session that listens as a Node worker does can be seen.", nil
 	case n == 1:
@@ -222,7 +232,7 @@ func (e *explaining) checkAttempts() error {
 	if j.LastError == "" {
 		b.Text += " It has no error: it was superseded by a newer job with its key, or removed, while it ran. It must not be tried again."
 	} else {
-		b.Text += " The last error: " + strconv.Quote(head(j.LastError))
+		b.Text += " The last error: " + strconv.Quote(mask.Secrets(head(j.LastError)))
 		b.Remedies = []Remedy{{"To try it again:", e.reschedule("attempts := 0")}}
 	}
 	e.block(b)
@@ -262,7 +272,7 @@ func (e *explaining) checkDue() error {
 		b.Text = fmt.Sprintf("%s is not due until %s, in %s.", e.subject(), clock(at.Time, e.now), span(at.Time.Sub(e.now)))
 	}
 	if j.Attempts > 0 && j.LastError != "" {
-		b.Text += fmt.Sprintf(" Attempt %d of %d has failed: %s", j.Attempts, j.MaxAttempts, strconv.Quote(head(j.LastError)))
+		b.Text += fmt.Sprintf(" Attempt %d of %d has failed: %s", j.Attempts, j.MaxAttempts, strconv.Quote(mask.Secrets(head(j.LastError))))
 	}
 	if j.Key != "" && j.Revision >= pushes {
 		b.Text += fmt.Sprintf(" It was enqueued again %d times under its key %s in %s; each time, run_at was set anew, unless the key mode was preserve_run_at or unsafe_dedupe.",
@@ -463,22 +473,28 @@ func (e *explaining) checkWorkers() error {
 	if err != nil {
 		return err
 	}
-	_, readable := e.relations["backfill_workers"]
+	known = known && e.seesSessions()
 	b := Blocker{Code: NotServed}
 	task := strconv.Quote(j.Task)
+	node := "Whether Node workers are connected, this role may not see."
+	if known {
+		node = count(peers, "session listens as a Node worker does.", "sessions listen as Node workers do.")
+	}
+	if peers > 0 {
+		node += " They do not say which tasks they take."
+	}
 	switch {
+	case !e.workersKnown:
+		b.Code = Unseen
+		b.Text = fmt.Sprintf("%s is due, and not locked. Whether a worker takes it is not known: this role may not see the Go workers. %s", e.subject(), node)
 	case len(alive) == 0 && known && peers == 0:
 		b.Code = NoWorker
 		b.Text = e.subject() + " waits for a worker: none is connected, neither a Go worker nor, as far as can be seen, a Node worker."
 	case len(alive) == 0:
 		b.Code = PeersUnknown
-		b.Text = fmt.Sprintf("%s waits for a worker. No Go worker lives. %s They do not say which tasks they take, so whether one takes %s is not known.",
-			e.subject(), count(peers, "session listens as a Node worker does.", "sessions listen as Node workers do."), task)
+		b.Text = fmt.Sprintf("%s waits for a worker that takes %s. No Go worker lives. %s", e.subject(), task, node)
 	default:
-		b.Text = fmt.Sprintf("%s waits for a worker that knows the task %s: none of the %d Go workers that live does.", e.subject(), task, len(alive))
-		if peers > 0 {
-			b.Text += fmt.Sprintf(" %s They do not say which tasks they take.", count(peers, "session listens as a Node worker does.", "sessions listen as Node workers do."))
-		}
+		b.Text = fmt.Sprintf("%s waits for a worker that knows the task %s: none of the %d Go workers that live does. %s", e.subject(), task, len(alive), node)
 	}
 	for _, w := range alive {
 		b.Workers = append(b.Workers, newWorker(w))
@@ -500,7 +516,7 @@ func (e *explaining) checkWorkers() error {
 			break
 		}
 	}
-	if !readable {
+	if _, there := e.relations[workersTable]; !there {
 		b.Text += " There is no table of Go workers in this schema."
 	}
 	b.Remedies = []Remedy{{Text: "Start a worker whose code has the task " + task + "."}}

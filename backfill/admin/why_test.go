@@ -14,6 +14,7 @@ import (
 	"github.com/backfillhq/go/backfill"
 	"github.com/backfillhq/go/backfill/admin"
 	"github.com/backfillhq/go/internal/dbtest"
+	"github.com/backfillhq/go/internal/schema"
 	"github.com/backfillhq/go/testutil/pgtest"
 )
 
@@ -425,7 +426,7 @@ func TestWhyAsARoleWithoutRights(t *testing.T) {
 	if len(x.Missing) == 0 || !strings.Contains(x.Missing[0].Why, "the right to select") {
 		t.Errorf("missing %+v", x.Missing)
 	}
-	checkWhy(t, as, id+1000, admin.Gone, "has never been there", "!was given out")
+	checkWhy(t, as, id+1000, admin.Gone, "has never been there", "!was given out", "Or a transaction of another role")
 	r.run("grant select on all tables in schema graphile_worker to " + role)
 	r.run("revoke select on graphile_worker.jobs from " + role)
 	checkWhy(t, as, id, admin.Unseen, "row level security")
@@ -442,4 +443,38 @@ func asRole(t *testing.T, databaseURL, role string) string {
 	query.Set("role", strings.ReplaceAll(strings.Trim(role, `"`), `""`, `"`))
 	u.RawQuery = strings.ReplaceAll(query.Encode(), "+", "%20")
 	return u.String()
+}
+
+// What a role may not see is not taken for absent: neither workers, nor sessions.
+func TestWhyAsAReader(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	conn := dbtest.Connect(t, r.db.URL)
+	role := dbtest.NewRole(t, conn)
+	as := openAdmin(t, asRole(t, r.db.URL, role))
+	if _, err := schema.GrantRole(t.Context(), conn, strings.ReplaceAll(strings.Trim(role, `"`), `""`, `"`), schema.ReaderRole, schema.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	id := r.add("'sync'")
+	x := checkWhy(t, as, id, admin.PeersUnknown, "No Go worker lives", "this role may not see")
+	if len(x.Missing) != 1 || !strings.Contains(x.Missing[0].Why, "pg_read_all_stats") {
+		t.Errorf("missing %+v", x.Missing)
+	}
+	r.run("grant pg_read_all_stats to " + role)
+	checkWhy(t, as, id, admin.NoWorker)
+	r.work(1, "sync")
+	r.running(id)
+	checkWhy(t, as, id, admin.Running, "Its handler has run for")
+	waiting := r.add("'sync'")
+	checkWhy(t, as, waiting, admin.SlotsBusy)
+	r.run("drop policy " + policyOf(t, r.db, "backfill_workers") + " on graphile_worker.backfill_workers")
+	x = checkWhy(t, as, waiting, admin.Unseen, "may not see the Go workers")
+	if len(x.Missing) != 1 || !strings.Contains(x.Missing[0].Why, "row level security") {
+		t.Errorf("missing %+v", x.Missing)
+	}
+}
+
+func policyOf(t *testing.T, db *pgtest.Database, table string) string {
+	t.Helper()
+	return dbtest.Get[string](t, db.Pool(), "select quote_ident(polname) from pg_policy where polrelid = ('graphile_worker.' || $1)::regclass", table)
 }

@@ -4,10 +4,14 @@
 
 -- name: Relations :many
 -- The tables and views of a schema, and what this role may do with them. hidden: row level security may hide
--- rows from it.
+-- rows from it, because no policy shows it all.
 select c.relname::text as name, c.oid::bigint as oid,
        (has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select'))::boolean as readable,
-       row_security_active(c.oid)::boolean as hidden
+       (row_security_active(c.oid) and not exists (
+         select from pg_catalog.pg_policy as p cross join unnest(p.polroles) as r (role)
+          where p.polrelid = c.oid and p.polpermissive and p.polcmd::text in ('*', 'r') and pg_get_expr(p.polqual, p.polrelid) = 'true'
+            and case when r.role = 0 then true else pg_has_role(r.role, 'usage') end
+         ))::boolean as hidden
   from pg_catalog.pg_class as c join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
  where n.nspname = @schema_name::text and c.relkind in ('r', 'v', 'p', 'm') order by c.relname;
 
@@ -19,7 +23,7 @@ select n.nspname::text as name, (has_schema_privilege(n.oid, 'usage') and has_ta
 
 -- name: Server :one
 select clock_timestamp()::timestamptz as now, current_user::text as role, current_database()::text as database,
-       pg_is_in_recovery()::boolean as standby, current_setting('server_version')::text as version;
+       pg_is_in_recovery()::boolean as standby, pg_has_role('pg_read_all_stats', 'usage')::boolean as sees_sessions;
 
 -- name: WhyJob :many
 -- A job as it stands. xmax, and that of its queue, are the transactions that have locked the rows, or had.

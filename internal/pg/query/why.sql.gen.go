@@ -109,7 +109,11 @@ const Relations = `-- name: Relations :many
 
 select c.relname::text as name, c.oid::bigint as oid,
        (has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select'))::boolean as readable,
-       row_security_active(c.oid)::boolean as hidden
+       (row_security_active(c.oid) and not exists (
+         select from pg_catalog.pg_policy as p cross join unnest(p.polroles) as r (role)
+          where p.polrelid = c.oid and p.polpermissive and p.polcmd::text in ('*', 'r') and pg_get_expr(p.polqual, p.polrelid) = 'true'
+            and case when r.role = 0 then true else pg_has_role(r.role, 'usage') end
+         ))::boolean as hidden
   from pg_catalog.pg_class as c join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
  where n.nspname = $1::text and c.relkind in ('r', 'v', 'p', 'm') order by c.relname
 `
@@ -125,7 +129,7 @@ type RelationsRow struct {
 // missing: a table that is not there, or that the role may not read. All are read in one transaction, which
 // changes nothing and waits for no lock (pg/reader.go).
 // The tables and views of a schema, and what this role may do with them. hidden: row level security may hide
-// rows from it.
+// rows from it, because no policy shows it all.
 func (q *Queries) Relations(ctx context.Context, schemaName string) ([]RelationsRow, error) {
 	rows, err := q.db.Query(ctx, Relations, schemaName)
 	if err != nil {
@@ -185,15 +189,15 @@ func (q *Queries) SchemasWithJobs(ctx context.Context) ([]SchemasWithJobsRow, er
 
 const Server = `-- name: Server :one
 select clock_timestamp()::timestamptz as now, current_user::text as role, current_database()::text as database,
-       pg_is_in_recovery()::boolean as standby, current_setting('server_version')::text as version
+       pg_is_in_recovery()::boolean as standby, pg_has_role('pg_read_all_stats', 'usage')::boolean as sees_sessions
 `
 
 type ServerRow struct {
-	Now      pgtype.Timestamptz
-	Role     string
-	Database string
-	Standby  bool
-	Version  string
+	Now          pgtype.Timestamptz
+	Role         string
+	Database     string
+	Standby      bool
+	SeesSessions bool
 }
 
 func (q *Queries) Server(ctx context.Context) (ServerRow, error) {
@@ -204,7 +208,7 @@ func (q *Queries) Server(ctx context.Context) (ServerRow, error) {
 		&i.Role,
 		&i.Database,
 		&i.Standby,
-		&i.Version,
+		&i.SeesSessions,
 	)
 	return i, err
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/backfillhq/go/internal/devpg"
+	"github.com/backfillhq/go/internal/sqlstate"
 )
 
 // The fleet's database and role. It is no superuser, so that the harness gets a connection when all
@@ -185,6 +186,9 @@ func (s *server) with(ctx context.Context, name string, do func(context.Context,
 	}
 	config.Database = name
 	conn, err := pgx.ConnectConfig(ctx, config)
+	for sqlstate.Of(err) == "53300" && pause(ctx, 50*time.Millisecond) == nil { // also those of superusers, while many try to connect
+		conn, err = pgx.ConnectConfig(ctx, config)
+	}
 	if err != nil {
 		return fmt.Errorf("connect to PostgreSQL: %w", err)
 	}

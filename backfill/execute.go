@@ -65,6 +65,9 @@ var (
 	errGoexit    = errors.New("handler ended its goroutine (runtime.Goexit)")
 )
 
+// endless is the failure of a handler that never returns. It is prepared for each job.
+var endless = failure(errGoexit, 0)
+
 // execute runs one job. It is worker.Config.Execute.
 func (x *executor) execute(ctx context.Context, claimed *wire.Job, outcome *worker.Outcome) {
 	route, ok := x.routes[claimed.Task]
@@ -85,7 +88,8 @@ func (x *executor) execute(ctx context.Context, claimed *wire.Job, outcome *work
 		return
 	}
 	// This outcome counts if run never returns.
-	*outcome = failure(errGoexit, route.handler.backoff.delay(claimed.Attempt, x.random()))
+	*outcome = endless
+	outcome.Delay = route.handler.backoff.delay(claimed.Attempt, x.random())
 	if route.handler.transactional {
 		x.transact(ctx, route, claimed, outcome)
 		return

@@ -14,8 +14,12 @@ import (
 	"github.com/backfillhq/go/internal/pg"
 )
 
-// answerTimeout is how long an answer may take, whatever the database does.
-const answerTimeout = 5 * time.Second
+const (
+	// answerTimeout is how long an answer may take, whatever the database does.
+	answerTimeout = 5 * time.Second
+	// waitTimeout is how long it may wait before for one of the connections.
+	waitTimeout = 10 * time.Second
+)
 
 // Admin answers over connections of its own, two at most. It is safe for use by several goroutines.
 type Admin struct {
@@ -39,7 +43,7 @@ func Open(databaseURL string, options ...Option) (*Admin, error) {
 	if err := pg.CheckSchemaName(a.schema); err != nil {
 		return nil, err
 	}
-	config, err := pg.PoolConfig(databaseURL)
+	config, err := pg.ReaderConfig(databaseURL)
 	if err != nil {
 		return nil, err
 	}

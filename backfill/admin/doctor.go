@@ -2,6 +2,7 @@ package admin
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -17,6 +18,8 @@ type Diagnosis struct {
 	Schema string    `json:"schema"`
 	// Findings are what is wrong, or about to be, the worst first. A healthy database has none.
 	Findings []Finding `json:"findings"`
+	// Notes are what is no fault, and good to know.
+	Notes []string `json:"notes,omitempty"`
 	// Missing is what could not be looked at.
 	Missing []Missing `json:"missing,omitempty"`
 }
@@ -67,6 +70,7 @@ type examining struct {
 
 	findings []Finding
 	roles    []query.DoctorRolesRow // that were given rights
+	notes    []string
 }
 
 func (x *examining) find(f Finding) { x.findings = append(x.findings, f) }
@@ -107,12 +111,6 @@ func (a *Admin) Doctor(ctx context.Context) (*Diagnosis, error) {
 	if err != nil {
 		return nil, err
 	}
-	d = &Diagnosis{At: x.now, Schema: a.schema}
-	for _, missing := range x.reader.Missing {
-		if m := Missing(missing); !slices.Contains(d.Missing, m) {
-			d.Missing = append(d.Missing, m)
-		}
-	}
 	usable := !slices.ContainsFunc(x.findings, func(f Finding) bool { return f.Code == SchemaUnusable })
 	if usable && !x.server.Standby {
 		if err := a.examineRights(ctx, x); err != nil {
@@ -122,7 +120,14 @@ func (a *Admin) Doctor(ctx context.Context) (*Diagnosis, error) {
 			return nil, err
 		}
 	}
+	d = &Diagnosis{At: x.now, Schema: a.schema}
+	for _, missing := range x.reader.Missing {
+		if m := Missing(missing); !slices.Contains(d.Missing, m) {
+			d.Missing = append(d.Missing, m)
+		}
+	}
 	d.Findings = append([]Finding{}, x.findings...)
+	d.Notes = slices.DeleteFunc(x.notes, func(note string) bool { return note == "" })
 	return d, nil
 }
 
@@ -132,6 +137,10 @@ const listenPatience = 2 * time.Second
 // examineListening sends a notification to itself.
 func (a *Admin) examineListening(ctx context.Context, x *examining) error {
 	arrives, why, err := pg.ListenArrives(ctx, a.pool, listenPatience)
+	if errors.Is(err, pg.ErrUnanswered) {
+		x.miss("whether notifications arrive", err.Error())
+		return nil
+	}
 	if err != nil || arrives {
 		return err
 	}

@@ -11,11 +11,8 @@ import (
 	"github.com/backfillhq/go/internal/pg/query"
 )
 
-// newestRevision is the newest revision of Graphile Worker's schema that is known here.
-const (
-	oldestRevision = 18
-	newestRevision = 20
-)
+// oldestRevision is the oldest revision of Graphile Worker's schema that is known here.
+const oldestRevision = 18
 
 // examineLedger says which revision the schema has, and whether anything can be said of it.
 func (x *examining) examineLedger() (usable bool, err error) {
@@ -28,20 +25,11 @@ func (x *examining) examineLedger() (usable bool, err error) {
 		})
 		return false, nil
 	}
-	if !relation.Readable {
-		x.miss("the revision of the schema", "role "+x.server.Role+" needs the right to select from "+x.table("migrations"))
-		return true, nil
-	}
-	rows, known, err := fact(&x.reading, "the revision of the schema", (*query.Queries).DoctorLedger)
-	if err != nil || !known {
+	highest, breaking, err := x.readLedger()
+	if err != nil || highest == 0 && !relation.Readable {
 		return true, err
 	}
-	highest, breaking := int32(0), int32(0)
-	for _, row := range rows {
-		if highest = max(highest, row.ID); row.Breaking {
-			breaking = max(breaking, row.ID)
-		}
-	}
+	x.notes = append(x.notes, x.newer(highest))
 	switch {
 	case breaking > newestRevision:
 		x.find(Finding{
@@ -77,11 +65,15 @@ func (x *examining) examineFunctions() error {
 	})
 	found := map[string]bool{}
 	for _, row := range rows {
-		found[row.Name] = true
-		bodies, ours := functionBodies[row.Name]
-		if !ours || slices.Contains(bodies, row.Body) {
+		if slices.Contains(functionBodies[row.Name], row.Body) {
+			found[row.Name] = true // another function with that name has other arguments
+		}
+	}
+	for _, row := range rows {
+		if _, ours := functionBodies[row.Name]; !ours || found[row.Name] {
 			continue
 		}
+		found[row.Name] = true
 		x.find(Finding{
 			Code: FunctionChanged, Object: row.Name,
 			Text: fmt.Sprintf("The function %s is not what Graphile Worker or backfill install: somebody has replaced it, or a version did that this one does not know. "+
@@ -120,9 +112,6 @@ func (x *examining) examineIndexes() error {
 		return q.DoctorIndexes(ctx, x.reader.Schema())
 	})
 	for _, row := range rows {
-		if !row.Broken {
-			continue
-		}
 		f := Finding{
 			Code: IndexBroken, Object: row.Name,
 			Text:     fmt.Sprintf("The index %s is not valid: its build was interrupted. It costs each insert its time, and no query uses it.", x.table(row.Name)),
@@ -130,7 +119,7 @@ func (x *examining) examineIndexes() error {
 		}
 		if row.Name == "backfill_jobs_queue_idx" {
 			f.Remedies = append(f.Remedies, Remedy{"And to build it again:", x.backfill("migrate")})
-		} else {
+		} else if !strings.Contains(row.Name, "_ccnew") && !strings.Contains(row.Name, "_ccold") { // a copy of another one
 			f.Remedies = append(f.Remedies, Remedy{"And to build it again:", strings.Replace(row.Definition, " INDEX ", " INDEX CONCURRENTLY ", 1) + ";"})
 		}
 		x.find(f)
@@ -162,6 +151,9 @@ func (x *examining) examineOwners() error {
 	rows, _, err := fact(&x.reading, "the owners", func(q *query.Queries, ctx context.Context) ([]query.DoctorOwnersRow, error) {
 		return q.DoctorOwners(ctx, x.reader.Schema())
 	})
+	rows = slices.DeleteFunc(rows, func(row query.DoctorOwnersRow) bool {
+		return !strings.HasPrefix(row.Name, "_private_") && !strings.HasPrefix(row.Name, "backfill_") && row.Name != jobsView && row.Name != "migrations"
+	})
 	owned := map[string]int{}
 	usual := ""
 	for _, row := range rows {
@@ -170,7 +162,7 @@ func (x *examining) examineOwners() error {
 		}
 	}
 	for _, row := range rows {
-		if row.Owner == usual || !strings.HasPrefix(row.Name, "_private_") && !strings.HasPrefix(row.Name, "backfill_") && row.Name != jobsView && row.Name != "migrations" {
+		if row.Owner == usual {
 			continue
 		}
 		x.find(Finding{

@@ -58,7 +58,7 @@ func (x *examining) examineVacuum() error {
 		dead = max(dead, row.Dead)
 		vacuumed := timeOf(row.VacuumedAt)
 		late := vacuumed.IsZero() && row.LongUp || !vacuumed.IsZero() && x.now.Sub(vacuumed.Time) > vacuumLimit
-		if row.Dead < deadLimit || !row.Off && !late {
+		if row.Dead < deadLimit || !row.Off && (!late || row.Dead < deadLimit+row.Live/4) {
 			continue
 		}
 		f := Finding{Code: VacuumBehind, Object: row.Name, Count: row.Dead, Since: vacuumed}
@@ -88,10 +88,14 @@ func (x *examining) examineVacuum() error {
 			f.Sessions[0] = s
 			f.Text = fmt.Sprintf("%s keeps vacuum from removing rows that were deleted since it began: %d rows are dead.", upper(x.session(s)), dead)
 			f.Remedies = []Remedy{{"End the transaction in that application. If that cannot be done, end its session; what it has done is rolled back:", fmt.Sprintf("select pg_terminate_backend(%d);", s.PID)}}
+		case "replication slot":
+			f.Since, f.Sessions = Time{}, nil
+			f.Text = fmt.Sprintf("The replication slot %s, %s, keeps vacuum from removing rows: %d rows are dead.", strconv.Quote(row.Name), row.State, dead)
+			f.Remedies = []Remedy{{"If nobody needs it any more, and only then:", fmt.Sprintf("select pg_drop_replication_slot(%s);", sqlQuote(row.Name))}}
 		default:
 			f.Text = fmt.Sprintf("The prepared transaction %s, %s, keeps vacuum from removing rows that were deleted since then: %d rows are dead.",
 				strconv.Quote(row.Name), f.Since.since(x.now), dead)
-			f.Remedies = []Remedy{{"If whoever has prepared it does not end it, one of:", fmt.Sprintf("rollback prepared %s;", sqlQuote(row.Name))}}
+			f.Remedies = []Remedy{{"If whoever has prepared it does not end it:", fmt.Sprintf("rollback prepared %s;", sqlQuote(row.Name))}}
 		}
 		x.find(f)
 	}

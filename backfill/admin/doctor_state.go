@@ -28,22 +28,19 @@ func (x *examining) examineLine() error {
 	if err != nil {
 		return err
 	}
-	known = known && x.server.SeesSessions
+	known = known && x.server.SeesSessions && !x.server.Standby
 	for _, row := range rows {
 		switch oldest := timeOf(row.Oldest); {
 		case row.TaskGone:
 			x.find(Finding{
 				Code: DanglingTask, Object: strconv.Itoa(int(row.TaskID)), Count: row.Jobs,
-				Text: fmt.Sprintf("%d jobs, %d among them, have the task id %d, which has no row in %s: no worker will ever take them.", row.Jobs, row.FirstJob, row.TaskID, x.table(tasksTable)),
-				Remedies: []Remedy{{
-					"Give the row back, with the name of the task that they were enqueued for:",
-					fmt.Sprintf("insert into %s (id, identifier) overriding system value values (%d, 'NAME');", x.table(tasksTable), row.TaskID),
-				}},
+				Text:     fmt.Sprintf("%s, %d among them, with the task id %d, which has no row in %s: no worker will ever take them.", waits(row.Jobs), row.FirstJob, row.TaskID, x.table(tasksTable)),
+				Remedies: []Remedy{x.giveTask(int64(row.TaskID))},
 			})
 		case row.Due > 0 && oldest.Infinite == 0 && x.now.Sub(oldest.Time) > waitLimit && !x.served(row.Task) && x.workersKnown && known && peers == 0:
 			f := Finding{Code: TaskUnserved, Object: row.Task, Count: row.Due, Since: oldest}
-			f.Text = fmt.Sprintf("%d jobs of the task %s are due, the oldest for %s, and no worker that lives takes them: no Go worker knows the task, and no session listens as a Node worker does.",
-				row.Due, strconv.Quote(row.Task), span(x.now.Sub(oldest.Time)))
+			f.Text = fmt.Sprintf("%s of the task %s, the oldest for %s, and no worker that lives takes them: no Go worker knows the task, and no session listens as a Node worker does.",
+				plural(int(row.Due), "job is due", "jobs are due"), strconv.Quote(row.Task), span(x.now.Sub(oldest.Time)))
 			f.Remedies = []Remedy{{"Start a worker whose code has the task. To see more of one of them:", x.backfill(fmt.Sprint("why ", row.FirstJob))}}
 			x.find(f)
 		}
@@ -52,11 +49,8 @@ func (x *examining) examineLine() error {
 	for _, row := range queues {
 		x.find(Finding{
 			Code: DanglingQueue, Object: strconv.Itoa(int(row.QueueID)), Count: row.Jobs,
-			Text: fmt.Sprintf("%d jobs, %d among them, have the queue id %d, which has no row in %s: no worker will ever take them.", row.Jobs, row.FirstJob, row.QueueID, x.table(queuesTable)),
-			Remedies: []Remedy{{
-				"Give the row back, with the name of the queue:",
-				fmt.Sprintf("insert into %s (id, queue_name) overriding system value values (%d, 'NAME');", x.table(queuesTable), row.QueueID),
-			}},
+			Text:     fmt.Sprintf("%s, %d among them, with the queue id %d, which has no row in %s: no worker will ever take them.", waits(row.Jobs), row.FirstJob, row.QueueID, x.table(queuesTable)),
+			Remedies: []Remedy{x.giveQueue(int64(row.QueueID))},
 		})
 	}
 	return err
@@ -121,9 +115,8 @@ func (x *examining) findLockedQueue(row query.DoctorLockedQueuesRow) {
 	f := Finding{
 		Code: QueueUnlocked, Object: row.QueueName, Since: since,
 		Text: fmt.Sprintf("The queue %s is locked by %s %s, and no job of it is. Nobody frees it before the lock is 4 hours old, and its jobs wait.",
-			strconv.Quote(row.QueueName), row.LockedBy, since.since(x.now)),
-		Remedies: []Remedy{{"To free this queue alone:", fmt.Sprintf("update %s set locked_at = null, locked_by = null where queue_name = %s and locked_by = %s;",
-			x.table(queuesTable), sqlQuote(row.QueueName), sqlQuote(row.LockedBy))}},
+			strconv.Quote(row.QueueName), orSomebody(row.LockedBy), since.since(x.now)),
+		Remedies: []Remedy{x.freeQueue(row.QueueName, since)},
 	}
 	if x.now.Sub(since.Time) > 4*time.Hour {
 		f.Text = strings.Replace(f.Text, "Nobody frees it before the lock is 4 hours old", "Graphile Worker's workers, which free such locks every few minutes, do not seem to run", 1)
@@ -140,8 +133,8 @@ func (x *examining) examineKeys() error {
 	for _, row := range rows {
 		x.find(Finding{
 			Code: FailedKeys, Object: row.Task, Count: row.Jobs,
-			Text: fmt.Sprintf("%d jobs of the task %s have failed for good and hold their keys, such as %s. A job that is enqueued with such a key in the mode unsafe_dedupe is dropped; "+
-				"in the other modes, it takes the key.", row.Jobs, strconv.Quote(row.Task), strings.Join(quoted(row.Keys), ", ")),
+			Text: fmt.Sprintf("%s of the task %s, and hold their keys, such as %s. A job that is enqueued with such a key in the mode unsafe_dedupe is dropped; "+
+				"in the other modes, it takes the key.", plural(int(row.Jobs), "job has failed for good", "jobs have failed for good"), strconv.Quote(row.Task), strings.Join(quoted(row.Keys), ", ")),
 			Remedies: []Remedy{{
 				"A Go worker that serves the task makes dead letters of them, an hour after they have failed. To see them, and try again those that are worth it, by reschedule_jobs:",
 				fmt.Sprintf("select id, key, last_error from %s where key is not null and attempts >= max_attempts and locked_at is null;", x.table(jobsView)),
@@ -150,3 +143,5 @@ func (x *examining) examineKeys() error {
 	}
 	return err
 }
+
+func waits(n int64) string { return plural(int(n), "job waits", "jobs wait") }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -56,6 +57,33 @@ func (r *reading) can(table, what string) bool {
 	return there && relation.Readable
 }
 
+// newestRevision is the newest revision of Graphile Worker's schema that is known here.
+const newestRevision = 20
+
+// readLedger returns the highest revision that is installed, and the highest one that is a breaking
+// change; 0: it is not known.
+func (r *reading) readLedger() (highest, breaking int, err error) {
+	if !r.can("migrations", "the revision of the schema") {
+		return 0, 0, nil
+	}
+	rows, _, err := fact(r, "the revision of the schema", (*query.Queries).Ledger)
+	for _, row := range rows {
+		if highest = max(highest, int(row.ID)); row.Breaking {
+			breaking = max(breaking, int(row.ID))
+		}
+	}
+	return highest, breaking, err
+}
+
+// newer says that the schema is newer than what is known here; "": it is not.
+func (r *reading) newer(highest int) string {
+	if highest <= newestRevision {
+		return ""
+	}
+	return fmt.Sprintf("The schema is at revision %d of Graphile Worker's, which this version does not know: it knows those up to %d. The newer ones are not "+
+		"marked as breaking changes.", highest, newestRevision)
+}
+
 // table is the name of a table in SQL.
 func (r *reading) table(name string) string {
 	return r.reader.Name(name)
@@ -89,6 +117,17 @@ func (r *reading) readWorkers() (err error) {
 		r.workersKnown = true
 	case r.can(workersTable, "the Go workers"):
 		r.workers, r.workersKnown, err = fact(r, "the Go workers", (*query.Queries).WhyWorkers)
+		if r.server.Standby { // what the primary has written comes late
+			least := int64(math.MaxInt64)
+			for _, w := range r.workers {
+				if !w.DeadAt.Valid {
+					least = min(least, w.SilentUs)
+				}
+			}
+			for i := range r.workers {
+				r.workers[i].SilentUs = max(r.workers[i].SilentUs-least, 0)
+			}
+		}
 		if relation.Hidden {
 			r.workersKnown = false
 			r.miss("the Go workers", "row level security hides some or all of them from role "+r.server.Role)
@@ -99,10 +138,15 @@ func (r *reading) readWorkers() (err error) {
 
 // seesSessions reports whether this role is told what sessions of other roles do, and notes if not.
 func (r *reading) seesSessions() bool {
-	if !r.server.SeesSessions {
+	switch {
+	case r.server.Standby:
+		r.miss("what sessions do", "the server is a standby: the sessions of workers and applications are on the primary")
+		return false
+	case !r.server.SeesSessions:
 		r.miss("what sessions of other roles do", "role "+r.server.Role+" needs to be a member of pg_read_all_stats")
+		return false
 	}
-	return r.server.SeesSessions
+	return true
 }
 
 // worker returns the worker that has locked something.
@@ -165,6 +209,9 @@ func (r *reading) life(w *query.WhyWorkersRow) string {
 
 // session names a session in a sentence.
 func (r *reading) session(s Session) string {
+	if s.PID == 0 {
+		return fmt.Sprintf("the prepared transaction %s (role %s, %s)", strconv.Quote(s.Application), s.Role, Time{Time: s.Since}.since(r.now))
+	}
 	application := "no application_name"
 	if s.Application != "" {
 		application = "application_name " + strconv.Quote(s.Application)
@@ -175,11 +222,44 @@ func (r *reading) session(s Session) string {
 	return fmt.Sprintf("session %d (%s, role %s, %s, in its transaction %s)", s.PID, application, s.Role, s.State, Time{Time: s.Since}.since(r.now))
 }
 
+// giveTask and giveQueue give jobs a row of a name again. Another row may have the name by now.
+func (r *reading) giveTask(id int64) Remedy {
+	return r.giveName(id, tasksTable, "identifier", "task_id", "the task that the jobs were enqueued for")
+}
+
+func (r *reading) giveQueue(id int64) Remedy {
+	return r.giveName(id, queuesTable, "queue_name", "job_queue_id", "the queue")
+}
+
+func (r *reading) giveName(id int64, table, name, column, of string) Remedy {
+	return Remedy{"Give the jobs a row again, with the name of " + of + ":", fmt.Sprintf(
+		"insert into %[1]s (%[2]s) values ('NAME') on conflict do nothing; update %[4]s set %[3]s = (select id from %[1]s where %[2]s = 'NAME') where %[3]s = %[5]d and locked_at is null;",
+		r.table(table), name, column, r.table(jobsTable), id)}
+}
+
+// freeQueue frees a queue that was locked at this time, if no job of it is locked.
+func (r *reading) freeQueue(name string, since Time) Remedy {
+	at := since.String()
+	if since.Infinite == 0 {
+		at = since.Time.Format("2006-01-02T15:04:05.999999Z07:00")
+	}
+	return Remedy{"To free this queue alone:", fmt.Sprintf("update %s as s set locked_at = null, locked_by = null where s.queue_name = %s and s.locked_at = '%s' "+
+		"and not exists (select from %s as j where j.job_queue_id = s.id and j.locked_at is not null);", r.table(queuesTable), sqlQuote(name), at, r.table(jobsTable))}
+}
+
 // backfill is a command line of this program, for the schema that was asked about.
 func (r *reading) backfill(command string) string {
 	if schema := r.reader.Schema(); schema != pg.DefaultSchema {
-		verb, rest, _ := strings.Cut(command, " ")
-		command = verb + " --schema " + shellQuote(schema) + " " + rest
+		words := 1
+		if strings.HasPrefix(command, "dlq ") {
+			words = 2
+		}
+		parts := strings.SplitN(command, " ", words+1)
+		verb, rest := strings.Join(parts[:words], " "), strings.Join(parts[words:], " ")
+		command = verb + " --schema " + shellQuote(schema)
+		if rest != "" {
+			command += " " + rest
+		}
 	}
 	return "backfill " + command
 }

@@ -22,7 +22,7 @@ func (t Time) MarshalJSON() ([]byte, error) {
 	if t.Infinite != 0 {
 		return json.Marshal(t.String())
 	}
-	return json.Marshal(t.Time)
+	return json.Marshal(t.Time.Format("2006-01-02T15:04:05.999999Z07:00")) // also years beyond 9999
 }
 
 // UnmarshalJSON reads what MarshalJSON writes.
@@ -34,7 +34,7 @@ func (t *Time) UnmarshalJSON(data []byte) error {
 	case `"-infinity"`:
 		t.Infinite = -1
 	default:
-		return json.Unmarshal(data, &t.Time)
+		return json.Unmarshal(data, &t.Time) // not years beyond 9999, which time.Time does not read
 	}
 	return nil
 }
@@ -65,6 +65,22 @@ func (t Time) since(now time.Time) string {
 	return fmt.Sprintf("since %s (%s)", clock(t.Time, now), span(now.Sub(t.Time)))
 }
 
+// later is a time after this one.
+func (t Time) later(d time.Duration) Time {
+	if t.Infinite != 0 {
+		return t
+	}
+	return Time{Time: t.Time.Add(d)}
+}
+
+// at writes a time as a sentence has it.
+func (t Time) at(now time.Time) string {
+	if t.Infinite != 0 {
+		return t.String()
+	}
+	return clock(t.Time, now)
+}
+
 // clock leaves out the day if it is less than half a day away.
 func clock(at, now time.Time) string {
 	if d := now.Sub(at); d < 12*time.Hour && d > -12*time.Hour {
@@ -77,6 +93,8 @@ func clock(at, now time.Time) string {
 func span(d time.Duration) string {
 	d = max(d, 0)
 	switch days := d / (24 * time.Hour); {
+	case days > 100*365:
+		return "more than 100 years"
 	case d < 10*time.Second:
 		return fmt.Sprintf("%.1f s", d.Seconds())
 	case d < 2*time.Minute:

@@ -142,10 +142,12 @@ type Missing struct {
 // Why says why a job does not run, or what it is doing. An id without a job has an answer, too:
 // Job is nil then. It waits for no lock and no worker, and takes 5 seconds at most.
 func (a *Admin) Why(ctx context.Context, jobID int64) (*Explanation, error) {
-	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	ctx, cancel := context.WithTimeout(ctx, waitTimeout+answerTimeout)
 	defer cancel()
 	var explanation *Explanation
 	err := pg.Read(ctx, a.pool, a.schema, func(r *pg.Reader) error {
+		ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+		defer cancel()
 		e := &explaining{reading: reading{ctx: ctx, reader: r}, id: jobID}
 		if err := e.explain(); err != nil {
 			return err
@@ -154,7 +156,7 @@ func (a *Admin) Why(ctx context.Context, jobID int64) (*Explanation, error) {
 		return nil
 	})
 	if err == nil {
-		err = a.askWhere(ctx, explanation)
+		a.askWhere(ctx, explanation)
 	}
 	return explanation, err
 }

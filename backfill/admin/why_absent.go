@@ -19,28 +19,27 @@ func (e *explaining) explainAbsence() error {
 	if there && !e.byView && (!jobs.Readable || jobs.Hidden) || there && e.byView && !view.Readable {
 		e.explainUnseen(jobs)
 	}
-	for _, look := range []func() error{e.lookInSchemas, e.lookInLetters, e.lookAtIDs, e.lookAtWriters} {
+	for _, look := range []func() error{e.lookInLetters, e.lookAtIDs, e.lookAtWriters} {
 		if err := look(); err != nil {
 			return err
 		}
 	}
-	if len(e.blockers) > 0 {
-		return nil
-	}
-	if !there {
+	switch {
+	case len(e.blockers) > 0:
+	case !there:
 		e.block(Blocker{Code: Unseen, Text: fmt.Sprintf("The schema %s has no jobs: it has no table %s.", e.reader.Schema(), jobsTable)})
-		return nil
+	default:
+		b := Blocker{Code: Gone, Text: fmt.Sprintf("There is no job %d. Its id was given out, so it is done, was removed or cancelled, or the transaction "+
+			"that enqueued it was rolled back: which of them, cannot be told.", e.id)}
+		if !e.givenOut {
+			b.Text = fmt.Sprintf("There is no job %d. It is done, was removed or cancelled, was rolled back, or has never been there: which of them, cannot be told.", e.id)
+		}
+		if !e.seesSessions() {
+			b.Text += " Or a transaction that cannot be seen here has made it, and is open."
+		}
+		e.block(b)
 	}
-	b := Blocker{Code: Gone, Text: fmt.Sprintf("There is no job %d. Its id was given out, so it is done, was removed or cancelled, or the transaction "+
-		"that enqueued it was rolled back: which of them, cannot be told.", e.id)}
-	if !e.givenOut {
-		b.Text = fmt.Sprintf("There is no job %d. It is done, was removed or cancelled, was rolled back, or has never been there: which of them, cannot be told.", e.id)
-	}
-	if !e.seesSessions() {
-		b.Text += " Or a transaction of another role has made it, and is open: this role may not see that."
-	}
-	e.block(b)
-	return nil
+	return e.lookInSchemas()
 }
 
 // explainUnseen is for a role that may not read the jobs, or not all of them.
@@ -50,7 +49,12 @@ func (e *explaining) explainUnseen(jobs query.RelationsRow) {
 	if jobs.Readable {
 		b.Text = fmt.Sprintf("Role %s sees no job %d, which does not say that there is none: row level security hides jobs from it.", e.server.Role, e.id)
 	}
-	b.Remedies = []Remedy{{"Give the role what it takes to read, as the owner of the tables:", e.backfill("migrate --reader-role " + shellQuote(e.server.Role))}}
+	role := pg.QuoteIdentifier(e.server.Role)
+	b.Remedies = []Remedy{{"Let the role read the view, which shows all jobs without their payloads, as the owner of the tables:",
+		fmt.Sprintf("grant usage on schema %s to %s; grant select on %s to %s;", pg.QuoteIdentifier(e.reader.Schema()), role, e.table(jobsView), role)}}
+	if _, ours := e.relations[workersTable]; ours {
+		b.Remedies = append(b.Remedies, Remedy{"Or let it read everything:", e.backfill("migrate --reader-role " + shellQuote(e.server.Role))})
+	}
 	e.block(b)
 }
 
@@ -77,11 +81,16 @@ func (e *explaining) lookInSchemas() error {
 		}
 	}
 	if len(found) > 0 {
-		e.block(Blocker{
+		other := Blocker{
 			Code: OtherSchema, Schemas: found,
 			Text:     fmt.Sprintf("The schema %s has no job %d. There is one in the schema %s.", e.reader.Schema(), e.id, strings.Join(found, ", and in ")),
 			Remedies: []Remedy{{"To ask about that one:", fmt.Sprintf("backfill why --schema %s %d", shellQuote(found[0]), e.id)}},
-		})
+		}
+		if code := e.blockers[0].Code; code == NotGivenOut || code == Unseen { // this schema cannot be meant
+			e.blockers = append([]Blocker{other}, e.blockers...)
+		} else {
+			e.block(other)
+		}
 	}
 	return nil
 }
@@ -126,7 +135,7 @@ func (e *explaining) lookInLetters() error {
 
 // lookAtIDs says whether the id was given out yet.
 func (e *explaining) lookAtIDs() error {
-	if _, there := e.relations[jobsTable]; !there || len(e.blockers) > 0 {
+	if _, there := e.relations[jobsTable]; !there || len(e.blockers) > 0 || e.server.Standby { // which is told 32 ids at once
 		return nil
 	}
 	last, _, err := fact(&e.reading, "the last id", func(q *query.Queries, ctx context.Context) ([]int64, error) {
@@ -148,26 +157,14 @@ func (e *explaining) lookAtIDs() error {
 
 // lookAtWriters looks for transactions that may have made the job and are open.
 func (e *explaining) lookAtWriters() error {
-	jobs, there := e.relations[jobsTable]
-	if !there || len(e.blockers) > 0 {
+	if _, there := e.relations[jobsTable]; !there || len(e.blockers) > 0 {
 		return nil
 	}
-	rows, _, err := fact(&e.reading, "open transactions", func(q *query.Queries, ctx context.Context) ([]query.WhyWritersRow, error) {
-		return q.WhyWriters(ctx, jobs.Oid)
-	})
-	if err != nil || len(rows) == 0 {
+	sessions, err := e.readWriters()
+	if err != nil || len(sessions) == 0 {
 		return err
 	}
-	b := Blocker{Code: NotCommitted}
-	for _, row := range rows {
-		s := Session{PID: int(row.Pid.Int32), Role: row.Role, Application: row.Application, State: row.State, Since: row.Since.Time.UTC()}
-		if e.now.Sub(s.Since) > lockPause {
-			b.Sessions = append(b.Sessions, s)
-		}
-	}
-	if len(b.Sessions) == 0 {
-		return nil
-	}
+	b := Blocker{Code: NotCommitted, Sessions: sessions}
 	b.Since = Time{Time: b.Sessions[0].Since}
 	b.Text = fmt.Sprintf("There is no job %d that others can see. It may not be committed yet, for", e.id)
 	for i, s := range b.Sessions {
@@ -180,4 +177,19 @@ func (e *explaining) lookAtWriters() error {
 	b.Remedies = []Remedy{{Text: "If that transaction has enqueued it, the job runs when it is committed: see why the application keeps it open."}}
 	e.block(b)
 	return nil
+}
+
+// readWriters returns the sessions that have written to the table of jobs in a transaction that is
+// open for longer than one of a single statement.
+func (e *explaining) readWriters() (sessions []Session, err error) {
+	rows, _, err := fact(&e.reading, "open transactions", func(q *query.Queries, ctx context.Context) ([]query.WhyWritersRow, error) {
+		return q.WhyWriters(ctx, e.relations[jobsTable].Oid)
+	})
+	for _, row := range rows {
+		s := Session{PID: int(row.Pid.Int32), Role: row.Role, Application: row.Application, State: row.State, Since: row.Since.Time.UTC()}
+		if e.now.Sub(s.Since) > lockPause {
+			sessions = append(sessions, s)
+		}
+	}
+	return sessions, err
 }

@@ -21,8 +21,26 @@ func (e *explaining) explain() error {
 	if skew := e.compareClocks(); skew != "" {
 		e.notes = append(e.notes, skew)
 	}
+	highest, breaking, err := e.readLedger()
+	if err != nil {
+		return err
+	}
+	if breaking > newestRevision {
+		e.block(Blocker{Code: Unseen, Text: fmt.Sprintf("Revision %d of the schema %s is a breaking change that this version does not know: it knows those up to %d, "+
+			"and can say nothing of the job.", breaking, e.reader.Schema(), newestRevision)})
+		return nil
+	}
+	if newer := e.newer(highest); newer != "" {
+		e.notes = append(e.notes, newer)
+	}
+	if e.server.Standby {
+		e.notes = append(e.notes, "This is a standby: the tables are told as they were when it last heard of the primary.")
+	}
 	if err := e.readJob(); err != nil {
 		return err
+	}
+	if e.unread {
+		return e.explainUnread()
 	}
 	if !e.seen {
 		return e.explainAbsence()
@@ -75,6 +93,9 @@ func (e *explaining) explanation() *Explanation {
 
 // subject begins a sentence.
 func (e *explaining) subject() string {
+	if !e.seen {
+		return fmt.Sprintf("Job %d, if there is one,", e.id)
+	}
 	task := e.job.Task
 	if e.job.TaskGone {
 		task = "of task id " + strconv.Itoa(int(e.job.TaskID))
@@ -126,14 +147,11 @@ func (e *explaining) explainLock() error {
 		if err != nil {
 			return err
 		}
-		b.Code, b.Until = RunningElsewhere, Time{Time: since.Time.Add(4 * time.Hour)}
+		b.Code, b.Until = RunningElsewhere, since.later(4*time.Hour)
 		b.Text = fmt.Sprintf("%s is locked by %s %s, which is no Go worker. Node workers have no heartbeat, so nobody can tell whether it lives. %s "+
 			"If it is gone, the job is released 4 hours after it was locked, at about %s.",
-			e.subject(), j.LockedBy, since.since(e.now), peers, clock(b.Until.Time, e.now))
-		b.Remedies = []Remedy{{
-			"If you know that the process is gone, and only then, because a job that still runs would run twice:",
-			e.backfill("unlock --force --reason 'its process is gone' " + shellQuote(j.LockedBy)),
-		}}
+			e.subject(), orSomebody(j.LockedBy), since.since(e.now), peers, b.Until.at(e.now))
+		b.Remedies = e.unlock(j.LockedBy)
 	}
 	if b.Code != Superseded && !suspect && j.Attempts >= j.MaxAttempts {
 		e.notes = append(e.notes, "If it fails now, it is not tried again: this is its last attempt, or its key was taken by a newer job, or removed.")
@@ -146,7 +164,10 @@ func (e *explaining) explainLock() error {
 func (e *explaining) explainRunning(b *Blocker, w *query.WhyWorkersRow, since Time) error {
 	b.Code = Running
 	superseded := e.job.Key == "" && strings.HasSuffix(e.job.LockedBy, "k")
-	where := "worker " + strings.SplitN(e.job.LockedBy, ".", 2)[0] + ", which has no row in backfill_workers"
+	where := "worker " + strings.SplitN(e.job.LockedBy, ".", 2)[0]
+	if e.workersKnown {
+		where += ", which has no row in backfill_workers: any Go worker that lives releases the job"
+	}
 	if w != nil {
 		where = e.place(w) + ", " + e.life(w)
 	}
@@ -215,10 +236,7 @@ func (e *explaining) checkTask() error {
 		Code: TaskRowMissing,
 		Text: fmt.Sprintf("Job %d has the task id %d, and %s has no such row: no worker will ever take it. A cleanup that ran while the job "+
 			"was being enqueued has removed the row.", e.id, e.job.TaskID, table),
-		Remedies: []Remedy{{
-			"Give the row back, with the name of the task that the job was enqueued for:",
-			fmt.Sprintf("insert into %s (id, identifier) overriding system value values (%d, 'NAME');", table, e.job.TaskID),
-		}},
+		Remedies: []Remedy{e.giveTask(int64(e.job.TaskID))},
 	})
 	return nil
 }
@@ -229,12 +247,19 @@ func (e *explaining) checkAttempts() error {
 		return nil
 	}
 	b := Blocker{Code: AttemptsUsed, Text: fmt.Sprintf("%s has failed for good: no attempts are left, %d of %d are used.", e.subject(), j.Attempts, j.MaxAttempts)}
-	if j.LastError == "" {
-		b.Text += " It has no error: it was superseded by a newer job with its key, or removed, while it ran. It must not be tried again."
-	} else {
+	if j.LastError != "" {
 		b.Text += " The last error: " + strconv.Quote(mask.Secrets(head(j.LastError)))
-		b.Remedies = []Remedy{{"To try it again:", e.reschedule("attempts := 0")}}
 	}
+	again := "To try it again:"
+	switch {
+	case j.Key != "": // whoever supersedes or removes a job that runs takes its key
+	case j.LastError == "":
+		b.Text += " It has no error and no key: it was superseded by a newer job, or removed, while it ran, or its process ended in its last attempt. Which of them, the row does not say."
+		again = "If it is not one that was superseded or removed, which must not run after the newer one, to try it again:"
+	default:
+		again = "To try it again, unless it had a key that a newer job has taken, which the row does not say:"
+	}
+	b.Remedies = []Remedy{{again, e.reschedule("attempts := 0")}}
 	e.block(b)
 	return nil
 }
@@ -269,7 +294,7 @@ func (e *explaining) checkDue() error {
 	if at.Infinite != 0 {
 		b.Text = fmt.Sprintf("%s is never due: its run_at is %s.", e.subject(), at)
 	} else {
-		b.Text = fmt.Sprintf("%s is not due until %s, in %s.", e.subject(), clock(at.Time, e.now), span(at.Time.Sub(e.now)))
+		b.Text = fmt.Sprintf("%s is not due until %s, in %s.", e.subject(), at.at(e.now), span(at.Time.Sub(e.now)))
 	}
 	if j.Attempts > 0 && j.LastError != "" {
 		b.Text += fmt.Sprintf(" Attempt %d of %d has failed: %s", j.Attempts, j.MaxAttempts, strconv.Quote(mask.Secrets(head(j.LastError))))
@@ -293,10 +318,7 @@ func (e *explaining) checkQueue() error {
 			Code: QueueRowMissing,
 			Text: fmt.Sprintf("%s has the queue id %d, and %s has no such row: no worker will ever take it. A cleanup that ran while the job was being "+
 				"enqueued has removed the row.", e.subject(), j.QueueID, e.table(queuesTable)),
-			Remedies: []Remedy{{
-				"Give the row back, with the name of the queue:",
-				fmt.Sprintf("insert into %s (id, queue_name) overriding system value values (%d, 'NAME');", e.table(queuesTable), j.QueueID),
-			}},
+			Remedies: []Remedy{e.giveQueue(int64(j.QueueID))},
 		})
 		return nil
 	case !j.QueueLockedAt.Valid:
@@ -309,7 +331,7 @@ func (e *explaining) checkQueue() error {
 	since := timeOf(j.QueueLockedAt)
 	b := Blocker{Code: QueueHeld, Since: since, LockedBy: j.QueueLockedBy, Before: before}
 	w := e.worker(j.QueueLockedBy)
-	where := j.QueueLockedBy
+	where := orSomebody(j.QueueLockedBy)
 	if w != nil {
 		worker := newWorker(*w)
 		b.Worker, where = &worker, e.place(w)+", "+e.life(w)
@@ -327,34 +349,38 @@ func (e *explaining) checkQueue() error {
 		b.Text = fmt.Sprintf("%s waits for its queue %s, which %s has locked %s.", e.subject(), queue, where, since.since(e.now))
 	}
 	switch {
+	case j.QueueStale:
+		b.Code = LockStale
+		b.Text += " A lock counts for 4 hours: the next sweep, or the next worker that looks, releases the queue."
 	case holder == nil && known && w != nil && !w.DeadAt.Valid:
-		b.Text += " No job of the queue is locked: the worker frees the queue in a moment."
+		b.Text += " No job of the queue is locked: the worker frees the queue in a moment, or, if somebody has deleted the job that it runs, when the handler returns."
 	case holder == nil && known && isOurs(j.QueueLockedBy):
 		b.Text += " No job of the queue is locked: any Go worker that lives frees the queue, within seconds."
 	case holder == nil && known:
 		b.Code = QueueLocked
 		b.Text += " No job of the queue is locked: nobody frees it, before the lock is 4 hours old."
-		b.Remedies = []Remedy{{
-			"To free this queue alone:",
-			fmt.Sprintf("update %s set locked_at = null, locked_by = null where queue_name = %s and locked_by = %s;", e.table(queuesTable), sqlQuote(j.Queue), sqlQuote(j.QueueLockedBy)),
-		}}
+		b.Remedies = []Remedy{e.freeQueue(j.Queue, since)}
 	case w == nil && !isOurs(j.QueueLockedBy):
 		peers, err := e.countPeers()
 		if err != nil {
 			return err
 		}
-		b.Until = Time{Time: since.Time.Add(4 * time.Hour)}
+		b.Until = since.later(4 * time.Hour)
 		b.Text += fmt.Sprintf(" That is no Go worker: Node workers have no heartbeat, so nobody can tell whether it lives. %s If it is gone, the queue is released "+
-			"4 hours after it was locked, at about %s.", peers, clock(b.Until.Time, e.now))
-		b.Remedies = []Remedy{{
-			"If you know that the process is gone, and only then, because a job that still runs would run twice:",
-			e.backfill("unlock --force --reason 'its process is gone' " + shellQuote(j.QueueLockedBy)),
-		}}
+			"4 hours after it was locked, at about %s.", peers, b.Until.at(e.now))
+		b.Remedies = e.unlock(j.QueueLockedBy)
 	case holder != nil && (w == nil || !w.DeadAt.Valid):
 		b.Remedies = []Remedy{{fmt.Sprintf("Nothing has to be done; to see what job %d does:", holder.ID), e.backfill(fmt.Sprint("why ", holder.ID))}}
 	}
 	if before != nil {
-		b.Text += fmt.Sprintf(" %s of the queue %s before this one.", count(*before, "more job", "more jobs"), isAre(*before))
+		switch *before {
+		case 0:
+			b.Text += " No other job of the queue is before this one."
+		case 1:
+			b.Text += " 1 more job of the queue is before this one."
+		default:
+			b.Text += fmt.Sprintf(" %d more jobs of the queue are before this one.", *before)
+		}
 	}
 	e.block(b)
 	return nil
@@ -370,11 +396,77 @@ func count(n int64, one, many string) string {
 	return strconv.FormatInt(n, 10) + " " + many
 }
 
-func isAre(n int64) string {
-	if n <= 1 {
-		return "is"
+// plural writes a number of things.
+func plural(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
 	}
-	return "are"
+	return strconv.Itoa(n) + " " + many
+}
+
+func orSomebody(lockedBy string) string {
+	if lockedBy == "" {
+		return "somebody who has left no name"
+	}
+	return lockedBy
+}
+
+// unlock releases what a worker has locked that cannot be asked. Where backfill migrate was not run,
+// Graphile Worker's own function does it.
+func (e *explaining) unlock(lockedBy string) []Remedy {
+	const condition = "If you know that the process is gone, and only then, because a job that still runs would run twice, release everything that it has locked:"
+	if _, ours := e.relations[workersTable]; ours {
+		return []Remedy{{condition, e.backfill("unlock --force --reason 'its process is gone' " + shellQuote(lockedBy))}}
+	}
+	return []Remedy{{condition, fmt.Sprintf("select %s(array[%s]);", e.table("force_unlock_workers"), sqlQuote(lockedBy))}}
+}
+
+// readRivals returns the tasks whose jobs may be taken before those of this one, and the queues that
+// are paused.
+func (e *explaining) readRivals(serving []query.WhyWorkersRow) (tasks, pausedQueues []string, err error) {
+	var names []query.PausedNamesRow
+	if e.relations["backfill_pauses"].Readable && e.relations["backfill_queue_pauses"].Readable {
+		if names, _, err = fact(&e.reading, "pauses", (*query.Queries).PausedNames); err != nil {
+			return nil, nil, err
+		}
+	}
+	pausedQueues = []string{}
+	for _, w := range serving {
+		tasks = append(tasks, w.Tasks...)
+	}
+	for _, p := range names {
+		if p.What == "queue" {
+			pausedQueues = append(pausedQueues, p.Name)
+		} else {
+			tasks = slices.DeleteFunc(tasks, func(task string) bool { return task == p.Name })
+		}
+	}
+	return tasks, pausedQueues, nil
+}
+
+// noteWriters notes the sessions that have changed jobs in a transaction that is open: a lock that
+// was taken in a savepoint is in no table of locks under the number that the row has.
+func (e *explaining) noteWriters(b *Blocker) error {
+	sessions, err := e.readWriters()
+	for _, s := range sessions {
+		b.Sessions = append(b.Sessions, s)
+		e.notes = append(e.notes, upper(e.session(s))+" has changed jobs. If this is one of them, it cannot be taken before that transaction ends.")
+	}
+	return err
+}
+
+// explainUnread is for a job whose row could not be read: as a rule, because a session has locked a
+// whole table.
+func (e *explaining) explainUnread() error {
+	if err := e.checkLocks(); err != nil || len(e.blockers) > 0 {
+		return err
+	}
+	why := "its row could not be read"
+	if n := len(e.reader.Missing); n > 0 {
+		why = e.reader.Missing[n-1].Why
+	}
+	e.block(Blocker{Code: Unseen, Text: fmt.Sprintf("What job %d waits for, or whether there is one, cannot be told: %s.", e.id, why)})
+	return nil
 }
 
 func (e *explaining) checkPauses() error {
@@ -393,7 +485,7 @@ func (e *explaining) checkPauses() error {
 		b.Text = fmt.Sprintf("%s waits because its %s %s is paused, %s by %s%s.", e.subject(), p.What, strconv.Quote(p.Name),
 			b.Since.since(e.now), by, because(p.Reason))
 		if !b.Until.IsZero() {
-			b.Text += fmt.Sprintf(" The pause ends at %s.", clock(b.Until.Time, e.now))
+			b.Text += fmt.Sprintf(" The pause ends at %s.", b.Until.at(e.now))
 		}
 		b.Text += " Node workers do not know pauses, and may run it."
 		resume := "resume " + shellQuote(p.Name)
@@ -422,8 +514,8 @@ func (e *explaining) checkFlags() error {
 	}
 	e.block(Blocker{
 		Code: FlagForbidden, Workers: forbidding,
-		Text: fmt.Sprintf("%s has the flags %s, and each of the %d live workers that serve its task forbids one of them.",
-			e.subject(), strings.Join(quoted(e.job.Flags), ", "), len(serving)),
+		Text: fmt.Sprintf("%s has the flags %s, and %s, and forbid one of them.",
+			e.subject(), strings.Join(quoted(e.job.Flags), ", "), plural(len(serving), "worker that lives serves its task", "workers that live serve its task")),
 	})
 	return nil
 }
@@ -450,10 +542,14 @@ func (e *explaining) checkLocks() error {
 		}
 		b.Text += "."
 		s := found.sessions[0]
-		b.Remedies = []Remedy{{
+		end := Remedy{
 			"End the transaction in that application. If that cannot be done, end its session; what it has done is rolled back:",
 			fmt.Sprintf("select pg_terminate_backend(%d);", s.PID),
-		}}
+		}
+		if s.PID == 0 {
+			end = Remedy{"If whoever has prepared the transaction does not end it:", fmt.Sprintf("rollback prepared %s;", sqlQuote(s.Application))}
+		}
+		b.Remedies = []Remedy{end}
 		e.block(b)
 	}
 	return err
@@ -481,7 +577,7 @@ func (e *explaining) checkWorkers() error {
 		node = count(peers, "session listens as a Node worker does.", "sessions listen as Node workers do.")
 	}
 	if peers > 0 {
-		node += " They do not say which tasks they take."
+		node += " Node workers do not say which tasks they take."
 	}
 	switch {
 	case !e.workersKnown:
@@ -494,7 +590,7 @@ func (e *explaining) checkWorkers() error {
 		b.Code = PeersUnknown
 		b.Text = fmt.Sprintf("%s waits for a worker that takes %s. No Go worker lives. %s", e.subject(), task, node)
 	default:
-		b.Text = fmt.Sprintf("%s waits for a worker that knows the task %s: none of the %d Go workers that live does. %s", e.subject(), task, len(alive), node)
+		b.Text = fmt.Sprintf("%s waits for a worker that knows the task %s: of %s none does. %s", e.subject(), task, plural(len(alive), "Go worker that lives", "Go workers that live"), node)
 	}
 	for _, w := range alive {
 		b.Workers = append(b.Workers, newWorker(w))
@@ -507,14 +603,18 @@ func (e *explaining) checkWorkers() error {
 		b.Text += fmt.Sprintf("; it serves %s.", some(alive[0].Tasks))
 	}
 	for _, w := range e.workers {
-		if (w.DeadAt.Valid || w.StoppingAt.Valid) && slices.Contains(w.Tasks, j.Task) {
-			ended := timeOf(w.DeadAt)
-			if ended.IsZero() {
-				ended = timeOf(w.StoppingAt)
-			}
-			b.Text += fmt.Sprintf(" The last that did was %s, which ended at %s.", e.place(&w), clock(ended.Time, e.now))
-			break
+		if !slices.Contains(w.Tasks, j.Task) {
+			continue
 		}
+		switch {
+		case w.DeadAt.Valid:
+			b.Text += fmt.Sprintf(" The last that did was %s, which ended at %s.", e.place(&w), timeOf(w.DeadAt).at(e.now))
+		case w.StoppingAt.Valid:
+			b.Text += fmt.Sprintf(" %s does, and is stopping %s.", upper(e.place(&w)), timeOf(w.StoppingAt).since(e.now))
+		default:
+			b.Text += fmt.Sprintf(" The last that did was %s, %s.", e.place(&w), e.life(&w))
+		}
+		break
 	}
 	if _, there := e.relations[workersTable]; !there {
 		b.Text += " There is no table of Go workers in this schema."
@@ -551,13 +651,26 @@ func (e *explaining) checkSlots(serving []query.WhyWorkersRow) error {
 	b := Blocker{Code: SlotsBusy}
 	for i, w := range serving {
 		b.Workers = append(b.Workers, newWorker(w))
-		if free += max(int(w.Slots)-len(w.Running), 0); i < 5 {
-			busy = append(busy, fmt.Sprintf("; %s runs %d of %d", e.place(&w), len(w.Running), w.Slots))
+		doing := fmt.Sprintf("; %s runs %d of %d", e.place(&w), len(w.Running), w.Slots)
+		switch {
+		case w.EmptyingAt.Valid:
+			doing = "; " + e.place(&w) + " takes no jobs until it has tried suspects"
+		case w.Slots == 0: // an older version does not say
+			free, doing = free+1, "; "+e.place(&w)+" does not say how many it has"
+		default:
+			free += max(int(w.Slots)-len(w.Running), 0)
+		}
+		if i < 5 {
+			busy = append(busy, doing)
 		}
 	}
 	if len(e.blockers) == 0 {
+		rivals, pausedQueues, err := e.readRivals(serving)
+		if err != nil {
+			return err
+		}
 		ahead, known, err := fact(&e.reading, "the jobs before it", func(q *query.Queries, ctx context.Context) (int64, error) {
-			return q.WhyAhead(ctx, query.WhyAheadParams{Priority: e.job.Priority, RunAt: e.job.RunAt, ID: e.id})
+			return q.WhyAhead(ctx, query.WhyAheadParams{Priority: e.job.Priority, RunAt: e.job.RunAt, ID: e.id, Tasks: rivals, PausedQueues: pausedQueues})
 		})
 		if err != nil {
 			return err
@@ -568,13 +681,18 @@ func (e *explaining) checkSlots(serving []query.WhyWorkersRow) error {
 	}
 	switch {
 	case free == 0:
-		b.Text = fmt.Sprintf("%s waits for a slot: the %d workers that serve its task have none free%s.", e.subject(), len(serving), strings.Join(busy, ""))
-		b.Remedies = []Remedy{{"Raise their concurrency, or start more workers. To see what one of their jobs does:", e.backfill(fmt.Sprint("why ", firstRunning(serving)))}}
+		b.Text = fmt.Sprintf("%s waits for a slot: of %s none is free%s.", e.subject(), plural(len(serving), "worker that serves its task", "workers that serve its task"), strings.Join(busy, ""))
+		b.Remedies = []Remedy{{Text: "Raise their concurrency, or start more workers."}}
+		if id := firstRunning(serving); id != 0 {
+			b.Remedies = append(b.Remedies, Remedy{"To see what one of their jobs does:", e.backfill(fmt.Sprint("why ", id))})
+		}
 		e.block(b)
 	case len(e.blockers) == 0:
 		b.Code = Next
-		b.Text = fmt.Sprintf("%s is due, and nothing that can be seen is in its way: %s serves it and has a free slot. It is taken within seconds.",
-			e.subject(), e.place(&serving[0]))
+		b.Text = fmt.Sprintf("%s is due, and nothing that can be seen is in its way: %s serves it. It is taken within seconds.", e.subject(), e.place(&serving[0]))
+		if err := e.noteWriters(&b); err != nil {
+			return err
+		}
 		e.block(b)
 	}
 	return nil
@@ -623,9 +741,8 @@ func (e *explaining) explainLine(ahead int64, workers []Worker) error {
 	for _, w := range workers {
 		slots, running = slots+w.Slots, running+w.Running
 	}
-	b.Text += fmt.Sprintf(" %d workers serve its task, with %d of %d slots in use.", len(workers), running, slots)
-	b.Remedies = []Remedy{{Text: "Raise the concurrency of workers, or start more of them; or give the job a lower priority number:", Command: fmt.Sprintf(
-		"select id from %s(array[%d], priority := -1);", e.table("reschedule_jobs"), e.id)}}
+	b.Text += fmt.Sprintf(" %s its task, with %d of %d slots in use.", plural(len(workers), "worker serves", "workers serve"), running, slots)
+	b.Remedies = []Remedy{{Text: "Raise the concurrency of workers, or start more of them; or give the job a priority number below theirs, by reschedule_jobs."}}
 	e.block(b)
 	return nil
 }

@@ -19,6 +19,7 @@ type explaining struct {
 	job      query.WhyJobRow
 	seen     bool // job is a row
 	byView   bool // of the view, so that it says less
+	unread   bool // the row could not be read
 	givenOut bool // the id was
 	blockers []Blocker
 	notes    []string
@@ -33,17 +34,18 @@ func (e *explaining) readJob() error {
 		if known && len(rows) == 1 {
 			e.job, e.seen = rows[0], true
 		}
-		if err != nil || known && (e.seen || !e.relations[jobsTable].Hidden) {
+		e.unread = !known
+		if err != nil || !known || e.seen || !e.relations[jobsTable].Hidden {
 			return err
 		}
 	}
 	if !e.relations[jobsView].Readable {
 		return nil
 	}
-	rows, _, err := fact(&e.reading, "the job in the view", func(q *query.Queries, ctx context.Context) ([]query.WhyJobByViewRow, error) {
+	rows, known, err := fact(&e.reading, "the job in the view", func(q *query.Queries, ctx context.Context) ([]query.WhyJobByViewRow, error) {
 		return q.WhyJobByView(ctx, e.id)
 	})
-	e.byView = true
+	e.byView, e.unread = true, !known
 	if len(rows) == 1 {
 		v := rows[0]
 		e.seen = true
@@ -151,8 +153,12 @@ func (e *explaining) readLockers() (onRow, onTable []Session, err error) {
 		}
 	}
 	first, err := e.lookAtLocks(what)
-	if err != nil || len(first) == 0 {
+	if err != nil {
 		return nil, nil, err
+	}
+	if len(first) == 0 {
+		onRow, err = e.readPrepared(what)
+		return onRow, nil, err
 	}
 	if !sleep(e.ctx, lockPause) {
 		return nil, nil, e.ctx.Err()
@@ -163,19 +169,36 @@ func (e *explaining) readLockers() (onRow, onTable []Session, err error) {
 			continue
 		}
 		session := Session{PID: int(pid), Role: row.Role, Application: row.Application, State: row.State, Since: row.Since.Time.UTC()}
-		switch row.Relation {
-		case 0:
+		if row.Relation == 0 {
 			session.What = what[row.Transaction]
 			onRow = append(onRow, session)
-		case e.relations[jobsTable].Oid:
-			session.What = "the table " + e.table(jobsTable) + ", " + row.Mode
-			onTable = append(onTable, session)
-		default:
-			session.What = "the table " + e.table(queuesTable) + ", " + row.Mode
-			onTable = append(onTable, session)
+			continue
 		}
+		for name, relation := range e.relations {
+			if relation.Oid == row.Relation {
+				session.What = "the table " + e.table(name) + ", " + row.Mode
+			}
+		}
+		onTable = append(onTable, session)
 	}
-	return onRow, onTable, err
+	prepared, err := e.readPrepared(what)
+	return append(onRow, prepared...), onTable, err
+}
+
+// readPrepared returns the prepared transactions that have locked one of the rows.
+func (e *explaining) readPrepared(transactions map[string]string) (sessions []Session, err error) {
+	if len(transactions) == 0 {
+		return nil, nil
+	}
+	rows, _, err := fact(&e.reading, "prepared transactions", func(q *query.Queries, ctx context.Context) ([]query.WhyPreparedRow, error) {
+		return q.WhyPrepared(ctx, query.WhyPreparedParams{Transactions: slices.Collect(maps.Keys(transactions))})
+	})
+	for _, row := range rows {
+		sessions = append(sessions, Session{
+			Role: row.Role, Application: row.Name, State: "prepared", Since: row.Since.Time.UTC(), What: transactions[row.Transaction],
+		})
+	}
+	return sessions, err
 }
 
 // sharers returns the transactions that share the lock of a row, if several do. Whether xmax is the
@@ -194,10 +217,16 @@ func (e *explaining) sharers(xmax string) []string {
 
 // lookAtLocks returns the sessions that have locks now, by their process ids.
 func (e *explaining) lookAtLocks(transactions map[string]string) (map[int32]query.WhyLockersRow, error) {
+	var tables []int64
+	for _, name := range []string{jobsTable, queuesTable, tasksTable, workersTable} {
+		if relation, there := e.relations[name]; there {
+			tables = append(tables, relation.Oid)
+		}
+	}
 	rows, _, err := fact(&e.reading, "the sessions that hold locks", func(q *query.Queries, ctx context.Context) ([]query.WhyLockersRow, error) {
 		return q.WhyLockers(ctx, query.WhyLockersParams{
 			Transactions: slices.Collect(maps.Keys(transactions)),
-			Relations:    []int64{e.relations[jobsTable].Oid, e.relations[queuesTable].Oid},
+			Relations:    tables,
 		})
 	})
 	found := map[int32]query.WhyLockersRow{}

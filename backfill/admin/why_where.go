@@ -3,7 +3,6 @@ package admin
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"path"
 	"slices"
@@ -24,30 +23,28 @@ const (
 
 // askWhere asks the worker of a job that runs where its handler is, twice. That there is no answer
 // is missing, and no error.
-func (a *Admin) askWhere(ctx context.Context, x *Explanation) error {
+func (a *Admin) askWhere(ctx context.Context, x *Explanation) {
 	b := &x.Blocker
 	if b.Worker == nil || b.Code != Running && b.Code != Superseded {
-		return nil
+		return
 	}
-	missing := func(err error) error {
-		if ctx.Err() != nil && !errors.Is(err, pg.ErrUnanswered) {
-			return err
-		}
+	missing := func(err error) {
 		x.Missing = append(x.Missing, Missing{What: "where its handler is", Why: mask.Secrets(err.Error())})
-		return nil
 	}
 	asking, err := pg.Ask(ctx, a.pool)
 	if err != nil {
-		return missing(err)
+		missing(err)
+		return
 	}
 	defer asking.Close()
 	answer, err := asking.Where(ctx, x.JobID, wherePatience)
 	if err != nil {
-		return missing(err)
+		missing(err)
+		return
 	}
 	if answer.Waits {
 		b.Text += " It has not started: it waits for a slot there."
-		return nil
+		return
 	}
 	running := time.Duration(answer.Running) * time.Microsecond
 	b.Stack = mask.Secrets(answer.Stack)
@@ -63,7 +60,6 @@ func (a *Admin) askWhere(ctx context.Context, x *Explanation) error {
 		}
 	}
 	b.Text += fmt.Sprintf(" Its handler has run for %s, and is in %s%s.", span(running), top(answer.Stack), again)
-	return nil
 }
 
 // top names the innermost function of a stack, and the innermost that is not the standard library's,

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 
 	"github.com/urfave/cli/v3"
@@ -48,9 +49,16 @@ func doctor(ctx context.Context, cmd *cli.Command) error {
 		err = writeDiagnosis(out, diagnosis)
 	}
 	if err == nil && len(diagnosis.Findings) > 0 {
-		err = exitError{exitProblem, fmt.Errorf("%d findings", len(diagnosis.Findings))}
+		err = exitError{exitProblem, errors.New(findings(len(diagnosis.Findings)))}
 	}
 	return err
+}
+
+func findings(n int) string {
+	if n == 1 {
+		return "1 finding"
+	}
+	return strconv.Itoa(n) + " findings"
 }
 
 // writeDiagnosis writes the findings, with a blank line between them.
@@ -65,6 +73,9 @@ func writeDiagnosis(w io.Writer, d *admin.Diagnosis) error {
 	}
 	if len(d.Findings) == 0 {
 		fmt.Fprintf(&text, "Nothing was found in the schema %s.\n", plainText(d.Schema))
+	}
+	for _, note := range d.Notes {
+		fmt.Fprintln(&text, plainText(note))
 	}
 	writeMissing(&text, d.Missing)
 	_, err := io.WriteString(w, text.String())

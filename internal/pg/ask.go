@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -34,18 +33,7 @@ func Ask(ctx context.Context, pool *pgxpool.Pool) (*Asking, error) {
 		return nil, err
 	}
 	a := &Asking{conn: conn}
-	var pid uint32
-	var readOnly bool
-	err = conn.QueryRow(ctx, "select pg_catalog.pg_backend_pid(), pg_catalog.current_setting('transaction_read_only')::pg_catalog.bool",
-		pgx.QueryExecModeSimpleProtocol).Scan(&pid, &readOnly)
-	switch {
-	case err != nil:
-	case pid != conn.Conn().PgConn().PID():
-		err = fmt.Errorf("%w: the connection leads through a pooler, so answers do not arrive", ErrUnanswered)
-	case readOnly:
-		err = fmt.Errorf("%w: the server takes no notifications, as a standby does not", ErrUnanswered)
-	}
-	if err != nil {
+	if err := a.check(ctx, pool); err != nil {
 		conn.Release()
 		return nil, err
 	}
@@ -58,6 +46,36 @@ func Ask(ctx context.Context, pool *pgxpool.Pool) (*Asking, error) {
 	}
 	return a, nil
 }
+
+// check reports why nobody can be asked over the connection.
+func (a *Asking) check(ctx context.Context, pool *pgxpool.Pool) error {
+	var pid uint32
+	var standby, readOnly bool
+	err := a.conn.QueryRow(ctx, "select pg_catalog.pg_backend_pid(), pg_catalog.pg_is_in_recovery(), "+
+		"pg_catalog.current_setting('transaction_read_only')::pg_catalog.bool", pgx.QueryExecModeSimpleProtocol).Scan(&pid, &standby, &readOnly)
+	switch {
+	case err != nil:
+		return err
+	case standby:
+		return fmt.Errorf("%w: the server is a standby, which takes no notifications", ErrUnanswered)
+	case readOnly:
+		return fmt.Errorf("%w: default_transaction_read_only is on for this role or database, so nothing can be asked", ErrUnanswered)
+	case pid == a.conn.Conn().PgConn().PID():
+		return nil
+	}
+	other, err := pool.Acquire(ctx) // a pooler: does it share sessions?
+	if err != nil {
+		return err
+	}
+	defer other.Release()
+	shared, err := compare(ctx, a.conn.Conn(), other.Conn())
+	if err == nil && shared {
+		err = fmt.Errorf("%w: %w", ErrUnanswered, errShares)
+	}
+	return err
+}
+
+var errShares = errors.New("the connection leads through a pooler that shares sessions, so notifications do not arrive")
 
 // Close closes the connection: nothing of it may be left for others.
 func (a *Asking) Close() {
@@ -90,11 +108,11 @@ func (a *Asking) Where(ctx context.Context, jobID int64, patience time.Duration)
 }
 
 // ListenArrives reports whether a notification arrives that a connection of the pool has sent to
-// itself, and if not, why.
+// itself, and if not, why. ErrUnanswered says that it could not be tried.
 func ListenArrives(ctx context.Context, pool *pgxpool.Pool, patience time.Duration) (arrives bool, why string, err error) {
 	a, err := Ask(ctx, pool)
-	if errors.Is(err, ErrUnanswered) {
-		return false, strings.TrimPrefix(err.Error(), ErrUnanswered.Error()+": "), nil
+	if errors.Is(err, errShares) {
+		return false, errShares.Error(), nil
 	}
 	if err != nil {
 		return false, "", err

@@ -71,6 +71,20 @@ func PoolConfig(databaseURL string) (*pgxpool.Config, error) {
 	return config, nil
 }
 
+// ReaderConfig is PoolConfig for connections that only read, such as operators': they may lead to a
+// standby, if the URL has one host, or allows it by target_session_attrs.
+func ReaderConfig(databaseURL string) (*pgxpool.Config, error) {
+	config, err := PoolConfig(databaseURL)
+	if err == nil && len(hosts(config.ConnConfig)) == 1 {
+		parsed, err := ParseURL(databaseURL)
+		if err != nil {
+			return nil, err
+		}
+		config.ConnConfig.ValidateConnect = parsed.ConnConfig.ValidateConnect
+	}
+	return config, err
+}
+
 // limitConnecting gives each address its time: as connect_timeout says, else so that all are tried
 // within ConnectTimeout. pgx has no limit for looking up names.
 func limitConnecting(c *pgx.ConnConfig) {

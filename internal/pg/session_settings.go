@@ -2,6 +2,7 @@ package pg
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -65,7 +66,7 @@ select current_setting('transaction_read_only'), (extract(epoch from clock_times
 // with what is sent here, which is one transaction.
 func (s *sessions) state(ctx context.Context, conn *pgx.Conn, settings string) error {
 	sent := time.Now()
-	row, err := lastRow(ctx, conn, settings+readTime(observeSession, s.settings.Clock))
+	row, err := lastRow(ctx, conn, settings+readTime(observeSession, s.settings.Clock), 2)
 	if err != nil {
 		return fmt.Errorf("set session parameters: %w", err)
 	}
@@ -81,28 +82,36 @@ func (s *sessions) state(ctx context.Context, conn *pgx.Conn, settings string) e
 	return nil
 }
 
+// errOutOfStep is for a connection whose answers are not those to what was asked. A pooler that gives
+// on a session with an answer under way does that.
+var errOutOfStep = errors.New("the server has sent an answer to something else: the connection is closed")
+
 // lastRow sends statements in one round trip, by the simple protocol, and returns the last row of
-// the last one.
-func lastRow(ctx context.Context, conn *pgx.Conn, statements string) ([]string, error) {
-	rows, err := lastRows(ctx, conn, statements, 1)
+// the last one, which has so many columns.
+func lastRow(ctx context.Context, conn *pgx.Conn, statements string, columns int) ([]string, error) {
+	rows, err := lastRows(ctx, conn, statements, columns)
 	if err != nil {
 		return nil, err
 	}
 	return rows[0], nil
 }
 
-// lastRows is lastRow for each of the last n statements.
-func lastRows(ctx context.Context, conn *pgx.Conn, statements string, n int) (last [][]string, err error) {
+// lastRows is lastRow for each of the last statements. Where the answers have another shape, the
+// connection is of no use any more, and closed: more than this one may be wrong.
+func lastRows(ctx context.Context, conn *pgx.Conn, statements string, columns ...int) (last [][]string, err error) {
 	results, err := conn.PgConn().Exec(ctx, statements).ReadAll()
 	if err != nil {
 		return nil, err
 	}
-	for _, result := range results[len(results)-n:] {
-		if len(result.Rows) == 0 {
-			return nil, fmt.Errorf("the server returned no row for %q", strings.TrimSpace(statements))
+	skip := len(results) - len(columns)
+	for i, want := range columns {
+		if skip < 0 || len(results[skip+i].Rows) == 0 || len(results[skip+i].FieldDescriptions) != want {
+			closeConn(ctx, conn)
+			return nil, fmt.Errorf("%w; asked was %q", errOutOfStep, strings.TrimSpace(statements))
 		}
+		rows := results[skip+i].Rows
 		var row []string
-		for _, value := range result.Rows[len(result.Rows)-1] {
+		for _, value := range rows[len(rows)-1] {
 			row = append(row, string(value))
 		}
 		last = append(last, row)

@@ -108,7 +108,7 @@ func checkTransactions(ctx context.Context, conn *pgx.Conn) error {
 }
 
 func sessionPID(ctx context.Context, conn *pgx.Conn) (string, error) {
-	row, err := lastRow(ctx, conn, "select pg_catalog.pg_backend_pid()")
+	row, err := lastRow(ctx, conn, "select pg_catalog.pg_backend_pid()", 1)
 	if err != nil {
 		return "", fmt.Errorf("ask for the session's process id: %w", err)
 	}

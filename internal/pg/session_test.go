@@ -452,3 +452,21 @@ func TestClockSkew(t *testing.T) {
 		t.Errorf("logged %s", log.String())
 	}
 }
+
+// An answer that is none to what was asked ends the connection, and not the process.
+func TestAnswersOutOfStep(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	for statements, columns := range map[string][]int{
+		"select 1": {2}, "select 1, 2": {1}, "select 1; select 2": {1, 1, 1}, "select 1 where false": {1}, "": {1}, "set datestyle = 'ISO'": {1},
+	} {
+		conn := dbtest.Connect(t, db.URL)
+		if rows, err := pg.LastRows(t.Context(), conn, statements, columns...); !errors.Is(err, pg.ErrOutOfStep) || !conn.IsClosed() {
+			t.Errorf("%q: %v, %v, closed: %v", statements, rows, err, conn.IsClosed())
+		}
+	}
+	rows, err := pg.LastRows(t.Context(), dbtest.Connect(t, db.URL), "select 0; select 1, 2; select 3", 2, 1)
+	if err != nil || len(rows) != 2 || rows[0][1] != "2" || rows[1][0] != "3" {
+		t.Errorf("%v, %v", rows, err)
+	}
+}

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/backfillhq/go/internal/enqueue"
 	"github.com/backfillhq/go/internal/pg/query"
 	"github.com/backfillhq/go/internal/wire"
@@ -216,3 +218,11 @@ func (s *Store) Settle(ctx context.Context, lease wire.Lease, xid int64, err err
 	j := &JobTx{owner: &JobTransactions{store: s}, lease: lease, ctx: ctx}
 	return j.settle(err, guarded{CompleteInTxRow: query.CompleteInTxRow{Xid: xid}})
 }
+
+// LastRows is lastRows.
+func LastRows(ctx context.Context, conn *pgx.Conn, statements string, columns ...int) ([][]string, error) {
+	return lastRows(ctx, conn, statements, columns...)
+}
+
+// ErrOutOfStep is errOutOfStep.
+var ErrOutOfStep = errOutOfStep

@@ -64,7 +64,7 @@ func (t *pgxTransaction) guard(ctx context.Context) (row guarded, err error) {
 		message += about(query.ClearLettersInTx)
 	}
 	message += about(query.CompleteInTx) + ";\n" + t.texts.inline(query.RequestedInTx, strconv.FormatInt(t.lease.ID, 10))
-	rows, err := lastRows(ctx, t.txn.conn, message, 2)
+	rows, err := lastRows(ctx, t.txn.conn, message, 6, 1)
 	if err != nil {
 		return row, t.lost(err)
 	}

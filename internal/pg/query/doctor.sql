@@ -4,17 +4,19 @@
 -- name: DoctorFunctions :many
 -- The functions of a schema, without the name of the schema in their bodies.
 select p.proname::text as name,
-       md5(replace(replace(p.prosrc, format('%I.', n.nspname), 'S.'), '"' || replace(n.nspname, '"', '""') || '".', 'S.'))::text as body
+       md5(replace(case when n.nspname = 'graphile_worker' then replace(p.prosrc, 'graphile_worker.', 'S.') else p.prosrc end,
+                   '"' || replace(n.nspname, '"', '""') || '".', 'S.'))::text as body
   from pg_catalog.pg_proc as p join pg_catalog.pg_namespace as n on n.oid = p.pronamespace
  where n.nspname = @schema_name::text order by p.proname, p.oid;
 
 -- name: DoctorIndexes :many
--- Indexes that are not usable, and those of the tables that nobody of us has made.
-select c.relname::text as name, t.relname::text as on_table, (not (i.indisvalid and i.indisready))::boolean as broken,
-       pg_get_indexdef(i.indexrelid)::text as definition
+-- Indexes that are not usable, and that nobody is building: whoever does has locked the table.
+select c.relname::text as name, t.relname::text as on_table, pg_get_indexdef(i.indexrelid)::text as definition
   from pg_catalog.pg_index as i join pg_catalog.pg_class as c on c.oid = i.indexrelid join pg_catalog.pg_class as t on t.oid = i.indrelid
   join pg_catalog.pg_namespace as n on n.oid = t.relnamespace
- where n.nspname = @schema_name::text order by c.relname;
+ where n.nspname = @schema_name::text and not (i.indisvalid and i.indisready)
+   and not exists (select from pg_catalog.pg_locks as l where l.relation = i.indrelid and l.granted and l.mode = 'ShareUpdateExclusiveLock')
+ order by c.relname;
 
 -- name: DoctorTriggers :many
 select g.tgname::text as name, t.relname::text as on_table, (g.tgenabled = 'D')::boolean as disabled,
@@ -32,7 +34,7 @@ select c.relname::text as name, pg_get_userbyid(c.relowner)::text as owner from 
 -- name: DoctorSequences :many
 -- Sequences of which more than four fifths are used up.
 select s.sequencename::text as name, s.last_value::bigint as last, s.max_value::bigint as most from pg_catalog.pg_sequences as s
- where s.schemaname = @schema_name::text and s.last_value is not null and s.last_value::numeric > 0.8 * s.max_value order by s.sequencename;
+ where s.schemaname = @schema_name::text and s.sequencename in ('jobs_id_seq1', 'job_queues_id_seq', 'tasks_id_seq', 'backfill_dlq_id_seq') and s.last_value is not null and s.last_value::numeric > 0.8 * s.max_value order by s.sequencename;
 
 -- name: DoctorRoles :many
 -- The roles that have policies of ours, and whether these are for changes, too.
@@ -60,9 +62,14 @@ select c.relname::text as name, pg_stat_get_live_tuples(c.oid)::bigint as live, 
 select 'session'::text as kind, a.pid::text as name, coalesce(a.usename, '')::text as role, coalesce(a.application_name, '')::text as application,
        coalesce(a.state, '')::text as state, coalesce(a.xact_start, a.backend_start)::timestamptz as since
   from pg_catalog.pg_stat_activity as a
- where a.backend_xmin is not null and a.pid <> pg_backend_pid() and a.datname = current_database() and a.xact_start < clock_timestamp() - interval '5 seconds'
+ where a.backend_xmin is not null and a.pid <> pg_backend_pid() and a.datname = current_database() and a.backend_type = 'client backend'
+   and a.query not ilike 'vacuum%'
+   and a.xact_start < clock_timestamp() - case when a.state like 'idle in transaction%' then interval '5 seconds' else interval '5 minutes' end
 union all
 select 'prepared transaction', p.gid, p.owner::text, '', '', p.prepared from pg_catalog.pg_prepared_xacts as p where p.database = current_database()
+union all
+select 'replication slot', s.slot_name::text, '', '', case when s.active then 'in use' else 'not in use' end, null
+  from pg_catalog.pg_replication_slots as s where s.xmin is not null and age(s.xmin) > 100000
  order by since limit 5;
 
 -- name: DoctorNotifications :one
@@ -125,8 +132,5 @@ select coalesce(t.identifier, '')::text as task, count(*)::bigint as jobs, (arra
 -- Transactions of ours that are open for more than 5 minutes.
 select a.pid, coalesce(a.application_name, '')::text as application, coalesce(a.state, '')::text as state, a.xact_start::timestamptz as since
   from pg_catalog.pg_stat_activity as a
- where a.datname = current_database() and a.application_name like 'backfill%' and a.xact_start < clock_timestamp() - interval '5 minutes'
+ where a.datname = current_database() and a.application_name = 'backfill' and a.xact_start < clock_timestamp() - interval '5 minutes'
  order by a.xact_start limit 10;
-
--- name: DoctorLedger :many
-select m.id, m.breaking, m.ts from graphile_worker.migrations as m order by m.id;

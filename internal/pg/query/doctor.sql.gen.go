@@ -62,7 +62,8 @@ func (q *Queries) DoctorEmptyQueues(ctx context.Context) (int64, error) {
 const DoctorFunctions = `-- name: DoctorFunctions :many
 
 select p.proname::text as name,
-       md5(replace(replace(p.prosrc, format('%I.', n.nspname), 'S.'), '"' || replace(n.nspname, '"', '""') || '".', 'S.'))::text as body
+       md5(replace(case when n.nspname = 'graphile_worker' then replace(p.prosrc, 'graphile_worker.', 'S.') else p.prosrc end,
+                   '"' || replace(n.nspname, '"', '""') || '".', 'S.'))::text as body
   from pg_catalog.pg_proc as p join pg_catalog.pg_namespace as n on n.oid = p.pronamespace
  where n.nspname = $1::text order by p.proname, p.oid
 `
@@ -96,21 +97,21 @@ func (q *Queries) DoctorFunctions(ctx context.Context, schemaName string) ([]Doc
 }
 
 const DoctorIndexes = `-- name: DoctorIndexes :many
-select c.relname::text as name, t.relname::text as on_table, (not (i.indisvalid and i.indisready))::boolean as broken,
-       pg_get_indexdef(i.indexrelid)::text as definition
+select c.relname::text as name, t.relname::text as on_table, pg_get_indexdef(i.indexrelid)::text as definition
   from pg_catalog.pg_index as i join pg_catalog.pg_class as c on c.oid = i.indexrelid join pg_catalog.pg_class as t on t.oid = i.indrelid
   join pg_catalog.pg_namespace as n on n.oid = t.relnamespace
- where n.nspname = $1::text order by c.relname
+ where n.nspname = $1::text and not (i.indisvalid and i.indisready)
+   and not exists (select from pg_catalog.pg_locks as l where l.relation = i.indrelid and l.granted and l.mode = 'ShareUpdateExclusiveLock')
+ order by c.relname
 `
 
 type DoctorIndexesRow struct {
 	Name       string
 	OnTable    string
-	Broken     bool
 	Definition string
 }
 
-// Indexes that are not usable, and those of the tables that nobody of us has made.
+// Indexes that are not usable, and that nobody is building: whoever does has locked the table.
 func (q *Queries) DoctorIndexes(ctx context.Context, schemaName string) ([]DoctorIndexesRow, error) {
 	rows, err := q.db.Query(ctx, DoctorIndexes, schemaName)
 	if err != nil {
@@ -120,12 +121,7 @@ func (q *Queries) DoctorIndexes(ctx context.Context, schemaName string) ([]Docto
 	var items []DoctorIndexesRow
 	for rows.Next() {
 		var i DoctorIndexesRow
-		if err := rows.Scan(
-			&i.Name,
-			&i.OnTable,
-			&i.Broken,
-			&i.Definition,
-		); err != nil {
+		if err := rows.Scan(&i.Name, &i.OnTable, &i.Definition); err != nil {
 			return nil, err
 		}
 		items = append(items, i)
@@ -163,36 +159,6 @@ func (q *Queries) DoctorKeys(ctx context.Context) ([]DoctorKeysRow, error) {
 	for rows.Next() {
 		var i DoctorKeysRow
 		if err := rows.Scan(&i.Task, &i.Jobs, &i.Keys); err != nil {
-			return nil, err
-		}
-		items = append(items, i)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	return items, nil
-}
-
-const DoctorLedger = `-- name: DoctorLedger :many
-select m.id, m.breaking, m.ts from graphile_worker.migrations as m order by m.id
-`
-
-type DoctorLedgerRow struct {
-	ID       int32
-	Breaking bool
-	Ts       pgtype.Timestamptz
-}
-
-func (q *Queries) DoctorLedger(ctx context.Context) ([]DoctorLedgerRow, error) {
-	rows, err := q.db.Query(ctx, DoctorLedger)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var items []DoctorLedgerRow
-	for rows.Next() {
-		var i DoctorLedgerRow
-		if err := rows.Scan(&i.ID, &i.Breaking, &i.Ts); err != nil {
 			return nil, err
 		}
 		items = append(items, i)
@@ -410,7 +376,7 @@ func (q *Queries) DoctorRoles(ctx context.Context, schemaName string) ([]DoctorR
 
 const DoctorSequences = `-- name: DoctorSequences :many
 select s.sequencename::text as name, s.last_value::bigint as last, s.max_value::bigint as most from pg_catalog.pg_sequences as s
- where s.schemaname = $1::text and s.last_value is not null and s.last_value::numeric > 0.8 * s.max_value order by s.sequencename
+ where s.schemaname = $1::text and s.sequencename in ('jobs_id_seq1', 'job_queues_id_seq', 'tasks_id_seq', 'backfill_dlq_id_seq') and s.last_value is not null and s.last_value::numeric > 0.8 * s.max_value order by s.sequencename
 `
 
 type DoctorSequencesRow struct {
@@ -476,9 +442,14 @@ const DoctorSnapshots = `-- name: DoctorSnapshots :many
 select 'session'::text as kind, a.pid::text as name, coalesce(a.usename, '')::text as role, coalesce(a.application_name, '')::text as application,
        coalesce(a.state, '')::text as state, coalesce(a.xact_start, a.backend_start)::timestamptz as since
   from pg_catalog.pg_stat_activity as a
- where a.backend_xmin is not null and a.pid <> pg_backend_pid() and a.datname = current_database() and a.xact_start < clock_timestamp() - interval '5 seconds'
+ where a.backend_xmin is not null and a.pid <> pg_backend_pid() and a.datname = current_database() and a.backend_type = 'client backend'
+   and a.query not ilike 'vacuum%'
+   and a.xact_start < clock_timestamp() - case when a.state like 'idle in transaction%' then interval '5 seconds' else interval '5 minutes' end
 union all
 select 'prepared transaction', p.gid, p.owner::text, '', '', p.prepared from pg_catalog.pg_prepared_xacts as p where p.database = current_database()
+union all
+select 'replication slot', s.slot_name::text, '', '', case when s.active then 'in use' else 'not in use' end, null
+  from pg_catalog.pg_replication_slots as s where s.xmin is not null and age(s.xmin) > 100000
  order by since limit 5
 `
 
@@ -568,7 +539,7 @@ func (q *Queries) DoctorTables(ctx context.Context, schemaName string) ([]Doctor
 const DoctorTransactions = `-- name: DoctorTransactions :many
 select a.pid, coalesce(a.application_name, '')::text as application, coalesce(a.state, '')::text as state, a.xact_start::timestamptz as since
   from pg_catalog.pg_stat_activity as a
- where a.datname = current_database() and a.application_name like 'backfill%' and a.xact_start < clock_timestamp() - interval '5 minutes'
+ where a.datname = current_database() and a.application_name = 'backfill' and a.xact_start < clock_timestamp() - interval '5 minutes'
  order by a.xact_start limit 10
 `
 

@@ -68,6 +68,10 @@ union all
 select 'queue', q.queue_name, q.paused_at, q.paused_by, q.reason, q.ends_at from graphile_worker.backfill_queue_pauses as q
  where q.queue_name = @queue::text and (q.ends_at is null or q.ends_at > now());
 
+-- name: Ledger :many
+-- Which revisions of Graphile Worker's schema are installed.
+select m.id, m.breaking from graphile_worker.migrations as m order by m.id;
+
 -- name: WhyRequests :many
 select c.requested_at, c.requested_by, c.reason from graphile_worker.backfill_cancels as c where c.job_id = @id::bigint;
 
@@ -101,13 +105,25 @@ select (count(*) filter (where line.job_queue_id = @queue_id::int
   from line;
 
 -- name: WhyAhead :one
--- How many due jobs are before a job, whatever their tasks: 10,001 are more than 10,000.
+-- How many due jobs of these tasks are before a job, and do not wait for their queues: of the first 200,000 of the
+-- line. 10,001 are more than 10,000.
+with line as materialized (
+  select j.id, j.task_id, j.job_queue_id, j.priority, j.run_at from graphile_worker._private_jobs as j
+   where j.is_available and j.run_at <= now() and (j.priority, j.run_at) <= (@priority::smallint, @run_at::timestamptz)
+   order by j.priority, j.run_at limit 200000
+)
 select count(*)::bigint as ahead from (
-  select from graphile_worker._private_jobs as j
-   where j.is_available and j.run_at <= now()
-     and (j.priority, j.run_at, j.id) < (@priority::smallint, @run_at::timestamptz, @id::bigint)
-     and (j.priority, j.run_at) <= (@priority::smallint, @run_at::timestamptz)
-   order by j.priority, j.run_at limit 10001) as a;
+  select from line join graphile_worker._private_tasks as t on t.id = line.task_id
+    left join graphile_worker._private_job_queues as s on s.id = line.job_queue_id
+   where (line.priority, line.run_at, line.id) < (@priority::smallint, @run_at::timestamptz, @id::bigint)
+     and t.identifier = any(@tasks::text[]) and (line.job_queue_id is null or s.is_available and s.queue_name <> all(@paused_queues::text[]))
+   limit 10001) as a;
+
+-- name: PausedNames :many
+-- The tasks and queues that are paused.
+select 'task'::text as what, p.task as name from graphile_worker.backfill_pauses as p where p.ends_at is null or p.ends_at > now()
+union all
+select 'queue', q.queue_name from graphile_worker.backfill_queue_pauses as q where q.ends_at is null or q.ends_at > now();
 
 -- name: WhyLockers :many
 -- The sessions of this database whose transactions are these, and those that keep claims from a table.
@@ -121,6 +137,18 @@ select a.pid, coalesce(a.usename, '')::text as role, coalesce(a.application_name
         and l.relation::bigint = any(@relations::bigint[])
         and l.mode in ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock'))
  order by since;
+
+-- name: WhyPrepared :many
+-- Prepared transactions among these, and those that keep claims from a table.
+select p.gid::text as name, p.owner::text as role, p.prepared as since, coalesce(l.relation, 0)::bigint as relation, l.mode::text as mode,
+       coalesce(l.transactionid::text, '')::text as transaction
+  from pg_catalog.pg_prepared_xacts as p join pg_catalog.pg_locks as l
+    on l.pid is null and l.virtualtransaction = '-1/' || p.transaction::text
+ where p.database = current_database() and l.granted
+   and (l.locktype = 'transactionid' and l.mode = 'ExclusiveLock' and l.transactionid::text = any(@transactions::text[])
+     or l.locktype = 'relation' and l.relation::bigint = any(@relations::bigint[])
+        and l.mode in ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock'))
+ order by p.prepared;
 
 -- name: MembersOf :many
 -- The transactions that share a row's lock. An error: it is none that several share.

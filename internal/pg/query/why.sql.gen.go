@@ -66,6 +66,36 @@ func (q *Queries) LastID(ctx context.Context, schemaName string) ([]int64, error
 	return items, nil
 }
 
+const Ledger = `-- name: Ledger :many
+select m.id, m.breaking from graphile_worker.migrations as m order by m.id
+`
+
+type LedgerRow struct {
+	ID       int32
+	Breaking bool
+}
+
+// Which revisions of Graphile Worker's schema are installed.
+func (q *Queries) Ledger(ctx context.Context) ([]LedgerRow, error) {
+	rows, err := q.db.Query(ctx, Ledger)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []LedgerRow
+	for rows.Next() {
+		var i LedgerRow
+		if err := rows.Scan(&i.ID, &i.Breaking); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const ListenersOfPeers = `-- name: ListenersOfPeers :one
 select count(*)::bigint as sessions from pg_catalog.pg_stat_activity as a
  where a.datname = current_database() and a.query ~* '^\s*listen "jobs:insert"' and a.query not like '%"backfill:%'
@@ -98,6 +128,38 @@ func (q *Queries) MembersOf(ctx context.Context, xmax string) ([]string, error) 
 			return nil, err
 		}
 		items = append(items, transaction)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const PausedNames = `-- name: PausedNames :many
+select 'task'::text as what, p.task as name from graphile_worker.backfill_pauses as p where p.ends_at is null or p.ends_at > now()
+union all
+select 'queue', q.queue_name from graphile_worker.backfill_queue_pauses as q where q.ends_at is null or q.ends_at > now()
+`
+
+type PausedNamesRow struct {
+	What string
+	Name string
+}
+
+// The tasks and queues that are paused.
+func (q *Queries) PausedNames(ctx context.Context) ([]PausedNamesRow, error) {
+	rows, err := q.db.Query(ctx, PausedNames)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []PausedNamesRow
+	for rows.Next() {
+		var i PausedNamesRow
+		if err := rows.Scan(&i.What, &i.Name); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
 	}
 	if err := rows.Err(); err != nil {
 		return nil, err
@@ -214,23 +276,37 @@ func (q *Queries) Server(ctx context.Context) (ServerRow, error) {
 }
 
 const WhyAhead = `-- name: WhyAhead :one
+with line as materialized (
+  select j.id, j.task_id, j.job_queue_id, j.priority, j.run_at from graphile_worker._private_jobs as j
+   where j.is_available and j.run_at <= now() and (j.priority, j.run_at) <= ($1::smallint, $2::timestamptz)
+   order by j.priority, j.run_at limit 200000
+)
 select count(*)::bigint as ahead from (
-  select from graphile_worker._private_jobs as j
-   where j.is_available and j.run_at <= now()
-     and (j.priority, j.run_at, j.id) < ($1::smallint, $2::timestamptz, $3::bigint)
-     and (j.priority, j.run_at) <= ($1::smallint, $2::timestamptz)
-   order by j.priority, j.run_at limit 10001) as a
+  select from line join graphile_worker._private_tasks as t on t.id = line.task_id
+    left join graphile_worker._private_job_queues as s on s.id = line.job_queue_id
+   where (line.priority, line.run_at, line.id) < ($1::smallint, $2::timestamptz, $3::bigint)
+     and t.identifier = any($4::text[]) and (line.job_queue_id is null or s.is_available and s.queue_name <> all($5::text[]))
+   limit 10001) as a
 `
 
 type WhyAheadParams struct {
-	Priority int16
-	RunAt    pgtype.Timestamptz
-	ID       int64
+	Priority     int16
+	RunAt        pgtype.Timestamptz
+	ID           int64
+	Tasks        []string
+	PausedQueues []string
 }
 
-// How many due jobs are before a job, whatever their tasks: 10,001 are more than 10,000.
+// How many due jobs of these tasks are before a job, and do not wait for their queues: of the first 200,000 of the
+// line. 10,001 are more than 10,000.
 func (q *Queries) WhyAhead(ctx context.Context, arg WhyAheadParams) (int64, error) {
-	row := q.db.QueryRow(ctx, WhyAhead, arg.Priority, arg.RunAt, arg.ID)
+	row := q.db.QueryRow(ctx, WhyAhead,
+		arg.Priority,
+		arg.RunAt,
+		arg.ID,
+		arg.Tasks,
+		arg.PausedQueues,
+	)
 	var ahead int64
 	err := row.Scan(&ahead)
 	return ahead, err
@@ -616,6 +692,60 @@ func (q *Queries) WhyPauses(ctx context.Context, arg WhyPausesParams) ([]WhyPaus
 			&i.PausedBy,
 			&i.Reason,
 			&i.EndsAt,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const WhyPrepared = `-- name: WhyPrepared :many
+select p.gid::text as name, p.owner::text as role, p.prepared as since, coalesce(l.relation, 0)::bigint as relation, l.mode::text as mode,
+       coalesce(l.transactionid::text, '')::text as transaction
+  from pg_catalog.pg_prepared_xacts as p join pg_catalog.pg_locks as l
+    on l.pid is null and l.virtualtransaction = '-1/' || p.transaction::text
+ where p.database = current_database() and l.granted
+   and (l.locktype = 'transactionid' and l.mode = 'ExclusiveLock' and l.transactionid::text = any($1::text[])
+     or l.locktype = 'relation' and l.relation::bigint = any($2::bigint[])
+        and l.mode in ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock'))
+ order by p.prepared
+`
+
+type WhyPreparedParams struct {
+	Transactions []string
+	Relations    []int64
+}
+
+type WhyPreparedRow struct {
+	Name        string
+	Role        string
+	Since       pgtype.Timestamptz
+	Relation    int64
+	Mode        string
+	Transaction string
+}
+
+// Prepared transactions among these, and those that keep claims from a table.
+func (q *Queries) WhyPrepared(ctx context.Context, arg WhyPreparedParams) ([]WhyPreparedRow, error) {
+	rows, err := q.db.Query(ctx, WhyPrepared, arg.Transactions, arg.Relations)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []WhyPreparedRow
+	for rows.Next() {
+		var i WhyPreparedRow
+		if err := rows.Scan(
+			&i.Name,
+			&i.Role,
+			&i.Since,
+			&i.Relation,
+			&i.Mode,
+			&i.Transaction,
 		); err != nil {
 			return nil, err
 		}

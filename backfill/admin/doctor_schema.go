@@ -16,7 +16,7 @@ const oldestRevision = 18
 
 // examineLedger says which revision the schema has, and whether anything can be said of it.
 func (x *examining) examineLedger() (usable bool, err error) {
-	relation, there := x.relations["migrations"]
+	_, there := x.relations["migrations"]
 	if _, jobs := x.relations[jobsTable]; !there || !jobs {
 		x.find(Finding{
 			Code: SchemaUnusable, Object: x.reader.Schema(),
@@ -25,8 +25,8 @@ func (x *examining) examineLedger() (usable bool, err error) {
 		})
 		return false, nil
 	}
-	highest, breaking, err := x.readLedger()
-	if err != nil || highest == 0 && !relation.Readable {
+	highest, breaking, known, err := x.readLedger()
+	if err != nil || !known {
 		return true, err
 	}
 	x.notes = append(x.notes, x.newer(highest))

@@ -40,7 +40,7 @@ func (x *examining) examineLine() error {
 		case row.Due > 0 && oldest.Infinite == 0 && x.now.Sub(oldest.Time) > waitLimit && !x.served(row.Task) && x.workersKnown && known && peers == 0:
 			f := Finding{Code: TaskUnserved, Object: row.Task, Count: row.Due, Since: oldest}
 			f.Text = fmt.Sprintf("%s of the task %s, the oldest for %s, and no worker that lives takes them: no Go worker knows the task, and no session listens as a Node worker does.",
-				plural(int(row.Due), "job is due", "jobs are due"), strconv.Quote(row.Task), span(x.now.Sub(oldest.Time)))
+				plural(int(row.Due), "job is due,", "jobs are due,"), strconv.Quote(row.Task), span(x.now.Sub(oldest.Time)))
 			f.Remedies = []Remedy{{"Start a worker whose code has the task. To see more of one of them:", x.backfill(fmt.Sprint("why ", row.FirstJob))}}
 			x.find(f)
 		}
@@ -133,8 +133,8 @@ func (x *examining) examineKeys() error {
 	for _, row := range rows {
 		x.find(Finding{
 			Code: FailedKeys, Object: row.Task, Count: row.Jobs,
-			Text: fmt.Sprintf("%s of the task %s, and hold their keys, such as %s. A job that is enqueued with such a key in the mode unsafe_dedupe is dropped; "+
-				"in the other modes, it takes the key.", plural(int(row.Jobs), "job has failed for good", "jobs have failed for good"), strconv.Quote(row.Task), strings.Join(quoted(row.Keys), ", ")),
+			Text: fmt.Sprintf("%s of the task %s, such as %s. A job that is enqueued with such a key in the mode unsafe_dedupe is dropped; "+
+				"in the other modes, it takes the key.", plural(int(row.Jobs), "key is held by a job that has failed for good,", "keys are held by jobs that have failed for good,"), strconv.Quote(row.Task), strings.Join(quoted(row.Keys), ", ")),
 			Remedies: []Remedy{{
 				"A Go worker that serves the task makes dead letters of them, an hour after they have failed. To see them, and try again those that are worth it, by reschedule_jobs:",
 				fmt.Sprintf("select id, key, last_error from %s where key is not null and attempts >= max_attempts and locked_at is null;", x.table(jobsView)),

@@ -110,7 +110,7 @@ func TestDoctorFindsWhatWasChanged(t *testing.T) {
 		},
 		"failed keys": {
 			`select graphile_worker.add_job('sync', job_key := 'key ' || i) from generate_series(1, 3) as i;
-			update graphile_worker._private_jobs set attempts = max_attempts, last_error = 'x'`, admin.FailedKeys, []string{"3 jobs", `"sync"`, `"key 1", "key 2", "key 3"`, "unsafe_dedupe"},
+			update graphile_worker._private_jobs set attempts = max_attempts, last_error = 'x'`, admin.FailedKeys, []string{"3 keys", `"sync"`, `"key 1", "key 2", "key 3"`, "unsafe_dedupe"},
 		},
 		"nobody serves a task": {
 			`select graphile_worker.add_job('sync', run_at := now() - interval '2 hours') from generate_series(1, 40)`,
@@ -257,5 +257,40 @@ func TestDoctorFindsSettings(t *testing.T) {
 	}
 	if !slices.ContainsFunc(d.Findings, func(f admin.Finding) bool { return f.Code == admin.SettingUnsafe && f.Object == "synchronous_commit" }) {
 		t.Errorf("found %+v", d.Findings)
+	}
+}
+
+// What is somebody else's, or goes on at this moment, is no finding.
+func TestDoctorFindsNothingOfOthers(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"jobs", "s", `we"ird.name`} {
+		db := pgtest.New(t, pgtest.WithSchema(name))
+		(&rig{T: t, db: db, admin: openAdmin(t, db.URL, admin.WithSchema(name))}).healthy()
+	}
+	r := newRig(t)
+	role := dbtest.NewRole(t, dbtest.Connect(t, r.db.URL))
+	r.run("grant all on schema graphile_worker to " + role)
+	execute(t, r.db, `do $$ begin for i in 1..60 loop
+		execute 'create view graphile_worker.report' || i || ' as select 1 as x';
+		execute 'alter view graphile_worker.report' || i || ' owner to `+role+`'; end loop; end $$;
+		create sequence graphile_worker.mine maxvalue 10; select setval('graphile_worker.mine', 9);
+		create function graphile_worker.add_job(a int) returns int language sql as 'select 1'`)
+	r.healthy()
+
+	tx := begin(t, r.db.URL)
+	dbtest.Run(t, tx, "select graphile_worker.add_job('sync')")
+	builder := dbtest.Connect(t, r.db.URL)
+	ended := make(chan error, 1)
+	go func() {
+		_, err := builder.Exec(t.Context(), "create index concurrently by_creation on graphile_worker._private_jobs (created_at)")
+		ended <- err
+	}()
+	dbtest.Until(t, func() bool {
+		return dbtest.Get[bool](t, r.db.Pool(), "select exists (select from pg_index where not indisvalid)")
+	})
+	r.healthy()
+	_ = tx.Rollback(t.Context())
+	if err := <-ended; err != nil {
+		t.Error(err)
 	}
 }

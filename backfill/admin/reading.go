@@ -61,18 +61,18 @@ func (r *reading) can(table, what string) bool {
 const newestRevision = 20
 
 // readLedger returns the highest revision that is installed, and the highest one that is a breaking
-// change; 0: it is not known.
-func (r *reading) readLedger() (highest, breaking int, err error) {
+// change.
+func (r *reading) readLedger() (highest, breaking int, known bool, err error) {
 	if !r.can("migrations", "the revision of the schema") {
-		return 0, 0, nil
+		return 0, 0, false, nil
 	}
-	rows, _, err := fact(r, "the revision of the schema", (*query.Queries).Ledger)
+	rows, known, err := fact(r, "the revision of the schema", (*query.Queries).Ledger)
 	for _, row := range rows {
 		if highest = max(highest, int(row.ID)); row.Breaking {
 			breaking = max(breaking, int(row.ID))
 		}
 	}
-	return highest, breaking, err
+	return highest, breaking, known, err
 }
 
 // newer says that the schema is newer than what is known here; "": it is not.

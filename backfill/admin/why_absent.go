@@ -50,8 +50,10 @@ func (e *explaining) explainUnseen(jobs query.RelationsRow) {
 		b.Text = fmt.Sprintf("Role %s sees no job %d, which does not say that there is none: row level security hides jobs from it.", e.server.Role, e.id)
 	}
 	role := pg.QuoteIdentifier(e.server.Role)
-	b.Remedies = []Remedy{{"Let the role read the view, which shows all jobs without their payloads, as the owner of the tables:",
-		fmt.Sprintf("grant usage on schema %s to %s; grant select on %s to %s;", pg.QuoteIdentifier(e.reader.Schema()), role, e.table(jobsView), role)}}
+	b.Remedies = []Remedy{{
+		"Let the role read the view, which shows all jobs without their payloads, as the owner of the tables:",
+		fmt.Sprintf("grant usage on schema %s to %s; grant select on %s to %s;", pg.QuoteIdentifier(e.reader.Schema()), role, e.table(jobsView), role),
+	}}
 	if _, ours := e.relations[workersTable]; ours {
 		b.Remedies = append(b.Remedies, Remedy{"Or let it read everything:", e.backfill("migrate --reader-role " + shellQuote(e.server.Role))})
 	}
@@ -160,7 +162,7 @@ func (e *explaining) lookAtWriters() error {
 	if _, there := e.relations[jobsTable]; !there || len(e.blockers) > 0 {
 		return nil
 	}
-	sessions, err := e.readWriters()
+	sessions, err := e.readWriters("RowExclusiveLock")
 	if err != nil || len(sessions) == 0 {
 		return err
 	}
@@ -179,11 +181,11 @@ func (e *explaining) lookAtWriters() error {
 	return nil
 }
 
-// readWriters returns the sessions that have written to the table of jobs in a transaction that is
-// open for longer than one of a single statement.
-func (e *explaining) readWriters() (sessions []Session, err error) {
+// readWriters returns the sessions that have these locks of the table of jobs in a transaction that
+// has written something, and is open for longer than one of a single statement.
+func (e *explaining) readWriters(modes ...string) (sessions []Session, err error) {
 	rows, _, err := fact(&e.reading, "open transactions", func(q *query.Queries, ctx context.Context) ([]query.WhyWritersRow, error) {
-		return q.WhyWriters(ctx, e.relations[jobsTable].Oid)
+		return q.WhyWriters(ctx, query.WhyWritersParams{Relation: e.relations[jobsTable].Oid, Modes: modes})
 	})
 	for _, row := range rows {
 		s := Session{PID: int(row.Pid.Int32), Role: row.Role, Application: row.Application, State: row.State, Since: row.Since.Time.UTC()}

@@ -21,7 +21,7 @@ func (e *explaining) explain() error {
 	if skew := e.compareClocks(); skew != "" {
 		e.notes = append(e.notes, skew)
 	}
-	highest, breaking, err := e.readLedger()
+	highest, breaking, _, err := e.readLedger()
 	if err != nil {
 		return err
 	}
@@ -447,10 +447,13 @@ func (e *explaining) readRivals(serving []query.WhyWorkersRow) (tasks, pausedQue
 // noteWriters notes the sessions that have changed jobs in a transaction that is open: a lock that
 // was taken in a savepoint is in no table of locks under the number that the row has.
 func (e *explaining) noteWriters(b *Blocker) error {
-	sessions, err := e.readWriters()
+	sessions, err := e.readWriters("RowExclusiveLock", "RowShareLock")
+	if len(sessions) == 0 {
+		b.Text += " It is taken within seconds."
+	}
 	for _, s := range sessions {
 		b.Sessions = append(b.Sessions, s)
-		e.notes = append(e.notes, upper(e.session(s))+" has changed jobs. If this is one of them, it cannot be taken before that transaction ends.")
+		b.Text += " But " + e.session(s) + " has changed or locked a job. If that is this one, it cannot be taken before that transaction ends."
 	}
 	return err
 }
@@ -689,7 +692,7 @@ func (e *explaining) checkSlots(serving []query.WhyWorkersRow) error {
 		e.block(b)
 	case len(e.blockers) == 0:
 		b.Code = Next
-		b.Text = fmt.Sprintf("%s is due, and nothing that can be seen is in its way: %s serves it. It is taken within seconds.", e.subject(), e.place(&serving[0]))
+		b.Text = fmt.Sprintf("%s is due, and nothing that can be seen is in its way: %s serves it.", e.subject(), e.place(&serving[0]))
 		if err := e.noteWriters(&b); err != nil {
 			return err
 		}

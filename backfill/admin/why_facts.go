@@ -164,6 +164,9 @@ func (e *explaining) readLockers() (onRow, onTable []Session, err error) {
 		return nil, nil, e.ctx.Err()
 	}
 	second, err := e.lookAtLocks(what)
+	if err != nil {
+		return nil, nil, err
+	}
 	for pid, row := range second {
 		if was, there := first[pid]; !there || !was.Since.Time.Equal(row.Since.Time) {
 			continue

@@ -240,7 +240,9 @@ func TestWhyItHasFailed(t *testing.T) {
 		t.Errorf("then: %+v", x.Then)
 	}
 	r.run("update graphile_worker._private_jobs set last_error = null where id = $1", id)
-	r.why(id, admin.AttemptsUsed, "superseded", "!reschedule_jobs")
+	r.why(id, admin.AttemptsUsed, "superseded", "or its process ended in its last attempt", "If it is not one that was superseded")
+	r.run("update graphile_worker._private_jobs set key = 'k' where id = $1", id) // who supersedes takes the key
+	r.why(id, admin.AttemptsUsed, "To try it again:", "!superseded")
 }
 
 func TestWhyItIsADeadLetter(t *testing.T) {
@@ -380,10 +382,10 @@ func TestWhyRowsOfNamesAreGone(t *testing.T) {
 	task := dbtest.Get[int](t, r.db.Pool(), "select task_id from graphile_worker._private_jobs where id = $1", id)
 	r.run("delete from graphile_worker._private_tasks")
 	x := r.why(id, admin.TaskRowMissing, fmt.Sprint("task id ", task), "no worker will ever take it")
-	r.run(strings.Replace(strings.TrimSuffix(x.Blocker.Remedies[0].Command, ";"), "NAME", "sync", 1))
+	execute(t, r.db, strings.ReplaceAll(x.Blocker.Remedies[0].Command, "NAME", "sync"))
 	r.run("delete from graphile_worker._private_job_queues")
 	x = r.why(id, admin.QueueRowMissing, "queue id", "no worker will ever take it")
-	r.run(strings.Replace(strings.TrimSuffix(x.Blocker.Remedies[0].Command, ";"), "NAME", "q", 1))
+	execute(t, r.db, strings.ReplaceAll(x.Blocker.Remedies[0].Command, "NAME", "q"))
 	r.why(id, admin.NoWorker)
 }
 
@@ -426,7 +428,7 @@ func TestWhyAsARoleWithoutRights(t *testing.T) {
 	if len(x.Missing) == 0 || !strings.Contains(x.Missing[0].Why, "the right to select") {
 		t.Errorf("missing %+v", x.Missing)
 	}
-	checkWhy(t, as, id+1000, admin.Gone, "has never been there", "!was given out", "Or a transaction of another role")
+	checkWhy(t, as, id+1000, admin.Gone, "has never been there", "!was given out", "Or a transaction that cannot be seen here")
 	r.run("grant select on all tables in schema graphile_worker to " + role)
 	r.run("revoke select on graphile_worker.jobs from " + role)
 	checkWhy(t, as, id, admin.Unseen, "row level security")

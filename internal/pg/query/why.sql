@@ -155,13 +155,13 @@ select p.gid::text as name, p.owner::text as role, p.prepared as since, coalesce
 select m.xid::text as transaction from pg_get_multixact_members((@xmax::text)::xid) as m;
 
 -- name: WhyWriters :many
--- The sessions of this database that have written to a table in a transaction that is open.
-select a.pid, coalesce(a.usename, '')::text as role, coalesce(a.application_name, '')::text as application,
+-- The sessions of this database that have a lock of a table in a transaction that is open and has written something.
+select distinct a.pid, coalesce(a.usename, '')::text as role, coalesce(a.application_name, '')::text as application,
        coalesce(a.state, '')::text as state, a.xact_start::timestamptz as since
   from pg_catalog.pg_locks as l join pg_catalog.pg_stat_activity as a on a.pid = l.pid
- where l.granted and l.locktype = 'relation' and l.mode = 'RowExclusiveLock' and l.relation::bigint = @relation::bigint
+ where l.granted and l.locktype = 'relation' and l.mode = any(@modes::text[]) and l.relation::bigint = @relation::bigint
    and l.pid <> pg_backend_pid() and a.datname = current_database() and a.xact_start is not null and a.backend_xid is not null
- order by a.xact_start limit 10;
+ order by since limit 10;
 
 -- name: LastID :many
 -- The last id of a job that was given out; 0: none was. No row: this role may not read it.

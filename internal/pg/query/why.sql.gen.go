@@ -888,13 +888,18 @@ func (q *Queries) WhyWorkers(ctx context.Context) ([]WhyWorkersRow, error) {
 }
 
 const WhyWriters = `-- name: WhyWriters :many
-select a.pid, coalesce(a.usename, '')::text as role, coalesce(a.application_name, '')::text as application,
+select distinct a.pid, coalesce(a.usename, '')::text as role, coalesce(a.application_name, '')::text as application,
        coalesce(a.state, '')::text as state, a.xact_start::timestamptz as since
   from pg_catalog.pg_locks as l join pg_catalog.pg_stat_activity as a on a.pid = l.pid
- where l.granted and l.locktype = 'relation' and l.mode = 'RowExclusiveLock' and l.relation::bigint = $1::bigint
+ where l.granted and l.locktype = 'relation' and l.mode = any($1::text[]) and l.relation::bigint = $2::bigint
    and l.pid <> pg_backend_pid() and a.datname = current_database() and a.xact_start is not null and a.backend_xid is not null
- order by a.xact_start limit 10
+ order by since limit 10
 `
+
+type WhyWritersParams struct {
+	Modes    []string
+	Relation int64
+}
 
 type WhyWritersRow struct {
 	Pid         pgtype.Int4
@@ -904,9 +909,9 @@ type WhyWritersRow struct {
 	Since       pgtype.Timestamptz
 }
 
-// The sessions of this database that have written to a table in a transaction that is open.
-func (q *Queries) WhyWriters(ctx context.Context, relation int64) ([]WhyWritersRow, error) {
-	rows, err := q.db.Query(ctx, WhyWriters, relation)
+// The sessions of this database that have a lock of a table in a transaction that is open and has written something.
+func (q *Queries) WhyWriters(ctx context.Context, arg WhyWritersParams) ([]WhyWritersRow, error) {
+	rows, err := q.db.Query(ctx, WhyWriters, arg.Modes, arg.Relation)
 	if err != nil {
 		return nil, err
 	}

@@ -75,7 +75,7 @@ func TestWhyOnNodesDatabase(t *testing.T) {
 	dbtest.Until(t, func() bool {
 		return dbtest.Get[int](t, f.db.Pool(), `select count(*)::int from pg_stat_activity where datname = current_database() and query ilike 'listen%'`) == 0
 	})
-	why(waiting, admin.QueueHeld, "No session that listens as a Node worker does", "backfill unlock --force")
+	why(waiting, admin.QueueHeld, "No session that listens as a Node worker does", "force_unlock_workers(array[")
 	why(other, admin.NoWorker, "none is connected")
 
 	dbtest.Run(t, f.db.Pool(), "delete from graphile_worker._private_jobs where id = $1", first)

@@ -101,7 +101,9 @@ select c.relname::text as name, t.relname::text as on_table, pg_get_indexdef(i.i
   from pg_catalog.pg_index as i join pg_catalog.pg_class as c on c.oid = i.indexrelid join pg_catalog.pg_class as t on t.oid = i.indrelid
   join pg_catalog.pg_namespace as n on n.oid = t.relnamespace
  where n.nspname = $1::text and not (i.indisvalid and i.indisready)
-   and not exists (select from pg_catalog.pg_locks as l where l.relation = i.indrelid and l.granted and l.mode = 'ShareUpdateExclusiveLock')
+   and not exists (select from pg_catalog.pg_locks as l join pg_catalog.pg_stat_activity as a on a.pid = l.pid
+                    where l.relation = i.indrelid and l.granted and l.mode = 'ShareUpdateExclusiveLock'   -- vacuum has it, too
+                      and (a.query is null or a.query ~* 'index' or a.query = '<insufficient privilege>'))
  order by c.relname
 `
 

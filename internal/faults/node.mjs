@@ -17,6 +17,8 @@ const handler = (begin) => async (payload, { job }) => {
   const { n, ...more } = begin(payload);
   write({ op: "started", n, run, job: Number(job.id), attempt: job.attempts, ...more });
   await sleep(payload.work ?? 0);
+  // After a fourth failure it would wait for a minute here, and longer after each that follows, beyond the end of the trial.
+  if (payload.end === "failure" && job.attempts > 3) await sleep(Math.max(0, (payload.due - now()) / 1000 + 1));
   if (payload.end === "failure" && now() < payload.due) {
     write({ op: "failed", n, run });
     throw new Error("fails until it is due or cancelled");

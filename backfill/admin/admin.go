@@ -1,7 +1,8 @@
 // Package admin answers what operators ask about a database of jobs: why one does not run, and what
-// it does. It reads Graphile Worker's tables, with those of backfill or without, in revisions 18 to
-// 20 and newer ones that are not breaking, also on a standby, through a transaction pooler, and as a
-// role that may read only some of it. It needs no worker and no line of Go in the fleet.
+// it does; and what is wrong with it. It reads Graphile Worker's tables, with those of backfill or
+// without, in revisions 18 to 20 and newer ones that are not breaking, also on a standby, through a
+// transaction pooler, and as a role that may read only some of it. It needs no worker, and no line
+// of Go in the fleet.
 package admin
 
 import (

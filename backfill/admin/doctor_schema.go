@@ -31,11 +31,11 @@ func (x *examining) examineLedger() (usable bool, err error) {
 	}
 	x.notes = append(x.notes, x.newer(highest))
 	switch {
-	case breaking > newestRevision:
+	case breaking > pg.NewestRevision:
 		x.find(Finding{
 			Code: SchemaUnusable, Object: x.reader.Schema(), Count: int64(breaking),
 			Text: fmt.Sprintf("Revision %d of the schema %s is a breaking change that this version does not know: it knows those up to %d. Nothing else was looked at.",
-				breaking, x.reader.Schema(), newestRevision),
+				breaking, x.reader.Schema(), pg.NewestRevision),
 			Remedies: []Remedy{{Text: "Use a version of backfill that knows it."}},
 		})
 		return false, nil

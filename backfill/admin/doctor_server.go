@@ -45,7 +45,8 @@ const (
 	vacuumLimit = 10 * time.Minute
 )
 
-// examineVacuum finds tables with dead rows that vacuum does not remove, and who keeps it from that.
+// examineVacuum finds tables with dead rows that vacuum does not remove, and who keeps it from
+// that.
 func (x *examining) examineVacuum() error {
 	rows, _, err := fact(&x.reading, "the dead rows", func(q *query.Queries, ctx context.Context) ([]query.DoctorTablesRow, error) {
 		return q.DoctorTables(ctx, x.reader.Schema())
@@ -101,9 +102,6 @@ func (x *examining) examineVacuum() error {
 	}
 	return err
 }
-
-// upper begins a sentence with a text of ours.
-func upper(text string) string { return string(text[0]-'a'+'A') + text[1:] }
 
 // notificationsLimit is the part of the queue of notifications from which it is said.
 const notificationsLimit = 0.1

@@ -57,9 +57,6 @@ func (r *reading) can(table, what string) bool {
 	return there && relation.Readable
 }
 
-// newestRevision is the newest revision of Graphile Worker's schema that is known here.
-const newestRevision = 20
-
 // readLedger returns the highest revision that is installed, and the highest one that is a breaking
 // change.
 func (r *reading) readLedger() (highest, breaking int, known bool, err error) {
@@ -77,11 +74,11 @@ func (r *reading) readLedger() (highest, breaking int, known bool, err error) {
 
 // newer says that the schema is newer than what is known here; "": it is not.
 func (r *reading) newer(highest int) string {
-	if highest <= newestRevision {
+	if highest <= pg.NewestRevision {
 		return ""
 	}
 	return fmt.Sprintf("The schema is at revision %d of Graphile Worker's, which this version does not know: it knows those up to %d. The newer ones are not "+
-		"marked as breaking changes.", highest, newestRevision)
+		"marked as breaking changes.", highest, pg.NewestRevision)
 }
 
 // table is the name of a table in SQL.

@@ -140,12 +140,14 @@ type Missing struct {
 }
 
 // Why says why a job does not run, or what it is doing. An id without a job has an answer, too:
-// Job is nil then. It waits for no lock and no worker, and takes 5 seconds at most.
+// Job is nil then. It waits for no lock, and takes 5 seconds at most once it has a connection.
 func (a *Admin) Why(ctx context.Context, jobID int64) (*Explanation, error) {
 	ctx, cancel := context.WithTimeout(ctx, waitTimeout+answerTimeout)
 	defer cancel()
 	var explanation *Explanation
+	var began time.Time
 	err := pg.Read(ctx, a.pool, a.schema, func(r *pg.Reader) error {
+		began = time.Now()
 		ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 		defer cancel()
 		e := &explaining{reading: reading{ctx: ctx, reader: r}, id: jobID}
@@ -156,6 +158,8 @@ func (a *Admin) Why(ctx context.Context, jobID int64) (*Explanation, error) {
 		return nil
 	})
 	if err == nil {
+		ctx, cancel := context.WithDeadline(ctx, began.Add(answerTimeout))
+		defer cancel()
 		a.askWhere(ctx, explanation)
 	}
 	return explanation, err

@@ -248,25 +248,38 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// ratePause is the time over which ends of jobs are counted.
-const ratePause = time.Second
+const (
+	// ratePatience is for how long ends of jobs are counted.
+	ratePatience = 3 * time.Second
+	// ratePause is the time between two looks.
+	ratePause = 200 * time.Millisecond
+)
 
-// readRate measures how many jobs end in a second, whoever runs them.
+// readRate measures how many jobs end in a second, whoever runs them. Sessions report what they
+// have deleted once in a second, so it counts from one report to the last that follows.
 func (e *explaining) readRate() (perSecond float64, err error) {
-	read := func() (int64, bool, error) {
-		return fact(&e.reading, "the rate", func(q *query.Queries, ctx context.Context) (int64, error) {
+	var began, last time.Time
+	var first, latest int64
+	for begin := time.Now(); time.Since(begin) < ratePatience && sleep(e.ctx, ratePause); {
+		deleted, known, err := fact(&e.reading, "the rate", func(q *query.Queries, ctx context.Context) (int64, error) {
 			row, err := q.JobsRemoved(ctx, e.relations[jobsTable].Oid)
 			return row.Deleted, err
 		})
+		switch now := time.Now(); {
+		case err != nil || !known:
+			return 0, err
+		case last.IsZero():
+			latest, last = deleted, now // the count, which is not new
+		case deleted == latest:
+		case began.IsZero():
+			first, began = deleted, now
+			fallthrough
+		default:
+			latest, last = deleted, now
+		}
 	}
-	began := time.Now()
-	first, known, err := read()
-	if err != nil || !known || !sleep(e.ctx, ratePause) {
-		return 0, err
+	if began.IsZero() || latest == first {
+		return 0, nil
 	}
-	second, known, err := read()
-	if err != nil || !known {
-		return 0, err
-	}
-	return float64(second-first) / time.Since(began).Seconds(), nil
+	return float64(latest-first) / last.Sub(began).Seconds(), nil
 }

@@ -65,13 +65,18 @@ func (r *rig) add(arguments string) int64 {
 // {"quick": true}. It waits until the worker is registered.
 func (r *rig) work(slots int, tasks ...string) (stop func()) {
 	r.Helper()
+	return r.workAs(tasks, backfill.WithConcurrency(slots))
+}
+
+func (r *rig) workAs(tasks []string, options ...backfill.WorkerOption) (stop func()) {
+	r.Helper()
 	release := make(chan struct{})
 	var bindings []backfill.Binding
 	for _, name := range tasks {
 		bindings = append(bindings, backfill.Handle(&backfill.Task[args]{Name: name, Backoff: backfill.FixedBackoff(time.Hour)},
 			func(ctx context.Context, a args) error { return hang(ctx, a, release) }))
 	}
-	w, err := r.client.NewWorker(backfill.NewRegistry(bindings...), backfill.WithConcurrency(slots), backfill.WithLogger(quiet))
+	w, err := r.client.NewWorker(backfill.NewRegistry(bindings...), append(options, backfill.WithLogger(quiet))...)
 	if err != nil {
 		r.Fatal(err)
 	}
@@ -100,6 +105,7 @@ func (r *rig) work(slots int, tasks ...string) (stop func()) {
 type args struct {
 	Quick bool `json:"quick"`
 	Fail  bool `json:"fail"`
+	Brief bool `json:"brief"` // 20 ms
 }
 
 func hang(ctx context.Context, a args, release <-chan struct{}) error {
@@ -107,6 +113,12 @@ func hang(ctx context.Context, a args, release <-chan struct{}) error {
 	case a.Fail:
 		return fmt.Errorf("card declined")
 	case a.Quick:
+		return nil
+	case a.Brief:
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-ctx.Done():
+		}
 		return nil
 	}
 	select {
@@ -211,6 +223,34 @@ func TestWhyBehindOthers(t *testing.T) {
 	x := r.why(id, admin.Behind, "300 due jobs are before it", "of 1 slots in use", "cannot be told")
 	if x.Blocker.Ahead == nil || *x.Blocker.Ahead != 300 {
 		t.Errorf("ahead: %v", x.Blocker.Ahead)
+	}
+}
+
+// While jobs end, the answer says how many do, and when the job's turn comes.
+func TestWhyBehindOthersThatEnd(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.run(`select graphile_worker.add_jobs(array(select ('sync', '{"brief": true}', null, null, null, null, -1, null)::graphile_worker.job_spec
+		from generate_series(1, 3000)))`)
+	id := r.add("'sync', priority := 10")
+	r.work(2, "sync")
+	x := r.why(id, admin.Behind, "jobs end in a second now, so its turn comes in about", "!cannot be told")
+	if x.Blocker.Rate <= 0 || x.Blocker.Until.IsZero() {
+		t.Errorf("%+v", x.Blocker)
+	}
+}
+
+func TestWhyItsFlagIsForbidden(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	id := r.add("'sync', flags := array['slow', 'big']")
+	r.workAs([]string{"sync"}, backfill.WithForbiddenFlags("big"))
+	dbtest.Until(t, func() bool {
+		return dbtest.Get[bool](t, r.db.Pool(), "select exists (select from graphile_worker.backfill_workers where forbidden = '{big}')")
+	})
+	x := r.why(id, admin.FlagForbidden, `"big", "slow"`, "1 worker that serves its task")
+	if len(x.Blocker.Workers) != 1 {
+		t.Errorf("workers %+v", x.Blocker.Workers)
 	}
 }
 

@@ -62,8 +62,8 @@ func (a *Admin) askWhere(ctx context.Context, x *Explanation) {
 	b.Text += fmt.Sprintf(" Its handler has run for %s, and is in %s%s.", span(running), top(answer.Stack), again)
 }
 
-// top names the innermost function of a stack, and the innermost that is not the standard library's,
-// with its place.
+// top names the innermost function of a stack, and the innermost that is not the standard
+// library's, with its place.
 func top(stack string) string {
 	first := ""
 	lines := strings.Split(stack, "\n")

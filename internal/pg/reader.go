@@ -67,6 +67,9 @@ func Read(ctx context.Context, pool *pgxpool.Pool, schema string, read func(*Rea
 // Schema returns the name of the schema that is read.
 func (r *Reader) Schema() string { return r.schema }
 
+// NewestRevision is the newest revision of Graphile Worker's schema that is known.
+const NewestRevision = migrations.Newest
+
 // QuoteIdentifier quotes a name for SQL.
 func QuoteIdentifier(name string) string { return migrations.QuoteIdentifier(name) }
 

@@ -81,6 +81,7 @@ var processTime = map[string]string{
 	"internal/pg/session_transactions.go": "for how long the pool has been full",
 	"internal/pg/sweep.go":                "the pace of upkeep",
 	"internal/pg/tx_job.go":               "patience of transactions",
+	"internal/worker/ask.go":              "for how long a handler has run, for an operator",
 	"internal/worker/beat.go":             "heartbeats",
 	"internal/worker/clock.go":            "heartbeats",
 	"internal/worker/cron.go":             "the clock of workers in memory; those with a database have its",

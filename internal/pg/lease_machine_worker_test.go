@@ -238,10 +238,19 @@ func (m *leaseMachine) fates(
 	for i, fate := range got {
 		kinds[i], names[i] = fate.Kind, fateNames[fate.Kind]
 	}
+	// The statement ends what is held. Jobs that nobody has after it are ended behind it.
+	held := make([]bool, len(leases))
 	for i, l := range leases {
-		want[i] = fateNames[predict(*l)]
-		l.over = want[i] != fateNames[worker.FateBusy]
-		m.seen[what+": "+want[i]]++
+		held[i] = m.model.lease(l.Lease) != nil
+	}
+	for _, first := range []bool{true, false} {
+		for i, l := range leases {
+			if held[i] == first {
+				want[i] = fateNames[predict(*l)]
+				l.over = want[i] != fateNames[worker.FateBusy]
+				m.seen[what+": "+want[i]]++
+			}
+		}
 	}
 	if diff := cmp.Diff(want, names); diff != "" {
 		m.broken(what+": a worker is told another fate of its lease", diff)

@@ -24,8 +24,9 @@ const (
 
 // Admin answers over connections of its own, two at most. It is safe for use by several goroutines.
 type Admin struct {
-	pool   *pgxpool.Pool
-	schema string
+	pool      *pgxpool.Pool
+	schema    string
+	authorize Authorize
 }
 
 // Option changes an Admin.

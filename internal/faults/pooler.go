@@ -87,7 +87,14 @@ func startPooler(ctx context.Context, folder string, s *server, crashed func(sta
 	return p, p.answers(ctx)
 }
 
+var errStopping = errors.New("the pooler is stopped")
+
 func (p *pooler) start() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.stopping { // nobody would end it
+		return errStopping
+	}
 	cmd := exec.Command(p.program, p.ini)
 	cmd.Stdout, cmd.Stderr = p.log, p.log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -98,8 +105,6 @@ func (p *pooler) start() error {
 		}
 		cmd.SysProcAttr.Credential = nobody
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start the pooler: %w", err)
 	}
@@ -135,7 +140,10 @@ func (p *pooler) supervise() {
 			p.crashed(p.cmd.ProcessState.String())
 		}
 		time.Sleep(away)
-		if err := p.start(); err != nil {
+		switch err := p.start(); {
+		case errors.Is(err, errStopping):
+			return
+		case err != nil:
 			p.crashed(err.Error())
 			return
 		}

@@ -27,6 +27,7 @@ type Admin struct {
 	pool      *pgxpool.Pool
 	schema    string
 	authorize Authorize
+	spare     int64 // bytes that an index may have for nothing
 }
 
 // Option changes an Admin.
@@ -38,7 +39,7 @@ func WithSchema(name string) Option { return func(a *Admin) { a.schema = name } 
 // Open returns an Admin for the database of a URL, or of the PG* variables if it is empty. It
 // connects when it is asked something. Close it.
 func Open(databaseURL string, options ...Option) (*Admin, error) {
-	a := &Admin{schema: pg.DefaultSchema}
+	a := &Admin{schema: pg.DefaultSchema, spare: spareBytes}
 	for _, option := range options {
 		option(a)
 	}

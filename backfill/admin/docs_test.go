@@ -26,6 +26,10 @@ func TestCodesAreDocumented(t *testing.T) {
 	}
 	for file, doc := range map[string]string{"why.go": "../../docs/why.md", "doctor.go": "../../docs/doctor.md"} {
 		inCode, inDoc := find(file, `Code += "([a-z_]+)"`), find(doc, "(?m)^\\| (?:`[a-z_]+`, )?`([a-z_]+)`")
+		if file == "why.go" {
+			inCode = append(inCode, find("why_cron.go", `Code += "([a-z_]+)"`)...)
+			slices.Sort(inCode)
+		}
 		if doc == "../../docs/doctor.md" { // in a row with another
 			inDoc = append(inDoc, "dangling_task")
 			slices.Sort(inDoc)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -34,6 +35,7 @@ type Finding struct {
 	Count    int64     `json:"count,omitempty"`    // how many jobs, rows or queues
 	Since    Time      `json:"since,omitzero"`     //
 	Sessions []Session `json:"sessions,omitempty"` //
+	Stack    string    `json:"stack,omitempty"`    // of goroutines
 }
 
 // FindingCode names a kind of finding. New ones may be added.
@@ -45,6 +47,7 @@ const (
 	LedgerForeign     FindingCode = "ledger_foreign"     // rows of the Rust port's
 	FunctionChanged   FindingCode = "function_changed"   // by somebody else than Graphile Worker and backfill
 	IndexBroken       FindingCode = "index_broken"       // its build was interrupted
+	IndexBloated      FindingCode = "index_bloated"      // much larger than its rows need
 	TriggerForeign    FindingCode = "trigger_foreign"    // on a table of the queue's
 	OwnerDiffers      FindingCode = "owner_differs"      // of one table
 	RightMissing      FindingCode = "right_missing"      // of a role that works or reads
@@ -62,12 +65,15 @@ const (
 	DanglingQueue     FindingCode = "dangling_queue"     // of jobs, without a row
 	FailedKeys        FindingCode = "failed_keys"        // jobs that failed for good hold keys
 	TaskUnserved      FindingCode = "task_unserved"      // its jobs wait, and no worker takes them
+	GoroutinesLeak    FindingCode = "goroutines_leak"    // of a task's jobs, which have ended
 )
 
 // examining is a diagnosis under way.
 type examining struct {
 	reading
 
+	most     int64 // rows of a large table that are read
+	spare    int64 // bytes that an index may have for nothing
 	findings []Finding
 	roles    []query.DoctorRolesRow // that were given rights
 	notes    []string
@@ -78,16 +84,45 @@ func (x *examining) find(f Finding) { x.findings = append(x.findings, f) }
 // doctorTimeout is how long a diagnosis may take, whatever the database does.
 const doctorTimeout = 15 * time.Second
 
+const (
+	// readMost is how many rows of a large table are read, unless all are.
+	readMost = 200_000
+	// deepTimeout is how long a diagnosis may take that reads all of them, and a statement of it.
+	deepTimeout = 30 * time.Minute
+)
+
+// DoctorOptions say how far the doctor looks.
+type DoctorOptions struct {
+	_ [0]func() // fields may be added
+
+	// Deep reads large tables as a whole: jobs that no worker will ever take, and keys of failed jobs,
+	// are found wherever they are, and not only among the first 200,000. It may take minutes.
+	Deep bool
+}
+
 // Doctor looks for what is wrong with the schema, the server, and what stands in the tables. It
 // changes nothing, and waits for no lock. A role that may not read all of it is told what is
-// missing.
-func (a *Admin) Doctor(ctx context.Context) (*Diagnosis, error) {
-	ctx, cancel := context.WithTimeout(ctx, doctorTimeout)
+// missing. Without options it looks at a bounded number of rows.
+func (a *Admin) Doctor(ctx context.Context, options ...DoctorOptions) (*Diagnosis, error) {
+	timeout, most, statement := doctorTimeout, int64(readMost), time.Duration(0)
+	for _, o := range options {
+		if o.Deep {
+			timeout, most, statement = deepTimeout, math.MaxInt64, deepTimeout
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	var d *Diagnosis
 	var x *examining
+	leaks := a.askLeaks(ctx)
+	defer leaks.stop()
 	err := pg.Read(ctx, a.pool, a.schema, func(r *pg.Reader) error {
-		x = &examining{reading: reading{ctx: ctx, reader: r}}
+		x = &examining{reading: reading{ctx: ctx, reader: r}, most: most, spare: a.spare}
+		if statement > 0 {
+			if err := r.Patience(ctx, statement); err != nil {
+				return err
+			}
+		}
 		if err := x.readServer(); err != nil {
 			return err
 		}
@@ -116,6 +151,7 @@ func (a *Admin) Doctor(ctx context.Context) (*Diagnosis, error) {
 		if err := a.examineRights(ctx, x); err != nil {
 			return nil, err
 		}
+		x.examineLeaks(leaks)
 		if err := a.examineListening(ctx, x); err != nil {
 			return nil, err
 		}

@@ -47,15 +47,45 @@ func (x *examining) examineLedger() (usable bool, err error) {
 		})
 		return false, nil
 	}
-	if _, port := x.relations["_private_workers"]; port {
-		x.find(Finding{
-			Code: LedgerForeign, Object: x.reader.Schema(),
-			Text: fmt.Sprintf("The Rust port of Graphile Worker has been here: the table %s is its own, and rows of its migrations stand in %s under numbers "+
-				"that Graphile Worker uses for others. So Graphile Worker's own migrations with these numbers were not run.", x.table("_private_workers"), x.table("migrations")),
-			Remedies: []Remedy{{"To see what is missing, and what would be changed:", x.backfill("migrate --dry-run")}},
-		})
-	}
+	x.examineForeignRows(highest, breaking)
 	return true, nil
+}
+
+// examineForeignRows names the rows of the ledger that stand for migrations of the Rust port's, which
+// uses the numbers 19 and 20 for other ones. Graphile Worker's 19 is a breaking change, and its 20 is
+// never without it.
+func (x *examining) examineForeignRows(highest, breaking int) {
+	_, port := x.relations["_private_workers"]
+	if highest < 19 || breaking >= 19 {
+		if port {
+			x.find(Finding{
+				Code: LedgerForeign, Object: "_private_workers",
+				Text: fmt.Sprintf("The Rust port of Graphile Worker has been here: the table %s is its own. The rows of %s are Graphile Worker's: nothing of them is missing.",
+					x.table("_private_workers"), x.table("migrations")),
+				Remedies: []Remedy{{Text: "Workers of the port that still run may add rows under numbers that Graphile Worker uses for others. Stop them before either is upgraded."}},
+			})
+		}
+		return
+	}
+	f := Finding{Code: LedgerForeign, Object: "migrations", Count: int64(min(highest, pg.NewestRevision) - 18)}
+	rows := "Row 19"
+	if highest >= 20 {
+		rows = "Rows 19 and 20"
+	}
+	whose := "Somebody else's"
+	if port {
+		whose = "The Rust port's, whose table " + x.table("_private_workers") + " is there,"
+	}
+	f.Text = fmt.Sprintf("%s of %s are not Graphile Worker's: its 19 is marked as a breaking change, and this one is not. %s use the same numbers for other migrations. "+
+		"So Graphile Worker takes its own for done. Without its 19, workers of version 0.16 do not refuse to start, and they lock jobs under names of their own.",
+		rows, x.table("migrations"), whose)
+	if highest < 20 {
+		f.Text = strings.Replace(f.Text, " are not Graphile Worker's", " is not Graphile Worker's", 1)
+	} else {
+		f.Text += " Without its 20, add_job and add_jobs use up a number of the tasks and queues with each job."
+	}
+	f.Remedies = []Remedy{{"To see what is missing, and what would be changed:", x.backfill("migrate --dry-run")}}
+	x.find(f)
 }
 
 // examineFunctions compares the functions with those that Graphile Worker and backfill install.

@@ -54,6 +54,9 @@ func (x *examining) examineVacuum() error {
 	if err != nil {
 		return err
 	}
+	if err := x.examineBloat(); err != nil {
+		return err
+	}
 	dead := int64(0)
 	for _, row := range rows {
 		dead = max(dead, row.Dead)
@@ -99,6 +102,25 @@ func (x *examining) examineVacuum() error {
 			f.Remedies = []Remedy{{"If whoever has prepared it does not end it:", fmt.Sprintf("rollback prepared %s;", sqlQuote(row.Name))}}
 		}
 		x.find(f)
+	}
+	return err
+}
+
+// spareBytes is how large an index may be that has few rows.
+const spareBytes = 256 << 20
+
+// examineBloat finds indexes that have kept the size of a crowd that is long gone.
+func (x *examining) examineBloat() error {
+	rows, _, err := fact(&x.reading, "the sizes of indexes", func(q *query.Queries, ctx context.Context) ([]query.DoctorBloatRow, error) {
+		return q.DoctorBloat(ctx, query.DoctorBloatParams{SchemaName: x.reader.Schema(), Spare: x.spare})
+	})
+	for _, row := range rows {
+		x.find(Finding{
+			Code: IndexBloated, Object: row.Name, Count: row.Bytes,
+			Text: fmt.Sprintf("The index %s takes %d MB for about %d rows: it has kept the size that it had when there were many more. Claims read more of it than they need.",
+				x.table(row.Name), row.Bytes>>20, row.Live),
+			Remedies: []Remedy{{"To build it anew, while everything goes on:", fmt.Sprintf("reindex index concurrently %s;", x.table(row.Name))}},
+		})
 	}
 	return err
 }

@@ -20,7 +20,9 @@ func (x *examining) examineLine() error {
 	if !x.can(jobsTable, "the jobs that wait") || !x.can(tasksTable, "the tasks") || !x.can(queuesTable, "the queues") {
 		return nil
 	}
-	rows, _, err := fact(&x.reading, "the jobs that wait", (*query.Queries).DoctorLine)
+	rows, _, err := fact(&x.reading, "the jobs that wait", func(q *query.Queries, ctx context.Context) ([]query.DoctorLineRow, error) {
+		return q.DoctorLine(ctx, x.most)
+	})
 	if err != nil {
 		return err
 	}
@@ -45,7 +47,9 @@ func (x *examining) examineLine() error {
 			x.find(f)
 		}
 	}
-	queues, _, err := fact(&x.reading, "the queues of jobs that wait", (*query.Queries).DoctorDanglingQueues)
+	queues, _, err := fact(&x.reading, "the queues of jobs that wait", func(q *query.Queries, ctx context.Context) ([]query.DoctorDanglingQueuesRow, error) {
+		return q.DoctorDanglingQueues(ctx, x.most)
+	})
 	for _, row := range queues {
 		x.find(Finding{
 			Code: DanglingQueue, Object: strconv.Itoa(int(row.QueueID)), Count: row.Jobs,
@@ -129,7 +133,9 @@ func (x *examining) examineKeys() error {
 	if !x.relations[jobsTable].Readable || !x.relations[tasksTable].Readable {
 		return nil // it was said
 	}
-	rows, _, err := fact(&x.reading, "failed jobs with keys", (*query.Queries).DoctorKeys)
+	rows, _, err := fact(&x.reading, "failed jobs with keys", func(q *query.Queries, ctx context.Context) ([]query.DoctorKeysRow, error) {
+		return q.DoctorKeys(ctx, x.most)
+	})
 	for _, row := range rows {
 		x.find(Finding{
 			Code: FailedKeys, Object: row.Task, Count: row.Jobs,

@@ -1,6 +1,10 @@
 package admin_test
 
 import (
+	"context"
+	"net/http"
+	"net/http/httptest"
+	"runtime/pprof"
 	"slices"
 	"strings"
 	"testing"
@@ -8,6 +12,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/backfillhq/go/backfill"
 	"github.com/backfillhq/go/backfill/admin"
 	"github.com/backfillhq/go/internal/dbtest"
 	"github.com/backfillhq/go/testutil/pgtest"
@@ -136,7 +141,17 @@ func TestDoctorFindsWhatWasChanged(t *testing.T) {
 			`insert into graphile_worker._private_job_queues (queue_name) select 'user:' || i from generate_series(1, 25000) as i`, admin.QueueNames, []string{"25000 of 25000"},
 		},
 		"the Rust port": {
-			`create table graphile_worker._private_workers (id text)`, admin.LedgerForeign, []string{"Rust", "_private_workers"},
+			`create table graphile_worker._private_workers (id text)`, admin.LedgerForeign, []string{"Rust", "_private_workers", "nothing of them is missing"},
+		},
+		"rows of the Rust port": {
+			`create table graphile_worker._private_workers (id text); update graphile_worker.migrations set breaking = false where id = 19`,
+			admin.LedgerForeign,
+			[]string{"Rows 19 and 20 of graphile_worker.migrations are not Graphile Worker's", "The Rust port's", "version 0.16 do not refuse", "migrate --dry-run"},
+		},
+		"a row of somebody's": {
+			`update graphile_worker.migrations set breaking = false where id = 19; delete from graphile_worker.migrations where id = 20`,
+			admin.LedgerForeign,
+			[]string{"Row 19 of graphile_worker.migrations is not Graphile Worker's", "Somebody else's"},
 		},
 		"a breaking revision": {
 			`insert into graphile_worker.migrations (id, breaking) values (99, true)`, admin.SchemaUnusable, []string{"99", "breaking"},
@@ -293,4 +308,136 @@ func TestDoctorFindsNothingOfOthers(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}
+}
+
+// An index that has kept its size is found by what it holds for nothing.
+func TestDoctorFindsABloatedIndex(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.admin.SpareBytes(4 << 20)
+	r.run("select graphile_worker.add_job('sync')")
+	r.run("insert into graphile_worker._private_jobs (task_id, key) select 1, i || repeat('x', 100) from generate_series(1, 40000) as i")
+	r.run("analyze graphile_worker._private_jobs")
+	r.healthy()
+	r.run("delete from graphile_worker._private_jobs")
+	r.run("vacuum analyze graphile_worker._private_jobs")
+	dbtest.Until(t, func() bool { // the statistics come later
+		return dbtest.Get[bool](t, r.db.Pool(), "select n_live_tup = 0 and n_dead_tup = 0 from pg_stat_user_tables where relname = '_private_jobs'")
+	})
+	f := r.finds(admin.IndexBloated, "jobs_key_key", "reindex index concurrently")
+	r.run(f.Remedies[0].Command)
+	r.healthy()
+}
+
+// Beyond the first rows the doctor looks when it is told to.
+func TestDoctorDeep(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.run("select graphile_worker.add_job('sync', priority := 100)")
+	r.run("insert into graphile_worker._private_jobs (task_id, run_at) select id, now() + interval '1 hour' from graphile_worker._private_tasks, generate_series(1, 200000)")
+	r.run("update graphile_worker._private_jobs set task_id = 4711, run_at = now() + interval '1 hour' where priority = 100")
+	r.healthy()
+	d, err := r.admin.Doctor(t.Context(), admin.DoctorOptions{Deep: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.ContainsFunc(d.Findings, func(f admin.Finding) bool { return f.Code == admin.DanglingTask && f.Object == "4711" && f.Count == 1 }) {
+		t.Errorf("found %+v", d.Findings)
+	}
+}
+
+// What jobs leave behind is found by task; what a library starts for all is not.
+func TestDoctorFindsLeaks(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	forgotten := make(chan struct{})
+	t.Cleanup(func() { close(forgotten) })
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	t.Cleanup(server.Close)
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 100}}
+	t.Cleanup(client.CloseIdleConnections)
+	call := func(ctx context.Context, _ args) error {
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, server.URL, nil)
+		if err != nil {
+			return err
+		}
+		response, err := client.Do(request)
+		if err != nil {
+			return err
+		}
+		return response.Body.Close()
+	}
+	leak := func(_ context.Context, _ args) error {
+		go func() {
+			never := make(chan struct{})
+			select {
+			case <-never:
+			case <-forgotten:
+			}
+		}()
+		return nil
+	}
+	w, err := r.client.NewWorker(backfill.NewRegistry(
+		backfill.Handle(&backfill.Task[args]{Name: "leak"}, leak), backfill.Handle(&backfill.Task[args]{Name: "call"}, call),
+	), backfill.WithConcurrency(80), backfill.WithLogger(quiet))
+	if err != nil {
+		t.Fatal(err)
+	}
+	runWorker(t, w)
+	r.run("select graphile_worker.add_job('call') from generate_series(1, 200)")
+	r.done()
+	r.healthy()
+	r.run("select graphile_worker.add_job('leak') from generate_series(1, 60)")
+	r.done()
+	if leaksAreCertain() {
+		r.healthy() // they would end, if somebody closed the channel
+		return
+	}
+	f := r.finds(admin.GoroutinesLeak, "60 jobs of the task \"leak\"", "60 goroutines", "worker pool-")
+	if f.Count != 60 || !strings.Contains(f.Stack, "TestDoctorFindsLeaks") {
+		t.Errorf("found %+v", f)
+	}
+}
+
+// leaksAreCertain reports whether this version of Go knows which goroutines can never end.
+func leaksAreCertain() bool { return pprof.Lookup("goroutineleak") != nil }
+
+// From Go 1.27 on, a goroutine that nobody can wake is found for certain.
+func TestDoctorFindsCertainLeaks(t *testing.T) {
+	t.Parallel()
+	if !leaksAreCertain() {
+		t.Skip("this version of Go cannot tell")
+	}
+	r := newRig(t)
+	w, err := r.client.NewWorker(backfill.NewRegistry(backfill.Handle(&backfill.Task[args]{Name: "leak"}, func(context.Context, args) error {
+		go func() { <-make(chan struct{}) }()
+		return nil
+	})), backfill.WithLogger(quiet))
+	if err != nil {
+		t.Fatal(err)
+	}
+	runWorker(t, w)
+	r.run("select graphile_worker.add_job('leak') from generate_series(1, 20)")
+	r.done()
+	r.finds(admin.GoroutinesLeak, "20 goroutines", "can never end")
+}
+
+// done waits until there is no job.
+func (r *rig) done() {
+	r.Helper()
+	dbtest.Until(r.T, func() bool { return dbtest.Get[int](r.T, r.db.Pool(), "select count(*)::int from graphile_worker._private_jobs") == 0 })
+}
+
+// runWorker runs a worker until the test ends.
+func runWorker(t *testing.T, w *backfill.Worker) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- w.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
 }

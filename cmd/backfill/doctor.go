@@ -21,10 +21,13 @@ With --json it writes one object; findings[].code says which kinds of findings t
 
 Exit codes: 0, nothing was found; 1, something was found, or the command failed; 2, the usage is wrong.`
 
+const flagDeep = "deep"
+
 func doctorCommand() *cli.Command {
 	return &cli.Command{
 		Name: "doctor", Usage: "look for what is wrong with the database of a queue", ArgsUsage: " ", Description: doctorDescription,
-		Flags:           append(databaseFlags(), &cli.BoolFlag{Name: flagJSON, Usage: "write an object of JSON"}),
+		Flags:           append(databaseFlags(), &cli.BoolFlag{Name: flagDeep, Usage: "read large tables as a whole, which may take minutes"},
+			&cli.BoolFlag{Name: flagJSON, Usage: "write an object of JSON"}),
 		HideHelpCommand: true, OnUsageError: onUsageError, Action: doctor,
 	}
 }
@@ -38,7 +41,7 @@ func doctor(ctx context.Context, cmd *cli.Command) error {
 		return err
 	}
 	defer operator.Close()
-	diagnosis, err := operator.Doctor(ctx)
+	diagnosis, err := operator.Doctor(ctx, admin.DoctorOptions{Deep: cmd.Bool(flagDeep)})
 	if err != nil {
 		return err
 	}
@@ -70,6 +73,7 @@ func writeDiagnosis(w io.Writer, d *admin.Diagnosis) error {
 		}
 		fmt.Fprintln(&text, plainText(finding.Text))
 		writeRemedies(&text, finding.Remedies)
+		writeStack(&text, finding.Stack)
 	}
 	if len(d.Findings) == 0 {
 		fmt.Fprintf(&text, "Nothing was found in the schema %s.\n", plainText(d.Schema))

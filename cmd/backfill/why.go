@@ -25,12 +25,18 @@ is wrong.`
 func whyCommand() *cli.Command {
 	return &cli.Command{
 		Name: "why", Usage: "say why a job does not run, or what it is doing", ArgsUsage: "JOB", Description: whyDescription,
-		Flags:           append(databaseFlags(), &cli.BoolFlag{Name: flagJSON, Usage: "write an object of JSON"}),
+		Flags: append(databaseFlags(), &cli.StringFlag{Name: flagCron, Usage: "say when the entry `ID` of the crontab is due, instead, and who enqueues it"},
+			&cli.BoolFlag{Name: flagJSON, Usage: "write an object of JSON"}),
 		HideHelpCommand: true, OnUsageError: onUsageError, Action: why,
 	}
 }
 
+const flagCron = "cron"
+
 func why(ctx context.Context, cmd *cli.Command) error {
+	if cmd.IsSet(flagCron) {
+		return whyCron(ctx, cmd)
+	}
 	id, err := strconv.ParseInt(cmd.Args().First(), 10, 64)
 	if err != nil || id < 0 || cmd.Args().Len() != 1 {
 		return usageError{errors.New("why takes the id of one job")}
@@ -56,6 +62,32 @@ func why(ctx context.Context, cmd *cli.Command) error {
 	return err
 }
 
+func whyCron(ctx context.Context, cmd *cli.Command) error {
+	identifier := cmd.String(flagCron)
+	if identifier == "" || cmd.Args().Present() {
+		return usageError{errors.New("why --cron takes the id of one entry, and no job")}
+	}
+	operator, err := openAdmin(cmd)
+	if err != nil {
+		return err
+	}
+	defer operator.Close()
+	x, err := operator.WhyCron(ctx, identifier)
+	if err != nil {
+		return err
+	}
+	out := cmd.Root().Writer
+	if cmd.Bool(flagJSON) {
+		err = writeJSON(out, x)
+	} else {
+		err = writeExplanation(out, &admin.Explanation{Blocker: x.Blocker, Notes: x.Notes, Missing: x.Missing})
+	}
+	if err == nil && (x.Blocker.Code == admin.CronUnknown || x.Blocker.Code == admin.Unseen) {
+		err = exitError{exitProblem, fmt.Errorf("the cron entry %q is not there: %s", identifier, x.Blocker.Code)}
+	}
+	return err
+}
+
 // openAdmin returns what answers about the database of the flags or the environment.
 func openAdmin(cmd *cli.Command) (*admin.Admin, error) {
 	url, err := databaseURL(cmd)
@@ -75,9 +107,7 @@ func writeExplanation(w io.Writer, x *admin.Explanation) error {
 	blocker := func(b admin.Blocker) {
 		fmt.Fprintln(&text, plainText(b.Text))
 		writeRemedies(&text, b.Remedies)
-		for line := range strings.Lines(b.Stack) {
-			fmt.Fprintln(&text, strings.TrimRight(strings.Replace(plainText(line), " ", "  ", 1), " "))
-		}
+		writeStack(&text, b.Stack)
 	}
 	blocker(x.Blocker)
 	for i, then := range x.Then {
@@ -103,6 +133,13 @@ func writeRemedies(w io.Writer, remedies []admin.Remedy) {
 		if remedy.Command != "" {
 			fmt.Fprintln(w, "  "+plainText(remedy.Command))
 		}
+	}
+}
+
+// writeStack writes the lines of a stack.
+func writeStack(w io.Writer, stack string) {
+	for line := range strings.Lines(stack) {
+		fmt.Fprintln(w, strings.TrimRight(strings.Replace(plainText(line), " ", "  ", 1), " "))
 	}
 }
 

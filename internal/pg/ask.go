@@ -85,20 +85,46 @@ func (a *Asking) Close() {
 
 // Where asks where the handler of a job is, and waits for the answer for a while.
 func (a *Asking) Where(ctx context.Context, jobID int64, patience time.Duration) (answer worker.Answer, err error) {
-	question, err := json.Marshal(worker.Asked{Job: jobID, Reply: a.reply})
-	if err != nil {
+	if err := a.ask(ctx, worker.Asked{Job: jobID}); err != nil {
 		return answer, err
-	}
-	if _, err := a.conn.Exec(ctx, "select pg_catalog.pg_notify($1, $2)", channelAsk, string(question)); err != nil {
-		return answer, fmt.Errorf("ask the workers: %w", err)
 	}
 	waiting, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
+	answer, err = a.next(waiting)
+	if err != nil && waiting.Err() != nil && ctx.Err() == nil {
+		err = fmt.Errorf("%w within %v: it does not listen, or its process hangs", ErrUnanswered, patience)
+	}
+	return answer, err
+}
+
+// AskLeaks asks all workers what jobs have left behind. NextAnswer returns what they say.
+func (a *Asking) AskLeaks(ctx context.Context) error { return a.ask(ctx, worker.Asked{Leaks: true}) }
+
+// NextAnswer waits for an answer until ctx ends. The error is ErrUnanswered then.
+func (a *Asking) NextAnswer(ctx context.Context) (worker.Answer, error) {
+	answer, err := a.next(ctx)
+	if err != nil && ctx.Err() != nil {
+		err = ErrUnanswered
+	}
+	return answer, err
+}
+
+func (a *Asking) ask(ctx context.Context, asked worker.Asked) error {
+	asked.Reply = a.reply
+	question, err := json.Marshal(asked)
+	if err != nil {
+		return err
+	}
+	if _, err := a.conn.Exec(ctx, "select pg_catalog.pg_notify($1, $2)", channelAsk, string(question)); err != nil {
+		return fmt.Errorf("ask the workers: %w", err)
+	}
+	return nil
+}
+
+func (a *Asking) next(ctx context.Context) (answer worker.Answer, err error) {
 	for {
-		notification, err := a.conn.Conn().WaitForNotification(waiting)
+		notification, err := a.conn.Conn().WaitForNotification(ctx)
 		switch {
-		case err != nil && waiting.Err() != nil && ctx.Err() == nil:
-			return answer, fmt.Errorf("%w within %v: it does not listen, or its process hangs", ErrUnanswered, patience)
 		case err != nil:
 			return answer, fmt.Errorf("wait for an answer: %w", err)
 		case notification.Channel == a.reply && json.Unmarshal([]byte(notification.Payload), &answer) == nil:

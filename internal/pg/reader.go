@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -21,9 +22,10 @@ import (
 type Reader struct {
 	Missing []Missing // in the order in which they were asked for
 
-	tx     pgx.Tx
-	schema string
-	texts  *texts
+	tx       pgx.Tx
+	schema   string
+	texts    *texts
+	patience time.Duration // of a statement
 }
 
 // Missing is a fact that could not be read.
@@ -61,7 +63,16 @@ func Read(ctx context.Context, pool *pgxpool.Pool, schema string, read func(*Rea
 	if _, err := tx.Exec(ctx, readerSettings); err != nil {
 		return fmt.Errorf("set what reading depends on: %w", err)
 	}
-	return read(&Reader{tx: tx, schema: schema, texts: newTexts(schema)})
+	return read(&Reader{tx: tx, schema: schema, texts: newTexts(schema), patience: readTimeout})
+}
+
+// Patience sets how long the statement of a fact may take from now on, in place of 1.5 s.
+func (r *Reader) Patience(ctx context.Context, d time.Duration) error {
+	if _, err := r.tx.Exec(ctx, "select pg_catalog.set_config('statement_timeout', $1, true)", strconv.FormatInt(d.Milliseconds(), 10)); err != nil {
+		return fmt.Errorf("set the patience of reading: %w", err)
+	}
+	r.patience = d
+	return nil
 }
 
 // Schema returns the name of the schema that is read.
@@ -83,7 +94,7 @@ func (r *Reader) Name(of string) string {
 
 // In returns a Reader of another schema in the same transaction.
 func (r *Reader) In(schema string) *Reader {
-	return &Reader{tx: r.tx, schema: schema, texts: newTexts(schema)}
+	return &Reader{tx: r.tx, schema: schema, texts: newTexts(schema), patience: r.patience}
 }
 
 // Fact reads one fact, which what names. An error that is ErrMissing says that it could not be read.
@@ -92,7 +103,7 @@ func Fact[R any](ctx context.Context, r *Reader, what string, read func(*query.Q
 	if err == nil {
 		return fact, nil
 	}
-	why := missing(err)
+	why := missing(err, r.patience)
 	if why == "" || ctx.Err() != nil {
 		return *new(R), fmt.Errorf("read %s: %w", what, err)
 	}
@@ -105,14 +116,14 @@ func Fact[R any](ctx context.Context, r *Reader, what string, read func(*query.Q
 
 // missing says why a statement could not read what it asks for; "": because of something else, such
 // as a lost connection.
-func missing(err error) string {
+func missing(err error, patience time.Duration) string {
 	said, ok := errors.AsType[*pgconn.PgError](err)
 	if !ok || sqlstate.EndsSession(said.Code) {
 		return ""
 	}
 	switch said.Code {
 	case sqlstate.QueryCanceled:
-		return fmt.Sprintf("it took longer than %v", readTimeout)
+		return fmt.Sprintf("it took longer than %v", patience)
 	case sqlstate.LockNotAvailable:
 		return "a session has locked the whole table"
 	}

@@ -125,12 +125,16 @@ func (s *Store) Register(ctx context.Context, registration worker.Registration) 
 	if err := cmp.Or(s.checkLetters(ctx), s.checkCancels(ctx)); err != nil {
 		return err
 	}
+	entries, err := json.Marshal(orNone(registration.Crontab))
+	if err != nil {
+		return fmt.Errorf("describe the crontab: %w", err)
+	}
 	hostname, _ := os.Hostname() // only informs the operator
 	self := host.Self()
 	err = s.queries.InsertWorker(ctx, query.InsertWorkerParams{
 		ID: registration.ID, Host: hostname, Pid: int32(self.PID), Version: version(), Server: s.settings.server(), //nolint:gosec // a pid
 		Machine: self.Machine, ProcessStart: self.Start, Tasks: orNone(s.tasks), Slots: int32(min(registration.Slots, math.MaxInt32)), //nolint:gosec // bounded
-		DeadLetters: registration.DeadLetters,
+		DeadLetters: registration.DeadLetters, Crontab: entries,
 	})
 	if err != nil {
 		return fmt.Errorf("insert worker: %w", err)

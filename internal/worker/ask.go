@@ -8,10 +8,12 @@ import (
 	"time"
 )
 
-// Asked is what an operator asks all workers: where the handler of a job is. Reply is the channel
-// on which the one that has the job answers.
+// Asked is what an operator asks all workers: where the handler of a job is, or what jobs that have
+// ended have left behind. Reply is the channel for the answer: of the worker that has the job, or of
+// each.
 type Asked struct {
-	Job   int64  `json:"job"`
+	Job   int64  `json:"job,omitempty"`
+	Leaks bool   `json:"leaks,omitempty"`
 	Reply string `json:"reply"`
 }
 
@@ -21,6 +23,7 @@ type Answer struct {
 	Waits   bool   `json:"waits,omitempty"` // for a slot: it has not started
 	Running int64  `json:"running_us,omitempty"`
 	Stack   string `json:"stack,omitempty"` // for people, and perhaps cut
+	Leaks   []Leak `json:"leaks,omitempty"` // those of most goroutines first, and perhaps not all
 }
 
 // ReplyPrefix begins the channels of answers. Nobody can have a worker notify another one.
@@ -58,7 +61,7 @@ func (w *Worker) answerAsks(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case asked := <-w.asks:
-			answer, ok := w.answer(asked.Job)
+			answer, ok := w.answer(ctx, asked)
 			if !ok {
 				continue
 			}
@@ -70,8 +73,17 @@ func (w *Worker) answerAsks(ctx context.Context) {
 	}
 }
 
-// answer reports false if this worker does not have the job.
-func (w *Worker) answer(job int64) (answer Answer, ok bool) {
+// answer reports false if this worker has nothing to say.
+func (w *Worker) answer(ctx context.Context, asked Asked) (Answer, bool) {
+	if asked.Leaks {
+		leaks := w.leaks(ctx)
+		return Answer{Worker: w.workerID(), Leaks: leaks}, true
+	}
+	return w.where(asked.Job)
+}
+
+// where reports false if this worker does not have the job.
+func (w *Worker) where(job int64) (answer Answer, ok bool) {
 	w.mu.Lock()
 	all := w.core.leases.all(leaseClaimed, leaseRunning, leaseEnding, leaseAbandoned)
 	at := slices.IndexFunc(all, func(l *lease) bool { return l.ID == job })
@@ -100,6 +112,9 @@ func (a Answer) Encode() string {
 			return ""
 		case len(text) <= mostAnswer:
 			return string(text)
+		case len(a.Leaks) > 0:
+			a.Leaks = a.Leaks[:len(a.Leaks)-1]
+			continue
 		}
 		a.Stack = a.Stack[:len(a.Stack)*9/10-len("\n…")] + "\n…"
 	}

@@ -45,6 +45,15 @@ type CronEntry struct {
 	Flags []string
 }
 
+// describeCrontab describes the entries for the worker's row.
+func (w *Worker) describeCrontab() []crontab.Description {
+	descriptions := make([]crontab.Description, len(w.config.Crontab))
+	for i, entry := range w.config.Crontab {
+		descriptions[i] = entry.Describe(entry.Flags)
+	}
+	return descriptions
+}
+
 // KnownCrontab is what the database knows of an identifier.
 type KnownCrontab struct {
 	KnownSince    time.Time

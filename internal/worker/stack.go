@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"iter"
 	"runtime/pprof"
 	"slices"
 	"strconv"
@@ -54,32 +55,53 @@ type stacks struct {
 // does not say how old a goroutine is. So what an earlier attempt has left behind, or what a library
 // started for everybody when the handler was the first to need it, is among the others.
 func stacksOf(l *lease) (found stacks) {
-	var profile bytes.Buffer
-	if err := pprof.Lookup("goroutine").WriteTo(&profile, 1); err != nil {
-		return found // a buffer takes everything
-	}
-	for record := range strings.SplitSeq(profile.String(), "\n\n") {
-		head, rest, _ := strings.Cut(strings.TrimSpace(record), "\n# labels: ")
-		labels, frames, _ := strings.Cut(rest, "\n")
-		set := parseLabels(labels)
-		if set[labelJob] != strconv.FormatInt(l.ID, 10) || set[labelWorker] != l.workerID {
+	for r := range labelled(pprof.Lookup("goroutine")) {
+		if r.labels[labelJob] != strconv.FormatInt(l.ID, 10) || r.labels[labelWorker] != l.workerID {
 			continue
 		}
-		if i := strings.LastIndexByte(head, '\n'); i >= 0 {
-			head = head[i+1:] // the first record is behind the profile's title
-		}
-		count, _, _ := strings.Cut(head, " @")
-		stack, isHandler := readStack(frames)
+		stack, isHandler := readStack(r.frames)
 		switch {
 		case isHandler:
 			found.handler = append(found.handler, stack)
-		case count == "1":
+		case r.count == 1:
 			found.others = append(found.others, stack)
 		default:
-			found.others = append(found.others, count+" goroutines like this one:\n"+stack)
+			found.others = append(found.others, fmt.Sprintf("%d goroutines like this one:\n%s", r.count, stack))
 		}
 	}
 	return found
+}
+
+// goroutines are those that have the same labels and are at the same place.
+type goroutines struct {
+	count  int
+	labels map[string]string
+	frames string
+}
+
+// labelled yields the goroutines of a profile that have labels.
+func labelled(profile *pprof.Profile) iter.Seq[goroutines] {
+	return func(yield func(goroutines) bool) {
+		var text bytes.Buffer
+		if err := profile.WriteTo(&text, 1); err != nil {
+			return // a buffer takes everything
+		}
+		for record := range strings.SplitSeq(text.String(), "\n\n") {
+			head, rest, ok := strings.Cut(strings.TrimSpace(record), "\n# labels: ")
+			if !ok {
+				continue
+			}
+			if i := strings.LastIndexByte(head, '\n'); i >= 0 {
+				head = head[i+1:] // the first record is behind the profile's title
+			}
+			labels, frames, _ := strings.Cut(rest, "\n")
+			number, _, _ := strings.Cut(head, " @")
+			count, err := strconv.Atoi(number)
+			if err == nil && !yield(goroutines{count, parseLabels(labels), frames}) {
+				return
+			}
+		}
+	}
 }
 
 // parseLabels reads labels as the profile writes them: {"key":"value", "key":"value"}, quoted as in

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/backfillhq/go/internal/crontab"
 	"github.com/backfillhq/go/internal/wire"
 )
 
@@ -137,6 +138,7 @@ type Registration struct {
 	// DeadLetters says that the worker makes dead letters of jobs that fail for good. Others go by
 	// it.
 	DeadLetters bool
+	Crontab     []crontab.Description // what it schedules
 }
 
 // Sessions says what a Store's connections are good for.

@@ -329,7 +329,7 @@ func (w *Worker) register(base context.Context, timeout time.Duration, id, forme
 	sent := w.config.Moment()
 	err := w.store.Register(ctx, Registration{
 		ID: id, Former: former, Tasks: w.config.Tasks, Transactional: w.config.Transactional, Slots: w.config.Concurrency,
-		DeadLetters: w.config.DeadLetters,
+		DeadLetters: w.config.DeadLetters, Crontab: w.describeCrontab(),
 	})
 	if err != nil {
 		return err

@@ -59,6 +59,17 @@ select c.relname::text as name, pg_stat_get_live_tuples(c.oid)::bigint as live, 
   from pg_catalog.pg_class as c join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
  where n.nspname = @schema_name::text and c.relkind = 'r' order by c.relname;
 
+-- name: DoctorBloat :many
+-- Indexes that are much larger than their rows need. An entry of one of ours takes 100 bytes or less.
+-- A table that was not analyzed yet says nothing.
+select c.relname::text as name, t.relname::text as on_table, pg_relation_size(c.oid)::bigint as bytes, pg_stat_get_live_tuples(t.oid)::bigint as live
+  from pg_catalog.pg_index as i join pg_catalog.pg_class as c on c.oid = i.indexrelid join pg_catalog.pg_class as t on t.oid = i.indrelid
+  join pg_catalog.pg_namespace as n on n.oid = t.relnamespace
+ where n.nspname = @schema_name::text and i.indisvalid and t.relname in ('_private_jobs', '_private_job_queues', '_private_tasks', 'backfill_dlq')
+   and greatest(pg_stat_get_last_analyze_time(t.oid), pg_stat_get_last_autoanalyze_time(t.oid)) is not null
+   and pg_relation_size(c.oid) - 500 * (pg_stat_get_live_tuples(t.oid) + pg_stat_get_dead_tuples(t.oid)) > @spare::bigint
+ order by bytes desc;
+
 -- name: DoctorSnapshots :many
 -- Who keeps vacuum from removing rows: sessions of this database, prepared transactions and replication slots.
 select 'session'::text as kind, a.pid::text as name, coalesce(a.usename, '')::text as role, coalesce(a.application_name, '')::text as application,
@@ -101,7 +112,7 @@ select count(*)::bigint as queues from graphile_worker._private_job_queues as s
 -- What waits, by task: of the first jobs of the line, which are due or not.
 with line as materialized (
   select j.id, j.task_id, j.job_queue_id, j.run_at from graphile_worker._private_jobs as j
-   where j.is_available order by j.priority, j.run_at limit 200000
+   where j.is_available order by j.priority, j.run_at limit @most::bigint
 )
 select line.task_id, coalesce(t.identifier, '')::text as task, (t.id is null)::boolean as task_gone,
        count(*) filter (where line.run_at <= now())::bigint as due,
@@ -114,7 +125,7 @@ select line.task_id, coalesce(t.identifier, '')::text as task, (t.id is null)::b
 -- Jobs among them whose queue has no row.
 with line as materialized (
   select j.id, j.job_queue_id from graphile_worker._private_jobs as j
-   where j.is_available order by j.priority, j.run_at limit 200000
+   where j.is_available order by j.priority, j.run_at limit @most::bigint
 )
 select line.job_queue_id::int as queue_id, count(*)::bigint as jobs, min(line.id)::bigint as first_job
   from line left join graphile_worker._private_job_queues as s on s.id = line.job_queue_id
@@ -124,7 +135,7 @@ select line.job_queue_id::int as queue_id, count(*)::bigint as jobs, min(line.id
 -- Jobs that have failed for good and have a key, by task, among the first keys.
 with keyed as materialized (
   select j.task_id, j.key, j.attempts, j.max_attempts, j.locked_at from graphile_worker._private_jobs as j
-   where j.key is not null order by j.key limit 200000
+   where j.key is not null order by j.key limit @most::bigint
 )
 select coalesce(t.identifier, '')::text as task, count(*)::bigint as jobs, (array_agg(keyed.key order by keyed.key))[1:3]::text[] as keys
   from keyed left join graphile_worker._private_tasks as t on t.id = keyed.task_id

@@ -9,10 +9,59 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
+const DoctorBloat = `-- name: DoctorBloat :many
+select c.relname::text as name, t.relname::text as on_table, pg_relation_size(c.oid)::bigint as bytes, pg_stat_get_live_tuples(t.oid)::bigint as live
+  from pg_catalog.pg_index as i join pg_catalog.pg_class as c on c.oid = i.indexrelid join pg_catalog.pg_class as t on t.oid = i.indrelid
+  join pg_catalog.pg_namespace as n on n.oid = t.relnamespace
+ where n.nspname = $1::text and i.indisvalid and t.relname in ('_private_jobs', '_private_job_queues', '_private_tasks', 'backfill_dlq')
+   and greatest(pg_stat_get_last_analyze_time(t.oid), pg_stat_get_last_autoanalyze_time(t.oid)) is not null
+   and pg_relation_size(c.oid) - 500 * (pg_stat_get_live_tuples(t.oid) + pg_stat_get_dead_tuples(t.oid)) > $2::bigint
+ order by bytes desc
+`
+
+type DoctorBloatParams struct {
+	SchemaName string
+	Spare      int64
+}
+
+type DoctorBloatRow struct {
+	Name    string
+	OnTable string
+	Bytes   int64
+	Live    int64
+}
+
+// Indexes that are much larger than their rows need. An entry of one of ours takes 100 bytes or less.
+// A table that was not analyzed yet says nothing.
+func (q *Queries) DoctorBloat(ctx context.Context, arg DoctorBloatParams) ([]DoctorBloatRow, error) {
+	rows, err := q.db.Query(ctx, DoctorBloat, arg.SchemaName, arg.Spare)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []DoctorBloatRow
+	for rows.Next() {
+		var i DoctorBloatRow
+		if err := rows.Scan(
+			&i.Name,
+			&i.OnTable,
+			&i.Bytes,
+			&i.Live,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const DoctorDanglingQueues = `-- name: DoctorDanglingQueues :many
 with line as materialized (
   select j.id, j.job_queue_id from graphile_worker._private_jobs as j
-   where j.is_available order by j.priority, j.run_at limit 200000
+   where j.is_available order by j.priority, j.run_at limit $1::bigint
 )
 select line.job_queue_id::int as queue_id, count(*)::bigint as jobs, min(line.id)::bigint as first_job
   from line left join graphile_worker._private_job_queues as s on s.id = line.job_queue_id
@@ -26,8 +75,8 @@ type DoctorDanglingQueuesRow struct {
 }
 
 // Jobs among them whose queue has no row.
-func (q *Queries) DoctorDanglingQueues(ctx context.Context) ([]DoctorDanglingQueuesRow, error) {
-	rows, err := q.db.Query(ctx, DoctorDanglingQueues)
+func (q *Queries) DoctorDanglingQueues(ctx context.Context, most int64) ([]DoctorDanglingQueuesRow, error) {
+	rows, err := q.db.Query(ctx, DoctorDanglingQueues, most)
 	if err != nil {
 		return nil, err
 	}
@@ -137,7 +186,7 @@ func (q *Queries) DoctorIndexes(ctx context.Context, schemaName string) ([]Docto
 const DoctorKeys = `-- name: DoctorKeys :many
 with keyed as materialized (
   select j.task_id, j.key, j.attempts, j.max_attempts, j.locked_at from graphile_worker._private_jobs as j
-   where j.key is not null order by j.key limit 200000
+   where j.key is not null order by j.key limit $1::bigint
 )
 select coalesce(t.identifier, '')::text as task, count(*)::bigint as jobs, (array_agg(keyed.key order by keyed.key))[1:3]::text[] as keys
   from keyed left join graphile_worker._private_tasks as t on t.id = keyed.task_id
@@ -151,8 +200,8 @@ type DoctorKeysRow struct {
 }
 
 // Jobs that have failed for good and have a key, by task, among the first keys.
-func (q *Queries) DoctorKeys(ctx context.Context) ([]DoctorKeysRow, error) {
-	rows, err := q.db.Query(ctx, DoctorKeys)
+func (q *Queries) DoctorKeys(ctx context.Context, most int64) ([]DoctorKeysRow, error) {
+	rows, err := q.db.Query(ctx, DoctorKeys, most)
 	if err != nil {
 		return nil, err
 	}
@@ -174,7 +223,7 @@ func (q *Queries) DoctorKeys(ctx context.Context) ([]DoctorKeysRow, error) {
 const DoctorLine = `-- name: DoctorLine :many
 with line as materialized (
   select j.id, j.task_id, j.job_queue_id, j.run_at from graphile_worker._private_jobs as j
-   where j.is_available order by j.priority, j.run_at limit 200000
+   where j.is_available order by j.priority, j.run_at limit $1::bigint
 )
 select line.task_id, coalesce(t.identifier, '')::text as task, (t.id is null)::boolean as task_gone,
        count(*) filter (where line.run_at <= now())::bigint as due,
@@ -195,8 +244,8 @@ type DoctorLineRow struct {
 }
 
 // What waits, by task: of the first jobs of the line, which are due or not.
-func (q *Queries) DoctorLine(ctx context.Context) ([]DoctorLineRow, error) {
-	rows, err := q.db.Query(ctx, DoctorLine)
+func (q *Queries) DoctorLine(ctx context.Context, most int64) ([]DoctorLineRow, error) {
+	rows, err := q.db.Query(ctx, DoctorLine, most)
 	if err != nil {
 		return nil, err
 	}

@@ -183,3 +183,18 @@ select (pg_stat_clear_snapshot() is null)::boolean as cleared, coalesce(pg_stat_
 -- only be seen with the right to.
 select count(*)::bigint as sessions from pg_catalog.pg_stat_activity as a
  where a.datname = current_database() and a.query ~* '^\s*listen "jobs:insert"' and a.query not like '%"backfill:%';
+
+-- name: WhyCrontab :many
+-- What is recorded of an identifier of a crontab.
+select k.known_since, k.last_execution from graphile_worker._private_known_crontabs as k where k.identifier = @identifier::text;
+
+-- name: WhyCrontabNames :many
+-- Identifiers that there are, those that were used last first.
+select k.identifier from graphile_worker._private_known_crontabs as k order by k.last_execution desc nulls last, k.identifier limit 20;
+
+-- name: WhyCrontabEntries :many
+-- The entries of an identifier that workers have.
+select w.id as worker_id, e.entry::text as entry
+  from graphile_worker.backfill_workers as w cross join lateral json_array_elements(w.crontab) as e (entry)
+ where e.entry ->> 'id' = @identifier::text
+ order by w.dead_at is not null, w.dead_at desc, w.started_at limit 1000;

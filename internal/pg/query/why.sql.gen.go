@@ -312,6 +312,94 @@ func (q *Queries) WhyAhead(ctx context.Context, arg WhyAheadParams) (int64, erro
 	return ahead, err
 }
 
+const WhyCrontab = `-- name: WhyCrontab :many
+select k.known_since, k.last_execution from graphile_worker._private_known_crontabs as k where k.identifier = $1::text
+`
+
+type WhyCrontabRow struct {
+	KnownSince    pgtype.Timestamptz
+	LastExecution pgtype.Timestamptz
+}
+
+// What is recorded of an identifier of a crontab.
+func (q *Queries) WhyCrontab(ctx context.Context, identifier string) ([]WhyCrontabRow, error) {
+	rows, err := q.db.Query(ctx, WhyCrontab, identifier)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []WhyCrontabRow
+	for rows.Next() {
+		var i WhyCrontabRow
+		if err := rows.Scan(&i.KnownSince, &i.LastExecution); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const WhyCrontabEntries = `-- name: WhyCrontabEntries :many
+select w.id as worker_id, e.entry::text as entry
+  from graphile_worker.backfill_workers as w cross join lateral json_array_elements(w.crontab) as e (entry)
+ where e.entry ->> 'id' = $1::text
+ order by w.dead_at is not null, w.dead_at desc, w.started_at limit 1000
+`
+
+type WhyCrontabEntriesRow struct {
+	WorkerID string
+	Entry    string
+}
+
+// The entries of an identifier that workers have.
+func (q *Queries) WhyCrontabEntries(ctx context.Context, identifier string) ([]WhyCrontabEntriesRow, error) {
+	rows, err := q.db.Query(ctx, WhyCrontabEntries, identifier)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []WhyCrontabEntriesRow
+	for rows.Next() {
+		var i WhyCrontabEntriesRow
+		if err := rows.Scan(&i.WorkerID, &i.Entry); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const WhyCrontabNames = `-- name: WhyCrontabNames :many
+select k.identifier from graphile_worker._private_known_crontabs as k order by k.last_execution desc nulls last, k.identifier limit 20
+`
+
+// Identifiers that there are, those that were used last first.
+func (q *Queries) WhyCrontabNames(ctx context.Context) ([]string, error) {
+	rows, err := q.db.Query(ctx, WhyCrontabNames)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []string
+	for rows.Next() {
+		var identifier string
+		if err := rows.Scan(&identifier); err != nil {
+			return nil, err
+		}
+		items = append(items, identifier)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const WhyJob = `-- name: WhyJob :many
 select j.id, j.task_id, coalesce(t.identifier, '')::text as task, (t.id is null)::boolean as task_gone,
        coalesce(j.job_queue_id, 0)::int as queue_id, coalesce(s.queue_name, '')::text as queue,

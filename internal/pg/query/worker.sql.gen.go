@@ -216,8 +216,8 @@ func (q *Queries) DeleteOldWorkers(ctx context.Context) error {
 const InsertWorker = `-- name: InsertWorker :exec
 
 insert into graphile_worker.backfill_workers
-       (id, host, pid, beats, version, server, machine, process_start, tasks, slots, dead_letters)
-values ($1, $2, $3, 0, $4, $5, $6, $7, $8::text[], $9, $10)
+       (id, host, pid, beats, version, server, machine, process_start, tasks, slots, dead_letters, crontab)
+values ($1, $2, $3, 0, $4, $5, $6, $7, $8::text[], $9, $10, $11::json)
 `
 
 type InsertWorkerParams struct {
@@ -231,6 +231,7 @@ type InsertWorkerParams struct {
 	Tasks        []string
 	Slots        int32
 	DeadLetters  bool
+	Crontab      []byte
 }
 
 // A worker's row, its tasks, and its notifications.
@@ -246,6 +247,7 @@ func (q *Queries) InsertWorker(ctx context.Context, arg InsertWorkerParams) erro
 		arg.Tasks,
 		arg.Slots,
 		arg.DeadLetters,
+		arg.Crontab,
 	)
 	return err
 }

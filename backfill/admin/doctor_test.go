@@ -425,7 +425,9 @@ func TestDoctorFindsCertainLeaks(t *testing.T) {
 // done waits until there is no job.
 func (r *rig) done() {
 	r.Helper()
-	dbtest.Until(r.T, func() bool { return dbtest.Get[int](r.T, r.db.Pool(), "select count(*)::int from graphile_worker._private_jobs") == 0 })
+	dbtest.Until(r.T, func() bool {
+		return dbtest.Get[int](r.T, r.db.Pool(), "select count(*)::int from graphile_worker._private_jobs") == 0
+	})
 }
 
 // runWorker runs a worker until the test ends.

@@ -34,13 +34,13 @@ type CronExplanation struct {
 
 // CronEntry is an entry of a crontab, without its payload.
 type CronEntry struct {
-	Schedule string   `json:"schedule"`         // five time fields
-	Zone     string   `json:"tz,omitempty"`     // of these; empty is UTC
-	Fill     string   `json:"fill,omitempty"`   // how far back missed ticks are made up for
-	Task     string   `json:"task"`             //
-	Queue    string   `json:"queue,omitempty"`  //
-	Key      string   `json:"key,omitempty"`    //
-	Workers  []string `json:"workers"`          // ids of those that have it
+	Schedule string   `json:"schedule"`        // five time fields
+	Zone     string   `json:"tz,omitempty"`    // of these; empty is UTC
+	Fill     string   `json:"fill,omitempty"`  // how far back missed ticks are made up for
+	Task     string   `json:"task"`            //
+	Queue    string   `json:"queue,omitempty"` //
+	Key      string   `json:"key,omitempty"`   //
+	Workers  []string `json:"workers"`         // ids of those that have it
 }
 
 // The codes of entries of a crontab.
@@ -93,12 +93,12 @@ func (a *Admin) WhyCron(ctx context.Context, identifier string) (*CronExplanatio
 type cronExplaining struct {
 	reading
 
-	x          *CronExplanation
-	recorded   bool // there is a row
-	unread     bool // which could not be read
-	described  []crontab.Description
-	serving    []query.WhyWorkersRow // that live, and have it
-	former     *query.WhyWorkersRow  // the last that had it, if none has
+	x         *CronExplanation
+	recorded  bool // there is a row
+	unread    bool // which could not be read
+	described []crontab.Description
+	serving   []query.WhyWorkersRow // that live, and have it
+	former    *query.WhyWorkersRow  // the last that had it, if none has
 }
 
 func (e *cronExplaining) explain() error {

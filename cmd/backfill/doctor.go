@@ -26,7 +26,7 @@ const flagDeep = "deep"
 func doctorCommand() *cli.Command {
 	return &cli.Command{
 		Name: "doctor", Usage: "look for what is wrong with the database of a queue", ArgsUsage: " ", Description: doctorDescription,
-		Flags:           append(databaseFlags(), &cli.BoolFlag{Name: flagDeep, Usage: "read large tables as a whole, which may take minutes"},
+		Flags: append(databaseFlags(), &cli.BoolFlag{Name: flagDeep, Usage: "read large tables as a whole, which may take minutes"},
 			&cli.BoolFlag{Name: flagJSON, Usage: "write an object of JSON"}),
 		HideHelpCommand: true, OnUsageError: onUsageError, Action: doctor,
 	}

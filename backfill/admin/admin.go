@@ -27,6 +27,7 @@ type Admin struct {
 	pool      *pgxpool.Pool
 	schema    string
 	authorize Authorize
+	hide      func(task, path string) bool // nil: DefaultRedaction
 }
 
 // Option changes an Admin.

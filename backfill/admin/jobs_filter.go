@@ -42,6 +42,7 @@ type JobFilter struct {
 	Queues  []string   `json:"queues,omitzero"`
 	NoQueue bool       `json:"no_queue,omitzero"` // it has none; not beside Queues
 	Keys    []string   `json:"keys,omitzero"`
+	Locked  bool       `json:"locked,omitzero"` // by anybody, also if the lock is stale
 	// LockedBy are values of locked_by, or ids of Go workers.
 	LockedBy []string `json:"locked_by,omitzero"`
 
@@ -161,7 +162,7 @@ func (f *JobFilter) Check() error {
 // IsEmpty reports whether the filter asks for nothing in particular: it means all jobs, also if it
 // has UpToID.
 func (f *JobFilter) IsEmpty() bool {
-	return f.States == nil && f.IDs == nil && f.Tasks == nil && f.Queues == nil && !f.NoQueue && f.Keys == nil && f.LockedBy == nil &&
+	return f.States == nil && f.IDs == nil && f.Tasks == nil && f.Queues == nil && !f.NoQueue && f.Keys == nil && !f.Locked && f.LockedBy == nil &&
 		f.MinPriority == nil && f.MaxPriority == nil && f.MinAttempts == nil && f.MaxAttempts == nil &&
 		f.RunAtFrom.IsZero() && f.RunAtBefore.IsZero() && f.CreatedFrom.IsZero() && f.CreatedBefore.IsZero() &&
 		f.ErrorContains == "" && f.PayloadContains == nil
@@ -287,7 +288,7 @@ func (f *JobFilter) toPG() pg.JobFilter {
 		states = append(states, string(state))
 	}
 	return pg.JobFilter{
-		States: states, IDs: f.IDs, Tasks: f.Tasks, Queues: f.Queues, NoQueue: f.NoQueue, Keys: f.Keys, LockedBy: f.LockedBy,
+		States: states, IDs: f.IDs, Tasks: f.Tasks, Queues: f.Queues, NoQueue: f.NoQueue, Keys: f.Keys, Locked: f.Locked, LockedBy: f.LockedBy,
 		MinPriority: f.MinPriority, MaxPriority: f.MaxPriority, MinAttempts: f.MinAttempts, MaxAttempts: f.MaxAttempts,
 		RunAtFrom: f.RunAtFrom, RunAtBefore: f.RunAtBefore, CreatedFrom: f.CreatedFrom, CreatedBefore: f.CreatedBefore,
 		ErrorContains: f.ErrorContains, PayloadContains: f.PayloadContains, UpToID: f.UpToID,
@@ -330,6 +331,9 @@ func (f *JobFilter) String() string {
 		parts = append(parts, "no queue")
 	}
 	add("key", quoted(f.Keys))
+	if f.Locked {
+		parts = append(parts, "locked")
+	}
 	add("locked by", quoted(f.LockedBy))
 	for _, r := range []struct {
 		name        string

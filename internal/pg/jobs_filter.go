@@ -15,7 +15,7 @@ import (
 type JobFilter struct {
 	States, Tasks, Queues, Keys, LockedBy []string
 	IDs                                   []int64
-	NoQueue                               bool
+	NoQueue, Locked                       bool
 	MinPriority, MaxPriority              *int // of smallint
 	MinAttempts, MaxAttempts              *int // of smallint
 	RunAtFrom, RunAtBefore                time.Time
@@ -27,7 +27,7 @@ type JobFilter struct {
 
 func (f *JobFilter) params() query.JobsNewestParams {
 	return query.JobsNewestParams{
-		Ids: f.IDs, States: f.States, Tasks: f.Tasks, Queues: f.Queues, NoQueue: f.NoQueue, Keys: f.Keys, LockedBy: f.LockedBy,
+		Ids: f.IDs, States: f.States, Tasks: f.Tasks, Queues: f.Queues, NoQueue: f.NoQueue, Keys: f.Keys, Locked: f.Locked, LockedBy: f.LockedBy,
 		MinPriority: nullSmall(f.MinPriority), MaxPriority: nullSmall(f.MaxPriority),
 		MinAttempts: nullSmall(f.MinAttempts), MaxAttempts: nullSmall(f.MaxAttempts),
 		RunAtFrom: nullTime(f.RunAtFrom), RunAtBefore: nullTime(f.RunAtBefore),

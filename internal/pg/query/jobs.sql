@@ -31,6 +31,7 @@ select j.* from graphile_worker._private_jobs as j
    and (sqlc.narg('queues')::text[] is null or j.job_queue_id = any(array(
           select s.id from graphile_worker._private_job_queues as s where s.queue_name = any(sqlc.narg('queues')::text[]))))
    and (not @no_queue::boolean or j.job_queue_id is null)
+   and (not @locked::boolean or j.locked_at is not null)
    and (sqlc.narg('states')::text[] is null or
         case when j.locked_at >= now() - interval '4 hours' and starts_with(j.locked_by, 'backfill-suspect.') then 'suspect'
              when j.locked_at >= now() - interval '4 hours' then 'running'
@@ -88,6 +89,7 @@ select j.* from graphile_worker._private_jobs as j
    and (sqlc.narg('queues')::text[] is null or j.job_queue_id = any(array(
           select s.id from graphile_worker._private_job_queues as s where s.queue_name = any(sqlc.narg('queues')::text[]))))
    and (not @no_queue::boolean or j.job_queue_id is null)
+   and (not @locked::boolean or j.locked_at is not null)
    and (sqlc.narg('states')::text[] is null or
         case when j.locked_at >= now() - interval '4 hours' and starts_with(j.locked_by, 'backfill-suspect.') then 'suspect'
              when j.locked_at >= now() - interval '4 hours' then 'running'

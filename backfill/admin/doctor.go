@@ -82,6 +82,9 @@ const doctorTimeout = 15 * time.Second
 // changes nothing, and waits for no lock. A role that may not read all of it is told what is
 // missing.
 func (a *Admin) Doctor(ctx context.Context) (*Diagnosis, error) {
+	if err := a.allow(ctx, ActionRead, Target{Kind: KindDatabase}); err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, doctorTimeout)
 	defer cancel()
 	var d *Diagnosis
@@ -121,11 +124,7 @@ func (a *Admin) Doctor(ctx context.Context) (*Diagnosis, error) {
 		}
 	}
 	d = &Diagnosis{At: x.now, Schema: a.schema}
-	for _, missing := range x.reader.Missing {
-		if m := Missing(missing); !slices.Contains(d.Missing, m) {
-			d.Missing = append(d.Missing, m)
-		}
-	}
+	d.Missing = x.missing()
 	d.Findings = append([]Finding{}, x.findings...)
 	d.Notes = slices.DeleteFunc(x.notes, func(note string) bool { return note == "" })
 	return d, nil

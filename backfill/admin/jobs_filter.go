@@ -71,17 +71,26 @@ type JobFilter struct {
 // UnmarshalJSON refuses fields that are not known, fields that are given twice, and fields that are
 // empty: each could be a mistake that selects more than was meant.
 func (f *JobFilter) UnmarshalJSON(data []byte) error {
-	if err := checkFields(data); err != nil {
-		return fmt.Errorf("the filter: %w", err)
-	}
 	type plain JobFilter // without this method
-	decoder := json.NewDecoder(bytes.NewReader(data))
-	decoder.DisallowUnknownFields()
 	var read plain
-	if err := decoder.Decode(&read); err != nil {
-		return fmt.Errorf("the filter: %w", err)
+	if err := decodeFilter(data, &read); err != nil {
+		return err
 	}
 	*f = JobFilter(read)
+	return nil
+}
+
+// decodeFilter reads a filter strictly; its errors are ErrInvalid.
+func decodeFilter(data []byte, into any) error {
+	err := checkFields(data)
+	if err == nil {
+		decoder := json.NewDecoder(bytes.NewReader(data))
+		decoder.DisallowUnknownFields()
+		err = decoder.Decode(into)
+	}
+	if err != nil {
+		return invalid(fmt.Errorf("the filter: %w", err))
+	}
 	return nil
 }
 
@@ -133,12 +142,7 @@ func (f *JobFilter) Check() error {
 			}
 			return nil
 		}),
-		checkList("ids", f.IDs, func(id int64) error {
-			if id <= 0 {
-				return fmt.Errorf("%d is no id: want 1 to %d", id, math.MaxInt64)
-			}
-			return nil
-		}),
+		checkList("ids", f.IDs, checkID),
 		checkList("tasks", f.Tasks, checkName), checkList("queues", f.Queues, checkName), checkList("keys", f.Keys, checkName),
 		checkList("locked_by", f.LockedBy, checkName),
 		checkRange("priority", f.MinPriority, f.MaxPriority), checkRange("attempts", f.MinAttempts, f.MaxAttempts),
@@ -205,6 +209,13 @@ func checkList[T any](field string, list []T, check func(T) error) error {
 		if err := check(element); err != nil {
 			return named(field, err)
 		}
+	}
+	return nil
+}
+
+func checkID(id int64) error {
+	if id <= 0 {
+		return fmt.Errorf("%d is no id: want 1 to %d", id, math.MaxInt64)
 	}
 	return nil
 }

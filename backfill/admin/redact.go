@@ -93,6 +93,11 @@ func (a *Admin) redact(ctx context.Context, target Target, payload []byte) *reda
 	return r
 }
 
+// redactUnread is for a payload that cannot be read: what is hidden in texts is not known.
+func (a *Admin) redactUnread(ctx context.Context, target Target) *redaction {
+	return &redaction{noTexts: !a.may(ctx, ActionReadValues, target)}
+}
+
 // hides is the redaction of a task.
 func (a *Admin) hides(task string) func(path string) bool {
 	hide := a.hide
@@ -289,7 +294,7 @@ func walkJSON(data []byte, hide func(path string) bool, visit func(jsonValue)) e
 			closed.to = to
 			open = open[:len(open)-1]
 			visit(closed)
-					continue
+			continue
 		}
 		if in != nil && in.key {
 			name, _ := token.(string)

@@ -37,9 +37,6 @@ func (f *JobFilter) params() query.JobsNewestParams {
 	}
 }
 
-// isPointed reports whether an index leads to the jobs that can match: no others are searched.
-func (f *JobFilter) isPointed() bool { return f.IDs != nil || f.Keys != nil }
-
 func nullSmall(n *int) pgtype.Int2 {
 	if n == nil {
 		return pgtype.Int2{}

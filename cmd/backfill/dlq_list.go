@@ -205,10 +205,3 @@ func letterLine(l *backfill.DeadLetter) letterJSON {
 		RunAt: l.RunAt.UTC(), Requeues: l.Requeues, RequeuedAt: l.RequeuedAt.UTC(), RequeuedJob: l.RequeuedJobID, Notes: l.Notes,
 	}
 }
-
-// writeJSON writes a line.
-func writeJSON(w io.Writer, value any) error {
-	encoder := json.NewEncoder(w)
-	encoder.SetEscapeHTML(false)
-	return encoder.Encode(value)
-}

@@ -265,7 +265,7 @@ func behind(page pg.JobPage, id int64) pg.JobPage {
 
 // scan searches a range of ids, in chunks that grow while they are quick.
 func (s *searching) scan(page pg.JobPage) error {
-	began := time.Now()
+	began, searched := time.Now(), int64(0)
 	for chunk := leastChunk; page.Least <= page.Most; {
 		started := time.Now()
 		jobs, within, err := pg.JobsWithin(s.ctx, s.reader, page, chunk)
@@ -286,7 +286,7 @@ func (s *searching) scan(page pg.JobPage) error {
 		if page = behind(page, last); jobs < int64(chunk) || page.Least > page.Most {
 			return nil
 		}
-		if s.searched += jobs; s.searched >= mostSearched || time.Since(began) > searchTime {
+		if searched += jobs; searched >= mostSearched || time.Since(began) > searchTime {
 			s.list.Partial, s.list.Next = true, s.place("", last)
 			return nil
 		}
@@ -361,7 +361,7 @@ func (s *searching) place(phase string, id int64) string {
 	if s.oldest {
 		order = "o"
 	}
-	return order + phase + strconv.FormatInt(id, 36)
+	return order + phase + strconv.FormatInt(id, 10)
 }
 
 // parseJobPlace reads what place wrote.
@@ -376,7 +376,7 @@ func parseJobPlace(page JobPage) (place jobPlace, err error) {
 	}
 	text, ours := strings.CutPrefix(page.After, order)
 	text, place.said = strings.CutPrefix(text, "r")
-	place.from, err = strconv.ParseInt(text, 36, 64)
+	place.from, err = strconv.ParseInt(text, 10, 64)
 	if !ours || err != nil || place.from == math.MinInt64 || place.from == math.MaxInt64 {
 		return place, invalid(fmt.Errorf("the page %s is none of this list: pass what Next of the page before says", quoteShort(page.After)))
 	}

@@ -183,7 +183,7 @@ func hideSpans(text string, spans [][2]int) string {
 // cannot be added to an array, or removed, while something in it is hidden.
 func (a *Admin) unredact(ctx context.Context, target Target, stored, edited json.RawMessage) (json.RawMessage, error) {
 	values := a.may(ctx, ActionReadValues, target)
-	hidden, same, lengths := map[string][]json.RawMessage{}, map[string]bool{}, map[string]int{}
+	hidden, plain, lengths := map[string][]json.RawMessage{}, map[string]json.Token{}, map[string]int{}
 	err := walkJSON(stored, a.hides(target.Task), func(v jsonValue) {
 		switch {
 		case v.within:
@@ -192,7 +192,7 @@ func (a *Admin) unredact(ctx context.Context, target Target, stored, edited json
 		case v.array:
 			lengths[v.path] = v.length
 		case holdsMask(v.scalar):
-			same[v.path] = true
+			plain[v.path] = v.scalar
 		}
 	})
 	if err != nil {
@@ -215,7 +215,7 @@ func (a *Admin) unredact(ctx context.Context, target Target, stored, edited json
 			out.Write(edited[done:v.from])
 			out.Write(hidden[v.path][nth])
 			done = v.to
-		case !same[v.path]:
+		case v.scalar != plain[v.path]:
 			problems = append(problems, fmt.Errorf("the value at %q holds %s, which stands for a hidden value, and would be stored: write the value", v.path, Redacted))
 		}
 	})

@@ -135,7 +135,7 @@ func (a *Admin) Crontabs(ctx context.Context, page NamePage) (*CrontabList, erro
 			return nil
 		}
 		for full := false; !full; {
-			rows, known, err := fact(r, "the crontabs", func(q *query.Queries, ctx context.Context) ([]query.CrontabsRow, error) {
+			rows, known, err := fact(r, "the crontabs", func(q *query.Queries, ctx context.Context) ([]query.GraphileWorkerPrivateKnownCrontab, error) {
 				return q.Crontabs(ctx, query.CrontabsParams{After: after, Size: int32(size + 1)}) //nolint:gosec // bounded
 			})
 			if err != nil || !known {

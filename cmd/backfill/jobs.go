@@ -183,7 +183,7 @@ func listJobs(ctx context.Context, cmd *cli.Command) error {
 	for {
 		list, err := operator.Jobs(ctx, filter, page)
 		if err != nil {
-			return refused(err)
+			return refusedByAdmin(err)
 		}
 		if all == nil {
 			all = list
@@ -229,8 +229,8 @@ func openPages(cmd *cli.Command) (*admin.Admin, error) {
 	return openAdmin(cmd)
 }
 
-// refused makes an error a wrong usage if the request can never be answered.
-func refused(err error) error {
+// refusedByAdmin makes an error a wrong usage if the request can never be answered.
+func refusedByAdmin(err error) error {
 	if errors.Is(err, admin.ErrInvalid) {
 		return usageError{err}
 	}

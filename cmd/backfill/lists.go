@@ -66,7 +66,7 @@ func listQueues(ctx context.Context, cmd *cli.Command) error {
 	for {
 		list, err := operator.Queues(ctx, filter, page)
 		if err != nil {
-			return refused(err)
+			return refusedByAdmin(err)
 		}
 		list.Queues = append(all.Queues, list.Queues...)
 		all = list
@@ -187,7 +187,7 @@ func listCrontabs(ctx context.Context, cmd *cli.Command) error {
 	for {
 		list, err := operator.Crontabs(ctx, page)
 		if err != nil {
-			return refused(err)
+			return refusedByAdmin(err)
 		}
 		list.Crontabs = append(all.Crontabs, list.Crontabs...)
 		all = list

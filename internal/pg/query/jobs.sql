@@ -16,7 +16,7 @@ select j.id, coalesce(t.identifier, '')::text as task, (t.id is null)::boolean a
             when j.attempts >= j.max_attempts then 'failed'
             when j.run_at > now() then 'waiting'
             else 'due' end::text as state,
-       coalesce(left(j.last_error, 20000), '')::text as last_error, (length(j.last_error) > 20000)::boolean as error_cut,
+       coalesce(left(j.last_error, 20000), '')::text as last_error, coalesce(length(j.last_error) > 20000, false)::boolean as error_cut,
        octet_length(j.payload::text)::bigint as payload_bytes,
        case when octet_length(j.payload::text) <= @payload_limit::bigint then j.payload::text else '' end::text as payload
   from (
@@ -74,7 +74,7 @@ select j.id, coalesce(t.identifier, '')::text as task, (t.id is null)::boolean a
             when j.attempts >= j.max_attempts then 'failed'
             when j.run_at > now() then 'waiting'
             else 'due' end::text as state,
-       coalesce(left(j.last_error, 20000), '')::text as last_error, (length(j.last_error) > 20000)::boolean as error_cut,
+       coalesce(left(j.last_error, 20000), '')::text as last_error, coalesce(length(j.last_error) > 20000, false)::boolean as error_cut,
        octet_length(j.payload::text)::bigint as payload_bytes,
        case when octet_length(j.payload::text) <= @payload_limit::bigint then j.payload::text else '' end::text as payload
   from (

@@ -57,7 +57,8 @@ type JobFilter struct {
 	CreatedBefore time.Time `json:"created_before,omitzero"`
 
 	// ErrorContains is a text that is in the first 20,000 characters of the last error, and that is
-	// not hidden there.
+	// not hidden there. Of jobs whose payloads have over 32,000 bytes, what is hidden is not known in
+	// time, so they do not match.
 	ErrorContains string `json:"error_contains,omitzero"`
 	// PayloadContains is JSON that is contained in the payload, as jsonb's @> has it. What jsonb cannot
 	// hold, such as \u0000, contains nothing. It matches only jobs whose payloads the principal may

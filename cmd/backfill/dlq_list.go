@@ -58,10 +58,12 @@ func listLetters(ctx context.Context, cmd *cli.Command) error {
 		if err := writeLetters(out, list.Letters); err != nil {
 			return err
 		}
-	default:
+	case len(list.Missing) == 0:
 		fmt.Fprintf(notes, "no dead letters: %s\n", words)
 	}
-	writeMissing(notes, list.Missing)
+	if writeMissing(notes, list.Missing); len(list.Missing) > 0 && len(list.Letters) == 0 {
+		return exitError{exitProblem, errors.New("not all could be read, so it is not known whether something matches")}
+	}
 	if list.Next != "" {
 		fmt.Fprintf(notes, "there are more: --page=%s\n", list.Next)
 	}
@@ -131,7 +133,7 @@ func showLetter(ctx context.Context, cmd *cli.Command) error {
 	defer operator.Close()
 	letter, err := operator.Letter(ctx, ids[0])
 	if errors.Is(err, admin.ErrNotFound) {
-		return exitError{exitNothing, fmt.Errorf("show dead letter %d: %w", ids[0], backfill.ErrDeadLetterNotFound)}
+		return exitError{exitNothing, fmt.Errorf("get dead letter %d: %w", ids[0], backfill.ErrDeadLetterNotFound)}
 	}
 	if err != nil {
 		return err
@@ -198,9 +200,9 @@ type letterJSON struct {
 	ID          int64           `json:"id"`
 	JobID       int64           `json:"job_id"`
 	Task        string          `json:"task"`
-	Args        json.RawMessage `json:"args,omitzero"` // left out of a list if it is over 4,000 bytes
-	ArgsBytes   int64           `json:"args_bytes"`
-	Redacted    bool            `json:"redacted,omitempty"` // some of the args is hidden
+	Args        json.RawMessage `json:"args,omitzero"`        // left out of a list if it is over 4,000 bytes
+	ArgsBytes   int64           `json:"args_bytes,omitempty"` // if it is left out
+	Redacted    bool            `json:"redacted,omitempty"`   // some of the args is hidden
 	Queue       string          `json:"queue,omitempty"`
 	Key         string          `json:"key,omitempty"`
 	Priority    int             `json:"priority"`
@@ -222,8 +224,12 @@ type letterJSON struct {
 }
 
 func letterLine(l *admin.Letter) letterJSON {
+	size := l.PayloadBytes
+	if l.Payload != nil {
+		size = 0
+	}
 	return letterJSON{
-		ID: l.ID, JobID: l.JobID, Task: l.Task, Args: l.Payload, ArgsBytes: l.PayloadBytes, Redacted: l.Redacted, Queue: l.Queue, Key: l.Key, Priority: l.Priority, Flags: l.Flags,
+		ID: l.ID, JobID: l.JobID, Task: l.Task, Args: l.Payload, ArgsBytes: size, Redacted: l.Redacted, Queue: l.Queue, Key: l.Key, Priority: l.Priority, Flags: l.Flags,
 		Attempts: l.Attempts, MaxAttempts: l.MaxAttempts, Reason: l.Reason, LastError: l.LastError, FailedAt: l.FailedAt.UTC(),
 		Failures: l.Failures, FirstError: l.FirstError, FirstFailed: l.FirstFailedAt.UTC(), CreatedAt: l.CreatedAt.UTC(),
 		RunAt: l.RunAt.UTC(), Requeues: l.Requeues, RequeuedAt: l.RequeuedAt.UTC(), RequeuedJob: l.RequeuedJobID, Notes: l.Notes,

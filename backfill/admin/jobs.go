@@ -243,12 +243,12 @@ func (s *searching) search(place jobPlace) error {
 	}
 	if len(page.But) > 0 && (place.said || !place.begun) {
 		if more, err := s.take(s.pg.Narrow(page.But), said, "r"); err != nil || more {
-			return err
+			return unlessMissing(err)
 		}
 	}
 	if s.pg.Points() {
 		_, err := s.take(s.pg, page, "")
-		return err
+		return unlessMissing(err)
 	}
 	return s.scan(page)
 }
@@ -265,16 +265,23 @@ func behind(page pg.JobPage, id int64) pg.JobPage {
 
 // scan searches a range of ids, in chunks that grow while they are quick.
 func (s *searching) scan(page pg.JobPage) error {
-	began, searched := time.Now(), int64(0)
-	for chunk := leastChunk; page.Least <= page.Most; {
+	began, searched, chunk := time.Now(), int64(0), leastChunk
+	if s.filter.PayloadContains != nil {
+		chunk /= 10 // payloads may be large
+	}
+	for known := len(s.reader.Missing); page.Least <= page.Most; {
 		started := time.Now()
 		jobs, within, err := pg.JobsWithin(s.ctx, s.reader, page, chunk)
 		if jobs == 0 || err != nil {
 			return unlessMissing(err)
 		}
 		more, err := s.take(s.pg, within, "")
+		if errors.Is(err, pg.ErrMissing) && chunk >= 10 { // it took too long
+			s.reader.Missing, chunk = s.reader.Missing[:known], chunk/10
+			continue
+		}
 		if more || err != nil {
-			return err
+			return unlessMissing(err)
 		}
 		if s.admin.authorize == nil {
 			s.list.Searched += jobs
@@ -306,7 +313,7 @@ func (s *searching) take(f pg.JobFilter, page pg.JobPage, phase string) (more bo
 		}
 		rows, err := pg.Jobs(s.ctx, s.reader, f, page)
 		if err != nil {
-			return false, unlessMissing(err)
+			return false, err
 		}
 		for i := range rows {
 			if len(s.list.Jobs) == s.size {

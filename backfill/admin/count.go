@@ -136,7 +136,11 @@ func none(exact bool) States {
 
 func (s *States) sum(other *States) {
 	for _, pair := range [][2]*Count{
-		{&s.Waiting, &other.Waiting}, {&s.Due, &other.Due}, {&s.Running, &other.Running}, {&s.Suspect, &other.Suspect}, {&s.Failed, &other.Failed},
+		{&s.Waiting, &other.Waiting},
+		{&s.Due, &other.Due},
+		{&s.Running, &other.Running},
+		{&s.Suspect, &other.Suspect},
+		{&s.Failed, &other.Failed},
 		{&s.Total, &other.Total},
 	} {
 		*pair[0] = Count{N: pair[0].N + pair[1].N, Exact: pair[1].Exact}

@@ -364,8 +364,10 @@ func (f *JobFilter) String() string {
 		name string
 		at   time.Time
 	}{
-		{"run_at from", f.RunAtFrom}, {"run_at before", f.RunAtBefore},
-		{"created from", f.CreatedFrom}, {"created before", f.CreatedBefore},
+		{"run_at from", f.RunAtFrom},
+		{"run_at before", f.RunAtBefore},
+		{"created from", f.CreatedFrom},
+		{"created before", f.CreatedBefore},
 	} {
 		if !bound.at.IsZero() {
 			parts = append(parts, bound.name+" "+bound.at.UTC().Format(time.RFC3339))

@@ -147,7 +147,7 @@ func showLetter(ctx context.Context, cmd *cli.Command) error {
 		{"task", letter.Task},
 		{"queue", letter.Queue},
 		{"key", letter.Key},
-		{"priority", fmt.Sprint(letter.Priority)},
+		{"priority", strconv.Itoa(letter.Priority)},
 		{"flags", strings.Join(letter.Flags, ", ")},
 		{"attempts", fmt.Sprintf("%d of %d", letter.Attempts, letter.MaxAttempts)},
 		{"reason", letter.Reason},

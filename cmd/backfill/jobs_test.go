@@ -40,8 +40,19 @@ func TestJobs(t *testing.T) {
 	_, errs = list(exitNothing, "--task", "sync", "--state", "waiting")
 	says(t, errs, `no job matches: state waiting, and task "sync"`)
 	for _, arguments := range [][]string{
-		{"x"}, {"--state", "done"}, {"--task", ""}, {"--limit", "0"}, {"--limit", "1001"}, {"--cursor", ""}, {"--cursor", "x"}, {"--error-contains", ""},
-		{"--payload-contains", "{"}, {"--no-queue", "--queue", "q"}, {"--run-at-from", "yesterday"}, {"--min-priority", "99999"}, {"--no-such-flag"},
+		{"x"},
+		{"--state", "done"},
+		{"--task", ""},
+		{"--limit", "0"},
+		{"--limit", "1001"},
+		{"--cursor", ""},
+		{"--cursor", "x"},
+		{"--error-contains", ""},
+		{"--payload-contains", "{"},
+		{"--no-queue", "--queue", "q"},
+		{"--run-at-from", "yesterday"},
+		{"--min-priority", "99999"},
+		{"--no-such-flag"},
 	} {
 		list(exitUsage, arguments...)
 	}
@@ -64,9 +75,17 @@ func TestLists(t *testing.T) {
 		name, says string
 		code       int
 	}{
-		{"queues", "(stale)", 0}, {"queues --locked", "q2", 0}, {"queues --limit 1 --all-pages", "q3", 0}, {"queues --queue none", "no queue matches", exitNothing},
-		{"workers", "there is no Go worker", exitNothing}, {"locks", "pool-1     unknown", 0}, {"cron list", "nightly", 0},
-		{"queues x", "takes flags only", exitUsage}, {"cron", "list", 0}, {"cron x", "want list", exitUsage}, {"queues --cursor !", "is none of this list", exitUsage},
+		{"queues", "(stale)", 0},
+		{"queues --locked", "q2", 0},
+		{"queues --limit 1 --all-pages", "q3", 0},
+		{"queues --queue none", "no queue matches", exitNothing},
+		{"workers", "there is no Go worker", exitNothing},
+		{"locks", "pool-1     unknown", 0},
+		{"cron list", "nightly", 0},
+		{"queues x", "takes flags only", exitUsage},
+		{"cron", "list", 0},
+		{"cron x", "want list", exitUsage},
+		{"queues --cursor !", "is none of this list", exitUsage},
 	} {
 		arguments := append(strings.Fields(c.name), "--database-url", db.URL)
 		if c.name == "cron" || c.name == "cron x" {
@@ -191,6 +210,7 @@ production = true
 
 // A file that is wrong stops the command.
 func TestContextsAreStrict(t *testing.T) {
+	t.Setenv("DATABASE_URL", "")
 	for text, want := range map[string]string{
 		"[context.a]\nurl = \"postgres://u:hunter22@h/d\"":    "context.a.url is not known",
 		"[context.a]\nproduction = true":                      "want url_env",

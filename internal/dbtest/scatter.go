@@ -17,7 +17,7 @@ insert into graphile_worker._private_jobs
   (task_id, job_queue_id, payload, priority, run_at, attempts, max_attempts, last_error, created_at, updated_at, key, locked_at, locked_by, revision, flags)
 select one((select array_agg(id) from graphile_worker._private_tasks) || 99999),
        one(array[null, null, null]::int[] || (select array_agg(id) from graphile_worker._private_job_queues) || 99999),
-       one(array['{}', '{"n": 1, "password": "hunter22"}', '{"n": 1.0, "t": "\ud83d\ude00"}', '"\u0000"', '"\ud83d"', '[1,{"n":[2]}]', '1e99999', 'null', '12345678901234567890.00',
+       one(array['{}', '{"n": 1, "password": "hunter22"}', '{"n": 1.0, "t": "\ud83d\ude00"}', '"\u0000"', '"\ud83d"', '[1,{"n":[2]}]', '1e999999', 'null', '12345678901234567890.00',
                  repeat('[', 1000) || repeat(']', 1000), '{"n":1,"x":"' || repeat('x', 5000) || '"}', '{"n":1,"x":"' || repeat('x', 40000) || '"}',
                  case when i % 20 = 0 then '{"n":1,"x":"' || repeat('x', 1000000) || '"}' else '{}' end])::json,
        one(array[-32768, -1, 0, 5, 32767])::smallint,

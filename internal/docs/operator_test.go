@@ -57,7 +57,7 @@ func declineCard(t *testing.T, db *pgtest.Database) {
 	t.Helper()
 	dbtest.Run(t, db.Pool(), "select graphile_worker.add_job('charge')")
 	dbtest.Run(t, db.Pool(), `select graphile_worker.add_job('charge', '{"secret": "4242"}', queue_name := 'user:7', run_at := '2026-11-29T08:00:00Z')`)
-	dbtest.Run(t, db.Pool(), "update graphile_worker._private_jobs set attempts = 25, last_error = 'card 4242 was declined' where id = 2")
+	dbtest.Run(t, db.Pool(), "update graphile_worker._private_jobs set attempts = 25, last_error = 'card 4242 declined' where id = 2")
 }
 
 // holdQueue starts a worker that runs job 1 of a queue, before 17 others of it.

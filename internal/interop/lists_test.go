@@ -62,7 +62,8 @@ func TestListsOfAnyRows(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	f.db = pgtest.Empty(t)
-	startPeer(f)
+	startPeer(f).add("sync", full, nil) // which installs the tables
+	dbtest.Run(t, f.db.Pool(), "truncate graphile_worker._private_jobs, graphile_worker._private_tasks restart identity")
 	dbtest.Scatter(t, dbtest.Connect(t, f.db.URL))
 	operator, err := admin.Open(f.db.URL)
 	if err != nil {

@@ -3,6 +3,7 @@ module github.com/backfillhq/go
 go 1.26.0
 
 require (
+	github.com/BurntSushi/toml v1.6.0
 	github.com/aymanbagabas/go-udiff v0.4.1
 	github.com/dave/jennifer v1.7.1
 	github.com/emersion/go-smtp v0.25.1

@@ -135,7 +135,7 @@ func (c *Client) cancel(ctx context.Context, jobID int64, options CancelOptions)
 	}
 	ids := []int64{jobID}
 	if options.DryRun {
-		found, err := c.admin.FindJobs(ctx, pg.JobFilter{IDs: ids, UpTo: jobID}, 0, 1)
+		found, err := c.admin.FindJobs(ctx, pg.CancelFilter{IDs: ids, UpTo: jobID}, 0, 1)
 		switch {
 		case err != nil:
 			return none, err
@@ -229,7 +229,7 @@ func (r *cancelRun) do(ctx context.Context) error {
 	if r.options.DryRun {
 		run = r.preview
 	}
-	if err := run(ctx, pg.JobFilter{
+	if err := run(ctx, pg.CancelFilter{
 		IDs: r.filter.IDs, Tasks: r.filter.Tasks, Queues: r.filter.Queues, Keys: r.filter.Keys, Waiting: r.filter.Waiting, UpTo: r.filter.UpTo,
 	}); err != nil {
 		return err
@@ -239,7 +239,7 @@ func (r *cancelRun) do(ctx context.Context) error {
 }
 
 // run takes one batch after the other.
-func (r *cancelRun) run(ctx context.Context, filter pg.JobFilter) error {
+func (r *cancelRun) run(ctx context.Context, filter pg.CancelFilter) error {
 	for after := int64(0); ; {
 		found, err := r.client.admin.FindJobs(ctx, filter, after, foundAtOnce)
 		if err != nil || len(found) == 0 {
@@ -264,7 +264,7 @@ func (r *cancelRun) run(ctx context.Context, filter pg.JobFilter) error {
 
 // preview tells what would become of the first that match, and counts those that would be left
 // alone.
-func (r *cancelRun) preview(ctx context.Context, filter pg.JobFilter) error {
+func (r *cancelRun) preview(ctx context.Context, filter pg.CancelFilter) error {
 	found, err := r.client.admin.FindJobs(ctx, filter, 0, previewed+1)
 	if err != nil {
 		return err

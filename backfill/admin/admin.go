@@ -28,6 +28,7 @@ type Admin struct {
 	schema    string
 	authorize Authorize
 	spare     int64 // bytes that an index may have for nothing
+	hide      func(task, path string) bool // nil: DefaultRedaction
 }
 
 // Option changes an Admin.

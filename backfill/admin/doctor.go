@@ -104,6 +104,9 @@ type DoctorOptions struct {
 // changes nothing, and waits for no lock. A role that may not read all of it is told what is
 // missing. Without options it looks at a bounded number of rows.
 func (a *Admin) Doctor(ctx context.Context, options ...DoctorOptions) (*Diagnosis, error) {
+	if err := a.allow(ctx, ActionRead, Target{Kind: KindDatabase}); err != nil {
+		return nil, err
+	}
 	timeout, most, statement := doctorTimeout, int64(readMost), time.Duration(0)
 	for _, o := range options {
 		if o.Deep {
@@ -157,11 +160,7 @@ func (a *Admin) Doctor(ctx context.Context, options ...DoctorOptions) (*Diagnosi
 		}
 	}
 	d = &Diagnosis{At: x.now, Schema: a.schema}
-	for _, missing := range x.reader.Missing {
-		if m := Missing(missing); !slices.Contains(d.Missing, m) {
-			d.Missing = append(d.Missing, m)
-		}
-	}
+	d.Missing = x.missing()
 	d.Findings = append([]Finding{}, x.findings...)
 	d.Notes = slices.DeleteFunc(x.notes, func(note string) bool { return note == "" })
 	return d, nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -24,6 +25,64 @@ type reading struct {
 	relations      map[string]query.RelationsRow
 	workers        []query.WhyWorkersRow
 	workersKnown   bool // and not only some of them
+	exact          bool // all jobs were counted
+}
+
+// read runs an answer, whose facts agree with each other. It has its time once it has a connection.
+func (a *Admin) read(ctx context.Context, answer func(*reading) error) error {
+	ctx, cancel := context.WithTimeout(ctx, waitTimeout+answerTimeout)
+	defer cancel()
+	return pg.Read(ctx, a.pool, a.schema, func(reader *pg.Reader) error {
+		ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+		defer cancel()
+		r := &reading{ctx: ctx, reader: reader}
+		if err := r.readServer(); err != nil {
+			return err
+		}
+		_, breaking, _, err := r.readLedger()
+		if err == nil && breaking > pg.NewestRevision {
+			err = fmt.Errorf("revision %d of the schema %s is a breaking change that this version does not know: it knows those up to %d. Use a newer version of backfill",
+				breaking, a.schema, pg.NewestRevision)
+		}
+		if err != nil {
+			return err
+		}
+		return answer(r)
+	})
+}
+
+// seesJobs reports whether this role may read jobs at all, and notes what it may not.
+func (r *reading) seesJobs() bool {
+	jobs, there := r.relations[jobsTable]
+	if !there {
+		r.miss("the jobs", "the schema "+r.reader.Schema()+" has none: it has no table "+jobsTable)
+		return false
+	}
+	for _, table := range []string{jobsTable, queuesTable, tasksTable} {
+		if !r.can(table, "the jobs") {
+			return false
+		}
+	}
+	if jobs.Hidden {
+		r.miss("the jobs", "row level security hides some or all of them from role "+r.server.Role)
+	}
+	return true
+}
+
+// unreadable is an error that says why something could not be read.
+func (r *reading) unreadable() error {
+	last := r.reader.Missing[len(r.reader.Missing)-1]
+	return fmt.Errorf("%s could not be read: %s", last.What, last.Why)
+}
+
+// missing is what could not be read, each once.
+func (r *reading) missing() (all []Missing) {
+	for _, missing := range r.reader.Missing {
+		if m := Missing(missing); !slices.Contains(all, m) {
+			all = append(all, m)
+		}
+	}
+	return all
 }
 
 // The names of Graphile Worker's relations.

@@ -140,27 +140,29 @@ type Missing struct {
 }
 
 // Why says why a job does not run, or what it is doing. An id without a job has an answer, too:
-// Job is nil then. It waits for no lock, and takes 5 seconds at most once it has a connection.
+// Job is nil then. A job that the principal may not read is ErrNotFound. It waits for no lock, and
+// takes 5 seconds at most once it has a connection.
 func (a *Admin) Why(ctx context.Context, jobID int64) (*Explanation, error) {
 	ctx, cancel := context.WithTimeout(ctx, waitTimeout+answerTimeout)
 	defer cancel()
 	var explanation *Explanation
+	var shown *redaction
 	var began time.Time
 	err := pg.Read(ctx, a.pool, a.schema, func(r *pg.Reader) error {
 		began = time.Now()
 		ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 		defer cancel()
-		e := &explaining{reading: reading{ctx: ctx, reader: r}, id: jobID}
+		e := &explaining{reading: reading{ctx: ctx, reader: r}, admin: a, id: jobID}
 		if err := e.explain(); err != nil {
 			return err
 		}
-		explanation = e.explanation()
+		explanation, shown = e.explanation(), e.shown
 		return nil
 	})
 	if err == nil {
 		ctx, cancel := context.WithDeadline(ctx, began.Add(answerTimeout))
 		defer cancel()
-		a.askWhere(ctx, explanation)
+		a.askWhere(ctx, explanation, shown)
 	}
 	return explanation, err
 }

@@ -7,7 +7,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/backfillhq/go/internal/mask"
 	"github.com/backfillhq/go/internal/pg"
 	"github.com/backfillhq/go/internal/pg/query"
 )
@@ -118,8 +117,12 @@ func (e *explaining) lookInLetters() error {
 		Text: fmt.Sprintf("Job %d (%s) has failed for good (%s) at %s, after %d of %d attempts, and is dead letter %d.", e.id, l.Task,
 			l.FailureReason, clock(l.FailedAt.Time, e.now), l.Attempts, l.MaxAttempts, l.ID),
 	}
-	if l.LastError != "" {
-		b.Text += " The last error: " + strconv.Quote(mask.Secrets(head(l.LastError)))
+	target := Target{Kind: KindDeadLetter, ID: strconv.FormatInt(l.ID, 10), Task: l.Task, Queue: l.Queue}
+	if err := e.admin.allow(e.ctx, ActionRead, target); err != nil {
+		return err
+	}
+	if shown := e.admin.redact(e.ctx, target, []byte(l.Payload)); l.LastError != "" {
+		b.Text += " The last error: " + strconv.Quote(head(shown.text(l.LastError, false)))
 	}
 	id := strconv.FormatInt(l.ID, 10)
 	if l.RequeuedJobID > 0 {

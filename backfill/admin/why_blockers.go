@@ -7,7 +7,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/backfillhq/go/internal/mask"
 	"github.com/backfillhq/go/internal/pg"
 	"github.com/backfillhq/go/internal/pg/query"
 )
@@ -48,6 +47,9 @@ func (e *explaining) explain() error {
 		if err := e.readWorkers(); err != nil {
 			return err
 		}
+		for i := range e.workers {
+			e.workers[i].Tasks = e.admin.readable(e.ctx, e.workers[i].Tasks)
+		}
 	}
 	if e.job.LockedAt.Valid {
 		return e.explainLock()
@@ -74,16 +76,12 @@ func (e *explaining) explanation() *Explanation {
 	x := &Explanation{
 		At: e.now, Schema: e.reader.Schema(), JobID: e.id, Blocker: e.blockers[0], Then: e.blockers[1:], Notes: e.notes,
 	}
-	for _, missing := range e.reader.Missing {
-		if m := Missing(missing); !slices.Contains(x.Missing, m) {
-			x.Missing = append(x.Missing, m)
-		}
-	}
+	x.Missing = e.missing()
 	if e.seen {
 		j := e.job
 		x.Job = &JobFacts{
 			Task: j.Task, Queue: j.Queue, Key: j.Key, Priority: int(j.Priority), RunAt: timeOf(j.RunAt), Attempts: int(j.Attempts),
-			MaxAttempts: int(j.MaxAttempts), LastError: mask.Secrets(j.LastError), Flags: j.Flags, Revision: int(j.Revision),
+			MaxAttempts: int(j.MaxAttempts), LastError: j.LastError, Flags: j.Flags, Revision: int(j.Revision),
 			CreatedAt: j.CreatedAt.Time.UTC(), UpdatedAt: j.UpdatedAt.Time.UTC(), LockedAt: timeOf(j.LockedAt), LockedBy: j.LockedBy,
 		}
 	}
@@ -123,7 +121,7 @@ func (e *explaining) checkAttempts() error {
 	}
 	b := Blocker{Code: AttemptsUsed, Text: fmt.Sprintf("%s has failed for good: no attempts are left, %d of %d are used.", e.subject(), j.Attempts, j.MaxAttempts)}
 	if j.LastError != "" {
-		b.Text += " The last error: " + strconv.Quote(mask.Secrets(head(j.LastError)))
+		b.Text += " The last error: " + strconv.Quote(head(j.LastError))
 	}
 	again := "To try it again:"
 	switch {
@@ -163,7 +161,7 @@ func (e *explaining) checkDue() error {
 		b.Text = fmt.Sprintf("%s is not due until %s, in %s.", e.subject(), at.at(e.now), span(at.Time.Sub(e.now)))
 	}
 	if j.Attempts > 0 && j.LastError != "" {
-		b.Text += fmt.Sprintf(" Attempt %d of %d has failed: %s", j.Attempts, j.MaxAttempts, strconv.Quote(mask.Secrets(head(j.LastError))))
+		b.Text += fmt.Sprintf(" Attempt %d of %d has failed: %s", j.Attempts, j.MaxAttempts, strconv.Quote(head(j.LastError)))
 	}
 	if j.Key != "" && j.Revision >= pushes {
 		b.Text += fmt.Sprintf(" It was enqueued again %d times under its key %s in %s; each time, run_at was set anew, unless the key mode was preserve_run_at or unsafe_dedupe.",

@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -15,18 +16,40 @@ import (
 type explaining struct {
 	reading
 
+	admin    *Admin
 	id       int64
 	job      query.WhyJobRow
-	seen     bool // job is a row
-	byView   bool // of the view, so that it says less
-	unread   bool // the row could not be read
-	givenOut bool // the id was
+	shown    *redaction // of the job
+	seen     bool       // job is a row
+	byView   bool       // of the view, so that it says less
+	unread   bool       // the row could not be read
+	givenOut bool       // the id was
 	blockers []Blocker
 	notes    []string
 }
 
-// readJob reads the job's row, or, if the role may read no more, what the view says of it.
+// readJob reads the job, and hides what the principal may not see of it.
 func (e *explaining) readJob() error {
+	err := e.readRow()
+	if err != nil || e.unread {
+		return err
+	}
+	target := Target{Kind: KindJob, ID: strconv.FormatInt(e.id, 10), Task: e.job.Task, Queue: e.job.Queue}
+	if err := e.admin.allow(e.ctx, ActionRead, target); err != nil {
+		return err
+	}
+	e.shown = e.admin.redactUnread(e.ctx, target)
+	if e.job.Payload != "" {
+		e.shown = e.admin.redact(e.ctx, target, []byte(e.job.Payload))
+	} else if e.seen && !e.byView { // it is too large
+		e.shown.noTexts = true
+	}
+	e.job.LastError = e.shown.text(e.job.LastError, false)
+	return nil
+}
+
+// readRow reads the job's row, or, if the role may read no more, what the view says of it.
+func (e *explaining) readRow() error {
 	if e.relations[jobsTable].Readable && e.relations[tasksTable].Readable && e.relations[queuesTable].Readable {
 		rows, known, err := fact(&e.reading, "the job", func(q *query.Queries, ctx context.Context) ([]query.WhyJobRow, error) {
 			return q.WhyJob(ctx, e.id)

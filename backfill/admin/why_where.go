@@ -23,7 +23,7 @@ const (
 
 // askWhere asks the worker of a job that runs where its handler is, twice. That there is no answer
 // is missing, and no error.
-func (a *Admin) askWhere(ctx context.Context, x *Explanation) {
+func (a *Admin) askWhere(ctx context.Context, x *Explanation, shown *redaction) {
 	b := &x.Blocker
 	if b.Worker == nil || b.Code != Running && b.Code != Superseded {
 		return
@@ -47,7 +47,7 @@ func (a *Admin) askWhere(ctx context.Context, x *Explanation) {
 		return
 	}
 	running := time.Duration(answer.Running) * time.Microsecond
-	b.Stack = mask.Secrets(answer.Stack)
+	b.Stack = shown.text(answer.Stack, false)
 	again := ""
 	if sleep(ctx, whereAgain) {
 		later, err := asking.Where(ctx, x.JobID, wherePatience)

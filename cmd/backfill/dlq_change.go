@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"os"
 	"slices"
@@ -28,7 +27,7 @@ const (
 
 // changeCommand is a command that changes the dead letters that its flags select.
 func changeCommand(name, usage string, change letterVerb, more ...cli.Flag) *cli.Command {
-	flags := append(append(databaseFlags(), letterFlags()...),
+	flags := append(append(changeFlags(), letterFlags()...),
 		&cli.BoolFlag{Name: flagAll, Usage: "all dead letters: instead of flags that select some"},
 		&cli.BoolFlag{Name: flagDryRun, Usage: "change nothing; say what would be done"},
 		&cli.BoolFlag{Name: flagYes, Usage: "do not count and ask first"},
@@ -87,7 +86,11 @@ func changeLetters(ctx context.Context, cmd *cli.Command, verb letterVerb) error
 	switch {
 	case cmd.Bool(flagDryRun):
 		options.DryRun = true
-	case !cmd.Bool(flagYes):
+	case cmd.Bool(flagYes):
+		if _, err := confirmProduction(cmd); err != nil {
+			return err
+		}
+	default:
 		preview, err := verb.run(client, ctx, filter, backfill.DeadLetterOptions{DryRun: true})
 		if err != nil {
 			return refusal(err)
@@ -140,6 +143,9 @@ func reasons(result *backfill.DeadLetterResult) string {
 
 // confirm asks a person. Without a terminal nobody answers.
 func confirm(cmd *cli.Command, verb letterVerb) error {
+	if asked, err := confirmProduction(cmd); asked || err != nil {
+		return err
+	}
 	in, w := cmd.Root().Reader, cmd.Root().ErrWriter
 	if isTerminal(in) {
 		fmt.Fprintf(w, "To %s them, type yes: ", verb.name)
@@ -156,8 +162,8 @@ func confirm(cmd *cli.Command, verb letterVerb) error {
 }
 
 // isTerminal reports whether a person may be there. Devices that are no terminal are at their end.
-func isTerminal(in io.Reader) bool {
-	file, ok := in.(interface{ Stat() (os.FileInfo, error) })
+func isTerminal(stream any) bool {
+	file, ok := stream.(interface{ Stat() (os.FileInfo, error) })
 	if !ok {
 		return false
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"github.com/backfillhq/go/backfill"
+	"github.com/backfillhq/go/backfill/admin"
 )
 
 const (
@@ -36,20 +37,20 @@ func listLetters(ctx context.Context, cmd *cli.Command) error {
 	if size < 1 || size > 1000 {
 		return usageError{errors.New("--limit: want 1 to 1000")}
 	}
-	client, err := openClient(ctx, cmd)
+	operator, err := openAdmin(cmd)
 	if err != nil {
 		return err
 	}
-	defer client.Close()
-	list, err := client.DeadLetters(ctx, filter, backfill.DeadLetterPage{After: cmd.String(flagPage), Size: size})
+	defer operator.Close()
+	list, err := operator.Letters(ctx, letterFilter(filter), admin.LetterPage{After: cmd.String(flagPage), Size: size})
 	if err != nil {
-		return refusal(err)
+		return refusedByAdmin(err)
 	}
 	out, notes := cmd.Root().Writer, cmd.Root().ErrWriter
 	switch {
 	case cmd.Bool(flagJSON):
 		for _, letter := range list.Letters {
-			if err := writeJSON(out, letterLine(letter)); err != nil {
+			if err := writeJSON(out, letterLine(&letter)); err != nil {
 				return err
 			}
 		}
@@ -57,8 +58,11 @@ func listLetters(ctx context.Context, cmd *cli.Command) error {
 		if err := writeLetters(out, list.Letters); err != nil {
 			return err
 		}
-	default:
+	case len(list.Missing) == 0:
 		fmt.Fprintf(notes, "no dead letters: %s\n", words)
+	}
+	if writeMissing(notes, list.Missing); len(list.Missing) > 0 && len(list.Letters) == 0 {
+		return exitError{exitProblem, errors.New("not all could be read, so it is not known whether something matches")}
 	}
 	if list.Next != "" {
 		fmt.Fprintf(notes, "there are more: --page=%s\n", list.Next)
@@ -66,8 +70,20 @@ func listLetters(ctx context.Context, cmd *cli.Command) error {
 	return nil
 }
 
+// letterFilter is a filter of the client's for a list.
+func letterFilter(f backfill.DeadLetterFilter) admin.LetterFilter {
+	var reasons []string
+	for _, reason := range f.Reasons {
+		reasons = append(reasons, string(reason))
+	}
+	return admin.LetterFilter{
+		IDs: f.IDs, JobIDs: f.JobIDs, Tasks: f.Tasks, Queues: f.Queues, Keys: f.Keys, Reasons: reasons,
+		FailedFrom: f.FailedAfter, FailedBefore: f.FailedBefore, ErrorContains: f.ErrorContains, Requeued: f.Requeued,
+	}
+}
+
 // writeLetters writes a table.
-func writeLetters(w io.Writer, letters []*backfill.DeadLetter) error {
+func writeLetters(w io.Writer, letters []admin.Letter) error {
 	table := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(table, "ID\tFAILED AT\tTASK\tREASON\tATTEMPTS\tQUEUE\tKEY\tREQUEUED AS\tLAST ERROR")
 	for _, l := range letters {
@@ -76,7 +92,7 @@ func writeLetters(w io.Writer, letters []*backfill.DeadLetter) error {
 			requeued = fmt.Sprint("job ", l.RequeuedJobID)
 		}
 		cells := []string{
-			strconv.FormatInt(l.ID, 10), stamp(l.FailedAt), oneLine(l.Task), string(l.Reason), fmt.Sprintf("%d/%d", l.Attempts, l.MaxAttempts),
+			strconv.FormatInt(l.ID, 10), stamp(l.FailedAt), oneLine(l.Task), l.Reason, fmt.Sprintf("%d/%d", l.Attempts, l.MaxAttempts),
 			oneLine(l.Queue), oneLine(l.Key), requeued, oneLine(l.LastError),
 		}
 		fmt.Fprintln(table, strings.Join(cells, "\t"))
@@ -110,14 +126,14 @@ func showLetter(ctx context.Context, cmd *cli.Command) error {
 	if len(ids) != 1 {
 		return usageError{errors.New("show takes the number of one dead letter")}
 	}
-	client, err := openClient(ctx, cmd)
+	operator, err := openAdmin(cmd)
 	if err != nil {
 		return err
 	}
-	defer client.Close()
-	letter, err := client.DeadLetter(ctx, ids[0])
-	if errors.Is(err, backfill.ErrDeadLetterNotFound) {
-		return exitError{exitNothing, err}
+	defer operator.Close()
+	letter, err := operator.Letter(ctx, ids[0])
+	if errors.Is(err, admin.ErrNotFound) {
+		return exitError{exitNothing, fmt.Errorf("get dead letter %d: %w", ids[0], backfill.ErrDeadLetterNotFound)}
 	}
 	if err != nil {
 		return err
@@ -131,10 +147,10 @@ func showLetter(ctx context.Context, cmd *cli.Command) error {
 		{"task", letter.Task},
 		{"queue", letter.Queue},
 		{"key", letter.Key},
-		{"priority", fmt.Sprint(letter.Priority)},
+		{"priority", strconv.Itoa(letter.Priority)},
 		{"flags", strings.Join(letter.Flags, ", ")},
 		{"attempts", fmt.Sprintf("%d of %d", letter.Attempts, letter.MaxAttempts)},
-		{"reason", string(letter.Reason)},
+		{"reason", letter.Reason},
 		{"failed at", stamp(letter.FailedAt)},
 		{"failures", strconv.Itoa(letter.Failures)},
 		{"first failed", stamp(letter.FirstFailedAt)},
@@ -146,13 +162,21 @@ func showLetter(ctx context.Context, cmd *cli.Command) error {
 		{"notes", letter.Notes},
 		{"first error", letter.FirstError},
 		{"last error", letter.LastError},
-		{"args", string(letter.Args)},
+		{"args", argsOf(letter)},
 	} {
 		if row[1] != "" {
 			fmt.Fprintf(cmd.Root().Writer, "%-13s %s\n", row[0], indented(row[1]))
 		}
 	}
 	return nil
+}
+
+// argsOf is the payload of a dead letter, as text.
+func argsOf(l *admin.Letter) string {
+	if l.Payload == nil {
+		return fmt.Sprintf("(%d bytes: too large to show)", l.PayloadBytes)
+	}
+	return string(l.Payload)
 }
 
 func optionalID(id int64) string {
@@ -176,7 +200,9 @@ type letterJSON struct {
 	ID          int64           `json:"id"`
 	JobID       int64           `json:"job_id"`
 	Task        string          `json:"task"`
-	Args        json.RawMessage `json:"args"`
+	Args        json.RawMessage `json:"args,omitzero"`        // left out of a list if it is over 4,000 bytes
+	ArgsBytes   int64           `json:"args_bytes,omitempty"` // if it is left out
+	Redacted    bool            `json:"redacted,omitempty"`   // some of the args is hidden
 	Queue       string          `json:"queue,omitempty"`
 	Key         string          `json:"key,omitempty"`
 	Priority    int             `json:"priority"`
@@ -197,18 +223,15 @@ type letterJSON struct {
 	Notes       string          `json:"notes,omitempty"`
 }
 
-func letterLine(l *backfill.DeadLetter) letterJSON {
+func letterLine(l *admin.Letter) letterJSON {
+	size := l.PayloadBytes
+	if l.Payload != nil {
+		size = 0
+	}
 	return letterJSON{
-		ID: l.ID, JobID: l.JobID, Task: l.Task, Args: l.Args, Queue: l.Queue, Key: l.Key, Priority: int(l.Priority), Flags: l.Flags,
-		Attempts: l.Attempts, MaxAttempts: l.MaxAttempts, Reason: string(l.Reason), LastError: l.LastError, FailedAt: l.FailedAt.UTC(),
+		ID: l.ID, JobID: l.JobID, Task: l.Task, Args: l.Payload, ArgsBytes: size, Redacted: l.Redacted, Queue: l.Queue, Key: l.Key, Priority: l.Priority, Flags: l.Flags,
+		Attempts: l.Attempts, MaxAttempts: l.MaxAttempts, Reason: l.Reason, LastError: l.LastError, FailedAt: l.FailedAt.UTC(),
 		Failures: l.Failures, FirstError: l.FirstError, FirstFailed: l.FirstFailedAt.UTC(), CreatedAt: l.CreatedAt.UTC(),
 		RunAt: l.RunAt.UTC(), Requeues: l.Requeues, RequeuedAt: l.RequeuedAt.UTC(), RequeuedJob: l.RequeuedJobID, Notes: l.Notes,
 	}
-}
-
-// writeJSON writes a line.
-func writeJSON(w io.Writer, value any) error {
-	encoder := json.NewEncoder(w)
-	encoder.SetEscapeHTML(false)
-	return encoder.Encode(value)
 }

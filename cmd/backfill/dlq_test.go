@@ -308,7 +308,7 @@ func TestDLQRoles(t *testing.T) {
 	stdout, _ := command(t, 0, "dlq", "list", "--database-url", reader.url)
 	says(t, stdout, "exhausted")
 	_, stderr := command(t, 1, "dlq", "list", "--database-url", web.url)
-	says(t, stderr, "backfill migrate --worker-role "+shellWord(web.name))
+	says(t, stderr, "needs the right to select")
 	command(t, 0, "dlq", "requeue", "--database-url", worker.url, "--yes", "1")
 	command(t, 0, "dlq", "delete", "--database-url", worker.url, "--yes", "2")
 }

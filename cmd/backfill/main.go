@@ -3,12 +3,18 @@
 //	backfill migrate    install or upgrade the tables, show their SQL, verify them, give rights to roles
 //	backfill why        say why a job does not run, or what it is doing
 //	backfill doctor     look for what is wrong with the database of a queue
+//	backfill jobs       list and show jobs
+//	backfill queues     list queues
+//	backfill workers    list workers
+//	backfill locks      list who has locked what
+//	backfill cron       list what schedules have enqueued
 //	backfill dlq        list, show, requeue and delete dead letters
 //	backfill pause      keep the jobs of a task or a queue from starting, or list what is paused
 //	backfill resume     let them start again
 //	backfill unlock     release what a dead worker has locked
 //
-// The database is that of --database-url, of DATABASE_URL, or of the PG* variables, in this order.
+// The database is that of --database-url, of --context, of DATABASE_URL, of the PG* variables, or, for
+// commands that change nothing, of the default context, in this order.
 // Exit codes: 0, all is well; 1, it failed, or something is missing; 2, the usage is wrong; 3,
 // nothing matched; 4, a part was skipped; 5, it was not confirmed, and nothing was changed.
 package main
@@ -23,7 +29,6 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/urfave/cli/v3"
 
 	"github.com/backfillhq/go/internal/mask"
@@ -54,10 +59,12 @@ func run(ctx context.Context, arguments []string, stdin io.Reader, stdout, stder
 		Writer:    stdout,
 		ErrWriter: stderr,
 		Commands: []*cli.Command{
-			migrateCommand(), whyCommand(), doctorCommand(), dlqCommand(), pauseCommand(), resumeCommand(), unlockCommand(), helpCommand(),
+			migrateCommand(), whyCommand(), doctorCommand(), jobsCommand(), queuesCommand(), workersCommand(), locksCommand(), cronCommand(), dlqCommand(), pauseCommand(), resumeCommand(), unlockCommand(), helpCommand(),
 		},
-		OnUsageError:   onUsageError,
-		ExitErrHandler: func(context.Context, *cli.Command, error) {}, // below
+		EnableShellCompletion:           true,
+		ConfigureShellCompletionCommand: func(cmd *cli.Command) { cmd.Hidden = false },
+		OnUsageError:                    onUsageError,
+		ExitErrHandler:                  func(context.Context, *cli.Command, error) {}, // below
 		Action: func(_ context.Context, cmd *cli.Command) error {
 			if cmd.Args().Present() {
 				return errUnknownCommand // It may be a URL with a password.
@@ -80,7 +87,7 @@ func run(ctx context.Context, arguments []string, stdin io.Reader, stdout, stder
 	return exitProblem
 }
 
-var errUnknownCommand = usageError{errors.New("unknown command: want migrate, why, doctor, dlq, pause, resume or unlock")}
+var errUnknownCommand = usageError{errors.New("unknown command: want migrate, why, doctor, jobs, queues, workers, locks, cron, dlq, pause, resume or unlock")}
 
 // helpCommand replaces the library's, which repeats arguments that it does not know.
 func helpCommand() *cli.Command {
@@ -133,34 +140,18 @@ const (
 	flagSchema   = "schema"
 )
 
+// changeFlags say where the jobs are that a command changes.
+func changeFlags() []cli.Flag {
+	return append(databaseFlags(),
+		&cli.StringFlag{Name: flagConfirm, Usage: "the `NAME` of the context, which production asks for, if nobody is there to type it"})
+}
+
 // databaseFlags say where the jobs are. The flag does not read its environment variable, because
 // help would show the value.
 func databaseFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: flagDatabase, Usage: "the database, as in postgres://user:password@host:5432/database. Default: DATABASE_URL, or the PG* variables"},
+		&cli.StringFlag{Name: flagContext, Usage: "the database of the context `NAME`, which the file backfill/config.toml of your configuration has"},
 		&cli.StringFlag{Name: flagSchema, Usage: "the `NAME` of the schema that holds the jobs", Value: pg.DefaultSchema},
 	}
-}
-
-// databaseURL returns the URL of the flags or the environment; "" if the PG* variables say where it
-// is.
-func databaseURL(cmd *cli.Command) (string, error) {
-	databaseURL := cmd.String(flagDatabase)
-	if databaseURL == "" {
-		databaseURL = os.Getenv("DATABASE_URL")
-	}
-	if databaseURL == "" && !pg.EnvironmentConfigured() {
-		return "", usageError{errors.New("no database is configured: pass --database-url postgres://user:password@host:5432/database, " +
-			"or set DATABASE_URL, or PGHOST and so on")}
-	}
-	return databaseURL, nil
-}
-
-// connect connects to the database of the flags or the environment.
-func connect(ctx context.Context, cmd *cli.Command) (*pgx.Conn, error) {
-	url, err := databaseURL(cmd)
-	if err != nil {
-		return nil, err
-	}
-	return pg.Connect(ctx, url)
 }

@@ -55,7 +55,7 @@ func migrateCommand() *cli.Command {
 		Name:        "migrate",
 		Usage:       "install or upgrade the tables of a job queue",
 		Description: migrateDescription,
-		Flags: append(databaseFlags(),
+		Flags: append(changeFlags(),
 			&cli.BoolFlag{Name: flagVerify, Usage: "change nothing; if anything is missing, say what to run and exit with 1"},
 			&cli.BoolFlag{Name: flagPrint, Usage: "change nothing; write the SQL to standard output"},
 			&cli.BoolFlag{Name: flagBreaking, Usage: "also apply migrations that stop workers of older versions, Graphile Worker 0.16 among them"},
@@ -84,7 +84,13 @@ func migrate(ctx context.Context, cmd *cli.Command) error {
 		return usageError{errors.New("--verify and --print: choose one")}
 	case verify && cmd.Bool(flagBreaking):
 		return usageError{errors.New("--verify changes nothing: leave --breaking out")}
-	case show:
+	case show && !cmd.IsSet(flagDatabase) && !cmd.IsSet(flagContext):
+		return printSQL(ctx, cmd)
+	}
+	if _, err := targetOf(cmd); err != nil {
+		return err
+	}
+	if show {
 		return printSQL(ctx, cmd)
 	}
 	conn, err := connect(ctx, cmd)
@@ -97,6 +103,11 @@ func migrate(ctx context.Context, cmd *cli.Command) error {
 	opts.Report = &report
 	if err := checkRoles(ctx, cmd, conn); err != nil { // Before anything is changed.
 		return err
+	}
+	if !verify {
+		if err := echoAlone(cmd, "tables and rights"); err != nil {
+			return err
+		}
 	}
 	opts.Granting = !verify && slices.Contains(roles(cmd), role{conn.Config().User, schema.WorkerRole})
 	if err := schema.Migrate(ctx, conn, opts); err != nil {
@@ -184,7 +195,7 @@ func migrateOptions(cmd *cli.Command) schema.Options {
 		mode = schema.MigrateBreaking
 	}
 	return schema.Options{
-		Schema: cmd.String(flagSchema), Mode: mode, Patience: patience, Repair: mode != schema.MigrateVerify,
+		Schema: schemaOf(cmd), Mode: mode, Patience: patience, Repair: mode != schema.MigrateVerify,
 		Logger: slog.New(slog.NewTextHandler(cmd.Root().ErrWriter, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	}
 }
@@ -215,7 +226,7 @@ func writeReport(w io.Writer, name string, report schema.Report) {
 func printSQL(ctx context.Context, cmd *cli.Command) error {
 	opts := migrateOptions(cmd)
 	script, err := schema.FreshScript(opts.Schema)
-	if cmd.IsSet(flagDatabase) {
+	if cmd.IsSet(flagDatabase) || cmd.IsSet(flagContext) {
 		conn, connectErr := connect(ctx, cmd)
 		if connectErr != nil {
 			return connectErr

@@ -44,7 +44,7 @@ func pauseCommand() *cli.Command {
 	return &cli.Command{
 		Name: "pause", Usage: "keep the jobs of a task or a queue from starting, or list what is paused",
 		ArgsUsage: "TASK | --queue NAME | --list", Description: pauseDescription,
-		Flags: append(databaseFlags(),
+		Flags: append(changeFlags(),
 			&cli.StringFlag{Name: flagPausedQueue, Usage: "pause the queue `NAME`, whatever the tasks of its jobs are"},
 			&cli.StringFlag{Name: flagPausedBy, Usage: "who pauses it: a `NAME` for the list and the logs of workers"},
 			&cli.StringFlag{Name: flagPauseReason, Usage: "why: a `TEXT` for the same"},
@@ -60,7 +60,7 @@ func resumeCommand() *cli.Command {
 	return &cli.Command{
 		Name: "resume", Usage: "let the jobs of a task or a queue start again", ArgsUsage: "TASK | --queue NAME",
 		Description: resumeDescription,
-		Flags: append(databaseFlags(),
+		Flags: append(changeFlags(),
 			&cli.StringFlag{Name: flagPausedQueue, Usage: "resume the queue `NAME`"}),
 		HideHelpCommand: true, OnUsageError: onUsageError, Action: resume,
 	}
@@ -83,6 +83,9 @@ func pause(ctx context.Context, cmd *cli.Command) error {
 		return err
 	}
 	defer client.Close()
+	if err := echoAlone(cmd, "pauses"); err != nil {
+		return err
+	}
 	change, what := client.Pause, "task "
 	if queue {
 		change, what = client.PauseQueue, "queue "
@@ -109,6 +112,9 @@ func resume(ctx context.Context, cmd *cli.Command) error {
 		return err
 	}
 	defer client.Close()
+	if err := echoAlone(cmd, "pauses"); err != nil {
+		return err
+	}
 	change, what := client.Resume, "task "
 	if queue {
 		change, what = client.ResumeQueue, "queue "

@@ -28,7 +28,7 @@ is still locked, because another transaction has the rows locked: run it again.`
 func unlockCommand() *cli.Command {
 	return &cli.Command{
 		Name: "unlock", Usage: "release what a dead worker has locked", ArgsUsage: "WORKER", Description: unlockDescription,
-		Flags: append(databaseFlags(),
+		Flags: append(changeFlags(),
 			&cli.BoolFlag{Name: flagForce, Usage: "also if it is alive, or nobody can tell; needs --reason"},
 			&cli.StringFlag{Name: flagReason, Usage: "how you know that its process is dead: a `TEXT` that is repeated in the output"},
 		),
@@ -52,7 +52,11 @@ func unlock(ctx context.Context, cmd *cli.Command) error {
 	}
 	defer pool.Close()
 	defer client.Close()
-	admin := pg.NewAdmin(pool, cmd.String(flagSchema))
+	t, err := targetOf(cmd)
+	if err != nil {
+		return err
+	}
+	admin := pg.NewAdmin(pool, t.Schema)
 	before, err := admin.WorkerState(ctx, lockedBy)
 	if err != nil {
 		return fmt.Errorf("look for the worker: %w", err)
@@ -61,6 +65,9 @@ func unlock(ctx context.Context, cmd *cli.Command) error {
 		return err
 	}
 	if err := echo(cmd, "locks of worker "+before.ID, ""); err != nil {
+		return err
+	}
+	if _, err := confirmProduction(cmd); err != nil {
 		return err
 	}
 	jobs, err := client.UnlockWorker(ctx, lockedBy)

@@ -88,19 +88,6 @@ func whyCron(ctx context.Context, cmd *cli.Command) error {
 	return err
 }
 
-// openAdmin returns what answers about the database of the flags or the environment.
-func openAdmin(cmd *cli.Command) (*admin.Admin, error) {
-	url, err := databaseURL(cmd)
-	if err != nil {
-		return nil, err
-	}
-	operator, err := admin.Open(url, admin.WithSchema(cmd.String(flagSchema)))
-	if err != nil {
-		return nil, usageError{err}
-	}
-	return operator, nil
-}
-
 // writeExplanation writes the blocker, its remedies, and what else is known, one after the other.
 func writeExplanation(w io.Writer, x *admin.Explanation) error {
 	var text strings.Builder

@@ -2,6 +2,7 @@
 //
 //	go run . [-shapes work,enqueue,bulk,latency,memory,serial,flood] [-runs 5] [-json FILE]
 //	go run . -shapes fleet    # no measurement: counts that four worker processes lose nothing and run nothing twice
+//	go run . -shapes operators [-stored 10000000]    # how long what operators ask takes on a large table
 //
 // The serial shapes are measured beside Graphile Worker, if npm can install it: it need not finish them (-patience), and has one run
 // where it is slow. -serial 10000 makes them smaller.
@@ -41,6 +42,7 @@ type options struct {
 	working    time.Duration // how long the worker works meanwhile
 	serial     int           // jobs of the serial shapes; what stands in their way is in proportion
 	patience   time.Duration // with a peer
+	stored     int           // jobs that operators look into
 	flood      int           // free jobs of the flood shapes; what is before them is in proportion
 	against    string        // another revision
 	pairs      int           // of runs, then
@@ -51,7 +53,7 @@ type options struct {
 	statements bool
 }
 
-// The shapes in the order in which they run. The fleet is a check, not a measurement, and runs when it is asked for.
+// The shapes in the order in which they run. The fleet, which is a check, and the operators run when they are asked for, alone.
 const (
 	shapeWork    = "work"
 	shapeEnqueue = "enqueue"
@@ -61,6 +63,7 @@ const (
 	shapeSerial  = "serial"
 	shapeFlood   = "flood"
 	shapeFleet   = "fleet"
+	shapeAsk     = "operators"
 )
 
 var measured = []string{shapeWork, shapeEnqueue, shapeBulk, shapeLatency, shapeMemory, shapeSerial, shapeFlood}
@@ -98,7 +101,7 @@ func run(ctx context.Context) error {
 func parseFlags(args []string) (options, error) {
 	var o options
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
-	shapes := flags.String("shapes", strings.Join(measured, ","), "what to measure, of "+strings.Join(measured, ", ")+" and "+shapeFleet)
+	shapes := flags.String("shapes", strings.Join(measured, ","), "what to measure, of "+strings.Join(measured, ", ")+", "+shapeFleet+" and "+shapeAsk)
 	flags.IntVar(&o.runs, "runs", 5, "runs of each system and shape; medians are reported")
 	flags.StringVar(&o.against, "against", "", "measure this git `revision` and this tree in turns, and report the ratios")
 	flags.IntVar(&o.pairs, "pairs", 7, "pairs of runs of each shape with -against")
@@ -109,6 +112,7 @@ func parseFlags(args []string) (options, error) {
 	flags.DurationVar(&o.working, "working", 5*time.Second, "how long the worker works while memory is measured")
 	flags.IntVar(&o.serial, "serial", 100_000, "jobs of the serial shapes; what stands in their way is in proportion")
 	flags.IntVar(&o.flood, "flood", 20_000, "free jobs of the flood shapes; what is before them is in proportion")
+	flags.IntVar(&o.stored, "stored", 10_000_000, "jobs that operators look into")
 	flags.DurationVar(&o.patience, "patience", 15*time.Second, "how long a peer may work in a run of a serial shape")
 	flags.StringVar(&o.json, "json", "", "also write all numbers to this `file`")
 	flags.StringVar(&o.dir, "dir", "", "put the server's data into this `folder`, on a real disk (default /var/tmp, else the folder for temporary files)")
@@ -125,11 +129,11 @@ func parseFlags(args []string) (options, error) {
 // check says what is wrong with the flags, and sorts out what -against passes on.
 func (o *options) check(flags *flag.FlagSet) error {
 	for _, name := range o.shapes {
-		if name != shapeFleet && !slices.Contains(measured, name) {
-			return fmt.Errorf("unknown shape %q: want some of %s, %s", name, strings.Join(measured, ", "), shapeFleet)
+		if name != shapeFleet && name != shapeAsk && !slices.Contains(measured, name) {
+			return fmt.Errorf("unknown shape %q: want some of %s, %s, %s", name, strings.Join(measured, ", "), shapeFleet, shapeAsk)
 		}
 	}
-	if min(o.runs, o.pairs, o.jobs, o.latency, o.waiting, o.serial/10, o.flood/200) < 1 || min(o.seconds, o.working, o.patience) <= 0 || flags.NArg() > 0 {
+	if min(o.runs, o.pairs, o.jobs, o.latency, o.waiting, o.stored, o.serial/10, o.flood/200) < 1 || min(o.seconds, o.working, o.patience) <= 0 || flags.NArg() > 0 {
 		return errors.New("numbers have to be positive, and there are no arguments: see -help")
 	}
 	var alone []string
@@ -147,8 +151,8 @@ func (o *options) check(flags *flag.FlagSet) error {
 		return nil
 	case len(alone) > 0:
 		return fmt.Errorf("%s cannot be used with -against: -pairs says how many runs it makes", strings.Join(alone, ", "))
-	case slices.Contains(o.shapes, shapeFleet):
-		return fmt.Errorf("the shape %s measures nothing that -against could compare", shapeFleet)
+	case slices.Contains(o.shapes, shapeFleet), slices.Contains(o.shapes, shapeAsk):
+		return fmt.Errorf("the shapes %s and %s measure nothing that -against could compare", shapeFleet, shapeAsk)
 	}
 	return nil
 }
@@ -177,7 +181,12 @@ func measure(ctx context.Context, opts options, out io.Writer) (err error) {
 			return err
 		}
 	}
-	if onlyFleet {
+	if slices.Contains(opts.shapes, shapeAsk) {
+		if err := l.operators(ctx, out); err != nil {
+			return err
+		}
+	}
+	if !slices.ContainsFunc(opts.shapes, func(name string) bool { return slices.Contains(measured, name) }) {
 		return nil
 	}
 	report := &report{Facts: l.facts(ctx)}

@@ -25,7 +25,7 @@ func TestOperatorPages(t *testing.T) {
 	if output, err := exec.CommandContext(t.Context(), "go", "build", "-o", bin, root+"/cmd/backfill").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, output)
 	}
-	for page, stage := range map[string]func(*testing.T, *pgtest.Database){"why.md": holdQueue, "doctor.md": addTrigger} {
+	for page, stage := range map[string]func(*testing.T, *pgtest.Database){"why.md": holdQueue, "doctor.md": addTrigger, "operating.md": declineCard} {
 		t.Run(page, func(t *testing.T) {
 			t.Parallel()
 			db := pgtest.New(t)
@@ -50,6 +50,14 @@ func TestOperatorPages(t *testing.T) {
 			}
 		})
 	}
+}
+
+// declineCard makes a job that has failed for good, among others.
+func declineCard(t *testing.T, db *pgtest.Database) {
+	t.Helper()
+	dbtest.Run(t, db.Pool(), "select graphile_worker.add_job('charge')")
+	dbtest.Run(t, db.Pool(), `select graphile_worker.add_job('charge', '{"secret": "4242"}', queue_name := 'user:7', run_at := '2026-11-29T08:00:00Z')`)
+	dbtest.Run(t, db.Pool(), "update graphile_worker._private_jobs set attempts = 25, last_error = 'card 4242 declined' where id = 2")
 }
 
 // holdQueue starts a worker that runs job 1 of a queue, before 17 others of it.

@@ -17,14 +17,15 @@ import (
 
 // consoles are the console blocks of the pages, and who runs them. A block without an entry fails.
 var consoles = map[string]string{
-	"docs/dead-letters.md: Listing, console 1":         "TestDeadLettersPage",
-	"docs/dead-letters.md: Requeuing, console 1":       "TestDeadLettersPage",
-	"docs/dead-letters.md: Deleting, console 1":        "TestDeadLettersPage",
-	"docs/why.md: Why a job does not run, console 1":   "TestOperatorPages",
-	"docs/doctor.md: What the doctor finds, console 1": "TestOperatorPages",
-	"README.md: Try it, console 1":                     "not run: it clones over the network; CI runs both commands, and the example's tests start its program",
-	"README.md: A first task, console 1":               "TestReadmeQuickstart",
-	"docs/measured.md: Measured, console 1":            "not run: it takes an hour; CI builds the benchmark",
+	"docs/dead-letters.md: Listing, console 1":           "TestDeadLettersPage",
+	"docs/dead-letters.md: Requeuing, console 1":         "TestDeadLettersPage",
+	"docs/dead-letters.md: Deleting, console 1":          "TestDeadLettersPage",
+	"docs/why.md: Why a job does not run, console 1":     "TestOperatorPages",
+	"docs/operating.md: Looking into a queue, console 1": "TestOperatorPages",
+	"docs/doctor.md: What the doctor finds, console 1":   "TestOperatorPages",
+	"README.md: Try it, console 1":                       "not run: it clones over the network; CI runs both commands, and the example's tests start its program",
+	"README.md: A first task, console 1":                 "TestReadmeQuickstart",
+	"docs/measured.md: Measured, console 1":              "not run: it takes an hour; CI builds the benchmark",
 }
 
 // pages returns the README and the pages of docs. The page database-setup.md has a test of its own.

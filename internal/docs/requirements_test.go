@@ -44,7 +44,7 @@ func TestRequirementsOfUsers(t *testing.T) {
 		{name: "runtime"},
 		{name: "tests", test: `import (_ "` + own + `/testutil"; _ "` + own + `/testutil/pgtest")`, adds: []string{"github.com/google/go-cmp"}},
 		{name: "generator", tools: []string{"backfillgen"}, adds: generator},
-		{name: "both tools", tools: []string{"backfillgen", "backfill"}, adds: append([]string{"github.com/urfave/cli/v3"}, generator...)},
+		{name: "both tools", tools: []string{"backfillgen", "backfill"}, adds: append([]string{"github.com/BurntSushi/toml", "github.com/urfave/cli/v3"}, generator...)},
 	} {
 		t.Run(user.name, func(t *testing.T) {
 			t.Parallel()

@@ -34,6 +34,10 @@ func Secrets(text string) string {
 	return text
 }
 
+// IsSecretName reports whether a name says that its value is secret, such as password, api_key or
+// accessToken.
+func IsSecretName(name string) bool { return kindOf(name) != public }
+
 // inURLs hides what is between the user and the last @ before a space: a password may have any
 // characters, also those that it should not have as they are.
 func inURLs(text string) string {

@@ -274,8 +274,8 @@ func isSuspect(lockedBy string) bool {
 	return ok
 }
 
-// JobFilter says which jobs are meant: those that all of it is true of. Nil is not asked for.
-type JobFilter struct {
+// CancelFilter says which jobs are meant: those that all of it is true of. Nil is not asked for.
+type CancelFilter struct {
 	IDs                 []int64
 	Tasks, Queues, Keys []string
 	Waiting             bool  // none that runs
@@ -293,7 +293,7 @@ func (a *Admin) LastJob(ctx context.Context) (int64, error) {
 }
 
 // FindJobs returns what a Cancel of the next jobs that match would come to.
-func (a *Admin) FindJobs(ctx context.Context, filter JobFilter, after int64, size int) (found []FoundJob, err error) {
+func (a *Admin) FindJobs(ctx context.Context, filter CancelFilter, after int64, size int) (found []FoundJob, err error) {
 	rows, err := ask(ctx, a.in, (*query.Queries).FindJobs, query.FindJobsParams{
 		After: after, UpTo: filter.UpTo, Waiting: filter.Waiting, Ids: filter.IDs, Tasks: filter.Tasks, Queues: filter.Queues, Keys: filter.Keys,
 		Size: int32(size), //nolint:gosec // a page
@@ -312,7 +312,7 @@ func (a *Admin) FindJobs(ctx context.Context, filter JobFilter, after int64, siz
 }
 
 // CountUnaffected returns how many jobs match and have failed for good.
-func (a *Admin) CountUnaffected(ctx context.Context, filter JobFilter) (int, error) {
+func (a *Admin) CountUnaffected(ctx context.Context, filter CancelFilter) (int, error) {
 	n, err := ask(ctx, a.in, (*query.Queries).CountUnaffected, query.CountUnaffectedParams{
 		UpTo: filter.UpTo, Ids: filter.IDs, Tasks: filter.Tasks, Queues: filter.Queues, Keys: filter.Keys,
 	})

@@ -111,32 +111,43 @@ const planForValues = "select pg_catalog.set_config('plan_cache_mode', 'force_cu
 // DeadLetters returns a page of dead letters behind a place, the newest first; the zero place is in
 // front of all.
 func (a *Admin) DeadLetters(ctx context.Context, f DeadLetterFilter, requeued bool, behind DeadLetterPlace, size int) (page []*DeadLetter, err error) {
-	if behind.IsZero() {
-		behind = endOfLetters
-	}
-	p := query.DeadLettersParams{
-		Before: behind.FailedAt, BeforeID: behind.ID, Requeued: requeued,
-		Ids: f.IDs, JobIds: f.JobIDs, Tasks: f.Tasks, Queues: f.Queues, Keys: f.Keys, Reasons: f.Reasons,
-		FailedAfter: nullTime(f.FailedAfter), FailedBefore: nullTime(f.FailedBefore), ErrorContains: nullText(f.ErrorContains),
-		UpTo: f.UpTo.FailedAt, UpToID: pgtype.Int8{Int64: f.UpTo.ID, Valid: !f.UpTo.IsZero()}, Size: int32(size), //nolint:gosec // bounded
-	}
 	err = a.in(ctx, func(ctx context.Context, db query.DBTX) error {
 		if _, err := db.Exec(ctx, planForValues); err != nil {
 			return err
 		}
-		rows, err := query.New(db).DeadLetters(ctx, p)
-		if err != nil {
-			return err
-		}
-		page = make([]*DeadLetter, len(rows))
-		for i := range rows {
-			if page[i], err = newDeadLetter(&rows[i]); err != nil {
-				return err
-			}
-		}
-		return nil
+		page, err = f.page(ctx, query.New(db), requeued, behind, size)
+		return err
 	})
 	return page, a.settings.explainWork(err)
+}
+
+// DeadLetters is [Admin.DeadLetters] in an answer.
+func DeadLetters(ctx context.Context, r *Reader, f DeadLetterFilter, requeued bool, behind DeadLetterPlace, size int) ([]*DeadLetter, error) {
+	return Fact(ctx, r, "the dead letters", func(q *query.Queries, ctx context.Context) ([]*DeadLetter, error) {
+		return f.page(ctx, q, requeued, behind, size)
+	})
+}
+
+func (f DeadLetterFilter) page(ctx context.Context, q *query.Queries, requeued bool, behind DeadLetterPlace, size int) ([]*DeadLetter, error) {
+	if behind.IsZero() {
+		behind = endOfLetters
+	}
+	rows, err := q.DeadLetters(ctx, query.DeadLettersParams{
+		Before: behind.FailedAt, BeforeID: behind.ID, Requeued: requeued,
+		Ids: f.IDs, JobIds: f.JobIDs, Tasks: f.Tasks, Queues: f.Queues, Keys: f.Keys, Reasons: f.Reasons,
+		FailedAfter: nullTime(f.FailedAfter), FailedBefore: nullTime(f.FailedBefore), ErrorContains: nullText(f.ErrorContains),
+		UpTo: f.UpTo.FailedAt, UpToID: pgtype.Int8{Int64: f.UpTo.ID, Valid: !f.UpTo.IsZero()}, Size: int32(size), //nolint:gosec // bounded
+	})
+	if err != nil {
+		return nil, err
+	}
+	page := make([]*DeadLetter, len(rows))
+	for i := range rows {
+		if page[i], err = newDeadLetter(&rows[i]); err != nil {
+			return nil, err
+		}
+	}
+	return page, nil
 }
 
 // DeadLetter returns a dead letter, or ErrDeadLetterNotFound.
@@ -281,25 +292,37 @@ const (
 // DeadLetterStats counts the newest dead letters.
 func (a *Admin) DeadLetterStats(ctx context.Context) (stats DeadLetterStats, err error) {
 	err = a.in(ctx, func(ctx context.Context, db query.DBTX) error {
-		rows, err := query.New(db).DeadLetterStats(ctx, query.DeadLetterStatsParams{Size: int32(a.letters), Top: letterKinds}) //nolint:gosec // bounded
-		if err != nil {
-			return err
-		}
-		for _, row := range rows {
-			if row.Oldest == "" { // only the first one has it: a task's name can be empty
-				stats.Kinds = append(stats.Kinds, DeadLetterKind{row.Task, row.Reason, row.Letters})
-				continue
-			}
-			stats.Letters, stats.Requeued = row.Letters, row.Requeued
-			if err := (*hexTime)(&stats.Oldest).ScanBytes([]byte(row.Oldest)); err != nil {
-				return err
-			}
-			if err := (*hexTime)(&stats.Newest).ScanBytes([]byte(row.Newest)); err != nil {
-				return err
-			}
-		}
-		stats.Part = stats.Letters+stats.Requeued >= int64(a.letters)
-		return nil
+		stats, err = countLetters(ctx, query.New(db), a.letters)
+		return err
 	})
 	return stats, a.settings.explainWork(err)
+}
+
+// CountDeadLetters is [Admin.DeadLetterStats] in an answer.
+func CountDeadLetters(ctx context.Context, r *Reader) (DeadLetterStats, error) {
+	return Fact(ctx, r, "the dead letters", func(q *query.Queries, ctx context.Context) (DeadLetterStats, error) {
+		return countLetters(ctx, q, countedLetters)
+	})
+}
+
+func countLetters(ctx context.Context, q *query.Queries, most int) (stats DeadLetterStats, err error) {
+	rows, err := q.DeadLetterStats(ctx, query.DeadLetterStatsParams{Size: int32(most), Top: letterKinds}) //nolint:gosec // bounded
+	if err != nil {
+		return stats, err
+	}
+	for _, row := range rows {
+		if row.Oldest == "" { // only the first one has it: a task's name can be empty
+			stats.Kinds = append(stats.Kinds, DeadLetterKind{row.Task, row.Reason, row.Letters})
+			continue
+		}
+		stats.Letters, stats.Requeued = row.Letters, row.Requeued
+		if err := (*hexTime)(&stats.Oldest).ScanBytes([]byte(row.Oldest)); err != nil {
+			return stats, err
+		}
+		if err := (*hexTime)(&stats.Newest).ScanBytes([]byte(row.Newest)); err != nil {
+			return stats, err
+		}
+	}
+	stats.Part = stats.Letters+stats.Requeued >= int64(most)
+	return stats, nil
 }

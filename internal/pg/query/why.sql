@@ -32,7 +32,9 @@ select j.id, j.task_id, coalesce(t.identifier, '')::text as task, (t.id is null)
        (j.job_queue_id is not null and s.id is null)::boolean as queue_gone,
        j.priority, j.run_at, j.attempts, j.max_attempts, coalesce(j.last_error, '')::text as last_error,
        j.created_at, j.updated_at, coalesce(j.key, '')::text as key, j.locked_at, coalesce(j.locked_by, '')::text as locked_by,
-       j.revision, coalesce((select array_agg(f order by f) from jsonb_object_keys(j.flags) as f), '{}')::text[] as flags,
+       j.revision, coalesce((select array_agg(f order by f) from jsonb_object_keys(case jsonb_typeof(j.flags) when 'object' then j.flags else '{}' end) as f),
+                '{}')::text[] as flags,
+       case when octet_length(j.payload::text) <= 1000000 then j.payload::text else '' end::text as payload,
        j.is_available::boolean as available, (j.run_at <= now())::boolean as due,
        coalesce(j.locked_at < now() - interval '4 hours', false)::boolean as stale,
        s.locked_at as queue_locked_at, coalesce(s.locked_by, '')::text as queue_locked_by,
@@ -48,7 +50,8 @@ select j.id, j.task_id, coalesce(t.identifier, '')::text as task, (t.id is null)
 select j.id, coalesce(j.task_identifier, '')::text as task, coalesce(j.queue_name, '')::text as queue, j.priority, j.run_at,
        j.attempts, j.max_attempts, coalesce(j.last_error, '')::text as last_error, j.created_at, j.updated_at,
        coalesce(j.key, '')::text as key, j.locked_at, coalesce(j.locked_by, '')::text as locked_by, j.revision,
-       coalesce((select array_agg(f order by f) from jsonb_object_keys(j.flags) as f), '{}')::text[] as flags,
+       coalesce((select array_agg(f order by f) from jsonb_object_keys(case jsonb_typeof(j.flags) when 'object' then j.flags else '{}' end) as f),
+                '{}')::text[] as flags,
        (j.run_at <= now())::boolean as due, coalesce(j.locked_at < now() - interval '4 hours', false)::boolean as stale
   from graphile_worker.jobs as j where j.id = @id::bigint;
 
@@ -78,7 +81,8 @@ select c.requested_at, c.requested_by, c.reason from graphile_worker.backfill_ca
 -- name: WhyLetters :many
 -- Dead letters that a job has become, or was requeued from.
 select d.id, d.original_job_id, d.failure_reason, d.failed_at, d.attempts, d.max_attempts, coalesce(d.last_error, '')::text as last_error,
-       coalesce(d.requeued_job_id, 0)::bigint as requeued_job_id, d.task_identifier as task
+       coalesce(d.requeued_job_id, 0)::bigint as requeued_job_id, d.task_identifier as task, coalesce(d.queue_name, '')::text as queue,
+       case when octet_length(d.payload::text) <= 1000000 then d.payload::text else '' end::text as payload
   from graphile_worker.backfill_dlq as d
  where d.original_job_id = @id::bigint or d.requeued_job_id = @id::bigint order by d.failed_at desc limit 1;
 

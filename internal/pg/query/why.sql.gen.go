@@ -406,7 +406,9 @@ select j.id, j.task_id, coalesce(t.identifier, '')::text as task, (t.id is null)
        (j.job_queue_id is not null and s.id is null)::boolean as queue_gone,
        j.priority, j.run_at, j.attempts, j.max_attempts, coalesce(j.last_error, '')::text as last_error,
        j.created_at, j.updated_at, coalesce(j.key, '')::text as key, j.locked_at, coalesce(j.locked_by, '')::text as locked_by,
-       j.revision, coalesce((select array_agg(f order by f) from jsonb_object_keys(j.flags) as f), '{}')::text[] as flags,
+       j.revision, coalesce((select array_agg(f order by f) from jsonb_object_keys(case jsonb_typeof(j.flags) when 'object' then j.flags else '{}' end) as f),
+                '{}')::text[] as flags,
+       case when octet_length(j.payload::text) <= 1000000 then j.payload::text else '' end::text as payload,
        j.is_available::boolean as available, (j.run_at <= now())::boolean as due,
        coalesce(j.locked_at < now() - interval '4 hours', false)::boolean as stale,
        s.locked_at as queue_locked_at, coalesce(s.locked_by, '')::text as queue_locked_by,
@@ -438,6 +440,7 @@ type WhyJobRow struct {
 	LockedBy      string
 	Revision      int32
 	Flags         []string
+	Payload       string
 	Available     bool
 	Due           bool
 	Stale         bool
@@ -477,6 +480,7 @@ func (q *Queries) WhyJob(ctx context.Context, id int64) ([]WhyJobRow, error) {
 			&i.LockedBy,
 			&i.Revision,
 			&i.Flags,
+			&i.Payload,
 			&i.Available,
 			&i.Due,
 			&i.Stale,
@@ -499,7 +503,8 @@ const WhyJobByView = `-- name: WhyJobByView :many
 select j.id, coalesce(j.task_identifier, '')::text as task, coalesce(j.queue_name, '')::text as queue, j.priority, j.run_at,
        j.attempts, j.max_attempts, coalesce(j.last_error, '')::text as last_error, j.created_at, j.updated_at,
        coalesce(j.key, '')::text as key, j.locked_at, coalesce(j.locked_by, '')::text as locked_by, j.revision,
-       coalesce((select array_agg(f order by f) from jsonb_object_keys(j.flags) as f), '{}')::text[] as flags,
+       coalesce((select array_agg(f order by f) from jsonb_object_keys(case jsonb_typeof(j.flags) when 'object' then j.flags else '{}' end) as f),
+                '{}')::text[] as flags,
        (j.run_at <= now())::boolean as due, coalesce(j.locked_at < now() - interval '4 hours', false)::boolean as stale
   from graphile_worker.jobs as j where j.id = $1::bigint
 `
@@ -565,7 +570,8 @@ func (q *Queries) WhyJobByView(ctx context.Context, id int64) ([]WhyJobByViewRow
 
 const WhyLetters = `-- name: WhyLetters :many
 select d.id, d.original_job_id, d.failure_reason, d.failed_at, d.attempts, d.max_attempts, coalesce(d.last_error, '')::text as last_error,
-       coalesce(d.requeued_job_id, 0)::bigint as requeued_job_id, d.task_identifier as task
+       coalesce(d.requeued_job_id, 0)::bigint as requeued_job_id, d.task_identifier as task, coalesce(d.queue_name, '')::text as queue,
+       case when octet_length(d.payload::text) <= 1000000 then d.payload::text else '' end::text as payload
   from graphile_worker.backfill_dlq as d
  where d.original_job_id = $1::bigint or d.requeued_job_id = $1::bigint order by d.failed_at desc limit 1
 `
@@ -580,6 +586,8 @@ type WhyLettersRow struct {
 	LastError     string
 	RequeuedJobID int64
 	Task          string
+	Queue         string
+	Payload       string
 }
 
 // Dead letters that a job has become, or was requeued from.
@@ -602,6 +610,8 @@ func (q *Queries) WhyLetters(ctx context.Context, id int64) ([]WhyLettersRow, er
 			&i.LastError,
 			&i.RequeuedJobID,
 			&i.Task,
+			&i.Queue,
+			&i.Payload,
 		); err != nil {
 			return nil, err
 		}

@@ -28,6 +28,8 @@ type Admin struct {
 	schema    string
 	authorize Authorize
 	hide      func(task, path string) bool // nil: DefaultRedaction
+	writer    *pg.Admin
+	keeps     keeping
 }
 
 // Option changes an Admin.
@@ -57,6 +59,7 @@ func Open(databaseURL string, options ...Option) (*Admin, error) {
 	if a.pool, err = pgxpool.NewWithConfig(context.Background(), config); err != nil {
 		return nil, fmt.Errorf("open connections: %w", err)
 	}
+	a.writer = pg.NewAdmin(a.pool, a.schema)
 	return a, nil
 }
 

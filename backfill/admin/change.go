@@ -78,7 +78,7 @@ const (
 	SkipRequeued   = Skip(pg.SkipRequeued)   // the dead letter is requeued
 	SkipKeyHeld    = Skip(pg.SkipKeyHeld)    // a job that waits or runs has the dead letter's key
 	SkipUnlocked   = Skip(pg.SkipUnlocked)   // nobody has locked it
-	SkipUnmatched  = Skip(pg.SkipUnmatched)  // its id is in the filter, and it does not match, or there is none
+	SkipUnmatched  = Skip(pg.SkipUnmatched)  // its id is in the filter, and something else in the filter is not true of it
 	SkipPaused     = Skip("not_paused")      // it is not paused
 )
 
@@ -146,6 +146,9 @@ func (ch *change) what() string {
 	what := string(ch.action) + " " + strings.ReplaceAll(string(ch.target.Kind), "_", " ")
 	if ch.target.ID == "" {
 		return what
+	}
+	if ch.target.Kind == KindTask || ch.target.Kind == KindQueue {
+		return what + " " + quoteShort(ch.target.ID)
 	}
 	return what + " " + head(ch.target.ID)
 }

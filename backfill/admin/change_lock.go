@@ -73,7 +73,7 @@ func (a *Admin) UnlockWorker(ctx context.Context, lockedBy string, force bool, o
 		}
 		alive, err := c.Retire(ctx, state.ID, force)
 		if err == nil && alive != "" {
-			return &pg.Item{Skip: pg.SkipRunning, Worker: state.ID, Detail: "it lives: " + alive}, nil
+			return &pg.Item{Skip: pg.SkipRunning, Worker: state.ID, Detail: alive}, nil
 		}
 		return &pg.Item{}, err
 	})

@@ -3,7 +3,6 @@ package admin
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/backfillhq/go/internal/pg"
@@ -51,11 +50,16 @@ func (a *Admin) Pause(ctx context.Context, what PauseRequest, options ChangeOpti
 			return nil, err
 		}
 		if !known {
-			return nil, fmt.Errorf("%w: %w", ErrNotFound, pg.ErrUnknownTask)
+			return nil, unknownTaskError{pg.ErrUnknownTask}
 		}
 		return &pg.Item{Task: what.Task, Queue: what.Queue}, nil
 	})
 }
+
+// unknownTaskError is an ErrNotFound that says more.
+type unknownTaskError struct{ error }
+
+func (unknownTaskError) Is(target error) bool { return target == ErrNotFound }
 
 // Resume ends the pause of a task or a queue. What is not paused is skipped (SkipPaused).
 func (a *Admin) Resume(ctx context.Context, what PauseRequest, options ChangeOptions) (*Outcome, error) {

@@ -127,13 +127,13 @@ func (a *Admin) batch(ctx context.Context, c *pg.Changing, o *pg.Operation) (*pg
 		return nil, err
 	}
 	if batch.Done {
-		err = nameMissing(ctx, c, bulk, o, batch)
+		err = a.nameMissing(ctx, c, bulk, o, batch)
 	}
 	return batch, err
 }
 
 // nameMissing gives the ids of the filter that nothing was found for an outcome.
-func nameMissing(ctx context.Context, c *pg.Changing, bulk *Bulk, o *pg.Operation, batch *pg.Batch) error {
+func (a *Admin) nameMissing(ctx context.Context, c *pg.Changing, bulk *Bulk, o *pg.Operation, batch *pg.Batch) error {
 	var ids []int64
 	if bulk.Jobs != nil {
 		ids = bulk.Jobs.IDs
@@ -144,8 +144,18 @@ func nameMissing(ctx context.Context, c *pg.Changing, bulk *Bulk, o *pg.Operatio
 		return nil
 	}
 	missing, err := c.Missing(ctx, o.ID, ids, batch.Items)
+	if err != nil || len(missing) == 0 {
+		return err
+	}
+	standing, err := c.Standing(ctx, missing, bulk.Jobs != nil)
+	may := a.judge(ctx, bulk.Action, Place(o.Place).kind())
 	for _, id := range missing {
-		batch.Items = append(batch.Items, pg.Item{ID: id, Skip: pg.SkipUnmatched, Detail: "there is no such one, or it does not match the rest of the filter"})
+		item, there := standing[id]
+		if !there || may(id, item.Task, item.Queue) == pg.MayNothing {
+			item = pg.Item{Skip: pg.SkipGone, Detail: "there is none"}
+		}
+		item.ID = id
+		batch.Items = append(batch.Items, item)
 	}
 	return err
 }

@@ -18,15 +18,19 @@ import (
 
 	"github.com/urfave/cli/v3"
 
+	"github.com/backfillhq/go/backfill"
 	"github.com/backfillhq/go/backfill/admin"
 )
 
 const (
-	flagBecause = "reason"
+	flagBecause = "because" // where --reason selects dead letters
 	flagBy      = "by"
 	flagSkip    = "skip"
 	flagBehind  = "behind"
 )
+
+// deadLetters is the place of dead letters.
+const deadLetters = "dead letters"
 
 // asOperator names who changes something.
 func asOperator(ctx context.Context, cmd *cli.Command) context.Context {
@@ -46,7 +50,7 @@ func userOfMachine() string {
 }
 
 func optionsOf(cmd *cli.Command) admin.ChangeOptions {
-	return admin.ChangeOptions{Reason: cmd.String(flagBecause)}
+	return admin.ChangeOptions{Reason: cmp.Or(cmd.String(flagBecause), cmd.String(flagReason))}
 }
 
 // changeMany previews an operation, asks, starts it, and carries it on.
@@ -88,7 +92,7 @@ func changeMany(ctx context.Context, cmd *cli.Command, verb bulkVerb, bulk admin
 	}
 	if cmd.Bool(flagDryRun) {
 		for _, item := range preview.Items {
-			writeItem(cmd, "would be "+verb.done, item)
+			writeItem(cmd, verb, item)
 		}
 		if n := preview.Operation.Matched; n > len(preview.Items) {
 			fmt.Fprintf(cmd.Root().ErrWriter, "shown are the first %d\n", len(preview.Items))
@@ -102,6 +106,8 @@ func changeMany(ctx context.Context, cmd *cli.Command, verb bulkVerb, bulk admin
 		if err := confirm(cmd, letterVerb{name: verbName}); err != nil {
 			return err
 		}
+	} else if _, err := confirmProduction(cmd); err != nil {
+		return err
 	}
 	operation, err := operator.Start(ctx, preview.Token, optionsOf(cmd))
 	if err != nil {
@@ -113,7 +119,7 @@ func changeMany(ctx context.Context, cmd *cli.Command, verb bulkVerb, bulk admin
 
 func nothingMatches(cmd *cli.Command, verb bulkVerb) error {
 	none := "no job matches"
-	if verb.place != retryJobs.place {
+	if verb.place == deadLetters {
 		none = "no dead letter matches"
 	}
 	if cmd.Bool(flagAllowNone) {
@@ -140,7 +146,7 @@ func skips(by map[admin.Skip]int) string {
 
 // carry carries an operation on in the foreground, and tells what becomes of each item.
 func carry(ctx context.Context, cmd *cli.Command, operator *admin.Admin, id int64, verb bulkVerb) error {
-	operation, err := operator.CarryOperation(ctx, id, func(item admin.OperationItem) { writeItem(cmd, verb.done, item) })
+	operation, err := operator.CarryOperation(ctx, id, func(item admin.OperationItem) { writeItem(cmd, verb, item) })
 	if ctx.Err() != nil {
 		return interrupted(ctx, cmd, operator, id)
 	}
@@ -152,7 +158,7 @@ func carry(ctx context.Context, cmd *cli.Command, operator *admin.Admin, id int6
 
 // tellOperation says what an operation has come to that does not run any more.
 func tellOperation(cmd *cli.Command, o *admin.Operation, verb bulkVerb) error {
-	if o.State == admin.OperationDone && o.Acted+o.Skipped == int64(o.SkippedBy[admin.SkipUnmatched]) {
+	if o.State == admin.OperationDone && o.Acted+o.Skipped == int64(o.SkippedBy[admin.SkipUnmatched]+o.SkippedBy[admin.SkipGone]) {
 		return nothingMatches(cmd, verb)
 	}
 	text := fmt.Sprintf("%s %d", verb.done, o.Acted)
@@ -217,8 +223,19 @@ type itemJSON struct {
 	Detail  string     `json:"detail,omitempty"`
 }
 
-func writeItem(cmd *cli.Command, done string, item admin.OperationItem) {
-	w := cmd.Root().Writer
+func writeItem(cmd *cli.Command, verb bulkVerb, item admin.OperationItem) {
+	w, done := cmd.Root().Writer, verb.done
+	if cmd.Bool(flagDryRun) {
+		done = "would be " + done
+	}
+	if verb.place == deadLetters {
+		outcome := backfill.DeadLetterOutcome{ID: item.ID, Skip: backfill.DeadLetterSkip(item.Skip), JobID: item.JobID}
+		if item.Skip == admin.SkipRefused || item.Skip == admin.SkipLocked { // of others there is nothing more to say
+			outcome.Detail = item.Detail
+		}
+		writeOutcome(cmd, letterVerb{done: verb.done}, outcome)
+		return
+	}
 	switch {
 	case cmd.Bool(flagJSON):
 		line := itemJSON{item.ID, strings.ReplaceAll(done, " ", "_"), item.Skip, item.Worker, item.JobID, item.Detail}
@@ -408,7 +425,7 @@ func showOperation(ctx context.Context, cmd *cli.Command) error {
 			}
 		}
 		for _, item := range items.Items {
-			writeItem(cmd, verbOf(o).done, item)
+			writeItem(cmd, verbOf(o), item)
 		}
 		if items.Next != 0 {
 			fmt.Fprintf(cmd.Root().ErrWriter, "there are more: --behind=%d\n", items.Next)

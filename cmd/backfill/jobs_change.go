@@ -79,9 +79,12 @@ func jobChangeCommands() []*cli.Command {
 // recordFlags say what is kept of a change.
 func recordFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.StringFlag{Name: flagBecause, Usage: "why: a `TEXT` that is kept in the record of the change"},
-		&cli.StringFlag{Name: flagBy, Usage: "who changes it: a `NAME` for the record. Default: the user of this machine"},
+		&cli.StringFlag{Name: flagReason, Usage: "why: a `TEXT` that is kept in the record of the change"}, byFlag(),
 	}
+}
+
+func byFlag() cli.Flag {
+	return &cli.StringFlag{Name: flagBy, Usage: "who changes it: a `NAME` for the record. Default: the user of this machine"}
 }
 
 // bulkFlags are those of commands that change many.

@@ -53,6 +53,9 @@ func (a *Admin) Change(ctx context.Context, id string, run func(context.Context,
 			if first, err = c.recorded(ctx, id); err != nil || first != nil {
 				return err
 			}
+			if err := c.checkLedger(ctx); err != nil {
+				return err
+			}
 			record, err := run(ctx, c)
 			if err != nil {
 				return err
@@ -77,6 +80,18 @@ func (a *Admin) Change(ctx context.Context, id string, run func(context.Context,
 }
 
 func (c *Changing) queries() *query.Queries { return query.New(renderer{c.tx, c.admin.texts}) }
+
+// checkLedger refuses to change a schema that a newer Graphile Worker has broken with.
+func (c *Changing) checkLedger(ctx context.Context) error {
+	rows, err := c.queries().Ledger(ctx)
+	for _, row := range rows {
+		if row.Breaking && int(row.ID) > NewestRevision {
+			return fmt.Errorf("revision %d of the schema %s is a breaking change that this version does not know: it knows those up to %d. "+
+				"Use a newer version of backfill", row.ID, c.admin.settings.Schema, NewestRevision)
+		}
+	}
+	return err
+}
 
 // recorded returns the record with an id; nil: there is none.
 func (c *Changing) recorded(ctx context.Context, id string) (*Record, error) {

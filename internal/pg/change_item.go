@@ -42,7 +42,7 @@ const (
 	SkipRequeued   Skip = "requeued"   // the dead letter is requeued
 	SkipKeyHeld    Skip = "key_held"   // a live job has the dead letter's key
 	SkipUnlocked   Skip = "unlocked"   // nobody has locked it
-	SkipUnmatched  Skip = "unmatched"  // its id was asked for, and it does not match, or is gone
+	SkipUnmatched  Skip = "unmatched"  // its id was asked for, and it does not match
 )
 
 // Verdict says what a principal may do with something.

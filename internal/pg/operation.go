@@ -81,7 +81,7 @@ func (c *Changing) FindJobs(ctx context.Context, f JobFilter, after, upTo int64,
 	if least > most {
 		return nil, upTo, nil
 	}
-	if !f.isPointed() {
+	if !f.Points() {
 		bound, err := c.queries().JobsAbove(ctx, query.JobsAboveParams{Least: least, Most: most, Size: scanned})
 		if err != nil {
 			return nil, 0, err
@@ -296,6 +296,9 @@ func (a *Admin) Carry(ctx context.Context, id int64, restricted bool, step func(
 		if err != nil || len(free) == 0 {
 			return err
 		}
+		if err := c.checkLedger(ctx); err != nil {
+			return err
+		}
 		o, err := c.Operation(ctx, id, "")
 		if err != nil {
 			return err
@@ -320,6 +323,36 @@ func (c *Changing) Missing(ctx context.Context, operation int64, ids []int64, ba
 	return slices.DeleteFunc(missing, func(id int64) bool {
 		return slices.ContainsFunc(batch, func(item Item) bool { return item.ID == id })
 	}), err
+}
+
+// Standing says why jobs, or dead letters, that are there were not found.
+func (c *Changing) Standing(ctx context.Context, ids []int64, jobs bool) (map[int64]Item, error) {
+	items := map[int64]Item{}
+	unmatched := func(task, queue string) Item {
+		return Item{Task: task, Queue: queue, Skip: SkipUnmatched, Detail: "it does not match the rest of the filter, or did not when it was previewed"}
+	}
+	if jobs {
+		rows, err := c.queries().JobsThere(ctx, ids)
+		for _, row := range rows {
+			items[row.ID] = unmatched(row.Task, row.Queue)
+		}
+		return items, err
+	}
+	rows, err := c.queries().LettersThere(ctx, ids)
+	if err != nil {
+		return nil, err
+	}
+	for _, row := range rows {
+		items[row.ID] = unmatched(row.Task, row.Queue)
+	}
+	states, err := c.queries().DeadLetterStates(ctx, ids)
+	for _, state := range states {
+		if item, there := items[state.ID]; there && state.RequeuedJobID != 0 {
+			item.Skip, item.JobID, item.Detail = SkipRequeued, state.RequeuedJobID, ""
+			items[state.ID] = item
+		}
+	}
+	return items, err
 }
 
 // note records what became of the items of a batch, and how far the operation has come.

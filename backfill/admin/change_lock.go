@@ -112,7 +112,7 @@ type CleanedLocks struct {
 	Workers []string `json:"workers"` // that were dead and had locked something
 	Jobs    int      `json:"jobs"`
 	Queues  int      `json:"queues"`
-	Left    int      `json:"left"`             // that another transaction has locked: ask again
+	Left    int      `json:"left"`            // that another transaction has locked: ask again
 	Record  string   `json:"record,omitzero"` // the id of the record
 }
 

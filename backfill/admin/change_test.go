@@ -368,8 +368,13 @@ func TestChangeEnqueue(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	for _, request := range []backfill.Request{
-		{}, {Task: strings.Repeat("x", 129)}, {Task: "a", Queue: "\x00"}, {Task: "a", KeyMode: backfill.Replace}, {Task: "a", Args: json.RawMessage(`{`)},
-		{Task: "a", MaxAttempts: -1}, {Task: "a", Args: json.RawMessage(`{"a":"` + admin.Redacted + `"}`)},
+		{},
+		{Task: strings.Repeat("x", 129)},
+		{Task: "a", Queue: "\x00"},
+		{Task: "a", KeyMode: backfill.Replace},
+		{Task: "a", Args: json.RawMessage(`{`)},
+		{Task: "a", MaxAttempts: -1},
+		{Task: "a", Args: json.RawMessage(`{"a":"` + admin.Redacted + `"}`)},
 	} {
 		if _, err := r.admin.EnqueueJob(t.Context(), request, admin.ChangeOptions{}); !errors.Is(err, admin.ErrInvalid) {
 			t.Errorf("%+v: %v", request, err)
@@ -472,4 +477,3 @@ func TestChangeLocks(t *testing.T) {
 		t.Errorf("records (-want +got):\n%s", diff)
 	}
 }
-

@@ -21,8 +21,8 @@ type Bulk struct {
 
 	// Action is ActionRetry, ActionCancel, ActionDelete or ActionReschedule for jobs, and ActionRequeue
 	// or ActionDelete for dead letters.
-	Action      Action            `json:"action"`
-	Jobs        *JobFilter        `json:"jobs,omitzero"`
+	Action      Action        `json:"action"`
+	Jobs        *JobFilter    `json:"jobs,omitzero"`
 	DeadLetters *LetterFilter `json:"dead_letters,omitzero"`
 	// All says that a filter with no other fields is meant: it is refused without.
 	All bool `json:"all,omitzero"`

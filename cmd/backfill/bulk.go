@@ -410,7 +410,8 @@ func showOperation(ctx context.Context, cmd *cli.Command) error {
 		}
 		for _, line := range [][2]string{
 			{"operation", strconv.FormatInt(o.ID, 10)},
-			{"state", string(o.State)}, {"what", string(o.Action)},
+			{"state", string(o.State)},
+			{"what", string(o.Action)},
 			{"place", strings.ReplaceAll(string(o.Place), "_", " ")},
 			{"filter", cell(o.Words)},
 			{"changed", strconv.FormatInt(o.Acted, 10)},
@@ -418,7 +419,9 @@ func showOperation(ctx context.Context, cmd *cli.Command) error {
 			{"started", stamp(o.StartedAt)},
 			{"last step", stamp(o.CarriedAt)},
 			{"ended", stamp(o.EndedAt)},
-			{"by", cell(o.Principal)}, {"reason", cell(o.Reason)}, {"error", cell(o.Error)},
+			{"by", cell(o.Principal)},
+			{"reason", cell(o.Reason)},
+			{"error", cell(o.Error)},
 		} {
 			if line[1] != "" {
 				fmt.Fprintf(w, "%-10s%s\n", line[0], line[1])

@@ -277,11 +277,11 @@ func TestDLQUsage(t *testing.T) {
 	}
 	db := pgtest.New(t)
 	for want, arguments := range map[string][]string{
-		`the reason "gone" is none`:      {"list", "--reason", "gone"},
-		`the reason "" is none`:          {"delete", "--reason", "", "--yes"},
-		"ids: 0 is no id": {"requeue", "--id", "0"},
-		"notes: a text has 10001 bytes":     {"requeue", "--all", "--yes", "--notes", strings.Repeat("n", 10_001)},
-		"the page \"x\" is none":         {"list", "--page", "x"},
+		`the reason "gone" is none`:     {"list", "--reason", "gone"},
+		`the reason "" is none`:         {"delete", "--reason", "", "--yes"},
+		"ids: 0 is no id":               {"requeue", "--id", "0"},
+		"notes: a text has 10001 bytes": {"requeue", "--all", "--yes", "--notes", strings.Repeat("n", 10_001)},
+		"the page \"x\" is none":        {"list", "--page", "x"},
 	} {
 		_, stderr := command(t, 2, append([]string{"dlq", arguments[0], "--database-url", db.URL}, arguments[1:]...)...)
 		says(t, stderr, want)
@@ -312,8 +312,14 @@ func TestDLQRoles(t *testing.T) {
 	command(t, 0, "dlq", "requeue", "--database-url", operator.url, "--yes", "1")
 	command(t, 0, "dlq", "delete", "--database-url", operator.url, "--yes", "2")
 	for _, arguments := range [][]string{
-		{"enqueue", "mail"}, {"jobs", "reschedule", "--all", "--yes", "--in", "1h"}, {"pause", "mail"}, {"resume", "mail"}, {"jobs", "cancel", "--all", "--yes"},
-		{"audit"}, {"bulk", "list"}, {"bulk", "show", "1"},
+		{"enqueue", "mail"},
+		{"jobs", "reschedule", "--all", "--yes", "--in", "1h"},
+		{"pause", "mail"},
+		{"resume", "mail"},
+		{"jobs", "cancel", "--all", "--yes"},
+		{"audit"},
+		{"bulk", "list"},
+		{"bulk", "show", "1"},
 	} {
 		command(t, 0, append(arguments, "--database-url", operator.url)...)
 	}

@@ -52,7 +52,8 @@ func TestJobsChange(t *testing.T) {
 		},
 		"delete": {nil, "1 foreign", "1\tdeleted\n2\tdeleted\n" + foreign, "deleted 2, skipped 1 (1 foreign)\n", "deleted"},
 		"reschedule": {
-			[]string{"--in", "1h"}, "1 failed, 1 foreign", "1\trescheduled\n2\tskipped: failed: it has failed for good: retry it\n" + foreign,
+			[]string{"--in", "1h"},
+			"1 failed, 1 foreign", "1\trescheduled\n2\tskipped: failed: it has failed for good: retry it\n" + foreign,
 			"rescheduled 1, skipped 2 (1 failed, 1 foreign)\n", "rescheduled",
 		},
 	} {

@@ -30,9 +30,9 @@ type JobChange struct {
 	RunAt                 *time.Time // for a reschedule, as the next two; nil: as it is
 	Priority, MaxAttempts *int16
 	Edit                  EditPayload // for an edit
-	By, Reason            string                                           // of a cancel
-	SeenAt                time.Time                                        // one that somebody has changed later is left out; zero: none is
-	If                    *JobVersion                                      // of the one job; nil: whatever it is
+	By, Reason            string      // of a cancel
+	SeenAt                time.Time   // one that somebody has changed later is left out; zero: none is
+	If                    *JobVersion // of the one job; nil: whatever it is
 }
 
 // EditPayload returns the new payload of something whose stored one is this.

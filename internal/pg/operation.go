@@ -16,25 +16,25 @@ import (
 
 // Operation is a change of many jobs or dead letters, as it is stored.
 type Operation struct {
-	ID                       int64
-	Token                    string // of a new one
-	Place, Action            string
-	Filter, Change           []byte // JSON
-	UpTo                     int64
-	SeenAt                   pgtype.Timestamptz
-	Principal                string
-	Roles                    []string
-	Restricted               bool
-	Reason, State            string
-	PerSecond                float64
-	Matched                  int
-	More                     bool // than Matched match
-	Created, Started         time.Time
-	Ended, Carried           time.Time
-	After                    DeadLetterPlace // how far it has come
-	Acted, Skipped           int64
-	Error                    string
-	Expired                  bool // it was previewed too long ago to be started
+	ID               int64
+	Token            string // of a new one
+	Place, Action    string
+	Filter, Change   []byte // JSON
+	UpTo             int64
+	SeenAt           pgtype.Timestamptz
+	Principal        string
+	Roles            []string
+	Restricted       bool
+	Reason, State    string
+	PerSecond        float64
+	Matched          int
+	More             bool // than Matched match
+	Created, Started time.Time
+	Ended, Carried   time.Time
+	After            DeadLetterPlace // how far it has come
+	Acted, Skipped   int64
+	Error            string
+	Expired          bool // it was previewed too long ago to be started
 }
 
 // The states of an operation.

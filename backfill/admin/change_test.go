@@ -18,6 +18,7 @@ import (
 
 // as is a context in which somebody asks.
 func as(t *testing.T, name string, roles ...string) context.Context {
+	t.Helper()
 	return admin.As(t.Context(), admin.Principal{Name: name, Roles: roles})
 }
 

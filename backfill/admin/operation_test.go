@@ -22,7 +22,7 @@ import (
 )
 
 // preview previews an operation that something matches.
-func preview(t *testing.T, ctx context.Context, a *admin.Admin, bulk admin.Bulk) *admin.Preview {
+func preview(ctx context.Context, t *testing.T, a *admin.Admin, bulk admin.Bulk) *admin.Preview {
 	t.Helper()
 	p, err := a.Preview(ctx, bulk)
 	if err != nil || p.Token == "" {
@@ -32,7 +32,7 @@ func preview(t *testing.T, ctx context.Context, a *admin.Admin, bulk admin.Bulk)
 }
 
 // do starts what was previewed, and carries it on to its end.
-func do(t *testing.T, ctx context.Context, a *admin.Admin, p *admin.Preview) *admin.Operation {
+func do(ctx context.Context, t *testing.T, a *admin.Admin, p *admin.Preview) *admin.Operation {
 	t.Helper()
 	o, err := a.Start(ctx, p.Token, admin.ChangeOptions{Reason: "test"})
 	if err == nil {
@@ -73,7 +73,7 @@ func TestOperation(t *testing.T) {
 	r.run("select graphile_worker.add_job('mail', json_build_object('i', i), queue_name := 'q' || i % 3, job_key := 'k' || i) from generate_series(1, 250) as i")
 	r.run("select graphile_worker.add_job('other') from generate_series(1, 5)")
 	ctx := as(t, "ada", "operator")
-	p := preview(t, ctx, r.admin, admin.Bulk{Action: admin.ActionDelete, Jobs: &admin.JobFilter{Tasks: []string{"mail"}}})
+	p := preview(ctx, t, r.admin, admin.Bulk{Action: admin.ActionDelete, Jobs: &admin.JobFilter{Tasks: []string{"mail"}}})
 	if p.Operation.Matched != 250 || p.Operation.More || len(p.Items) != 20 || p.Operation.State != admin.OperationPreviewed {
 		t.Errorf("the preview is %+v, with %d items", p.Operation, len(p.Items))
 	}
@@ -84,7 +84,7 @@ func TestOperation(t *testing.T) {
 	gone := p.Items[2].ID
 	r.run("delete from graphile_worker._private_jobs where id = $1", gone)
 
-	o := do(t, ctx, r.admin, p)
+	o := do(ctx, t, r.admin, p)
 	if o.Acted != 247 || o.Skipped != 2 || o.Principal != "ada" || o.Reason != "test" {
 		t.Errorf("the operation is %+v", o)
 	}
@@ -129,13 +129,13 @@ func TestOperationOfLetters(t *testing.T) {
 	r.run(add, 1, 1000)
 	held := r.add("'mail', job_key := 'k5'")
 	ctx := as(t, "ada")
-	p := preview(t, ctx, r.admin, admin.Bulk{Action: admin.ActionRequeue, DeadLetters: &admin.LetterFilter{Tasks: []string{"mail"}}, Notes: "cured"})
+	p := preview(ctx, t, r.admin, admin.Bulk{Action: admin.ActionRequeue, DeadLetters: &admin.LetterFilter{Tasks: []string{"mail"}}, Notes: "cured"})
 	if p.Operation.Matched != 1000 || p.Operation.SkippedBy[admin.SkipKeyHeld] != 1 {
 		t.Errorf("the preview is %+v", p.Operation)
 	}
 	r.run(add, 1001, 1500)
 	r.run("update graphile_worker.backfill_dlq set failed_at = now() where id = 9")
-	o := do(t, ctx, r.admin, p)
+	o := do(ctx, t, r.admin, p)
 	if o.Acted != 998 || o.Skipped != 1 {
 		t.Errorf("the operation is %+v", o)
 	}
@@ -159,8 +159,8 @@ func TestOperationOfLetters(t *testing.T) {
 	if n := dbtest.Get[int](t, r.db.Pool(), "select count(*)::int from graphile_worker.backfill_dlq where requeued_job_id is null"); n != 502 {
 		t.Errorf("%d are left, want 502", n)
 	}
-	p = preview(t, ctx, r.admin, admin.Bulk{Action: admin.ActionDelete, DeadLetters: &admin.LetterFilter{IDs: []int64{1001, 1002, 1, 77777}}})
-	o = do(t, ctx, r.admin, p)
+	p = preview(ctx, t, r.admin, admin.Bulk{Action: admin.ActionDelete, DeadLetters: &admin.LetterFilter{IDs: []int64{1001, 1002, 1, 77777}}})
+	o = do(ctx, t, r.admin, p)
 	if o.Acted != 2 || o.SkippedBy[admin.SkipGone] != 1 || o.SkippedBy[admin.SkipRequeued] != 1 {
 		t.Errorf("by number: %+v", o)
 	}
@@ -206,7 +206,7 @@ func TestOperationFiltersAreConjunctive(t *testing.T) {
 				t.Fatal(one, other, err)
 			}
 			if p.Token != "" {
-				do(t, ctx, r.admin, p)
+				do(ctx, t, r.admin, p)
 			}
 			left := dbtest.Get[[]int64](t, r.db.Pool(), "select coalesce(array_agg(id order by id), '{}') from graphile_worker._private_jobs")
 			if diff := cmp.Diff(want, left); diff != "" {
@@ -279,7 +279,7 @@ func TestOperationOutlivesWhoCarriesItOn(t *testing.T) {
 	r.run(changesOfJobs)
 	r.run("select graphile_worker.add_job('mail') from generate_series(1, $1)", jobs)
 	ctx := as(t, "ada")
-	p := preview(t, ctx, r.admin, admin.Bulk{
+	p := preview(ctx, t, r.admin, admin.Bulk{
 		Action: admin.ActionReschedule, Jobs: &admin.JobFilter{Tasks: []string{"mail"}}, Reschedule: &admin.Reschedule{Priority: new(7)},
 	})
 	o, err := r.admin.Start(ctx, p.Token, admin.ChangeOptions{})
@@ -349,7 +349,7 @@ func TestOperationBesideWorkers(t *testing.T) {
 	}))
 	r.run("select graphile_worker.add_job('sync', '{}', queue_name := case when i % 5 = 0 then 'q' || i % 4 end) from generate_series(1, $1) as i", jobs)
 	ctx := as(t, "ada")
-	p := preview(t, ctx, r.admin, admin.Bulk{Action: admin.ActionDelete, Jobs: &admin.JobFilter{Tasks: []string{"sync"}}})
+	p := preview(ctx, t, r.admin, admin.Bulk{Action: admin.ActionDelete, Jobs: &admin.JobFilter{Tasks: []string{"sync"}}})
 	w, err := r.client.NewWorker(registry, backfill.WithConcurrency(4), backfill.WithLogger(quiet))
 	if err != nil {
 		t.Fatal(err)
@@ -357,7 +357,7 @@ func TestOperationBesideWorkers(t *testing.T) {
 	working, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- w.Run(working) }()
-	o := do(t, ctx, r.admin, p)
+	o := do(ctx, t, r.admin, p)
 	dbtest.Until(t, func() bool {
 		return dbtest.Get[bool](t, r.db.Pool(), "select not exists (select from graphile_worker._private_jobs)")
 	})
@@ -387,7 +387,7 @@ func TestOperationStopsAndGoesOn(t *testing.T) {
 	r.run(changesOfJobs)
 	r.run("select graphile_worker.add_job('mail') from generate_series(1, 60)")
 	ctx := as(t, "ada")
-	p := preview(t, ctx, r.admin, admin.Bulk{Action: admin.ActionDelete, Jobs: &admin.JobFilter{}, All: true, PerSecond: 20})
+	p := preview(ctx, t, r.admin, admin.Bulk{Action: admin.ActionDelete, Jobs: &admin.JobFilter{}, All: true, PerSecond: 20})
 	o, err := r.admin.Start(ctx, p.Token, admin.ChangeOptions{})
 	if err != nil {
 		t.Fatal(err)
@@ -446,9 +446,9 @@ func TestOperationsAtOnce(t *testing.T) {
 	var group sync.WaitGroup
 	for i := range 2 {
 		a, ctx := openAdmin(t, r.db.URL), as(t, fmt.Sprint("operator ", i))
-		p := preview(t, ctx, a, admin.Bulk{Action: admin.ActionDelete, Jobs: &admin.JobFilter{Tasks: []string{"mail"}}})
+		p := preview(ctx, t, a, admin.Bulk{Action: admin.ActionDelete, Jobs: &admin.JobFilter{Tasks: []string{"mail"}}})
 		group.Go(func() {
-			o := do(t, ctx, a, p)
+			o := do(ctx, t, a, p)
 			acted[i], skipped[i] = o.Acted, o.Skipped
 		})
 	}
@@ -469,7 +469,7 @@ func TestOperationByWhoMay(t *testing.T) {
 			(target.Kind == admin.KindOperation || target.Task == "mine" || target.Task == "read" && action == admin.ActionRead)
 	}))
 	ctx := as(t, "ada", "mailer")
-	p := preview(t, ctx, a, admin.Bulk{Action: admin.ActionDelete, Jobs: &admin.JobFilter{States: []admin.JobState{admin.JobDue}}})
+	p := preview(ctx, t, a, admin.Bulk{Action: admin.ActionDelete, Jobs: &admin.JobFilter{States: []admin.JobState{admin.JobDue}}})
 	if p.Operation.Matched != 3 || p.Operation.SkippedBy[admin.SkipForbidden] != 1 {
 		t.Errorf("the preview is %+v", p.Operation)
 	}
@@ -510,7 +510,7 @@ func TestOperationOfAnOldPreview(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	r.add("'mail'")
-	p := preview(t, t.Context(), r.admin, admin.Bulk{Action: admin.ActionDelete, Jobs: &admin.JobFilter{}, All: true})
+	p := preview(t.Context(), t, r.admin, admin.Bulk{Action: admin.ActionDelete, Jobs: &admin.JobFilter{}, All: true})
 	r.run("update graphile_worker.backfill_operations set created_at = now() - interval '61 minutes'")
 	for _, token := range []string{p.Token, "none", ""} {
 		if _, err := r.admin.Start(t.Context(), token, admin.ChangeOptions{}); !errors.Is(err, admin.ErrExpired) {
@@ -529,11 +529,11 @@ func TestOperationsAreKept(t *testing.T) {
 	r.run("select graphile_worker.add_job('mail') from generate_series(1, 3)")
 	ctx := as(t, "ada")
 	bulk := admin.Bulk{Action: admin.ActionDelete, Jobs: &admin.JobFilter{IDs: []int64{1, 2}}}
-	old := do(t, ctx, r.admin, preview(t, ctx, r.admin, bulk))
+	old := do(ctx, t, r.admin, preview(ctx, t, r.admin, bulk))
 	r.run("update graphile_worker.backfill_operations set ended_at = now() - interval '31 days'; ")
 	r.run("update graphile_worker.backfill_audit set at = now() - interval '399 days'")
 	bulk.Jobs.IDs = []int64{3}
-	recent := do(t, ctx, r.admin, preview(t, ctx, r.admin, bulk))
+	recent := do(ctx, t, r.admin, preview(ctx, t, r.admin, bulk))
 	if list, err := r.admin.Operations(ctx, 0, 0); err != nil || len(list.Operations) != 1 || list.Operations[0].ID != recent.ID {
 		t.Errorf("operation %d is kept: %+v, %v", old.ID, list, err)
 	}
@@ -545,7 +545,7 @@ func TestOperationsAreKept(t *testing.T) {
 	}
 	r.run("update graphile_worker.backfill_audit set at = now() - interval '401 days' where operation_id = $1", old.ID)
 	r.add("'mail'")
-	preview(t, ctx, r.admin, admin.Bulk{Action: admin.ActionDelete, Jobs: &admin.JobFilter{}, All: true})
+	preview(ctx, t, r.admin, admin.Bulk{Action: admin.ActionDelete, Jobs: &admin.JobFilter{}, All: true})
 	if records := r.records(); len(records) != 1 {
 		t.Errorf("kept are the records %q", records)
 	}

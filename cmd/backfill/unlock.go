@@ -74,12 +74,12 @@ func unlock(ctx context.Context, cmd *cli.Command) error {
 // refuse says why nothing was unlocked.
 func refuse(u *admin.Unlocked) error {
 	const advice = "make sure that its process is dead, then pass --force --reason 'how you know'"
-	switch u.Skip {
-	case admin.SkipUnlocked:
+	switch {
+	case u.Skip == admin.SkipUnlocked:
 		return exitError{exitNothing, errors.New("it has locked nothing: compare locked_by in the view jobs and in _private_job_queues")}
-	case admin.SkipRunning:
+	case u.Skip == admin.SkipRunning:
 		return fmt.Errorf("worker %s is alive: %s; its jobs would start again while they still run; stop it, or, %s", u.ID, oneLine(u.Detail), advice)
-	case admin.SkipForeign:
+	case u.Skip == admin.SkipForeign:
 		return fmt.Errorf("nobody can tell whether the worker is alive: it is a Node worker, or one without a row with heartbeats in backfill_workers; %s", advice)
 	}
 	return nil

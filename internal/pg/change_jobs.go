@@ -120,6 +120,7 @@ func (c *Changing) Jobs(
 			if there {
 				item = Item{Task: item.Task, Queue: item.Queue, Skip: SkipForbidden}
 			}
+		case MayAct:
 		}
 		item.ID = id
 		items = append(items, item)

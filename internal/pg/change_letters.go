@@ -3,6 +3,7 @@ package pg
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/jackc/pgx/v5"
@@ -135,9 +136,7 @@ func (c *Changing) actOnLetters(ctx context.Context, places []DeadLetterPlace, c
 		}
 		err := tx.SendBatch(ctx, batch).Close()
 		if err == nil {
-			for id, jobID := range answers {
-				done[id] = jobID
-			}
+			maps.Copy(done, answers)
 		}
 		return err
 	})

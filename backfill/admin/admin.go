@@ -29,6 +29,8 @@ type Admin struct {
 	authorize Authorize
 	spare     int64 // bytes that an index may have for nothing
 	hide      func(task, path string) bool // nil: DefaultRedaction
+	writer    *pg.Admin
+	keeps     keeping
 }
 
 // Option changes an Admin.
@@ -58,6 +60,7 @@ func Open(databaseURL string, options ...Option) (*Admin, error) {
 	if a.pool, err = pgxpool.NewWithConfig(context.Background(), config); err != nil {
 		return nil, fmt.Errorf("open connections: %w", err)
 	}
+	a.writer = pg.NewAdmin(a.pool, a.schema)
 	return a, nil
 }
 

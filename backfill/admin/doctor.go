@@ -196,9 +196,12 @@ func (a *Admin) examineRights(ctx context.Context, x *examining) error {
 	}
 	defer conn.Release()
 	for _, role := range x.roles {
-		kind := schema.ReaderRole
-		if role.Works {
-			kind = schema.WorkerRole
+		kind, name := schema.ReaderRole, "reader"
+		switch {
+		case role.Operates:
+			kind, name = schema.OperatorRole, "operator"
+		case role.Works:
+			kind, name = schema.WorkerRole, "worker"
 		}
 		lacks, err := schema.GrantRole(ctx, conn.Conn(), role.Role, kind, schema.Options{Schema: a.schema, Mode: schema.MigrateVerify})
 		if err != nil {
@@ -209,7 +212,7 @@ func (a *Admin) examineRights(ctx context.Context, x *examining) error {
 		}
 		f := Finding{
 			Code: RightMissing, Object: role.Role, Count: int64(len(lacks)),
-			Text: fmt.Sprintf("Role %q was given the rights of a %s, and lacks some of them.", role.Role, map[bool]string{true: "worker", false: "reader"}[role.Works]),
+			Text: fmt.Sprintf("Role %q was given the rights of a %s, and lacks some of them.", role.Role, name),
 		}
 		for _, statement := range lacks {
 			f.Remedies = append(f.Remedies, Remedy{"As the owner of the tables:", statement})

@@ -121,8 +121,6 @@ func (e *cronExplaining) explain() error {
 	return e.judge()
 }
 
-const crontabsTable = "_private_known_crontabs"
-
 // readRecord reads what workers have recorded of the identifier, in every language.
 func (e *cronExplaining) readRecord() error {
 	if !e.can(crontabsTable, "the ticks that were recorded") {

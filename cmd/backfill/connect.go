@@ -12,7 +12,6 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/urfave/cli/v3"
 
 	"github.com/backfillhq/go/backfill"
@@ -28,28 +27,6 @@ func openClient(ctx context.Context, cmd *cli.Command) (*backfill.Client, error)
 		return nil, err
 	}
 	return backfill.Open(ctx, t.url, clientOptions(cmd, t)...)
-}
-
-// openPool is openClient for a command that has statements of its own, too.
-func openPool(ctx context.Context, cmd *cli.Command) (*pgxpool.Pool, *backfill.Client, error) {
-	t, err := targetOf(cmd)
-	if err != nil {
-		return nil, nil, err
-	}
-	config, err := pg.PoolConfig(t.url)
-	if err != nil {
-		return nil, nil, err
-	}
-	pool, err := pgxpool.NewWithConfig(ctx, config)
-	if err != nil {
-		return nil, nil, fmt.Errorf("open connections: %w", err)
-	}
-	client, err := backfill.NewClient(ctx, pool, clientOptions(cmd, t)...)
-	if err != nil {
-		pool.Close()
-		return nil, nil, err
-	}
-	return pool, client, nil
 }
 
 // openAdmin returns what answers about the database of the flags or the environment.

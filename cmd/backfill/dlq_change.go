@@ -8,12 +8,12 @@ import (
 	"maps"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/urfave/cli/v3"
 
 	"github.com/backfillhq/go/backfill"
+	"github.com/backfillhq/go/backfill/admin"
 )
 
 const (
@@ -33,6 +33,7 @@ func changeCommand(name, usage string, change letterVerb, more ...cli.Flag) *cli
 		&cli.BoolFlag{Name: flagYes, Usage: "do not count and ask first"},
 		&cli.BoolFlag{Name: flagAllowNone, Usage: "exit with 0 if nothing matches"},
 		&cli.FloatFlag{Name: flagPerSecond, Usage: "change `N` in a second at most"},
+		&cli.StringFlag{Name: flagBecause, Usage: "why: a `TEXT` that is kept in the record of the change"}, byFlag(),
 		jsonFlag(),
 	)
 	return &cli.Command{
@@ -45,12 +46,13 @@ func changeCommand(name, usage string, change letterVerb, more ...cli.Flag) *cli
 // letterVerb is what is done to dead letters, and how it is told.
 type letterVerb struct {
 	name, done string
+	action     admin.Action
 	run        func(*backfill.Client, context.Context, backfill.DeadLetterFilter, backfill.DeadLetterOptions) (*backfill.DeadLetterResult, error)
 }
 
 var (
-	requeueLetters = letterVerb{"requeue", "requeued", (*backfill.Client).RequeueDeadLetters}
-	deleteLetters  = letterVerb{"delete", "deleted", (*backfill.Client).DeleteDeadLetters}
+	requeueLetters = letterVerb{"requeue", "requeued", admin.ActionRequeue, (*backfill.Client).RequeueDeadLetters}
+	deleteLetters  = letterVerb{"delete", "deleted", admin.ActionDelete, (*backfill.Client).DeleteDeadLetters}
 )
 
 func changeLetters(ctx context.Context, cmd *cli.Command, verb letterVerb) error {
@@ -71,65 +73,33 @@ func changeLetters(ctx context.Context, cmd *cli.Command, verb letterVerb) error
 	case cmd.IsSet(flagPerSecond) && !(rate > 0): // NaN, too
 		return usageError{errors.New("--per-second: want a number above 0")}
 	}
+	if !cmd.Bool(flagDryRun) {
+		bulk := admin.Bulk{Action: verb.action, All: filter.All, DeadLetters: &admin.LetterFilter{
+			IDs: filter.IDs, JobIDs: filter.JobIDs, Tasks: filter.Tasks, Queues: filter.Queues, Keys: filter.Keys,
+			FailedFrom: filter.FailedAfter, FailedBefore: filter.FailedBefore, ErrorContains: filter.ErrorContains,
+		}}
+		for _, reason := range filter.Reasons {
+			bulk.DeadLetters.Reasons = append(bulk.DeadLetters.Reasons, string(reason))
+		}
+		if verb.action == admin.ActionRequeue {
+			bulk.Notes = cmd.String(flagNotes)
+		}
+		return changeMany(ctx, cmd, bulkVerb{verb.action, verb.done, deadLetters}, bulk, words, words == "all")
+	}
 	client, err := openClient(ctx, cmd)
 	if err != nil {
 		return err
 	}
 	defer client.Close()
-	if err := echo(cmd, "dead letters", words); err != nil {
+	if err := echo(cmd, deadLetters, words); err != nil {
 		return err
 	}
-	options := backfill.DeadLetterOptions{PerSecond: cmd.Float(flagPerSecond)}
-	if verb.name == requeueLetters.name {
-		options.Notes = cmd.String(flagNotes)
-	}
-	switch {
-	case cmd.Bool(flagDryRun):
-		options.DryRun = true
-	case cmd.Bool(flagYes):
-		if _, err := confirmProduction(cmd); err != nil {
-			return err
-		}
-	default:
-		preview, err := verb.run(client, ctx, filter, backfill.DeadLetterOptions{DryRun: true})
-		if err != nil {
-			return refusal(err)
-		}
-		showPreview(cmd, preview)
-		if nothing(preview) {
-			return finish(cmd, verb, preview)
-		}
-		if err := confirm(cmd, verb); err != nil {
-			return err
-		}
-		filter.UpTo = preview.UpTo // what has failed since then was not shown
-	}
-	options.Each = func(outcome backfill.DeadLetterOutcome) { writeOutcome(cmd, verb, outcome) }
+	options := backfill.DeadLetterOptions{DryRun: true, Each: func(outcome backfill.DeadLetterOutcome) { writeOutcome(cmd, verb, outcome) }}
 	result, err := verb.run(client, ctx, filter, options)
 	if err != nil {
-		if result != nil {
-			summarize(cmd, verb, result)
-		}
 		return refusal(err)
 	}
 	return finish(cmd, verb, result)
-}
-
-// showPreview says how many dead letters match.
-func showPreview(cmd *cli.Command, preview *backfill.DeadLetterResult) {
-	w := cmd.Root().ErrWriter
-	fmt.Fprintf(w, "matching  %s\n", number(preview))
-	if preview.Skipped > 0 {
-		fmt.Fprintf(w, "to skip   %s\n", reasons(preview))
-	}
-}
-
-func number(preview *backfill.DeadLetterResult) string {
-	all := preview.Acted + preview.Skipped
-	if preview.More {
-		return fmt.Sprint("at least ", all)
-	}
-	return strconv.Itoa(all)
 }
 
 // reasons says why dead letters are skipped.

@@ -141,7 +141,7 @@ func TestDLQRequeue(t *testing.T) {
 	stdout, stderr = answered(t, "yes\n", 4, "dlq", "requeue", "--database-url", db.URL, "--notes", "fixed", "--task", "mail", "--task", "other")
 	same(t, "1\trequeued as job 5\n2\trequeued as job 6\n4\tskipped: job 5 has its key\n5\tskipped: the database refuses the job: "+ // one by one, after a batch
 		"new row for relation \"_private_jobs\" violates check constraint \"jobs_max_attempts_check\" (SQLSTATE 23514)\n", stdout)
-	same(t, head+"filter    task \"mail\" or \"other\"\nmatching  4\nTo requeue them, type yes: "+
+	same(t, head+"filter    task \"mail\" or \"other\"\nmatching  4\nTo requeue them, type yes: operation 1\n"+
 		"requeued 2, skipped 2 (1 key_held, 1 refused)\nbackfill: not all of them were requeued\n", stderr)
 	if notes := list(t, connectTo(t, db.URL), "select coalesce(notes, '-') from graphile_worker.backfill_dlq order by id"); strings.Join(notes, " ") != "fixed fixed - - -" {
 		t.Errorf("notes: %q", notes)
@@ -152,7 +152,7 @@ func TestDLQRequeue(t *testing.T) {
 {"id":1,"outcome":"skipped","why":"requeued","job_id":5}
 {"id":77,"outcome":"skipped","why":"gone"}
 `, stdout)
-	same(t, head+"filter    id 1 or 77 or 4\nrequeued 0, skipped 3 (1 gone, 1 key_held, 1 requeued)\nbackfill: not all of them were requeued\n", stderr)
+	same(t, head+"filter    id 1 or 77 or 4\noperation 2\nrequeued 0, skipped 3 (1 gone, 1 key_held, 1 requeued)\nbackfill: not all of them were requeued\n", stderr)
 }
 
 // A deletion acts on dead letters, and on no job.
@@ -166,7 +166,7 @@ func TestDLQDelete(t *testing.T) {
 	before := list(t, conn, jobs)
 	stdout, stderr := command(t, 0, "dlq", "delete", "--database-url", db.URL, "--all", "--yes", "--per-second", "1000")
 	same(t, "1\tdeleted\n2\tdeleted\n", stdout)
-	same(t, "database  …\nschema    graphile_worker\nplace     dead letters\nfilter    all\ndeleted 2\n", stderr)
+	same(t, "database  …\nschema    graphile_worker\nplace     dead letters\nfilter    all\noperation 1\ndeleted 2\n", stderr)
 	if diff := cmp.Diff(before, list(t, conn, jobs)); diff != "" {
 		t.Errorf("jobs (-before +after):\n%s", diff)
 	}
@@ -277,11 +277,11 @@ func TestDLQUsage(t *testing.T) {
 	}
 	db := pgtest.New(t)
 	for want, arguments := range map[string][]string{
-		`the reason "gone" is none`:      {"list", "--reason", "gone"},
-		`the reason "" is none`:          {"delete", "--reason", "", "--yes"},
-		"IDs has a number that is no id": {"requeue", "--id", "0"},
-		"notes has 10001 characters":     {"requeue", "--all", "--yes", "--notes", strings.Repeat("n", 10_001)},
-		"the page \"x\" is none":         {"list", "--page", "x"},
+		`the reason "gone" is none`:     {"list", "--reason", "gone"},
+		`the reason "" is none`:         {"delete", "--reason", "", "--yes"},
+		"ids: 0 is no id":               {"requeue", "--id", "0"},
+		"notes: a text has 10001 bytes": {"requeue", "--all", "--yes", "--notes", strings.Repeat("n", 10_001)},
+		"the page \"x\" is none":        {"list", "--page", "x"},
 	} {
 		_, stderr := command(t, 2, append([]string{"dlq", arguments[0], "--database-url", db.URL}, arguments[1:]...)...)
 		says(t, stderr, want)
@@ -292,25 +292,41 @@ func TestDLQUsage(t *testing.T) {
 	says(t, stdout, "list", "show", "requeue", "delete")
 }
 
-// A worker's role may do it all. Others are told which command lets them.
+// An operator's role may do it all. Others are told which command lets them; a worker's changes no records.
 func TestDLQRoles(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
 	threeLetters(t, db)
-	worker, reader, web := newLogin(t, db), newLogin(t, db), newLogin(t, db)
-	command(t, 0, "migrate", "--database-url", db.URL, "--worker-role", worker.name, "--reader-role", reader.name, "--enqueue-role", web.name)
-	for _, role := range []login{reader, web} {
+	operator, worker, reader, web := newLogin(t, db), newLogin(t, db), newLogin(t, db), newLogin(t, db)
+	command(t, 0, "migrate", "--database-url", db.URL, "--operator-role", operator.name, "--worker-role", worker.name, "--reader-role", reader.name, "--enqueue-role", web.name)
+	for _, role := range []login{worker, reader, web} {
 		for _, verb := range []string{"requeue", "delete"} {
 			_, stderr := command(t, 1, "dlq", verb, "--database-url", role.url, "--all", "--yes")
-			says(t, stderr, "may not work or change its jobs", "backfill migrate --worker-role "+shellWord(role.name))
+			says(t, stderr, "may not change jobs, and record that", "backfill migrate --operator-role "+shellWord(role.name))
 		}
 	}
 	stdout, _ := command(t, 0, "dlq", "list", "--database-url", reader.url)
 	says(t, stdout, "exhausted")
 	_, stderr := command(t, 1, "dlq", "list", "--database-url", web.url)
 	says(t, stderr, "needs the right to select")
-	command(t, 0, "dlq", "requeue", "--database-url", worker.url, "--yes", "1")
-	command(t, 0, "dlq", "delete", "--database-url", worker.url, "--yes", "2")
+	command(t, 0, "dlq", "requeue", "--database-url", operator.url, "--yes", "1")
+	command(t, 0, "dlq", "delete", "--database-url", operator.url, "--yes", "2")
+	for _, arguments := range [][]string{
+		{"enqueue", "mail"},
+		{"jobs", "reschedule", "--all", "--yes", "--in", "1h"},
+		{"pause", "mail"},
+		{"resume", "mail"},
+		{"jobs", "cancel", "--all", "--yes"},
+		{"audit"},
+		{"bulk", "list"},
+		{"bulk", "show", "1"},
+	} {
+		command(t, 0, append(arguments, "--database-url", operator.url)...)
+	}
+	refused(t, connectTo(t, operator.url), "delete from graphile_worker.backfill_audit", "update graphile_worker.backfill_audit set reason = ''")
+	if stdout, _ = command(t, 1, "doctor", "--database-url", db.URL); strings.Contains(stdout, "was given the rights") { // the test's server is unsafe
+		t.Errorf("doctor finds:\n%s", stdout)
+	}
 }
 
 // All servers that a URL names are told: it may be any of them.

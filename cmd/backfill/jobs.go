@@ -47,8 +47,8 @@ Exit codes: 0, all is well; 1, it failed, or the role may not read it; 2, the us
 
 func jobsCommand() *cli.Command {
 	return &cli.Command{
-		Name: "jobs", Usage: "list and show jobs", Description: jobsDescription,
-		Commands: []*cli.Command{
+		Name: "jobs", Usage: "list, show and change jobs", Description: jobsDescription,
+		Commands: append([]*cli.Command{
 			{
 				Name: "list", Usage: "list jobs, the newest first", ArgsUsage: " ", Description: jobsDescription,
 				Flags: append(append(append(databaseFlags(), jobFilterFlags()...), pageFlags()...),
@@ -60,8 +60,8 @@ func jobsCommand() *cli.Command {
 				Flags:           append(databaseFlags(), objectFlag()),
 				HideHelpCommand: true, OnUsageError: onUsageError, Action: showJob,
 			},
-		},
-		HideHelpCommand: true, OnUsageError: onUsageError, Action: onlyCommands("jobs", "list or show"),
+		}, jobChangeCommands()...),
+		HideHelpCommand: true, OnUsageError: onUsageError, Action: onlyCommands("jobs", "list, show, retry, cancel, delete, reschedule or edit"),
 	}
 }
 

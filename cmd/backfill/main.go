@@ -3,15 +3,18 @@
 //	backfill migrate    install or upgrade the tables, show their SQL, verify them, give rights to roles
 //	backfill why        say why a job does not run, or what it is doing
 //	backfill doctor     look for what is wrong with the database of a queue
-//	backfill jobs       list and show jobs
+//	backfill jobs       list, show, retry, cancel, delete, reschedule and edit jobs
 //	backfill queues     list queues
 //	backfill workers    list workers
 //	backfill locks      list who has locked what
 //	backfill cron       list what schedules have enqueued
 //	backfill dlq        list, show, requeue and delete dead letters
+//	backfill enqueue    enqueue a job
+//	backfill bulk       list, show, stop and resume changes of many jobs or dead letters
 //	backfill pause      keep the jobs of a task or a queue from starting, or list what is paused
 //	backfill resume     let them start again
 //	backfill unlock     release what a dead worker has locked
+//	backfill audit      list what operators have changed
 //
 // The database is that of --database-url, of --context, of DATABASE_URL, of the PG* variables, or, for
 // commands that change nothing, of the default context, in this order.
@@ -59,7 +62,8 @@ func run(ctx context.Context, arguments []string, stdin io.Reader, stdout, stder
 		Writer:    stdout,
 		ErrWriter: stderr,
 		Commands: []*cli.Command{
-			migrateCommand(), whyCommand(), doctorCommand(), jobsCommand(), queuesCommand(), workersCommand(), locksCommand(), cronCommand(), dlqCommand(), pauseCommand(), resumeCommand(), unlockCommand(), helpCommand(),
+			migrateCommand(), whyCommand(), doctorCommand(), jobsCommand(), queuesCommand(), workersCommand(), locksCommand(), cronCommand(), dlqCommand(),
+			enqueueCommand(), bulkCommand(), pauseCommand(), resumeCommand(), unlockCommand(), auditCommand(), helpCommand(),
 		},
 		EnableShellCompletion:           true,
 		ConfigureShellCompletionCommand: func(cmd *cli.Command) { cmd.Hidden = false },
@@ -87,7 +91,7 @@ func run(ctx context.Context, arguments []string, stdin io.Reader, stdout, stder
 	return exitProblem
 }
 
-var errUnknownCommand = usageError{errors.New("unknown command: want migrate, why, doctor, jobs, queues, workers, locks, cron, dlq, pause, resume or unlock")}
+var errUnknownCommand = usageError{errors.New("unknown command: want migrate, why, doctor, jobs, queues, workers, locks, cron, dlq, enqueue, bulk, pause, resume, unlock or audit")}
 
 // helpCommand replaces the library's, which repeats arguments that it does not know.
 func helpCommand() *cli.Command {

@@ -24,6 +24,7 @@ const (
 	flagEnqueue  = "enqueue-role"
 	flagWorker   = "worker-role"
 	flagReader   = "reader-role"
+	flagOperator = "operator-role"
 )
 
 const migrateDescription = `Without flags it does what backfill.Open does, and builds the index for queues: it installs the tables if
@@ -34,6 +35,7 @@ was renamed or copied, it also makes the functions use this schema's tables.
 Row level security hides all jobs from roles that do not own the tables. --enqueue-role lets a role enqueue through
 a function, without any right on the tables of jobs. --worker-role lets a role work, and enqueue from its handlers,
 with rights and policies of its own. --reader-role lets a role read everything, payloads too, and change nothing.
+--operator-role lets a role read everything, and change jobs, dead letters and pauses, which it records.
 Each can be given several times. The roles must exist. Run this again after each upgrade, because an upgrade may need
 more rights.
 
@@ -62,6 +64,7 @@ func migrateCommand() *cli.Command {
 			&cli.StringSliceFlag{Name: flagEnqueue, Usage: "let the role `NAME` enqueue, and nothing else"},
 			&cli.StringSliceFlag{Name: flagWorker, Usage: "let the role `NAME` work and enqueue, and nothing else"},
 			&cli.StringSliceFlag{Name: flagReader, Usage: "let the role `NAME` read everything, payloads too, and change nothing"},
+			&cli.StringSliceFlag{Name: flagOperator, Usage: "let the role `NAME` read everything, and change jobs, dead letters and pauses"},
 		),
 		DisableSliceFlagSeparator: true, // a name may have commas
 		HideHelpCommand:           true,
@@ -160,6 +163,9 @@ func roles(cmd *cli.Command) []role {
 	}
 	for _, name := range cmd.StringSlice(flagReader) {
 		list = append(list, role{name, schema.ReaderRole})
+	}
+	for _, name := range cmd.StringSlice(flagOperator) {
+		list = append(list, role{name, schema.OperatorRole})
 	}
 	return list
 }

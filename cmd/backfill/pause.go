@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"github.com/backfillhq/go/backfill"
+	"github.com/backfillhq/go/backfill/admin"
 )
 
 const (
@@ -61,7 +63,7 @@ func resumeCommand() *cli.Command {
 		Name: "resume", Usage: "let the jobs of a task or a queue start again", ArgsUsage: "TASK | --queue NAME",
 		Description: resumeDescription,
 		Flags: append(changeFlags(),
-			&cli.StringFlag{Name: flagPausedQueue, Usage: "resume the queue `NAME`"}),
+			append(recordFlags(), &cli.StringFlag{Name: flagPausedQueue, Usage: "resume the queue `NAME`"})...),
 		HideHelpCommand: true, OnUsageError: onUsageError, Action: resume,
 	}
 }
@@ -78,21 +80,18 @@ func pause(ctx context.Context, cmd *cli.Command) error {
 	if err != nil {
 		return usageError{err}
 	}
-	client, err := openClient(ctx, cmd)
+	operator, err := openAdmin(cmd)
 	if err != nil {
 		return err
 	}
-	defer client.Close()
+	defer operator.Close()
 	if err := echoAlone(cmd, "pauses"); err != nil {
 		return err
 	}
-	change, what := client.Pause, "task "
-	if queue {
-		change, what = client.PauseQueue, "queue "
-	}
-	options := backfill.PauseOptions{By: cmd.String(flagPausedBy), Reason: cmd.String(flagPauseReason), Until: until}
-	if err := change(ctx, name, options); err != nil {
-		return unmatched(err, backfill.ErrUnknownTask)
+	request, what := pauseOf(name, queue)
+	request.Until = until
+	if _, err := operator.Pause(asOperator(ctx, cmd), request, optionsOf(cmd)); err != nil {
+		return unmatched(refusedChange(err), admin.ErrNotFound)
 	}
 	ends := "until it is resumed"
 	if !until.IsZero() {
@@ -107,23 +106,32 @@ func resume(ctx context.Context, cmd *cli.Command) error {
 	if err != nil {
 		return err
 	}
-	client, err := openClient(ctx, cmd)
+	operator, err := openAdmin(cmd)
 	if err != nil {
 		return err
 	}
-	defer client.Close()
+	defer operator.Close()
 	if err := echoAlone(cmd, "pauses"); err != nil {
 		return err
 	}
-	change, what := client.Resume, "task "
-	if queue {
-		change, what = client.ResumeQueue, "queue "
-	}
-	if err := change(ctx, name); err != nil {
-		return unmatched(err, backfill.ErrNotPaused)
+	request, what := pauseOf(name, queue)
+	outcome, err := operator.Resume(asOperator(ctx, cmd), request, optionsOf(cmd))
+	switch {
+	case err != nil:
+		return refusedChange(err)
+	case outcome.Skip != "":
+		return exitError{exitNothing, fmt.Errorf("resume %s%s: %s", what, strconv.Quote(name), outcome.Detail)}
 	}
 	fmt.Fprintf(cmd.Root().Writer, "%s%s is resumed\n", what, cell(name))
 	return nil
+}
+
+// pauseOf is what a task or a queue is called in a request, and in words.
+func pauseOf(name string, queue bool) (request admin.PauseRequest, what string) {
+	if queue {
+		return admin.PauseRequest{Queue: name}, "queue "
+	}
+	return admin.PauseRequest{Task: name}, "task "
 }
 
 // paused returns the name of the task or the queue that a command is about. Arguments that are too

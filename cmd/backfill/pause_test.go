@@ -25,13 +25,13 @@ func TestPauseAndResume(t *testing.T) {
 	}{
 		{0, []string{"pause", "--list"}, "", "nothing is paused\n"},
 		{0, []string{"pause", "send_email", "--by", "ada", "--reason", "mails\ngo\tout twice"}, "task send_email is paused until it is resumed" + node, ""},
-		{0, []string{"pause", "--queue", "imports", "--for", "90m"}, "queue imports is paused until TIME" + node, ""},
-		{0, []string{"pause", "--until", "2100-01-02T03:04:05+01:00", "--queue", "a queue"}, "queue a queue is paused until TIME" + node, ""},
+		{0, []string{"pause", "--queue", "imports", "--for", "90m", "--by", "bo"}, "queue imports is paused until TIME" + node, ""},
+		{0, []string{"pause", "--until", "2100-01-02T03:04:05+01:00", "--queue", "a queue", "--by", "bo"}, "queue a queue is paused until TIME" + node, ""},
 		{0, []string{"pause", "--list"}, "" +
 			"PAUSED  NAME        SINCE                 UNTIL                 BY   REASON\n" +
 			"task    send_email  TIME  -                     ada  mails go out twice\n" +
-			"queue   a queue     TIME  TIME       \n" +
-			"queue   imports     TIME  TIME       \n", ""},
+			"queue   a queue     TIME  TIME  bo   \n" +
+			"queue   imports     TIME  TIME  bo   \n", ""},
 		{3, []string{"pause", "typo"}, "", `backfill: pause task "typo": no task has this name: no worker has served it, and no job has had it` + "\n"},
 		{0, []string{"resume", "send_email"}, "task send_email is resumed\n", ""},
 		{0, []string{"resume", "--queue", "imports"}, "queue imports is resumed\n", ""},

@@ -7,8 +7,7 @@ import (
 
 	"github.com/urfave/cli/v3"
 
-	"github.com/backfillhq/go/backfill"
-	"github.com/backfillhq/go/internal/pg"
+	"github.com/backfillhq/go/backfill/admin"
 )
 
 const flagForce = "force"
@@ -30,7 +29,7 @@ func unlockCommand() *cli.Command {
 		Name: "unlock", Usage: "release what a dead worker has locked", ArgsUsage: "WORKER", Description: unlockDescription,
 		Flags: append(changeFlags(),
 			&cli.BoolFlag{Name: flagForce, Usage: "also if it is alive, or nobody can tell; needs --reason"},
-			&cli.StringFlag{Name: flagReason, Usage: "how you know that its process is dead: a `TEXT` that is repeated in the output"},
+			&cli.StringFlag{Name: flagReason, Usage: "how you know that its process is dead: a `TEXT` that is repeated in the output, and recorded"}, byFlag(),
 		),
 		HideHelpCommand: true, OnUsageError: onUsageError, Action: unlock,
 	}
@@ -43,65 +42,44 @@ func unlock(ctx context.Context, cmd *cli.Command) error {
 		return usageError{errors.New("unlock takes one worker: a value of locked_by, or an id")}
 	case force && reason == "":
 		return usageError{errors.New("--force needs --reason: say how you know that the worker's process is dead")}
-	case !force && cmd.IsSet(flagReason):
-		return usageError{errors.New("--reason is for --force")}
 	}
-	pool, client, err := openPool(ctx, cmd)
+	operator, err := openAdmin(cmd)
 	if err != nil {
 		return err
 	}
-	defer pool.Close()
-	defer client.Close()
-	t, err := targetOf(cmd)
-	if err != nil {
-		return err
-	}
-	admin := pg.NewAdmin(pool, t.Schema)
-	before, err := admin.WorkerState(ctx, lockedBy)
-	if err != nil {
-		return fmt.Errorf("look for the worker: %w", err)
-	}
-	if err := refuse(before); err != nil && !force {
-		return err
-	}
-	if err := echo(cmd, "locks of worker "+before.ID, ""); err != nil {
+	defer operator.Close()
+	if err := echo(cmd, "locks of worker "+cell(lockedBy), ""); err != nil {
 		return err
 	}
 	if _, err := confirmProduction(cmd); err != nil {
 		return err
 	}
-	jobs, err := client.UnlockWorker(ctx, lockedBy)
-	if errors.Is(err, backfill.ErrNotLocked) || err == nil && jobs == 0 && before.Jobs+before.Queues == 0 {
-		return exitError{exitNothing, errors.New("it has locked nothing: compare locked_by in the view jobs and in _private_job_queues")}
-	}
+	unlocked, err := operator.UnlockWorker(asOperator(ctx, cmd), lockedBy, force, optionsOf(cmd))
 	if err != nil {
+		return refusedChange(err)
+	}
+	if err := refuse(unlocked); err != nil {
 		return err
 	}
-	after, err := admin.WorkerState(ctx, lockedBy)
-	if err != nil {
-		return fmt.Errorf("look at what is still locked: %w", err)
-	}
-	fmt.Fprintf(cmd.Root().Writer, "released %d jobs and %d queues of %s\n", jobs, max(0, before.Queues-after.Queues), before.ID)
+	fmt.Fprintf(cmd.Root().Writer, "released %d jobs and %d queues of %s\n", unlocked.Jobs, unlocked.Queues, unlocked.ID)
 	if force {
 		fmt.Fprintf(cmd.Root().Writer, "forced: %s\n", indented(reason))
 	}
-	if after.Jobs+after.Queues > 0 {
-		return exitError{exitSkipped, fmt.Errorf("%d jobs and %d queues are still locked: another transaction has locked their rows; run this again",
-			after.Jobs, after.Queues)}
+	if unlocked.Left > 0 {
+		return exitError{exitSkipped, fmt.Errorf("%d jobs and queues are still locked: another transaction has locked their rows; run this again", unlocked.Left)}
 	}
 	return nil
 }
 
-// refuse returns an error unless a worker is known to be dead.
-func refuse(w pg.WorkerState) error {
+// refuse says why nothing was unlocked.
+func refuse(u *admin.Unlocked) error {
 	const advice = "make sure that its process is dead, then pass --force --reason 'how you know'"
 	switch {
-	case w.Suspects:
-		return nil
-	case w.Alive:
-		return fmt.Errorf("worker %s (process %d on host %s) is alive: its last heartbeat was %v ago; its jobs would start again while they still run; "+
-			"stop it, or, %s", w.ID, w.Pid, oneLine(w.Host), w.Silent, advice)
-	case !w.Known:
+	case u.Skip == admin.SkipUnlocked:
+		return exitError{exitNothing, errors.New("it has locked nothing: compare locked_by in the view jobs and in _private_job_queues")}
+	case u.Skip == admin.SkipRunning:
+		return fmt.Errorf("worker %s is alive: %s; its jobs would start again while they still run; stop it, or, %s", u.ID, oneLine(u.Detail), advice)
+	case u.Skip == admin.SkipForeign:
 		return fmt.Errorf("nobody can tell whether the worker is alive: it is a Node worker, or one without a row with heartbeats in backfill_workers; %s", advice)
 	}
 	return nil

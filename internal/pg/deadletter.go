@@ -240,20 +240,11 @@ func (a *Admin) LastDeadLetter(ctx context.Context) (place DeadLetterPlace, err 
 // FindDeadLetters returns the places of dead letters behind a place, the oldest first, without
 // those that are requeued.
 func (a *Admin) FindDeadLetters(ctx context.Context, f DeadLetterFilter, behind DeadLetterPlace, size int) (places []DeadLetterPlace, err error) {
-	if behind.IsZero() {
-		behind = frontOfLetters
-	}
-	p := query.FindDeadLettersParams{
-		After: behind.FailedAt, AfterID: behind.ID,
-		Ids: f.IDs, JobIds: f.JobIDs, Tasks: f.Tasks, Queues: f.Queues, Keys: f.Keys, Reasons: f.Reasons,
-		FailedAfter: nullTime(f.FailedAfter), FailedBefore: nullTime(f.FailedBefore), ErrorContains: nullText(f.ErrorContains),
-		UpTo: f.UpTo.FailedAt, UpToID: pgtype.Int8{Int64: f.UpTo.ID, Valid: !f.UpTo.IsZero()}, Size: int32(size), //nolint:gosec // bounded
-	}
 	err = a.in(ctx, func(ctx context.Context, db query.DBTX) error {
 		if _, err := db.Exec(ctx, planForValues); err != nil {
 			return err
 		}
-		rows, err := query.New(db).FindDeadLetters(ctx, p)
+		rows, err := query.New(db).FindDeadLetters(ctx, f.params(behind, size))
 		if err != nil {
 			return err
 		}
@@ -267,6 +258,19 @@ func (a *Admin) FindDeadLetters(ctx context.Context, f DeadLetterFilter, behind 
 		return nil
 	})
 	return places, a.settings.explainWork(err)
+}
+
+// params are those to find dead letters behind a place; the zero place is in front of all.
+func (f *DeadLetterFilter) params(behind DeadLetterPlace, size int) query.FindDeadLettersParams {
+	if behind.IsZero() {
+		behind = frontOfLetters
+	}
+	return query.FindDeadLettersParams{
+		After: behind.FailedAt, AfterID: behind.ID,
+		Ids: f.IDs, JobIds: f.JobIDs, Tasks: f.Tasks, Queues: f.Queues, Keys: f.Keys, Reasons: f.Reasons,
+		FailedAfter: nullTime(f.FailedAfter), FailedBefore: nullTime(f.FailedBefore), ErrorContains: nullText(f.ErrorContains),
+		UpTo: f.UpTo.FailedAt, UpToID: pgtype.Int8{Int64: f.UpTo.ID, Valid: !f.UpTo.IsZero()}, Size: int32(size), //nolint:gosec // bounded
+	}
 }
 
 // DeadLetterKind is how many dead letters have a task and a reason.

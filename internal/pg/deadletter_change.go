@@ -329,13 +329,7 @@ type DeadLetterEdit struct {
 // EditDeadLetter changes a dead letter that is as it was seen, and returns it. Otherwise the error
 // is ErrDeadLetterNotFound or a DeadLetterConflictError.
 func (a *Admin) EditDeadLetter(ctx context.Context, id int64, seen time.Time, edit DeadLetterEdit) (*DeadLetter, error) {
-	p := query.EditDeadLetterParams{
-		ID: id, Seen: pgtype.Timestamptz{Time: seen, Valid: true}, Payload: nullText(string(edit.Payload)),
-		Priority:    optional(edit.Priority, func(n int16) pgtype.Int2 { return pgtype.Int2{Int16: n, Valid: true} }),
-		MaxAttempts: optional(edit.MaxAttempts, func(n int16) pgtype.Int2 { return pgtype.Int2{Int16: n, Valid: true} }),
-		Queue:       optional(edit.Queue, text), Key: optional(edit.Key, text), Notes: optional(edit.Notes, text),
-	}
-	changed, err := ask(ctx, a.in, (*query.Queries).EditDeadLetter, p)
+	changed, err := ask(ctx, a.in, (*query.Queries).EditDeadLetter, edit.params(id, pgtype.Timestamptz{Time: seen, Valid: true}))
 	if err != nil {
 		return nil, a.settings.explainWork(err)
 	}
@@ -345,6 +339,15 @@ func (a *Admin) EditDeadLetter(ctx context.Context, id int64, seen time.Time, ed
 	}
 	return letter, err
 }
+
+func (e *DeadLetterEdit) params(id int64, seen pgtype.Timestamptz) query.EditDeadLetterParams {
+	return query.EditDeadLetterParams{
+		ID: id, Seen: seen, Payload: nullText(string(e.Payload)), Priority: optional(e.Priority, small), MaxAttempts: optional(e.MaxAttempts, small),
+		Queue: optional(e.Queue, text), Key: optional(e.Key, text), Notes: optional(e.Notes, text),
+	}
+}
+
+func small(n int16) pgtype.Int2 { return pgtype.Int2{Int16: n, Valid: true} }
 
 func text(s string) pgtype.Text { return pgtype.Text{String: s, Valid: true} }
 

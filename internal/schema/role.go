@@ -27,10 +27,15 @@ const (
 	WorkerRole
 	// ReaderRole sees everything, for dashboards and people, and changes nothing.
 	ReaderRole
+	// OperatorRole sees everything, and changes jobs, dead letters and pauses. What it changes it records,
+	// and cannot take the records back.
+	OperatorRole
 )
 
 func (k RoleKind) flag() string {
-	return map[RoleKind]string{EnqueueRole: "--enqueue-role", WorkerRole: "--worker-role", ReaderRole: "--reader-role"}[k]
+	return map[RoleKind]string{
+		EnqueueRole: "--enqueue-role", WorkerRole: "--worker-role", ReaderRole: "--reader-role", OperatorRole: "--operator-role",
+	}[k]
 }
 
 // right is one right of a role. It is not SQL text because two things are made from it: the
@@ -52,19 +57,37 @@ func (k RoleKind) rights() []right {
 	if k == EnqueueRole {
 		return append(list, right{"function", enqueueFunction, "execute"})
 	}
-	if k == ReaderRole {
-		for _, table := range slices.Concat(wireRelations, ownRelations) {
-			if table == specType {
-				continue
-			}
-			list = append(list, right{"table", table, "select"})
-			if table != jobsView { // which has no row level security of its own
-				list = append(list, right{"policy", table, "select"})
-			}
-		}
-		return list
+	switch k {
+	case ReaderRole:
+		return append(list, readerRights(nil)...)
+	case OperatorRole:
+		tables := append(workerTables(),
+			right{"table", auditTable, "select, insert"},
+			right{"table", operationsTable, "select, insert, update, delete"},
+			right{"table", itemsTable, "select, insert, delete"})
+		return append(append(list, withPolicies(tables)...), readerRights(tables)...)
+	default:
+		return append(list, withPolicies(workerTables())...)
 	}
-	tables := []right{
+}
+
+// readerRights are those to read everything, apart from tables that a role has other rights for.
+func readerRights(apart []right) (list []right) {
+	for _, table := range slices.Concat(wireRelations, ownRelations) {
+		if table == specType || slices.ContainsFunc(apart, func(r right) bool { return r.name == table }) {
+			continue
+		}
+		list = append(list, right{"table", table, "select"})
+		if table != jobsView { // which has no row level security of its own
+			list = append(list, right{"policy", table, "select"})
+		}
+	}
+	return list
+}
+
+// workerTables are the tables that workers change.
+func workerTables() []right {
+	return []right{
 		{"table", jobsTable, "select, insert, update, delete"},
 		{"table", "_private_job_queues", "select, insert, update"},
 		{"table", "_private_tasks", "select, insert"},
@@ -76,7 +99,11 @@ func (k RoleKind) rights() []right {
 		{"table", queuePausesTable, "select, insert, update, delete"},
 		{"table", cancelsTable, "select, insert, update, delete"},
 	}
-	list = append(list, tables...)
+}
+
+// withPolicies adds the policies for changes to rights on tables.
+func withPolicies(tables []right) []right {
+	list := slices.Clone(tables)
 	for _, table := range tables {
 		list = append(list, right{"policy", table.name, "all"})
 	}

@@ -79,6 +79,9 @@ func TestOurObjects(t *testing.T) {
 	want := []string{
 		"_private_job_queues r true fillfactor=50",
 		"_private_jobs r true autovacuum_vacuum_scale_factor=0.01,vacuum_truncate=off",
+		"backfill_audit r true ",
+		"backfill_audit_at i false ",
+		"backfill_audit_pkey i false ",
 		"backfill_cancels r true ",
 		"backfill_cancels_pkey i false ",
 		"backfill_crashes r true ",
@@ -94,6 +97,13 @@ func TestOurObjects(t *testing.T) {
 		"backfill_jobs_queue_idx i false ",
 		"backfill_migrations r false ",
 		"backfill_migrations_pkey i false ",
+		"backfill_operation_items r true ",
+		"backfill_operation_items_pkey i false ",
+		"backfill_operations r true ",
+		"backfill_operations_id_seq S false ",
+		"backfill_operations_pkey i false ",
+		"backfill_operations_running i false ",
+		"backfill_operations_token i false ",
 		"backfill_pauses r true ",
 		"backfill_pauses_pkey i false ",
 		"backfill_queue_pauses r true ",
@@ -110,7 +120,7 @@ func TestOurObjects(t *testing.T) {
 		t.Errorf("index = %s, want %s", got, index)
 	}
 	ledger := dbtest.Get[string](t, conn, "select string_agg(id || ' ' || name, ',' order by id) from graphile_worker.backfill_migrations")
-	if want := "1 workers,2 queue_index,3 enqueue,4 comments,5 enqueue_conflicts,6 sweeps,7 leases,8 pauses,9 crashes,10 dead_letters,11 queue_pauses,12 cancels,16 crontabs"; ledger != want {
+	if want := "1 workers,2 queue_index,3 enqueue,4 comments,5 enqueue_conflicts,6 sweeps,7 leases,8 pauses,9 crashes,10 dead_letters,11 queue_pauses,12 cancels,13 operations,16 crontabs"; ledger != want {
 		t.Errorf("our ledger = %s, want %s", ledger, want)
 	}
 }

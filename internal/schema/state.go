@@ -111,6 +111,9 @@ const (
 	lettersTable     = "backfill_dlq"
 	queuePausesTable = "backfill_queue_pauses"
 	cancelsTable     = "backfill_cancels"
+	auditTable       = "backfill_audit"
+	operationsTable  = "backfill_operations"
+	itemsTable       = "backfill_operation_items"
 )
 
 // What a complete schema has.
@@ -122,7 +125,10 @@ var (
 		"add_job", "add_jobs", "complete_jobs", "permanently_fail_jobs", "reschedule_jobs", "remove_job",
 		"force_unlock_workers",
 	}
-	ownRelations = []string{workersTable, pausesTable, crashesTable, lettersTable, queuePausesTable, cancelsTable}
+	ownRelations = []string{
+		workersTable, pausesTable, crashesTable, lettersTable, queuePausesTable, cancelsTable,
+		auditTable, operationsTable, itemsTable,
+	}
 )
 
 // relationNames are the names that we and Graphile Worker use. A complete schema may lack the
@@ -146,6 +152,7 @@ const enqueueMigration = 3
 // tableMigrations are the numbers of the files that make our tables.
 var tableMigrations = map[string]int{
 	workersTable: 1, pausesTable: 8, crashesTable: 9, lettersTable: 10, queuePausesTable: 11, cancelsTable: 12,
+	auditTable: 13, operationsTable: 13, itemsTable: 13,
 }
 
 // factsSQL reads the catalogs only, so it works on any database. It is one statement, so that all

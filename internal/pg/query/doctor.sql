@@ -39,8 +39,8 @@ select s.sequencename::text as name, s.last_value::bigint as last, s.max_value::
  where s.schemaname = @schema_name::text and s.sequencename in ('jobs_id_seq1', 'job_queues_id_seq', 'tasks_id_seq', 'backfill_dlq_id_seq') and s.last_value is not null and s.last_value::numeric > 0.8 * s.max_value order by s.sequencename;
 
 -- name: DoctorRoles :many
--- The roles that have policies of ours, and whether these are for changes, too.
-select r.rolname::text as role, bool_or(p.polcmd = '*')::boolean as works
+-- The roles that have policies of ours, whether these are for changes, too, and for their record.
+select r.rolname::text as role, bool_or(p.polcmd = '*')::boolean as works, bool_or(p.polcmd = '*' and c.relname = 'backfill_audit')::boolean as operates
   from pg_catalog.pg_policy as p join pg_catalog.pg_class as c on c.oid = p.polrelid join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
   join pg_catalog.pg_roles as r on p.polroles = array[r.oid]
  where n.nspname = @schema_name::text and p.polname like 'backfill\_%' group by r.rolname order by r.rolname;

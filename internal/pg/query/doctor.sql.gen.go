@@ -393,18 +393,19 @@ func (q *Queries) DoctorQueuesWithLockedJobs(ctx context.Context, ids []int32) (
 }
 
 const DoctorRoles = `-- name: DoctorRoles :many
-select r.rolname::text as role, bool_or(p.polcmd = '*')::boolean as works
+select r.rolname::text as role, bool_or(p.polcmd = '*')::boolean as works, bool_or(p.polcmd = '*' and c.relname = 'backfill_audit')::boolean as operates
   from pg_catalog.pg_policy as p join pg_catalog.pg_class as c on c.oid = p.polrelid join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
   join pg_catalog.pg_roles as r on p.polroles = array[r.oid]
  where n.nspname = $1::text and p.polname like 'backfill\_%' group by r.rolname order by r.rolname
 `
 
 type DoctorRolesRow struct {
-	Role  string
-	Works bool
+	Role     string
+	Works    bool
+	Operates bool
 }
 
-// The roles that have policies of ours, and whether these are for changes, too.
+// The roles that have policies of ours, whether these are for changes, too, and for their record.
 func (q *Queries) DoctorRoles(ctx context.Context, schemaName string) ([]DoctorRolesRow, error) {
 	rows, err := q.db.Query(ctx, DoctorRoles, schemaName)
 	if err != nil {
@@ -414,7 +415,7 @@ func (q *Queries) DoctorRoles(ctx context.Context, schemaName string) ([]DoctorR
 	var items []DoctorRolesRow
 	for rows.Next() {
 		var i DoctorRolesRow
-		if err := rows.Scan(&i.Role, &i.Works); err != nil {
+		if err := rows.Scan(&i.Role, &i.Works, &i.Operates); err != nil {
 			return nil, err
 		}
 		items = append(items, i)

@@ -17,6 +17,7 @@ type Health struct {
 
 	WorkerID   string // "" before it has started; a new one after it was declared dead
 	State      State  // new, running, draining or stopped
+	Tasks      []string // that it takes jobs of, aliases too; it must not be changed
 	Slots      int    // handlers that can run at a time: see [WithConcurrency]
 	Running    int    // running handlers: more than Slots where StuckJobs have given theirs
 	Buffered   int    // claimed jobs that have not started
@@ -180,7 +181,9 @@ func (w *Worker) Health() Health {
 	if running == nil {
 		return Health{State: StateNew}
 	}
-	return newHealth(running.Health())
+	health := newHealth(running.Health())
+	health.Tasks = w.tasks
+	return health
 }
 
 // Stack returns where the handler of a job is that this worker runs, in text for people: for a job

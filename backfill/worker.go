@@ -25,6 +25,7 @@ type Worker struct {
 	config   workerConfig
 	executor *executor
 	schedule []worker.CronEntry
+	tasks    []string // that it takes jobs of
 
 	mu     sync.Mutex
 	engine *worker.Worker // nil: not started
@@ -66,7 +67,7 @@ func assemble(operation string, r *Registry, e Enqueuer, logger *slog.Logger, op
 		return nil, fmt.Errorf("%s: %w", operation, err)
 	}
 	executor.flags = newForbiddenFlags(config.forbiddenFunc, config.logger)
-	return &Worker{registry: r, config: config, executor: executor, schedule: schedule}, nil
+	return &Worker{registry: r, config: config, executor: executor, schedule: schedule, tasks: r.claimed()}, nil
 }
 
 // Run runs jobs until ctx ends. Then it stops claiming jobs, gives back those that have not
@@ -102,6 +103,10 @@ func (w *Worker) run(ctx context.Context, once bool) error {
 		return errors.New("run worker: WithScheduled is for RunOnce: leave it out, and jobs run when they are due")
 	}
 	settings := w.client.settings()
+	settings.Traces = w.config.traces
+	if len(w.config.statements) > 0 {
+		settings.Tracer = pg.TraceStatements(w.observeStatements())
+	}
 	if w.config.listenURL != "" {
 		if err := settings.ListenAt(w.config.listenURL); err != nil {
 			return fmt.Errorf("run worker: WithListenURL: %w", err)

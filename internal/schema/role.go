@@ -75,6 +75,7 @@ func (k RoleKind) rights() []right {
 		{"table", lettersTable, "select, insert, update, delete"},
 		{"table", queuePausesTable, "select, insert, update, delete"},
 		{"table", cancelsTable, "select, insert, update, delete"},
+		{"table", tracesTable, "select, insert, update, delete"},
 	}
 	list = append(list, tables...)
 	for _, table := range tables {

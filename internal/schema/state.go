@@ -111,6 +111,7 @@ const (
 	lettersTable     = "backfill_dlq"
 	queuePausesTable = "backfill_queue_pauses"
 	cancelsTable     = "backfill_cancels"
+	tracesTable      = "backfill_traces"
 )
 
 // What a complete schema has.
@@ -122,7 +123,7 @@ var (
 		"add_job", "add_jobs", "complete_jobs", "permanently_fail_jobs", "reschedule_jobs", "remove_job",
 		"force_unlock_workers",
 	}
-	ownRelations = []string{workersTable, pausesTable, crashesTable, lettersTable, queuePausesTable, cancelsTable}
+	ownRelations = []string{workersTable, pausesTable, crashesTable, lettersTable, queuePausesTable, cancelsTable, tracesTable}
 )
 
 // relationNames are the names that we and Graphile Worker use. A complete schema may lack the
@@ -145,7 +146,7 @@ const enqueueMigration = 3
 
 // tableMigrations are the numbers of the files that make our tables.
 var tableMigrations = map[string]int{
-	workersTable: 1, pausesTable: 8, crashesTable: 9, lettersTable: 10, queuePausesTable: 11, cancelsTable: 12,
+	workersTable: 1, pausesTable: 8, crashesTable: 9, lettersTable: 10, queuePausesTable: 11, cancelsTable: 12, tracesTable: 15,
 }
 
 // factsSQL reads the catalogs only, so it works on any database. It is one statement, so that all

@@ -46,7 +46,8 @@ select
     select c.relname::text from pg_catalog.pg_class as c
     where c.relnamespace = n.oid and c.relforcerowsecurity and row_security_active(c.oid) and pg_has_role(c.relowner, 'usage')
       and c.relname in ('_private_jobs', '_private_job_queues', '_private_tasks', '_private_known_crontabs', 'backfill_workers', 'backfill_pauses',
-                        'backfill_crashes', 'backfill_dlq', 'backfill_queue_pauses', 'backfill_cancels')
+                        'backfill_crashes', 'backfill_dlq', 'backfill_queue_pauses', 'backfill_cancels',
+                        'backfill_traces')
       and not exists (
         select from pg_catalog.pg_policy as p
         cross join unnest(p.polroles) as r (oid)

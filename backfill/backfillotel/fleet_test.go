@@ -4,12 +4,14 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -34,6 +36,8 @@ const (
 func TestMain(m *testing.M) {
 	role := os.Getenv(processRole)
 	if role == "" {
+		flag.Parse()
+		_ = flag.Set("test.parallel", "16") // the stages of faults wait, and have to do so at the same time
 		os.Exit(m.Run())
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
@@ -91,6 +95,7 @@ func stagedTasks() *backfill.Registry {
 		Fail bool   // for good
 		Hang string // until this file is gone
 		Deaf bool   // ignore the end of the context, until Hang is gone
+		More int    // jobs to enqueue, which do nothing
 	}
 	work := func(ctx context.Context, a args) error {
 		for a.Hang != "" {
@@ -104,6 +109,12 @@ func stagedTasks() *backfill.Registry {
 			case <-ctx.Done():
 				time.Sleep(20 * time.Millisecond)
 			case <-time.After(20 * time.Millisecond):
+			}
+		}
+		if a.More > 0 {
+			requests := slices.Repeat([]backfill.Request{{Task: "work"}}, a.More)
+			if _, err := backfill.FromContext(ctx).Enqueue(ctx, requests...); err != nil {
+				return err
 			}
 		}
 		if a.Fail {

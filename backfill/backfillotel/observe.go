@@ -41,7 +41,7 @@ func (t *Telemetry) Observe(a *admin.Admin) (stop func() error, err error) {
 		problems = append(problems, err)
 		return made
 	}
-	o.up = count("backfill.observer.up", "1", "1 if the database could be read, for all of these gauges; 0 if not.")
+	o.up = count("backfill.observer.up", "{observer}", "1 if the database could be read, for all of these gauges; 0 if not.")
 	o.due = count("backfill.queue.depth", "{job}", "Jobs that are due and not locked, by task: neither scheduled, running, failed nor dead ones.")
 	o.waiting = count("backfill.queue.scheduled", "{job}", "Jobs that are not due yet: delayed, snoozed, or to be retried.")
 	o.running = count("backfill.queue.running", "{job}", "Jobs that are locked: by a worker, that is.")

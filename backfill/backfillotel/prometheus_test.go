@@ -55,12 +55,12 @@ func faster(rules string, by int) string {
 	})
 }
 
-// startPrometheus scrapes targets, by job, every second.
+// startPrometheus scrapes targets, by job, every 2 seconds.
 func startPrometheus(t *testing.T, by int, jobs map[string][]string) *prometheusServer {
 	t.Helper()
 	needs.Program(t, "prometheus")
 	dir, addr := t.TempDir(), freeAddr(t)
-	config := "global: {scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s}\nrule_files: [rules.yml]\nscrape_configs:\n"
+	config := "global: {scrape_interval: 2s, scrape_timeout: 2s, evaluation_interval: 1s}\nrule_files: [rules.yml]\nscrape_configs:\n"
 	for job, targets := range jobs {
 		config += fmt.Sprintf("  - job_name: %s\n    static_configs: [{targets: ['%s']}]\n", job, strings.Join(targets, "', '"))
 	}

@@ -164,7 +164,7 @@ func imports(body string) string {
 	for _, path := range []string{
 		"context", "database/sql", "encoding/json", "errors", "expvar", "fmt", "log", "log/slog", "net/http", "os", "testing", "time",
 		"github.com/jackc/pgx/v5", "github.com/jackc/pgx/v5/pgxpool",
-		"github.com/backfillhq/go/backfill", "github.com/backfillhq/go/testutil", "github.com/backfillhq/go/testutil/pgtest",
+		"github.com/backfillhq/go/backfill", "github.com/backfillhq/go/backfill/admin", "github.com/backfillhq/go/backfill/backfillotel", "github.com/backfillhq/go/testutil", "github.com/backfillhq/go/testutil/pgtest",
 		"example.com/signup/tasks", "example.com/signup/billing",
 	} {
 		name := filepath.Base(strings.TrimSuffix(path, "/v5"))

@@ -43,6 +43,10 @@ func TestRequirementsOfUsers(t *testing.T) {
 	}{
 		{name: "runtime"},
 		{name: "tests", test: `import (_ "` + own + `/testutil"; _ "` + own + `/testutil/pgtest")`, adds: []string{"github.com/google/go-cmp"}},
+		{name: "telemetry", test: `import _ "` + own + `/backfill/backfillotel"`, adds: []string{
+			"github.com/cespare/xxhash/v2", "github.com/go-logr/logr", "github.com/go-logr/stdr", "go.opentelemetry.io/auto/sdk",
+			"go.opentelemetry.io/otel", "go.opentelemetry.io/otel/metric", "go.opentelemetry.io/otel/trace",
+		}},
 		{name: "generator", tools: []string{"backfillgen"}, adds: generator},
 		{name: "both tools", tools: []string{"backfillgen", "backfill"}, adds: append([]string{"github.com/urfave/cli/v3"}, generator...)},
 	} {

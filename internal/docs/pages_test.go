@@ -73,7 +73,7 @@ func blocksOf(t *testing.T, language string) []block {
 
 // testedElsewhere are blocks that need modules which this one does not have. internal/programs
 // compares them with its own source, which it runs.
-var testedElsewhere = []string{"docs/enqueuing.md: Transactions of ORMs, go 1", "docs/enqueuing.md: Something for every job, go 1"}
+var testedElsewhere = []string{"docs/enqueuing.md: Transactions of ORMs, go 1"}
 
 // Every Go block of every page compiles, in a module with the quickstart's files.
 func TestSnippets(t *testing.T) {

@@ -15,13 +15,13 @@ import (
 type Health struct {
 	_ [0]func()
 
-	WorkerID   string // "" before it has started; a new one after it was declared dead
-	State      State  // new, running, draining or stopped
+	WorkerID   string   // "" before it has started; a new one after it was declared dead
+	State      State    // new, running, draining or stopped
 	Tasks      []string // that it takes jobs of, aliases too; it must not be changed
-	Slots      int    // handlers that can run at a time: see [WithConcurrency]
-	Running    int    // running handlers: more than Slots where StuckJobs have given theirs
-	Buffered   int    // claimed jobs that have not started
-	Unrecorded int    // claimed jobs without a recorded outcome: Running, Buffered and ended
+	Slots      int      // handlers that can run at a time: see [WithConcurrency]
+	Running    int      // running handlers: more than Slots where StuckJobs have given theirs
+	Buffered   int      // claimed jobs that have not started
+	Unrecorded int      // claimed jobs without a recorded outcome: Running, Buffered and ended
 	// Emptying says that the worker claims only short jobs, until it holds none and can run
 	// suspects, or runs some, and claims nothing. See docs/production.md, "A job that kills its
 	// worker".

@@ -60,12 +60,12 @@ func TestGaugesAreRightOrAbsent(t *testing.T) {
 
 	got := r.numbers()
 	want := map[string]float64{
-		"backfill.observer.up":               1,
-		"backfill.queue.depth name=a":        2, "backfill.queue.depth name=b": 1,
-		"backfill.queue.scheduled name=a":    1, "backfill.queue.scheduled name=b": 0,
-		"backfill.queue.running name=a":      0, "backfill.queue.running name=b": 1,
-		"backfill.queue.failed name=a":       0, "backfill.queue.failed name=b": 1,
-		"backfill.queue.suspect name=a":      0, "backfill.queue.suspect name=b": 1,
+		"backfill.observer.up":        1,
+		"backfill.queue.depth name=a": 2, "backfill.queue.depth name=b": 1,
+		"backfill.queue.scheduled name=a": 1, "backfill.queue.scheduled name=b": 0,
+		"backfill.queue.running name=a": 0, "backfill.queue.running name=b": 1,
+		"backfill.queue.failed name=a": 0, "backfill.queue.failed name=b": 1,
+		"backfill.queue.suspect name=a": 0, "backfill.queue.suspect name=b": 1,
 		"backfill.dead_letter.count name=b":  1,
 		"backfill.fleet.workers state=alive": 0, "backfill.fleet.workers state=silent": 0, "backfill.fleet.slots": 0,
 	}

@@ -96,9 +96,16 @@ func (l labels) attributes() []attribute.KeyValue {
 		key   attribute.Key
 		value string
 	}{
-		{attrTask, l.task}, {attrOperation, l.operation}, {attrOperationType, l.operationType}, {attrErrorType, l.errorType},
-		{attrOutcome, l.outcome}, {attrReason, l.reason}, {attrStatement, l.statement}, {attrBand, l.band},
-		{attrQueueKind, l.queueKind}, {attrSource, l.source},
+		{attrTask, l.task},
+		{attrOperation, l.operation},
+		{attrOperationType, l.operationType},
+		{attrErrorType, l.errorType},
+		{attrOutcome, l.outcome},
+		{attrReason, l.reason},
+		{attrStatement, l.statement},
+		{attrBand, l.band},
+		{attrQueueKind, l.queueKind},
+		{attrSource, l.source},
 	} {
 		if pair.value != "" {
 			list = append(list, pair.key.String(pair.value))

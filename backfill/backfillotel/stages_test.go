@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-
 	"github.com/backfillhq/go/backfill"
 	"github.com/backfillhq/go/internal/dbtest"
 	"github.com/backfillhq/go/internal/needs"
@@ -332,4 +331,3 @@ func (s *stage) gone() {
 	s.worker(0)
 	s.resolve()
 }
-

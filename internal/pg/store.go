@@ -46,7 +46,7 @@ type Store struct {
 	// transactional are the names of transactional tasks, and txs runs their jobs.
 	transactional []string
 	txs           *JobTransactions // nil: there are none
-	traces        *traces // nil: it does not read them
+	traces        *traces          // nil: it does not read them
 	pulse         pulse
 	sweep         *sweep
 	expiry        expiry

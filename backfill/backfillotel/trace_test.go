@@ -156,7 +156,10 @@ func TestRunsLinkToTheirEnqueues(t *testing.T) {
 			if got := dbtest.Get[string](t, x.db.Pool(), "select string_agg(distinct tracestate, ' ') from graphile_worker.backfill_traces"); got != state {
 				t.Errorf("the tracestate is %q", got)
 			}
-			report := runOnce(t, x.client, backfill.NewRegistry(handle("a", nothing)), x.Worker())
+			report, err := backfill.RunOnce(ctx, backfill.NewRegistry(handle("a", nothing)), backfill.WithClient(x.client), x.Worker()) // a span is in its context
+			if err != nil {
+				t.Fatal(err)
+			}
 			if int(report.Completed) != len(test.requests) {
 				t.Fatalf("%+v", report)
 			}

@@ -181,9 +181,7 @@ func (w *Worker) Health() Health {
 	if running == nil {
 		return Health{State: StateNew}
 	}
-	health := newHealth(running.Health())
-	health.Tasks = w.tasks
-	return health
+	return newHealth(running.Health())
 }
 
 // Stack returns where the handler of a job is that this worker runs, in text for people: for a job
@@ -210,7 +208,7 @@ func (w *Worker) Stack(jobID int64) string {
 
 func newHealth(h worker.Health) Health {
 	health := Health{
-		WorkerID: h.WorkerID, State: State(h.State), Slots: h.Slots, Running: h.Running, Buffered: h.Buffered,
+		WorkerID: h.WorkerID, State: State(h.State), Tasks: h.Tasks, Slots: h.Slots, Running: h.Running, Buffered: h.Buffered,
 		Unrecorded: h.Unrecorded, Emptying: h.Emptying, Suspects: h.Suspects, Listening: h.Listening, PollOnly: h.PollOnly,
 		LastClaim: h.LastClaim, OldestDue: h.OldestDue,
 		Recorded: newReport(h.Stats), ClaimFailures: h.Failures, LastHeartbeat: h.LastBeat, Silent: h.Silent, Stuck: h.Stuck,

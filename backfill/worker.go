@@ -25,7 +25,6 @@ type Worker struct {
 	config   workerConfig
 	executor *executor
 	schedule []worker.CronEntry
-	tasks    []string // that it takes jobs of
 
 	mu     sync.Mutex
 	engine *worker.Worker // nil: not started
@@ -67,7 +66,7 @@ func assemble(operation string, r *Registry, e Enqueuer, logger *slog.Logger, op
 		return nil, fmt.Errorf("%s: %w", operation, err)
 	}
 	executor.flags = newForbiddenFlags(config.forbiddenFunc, config.logger)
-	return &Worker{registry: r, config: config, executor: executor, schedule: schedule, tasks: r.claimed()}, nil
+	return &Worker{registry: r, config: config, executor: executor, schedule: schedule}, nil
 }
 
 // Run runs jobs until ctx ends. Then it stops claiming jobs, gives back those that have not

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -112,9 +113,15 @@ func TestGaugesOfWhatMayNotBeRead(t *testing.T) {
 	role := dbtest.NewRole(t, conn)
 	dbtest.Run(t, conn, "grant usage on schema graphile_worker to "+role)
 	dbtest.Run(t, conn, "grant select on all tables in schema graphile_worker to "+role) // but no policy
-	dbtest.Run(t, conn, "alter role "+role+" login")
-	through := db.URL + map[bool]string{true: "&", false: "?"}[strings.Contains(db.URL, "?")] + "options=-crole%3D" + strings.NewReplacer(`"`, "%22", " ", "%5C%20").Replace(strings.Trim(role, `"`))
-	a, err := admin.Open(through)
+	name := strings.ReplaceAll(strings.Trim(role, `"`), `""`, `"`)
+	through, err := url.Parse(db.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	options := through.Query()
+	options.Set("options", "-crole="+strings.NewReplacer(`\`, `\\`, " ", `\ `).Replace(name))
+	through.RawQuery = options.Encode()
+	a, err := admin.Open(through.String())
 	if err != nil {
 		t.Fatal(err)
 	}

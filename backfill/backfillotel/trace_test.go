@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 	_ "github.com/jackc/pgx/v5/stdlib" // the driver "pgx"
 	sdk "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
@@ -21,6 +22,7 @@ import (
 	"github.com/backfillhq/go/backfill"
 	"github.com/backfillhq/go/backfill/backfillotel"
 	"github.com/backfillhq/go/internal/dbtest"
+	"github.com/backfillhq/go/internal/schema"
 	"github.com/backfillhq/go/testutil/pgtest"
 )
 
@@ -281,8 +283,7 @@ func TestKeysKeepTheContextOfTheirJob(t *testing.T) {
 	}
 }
 
-// What is not sampled, or not traced at all, stores nothing and asks for nothing; and a role that may
-// not write trace contexts enqueues all the same.
+// What is not sampled, or not traced at all, stores nothing and asks for nothing.
 func TestNothingIsStoredWithoutTraces(t *testing.T) {
 	t.Parallel()
 	x := newTracing(t, sdk.WithSampler(sdk.NeverSample()))
@@ -314,6 +315,42 @@ func TestJobsRunWithoutTheTable(t *testing.T) {
 	report := runOnce(t, x.client, backfill.NewRegistry(handle("a", func(context.Context) error { return backfill.Permanent(errors.New("no")) })), x.Worker())
 	if report.Failed != 1 {
 		t.Errorf("%+v", report)
+	}
+}
+
+// Nor is it for a role that may not write trace contexts.
+func TestRolesThatMayNotTrace(t *testing.T) {
+	t.Parallel()
+	x := newTracing(t)
+	admin := dbtest.Connect(t, x.db.URL)
+	role := dbtest.NewRole(t, admin)
+	name := strings.ReplaceAll(strings.Trim(role, `"`), `""`, `"`)
+	if _, err := schema.GrantRole(t.Context(), admin, name, schema.WorkerRole, schema.Options{Schema: "graphile_worker"}); err != nil {
+		t.Fatal(err)
+	}
+	dbtest.Run(t, admin, "revoke all on graphile_worker.backfill_traces from "+role)
+	config, err := pgxpool.ParseConfig(x.db.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+		_, err := conn.Exec(ctx, "set role "+role)
+		return err
+	}
+	pool, err := pgxpool.NewWithConfig(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	client, err := backfill.NewClient(t.Context(), pool, backfill.WithMigrations(backfill.MigrateVerify), x.Client())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	enqueue(t, client, backfill.Request{Task: "a"}, backfill.Request{Task: "a", Key: "k"})
+	report := runOnce(t, client, backfill.NewRegistry(handle("a", nothing)), x.Worker())
+	if report.Completed != 2 || x.rows() != 0 {
+		t.Errorf("%+v, and %d trace contexts", report, x.rows())
 	}
 }
 

@@ -153,7 +153,8 @@ func (a *attempt) run(ctx *enqueue.Context) (jobs []*wire.Job, notified bool, er
 	}
 }
 
-// isPlain reports whether a call is one job that needs no name but its task's, and no trace context.
+// isPlain reports whether a call is one job that needs no name but its task's, and no trace
+// context.
 func isPlain(specs []wire.Spec) bool {
 	return len(specs) == 1 && specs[0].Key == "" && specs[0].Queue == "" && specs[0].Trace.Parent == ""
 }
@@ -254,7 +255,8 @@ func (a *attempt) next(ctx *enqueue.Context, err error) (conflict, again bool) {
 	}
 }
 
-// mayNotTrace reports whether the role may not write trace contexts. Jobs are enqueued all the same, without.
+// mayNotTrace reports whether the role may not write trace contexts. Jobs are enqueued all the same,
+// without.
 func (a *attempt) mayNotTrace(err error) bool {
 	said, ok := errors.AsType[*pgconn.PgError](err)
 	return ok && strings.Contains(said.Message, "backfill_traces")

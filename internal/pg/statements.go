@@ -16,8 +16,9 @@ type SentStatement struct {
 	Err      error
 }
 
-// TraceStatements returns a tracer that calls observe for each statement, by the name that it has in
-// query/*.sql. A list that is sent at once counts as its first statement with a name: the time is that of all.
+// TraceStatements returns a tracer that calls observe for each statement, by the name that it has
+// in query/*.sql. A list that is sent at once counts as its first statement with a name: the time
+// is that of all.
 func TraceStatements(observe func(SentStatement)) pgx.QueryTracer {
 	return &statementTracer{observe: observe}
 }

@@ -15,7 +15,8 @@ import (
 	"github.com/backfillhq/go/backfill/backfillotel"
 )
 
-// Start makes logs and traces what the rest of the program uses, and returns what clients and workers are given for them. Logs go to stderr, and spans to
+// Start makes logs and traces what the rest of the program uses, and returns what clients and
+// workers are given. Logs go to stderr, and spans to
 // stdout: put otlptracehttp.New(ctx) in the place of stdouttrace.New() to send them to a collector.
 // Call stop at the end of the program: it writes the spans that are left.
 func Start() (jobs *backfillotel.Telemetry, stop func(context.Context) error, err error) {

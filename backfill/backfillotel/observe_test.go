@@ -120,7 +120,7 @@ func TestGaugesOfWhatMayNotBeRead(t *testing.T) {
 	}
 	options := through.Query()
 	options.Set("options", "-crole="+strings.NewReplacer(`\`, `\\`, " ", `\ `).Replace(name))
-	through.RawQuery = options.Encode()
+	through.RawQuery = strings.ReplaceAll(options.Encode(), "+", "%20")
 	a, err := admin.Open(through.String())
 	if err != nil {
 		t.Fatal(err)

@@ -36,7 +36,7 @@ func feed(r *rig, task, queue, text string, many int) {
 				Kind: kind, Job: job, Task: name, Err: errors.New("text:" + text), Reason: "text:" + text, Final: i%2 == 0, Count: 1, Duration: time.Second,
 			})
 		}
-		_, _ = enqueue(context.Background(), []backfill.Request{{ //nolint:usetesting // nothing is sent
+		_, _ = enqueue(context.Background(), []backfill.Request{{
 			Task: name, Queue: "queue:" + queue, Key: "text:" + text, Priority: backfill.Priority(i % 40), //nolint:gosec // small
 		}})
 	}

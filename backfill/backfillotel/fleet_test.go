@@ -41,8 +41,9 @@ func TestMain(m *testing.M) {
 		os.Exit(m.Run())
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-	defer stop()
-	if err := beProcess(ctx, role, os.Getenv(processURL), os.Getenv(processAddr)); err != nil {
+	err := beProcess(ctx, role, os.Getenv(processURL), os.Getenv(processAddr))
+	stop()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, role+":", err)
 		os.Exit(1)
 	}
@@ -105,11 +106,7 @@ func stagedTasks() *backfill.Registry {
 			if ctx.Err() != nil && !a.Deaf {
 				return context.Cause(ctx)
 			}
-			select {
-			case <-ctx.Done():
-				time.Sleep(20 * time.Millisecond)
-			case <-time.After(20 * time.Millisecond):
-			}
+			<-time.After(20 * time.Millisecond) // whatever the context says: it is looked at above
 		}
 		if a.More > 0 {
 			requests := slices.Repeat([]backfill.Request{{Task: "work"}}, a.More)

@@ -3,6 +3,7 @@ package backfillotel
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"go.opentelemetry.io/otel/metric"
@@ -237,10 +238,8 @@ func errorType(err error) string {
 
 // closed returns a word if it is one of a list, and "other" if not.
 func closed(word string, list []string) string {
-	for _, known := range list {
-		if word == known {
-			return word
-		}
+	if slices.Contains(list, word) {
+		return word
 	}
 	return other
 }

@@ -41,7 +41,7 @@ type stage struct {
 
 // One Prometheus watches a fleet for each fault, which are all staged at once: each alert fires in its
 // fault, resolves when it is over, and is silent in the others (X153).
-func TestAlertsFireInTheirFaults(t *testing.T) {
+func TestAlertsFireInTheirFaults(t *testing.T) { //nolint:tparallel // what follows the group of faults needs its end
 	t.Parallel()
 	needs.That(t, needs.All(), "time for faults that take two minutes, which BACKFILL_TEST_ALL=1 gives")
 	faults := []fault{
@@ -248,7 +248,7 @@ func (s *stage) has(expr string) {
 		if values, err = s.prometheus.query(expr); err == nil && len(values) > 0 {
 			return
 		}
-		time.Sleep(100 * time.Millisecond)
+		<-time.After(100 * time.Millisecond)
 	}
 	s.Errorf("no process has %s: %v", expr, err)
 }

@@ -240,8 +240,7 @@ func TestAChainIsManyTraces(t *testing.T) {
 	x := newTracing(t)
 	const length = 500 // 10,000 were 10,000 traces too, in three minutes
 	left := length
-	var chain backfill.Binding
-	chain = handle("chain", func(ctx context.Context) error {
+	chain := handle("chain", func(ctx context.Context) error {
 		if left--; left == 0 {
 			return nil
 		}

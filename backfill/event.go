@@ -18,7 +18,7 @@ type Observer func(Event)
 //
 //	started, listening, polled, woken, stopped   none beyond Kind and WorkerID
 //	disrupted, claim_error                       Err
-//	claimed                                      Count, Full
+//	claimed                                      Count, Full, Duration: of the statement
 //	start, lease_lost, rescued, suspected        Job
 //	finished                                     Job, Duration
 //	failed                                       Job, Duration, Err, Final, Delay
@@ -62,7 +62,7 @@ type Event struct {
 	Reason   string        // why the job is a dead letter: exhausted, permanent, crashed, interrupted or swept
 	Final    bool          // the job will not be tried again: its last attempt failed, or Permanent
 	Delay    time.Duration // until the job runs again; 0 if Final
-	Duration time.Duration // how long the handler ran
+	Duration time.Duration // how long the handler ran, or the claim took
 }
 
 // EventKind says what happened.

@@ -77,6 +77,7 @@ func (x *executor) execute(ctx context.Context, claimed *wire.Job, outcome *work
 	}
 	carried := newJobContext(ctx, claimed, x.enqueuer)
 	carried.worker = ctx
+	defer func() { outcome.Run = carried.job.Trace.ran(claimed) }()
 	ctx = carried
 	if limit := route.handler.timeout; limit > 0 {
 		var cancel context.CancelFunc

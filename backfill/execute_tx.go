@@ -84,10 +84,14 @@ func (x *executor) runInTx(ctx context.Context, route route, claimed *wire.Job, 
 	}
 	carried := newJobContext(ctx, claimed, bound)
 	carried.tx = &txRun{tx: tx}
-	if outer, ok := ctx.Value(jobContextKey{}).(*jobContext); ok {
-		carried.worker = outer.worker
+	outer, _ := ctx.Value(jobContextKey{}).(*jobContext)
+	if outer != nil {
+		carried.worker, carried.job.Trace = outer.worker, outer.job.Trace
 	}
 	err = route.run(carried, carried.job)
+	if outer != nil {
+		outer.job.Trace = carried.job.Trace // the next run, also one at once, links to this one
+	}
 	x.warnOfHidden(carried, claimed, carried.said.Load(), err)
 	if verdictOf(carried, err, carried.left).Kind != VerdictCompleted {
 		return x.failedInTx(carried, h, claimed, err, outcome)

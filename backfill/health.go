@@ -15,12 +15,13 @@ import (
 type Health struct {
 	_ [0]func()
 
-	WorkerID   string // "" before it has started; a new one after it was declared dead
-	State      State  // new, running, draining or stopped
-	Slots      int    // handlers that can run at a time: see [WithConcurrency]
-	Running    int    // running handlers: more than Slots where StuckJobs have given theirs
-	Buffered   int    // claimed jobs that have not started
-	Unrecorded int    // claimed jobs without a recorded outcome: Running, Buffered and ended
+	WorkerID   string   // "" before it has started; a new one after it was declared dead
+	State      State    // new, running, draining or stopped
+	Tasks      []string // that it takes jobs of, aliases too; it must not be changed
+	Slots      int      // handlers that can run at a time: see [WithConcurrency]
+	Running    int      // running handlers: more than Slots where StuckJobs have given theirs
+	Buffered   int      // claimed jobs that have not started
+	Unrecorded int      // claimed jobs without a recorded outcome: Running, Buffered and ended
 	// Emptying says that the worker claims only short jobs, until it holds none and can run
 	// suspects, or runs some, and claims nothing. See docs/production.md, "A job that kills its
 	// worker".
@@ -207,7 +208,7 @@ func (w *Worker) Stack(jobID int64) string {
 
 func newHealth(h worker.Health) Health {
 	health := Health{
-		WorkerID: h.WorkerID, State: State(h.State), Slots: h.Slots, Running: h.Running, Buffered: h.Buffered,
+		WorkerID: h.WorkerID, State: State(h.State), Tasks: h.Tasks, Slots: h.Slots, Running: h.Running, Buffered: h.Buffered,
 		Unrecorded: h.Unrecorded, Emptying: h.Emptying, Suspects: h.Suspects, Listening: h.Listening, PollOnly: h.PollOnly,
 		LastClaim: h.LastClaim, OldestDue: h.OldestDue,
 		Recorded: newReport(h.Stats), ClaimFailures: h.Failures, LastHeartbeat: h.LastBeat, Silent: h.Silent, Stuck: h.Stuck,

@@ -34,6 +34,9 @@ type Job struct {
 
 	// Cron is the tick that enqueued the job; nil for other jobs.
 	Cron *CronTick
+
+	// Trace is the job's trace context, in a worker that was given [WithTraces].
+	Trace TraceContext
 }
 
 // CronTick is the minute for which a cron job was enqueued. Fields may be added: write it with
@@ -109,5 +112,6 @@ func newJob(job *wire.Job) *Job {
 		CreatedAt:   job.CreatedAt,
 		Flags:       job.Flags,
 		Cron:        cronTick(job.Payload),
+		Trace:       newTraceContext(job.Trace),
 	}
 }

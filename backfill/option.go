@@ -33,6 +33,18 @@ type Option interface {
 	WorkerOption
 }
 
+// ClientOptions makes one option of several. Those that are nil are left out.
+func ClientOptions(options ...ClientOption) ClientOption {
+	options = slices.Clone(options)
+	return clientOption(func(c *clientConfig) { apply(options, func(o ClientOption) { o.applyToClient(c) }) })
+}
+
+// WorkerOptions makes one option of several. Those that are nil are left out.
+func WorkerOptions(options ...WorkerOption) WorkerOption {
+	options = slices.Clone(options)
+	return workerOption(func(c *workerConfig) { apply(options, func(o WorkerOption) { o.applyToWorker(c) }) })
+}
+
 // RunOption configures [Run] and [RunOnce].
 type RunOption interface{ applyToRun(c *runConfig) }
 
@@ -67,6 +79,8 @@ type workerConfig struct {
 	hurry         int // tests set it
 	middleware    []Middleware
 	observers     []Observer
+	statements    []func(Statement)
+	traces        bool
 	probes        []*Probes
 	crontab       []worker.CronEntry
 	scheduled     bool

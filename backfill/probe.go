@@ -42,6 +42,9 @@ func (p *Probes) Live() http.Handler { return answer(p.live) }
 // [Health.Ready] says. Without a worker nothing is ready. It sends no query either.
 func (p *Probes) Ready() http.Handler { return answer(p.ready) }
 
+// Health returns the health of each worker, for metrics. It sends no query.
+func (p *Probes) Health() []Health { return p.health() }
+
 func (p *Probes) add(w *Worker) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -35,6 +35,9 @@ type Request struct {
 	// Flags are labels that workers can be told to skip, see [WithForbiddenFlags]. They have no
 	// order, and none may be empty. Default: none.
 	Flags []string
+	// Trace is the trace context of the enqueue, for the span of the job's run to link to: only its
+	// Parent and State count. Package backfillotel sets it. Default: none.
+	Trace TraceContext
 
 	problems []error // of encoding the args and of options, reported by Validate
 }

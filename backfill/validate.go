@@ -77,6 +77,7 @@ func (r *Request) spec() wire.Spec {
 		RunAt:       r.RunAt,
 		Delay:       r.Delay,
 		Flags:       r.Flags,
+		Trace:       wire.Trace{Parent: r.Trace.Parent, State: r.Trace.State},
 	}
 	if len(spec.Payload) == 0 {
 		spec.Payload = []byte("{}")
@@ -109,6 +110,7 @@ func (r *Request) validate() []error {
 	}
 	add(checkRunAt(r.RunAt)) // the zero time is within the range
 	add(checkArgs(r.Args, r.Key != ""))
+	add(r.Trace.check())
 	return problems
 }
 

@@ -102,6 +102,10 @@ func (w *Worker) run(ctx context.Context, once bool) error {
 		return errors.New("run worker: WithScheduled is for RunOnce: leave it out, and jobs run when they are due")
 	}
 	settings := w.client.settings()
+	settings.Traces = w.config.traces
+	if len(w.config.statements) > 0 {
+		settings.Tracer = pg.TraceStatements(w.observeStatements())
+	}
 	if w.config.listenURL != "" {
 		if err := settings.ListenAt(w.config.listenURL); err != nil {
 			return fmt.Errorf("run worker: WithListenURL: %w", err)

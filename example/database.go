@@ -23,9 +23,10 @@ var schemaSQL string
 // database is a PostgreSQL with all tables: the pool is for the example's own ones, the client for
 // the jobs.
 type database struct {
-	server *devpg.Server
-	pool   *pgxpool.Pool
-	client *backfill.Client
+	server  *devpg.Server
+	metrics *metrics
+	pool    *pgxpool.Pool
+	client  *backfill.Client
 }
 
 // openDatabase connects to url. If that is empty, it goes by the PG* variables, and without those
@@ -72,7 +73,13 @@ func (db *database) connect(ctx context.Context, out io.Writer) error {
 	if db.pool, err = pgxpool.NewWithConfig(ctx, config); err != nil {
 		return err
 	}
-	if db.client, err = backfill.NewClient(ctx, db.pool, backfill.WithSchema(schema)); err != nil {
+	if db.metrics, err = newMetrics(); err != nil {
+		return err
+	}
+	if db.client, err = backfill.NewClient(ctx, db.pool, backfill.WithSchema(schema), db.metrics.Client()); err != nil {
+		return err
+	}
+	if err := db.metrics.observe(db.server.URL); err != nil {
 		return err
 	}
 	// "if not exists" alone fails when two processes start at the same time.
@@ -93,6 +100,9 @@ func (db *database) connect(ctx context.Context, out io.Writer) error {
 
 // close disconnects, and stops a private server that this process has started.
 func (db *database) close() error {
+	if db.metrics != nil {
+		db.metrics.close()
+	}
 	if db.client != nil {
 		db.client.Close()
 	}

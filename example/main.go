@@ -138,8 +138,9 @@ func runRole(ctx context.Context, db *database, cfg config, out io.Writer) (err 
 			return err
 		}
 		site := newSite(db.pool, jobs, cfg.smtpAddr)
+		site.metrics = db.metrics
 		parts = append(parts, func(ctx context.Context) error { return site.serve(ctx, listener) })
-		fmt.Fprintf(out, "page          http://%s\n", listener.Addr())
+		fmt.Fprintf(out, "page          http://%[1]s\nmetrics       http://%[1]s/metrics\n", listener.Addr())
 	}
 	if cfg.role != "web" {
 		workshop, err := newWorkshop(db, cfg.smtpAddr, out)

@@ -29,6 +29,7 @@ type site struct {
 	jobs     tasks.Client
 	smtpAddr string // where mail goes; "": to the outbox
 	boards   boards
+	metrics  http.Handler // nil: none
 }
 
 func newSite(db *pgxpool.Pool, jobs tasks.Client, smtpAddr string) *site {
@@ -49,6 +50,9 @@ func (s *site) handler(ctx context.Context) http.Handler {
 	mux.HandleFunc("POST /signup", s.signUp)
 	mux.HandleFunc("GET /live", func(w http.ResponseWriter, r *http.Request) { s.live(ctx, w, r) })
 	mux.Handle("GET /static/", http.FileServerFS(files))
+	if s.metrics != nil {
+		mux.Handle("GET /metrics", s.metrics)
+	}
 	guarded := http.NewCrossOriginProtection().Handler(http.MaxBytesHandler(mux, 1<<16))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Security-Policy", policy)

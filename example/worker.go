@@ -54,7 +54,7 @@ func newWorkshop(db *database, smtpAddr string, out io.Writer) (*workshop, error
 		Partner: &tasks.Partner{DB: db.pool, URL: "http://" + partnerAddr},
 	})
 	w.history = newHistory(db.pool)
-	w.Worker, err = db.client.NewWorker(registry, backfill.WithObserver(func(e backfill.Event) {
+	w.Worker, err = db.client.NewWorker(registry, db.metrics.Worker(), backfill.WithObserver(func(e backfill.Event) {
 		w.summary.observe(e)
 		w.history.observe(e)
 	}))

@@ -1457,6 +1457,46 @@ insert into "graphile_worker".backfill_migrations (id, name)
 values (13, 'operations')
 on conflict (id) do nothing;
 
+-- own/0015_traces.sql
+
+-- Trace contexts (W3C) of jobs, where programs trace. Nothing of them is in payloads. Whoever ends the
+-- job drops its row, or a worker's upkeep does. Node programs can read and write it as well.
+
+create table if not exists "graphile_worker".backfill_traces (
+  job_id bigint constraint backfill_traces_pkey primary key,
+  traceparent text not null default '',
+  tracestate text not null default '',
+  run text not null default ''
+);
+
+comment on table "graphile_worker".backfill_traces is
+  'Trace contexts of jobs: of the span that has enqueued the job, and of its last run. A run is a trace of its own that links to both.';
+comment on column "graphile_worker".backfill_traces.traceparent is
+  'The traceparent of the span that has enqueued the job. Empty: it was not traced.';
+comment on column "graphile_worker".backfill_traces.run is
+  'The traceparent of the last run that has not ended the job. Empty: there was none, or it was not traced.';
+
+alter table "graphile_worker".backfill_traces enable row level security;
+
+insert into "graphile_worker".backfill_migrations (id, name)
+values (15, 'traces')
+on conflict (id) do nothing;
+
+-- own/0016_crontabs.sql
+
+-- What a worker schedules, for whoever asks when an entry is due. The schedule stands in code: without
+-- this, no other process knows it.
+
+alter table "graphile_worker".backfill_workers
+  add column if not exists crontab json not null default '[]';
+
+comment on column "graphile_worker".backfill_workers.crontab is
+  'The cron entries of this worker: an array of objects with id, schedule, tz, fill_s, task, and what the job gets.';
+
+insert into "graphile_worker".backfill_migrations (id, name)
+values (16, 'crontabs')
+on conflict (id) do nothing;
+
 -- The head of each queue, exactly and in bounded time. Workers run without it, only slower, so it
 -- is built while they work; the runner takes the word "concurrently" out where the table is still
 -- empty. An interrupted build leaves an invalid index of this name: drop it and run this again.

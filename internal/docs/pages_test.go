@@ -74,7 +74,7 @@ func blocksOf(t *testing.T, language string) []block {
 
 // testedElsewhere are blocks that need modules which this one does not have. internal/programs
 // compares them with its own source, which it runs.
-var testedElsewhere = []string{"docs/enqueuing.md: Transactions of ORMs, go 1", "docs/enqueuing.md: Something for every job, go 1"}
+var testedElsewhere = []string{"docs/enqueuing.md: Transactions of ORMs, go 1"}
 
 // Every Go block of every page compiles, in a module with the quickstart's files.
 func TestSnippets(t *testing.T) {
@@ -165,7 +165,7 @@ func imports(body string) string {
 	for _, path := range []string{
 		"context", "database/sql", "encoding/json", "errors", "expvar", "fmt", "log", "log/slog", "net/http", "os", "testing", "time",
 		"github.com/jackc/pgx/v5", "github.com/jackc/pgx/v5/pgxpool",
-		"github.com/backfillhq/go/backfill", "github.com/backfillhq/go/testutil", "github.com/backfillhq/go/testutil/pgtest",
+		"github.com/backfillhq/go/backfill", "github.com/backfillhq/go/backfill/admin", "github.com/backfillhq/go/backfill/backfillotel", "github.com/backfillhq/go/testutil", "github.com/backfillhq/go/testutil/pgtest",
 		"example.com/signup/tasks", "example.com/signup/billing",
 	} {
 		name := filepath.Base(strings.TrimSuffix(path, "/v5"))

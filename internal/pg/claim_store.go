@@ -63,6 +63,9 @@ func (s *Store) Claim(ctx context.Context, request worker.ClaimRequest) (worker.
 		// those of a claim whose answer was lost: nothing of it starts, and it is all given back.
 		err = s.sortOut(ctx, query.New(renderer{db, s.claims.texts}), &claimed)
 	}
+	if err == nil {
+		s.traces.read(ctx, query.New(renderer{db, s.claims.texts}), claimed.Jobs)
+	}
 	stopping := errors.Is(ctx.Err(), context.Canceled)
 	if looked > slowClaim && !stopping && time.Since(s.saidSlow) >= slowLogEvery {
 		s.saidSlow = time.Now()

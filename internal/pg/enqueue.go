@@ -8,10 +8,12 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/backfillhq/go/internal/enqueue"
@@ -95,6 +97,7 @@ type attempt struct {
 
 	plan      *plan                   // nil as long as the call is a single plain insert
 	names     bool                    // insert missing names first
+	untraced  bool                    // the role may not write trace contexts
 	forgotten int                     // tries whose prepared statements were gone
 	readOnly  bool                    // a connection was
 	fresh     int                     // connections that were read-only and may have been new
@@ -131,7 +134,7 @@ func (a *attempt) run(ctx *enqueue.Context) (jobs []*wire.Job, notified bool, er
 		a.names = a.names || a.plan.keyed || len(a.plan.pieces) > 1
 	}
 	n := newInsertion(a.texts, a.specs, a.access)
-	n.whole = a.names
+	n.whole, n.untraced = a.names, a.untraced
 	if a.plan.large {
 		err = n.insertLarge(ctx, conn, a.plan)
 	} else {
@@ -150,9 +153,10 @@ func (a *attempt) run(ctx *enqueue.Context) (jobs []*wire.Job, notified bool, er
 	}
 }
 
-// isPlain reports whether a call is one job that needs no name but its task's.
+// isPlain reports whether a call is one job that needs no name but its task's, and no trace
+// context.
 func isPlain(specs []wire.Spec) bool {
-	return len(specs) == 1 && specs[0].Key == "" && specs[0].Queue == ""
+	return len(specs) == 1 && specs[0].Key == "" && specs[0].Queue == "" && specs[0].Trace.Parent == ""
 }
 
 // insertOne inserts a single plain job by a statement that waits for no row of anybody. It takes
@@ -241,10 +245,21 @@ func (a *attempt) next(ctx *enqueue.Context, err error) (conflict, again bool) {
 	case sqlstate.ReadOnlyTransaction:
 		return false, a.onAnother()
 	case sqlstate.InsufficientRights:
+		if !a.untraced && a.mayNotTrace(err) {
+			a.untraced = true
+			return false, true
+		}
 		return false, a.otherWay(ctx)
 	default:
 		return false, false
 	}
+}
+
+// mayNotTrace reports whether the role may not write trace contexts. Jobs are enqueued all the same,
+// without.
+func (a *attempt) mayNotTrace(err error) bool {
+	said, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && strings.Contains(said.Message, "backfill_traces")
 }
 
 // freshTries is how many connections that may have been new a call tries. While other calls have

@@ -25,8 +25,10 @@ type insertion struct {
 	texts  *texts
 	specs  []wire.Spec
 	access schema.Access
-	whole  bool        // raise an error rather than insert a part of the specs; for a transaction of our own
-	jobs   []*wire.Job // by index of specs; nil: not inserted
+	// untraced leaves trace contexts out: the role may not write them.
+	untraced bool
+	whole    bool        // raise an error rather than insert a part of the specs; for a transaction of our own
+	jobs     []*wire.Job // by index of specs; nil: not inserted
 }
 
 func newInsertion(texts *texts, specs []wire.Spec, access schema.Access) *insertion {
@@ -113,6 +115,20 @@ func (n *insertion) hasQueue(specs []int) bool {
 	return slices.ContainsFunc(specs, func(i int) bool { return n.specs[i].Queue != "" })
 }
 
+// isTraced reports whether trace contexts are to be stored. A role that may only enqueue stores none.
+func (n *insertion) isTraced(specs []int) bool {
+	return !n.untraced && slices.ContainsFunc(specs, func(i int) bool { return n.specs[i].Trace.Parent != "" })
+}
+
+// contexts are the trace contexts of specs; "" for those that have none.
+func (n *insertion) contexts(specs []int) (parents, states []string) {
+	parents, states = make([]string, len(specs)), make([]string, len(specs))
+	for k, i := range specs {
+		parents[k], states[k] = n.specs[i].Trace.Parent, n.specs[i].Trace.State
+	}
+	return parents, states
+}
+
 func (n *insertion) missing() int {
 	missing := 0
 	for _, job := range n.jobs {
@@ -173,11 +189,15 @@ func (n *insertion) insertPiece(p piece) []statement {
 
 func (n *insertion) insertKeyless(p piece) statement {
 	c := n.columns(p.specs)
-	text, args := query.InsertJobs, c.args()
-	if n.hasQueue(p.specs) {
-		text, args = query.InsertQueuedJobs, c.argsWithQueues()
+	text, args := query.InsertJobs, append(c.args(), n.whole)
+	switch {
+	case n.isTraced(p.specs):
+		parents, states := n.contexts(p.specs)
+		text, args = query.InsertTracedJobs, append(c.argsWithQueues(), n.whole, parents, states)
+	case n.hasQueue(p.specs):
+		text, args = query.InsertQueuedJobs, append(c.argsWithQueues(), n.whole)
 	}
-	return statement{text: n.texts.render(text), args: append(args, n.whole), read: func(rows rows) error {
+	return statement{text: n.texts.render(text), args: args, read: func(rows rows) error {
 		got := make([]wire.Job, 0, len(p.specs))
 		for rows.Next() {
 			var row wire.Job
@@ -221,14 +241,21 @@ func (n *insertion) insertKeyed(p piece) []statement {
 		}
 		return nil
 	}
-	if p.mode == wire.KeyUnsafeDedupe {
-		return []statement{{text: n.texts.render(query.DedupeJobs), args: args, read: read}}
+	var traced []statement
+	if n.isTraced(p.specs) {
+		parents, states := n.contexts(p.specs)
+		traced = []statement{{
+			text: n.texts.render(query.TraceKeys), args: []any{keys, parents, states, p.mode == wire.KeyUnsafeDedupe},
+		}}
 	}
-	return []statement{ // the first two sort the keys; here they are in the order of the other columns
+	if p.mode == wire.KeyUnsafeDedupe {
+		return append([]statement{{text: n.texts.render(query.DedupeJobs), args: args, read: read}}, traced...)
+	}
+	return append([]statement{ // the first two sort the keys; here they are in the order of the other columns
 		n.lockKeys(keys),
 		{text: n.texts.render(query.SupersedeKeys), args: []any{keys}},
 		{text: n.texts.render(query.UpsertJobs), args: append(args, p.mode == wire.KeyPreserveRunAt), read: read},
-	}
+	}, traced...)
 }
 
 // insertByFunction inserts by one call of backfill_enqueue, jobs without keys first. The function

@@ -28,6 +28,7 @@ func (s *Store) Complete(ctx context.Context, leases []wire.Lease) ([]worker.Fat
 	if err != nil {
 		return nil, s.endFailed(ctx, fmt.Errorf("complete jobs: %w", err))
 	}
+	s.traces.end(leases...) // one that goes on keeps its row, because its job is there
 	fates := make([]worker.Fate, len(leases))
 	next := make(map[int32]int32, len(row.NextQueues)) // task by queue
 	for i, queue := range row.NextQueues {
@@ -65,6 +66,7 @@ func (s *Store) Fail(ctx context.Context, failed []worker.Ended) ([]worker.Fate,
 		params.Reasons = append(params.Reasons, string(f.Reason))
 	}
 	params.Ids, params.Tokens = columns(leases)
+	s.traces.note(ctx, s.queries, failed)
 	var rows []query.FailJobsRow
 	canceled, err := s.failing(ctx, params.Ids, func(queries *query.Queries) (err error) {
 		rows, err = queries.FailJobs(ctx, params)
@@ -97,6 +99,7 @@ func (s *Store) Release(ctx context.Context, released []worker.Ended) ([]worker.
 		params.DelaysUs = append(params.DelaysUs, delay)
 	}
 	params.Ids, params.Tokens = columns(leases)
+	s.traces.note(ctx, s.queries, released)
 	var rows []query.ReleaseJobsRow
 	canceled, err := s.ending(ctx, params.Ids, func(queries *query.Queries) (err error) {
 		rows, err = queries.ReleaseJobs(ctx, params)

@@ -36,6 +36,9 @@ type Settings struct {
 	// Tracer sees the statements of sessions of our own, which the pool's tracer does not: an idle
 	// worker would be most of what it sees. nil: nobody does.
 	Tracer pgx.QueryTracer
+	// Traces makes a worker's store read the trace contexts of the jobs that it claims, and keep those
+	// of runs.
+	Traces bool
 	// Clock is the schema of the functions that statements read the time from, for tests that move
 	// it. "": PostgreSQL's own.
 	Clock string

@@ -46,6 +46,7 @@ type Store struct {
 	// transactional are the names of transactional tasks, and txs runs their jobs.
 	transactional []string
 	txs           *JobTransactions // nil: there are none
+	traces        *traces          // nil: it does not read them
 	pulse         pulse
 	sweep         *sweep
 	expiry        expiry
@@ -76,11 +77,15 @@ func Open(ctx context.Context, settings Settings) (*Store, error) {
 	if settings.listen != nil {
 		listener = newSessions(settings.listener())
 	}
-	return &Store{
+	store := &Store{
 		settings: settings, sessions: sessions, pool: pool, conns: conns, listener: listener, queries: query.New(db),
 		claims: claims{texts: texts, avoided: avoided}, plain: claims{texts: texts, avoided: avoided}, expiry: newExpiry(),
 		sweep: newSweep(directly, rest, true), logger: slog.Default(),
-	}, nil
+	}
+	if settings.Traces {
+		store.traces = &traces{logger: func() *slog.Logger { return store.logger }, known: map[int64]bool{}}
+	}
+	return store, nil
 }
 
 // Close closes the connections. It must not run beside a Beat.
@@ -199,6 +204,9 @@ func (s *Store) taskIDs(ctx context.Context) (map[int32]string, error) {
 
 // Retire implements worker.Store.
 func (s *Store) Retire(ctx context.Context, workerID string, clean bool) error {
+	if s.traces != nil {
+		s.traces.drop(ctx, s.queries)
+	}
 	return s.queries.RetireWorker(ctx, query.RetireWorkerParams{ID: workerID, Clean: clean})
 }
 

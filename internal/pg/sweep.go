@@ -58,7 +58,10 @@ func (s *Store) dropGone(ctx context.Context) error {
 	if err := s.sweepCrashes(ctx); err != nil {
 		return err
 	}
-	return s.dropRequeued(ctx)
+	if err := s.dropRequeued(ctx); err != nil {
+		return err
+	}
+	return s.dropTraces(ctx)
 }
 
 // sweepCrashes forgets crashes that nobody asks for any more, and frees the queues of suspects that

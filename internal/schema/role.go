@@ -98,6 +98,7 @@ func workerTables() []right {
 		{"table", lettersTable, "select, insert, update, delete"},
 		{"table", queuePausesTable, "select, insert, update, delete"},
 		{"table", cancelsTable, "select, insert, update, delete"},
+		{"table", tracesTable, "select, insert, update, delete"},
 	}
 }
 

@@ -108,6 +108,8 @@ func TestOurObjects(t *testing.T) {
 		"backfill_pauses_pkey i false ",
 		"backfill_queue_pauses r true ",
 		"backfill_queue_pauses_pkey i false ",
+		"backfill_traces r true ",
+		"backfill_traces_pkey i false ",
 		"backfill_workers r true fillfactor=50",
 		"backfill_workers_pkey i false ",
 	}
@@ -120,7 +122,7 @@ func TestOurObjects(t *testing.T) {
 		t.Errorf("index = %s, want %s", got, index)
 	}
 	ledger := dbtest.Get[string](t, conn, "select string_agg(id || ' ' || name, ',' order by id) from graphile_worker.backfill_migrations")
-	if want := "1 workers,2 queue_index,3 enqueue,4 comments,5 enqueue_conflicts,6 sweeps,7 leases,8 pauses,9 crashes,10 dead_letters,11 queue_pauses,12 cancels,13 operations,16 crontabs"; ledger != want {
+	if want := "1 workers,2 queue_index,3 enqueue,4 comments,5 enqueue_conflicts,6 sweeps,7 leases,8 pauses,9 crashes,10 dead_letters,11 queue_pauses,12 cancels,13 operations,15 traces,16 crontabs"; ledger != want {
 		t.Errorf("our ledger = %s, want %s", ledger, want)
 	}
 }

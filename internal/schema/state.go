@@ -114,6 +114,7 @@ const (
 	auditTable       = "backfill_audit"
 	operationsTable  = "backfill_operations"
 	itemsTable       = "backfill_operation_items"
+	tracesTable      = "backfill_traces"
 )
 
 // What a complete schema has.
@@ -127,7 +128,7 @@ var (
 	}
 	ownRelations = []string{
 		workersTable, pausesTable, crashesTable, lettersTable, queuePausesTable, cancelsTable,
-		auditTable, operationsTable, itemsTable,
+		auditTable, operationsTable, itemsTable, tracesTable,
 	}
 )
 
@@ -152,7 +153,7 @@ const enqueueMigration = 3
 // tableMigrations are the numbers of the files that make our tables.
 var tableMigrations = map[string]int{
 	workersTable: 1, pausesTable: 8, crashesTable: 9, lettersTable: 10, queuePausesTable: 11, cancelsTable: 12,
-	auditTable: 13, operationsTable: 13, itemsTable: 13,
+	auditTable: 13, operationsTable: 13, itemsTable: 13, tracesTable: 15,
 }
 
 // factsSQL reads the catalogs only, so it works on any database. It is one statement, so that all

@@ -17,6 +17,7 @@ type Job struct {
 	Revision             int
 	RunAt, CreatedAt     time.Time
 	Flags                []string
+	Trace                *Trace // of a claimed job, if the worker reads them; nil: it has none
 }
 
 // Lease is one claim of one job: the pair (job id, token) that every later statement is guarded by

@@ -13,6 +13,7 @@ type Spec struct {
 	RunAt       time.Time     // zero: the database's now, plus Delay
 	Delay       time.Duration // after the database's now; with a zero RunAt only
 	Flags       []string
+	Trace       Trace // its Run is never set
 }
 
 // KeyMode says what a request does to an existing job with its key, in the contract's words

@@ -111,6 +111,7 @@ func (w *Worker) claim(ctx context.Context, next step) {
 		})
 	}
 	statement, cancel := withStopGrace(ctx, next.timeout)
+	sent := time.Now()
 	claimed, err := w.store.Claim(statement, next.request)
 	timedOut := errors.Is(statement.Err(), context.DeadlineExceeded)
 	cancel()
@@ -122,7 +123,7 @@ func (w *Worker) claim(ctx context.Context, next step) {
 	default:
 		w.troubles.claims.Success(w.config.Logger)
 		w.observe(Event{
-			Kind: EventClaimed, WorkerID: next.request.WorkerID, Count: len(claimed.Jobs), Full: claimed.More,
+			Kind: EventClaimed, WorkerID: next.request.WorkerID, Count: len(claimed.Jobs), Full: claimed.More, Duration: time.Since(sent),
 		})
 		w.on(func(c *core, now time.Time) actions { return c.claimed(next, claimed, ctx.Err() != nil, now) })
 	}

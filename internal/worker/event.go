@@ -18,7 +18,7 @@ type Event struct {
 	Final    bool          // EventFailed: there is no retry
 	Reason   Reason        // EventDead
 	Delay    time.Duration // EventFailed: until the retry; 0: at once, or never
-	Duration time.Duration // EventFinished and EventFailed: how long the handler ran
+	Duration time.Duration // EventFinished and EventFailed: how long the handler ran; EventClaimed: how long the claim took
 }
 
 // EventKind tells events apart. It is the name of its constant.

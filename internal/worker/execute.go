@@ -21,6 +21,8 @@ type Outcome struct {
 	// Committed says that the job's own transaction has completed it, and what became of its lease.
 	// nil: the outcome is to be recorded.
 	Committed *Fate
+	// Run is the traceparent of the run, which the next one links to; "": it was not traced.
+	Run string
 	// Unsure says that a transaction may have completed the job all the same: then it is gone.
 	Unsure bool
 }
@@ -95,7 +97,7 @@ func (w *Worker) start(jobs context.Context) (*lease, context.Context) {
 // ended reports how a job ended, and leaves its outcome to the flusher.
 func (w *Worker) ended(l *lease, outcome Outcome) {
 	w.mu.Lock()
-	counts, took := l.state == leaseRunning || outcome.Committed != nil, time.Since(l.since)
+	counts, took, run := l.state == leaseRunning || outcome.Committed != nil, time.Since(l.since), outcome.Run
 	if l.canceled != nil && outcome.Committed == nil && !outcome.Unsure {
 		outcome = Outcome{Kind: OutcomeCanceled, Err: l.canceled.cause()} // whatever it has returned
 	}
@@ -109,6 +111,7 @@ func (w *Worker) ended(l *lease, outcome Outcome) {
 		outcome = l.interrupted()
 		outcome.Unsure = unsure
 	}
+	outcome.Run = run
 	w.mu.Unlock()
 	if counts {
 		w.reportEnd(l.workerID, l.Job, outcome, took)

@@ -10,6 +10,7 @@ import (
 type Health struct {
 	WorkerID   string
 	State      State
+	Tasks      []string
 	Slots      int // for handlers
 	Running    int
 	Overlong   []OverlongJob // that run for longer than expected and are not stuck, the longest first
@@ -39,7 +40,7 @@ func (w *Worker) Health() Health {
 	c := &w.core
 	now := time.Now()
 	return Health{
-		WorkerID: c.id, State: c.state, Slots: c.concurrency, Running: c.handling, Overlong: c.overlong(now), StuckJobs: c.stuckJobs(now),
+		WorkerID: c.id, State: c.state, Tasks: w.config.Tasks, Slots: c.concurrency, Running: c.handling, Overlong: c.overlong(now), StuckJobs: c.stuckJobs(now),
 		OldestTx: c.oldestTx(),
 		Buffered: c.buffer.len(), Unrecorded: c.leases.held(), Emptying: c.trials.emptying, Suspects: c.unfinished(),
 		Listening: w.listening, PollOnly: w.pollOnly,

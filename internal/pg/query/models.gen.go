@@ -6,6 +6,16 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
+// Trace contexts of jobs: of the span that has enqueued the job, and of its last run. A run is a trace of its own that links to both.
+type GraphileWorkerBackfillTrace struct {
+	JobID int64
+	// The traceparent of the span that has enqueued the job. Empty: it was not traced.
+	Traceparent string
+	Tracestate  string
+	// The traceparent of the last run that has not ended the job. Empty: there was none, or it was not traced.
+	Run string
+}
+
 type GraphileWorkerPrivateKnownCrontab struct {
 	Identifier    string
 	KnownSince    pgtype.Timestamptz

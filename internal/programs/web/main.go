@@ -21,6 +21,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/backfillhq/go/backfill"
+	"github.com/backfillhq/go/backfill/backfillotel"
 	"github.com/backfillhq/go/internal/programs/orders"
 	"github.com/backfillhq/go/internal/programs/telemetry"
 )
@@ -36,7 +37,7 @@ func main() {
 }
 
 func run(ctx context.Context, args []string) (err error) {
-	flush, err := telemetry.Start()
+	traces, flush, err := telemetry.Start()
 	if err != nil {
 		return err
 	}
@@ -48,7 +49,7 @@ func run(ctx context.Context, args []string) (err error) {
 	defer pool.Close()
 	switch {
 	case len(args) == 0:
-		return serve(ctx, pool)
+		return serve(ctx, pool, traces)
 	case len(args) == 1 && args[0] == "migrate":
 		return migrate(ctx, pool)
 	default:
@@ -70,10 +71,10 @@ func migrate(ctx context.Context, pool *pgxpool.Pool) error {
 }
 
 // serve takes orders until ctx ends, and then answers the requests that it has.
-func serve(ctx context.Context, pool *pgxpool.Pool) error {
+func serve(ctx context.Context, pool *pgxpool.Pool, traces *backfillotel.Telemetry) error {
 	client, err := backfill.NewClient(ctx, pool,
 		backfill.WithMigrations(backfill.MigrateVerify), // migrate does it
-		backfill.WithEnqueueMiddleware(telemetry.EnqueueTrace))
+		traces.Client())
 	if err != nil {
 		return err
 	}

@@ -36,7 +36,7 @@ func main() {
 }
 
 func run(ctx context.Context) (err error) {
-	flush, err := telemetry.Start()
+	traces, flush, err := telemetry.Start()
 	if err != nil {
 		return err
 	}
@@ -51,7 +51,7 @@ func run(ctx context.Context) (err error) {
 	}
 	client, err := backfill.Open(ctx, os.Getenv("DATABASE_URL"),
 		backfill.WithMigrations(backfill.MigrateVerify),
-		backfill.WithEnqueueMiddleware(telemetry.EnqueueTrace)) // for jobs that enqueue others
+		traces.Client()) // for jobs that enqueue others
 	if err != nil {
 		return err
 	}
@@ -62,7 +62,8 @@ func run(ctx context.Context) (err error) {
 		backfill.WithClient(client),
 		backfill.WithProbes(probes),
 		backfill.WithObserver(count),
-		backfill.WithMiddleware(telemetry.WorkTrace, logged),
+		traces.Worker(),
+		backfill.WithMiddleware(logged),
 		backfill.WithDrainTimeout(drain))
 }
 
@@ -99,7 +100,7 @@ func queueDepth(client *backfill.Client) any {
 	return stats.Tasks
 }
 
-// logged writes a line for each job, with its trace: telemetry.WorkTrace is outside of it.
+// logged writes a line for each job, with its trace: the span is outside of it.
 func logged(next backfill.HandlerFunc) backfill.HandlerFunc {
 	return func(ctx context.Context, job *backfill.Job) error {
 		err := next(ctx, job)

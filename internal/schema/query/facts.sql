@@ -47,7 +47,7 @@ select
     where c.relnamespace = n.oid and c.relforcerowsecurity and row_security_active(c.oid) and pg_has_role(c.relowner, 'usage')
       and c.relname in ('_private_jobs', '_private_job_queues', '_private_tasks', '_private_known_crontabs', 'backfill_workers', 'backfill_pauses',
                         'backfill_crashes', 'backfill_dlq', 'backfill_queue_pauses', 'backfill_cancels',
-                        'backfill_audit', 'backfill_operations', 'backfill_operation_items')
+                        'backfill_audit', 'backfill_operations', 'backfill_operation_items', 'backfill_traces')
       and not exists (
         select from pg_catalog.pg_policy as p
         cross join unnest(p.polroles) as r (oid)

@@ -138,11 +138,15 @@ func reasons(result *backfill.DeadLetterResult) string {
 	return strings.Join(parts, ", ")
 }
 
-// confirm asks a person. Without a terminal nobody answers.
 func confirm(cmd *cli.Command, verb letterVerb) error {
+	return confirmed(cmd, "To "+verb.name+" them")
+}
+
+// confirmed asks a person. Without a terminal nobody answers.
+func confirmed(cmd *cli.Command, prompt string) error {
 	in, w := cmd.Root().Reader, cmd.Root().ErrWriter
 	if isTerminal(in) {
-		fmt.Fprintf(w, "To %s them, type yes: ", verb.name)
+		fmt.Fprint(w, prompt+", type yes: ")
 		answer, err := bufio.NewReader(in).ReadString('\n')
 		if err != nil {
 			fmt.Fprintln(w)

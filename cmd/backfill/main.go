@@ -7,6 +7,8 @@
 //	backfill pause      keep the jobs of a task or a queue from starting, or list what is paused
 //	backfill resume     let them start again
 //	backfill unlock     release what a dead worker has locked
+//	backfill dev        run sample jobs on a private PostgreSQL, to try things out
+//	backfill bench      measure how fast a server takes jobs and gives them out
 //
 // The database is that of --database-url, of DATABASE_URL, or of the PG* variables, in this order.
 // Exit codes: 0, all is well; 1, it failed, or something is missing; 2, the usage is wrong; 3,
@@ -54,7 +56,8 @@ func run(ctx context.Context, arguments []string, stdin io.Reader, stdout, stder
 		Writer:    stdout,
 		ErrWriter: stderr,
 		Commands: []*cli.Command{
-			migrateCommand(), whyCommand(), doctorCommand(), dlqCommand(), pauseCommand(), resumeCommand(), unlockCommand(), helpCommand(),
+			migrateCommand(), whyCommand(), doctorCommand(), dlqCommand(), pauseCommand(), resumeCommand(), unlockCommand(),
+			devCommand(), benchCommand(), helpCommand(),
 		},
 		OnUsageError:   onUsageError,
 		ExitErrHandler: func(context.Context, *cli.Command, error) {}, // below
@@ -80,7 +83,7 @@ func run(ctx context.Context, arguments []string, stdin io.Reader, stdout, stder
 	return exitProblem
 }
 
-var errUnknownCommand = usageError{errors.New("unknown command: want migrate, why, doctor, dlq, pause, resume or unlock")}
+var errUnknownCommand = usageError{errors.New("unknown command: want migrate, why, doctor, dlq, pause, resume, unlock, dev or bench")}
 
 // helpCommand replaces the library's, which repeats arguments that it does not know.
 func helpCommand() *cli.Command {

@@ -111,14 +111,19 @@ func reasons(result *backfill.DeadLetterResult) string {
 	return strings.Join(parts, ", ")
 }
 
-// confirm asks a person. Without a terminal nobody answers.
+// confirm asks a person, in production for the name of the context.
 func confirm(cmd *cli.Command, verb letterVerb) error {
 	if asked, err := confirmProduction(cmd); asked || err != nil {
 		return err
 	}
+	return confirmed(cmd, "To "+verb.name+" them")
+}
+
+// confirmed asks a person. Without a terminal nobody answers.
+func confirmed(cmd *cli.Command, prompt string) error {
 	in, w := cmd.Root().Reader, cmd.Root().ErrWriter
 	if isTerminal(in) {
-		fmt.Fprintf(w, "To %s them, type yes: ", verb.name)
+		fmt.Fprint(w, prompt+", type yes: ")
 		answer, err := bufio.NewReader(in).ReadString('\n')
 		if err != nil {
 			fmt.Fprintln(w)

@@ -170,8 +170,8 @@ func TestBulkResume(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
 	execute(t, connectTo(t, db.URL), "select graphile_worker.add_job('mail') from generate_series(1, 1000)")
-	child := exec.Command(os.Args[0])
-	child.Env = append(os.Environ(), "BACKFILL_TEST_COMMAND=jobs delete --yes --by ada --per-second 200 --task mail --database-url "+db.URL)
+	child := exec.Command(os.Args[0], "jobs", "delete", "--yes", "--by", "ada", "--per-second", "200", "--task", "mail", "--database-url", db.URL)
+	child.Env = append(os.Environ(), asCommand+"=1")
 	if err := child.Start(); err != nil {
 		t.Fatal(err)
 	}

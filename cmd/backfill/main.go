@@ -15,6 +15,8 @@
 //	backfill resume     let them start again
 //	backfill unlock     release what a dead worker has locked
 //	backfill audit      list what operators have changed
+//	backfill dev        run sample jobs on a private PostgreSQL, to try things out
+//	backfill bench      measure how fast a server takes jobs and gives them out
 //
 // The database is that of --database-url, of --context, of DATABASE_URL, of the PG* variables, or, for
 // commands that change nothing, of the default context, in this order.
@@ -63,7 +65,8 @@ func run(ctx context.Context, arguments []string, stdin io.Reader, stdout, stder
 		ErrWriter: stderr,
 		Commands: []*cli.Command{
 			migrateCommand(), whyCommand(), doctorCommand(), jobsCommand(), queuesCommand(), workersCommand(), locksCommand(), cronCommand(), dlqCommand(),
-			enqueueCommand(), bulkCommand(), pauseCommand(), resumeCommand(), unlockCommand(), auditCommand(), helpCommand(),
+			enqueueCommand(), bulkCommand(), pauseCommand(), resumeCommand(), unlockCommand(), auditCommand(),
+			devCommand(), benchCommand(), helpCommand(),
 		},
 		EnableShellCompletion:           true,
 		ConfigureShellCompletionCommand: func(cmd *cli.Command) { cmd.Hidden = false },
@@ -91,7 +94,7 @@ func run(ctx context.Context, arguments []string, stdin io.Reader, stdout, stder
 	return exitProblem
 }
 
-var errUnknownCommand = usageError{errors.New("unknown command: want migrate, why, doctor, jobs, queues, workers, locks, cron, dlq, enqueue, bulk, pause, resume, unlock or audit")}
+var errUnknownCommand = usageError{errors.New("unknown command: want migrate, why, doctor, jobs, queues, workers, locks, cron, dlq, enqueue, bulk, pause, resume, unlock, audit, dev or bench")}
 
 // helpCommand replaces the library's, which repeats arguments that it does not know.
 func helpCommand() *cli.Command {

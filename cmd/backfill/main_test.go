@@ -2,14 +2,15 @@ package main
 
 import (
 	"os"
-	"strings"
 	"testing"
 )
 
-// TestMain is also the command in a process of its own, to be killed.
+// asCommand is the variable that makes the test's own program the command, in a process of its own
+// that can be killed: where these tests run, there need be no compiler.
+const asCommand = "BACKFILL_TEST_AS_COMMAND"
+
 func TestMain(m *testing.M) {
-	if arguments := os.Getenv("BACKFILL_TEST_COMMAND"); arguments != "" {
-		os.Args = append([]string{"backfill"}, strings.Fields(arguments)...)
+	if os.Getenv(asCommand) != "" {
 		main()
 		return
 	}

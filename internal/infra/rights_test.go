@@ -72,6 +72,7 @@ var otherRights = []lostRight{
 	{"insert, update, delete", "backfill_pauses", "", ""},
 	{"insert, update, delete", "backfill_queue_pauses", "", ""},
 	{"insert", "backfill_cancels", "", ""},
+	{"insert, update, delete", "backfill_history_tasks", "", ""},
 	{"select", "migrations", "", ""},
 	{"select", "backfill_migrations", "", ""},
 	{"execute", "all functions in schema graphile_worker", "", ""},

@@ -194,6 +194,7 @@ func (m *model) plan() (files []string, ok bool) {
 		{"own/0010_dead_letters.sql", m.own < 10},
 		{"own/0011_queue_pauses.sql", m.own < 11},
 		{"own/0012_cancels.sql", m.own < 12},
+		{"own/0014_history.sql", m.own < 14},
 	} {
 		if file.missing {
 			files = append(files, file.path)

@@ -75,8 +75,13 @@ func (k RoleKind) rights() []right {
 		{"table", lettersTable, "select, insert, update, delete"},
 		{"table", queuePausesTable, "select, insert, update, delete"},
 		{"table", cancelsTable, "select, insert, update, delete"},
+		{"table", countersTable, "select, insert, update, delete"},
+		{"table", progressTable, "select, insert, update, delete"},
+		{"table", historyTable, "select, insert, update, delete"},
+		{"table", historyTasks, "select, insert, update, delete"},
 	}
 	list = append(list, tables...)
+	list = append(list, right{"function", historyFunction, "execute"})
 	for _, table := range tables {
 		list = append(list, right{"policy", table.name, "all"})
 	}

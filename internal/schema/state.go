@@ -111,6 +111,11 @@ const (
 	lettersTable     = "backfill_dlq"
 	queuePausesTable = "backfill_queue_pauses"
 	cancelsTable     = "backfill_cancels"
+	countersTable    = "backfill_counters"
+	progressTable    = "backfill_progress"
+	historyTable     = "backfill_history"
+	historyRestTable = "backfill_history_rest" // its partition for what no other one is for
+	historyTasks     = "backfill_history_tasks"
 )
 
 // What a complete schema has.
@@ -122,13 +127,14 @@ var (
 		"add_job", "add_jobs", "complete_jobs", "permanently_fail_jobs", "reschedule_jobs", "remove_job",
 		"force_unlock_workers",
 	}
-	ownRelations = []string{workersTable, pausesTable, crashesTable, lettersTable, queuePausesTable, cancelsTable}
+	ownRelations = []string{workersTable, pausesTable, crashesTable, lettersTable, queuePausesTable, cancelsTable, countersTable, progressTable, historyTable, historyTasks}
 )
 
 // relationNames are the names that we and Graphile Worker use. A complete schema may lack the
 // sequences.
 var relationNames = slices.Concat(
 	[]string{ledgerTable, ownLedgerTable, "jobs_id_seq1", "job_queues_id_seq", "tasks_id_seq"}, wireRelations, ownRelations,
+	[]string{historyRestTable},
 )
 
 // noTable stands for a ledger that is a view, or the like, in the result of factsSQL.
@@ -137,8 +143,11 @@ const noTable = ledgerTable + " (not a table)"
 // enqueueFunction is made by own/0003_enqueue.sql.
 const enqueueFunction = "backfill_enqueue"
 
+// historyFunction is made by own/0014_history.sql.
+const historyFunction = "backfill_history_upkeep"
+
 // schemaFunctions are all functions of a complete schema.
-var schemaFunctions = append(slices.Clone(wireFunctions), enqueueFunction)
+var schemaFunctions = append(slices.Clone(wireFunctions), enqueueFunction, historyFunction)
 
 // enqueueMigration is that file's number.
 const enqueueMigration = 3
@@ -146,6 +155,7 @@ const enqueueMigration = 3
 // tableMigrations are the numbers of the files that make our tables.
 var tableMigrations = map[string]int{
 	workersTable: 1, pausesTable: 8, crashesTable: 9, lettersTable: 10, queuePausesTable: 11, cancelsTable: 12,
+	countersTable: 14, progressTable: 14, historyTable: 14, historyTasks: 14,
 }
 
 // factsSQL reads the catalogs only, so it works on any database. It is one statement, so that all

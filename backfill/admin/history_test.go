@@ -133,7 +133,7 @@ func TestHistoryOfFailures(t *testing.T) {
 			r := newRig(t)
 			id := form(r, func(ctx context.Context) error {
 				attempt := backfill.JobInfo(ctx).Attempt
-				backfill.Logger(ctx).Info(fmt.Sprint("line of ", attempt))
+				backfill.Logger(ctx).InfoContext(ctx, "tried", slog.Int("line", attempt))
 				if attempt == 1 {
 					if err := backfill.Output(ctx, "first"); err != nil {
 						return err
@@ -145,7 +145,7 @@ func TestHistoryOfFailures(t *testing.T) {
 			got := r.history(id, admin.Attempt{Attempt: 1, Outcome: admin.AttemptFailed, Error: "no, with password=***"},
 				admin.Attempt{Attempt: 2, Outcome: admin.AttemptCompleted, Output: []byte("null")})
 			for i, a := range got {
-				if want := fmt.Sprint("line of ", i+1); !strings.Contains(a.Log, want) || strings.Count(a.Log, "\n") != 1 {
+				if want := fmt.Sprint("line=", i+1); !strings.Contains(a.Log, want) || strings.Count(a.Log, "\n") != 1 {
 					t.Errorf("log of attempt %d: %q", i+1, a.Log)
 				}
 			}
@@ -204,7 +204,7 @@ func TestOutputWithoutHistory(t *testing.T) {
 	var said error
 	without := func(task *backfill.Task[args]) { task.History = 0 }
 	id := once(r, kept("plain", without), func(ctx context.Context, _ args) error {
-		backfill.Logger(ctx).Info("somewhere")
+		backfill.Logger(ctx).InfoContext(ctx, "somewhere")
 		said = backfill.Output(ctx, 1)
 		return nil
 	})
@@ -228,7 +228,7 @@ func TestHistoryOfALongLog(t *testing.T) {
 	id := once(r, task, func(ctx context.Context, _ args) error {
 		log := backfill.Logger(ctx)
 		for i := range 10_000 {
-			log.Info(strings.Repeat("x", 100), "line", i)
+			log.InfoContext(ctx, "long", slog.String("text", strings.Repeat("x", 100)), slog.Int("line", i))
 		}
 		return errors.New("no")
 	}, backfill.WithScheduled())
@@ -296,7 +296,7 @@ func TestHistoryAccess(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	id := once(r, kept("secret"), func(ctx context.Context, _ args) error {
-		backfill.Logger(ctx).Info("line")
+		backfill.Logger(ctx).InfoContext(ctx, "line")
 		return backfill.Output(ctx, 1)
 	})
 	for name, want := range map[string][]admin.Attempt{

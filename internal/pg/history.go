@@ -58,13 +58,8 @@ func (s *Store) Progress(ctx context.Context, rows []worker.Progress, over []wir
 
 // sparse returns the classes of a histogram that are not empty, and their counts, as array literals.
 func sparse(in map[int16]int32) (classes, counts string) {
-	sorted := make([]int16, 0, len(in))
-	for class := range in {
-		sorted = append(sorted, class)
-	}
-	slices.Sort(sorted)
 	var c, n strings.Builder
-	for i, class := range sorted {
+	for i, class := range slices.Sorted(maps.Keys(in)) {
 		if i > 0 {
 			c.WriteByte(',')
 			n.WriteByte(',')
@@ -138,9 +133,9 @@ func keptOutcome(kind worker.OutcomeKind) string {
 		return "snoozed"
 	case worker.OutcomeCanceled:
 		return "canceled"
-	default:
-		return "returned"
+	case worker.OutcomeCompleted, worker.OutcomeFailed, worker.OutcomeExhausted, worker.OutcomeReturned:
 	}
+	return "returned"
 }
 
 // noteHistory says of which tasks this worker keeps the history. Whoever ends jobs of them besides it

@@ -59,6 +59,45 @@ func TestCountsAreWrittenAtTheEnd(t *testing.T) {
 	})
 }
 
+// What was claimed and given back before it started has not ended.
+func TestCountsOfWhatHasNotStarted(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		db := newDB(t)
+		db.add(5, wire.Job{})
+		r := newRig(t, db, takes(time.Second), latency(opClaim, time.Second))
+		r.pass(600 * time.Millisecond) // the claim has taken effect, and its answer is under way
+		if err := r.stop(); err != nil {
+			t.Fatal(err)
+		}
+		if len(r.store.calls(opRelease)) == 0 {
+			t.Error("nothing was given back")
+		}
+		if got := (contractDB{db}).Counted("task"); got != (storetest.Counted{}) {
+			t.Errorf("counted %+v, want nothing", got)
+		}
+	})
+}
+
+// A count that failed is written later, also if nothing has ended since, and in its own minute.
+func TestCountsAreWrittenLater(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		db := newDB(t)
+		db.add(1, wire.Job{})
+		r := newRig(t, db, takes(time.Millisecond), failing(opCount, 20, false))
+		r.pass(2 * time.Minute)
+		if got := (contractDB{db}).Counted("task"); got.Completed != 1 || got.Runs != 1 {
+			t.Errorf("counted %+v, want one", got)
+		}
+		for key := range db.counted {
+			if minute := time.Unix(0, key.minute); time.Since(minute) < time.Minute {
+				t.Errorf("it counts for the minute %v", minute)
+			}
+		}
+	})
+}
+
 // A database that takes no counts, or does not answer, delays no outcome (X139). Nothing is counted
 // twice when the answer to a statement was lost.
 func TestCountsDelayNothing(t *testing.T) {

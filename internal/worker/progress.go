@@ -3,7 +3,6 @@ package worker
 import (
 	"context"
 	"log/slog"
-	"maps"
 	"sync"
 	"time"
 
@@ -77,9 +76,8 @@ func (p *progress) take() (rows []Progress, over []wire.Lease) {
 func (p *progress) putBack(rows []Progress, over []wire.Lease) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	fresher := maps.Clone(p.fresh)
 	for _, said := range rows {
-		if _, newer := fresher[said.Lease]; !newer && p.written[said.Lease] {
+		if _, newer := p.fresh[said.Lease]; !newer && p.written[said.Lease] {
 			p.fresh[said.Lease] = said
 		}
 	}

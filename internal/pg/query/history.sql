@@ -94,7 +94,7 @@ select (select count(*) from page)::int as seen, coalesce((select max(page.job_i
 
 -- name: RecordInTx :one
 -- Goes behind the guard, in the job's transaction: the attempt goes into the history, if the guard has deleted the
--- job's row. In front of it somebody has ended the transaction, or has the row locked.
+-- job's row: not if somebody has ended the transaction, or has the row locked.
 with recorded as (
   insert into graphile_worker.backfill_history
          (job_id, task_identifier, queue_name, job_key, attempt, outcome, started_at, ended_at, duration, worker_id, output, log)

@@ -398,7 +398,7 @@ type RecordInTxParams struct {
 }
 
 // Goes behind the guard, in the job's transaction: the attempt goes into the history, if the guard has deleted the
-// job's row. In front of it somebody has ended the transaction, or has the row locked.
+// job's row: not if somebody has ended the transaction, or has the row locked.
 func (q *Queries) RecordInTx(ctx context.Context, arg RecordInTxParams) (int32, error) {
 	row := q.db.QueryRow(ctx, RecordInTx,
 		arg.ID,

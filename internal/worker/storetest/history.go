@@ -280,6 +280,8 @@ var historyCases = map[string]func(*rig){
 		is("what an attempt says that is over", Progress{})
 		say(again, 3, job.Lease)
 		is("the new attempt", Progress{2, 3, 10, "at 3"})
+		say(job, 9)
+		is("the former one goes on", Progress{2, 3, 10, "at 3"})
 		say(again, 4, job.Lease)
 		is("another one was over", Progress{2, 4, 10, "at 4"})
 		if err := r.store.Progress(r.ctx(), nil, []wire.Lease{again.Lease}); err != nil {

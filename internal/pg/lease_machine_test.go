@@ -166,8 +166,10 @@ func (m *leaseMachine) register(w *leaseWorker) {
 	former := w.id
 	w.id, w.beats = wire.NewWorkerID(), 0
 	letters := m.below("without dead letters", 4) > 0
-	must(m, w.store.Register(m.ctx(), worker.Registration{ID: w.id, Former: former, Tasks: []string{"a"}, Slots: 9, DeadLetters: letters,
-		History: map[string]time.Duration{"a": time.Hour}}))
+	must(m, w.store.Register(m.ctx(), worker.Registration{
+		ID: w.id, Former: former, Tasks: []string{"a"}, Slots: 9, DeadLetters: letters,
+		History: map[string]time.Duration{"a": time.Hour},
+	}))
 	m.model.makes[w.id] = letters
 	m.ids = append(m.ids, w.id)
 	m.model.alive[w.id] = true

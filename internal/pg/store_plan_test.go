@@ -76,8 +76,8 @@ func TestPlansCachedOnAnEmptyTable(t *testing.T) {
 			"('{1,2,3}', '{x,y,z}', '{t,t,t}', '{q,q,q}', '{k,k,k}', '{1,1,1}', '{1,1,1}', '{1,1,1}', '{l,l,l}')",
 		},
 		"progress": {
-			query.WriteProgress, "(bigint[], text[], bigint[], text[], bigint[], bigint[], text[])",
-			"('{1,2,3}', '{x,y,z}', '{1,2,3}', '{x,y,z}', '{1,1,1}', '{2,2,2}', '{n,n,n}')",
+			query.WriteProgress, "(bigint[], text[], bigint[], bigint[], text[], bigint[], text[])",
+			"('{1,2,3}', '{x,y,z}', '{1,1,1}', '{2,2,2}', '{n,n,n}', '{1,2,3}', '{x,y,z}')",
 		},
 		"drop progress":   {query.DropProgress, "(int)", "(100)"},
 		"renew":           {query.RenewJobs, "(bigint[], text[], int[], text[])", "('{1,2,3}', '{x,y,z}', '{1,0,0}', '{x,y,z}')"},

@@ -44,13 +44,17 @@ func (a *Admin) Progress(ctx context.Context, jobID int64) (*Progress, error) {
 		if err != nil {
 			return err
 		}
-		if len(rows) == 0 || !a.may(ctx, ActionRead, Target{Kind: KindJob, ID: strconv.FormatInt(jobID, 10), Task: rows[0].Task, Queue: rows[0].Queue}) {
+		if len(rows) == 0 {
 			return ErrNotFound
 		}
-		if row := rows[0]; row.At.Valid {
+		row := rows[0]
+		if row.At.Valid {
 			progress = &Progress{Attempt: int(row.Attempt), Done: row.Done, Total: row.Total, Note: row.Note, At: row.At.Time}
 		}
-		return nil
+		return a.allow(ctx, ActionRead, Target{Kind: KindJob, ID: strconv.FormatInt(jobID, 10), Task: row.Task, Queue: row.Queue})
 	})
-	return progress, err
+	if err != nil {
+		return nil, err
+	}
+	return progress, nil
 }

@@ -62,6 +62,7 @@ const (
 	DanglingQueue     FindingCode = "dangling_queue"     // of jobs, without a row
 	FailedKeys        FindingCode = "failed_keys"        // jobs that failed for good hold keys
 	TaskUnserved      FindingCode = "task_unserved"      // its jobs wait, and no worker takes them
+	HistoryOverdue    FindingCode = "history_overdue"    // partitions of it that nobody drops
 )
 
 // examining is a diagnosis under way.
@@ -101,6 +102,7 @@ func (a *Admin) Doctor(ctx context.Context) (*Diagnosis, error) {
 		for _, examine := range []func() error{
 			x.examineFunctions, x.examineIndexes, x.examineTriggers, x.examineOwners, x.examineSettings, x.examineClock, x.examineVacuum,
 			x.examineNotifications, x.examineTransactions, x.examineSequences, x.examineLine, x.examineQueues, x.examineKeys,
+			x.examineHistory,
 		} {
 			if err := examine(); err != nil {
 				return err

@@ -107,6 +107,25 @@ var functionBodies = map[string][]string{
 	"reschedule_jobs":         {"89335f118a497a2a3dc1b09ca02ed2ef", "f493e01081fbfe3c225f177dd0371bc4"},
 }
 
+// examineHistory finds partitions of the history that are older than any task keeps it.
+func (x *examining) examineHistory() error {
+	if _, there := x.relations[historyTasksTable]; !there || !x.can(historyTasksTable, "for how long the history is kept") {
+		return nil
+	}
+	row, known, err := fact(&x.reading, "the partitions of the history", func(q *query.Queries, ctx context.Context) (query.DoctorHistoryRow, error) {
+		return q.DoctorHistory(ctx, x.reader.Schema())
+	})
+	if known && row.Overdue > 0 && !x.relations[historyTasksTable].Hidden {
+		x.find(Finding{
+			Code: HistoryOverdue, Object: row.Oldest, Count: row.Overdue,
+			Text: fmt.Sprintf("%d weeks of the history are older than any task keeps it, and nobody has dropped them for a day; the first is %s. A worker does it every 10 minutes, "+
+				"unless none runs, a session holds a lock of the table, or the role of the workers may not: then their log says so.", row.Overdue, x.table(row.Oldest)),
+			Remedies: []Remedy{{"To do it now, as the owner of the tables:", fmt.Sprintf("select * from %s();", x.table("backfill_history_upkeep"))}},
+		})
+	}
+	return err
+}
+
 // examineIndexes finds those whose build was interrupted.
 func (x *examining) examineIndexes() error {
 	rows, _, err := fact(&x.reading, "the indexes", func(q *query.Queries, ctx context.Context) ([]query.DoctorIndexesRow, error) {

@@ -66,8 +66,11 @@ const (
 // mostAttempts is how many attempts an answer has.
 const mostAttempts = 1000
 
-// historyTable is there where backfill migrate was run.
-const historyTable = "backfill_history"
+// These tables are there where backfill migrate was run.
+const (
+	historyTable      = "backfill_history"
+	historyTasksTable = "backfill_history_tasks"
+)
 
 // History returns the attempts of a job that the principal may see.
 func (a *Admin) History(ctx context.Context, jobID int64) (*History, error) {

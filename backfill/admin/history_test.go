@@ -467,3 +467,20 @@ func TestProgressOfAJob(t *testing.T) {
 	}
 	backfill.Progress(t.Context(), 1, 2, "outside of a handler")
 }
+
+// Weeks that nobody drops are found a day later, and the remedy drops them (X137).
+func TestDoctorFindsAnOverdueHistory(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.run("insert into graphile_worker.backfill_history_tasks values ('a', '20 days')")
+	for _, day := range []string{"20251103", "20251110"} {
+		r.run(fmt.Sprintf("create table graphile_worker.backfill_history_%[1]s partition of graphile_worker.backfill_history "+
+			"for values from ('%[1]s 00:00Z') to (timestamptz '%[1]s 00:00Z' + interval '7 days')", day))
+	}
+	found := r.finds(admin.HistoryOverdue, "2 weeks", "backfill_history_20251103")
+	r.run(found.Remedies[0].Command)
+	r.healthy()
+	r.run(`do $$ begin execute format('create table graphile_worker.%I partition of graphile_worker.backfill_history for values from (%L) to (%L)',
+		'backfill_history_' || to_char(now() - interval '26 days', 'YYYYMMDD'), now() - interval '26 days', now() - interval '19 days'); end $$`)
+	r.healthy() // of its last day, something is to be kept
+}

@@ -29,9 +29,17 @@ const (
 var ErrNoHistory = errors.New("the task has no history: set history= in its directive, or give its workers WithHistory")
 
 // OutputTooLargeError says that an output has more than [MaxOutput] bytes.
-type OutputTooLargeError struct{ Bytes int }
+type OutputTooLargeError struct {
+	_ [0]func() // fields may be added
 
+	Bytes int
+}
+
+// Error says how large it is, and what to do.
 func (e *OutputTooLargeError) Error() string {
+	if e == nil {
+		return "the output is too large"
+	}
 	return fmt.Sprintf("the output has %d bytes as JSON, and may have %d: store it elsewhere, and keep a reference", e.Bytes, MaxOutput)
 }
 
@@ -86,7 +94,7 @@ func encodeOutput(v any) (encoded []byte, err error) {
 		}
 	}
 	if ascii.Len() > MaxOutput {
-		return nil, &OutputTooLargeError{ascii.Len()}
+		return nil, &OutputTooLargeError{Bytes: ascii.Len()}
 	}
 	return ascii.Bytes(), nil
 }

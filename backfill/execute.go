@@ -23,8 +23,11 @@ type executor struct {
 	logger   *slog.Logger
 	random   func() float64  // from 0 to 1, for the jitter of backoffs
 	flags    *forbiddenFlags // nil: none that change
-	hidden   trouble.Log     // verdicts that middleware has hidden
-	unbegun  trouble.Log     // transactions of jobs that could not be begun, or were lost
+	// histories is how long attempts are kept, by the names of tasks of which they are.
+	histories map[string]time.Duration
+	report    func(worker.Progress) // nil: nobody listens
+	hidden    trouble.Log           // verdicts that middleware has hidden
+	unbegun   trouble.Log           // transactions of jobs that could not be begun, or were lost
 
 	// client and transactions are for transactional tasks; nil: there is no database.
 	client       *Client
@@ -76,9 +79,13 @@ func (x *executor) execute(ctx context.Context, claimed *wire.Job, outcome *work
 		return
 	}
 	carried := newJobContext(ctx, claimed, x.enqueuer)
-	carried.worker = ctx
+	carried.worker, carried.logger, carried.report = ctx, x.logger, x.report
 	defer func() { outcome.Run = carried.job.Trace.ran(claimed) }()
 	ctx = carried
+	if x.histories[claimed.Task] > 0 {
+		carried.kept = new(kept)
+		defer func() { outcome.Log = carried.kept.text() }()
+	}
 	if limit := route.handler.timeout; limit > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, limit, ErrTimeout)
@@ -97,7 +104,11 @@ func (x *executor) execute(ctx context.Context, claimed *wire.Job, outcome *work
 	}
 	err := route.run(ctx, carried.job)
 	x.warnOfHidden(ctx, claimed, carried.said.Load(), err)
+	err = carried.kept.check(err)
 	*outcome = x.outcome(ctx, route.handler, claimed, err)
+	if outcome.Kind == worker.OutcomeCompleted {
+		outcome.Output = carried.kept.result()
+	}
 }
 
 // guard turns a panic into a *PanicError.

@@ -83,16 +83,18 @@ func (x *executor) runInTx(ctx context.Context, route route, claimed *wire.Job, 
 		bound = x.client.bindSQLTx(tx.SQL, note)
 	}
 	carried := newJobContext(ctx, claimed, bound)
-	carried.tx = &txRun{tx: tx}
+	carried.tx, carried.logger, carried.report = &txRun{tx: tx}, x.logger, x.report
 	outer, _ := ctx.Value(jobContextKey{}).(*jobContext)
 	if outer != nil {
-		carried.worker, carried.job.Trace = outer.worker, outer.job.Trace
+		carried.worker, carried.kept, carried.job.Trace = outer.worker, outer.kept, outer.job.Trace
+		carried.kept.again()
 	}
 	err = route.run(carried, carried.job)
 	if outer != nil {
 		outer.job.Trace = carried.job.Trace // the next run, also one at once, links to this one
 	}
 	x.warnOfHidden(carried, claimed, carried.said.Load(), err)
+	err = carried.kept.check(err)
 	if verdictOf(carried, err, carried.left).Kind != VerdictCompleted {
 		return x.failedInTx(carried, h, claimed, err, outcome)
 	}
@@ -103,7 +105,7 @@ func (x *executor) runInTx(ctx context.Context, route route, claimed *wire.Job, 
 	if carried.tx.calls.Load() > 0 {
 		tx.Fail(errors.New("middleware returned nil while the handler ran: it must wait for it"))
 	}
-	fate, err := tx.Commit()
+	fate, err := tx.Commit(carried.kept.record(claimed))
 	switch {
 	case err == nil:
 		*outcome = worker.Outcome{Kind: worker.OutcomeCompleted, Committed: &fate}

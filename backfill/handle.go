@@ -40,7 +40,7 @@ func Handle[T any, F HandlerShape[T]](t *Task[T], fn F, opts ...HandleOption) Bi
 	if t == nil {
 		return Binding{problem: &problem{err: errors.New("the *Task of a Handle is nil: pass the task's descriptor")}}
 	}
-	h := &handler{name: t.Name, where: callerOf(2), aliases: slices.Clone(t.Aliases), timeout: t.Timeout, backoff: t.Backoff}
+	h := &handler{name: t.Name, where: callerOf(2), aliases: slices.Clone(t.Aliases), timeout: t.Timeout, backoff: t.Backoff, history: t.History}
 	h.guard = &guard{limit: userLimit}
 	h.misbehaved = &trouble.Log{Failing: "backoff function misbehaved, and the task's backoff is used", Level: slog.LevelWarn}
 	h.faults = checkTask(t)
@@ -103,6 +103,7 @@ type handler struct {
 	name          string
 	aliases       []string
 	timeout       time.Duration // 0: none
+	history       time.Duration // how long attempts are kept; 0: as the worker says
 	isolation     Isolation     // of a transactional task
 	transactional bool
 	onSQL         bool // its transaction is of database/sql
@@ -184,5 +185,8 @@ func checkTask[T any](t *Task[T]) []error {
 		check(fmt.Errorf("timeout %v is negative: want 0, for none, or more", t.Timeout))
 	}
 	check(t.Backoff.problem())
+	if t.History != 0 {
+		check(checkHistory(t.History))
+	}
 	return h.faults
 }

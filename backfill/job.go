@@ -3,11 +3,13 @@ package backfill
 import (
 	"context"
 	"encoding/json"
+	"log/slog"
 	"sync/atomic"
 	"time"
 
 	"github.com/backfillhq/go/internal/seam"
 	"github.com/backfillhq/go/internal/wire"
+	"github.com/backfillhq/go/internal/worker"
 )
 
 // Job is a copy of a job's row, as it was when it was enqueued or claimed. Its slices are shared
@@ -59,13 +61,17 @@ type jobContext struct {
 	enqueuer Enqueuer
 	said     atomic.Pointer[error] // what the handler returned, if there is middleware; nil: no error
 	tx       *txRun                // of a transactional job; else nil
+	kept     *kept                 // for the history; nil: nothing is kept
+	logger   *slog.Logger          // of the worker; nil: there is none
+	lease    wire.Lease
+	report   func(worker.Progress) // nil: nobody listens
 }
 
 type jobContextKey struct{}
 
 func newJobContext(ctx context.Context, claimed *wire.Job, e Enqueuer) *jobContext {
 	job := newJob(claimed)
-	return &jobContext{Context: ctx, job: job, left: attemptsLeft(job.Attempt, job.MaxAttempts), enqueuer: e}
+	return &jobContext{Context: ctx, job: job, left: attemptsLeft(job.Attempt, job.MaxAttempts), enqueuer: e, lease: claimed.Lease}
 }
 
 func (c *jobContext) Value(key any) any {

@@ -30,6 +30,7 @@ func TestMethodsOfNilValues(t *testing.T) {
 		"BatchError":              {(*backfill.BatchError)(nil), &backfill.BatchError{}},
 		"DecodeError":             {(*backfill.DecodeError)(nil), &backfill.DecodeError{}},
 		"DeadLetterConflictError": {(*backfill.DeadLetterConflictError)(nil), &backfill.DeadLetterConflictError{}},
+		"OutputTooLargeError":     {(*backfill.OutputTooLargeError)(nil), &backfill.OutputTooLargeError{}},
 		"Probes":                  {(*backfill.Probes)(nil), &backfill.Probes{}},
 		"Verdict":                 {backfill.Verdict{}},
 		"Health":                  {backfill.Health{}, (*backfill.Worker)(nil).Health()},

@@ -88,6 +88,7 @@ type workerConfig struct {
 	withoutListen bool
 	forbidden     []string
 	deadLetters   bool
+	history       time.Duration // of tasks that say nothing of it; 0: none
 	retention     time.Duration // of dead letters; 0: for ever
 	// forbiddenFunc replaces forbidden, unless it is nil.
 	forbiddenFunc func() []string
@@ -326,6 +327,18 @@ func WithDeadLetterRetention(d time.Duration) WorkerOption {
 	return workerOption(func(c *workerConfig) {
 		c.require(d >= 0, "WithDeadLetterRetention: %v is negative: want 0, which keeps dead letters for ever, or more", d)
 		c.retention = d
+	})
+}
+
+// WithHistory keeps each attempt of all tasks of the worker for some time after it has ended, in the
+// table backfill_history, with its error, its output and what it has logged: an hour to 400 days. A
+// task that says its own time keeps that. Attempts go by the week, so some stay for a week longer.
+// Give it to all workers of a task: the one that started last says for how long. Default: no
+// attempts are kept, except of tasks whose [Task.History] says so.
+func WithHistory(retention time.Duration) WorkerOption {
+	return workerOption(func(c *workerConfig) {
+		c.check("WithHistory", checkHistory(retention))
+		c.history = retention
 	})
 }
 

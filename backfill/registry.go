@@ -1,6 +1,7 @@
 package backfill
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -192,6 +193,17 @@ func (r *Registry) timeouts() map[string]time.Duration {
 		}
 	}
 	return timeouts
+}
+
+// histories returns how long attempts are kept, by all names of the tasks of which they are.
+func (r *Registry) histories(unless time.Duration) map[string]time.Duration {
+	histories := make(map[string]time.Duration)
+	for name, h := range r.names {
+		if keep := cmp.Or(h.history, unless); keep > 0 {
+			histories[name] = keep
+		}
+	}
+	return histories
 }
 
 // taskNames returns the names of the tasks, in alphabetical order.

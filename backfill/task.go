@@ -50,6 +50,11 @@ type Task[T any] struct {
 	// [ErrTimeout]. A transactional task needs one, of 3 h 30 min at most. Default: no timeout.
 	Timeout time.Duration
 
+	// History is for how long each attempt is kept after it has ended, with its error, its output and
+	// what it has logged: see [Output]. An hour to 400 days. Default: that of the worker, see
+	// [WithHistory].
+	History time.Duration
+
 	// Isolation is that of a transactional task's transaction. Default: [ReadCommitted].
 	Isolation Isolation
 

@@ -65,6 +65,7 @@ func assemble(operation string, r *Registry, e Enqueuer, logger *slog.Logger, op
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", operation, err)
 	}
+	executor.histories = r.histories(config.history)
 	executor.flags = newForbiddenFlags(config.forbiddenFunc, config.logger)
 	return &Worker{registry: r, config: config, executor: executor, schedule: schedule}, nil
 }
@@ -131,6 +132,7 @@ func (w *Worker) start(store *pg.Store, once bool) (*worker.Worker, error) {
 		return nil, errors.New("run worker: it has run already; make a new one")
 	}
 	w.engine = worker.New(store, w.engineConfig(store, once))
+	w.executor.report = w.engine.Progress
 	return w.engine, nil
 }
 
@@ -144,6 +146,7 @@ func (w *Worker) engineConfig(store *pg.Store, once bool) worker.Config {
 		Transactional: transactional,
 		TxConnections: w.config.txConnections,
 		Timeouts:      w.registry.timeouts(),
+		History:       w.executor.histories,
 		Concurrency:   w.config.concurrency,
 		DeadLetters:   w.config.deadLetters,
 		Retention:     w.config.retention,

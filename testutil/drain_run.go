@@ -415,6 +415,10 @@ func (g *gate) Complete(ctx context.Context, leases []wire.Lease) ([]worker.Fate
 	return g.fates(g.Store.Complete(ctx, leases))
 }
 
+func (g *gate) CompleteRecorded(ctx context.Context, done []worker.Ended) ([]worker.Fate, error) {
+	return g.fates(g.Store.CompleteRecorded(ctx, done))
+}
+
 func (g *gate) Fail(ctx context.Context, failed []worker.Ended) ([]worker.Fate, error) {
 	return g.fates(g.Store.Fail(ctx, failed))
 }

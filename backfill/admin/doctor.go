@@ -66,6 +66,7 @@ const (
 	FailedKeys        FindingCode = "failed_keys"        // jobs that failed for good hold keys
 	TaskUnserved      FindingCode = "task_unserved"      // its jobs wait, and no worker takes them
 	GoroutinesLeak    FindingCode = "goroutines_leak"    // of a task's jobs, which have ended
+	HistoryOverdue    FindingCode = "history_overdue"    // partitions of it that nobody drops
 )
 
 // examining is a diagnosis under way.
@@ -139,6 +140,7 @@ func (a *Admin) Doctor(ctx context.Context, options ...DoctorOptions) (*Diagnosi
 		for _, examine := range []func() error{
 			x.examineFunctions, x.examineIndexes, x.examineTriggers, x.examineOwners, x.examineSettings, x.examineClock, x.examineVacuum,
 			x.examineNotifications, x.examineTransactions, x.examineSequences, x.examineLine, x.examineQueues, x.examineKeys,
+			x.examineHistory,
 		} {
 			if err := examine(); err != nil {
 				return err

@@ -113,7 +113,7 @@ func (x *examining) examineFunctions() error {
 		})
 	}
 	for name := range functionBodies {
-		if err == nil && len(rows) > 0 && !found[name] && name != "backfill_enqueue" {
+		if err == nil && len(rows) > 0 && !found[name] && !strings.HasPrefix(name, "backfill_") { // those are not everywhere
 			x.find(Finding{
 				Code: FunctionChanged, Object: name, Text: fmt.Sprintf("The function %s is not there.", x.table(name)),
 				Remedies: []Remedy{{"To see what is missing:", x.backfill("migrate --dry-run")}},
@@ -126,14 +126,34 @@ func (x *examining) examineFunctions() error {
 // functionBodies are fingerprints of the bodies that functions have: those of backfill, and of
 // Graphile Worker's revisions 18 to 20. DoctorFunctions says how they are made.
 var functionBodies = map[string][]string{
-	"add_job":               {"3656c605922852d4135aeaa639a9ae3c", "061016e51830c366270394dcd037f2df", "5ec9dae4bcb6067ef19cb29055be09fa"},
-	"add_jobs":              {"d2aff6b93e43feb5d53fb5a4e59e8d75", "0f39713f798292216bb8e6de555ade3a", "ad55ca3902951d675a4150431c24a5b2"},
-	"backfill_enqueue":      {"204f4ef2d606f5bdbca0ec6aeb45ee73"},
-	"complete_jobs":         {"827425bea9cf3d7017ec84490e12b6a6", "46951ec8b68704606c638b94629bffd6"},
-	"force_unlock_workers":  {"6f4118e5cca24d5c50f4464d6d9d06e8", "ac7ffbd59fb9ec58c96b1130fe1a160f"},
-	"permanently_fail_jobs": {"6b2208fcbd4c4169d73c3cfd595d8fe1", "aa35dd15766c5ff46b16aacd11087291"},
-	"remove_job":            {"8fab39afd42de6d677c4def35708093c", "a420ad54516912859b294dbcde375307"},
-	"reschedule_jobs":       {"89335f118a497a2a3dc1b09ca02ed2ef", "f493e01081fbfe3c225f177dd0371bc4"},
+	"add_job":                 {"3656c605922852d4135aeaa639a9ae3c", "061016e51830c366270394dcd037f2df", "5ec9dae4bcb6067ef19cb29055be09fa"},
+	"add_jobs":                {"d2aff6b93e43feb5d53fb5a4e59e8d75", "0f39713f798292216bb8e6de555ade3a", "ad55ca3902951d675a4150431c24a5b2"},
+	"backfill_enqueue":        {"204f4ef2d606f5bdbca0ec6aeb45ee73"},
+	"backfill_history_upkeep": {"97e192788d4eb5a55251c3b42d4b1bbe"},
+	"complete_jobs":           {"827425bea9cf3d7017ec84490e12b6a6", "46951ec8b68704606c638b94629bffd6"},
+	"force_unlock_workers":    {"6f4118e5cca24d5c50f4464d6d9d06e8", "ac7ffbd59fb9ec58c96b1130fe1a160f"},
+	"permanently_fail_jobs":   {"6b2208fcbd4c4169d73c3cfd595d8fe1", "aa35dd15766c5ff46b16aacd11087291"},
+	"remove_job":              {"8fab39afd42de6d677c4def35708093c", "a420ad54516912859b294dbcde375307"},
+	"reschedule_jobs":         {"89335f118a497a2a3dc1b09ca02ed2ef", "f493e01081fbfe3c225f177dd0371bc4"},
+}
+
+// examineHistory finds partitions of the history that are older than any task keeps it.
+func (x *examining) examineHistory() error {
+	if _, there := x.relations[historyTasksTable]; !there || !x.can(historyTasksTable, "for how long the history is kept") {
+		return nil
+	}
+	row, known, err := fact(&x.reading, "the partitions of the history", func(q *query.Queries, ctx context.Context) (query.DoctorHistoryRow, error) {
+		return q.DoctorHistory(ctx, x.reader.Schema())
+	})
+	if known && row.Overdue > 0 && !x.relations[historyTasksTable].Hidden {
+		x.find(Finding{
+			Code: HistoryOverdue, Object: row.Oldest, Count: row.Overdue,
+			Text: fmt.Sprintf("%d weeks of the history are older than any task keeps it, and nobody has dropped them for a day; the first is %s. A worker does it every 10 minutes, "+
+				"unless none runs, a session holds a lock of the table, or the role of the workers may not: then their log says so.", row.Overdue, x.table(row.Oldest)),
+			Remedies: []Remedy{{"To do it now, as the owner of the tables:", fmt.Sprintf("select * from %s();", x.table("backfill_history_upkeep"))}},
+		})
+	}
+	return err
 }
 
 // examineIndexes finds those whose build was interrupted.

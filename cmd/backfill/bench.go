@@ -39,15 +39,14 @@ nothing was done.`
 func benchCommand() *cli.Command {
 	return &cli.Command{
 		Name: "bench", Usage: "measure how fast a server takes jobs and gives them out", ArgsUsage: " ", Description: benchDescription,
-		Flags: []cli.Flag{
-			databaseFlags()[0], // the schema is its own
+		Flags: append(slices.DeleteFunc(changeFlags(), func(f cli.Flag) bool { return slices.Contains(f.Names(), flagSchema) }), // it has its own
 			&cli.DurationFlag{Name: flagFor, Usage: "measure for this `DURATION`", Value: 10 * time.Second},
 			&cli.IntFlag{Name: flagSlots, Usage: "the worker runs `N` jobs at a time", Value: 50},
 			&cli.IntFlag{Name: flagCallers, Usage: "`N` goroutines enqueue at a time, one job each", Value: 10},
 			&cli.IntFlag{Name: flagBatch, Usage: "an enqueue of many has `N` jobs", Value: 100},
 			&cli.BoolFlag{Name: flagYes, Usage: "do not ask, also if workers are alive"},
 			&cli.BoolFlag{Name: flagJSON, Usage: "write an object of JSON"},
-		},
+		),
 		HideHelpCommand: true, OnUsageError: onUsageError, Action: runBench,
 	}
 }
@@ -66,10 +65,11 @@ func runBench(ctx context.Context, cmd *cli.Command) error {
 	case options.Batch < 1 || options.Batch > 10_000:
 		return usageError{errors.New("--batch: want 1 to 10000")}
 	}
-	var err error
-	if options.DatabaseURL, err = databaseURL(cmd); err != nil {
+	t, err := targetOf(cmd)
+	if err != nil {
 		return err
 	}
+	options.DatabaseURL = t.url
 	conn, err := pg.Connect(ctx, options.DatabaseURL)
 	if err != nil {
 		return err
@@ -84,7 +84,11 @@ func runBench(ctx context.Context, cmd *cli.Command) error {
 	for _, who := range slices.Concat(here, elsewhere) {
 		fmt.Fprintln(notes, "in use    "+plainText(who))
 	}
-	if len(here) > 0 && !cmd.Bool(flagYes) {
+	asked, err := confirmProduction(cmd)
+	if err != nil {
+		return err
+	}
+	if len(here) > 0 && !asked && !cmd.Bool(flagYes) {
 		if err := confirmed(cmd, "This database is in use. To measure it all the same"); err != nil {
 			return err
 		}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -68,7 +69,7 @@ func targetOf(cmd *cli.Command) (*target, error) {
 		return nil, usageError{err}
 	}
 	if cmd.IsSet(flagSchema) || t.Schema == "" {
-		t.Schema = cmd.String(flagSchema)
+		t.Schema = cmp.Or(cmd.String(flagSchema), pg.DefaultSchema) // not every command has the flag
 	}
 	if err := pg.CheckSchemaName(t.Schema); err != nil {
 		return nil, usageError{err}

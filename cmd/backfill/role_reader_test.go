@@ -45,7 +45,7 @@ func TestReaderRole(t *testing.T) {
 	for _, table := range []string{
 		"_private_jobs", "_private_job_queues", "_private_tasks", "_private_known_crontabs", "backfill_workers", "backfill_pauses", "backfill_crashes", "backfill_dlq",
 		"backfill_queue_pauses", "backfill_cancels", "backfill_audit", "backfill_operations", "backfill_operation_items",
-		"backfill_traces",
+		"backfill_traces", "backfill_counters", "backfill_progress", "backfill_history", "backfill_history_tasks",
 	} {
 		execute(t, conn, "select from graphile_worker."+table)
 		refused(t, conn, "delete from graphile_worker."+table, "truncate graphile_worker."+table,

@@ -49,6 +49,8 @@ var neededRights = []lostRight{
 	{"update", "backfill_cancels", "permission denied for table backfill_cancels", ""},
 	{"delete", "backfill_cancels", "permission denied for table backfill_cancels", ""},
 	{policy, "backfill_cancels", "hides the rows of backfill_cancels", ""},
+	{policy, "backfill_history", "hides the rows of backfill_history", ""},
+	{policy, "backfill_history_tasks", "hides the rows of backfill_history_tasks", ""},
 	{"all", "_private_jobs", "permission denied for table _private_jobs", ""},
 	{"everything", "", "permission denied for", ""},
 }
@@ -73,6 +75,7 @@ var otherRights = []lostRight{
 	{"insert, update, delete", "backfill_queue_pauses", "", ""},
 	{"insert", "backfill_cancels", "", ""},
 	{"select, insert, update, delete", "backfill_traces", "", ""},
+	{"insert, update, delete", "backfill_history_tasks", "", ""},
 	{"select", "migrations", "", ""},
 	{"select", "backfill_migrations", "", ""},
 	{"execute", "all functions in schema graphile_worker", "", ""},

@@ -150,7 +150,7 @@ func TestRequestsStoredWhileATransactionCompletesTheJob(t *testing.T) {
 					t.Fatalf("%+v, %v", outcomes, err)
 				}
 			}
-			fate, err := tx.Commit()
+			fate, err := tx.Commit(nil)
 			switch {
 			case !requested && (err != nil || fate.Kind != worker.FateRecorded),
 				requested && level == "read committed" && !errors.Is(err, worker.ErrCanceled),

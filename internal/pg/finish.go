@@ -25,6 +25,30 @@ func (s *Store) Complete(ctx context.Context, leases []wire.Lease) ([]worker.Fat
 	} else {
 		row, err = s.queries.CompleteJobs(ctx, params)
 	}
+	return s.completed(ctx, leases, row, err)
+}
+
+// CompleteRecorded implements worker.Store.
+func (s *Store) CompleteRecorded(ctx context.Context, done []worker.Ended) ([]worker.Fate, error) {
+	leases := make([]wire.Lease, len(done))
+	var kept keptColumns
+	outputs := make([]string, len(done))
+	for i, d := range done {
+		leases[i] = d.Lease
+		if kept.add(d.Record); d.Record != nil {
+			outputs[i] = string(d.Record.Output)
+		}
+	}
+	ids, tokens := columns(leases)
+	row, err := s.queries.CompleteRecordedJobs(ctx, query.CompleteRecordedJobsParams{
+		Ids: ids, Tokens: tokens, KeptTasks: kept.tasks, KeptQueues: kept.queues, KeptKeys: kept.keys, TookUs: kept.tookUs, AgoUs: kept.agoUs,
+		Outputs: outputs, Logs: kept.logs,
+	})
+	return s.completed(ctx, leases, query.CompleteJobsRow(row), err)
+}
+
+// completed turns the answer of a statement that completes jobs into fates.
+func (s *Store) completed(ctx context.Context, leases []wire.Lease, row query.CompleteJobsRow, err error) ([]worker.Fate, error) {
 	if err != nil {
 		return nil, s.endFailed(ctx, fmt.Errorf("complete jobs: %w", err))
 	}
@@ -57,6 +81,7 @@ func (s *Store) Complete(ctx context.Context, leases []wire.Lease) ([]worker.Fat
 func (s *Store) Fail(ctx context.Context, failed []worker.Ended) ([]worker.Fate, error) {
 	leases := make([]wire.Lease, len(failed))
 	params := query.FailJobsParams{}
+	var kept keptColumns
 	for i, f := range failed {
 		leases[i] = f.Lease
 		params.Errors = append(params.Errors, f.Text)
@@ -64,7 +89,9 @@ func (s *Store) Fail(ctx context.Context, failed []worker.Ended) ([]worker.Fate,
 		params.Permanent = append(params.Permanent, f.Kind == worker.OutcomeExhausted)
 		params.Payloads = append(params.Payloads, string(f.Payload))
 		params.Reasons = append(params.Reasons, string(f.Reason))
+		kept.add(f.Record)
 	}
+	params.KeptTasks, params.KeptQueues, params.KeptKeys, params.TookUs, params.AgoUs, params.Logs = kept.all()
 	params.Ids, params.Tokens = columns(leases)
 	s.traces.note(ctx, s.queries, failed)
 	var rows []query.FailJobsRow
@@ -90,6 +117,7 @@ func (s *Store) Fail(ctx context.Context, failed []worker.Ended) ([]worker.Fate,
 func (s *Store) Release(ctx context.Context, released []worker.Ended) ([]worker.Fate, error) {
 	leases := make([]wire.Lease, len(released))
 	params := query.ReleaseJobsParams{}
+	var kept keptColumns
 	for i, r := range released {
 		leases[i] = r.Lease
 		delay := int64(-1)
@@ -97,7 +125,10 @@ func (s *Store) Release(ctx context.Context, released []worker.Ended) ([]worker.
 			delay = max(0, r.Delay.Microseconds())
 		}
 		params.DelaysUs = append(params.DelaysUs, delay)
+		params.Outcomes, params.Errors = append(params.Outcomes, keptOutcome(r.Kind)), append(params.Errors, r.Text)
+		kept.add(r.Record)
 	}
+	params.KeptTasks, params.KeptQueues, params.KeptKeys, params.TookUs, params.AgoUs, params.Logs = kept.all()
 	params.Ids, params.Tokens = columns(leases)
 	s.traces.note(ctx, s.queries, released)
 	var rows []query.ReleaseJobsRow

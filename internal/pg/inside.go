@@ -57,6 +57,7 @@ func (i *Inside) Claim(ctx context.Context, id int64) (job *wire.Job, err error)
 // End records how a job has ended, and reports whether it has failed for good.
 func (i *Inside) End(ctx context.Context, ended worker.Ended) (dead bool, err error) {
 	ids, tokens := columns([]wire.Lease{ended.Lease})
+	none, noTimes := []string{}, []int64{} // nothing of a test's transaction goes into the history
 	found := false
 	one := func(rows rows) error {
 		found = rows.Next()
@@ -82,12 +83,12 @@ func (i *Inside) End(ctx context.Context, ended worker.Ended) (dead bool, err er
 			found, dead = err == nil, !row.Retry && !row.Superseded
 			return err
 		}, ids, tokens, []string{ended.Text}, delays, []bool{ended.Kind == worker.OutcomeExhausted}, []string{string(ended.Payload)},
-			[]string{string(ended.Reason)})
+			[]string{string(ended.Reason)}, none, none, none, noTimes, noTimes, none)
 	case worker.OutcomeReturned, worker.OutcomeCanceled:
 		delays[0] = -1
 		fallthrough
 	case worker.OutcomeSnoozed:
-		err = i.ask(ctx, query.ReleaseJobs, one, ids, tokens, delays)
+		err = i.ask(ctx, query.ReleaseJobs, one, ids, tokens, delays, []string{keptOutcome(ended.Kind)}, none, none, none, noTimes, noTimes, []string{""}, none)
 	}
 	if err == nil && !found {
 		err = errors.New("its row is not there, or not as it was claimed: has something in the transaction changed it?")

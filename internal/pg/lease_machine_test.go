@@ -118,6 +118,7 @@ func (db *leaseDB) run(t *rapid.T, report func(what string)) {
 	m.exec(`delete from graphile_worker.backfill_workers`)
 	m.exec(`delete from graphile_worker.backfill_dlq`)
 	m.exec(`delete from graphile_worker.backfill_cancels`)
+	m.exec(`delete from graphile_worker.backfill_history`)
 	for _, store := range db.stores {
 		w := &leaseWorker{store: store}
 		m.register(w)
@@ -125,6 +126,7 @@ func (db *leaseDB) run(t *rapid.T, report func(what string)) {
 	}
 	t.Repeat(map[string]func(*rapid.T){"step": func(*rapid.T) { m.step() }, "": func(*rapid.T) { m.check() }})
 	m.settle()
+	m.keptOnce()
 }
 
 // step makes one of the steps that are possible.
@@ -164,7 +166,10 @@ func (m *leaseMachine) register(w *leaseWorker) {
 	former := w.id
 	w.id, w.beats = wire.NewWorkerID(), 0
 	letters := m.below("without dead letters", 4) > 0
-	must(m, w.store.Register(m.ctx(), worker.Registration{ID: w.id, Former: former, Tasks: []string{"a"}, Slots: 9, DeadLetters: letters}))
+	must(m, w.store.Register(m.ctx(), worker.Registration{
+		ID: w.id, Former: former, Tasks: []string{"a"}, Slots: 9, DeadLetters: letters,
+		History: map[string]time.Duration{"a": time.Hour},
+	}))
 	m.model.makes[w.id] = letters
 	m.ids = append(m.ids, w.id)
 	m.model.alive[w.id] = true

@@ -130,7 +130,7 @@ func (m *leaseMachine) complete(w *leaseWorker, leases []*heldLease) {
 			}
 		}
 	}
-	got, err := w.store.Complete(m.ctx(), bare(leases))
+	got, err := w.store.CompleteRecorded(m.ctx(), withOutcome(leases, worker.Outcome{Kind: worker.OutcomeCompleted}))
 	fates := m.fates("complete", leases, got, err, m.model.complete)
 	for i, l := range leases {
 		if fates[i] == worker.FateRecorded {
@@ -199,7 +199,7 @@ func (m *leaseMachine) endBusy() {
 	var got []worker.Fate
 	switch m.below("end", 3) {
 	case 0:
-		got, err = store.Complete(m.ctx(), bare(one))
+		got, err = store.CompleteRecorded(m.ctx(), withOutcome(one, worker.Outcome{Kind: worker.OutcomeCompleted}))
 	case 1:
 		got, err = store.Fail(m.ctx(), withOutcome(one, worker.Outcome{Kind: worker.OutcomeFailed, Text: "busy"}))
 	default:
@@ -255,6 +255,7 @@ func (m *leaseMachine) fates(
 	if diff := cmp.Diff(want, names); diff != "" {
 		m.broken(what+": a worker is told another fate of its lease", diff)
 	}
+	m.kept(what, leases, kinds)
 	return kinds
 }
 
@@ -395,7 +396,7 @@ func bare(leases []*heldLease) []wire.Lease {
 
 func withOutcome(leases []*heldLease, outcome worker.Outcome) (list []worker.Ended) {
 	for _, l := range leases {
-		list = append(list, worker.Ended{Lease: l.Lease, Outcome: outcome})
+		list = append(list, worker.Ended{Lease: l.Lease, Outcome: outcome, Record: &worker.Record{Task: "a", Took: time.Second}})
 	}
 	return list
 }

@@ -150,7 +150,9 @@ func (j *judgment) with(which func(ruling) bool) (ids []int64) {
 
 // carryOut does what was decided. done are the jobs whose rows have changed.
 func (j *judgment) carryOut(ctx context.Context) (rescued worker.Rescued, done []int64, err error) {
-	released, err := j.run(conviction.Release, func(ids []int64) ([]int64, error) { return j.queries.ReleaseHeld(ctx, ids) })
+	released, err := j.run(conviction.Release, func(ids []int64) ([]int64, error) {
+		return j.queries.ReleaseHeld(ctx, query.ReleaseHeldParams{Jobs: ids, Error: diedText})
+	})
 	if err != nil {
 		return rescued, nil, err
 	}
@@ -302,9 +304,12 @@ func (r ruling) job() *wire.Job {
 	}
 }
 
-// parkJobs makes suspects of jobs that are held with these tokens, and returns which.
+// diedText is what the history says of a job whose worker has died.
+const diedText = "its worker died"
+
+// parkJobs makes suspects of jobs that dead workers held with these tokens, and returns which.
 func parkJobs(ctx context.Context, queries *query.Queries, ids []int64, tokens []string) (parked []int64, err error) {
-	rows, err := queries.ParkJobs(ctx, query.ParkJobsParams{Ids: ids, Tokens: tokens})
+	rows, err := queries.ParkJobs(ctx, query.ParkJobsParams{Ids: ids, Tokens: tokens, Outcome: "crashed", Error: diedText})
 	for _, row := range rows {
 		parked = append(parked, row.ID)
 	}

@@ -14,8 +14,9 @@ import (
 )
 
 // workerConnections is the size of a worker's pool: one to claim, one to record outcomes, one for
-// upkeep. The listener has a connection of its own.
-const workerConnections = 3
+// upkeep, and one to count what has ended, so that none of these waits for another. The listener has
+// a connection of its own.
+const workerConnections = 4
 
 // sessionTimeout limits each step of making a session of our own: the application's hooks, the
 // attempt at one address, and our settings.

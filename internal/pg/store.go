@@ -50,6 +50,8 @@ type Store struct {
 	pulse         pulse
 	sweep         *sweep
 	expiry        expiry
+	history       map[string]time.Duration // how long attempts are kept, of the tasks of which they are
+	oldest        int64                    // the job after which the deletion of old attempts goes on
 	logger        *slog.Logger
 	saidSlow      time.Time // when a slow claim was last logged
 	forbidden     []string  // flags, of the last claim
@@ -112,7 +114,7 @@ func ClosePool(pool *pgxpool.Pool) {
 // Register implements worker.Store.
 func (s *Store) Register(ctx context.Context, registration worker.Registration) (err error) {
 	defer func() { err = s.settings.explainWork(err) }()
-	s.tasks, s.transactional = distinct(registration.Tasks), registration.Transactional
+	s.tasks, s.transactional, s.history = distinct(registration.Tasks), registration.Transactional, registration.History
 	if err := s.addTasks(ctx); err != nil {
 		return err
 	}
@@ -127,7 +129,7 @@ func (s *Store) Register(ctx context.Context, registration worker.Registration) 
 			return fmt.Errorf("note that worker %s lives: %w", registration.Former, err)
 		}
 	}
-	if err := cmp.Or(s.checkLetters(ctx), s.checkCancels(ctx)); err != nil {
+	if err := cmp.Or(s.checkLetters(ctx), s.checkCancels(ctx), s.checkCounts(ctx), s.startHistory(ctx)); err != nil {
 		return err
 	}
 	entries, err := json.Marshal(orNone(registration.Crontab))

@@ -59,14 +59,27 @@ func TestPlansCachedOnAnEmptyTable(t *testing.T) {
 	finishes := map[string]struct{ text, types, arguments string }{
 		"complete": {query.CompleteJobs, "(bigint[], text[])", "('{1,2,3}', '{x,y,z}')"},
 		"fail": {
-			query.FailJobs, "(bigint[], text[], text[], bigint[], boolean[], text[], text[])",
-			"('{1,2,3}', '{x,y,z}', '{e,e,e}', '{1,1,1}', '{t,t,f}', '{\"\",\"\",\"\"}', '{r,r,\"\"}')",
+			query.FailJobs, "(bigint[], text[], text[], bigint[], boolean[], text[], text[], text[], text[], text[], bigint[], bigint[], text[])",
+			"('{1,2,3}', '{x,y,z}', '{e,e,e}', '{1,1,1}', '{t,t,f}', '{\"\",\"\",\"\"}', '{r,r,\"\"}', '{t,t,t}', '{q,q,q}', '{k,k,k}', " +
+				"'{1,1,1}', '{1,1,1}', '{l,l,l}')",
 		},
-		"complete keyed":  {query.CompleteKeyedJobs, "(bigint[], text[])", "('{1,2,3}', '{xk,yk,zk}')"},
-		"bury":            {query.BuryJobs, "(bigint[], text[], text[], text[])", "('{1,2,3}', '{x,y,\"\"}', '{r,r,r}', '{v,v,v}')"},
-		"expire":          {query.ExpireLetters, "(timestamptz, bigint, float8, int)", "('-infinity', 0, 1e8, 100)"},
-		"drop requeued":   {query.DropRequeued, "(bigint, int)", "(0, 50)"},
-		"release":         {query.ReleaseJobs, "(bigint[], text[], bigint[])", "('{1,2,3}', '{x,y,z}', '{-1,-1,-1}')"},
+		"complete keyed": {query.CompleteKeyedJobs, "(bigint[], text[])", "('{1,2,3}', '{xk,yk,zk}')"},
+		"bury":           {query.BuryJobs, "(bigint[], text[], text[], text[])", "('{1,2,3}', '{x,y,\"\"}', '{r,r,r}', '{v,v,v}')"},
+		"expire":         {query.ExpireLetters, "(timestamptz, bigint, float8, int)", "('-infinity', 0, 1e8, 100)"},
+		"drop requeued":  {query.DropRequeued, "(bigint, int)", "(0, 50)"},
+		"release": {
+			query.ReleaseJobs, "(bigint[], text[], bigint[], text[], text[], text[], text[], bigint[], bigint[], text[], text[])",
+			"('{1,2,3}', '{x,y,z}', '{-1,-1,-1}', '{r,r,r}', '{t,t,t}', '{q,q,q}', '{k,k,k}', '{1,1,1}', '{1,1,1}', '{e,e,e}', '{l,l,l}')",
+		},
+		"complete recorded": {
+			query.CompleteRecordedJobs, "(bigint[], text[], text[], text[], text[], bigint[], bigint[], text[], text[])",
+			"('{1,2,3}', '{x,y,z}', '{t,t,t}', '{q,q,q}', '{k,k,k}', '{1,1,1}', '{1,1,1}', '{1,1,1}', '{l,l,l}')",
+		},
+		"progress": {
+			query.WriteProgress, "(bigint[], text[], bigint[], bigint[], text[], bigint[], text[])",
+			"('{1,2,3}', '{x,y,z}', '{1,1,1}', '{2,2,2}', '{n,n,n}', '{1,2,3}', '{x,y,z}')",
+		},
+		"drop progress":   {query.DropProgress, "(int)", "(100)"},
 		"renew":           {query.RenewJobs, "(bigint[], text[], int[], text[])", "('{1,2,3}', '{x,y,z}', '{1,0,0}', '{x,y,z}')"},
 		"holders":         {query.LeaseHolders, "(bigint[])", "('{1,2,3}')"},
 		"end cancelled":   {query.EndCanceled, "(bigint[], text[])", "('{10,20,30}', '{x}')"},

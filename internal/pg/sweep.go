@@ -28,7 +28,7 @@ const (
 // Sweep implements worker.Store. The workers' rows tell whose turn it is (TakeTurn).
 func (s *Store) Sweep(ctx context.Context, workerID string, starting bool) (worker.Swept, error) {
 	mine, err := s.takeTurn(ctx, workerID)
-	if err != nil {
+	if err = cmp.Or(err, s.noteHistory(ctx)); err != nil {
 		return worker.Swept{}, err
 	}
 	if !mine {
@@ -61,7 +61,7 @@ func (s *Store) dropGone(ctx context.Context) error {
 	if err := s.dropRequeued(ctx); err != nil {
 		return err
 	}
-	return s.dropTraces(ctx)
+	return cmp.Or(s.dropTraces(ctx), s.dropCounts(ctx), s.keepHistory(ctx))
 }
 
 // sweepCrashes forgets crashes that nobody asks for any more, and frees the queues of suspects that

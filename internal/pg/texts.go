@@ -62,11 +62,12 @@ func readTime(sql, clock string) string {
 	return timeFunctions.ReplaceAllString(sql, migrations.QuoteIdentifier(clock)+".$1()")
 }
 
-// markParams marks the places of two parameters by what no schema's name has in it: one can have
-// $1.
-var markParams = strings.NewReplacer("$1", "\x001", "$2", "\x002")
+// markParams marks the places of parameters by what no schema's name has in it: one can have $1.
+var markParams = strings.NewReplacer(
+	"$1", "\x001", "$2", "\x002", "$3", "\x003", "$4", "\x004", "$5", "\x005", "$6", "\x006", "$7", "\x007", "$8", "\x008", "$9", "\x009",
+)
 
-// inline renders a statement with literals in the places of its parameters, at most two, which a
+// inline renders a statement with literals in the places of its parameters, at most nine, which a
 // message of several statements cannot have.
 func (t *texts) inline(sql string, literals ...string) string {
 	var pairs []string

@@ -99,6 +99,18 @@ func (j TxJob) idle() string {
 	return strconv.FormatInt((j.Limit + txIdle).Milliseconds(), 10)
 }
 
+// recordInTx are the parameters of RecordInTx, in their order.
+func recordInTx(lease wire.Lease, record *worker.Record) []any {
+	return []any{
+		lease.ID, record.Task, record.Queue, record.Key, lease.Token, record.Took.Seconds(), string(record.Output), record.Log,
+	}
+}
+
+// quote quotes any text, whatever the session makes of backslashes in other literals.
+func quote(text string) string {
+	return "E" + literal(strings.ReplaceAll(text, `\`, `\\`))
+}
+
 // literal quotes a number or a token, which have no backslashes.
 func literal(text string) string { return "'" + strings.ReplaceAll(text, "'", "''") + "'" }
 

@@ -52,8 +52,8 @@ type jobTransaction interface {
 	ready() error
 	// caught returns the error that has aborted it, or ErrTxEnded; nil: neither is known.
 	caught() error
-	// guard sends the guard's statements once.
-	guard(ctx context.Context) (guarded, error)
+	// guard sends the guard's statements once. record is what goes into the history; nil: nothing.
+	guard(ctx context.Context, record *worker.Record) (guarded, error)
 	// commit sends COMMIT. It reports whether what it returns is what became of the transaction.
 	commit(ctx context.Context) (sure bool, err error)
 	// abort rolls it back, unless it is over, and gives the connection back.
@@ -130,15 +130,16 @@ func (j *JobTx) Abort() {
 	j.over.abort()
 }
 
-// Commit completes the job in its transaction, and commits it. Without an error both are done. An
+// Commit completes the job in its transaction, and commits it, with what goes into the history; nil:
+// nothing. Without an error both are done. An
 // error that wraps worker.ErrLeaseLost says that the lease had ended, ErrCommitUnknown that nobody
 // knows what became of the transaction, and any other one that it was rolled back.
-func (j *JobTx) Commit() (fate worker.Fate, err error) {
+func (j *JobTx) Commit(record *worker.Record) (fate worker.Fate, err error) {
 	defer j.Abort()
 	if err := j.mayCommit(); err != nil {
 		return fate, err
 	}
-	row, err := j.guard()
+	row, err := j.guard(record)
 	if err != nil {
 		return fate, err
 	}
@@ -175,10 +176,10 @@ func (j *JobTx) mayCommit() error {
 // asks whether somebody has requested the end of the job. It never waits for a row: it is tried
 // again for a while, because whoever has the row locked may be waiting for this transaction. A
 // request that is stored later waits for the end of this transaction, and finds the job gone.
-func (j *JobTx) guard() (guarded, error) {
+func (j *JobTx) guard(record *worker.Record) (guarded, error) {
 	for until := time.Now().Add(guardPatience); ; {
 		ctx, cancel := context.WithTimeout(j.ctx, guardTimeout)
-		row, err := j.over.guard(ctx)
+		row, err := j.over.guard(ctx, record)
 		cancel()
 		switch {
 		case err != nil && j.ctx.Err() != nil:

@@ -13,6 +13,7 @@ import (
 
 	"github.com/backfillhq/go/internal/pg/query"
 	"github.com/backfillhq/go/internal/wire"
+	"github.com/backfillhq/go/internal/worker"
 )
 
 // pgxTransaction is a job's transaction over a connection of ours.
@@ -55,7 +56,7 @@ func (t *pgxTransaction) ready() error {
 
 // guard sends one message, whose statements are looked at one after the other: a role that the
 // handler has taken may not even see our tables, so that they could not be prepared.
-func (t *pgxTransaction) guard(ctx context.Context) (row guarded, err error) {
+func (t *pgxTransaction) guard(ctx context.Context, record *worker.Record) (row guarded, err error) {
 	about := func(text string) string {
 		return ";\n" + t.texts.inline(text, strconv.FormatInt(t.lease.ID, 10), literal(t.lease.Token))
 	}
@@ -64,7 +65,15 @@ func (t *pgxTransaction) guard(ctx context.Context) (row guarded, err error) {
 		message += about(query.ClearLettersInTx)
 	}
 	message += about(query.CompleteInTx) + ";\n" + t.texts.inline(query.RequestedInTx, strconv.FormatInt(t.lease.ID, 10))
-	rows, err := lastRows(ctx, t.txn.conn, message, 6, 1)
+	columns := []int{6, 1}
+	if record != nil {
+		var literals []string
+		for _, value := range recordInTx(t.lease, record) {
+			literals = append(literals, quote(fmt.Sprint(value)))
+		}
+		message, columns = message+";\n"+t.texts.inline(query.RecordInTx, literals...), append(columns, 1)
+	}
+	rows, err := lastRows(ctx, t.txn.conn, message, columns...)
 	if err != nil {
 		return row, t.lost(err)
 	}

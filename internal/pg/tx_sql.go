@@ -10,6 +10,7 @@ import (
 
 	"github.com/backfillhq/go/internal/pg/query"
 	"github.com/backfillhq/go/internal/sqlstate"
+	"github.com/backfillhq/go/internal/worker"
 )
 
 // sqlTransaction is a job's transaction on database/sql. A *sql.Tx cannot be wrapped, so what the
@@ -125,7 +126,7 @@ func (s *sqlTransaction) caught() error {
 }
 
 // guard sends its statements one after the other, so each is prepared after those before it.
-func (s *sqlTransaction) guard(ctx context.Context) (guarded, error) {
+func (s *sqlTransaction) guard(ctx context.Context, record *worker.Record) (guarded, error) {
 	var row, none guarded
 	about := []any{s.job.ID, s.job.Token}
 	statements := []statement{{text: s.text(query.PrepareGuard)}}
@@ -137,6 +138,9 @@ func (s *sqlTransaction) guard(ctx context.Context) (guarded, error) {
 	}}, statement{text: s.text(query.RequestedInTx), args: []any{s.job.ID}, read: func(rows rows) error {
 		return readRow(rows, &row.requested)
 	}})
+	if record != nil {
+		statements = append(statements, statement{text: s.text(query.RecordInTx), args: recordInTx(s.job.Lease, record)})
+	}
 	switch err := s.run(ctx, statements...); {
 	case err == nil:
 		return row, nil

@@ -195,6 +195,7 @@ func (m *model) plan() (files []string, ok bool) {
 		{"own/0011_queue_pauses.sql", m.own < 11},
 		{"own/0012_cancels.sql", m.own < 12},
 		{"own/0013_operations.sql", m.own < 13},
+		{"own/0014_history.sql", m.own < 14},
 		{"own/0015_traces.sql", m.own < 15},
 		{"own/0016_crontabs.sql", m.own < 16},
 	} {

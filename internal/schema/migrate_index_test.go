@@ -96,7 +96,7 @@ func TestQueueIndex(t *testing.T) {
 			if sent := trace.Take(); len(sent) != 3 { // Ours to look at the index, and two.
 				t.Errorf("second migration sent %q, want two queries", sent[1:])
 			}
-			if got := dbtest.Get[string](t, conn, "select string_agg(name, ' ' order by id) from graphile_worker.backfill_migrations"); got != "workers queue_index enqueue comments enqueue_conflicts sweeps leases pauses crashes dead_letters queue_pauses cancels operations traces crontabs" {
+			if got := dbtest.Get[string](t, conn, "select string_agg(name, ' ' order by id) from graphile_worker.backfill_migrations"); got != "workers queue_index enqueue comments enqueue_conflicts sweeps leases pauses crashes dead_letters queue_pauses cancels operations history traces crontabs" {
 				t.Errorf("our ledger = %s", got)
 			}
 		})

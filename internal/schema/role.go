@@ -67,7 +67,7 @@ func (k RoleKind) rights() []right {
 			right{"table", itemsTable, "select, insert, delete"})
 		return append(append(list, withPolicies(tables)...), readerRights(tables)...)
 	default:
-		return append(list, withPolicies(workerTables())...)
+		return append(append(list, withPolicies(workerTables())...), right{"function", historyFunction, "execute"})
 	}
 }
 
@@ -99,6 +99,10 @@ func workerTables() []right {
 		{"table", queuePausesTable, "select, insert, update, delete"},
 		{"table", cancelsTable, "select, insert, update, delete"},
 		{"table", tracesTable, "select, insert, update, delete"},
+		{"table", countersTable, "select, insert, update, delete"},
+		{"table", progressTable, "select, insert, update, delete"},
+		{"table", historyTable, "select, insert, update, delete"},
+		{"table", historyTasks, "select, insert, update, delete"},
 	}
 }
 

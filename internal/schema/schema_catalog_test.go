@@ -84,6 +84,8 @@ func TestOurObjects(t *testing.T) {
 		"backfill_audit_pkey i false ",
 		"backfill_cancels r true ",
 		"backfill_cancels_pkey i false ",
+		"backfill_counters r true fillfactor=50",
+		"backfill_counters_pkey i false ",
 		"backfill_crashes r true ",
 		"backfill_crashes_judged i false ",
 		"backfill_crashes_pkey i false ",
@@ -94,6 +96,12 @@ func TestOurObjects(t *testing.T) {
 		"backfill_dlq_original i false ",
 		"backfill_dlq_pkey i false ",
 		"backfill_dlq_requeued i false ",
+		"backfill_history p true ",
+		"backfill_history_job I false ",
+		"backfill_history_rest r true ",
+		"backfill_history_rest_job_id_idx i false ",
+		"backfill_history_tasks r true ",
+		"backfill_history_tasks_pkey i false ",
 		"backfill_jobs_queue_idx i false ",
 		"backfill_migrations r false ",
 		"backfill_migrations_pkey i false ",
@@ -106,6 +114,8 @@ func TestOurObjects(t *testing.T) {
 		"backfill_operations_token i false ",
 		"backfill_pauses r true ",
 		"backfill_pauses_pkey i false ",
+		"backfill_progress r true fillfactor=50",
+		"backfill_progress_pkey i false ",
 		"backfill_queue_pauses r true ",
 		"backfill_queue_pauses_pkey i false ",
 		"backfill_traces r true ",
@@ -122,7 +132,7 @@ func TestOurObjects(t *testing.T) {
 		t.Errorf("index = %s, want %s", got, index)
 	}
 	ledger := dbtest.Get[string](t, conn, "select string_agg(id || ' ' || name, ',' order by id) from graphile_worker.backfill_migrations")
-	if want := "1 workers,2 queue_index,3 enqueue,4 comments,5 enqueue_conflicts,6 sweeps,7 leases,8 pauses,9 crashes,10 dead_letters,11 queue_pauses,12 cancels,13 operations,15 traces,16 crontabs"; ledger != want {
+	if want := "1 workers,2 queue_index,3 enqueue,4 comments,5 enqueue_conflicts,6 sweeps,7 leases,8 pauses,9 crashes,10 dead_letters,11 queue_pauses,12 cancels,13 operations,14 history,15 traces,16 crontabs"; ledger != want {
 		t.Errorf("our ledger = %s, want %s", ledger, want)
 	}
 }

@@ -115,6 +115,11 @@ const (
 	operationsTable  = "backfill_operations"
 	itemsTable       = "backfill_operation_items"
 	tracesTable      = "backfill_traces"
+	countersTable    = "backfill_counters"
+	progressTable    = "backfill_progress"
+	historyTable     = "backfill_history"
+	historyRestTable = "backfill_history_rest" // its partition for what no other one is for
+	historyTasks     = "backfill_history_tasks"
 )
 
 // What a complete schema has.
@@ -128,7 +133,7 @@ var (
 	}
 	ownRelations = []string{
 		workersTable, pausesTable, crashesTable, lettersTable, queuePausesTable, cancelsTable,
-		auditTable, operationsTable, itemsTable, tracesTable,
+		auditTable, operationsTable, itemsTable, tracesTable, countersTable, progressTable, historyTable, historyTasks,
 	}
 )
 
@@ -136,6 +141,7 @@ var (
 // sequences.
 var relationNames = slices.Concat(
 	[]string{ledgerTable, ownLedgerTable, "jobs_id_seq1", "job_queues_id_seq", "tasks_id_seq"}, wireRelations, ownRelations,
+	[]string{historyRestTable},
 )
 
 // noTable stands for a ledger that is a view, or the like, in the result of factsSQL.
@@ -144,8 +150,11 @@ const noTable = ledgerTable + " (not a table)"
 // enqueueFunction is made by own/0003_enqueue.sql.
 const enqueueFunction = "backfill_enqueue"
 
+// historyFunction is made by own/0014_history.sql.
+const historyFunction = "backfill_history_upkeep"
+
 // schemaFunctions are all functions of a complete schema.
-var schemaFunctions = append(slices.Clone(wireFunctions), enqueueFunction)
+var schemaFunctions = append(slices.Clone(wireFunctions), enqueueFunction, historyFunction)
 
 // enqueueMigration is that file's number.
 const enqueueMigration = 3
@@ -154,6 +163,7 @@ const enqueueMigration = 3
 var tableMigrations = map[string]int{
 	workersTable: 1, pausesTable: 8, crashesTable: 9, lettersTable: 10, queuePausesTable: 11, cancelsTable: 12,
 	auditTable: 13, operationsTable: 13, itemsTable: 13, tracesTable: 15,
+	countersTable: 14, progressTable: 14, historyTable: 14, historyTasks: 14,
 }
 
 // factsSQL reads the catalogs only, so it works on any database. It is one statement, so that all

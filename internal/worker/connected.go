@@ -48,7 +48,7 @@ func (c *connected) wanted() bool { return c.kept && c.room() > 0 }
 func (c *core) committed(l *lease, outcome Outcome, now time.Time, do *actions) {
 	switch l.state {
 	case leaseRunning:
-		l.outcome = outcome
+		l.outcome, l.took = outcome, now.Sub(l.began)
 		_, settled := c.settle([]*lease{l}, []Fate{*outcome.Committed}, now)
 		do.dispatch, do.nudge = do.dispatch || settled.dispatch, settled.nudge
 	case leaseEnding, leaseAbandoned:

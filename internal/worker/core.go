@@ -24,6 +24,7 @@ type core struct {
 	letters     bool // a job that fails for good becomes a dead letter
 	filtered    bool // jobs with forbidden flags are passed over
 	timeouts    map[string]time.Duration
+	history     map[string]time.Duration // how long attempts are kept, of the tasks of which they are
 	connected   connected
 
 	state  State
@@ -59,6 +60,7 @@ type core struct {
 	doubts   doubts
 	lastSeen time.Time // when the last claim was answered
 	stats    Stats
+	counts   counts // that nobody has written down yet
 
 	oldestDue time.Time // among the jobs of that claim
 	lastFound time.Time // when a claim was last answered with jobs
@@ -82,7 +84,7 @@ func newCore(config Config) core {
 	return core{
 		concurrency: config.Concurrency, once: config.Once, letters: config.DeadLetters, filtered: config.Forbidden != nil,
 		hurry: max(config.Hurry, 1), random: newRandom(),
-		timeouts: config.Timeouts, connected: newConnected(config), durations: make(map[string]*durations),
+		timeouts: config.Timeouts, history: config.History, connected: newConnected(config), durations: make(map[string]*durations), counts: make(counts),
 		state: StateNew, id: wire.NewWorkerID(), most: maxBatch, demand: demand{wanted: true},
 	}
 }
@@ -269,7 +271,7 @@ func (c *core) claimed(made step, answer Claimed, stopped bool, now time.Time) a
 }
 
 func (c *core) lease(job *wire.Job, workerID string, now time.Time) *lease {
-	l := &lease{Job: job, workerID: workerID}
+	l := &lease{Job: job, workerID: workerID, kept: c.history[job.Task] > 0}
 	c.leases.add(l, now)
 	c.connected.add(job.Task, 1)
 	if len(job.Payload) > largePayload {
@@ -346,6 +348,9 @@ func (c *core) unstarted(list []*lease, outcome Outcome, now time.Time) (do acti
 
 // end puts a lease on its way to the database.
 func (c *core) end(l *lease, state leaseState, outcome Outcome, now time.Time) {
+	if !l.began.IsZero() {
+		l.took = now.Sub(l.began)
+	}
 	c.leases.move(l, state, now)
 	l.outcome, l.retry.unsure = outcome, outcome.Unsure
 	if l.suspect && outcome.Kind == OutcomeReturned {
@@ -362,6 +367,7 @@ func (c *core) start(ctx context.Context, cancel context.CancelCauseFunc, now ti
 	l.ctx, l.cancel, l.handling = ctx, cancel, true
 	c.handling++
 	c.leases.move(l, leaseRunning, now)
+	l.began = now
 	return l, c.roomChanged()
 }
 

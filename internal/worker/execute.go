@@ -18,6 +18,10 @@ type Outcome struct {
 	// Reason is why the job becomes a dead letter if it has failed for good. For a Store, "" says that
 	// it becomes none: its row stays. An Execute leaves it out.
 	Reason Reason
+	// Output is what the handler has left as its result, as JSON, and Log what it has logged, both for
+	// the history. Only of an attempt that completes the job, the output is kept.
+	Output []byte
+	Log    string
 	// Committed says that the job's own transaction has completed it, and what became of its lease.
 	// nil: the outcome is to be recorded.
 	Committed *Fate
@@ -88,6 +92,9 @@ func (w *Worker) start(jobs context.Context) (*lease, context.Context) {
 	}
 	ctx, cancel := context.WithCancelCause(jobs)
 	l, do := w.core.start(ctx, cancel, time.Now())
+	if !l.RunAt.IsZero() {
+		w.core.counts.of(l.Task).Wait.note(w.config.Clock.Now().Sub(l.RunAt))
+	}
 	w.mu.Unlock()
 	w.carryOut(do)
 	w.observe(Event{Kind: EventStart, WorkerID: l.workerID, Job: l.Job})
@@ -98,6 +105,7 @@ func (w *Worker) start(jobs context.Context) (*lease, context.Context) {
 func (w *Worker) ended(l *lease, outcome Outcome) {
 	w.mu.Lock()
 	counts, took, run := l.state == leaseRunning || outcome.Committed != nil, time.Since(l.since), outcome.Run
+	log := outcome.Log
 	if l.canceled != nil && outcome.Committed == nil && !outcome.Unsure {
 		outcome = Outcome{Kind: OutcomeCanceled, Err: l.canceled.cause()} // whatever it has returned
 	}
@@ -111,12 +119,13 @@ func (w *Worker) ended(l *lease, outcome Outcome) {
 		outcome = l.interrupted()
 		outcome.Unsure = unsure
 	}
-	outcome.Run = run
+	outcome.Run, outcome.Log = run, log
 	w.mu.Unlock()
 	if counts {
 		w.reportEnd(l.workerID, l.Job, outcome, took)
 	}
 	w.on(func(c *core, now time.Time) actions { return c.ended(l, outcome, now) })
+	w.progress.ended(l.Lease)
 	if outcome.Committed != nil {
 		w.observe(Event{Kind: EventCompleted, Count: 1})
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/backfillhq/go/internal/wire"
 	"github.com/backfillhq/go/internal/worker"
+	"github.com/backfillhq/go/internal/worker/storetest"
 )
 
 // request stores a request to end a job, without a notification.
@@ -27,8 +28,18 @@ func (db *fakeDB) requested(job *fakeJob) bool {
 	return requested
 }
 
-// dropCanceled deletes a job, its request, and what is known of it; db.mu is held.
+// dropCanceled deletes a job, its request, and what is known of it, and keeps that in the history;
+// db.mu is held.
 func (db *fakeDB) dropCanceled(job *fakeJob) worker.CanceledJob {
+	if running := strings.HasPrefix(job.LockedBy, "pool-"); db.historyOf[job.Task] {
+		db.history[job.ID] = append(db.history[job.ID], storetest.Attempt{
+			Attempt: job.Attempt, Outcome: keptCanceled, Error: db.requests[job.ID].Reason, Started: running,
+		})
+	}
+	return db.forgetCanceled(job)
+}
+
+func (db *fakeDB) forgetCanceled(job *fakeJob) worker.CanceledJob {
 	request := db.requests[job.ID]
 	if job.LockedBy != "" {
 		db.free(job.Queue, wire.Lease{Token: job.LockedBy}.Claim())

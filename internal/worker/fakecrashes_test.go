@@ -134,6 +134,7 @@ func (db *fakeDB) judge(job *fakeJob, id string, settle time.Duration, rescued *
 	if ruling.Present {
 		c.held, c.age, c.alone = true, max(0, lastBeat.Sub(c.began)), ruling.Alone
 	}
+	before := *job
 	bury := func(err error, reason worker.Reason) bool {
 		text := strings.TrimSuffix(err.Error()+"\n"+job.LastError, "\n")
 		if !db.makesLetters(id) {
@@ -143,15 +144,22 @@ func (db *fakeDB) judge(job *fakeJob, id string, settle time.Duration, rescued *
 		} else if !db.bury(job, reason, text) {
 			return false
 		}
+		said := text
+		if reason == "" {
+			said = err.Error()
+		}
+		db.keep(&before, keptDead, said, true)
 		rescued.Dead = append(rescued.Dead, worker.DeadJob{Job: &copied, Err: err, Reason: reason})
 		return true
 	}
 	switch ruling.Verdict {
 	case conviction.Release:
+		db.keep(job, keptCrashed, workerDied, true)
 		job.refund()
 		job.LockedBy = ""
 		rescued.Jobs = append(rescued.Jobs, &copied)
 	case conviction.Park:
+		db.keep(job, keptCrashed, workerDied, true)
 		db.park(job)
 		rescued.Parked = append(rescued.Parked, &copied)
 	case conviction.Drop:
@@ -224,6 +232,7 @@ func (db *fakeDB) drop(job *fakeJob) (queues int) {
 		queues++
 	}
 	db.free(job.Queue, wire.Lease{Token: job.LockedBy}.Claim())
+	db.keep(job, keptSuperseded, "", strings.HasPrefix(job.LockedBy, "pool-"))
 	delete(db.jobs, job.ID)
 	for _, heir := range db.jobs {
 		for _, c := range slices.Clone(db.crashes) {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/backfillhq/go/internal/wire"
 	"github.com/backfillhq/go/internal/worker"
+	"github.com/backfillhq/go/internal/worker/storetest"
 )
 
 // fakeDB is the database that the fake stores of a test share. It keeps the rules of the real one
@@ -37,6 +38,11 @@ type fakeDB struct {
 	refused    map[int64]bool       // changes of these rows are refused
 	sweptAt    map[string]time.Time // when a worker last began to sweep for all
 	answers    []string             // to operators: channel, and what was said
+	history    map[int64][]storetest.Attempt
+	historyOf  map[string]bool  // tasks that have one
+	taskOf     map[int64]string // also of jobs that are gone
+	counted    map[fakeCount]worker.Count
+	progress   map[int64]worker.Progress
 	lastID     int64
 	violations []string
 }
@@ -79,6 +85,11 @@ func newDB(t *testing.T) *fakeDB {
 		paused:    make(map[fakePause]time.Time),
 		requests:  make(map[int64]worker.Request),
 		canceled:  make(map[int64]int),
+		history:   make(map[int64][]storetest.Attempt),
+		historyOf: make(map[string]bool),
+		taskOf:    make(map[int64]string),
+		counted:   make(map[fakeCount]worker.Count),
+		progress:  make(map[int64]worker.Progress),
 	}
 	t.Cleanup(func() {
 		for _, violation := range db.violations {
@@ -115,6 +126,7 @@ func (db *fakeDB) add(n int, like wire.Job) []int64 {
 			job.QueueID = db.queues[job.Queue].ID
 		}
 		db.jobs[job.ID] = job
+		db.taskOf[job.ID] = job.Task
 		db.order = append(db.order, job)
 		ids = append(ids, job.ID)
 	}
@@ -413,7 +425,7 @@ func (db *fakeDB) endOne(
 	switch {
 	case requested:
 		fate = worker.Fate{Kind: worker.FateCanceled, Next: fate.Next, Request: request}
-		db.dropCanceled(job)
+		db.forgetCanceled(job)
 	case db.jobs[lease.ID] == nil:
 		if db.buried(lease.ID) {
 			fate.Kind = worker.FateExhausted

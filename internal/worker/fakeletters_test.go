@@ -103,6 +103,9 @@ func (db *fakeDB) buryFailed(jobs []*fakeJob, swept *worker.Swept) {
 		}
 		copied := job.Job
 		if db.bury(job, worker.ReasonSwept, job.LastError) {
+			if !db.keptAs(job.ID, keptDead) {
+				db.keep(job, keptDead, job.LastError, false)
+			}
 			swept.Dead = append(swept.Dead, worker.DeadJob{Job: &copied, Reason: worker.ReasonSwept})
 		}
 	}

@@ -42,6 +42,8 @@ const (
 	opPark      = "park"
 	opExpire    = "expire"
 	opRequested = "requested"
+	opCount     = "count"
+	opProgress  = "progress"
 )
 
 // fakeStore is one worker's connection to a fakeDB. The fields before mu are set before the worker
@@ -192,6 +194,9 @@ func (s *fakeStore) Register(ctx context.Context, registration worker.Registrati
 		}
 		s.db.addWorker(workerID, s)
 		s.db.workers[workerID].Letters, s.db.workers[workerID].tasks = registration.DeadLetters, tasks
+		for task := range registration.History {
+			s.db.historyOf[task] = true
+		}
 		if former := s.db.workers[registration.Former]; former != nil {
 			former.Stopping = true
 		}
@@ -258,7 +263,11 @@ func (s *fakeStore) Survey(ctx context.Context) (found worker.Surveyed, err erro
 	return found, err
 }
 
-func (s *fakeStore) Complete(ctx context.Context, leases []wire.Lease) (fates []worker.Fate, err error) {
+func (s *fakeStore) Complete(ctx context.Context, leases []wire.Lease) ([]worker.Fate, error) {
+	return s.complete(ctx, leases, func([]worker.Fate) {})
+}
+
+func (s *fakeStore) complete(ctx context.Context, leases []wire.Lease, keep func([]worker.Fate)) (fates []worker.Fate, err error) {
 	err = s.do(ctx, call{Op: opComplete, Jobs: ids(leases)}, func() []int64 {
 		fates = s.db.end(s.tasks, leases, func(_ int, job *fakeJob) time.Duration {
 			delete(s.db.jobs, job.ID)
@@ -268,6 +277,7 @@ func (s *fakeStore) Complete(ctx context.Context, leases []wire.Lease) (fates []
 			s.db.clear(job.Task, job.Key)
 			return 0
 		})
+		keep(fates)
 		return nil
 	})
 	return fates, err
@@ -306,6 +316,12 @@ func (s *fakeStore) Fail(ctx context.Context, failures []worker.Ended) (fates []
 			}
 			return time.Until(job.RunAt)
 		})
+		s.db.keepEnded(failures, fates, func(_ worker.Ended, fate worker.Fate) string {
+			if fate.Kind == worker.FateExhausted {
+				return keptDead
+			}
+			return keptFailed
+		})
 		s.db.endReleased(leases, fates)
 		s.db.findLetters(failures, fates)
 		return nil
@@ -325,6 +341,16 @@ func (s *fakeStore) Release(ctx context.Context, releases []worker.Ended) (fates
 				job.RunAt = time.Now().Add(releases[i].Delay)
 			}
 			return time.Until(job.RunAt)
+		})
+		s.db.keepEnded(releases, fates, func(r worker.Ended, fate worker.Fate) string {
+			switch {
+			case r.Kind == worker.OutcomeSnoozed:
+				return keptSnoozed
+			case r.Kind == worker.OutcomeCanceled && fate.Kind == worker.FateCanceled:
+				return keptCanceled
+			default:
+				return keptReturned
+			}
 		})
 		s.db.endReleased(leases, fates)
 		return nil

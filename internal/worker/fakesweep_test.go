@@ -79,7 +79,11 @@ func (db *fakeDB) sweep(workerID string, all bool) worker.Swept {
 		if db.requested(job) && time.Since(job.LockedAt) > 4*time.Hour {
 			continue
 		}
+		before := *job
 		if released, of := visit(&job.LockedBy, job.LockedAt, job.Busy); released {
+			if strings.HasPrefix(before.LockedBy, "pool-") {
+				db.keep(&before, keptLost, "the lock was 4 hours old", true)
+			}
 			job.RunAt = later(time.Now(), job.RunAt)
 			swept.Jobs++
 		} else if of != nil {

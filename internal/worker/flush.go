@@ -57,12 +57,14 @@ func (w *Worker) flushPart(base context.Context, which statement, part []*lease)
 	switch which {
 	case statementComplete:
 		fates, err = w.store.Complete(ctx, tokens(part))
+	case statementRecord:
+		fates, err = w.store.CompleteRecorded(ctx, ended(part, false, time.Now()))
 	case statementFail:
-		fates, err = w.store.Fail(ctx, ended(part, w.config.DeadLetters))
+		fates, err = w.store.Fail(ctx, ended(part, w.config.DeadLetters, time.Now()))
 	case statementPark:
 		fates, err = w.store.Park(ctx, tokens(part))
 	default:
-		fates, err = w.store.Release(ctx, ended(part, false))
+		fates, err = w.store.Release(ctx, ended(part, false, time.Now()))
 	}
 	if err != nil {
 		w.flushFailed(which, part, err)

@@ -16,8 +16,11 @@ type lease struct {
 
 	workerID string // under which it was claimed
 	state    leaseState
-	since    time.Time // when it entered the state
-	place    int       // in leases.in[state]
+	since    time.Time     // when it entered the state
+	place    int           // in leases.in[state]
+	began    time.Time     // when its handler was called; zero: it was not
+	took     time.Duration // until the handler had ended, or was given up
+	kept     bool          // in the history
 
 	ctx      context.Context         //nolint:containedctx // of its handler, without the task's timeout
 	cancel   context.CancelCauseFunc // of its handler; nil: none has started

@@ -20,6 +20,7 @@ type statement int
 
 const (
 	statementComplete statement = iota
+	statementRecord             // completes jobs of which the history keeps something
 	statementFail
 	statementRelease
 	statementPark
@@ -30,6 +31,9 @@ const (
 func statementOf(l *lease) statement {
 	switch l.outcome.Kind {
 	case OutcomeCompleted:
+		if l.kept {
+			return statementRecord
+		}
 		return statementComplete
 	case OutcomeFailed, OutcomeExhausted:
 		return statementFail
@@ -44,7 +48,7 @@ func statementOf(l *lease) statement {
 
 // event returns the kind of event that reports what a statement has recorded.
 func (s statement) event() EventKind {
-	return [statements]EventKind{EventCompleted, EventRecorded, EventReturned, EventReturned}[s]
+	return [statements]EventKind{EventCompleted, EventCompleted, EventRecorded, EventReturned, EventReturned}[s]
 }
 
 // outbox holds the leases whose outcome waits to be recorded.
@@ -168,21 +172,27 @@ func (o *outbox) busy(part []*lease, now time.Time) {
 }
 
 // mended are the forms of an outcome that are tried in turn when the server refuses one: as it is,
-// with its text in ASCII, without text and payload, and then both once more without a dead letter.
+// with its texts in ASCII, without texts and payload, and then both once more without a dead letter.
 // The sweep tries to make that one later.
 var mended = [...]func(Outcome) Outcome{
 	func(o Outcome) Outcome { return o },
-	func(o Outcome) Outcome { o.Text = ascii(o.Text); return o },
-	func(o Outcome) Outcome { o.Text, o.Payload = "", nil; return o },
-	func(o Outcome) Outcome { o.Text, o.Reason = ascii(o.Text), ""; return o },
-	func(o Outcome) Outcome { o.Text, o.Payload, o.Reason = "", nil, ""; return o },
+	func(o Outcome) Outcome { o.Text, o.Log = ascii(o.Text), ascii(o.Log); return o },
+	func(o Outcome) Outcome { o.Text, o.Log, o.Payload = "", "", nil; return o },
+	func(o Outcome) Outcome { o.Text, o.Log, o.Reason = ascii(o.Text), "", ""; return o },
+	func(o Outcome) Outcome { o.Text, o.Log, o.Payload, o.Reason = "", "", nil, ""; return o },
 }
 
 // ended returns what the statements about outcomes are given.
-func ended(part []*lease, letters bool) []Ended {
+func ended(part []*lease, letters bool, now time.Time) []Ended {
 	out := make([]Ended, len(part))
 	for i, l := range part {
 		out[i] = Ended{Lease: l.Lease, Outcome: l.form(letters), Again: l.retry.unsure}
+		if l.kept && !l.began.IsZero() {
+			out[i].Record = &Record{
+				Task: l.Task, Queue: l.Queue, Key: l.Key, Took: l.took, Ago: now.Sub(l.began) - l.took,
+				Output: out[i].Output, Log: out[i].Log,
+			}
+		}
 	}
 	return out
 }
@@ -238,6 +248,7 @@ func (c *core) settle(part []*lease, fates []Fate, now time.Time) (recorded int,
 				fate.Kind = FateCanceled
 			}
 			c.stats.count(l.outcome.Kind, fate.Kind)
+			c.counts.ended(l, fate.Kind)
 			if fate.Kind != FateCanceled {
 				recorded++
 			} else {

@@ -84,6 +84,9 @@ type Store interface {
 	// leases. A wire.RejectedError says that the server refused what an outcome holds, and that
 	// nothing was recorded; after another error anything may have been.
 	Complete(ctx context.Context, leases []wire.Lease) ([]Fate, error)
+	// CompleteRecorded is Complete for jobs of which some go into the history. Fail and Release do that,
+	// too, and so does whoever else ends a job of a task with history, each in its own statement.
+	CompleteRecorded(ctx context.Context, done []Ended) ([]Fate, error)
 	Fail(ctx context.Context, failed []Ended) ([]Fate, error)
 	Release(ctx context.Context, released []Ended) ([]Fate, error)
 	Park(ctx context.Context, leases []wire.Lease) ([]Fate, error)
@@ -108,6 +111,13 @@ type Store interface {
 	// Survey looks at which tasks wait that this worker does not serve, and whether anybody
 	// enqueues or claims, for the log.
 	Survey(ctx context.Context) (Surveyed, error)
+
+	// Count writes down how many jobs have ended, in rows of the worker's own: each has the sums of its
+	// minute so far. Rows that were written before are replaced.
+	Count(ctx context.Context, workerID string, rows []Count) error
+	// Progress writes down how far jobs are, as far as their leases are held, and deletes what it knows
+	// of those that are over.
+	Progress(ctx context.Context, rows []Progress, over []wire.Lease) error
 
 	// Requested returns of which of these jobs somebody has requested the end. It also deletes jobs
 	// that are to end and that nobody runs: after an error, what it has found of the others counts.
@@ -139,6 +149,8 @@ type Registration struct {
 	// it.
 	DeadLetters bool
 	Crontab     []crontab.Description // what it schedules
+	// History is for how long the attempts of tasks are kept. Of other tasks, none is.
+	History map[string]time.Duration
 }
 
 // Sessions says what a Store's connections are good for.
@@ -246,6 +258,17 @@ type Ended struct {
 	// Again says that an earlier try may have recorded it. Then a job that is gone, and is the dead
 	// letter that this outcome makes, has FateExhausted and not FateLost.
 	Again bool
+	// Record is what goes into the history; nil: nothing.
+	Record *Record
+}
+
+// Record is what the history keeps of an attempt, beside how it ended.
+type Record struct {
+	Task, Queue, Key string        // as they were when the job was claimed
+	Took             time.Duration // by the handler
+	Ago              time.Duration // since it has ended
+	Output           []byte        // JSON; nil: none
+	Log              string
 }
 
 // Fate is what became of a lease that a statement was given.

@@ -8,7 +8,7 @@ import (
 
 // troubles are those that a worker can be in.
 type troubles struct {
-	claims, flushes, busy, listener, renewals, beats, rescues, sweeps, cancels, looks, refusals, cron, server trouble.Log
+	claims, flushes, busy, listener, renewals, beats, rescues, sweeps, cancels, looks, refusals, cron, counts, progress, server trouble.Log
 
 	lost, ahead, givenUp trouble.Digest
 }
@@ -33,8 +33,10 @@ func newTroubles(explain func(error) error) *troubles {
 		refusals: about("the server refuses an outcome in every form; its job stays locked, and it is tried again", ""),
 		server:   about("the database server was restarted, or another one has taken its place", ""),
 		cron:     about("scheduling cron jobs failed", "cron jobs are scheduled again"),
+		counts:   about("counting what has ended failed", "what has ended is counted again"),
+		progress: about("writing the progress of jobs failed", "the progress of jobs is written again"),
 	}
-	for _, warning := range []*trouble.Log{&t.busy, &t.listener, &t.beats, &t.server} {
+	for _, warning := range []*trouble.Log{&t.busy, &t.listener, &t.beats, &t.counts, &t.progress, &t.server} {
 		warning.Level = slog.LevelWarn
 	}
 	t.lost = trouble.Digest{

@@ -65,6 +65,8 @@ type Config struct {
 	DeadLetters bool
 	// Retention is how long dead letters are kept, by a worker that makes them; 0: for ever.
 	Retention time.Duration
+	// History is for how long the attempts of tasks are kept. Of other tasks, none is.
+	History map[string]time.Duration
 
 	// Once makes Run return when nothing is ready and everything claimed is recorded. Such a worker
 	// neither listens nor sweeps.
@@ -138,6 +140,7 @@ type Worker struct {
 	times    leaseTimes
 	observer *observer
 	turns    turns
+	progress *progress
 	server   int64 // that answered the last heartbeat, which alone looks at it
 
 	mu        sync.Mutex
@@ -168,7 +171,7 @@ func New(store Store, config Config) *Worker {
 		config: config, store: store, troubles: newTroubles(config.Explain), core: newCore(config),
 		times: newLeaseTimes(config.Hurry), observer: newObserver(newLeaseTimes(config.Hurry)),
 		kick: make(chan struct{}, 1), flush: make(chan struct{}, 1), pulse: make(chan struct{}, 1), looks: make(chan struct{}, 1), cancels: make(chan struct{}, 1),
-		asks:  make(chan Asked, mostAsks),
+		asks: make(chan Asked, mostAsks), progress: newProgress(),
 		prove: make(chan struct{}, 1), check: make(chan struct{}, 1), asides: make(chan func(), maxAsides),
 	}
 	w.ready.L = &w.mu
@@ -208,6 +211,9 @@ func (w *Worker) Run(ctx context.Context) error {
 	background.Go(func() { w.watchCancels(upkeep) })
 	background.Go(func() { w.answerAsks(upkeep) })
 	background.Go(func() { w.giveSlots(upkeep, jobs) })
+	ended := &counter{id: w.workerID(), sums: make(map[countKey]*Count), due: make(map[countKey]bool)}
+	background.Go(func() { w.count(upkeep, ended) })
+	background.Go(func() { w.writeOn(upkeep) })
 	if !w.config.Once {
 		if w.pollsOnly() {
 			background.Go(func() { w.pollSchema(upkeep) })
@@ -240,6 +246,8 @@ func (w *Worker) Run(ctx context.Context) error {
 	stopUpkeep() // heartbeats and renewals last for as long as anything may still be ours
 	background.Wait()
 	err = errors.Join(err, w.retire(closing))
+	w.writeCounts(closing, ended)
+	w.writeProgress(closing)
 	close(w.asides)
 	telling.Wait()
 	return err
@@ -329,7 +337,7 @@ func (w *Worker) register(base context.Context, timeout time.Duration, id, forme
 	sent := w.config.Moment()
 	err := w.store.Register(ctx, Registration{
 		ID: id, Former: former, Tasks: w.config.Tasks, Transactional: w.config.Transactional, Slots: w.config.Concurrency,
-		DeadLetters: w.config.DeadLetters, Crontab: w.describeCrontab(),
+		DeadLetters: w.config.DeadLetters, Crontab: w.describeCrontab(), History: w.config.History,
 	})
 	if err != nil {
 		return err

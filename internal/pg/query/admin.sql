@@ -27,7 +27,7 @@ with served as materialized (
             from graphile_worker._private_jobs as j
            where j.id > @after::bigint order by j.id limit @size::int) as r
 ), lock as materialized (
-  select j.id, j.locked_at, j.locked_by, coalesce(j.locked_at < now() - interval '4 hours', false) as stale
+  select j.id, j.task_id, j.job_queue_id, j.key, j.locked_at, j.locked_by, coalesce(j.locked_at < now() - interval '4 hours', false) as stale
     from graphile_worker._private_jobs as j where j.id = any((select page.locked from page)::bigint[])
 ), held as materialized (
   select j.id from graphile_worker._private_jobs as j
@@ -40,6 +40,15 @@ with served as materialized (
      set locked_at = null, locked_by = null, run_at = greatest(j.run_at, now())
    where j.id = any(array(select id from held))
   returning j.id
+), recorded as (
+  insert into graphile_worker.backfill_history
+         (job_id, task_identifier, queue_name, job_key, attempt, outcome, started_at, ended_at, worker_id, error)
+  select lock.id, h.task_identifier, s.queue_name, lock.key, substring(lock.locked_by from '([0-9]+)k?$')::int, 'lost', lock.locked_at, now(),
+         split_part(lock.locked_by, '.', 1), 'the lock was 4 hours old'
+    from swept join lock on lock.id = swept.id join graphile_worker._private_tasks as t on t.id = lock.task_id
+    join graphile_worker.backfill_history_tasks as h on h.task_identifier = t.identifier and h.seen_at > now() - interval '1 day'
+    left join graphile_worker._private_job_queues as s on s.id = lock.job_queue_id
+   where lock.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+\.[0-9]{1,9}k?$'
 ), owned as materialized (
   select case when lock.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+\.[0-9]+k?$'
               then split_part(lock.locked_by, '.', 1) else lock.locked_by end as owner,
@@ -111,21 +120,39 @@ update graphile_worker.backfill_workers as w set swept_at = clock_timestamp()
 
 -- name: AdminComplete :many
 -- This and the next four return the columns of UpsertJobs. A job whose task's name is gone has none.
+with changed as materialized (
+  select * from graphile_worker.complete_jobs($1::bigint[])
+), recorded as (
+  insert into graphile_worker.backfill_history (job_id, task_identifier, queue_name, job_key, attempt, outcome, ended_at, error)
+  select j.id, h.task_identifier, s.queue_name, j.key, j.attempts, 'completed', now(), null::text
+    from changed as j join graphile_worker._private_tasks as t on t.id = j.task_id
+    join graphile_worker.backfill_history_tasks as h on h.task_identifier = t.identifier and h.seen_at > now() - interval '1 day'
+    left join graphile_worker._private_job_queues as s on s.id = j.job_queue_id
+)
 select j.key, j.id, coalesce(t.identifier, '') as task, coalesce(s.queue_name, '') as queue, j.payload,
        encode(timestamptz_send(j.run_at), 'hex') as run_at,
        encode(timestamptz_send(j.created_at), 'hex') as created_at,
        j.attempts, j.max_attempts, j.priority, j.revision, j.flags
-  from graphile_worker.complete_jobs($1::bigint[]) as j
+  from changed as j
   left join graphile_worker._private_tasks as t on t.id = j.task_id
   left join graphile_worker._private_job_queues as s on s.id = j.job_queue_id
  order by j.id;
 
 -- name: AdminFail :many
+with changed as materialized (
+  select * from graphile_worker.permanently_fail_jobs($1::bigint[], nullif($2::text, ''))
+), recorded as (
+  insert into graphile_worker.backfill_history (job_id, task_identifier, queue_name, job_key, attempt, outcome, ended_at, error)
+  select j.id, h.task_identifier, s.queue_name, j.key, j.attempts, 'dead', now(), j.last_error
+    from changed as j join graphile_worker._private_tasks as t on t.id = j.task_id
+    join graphile_worker.backfill_history_tasks as h on h.task_identifier = t.identifier and h.seen_at > now() - interval '1 day'
+    left join graphile_worker._private_job_queues as s on s.id = j.job_queue_id
+)
 select j.key, j.id, coalesce(t.identifier, '') as task, coalesce(s.queue_name, '') as queue, j.payload,
        encode(timestamptz_send(j.run_at), 'hex') as run_at,
        encode(timestamptz_send(j.created_at), 'hex') as created_at,
        j.attempts, j.max_attempts, j.priority, j.revision, j.flags
-  from graphile_worker.permanently_fail_jobs($1::bigint[], nullif($2::text, '')) as j
+  from changed as j
   left join graphile_worker._private_tasks as t on t.id = j.task_id
   left join graphile_worker._private_job_queues as s on s.id = j.job_queue_id
  order by j.id;
@@ -142,11 +169,21 @@ select j.key, j.id, coalesce(t.identifier, '') as task, coalesce(s.queue_name, '
 
 -- name: AdminRemove :many
 -- A row of nulls says that there was no such job.
+with changed as materialized (
+  select * from graphile_worker.remove_job($1::text)
+), recorded as (
+  insert into graphile_worker.backfill_history (job_id, task_identifier, queue_name, job_key, attempt, outcome, ended_at, error)
+  select j.id, h.task_identifier, s.queue_name, j.key, j.attempts, 'removed', now(), null::text
+    from changed as j join graphile_worker._private_tasks as t on t.id = j.task_id
+    join graphile_worker.backfill_history_tasks as h on h.task_identifier = t.identifier and h.seen_at > now() - interval '1 day'
+    left join graphile_worker._private_job_queues as s on s.id = j.job_queue_id
+   where j.locked_at is null                   -- else it is deleted when it ends
+)
 select j.key, j.id, coalesce(t.identifier, '') as task, coalesce(s.queue_name, '') as queue, j.payload,
        encode(timestamptz_send(j.run_at), 'hex') as run_at,
        encode(timestamptz_send(j.created_at), 'hex') as created_at,
        j.attempts, j.max_attempts, j.priority, j.revision, j.flags
-  from graphile_worker.remove_job($1::text) as j
+  from changed as j
   left join graphile_worker._private_tasks as t on t.id = j.task_id
   left join graphile_worker._private_job_queues as s on s.id = j.job_queue_id
  where j.id is not null;

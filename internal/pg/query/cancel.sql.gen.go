@@ -24,12 +24,18 @@ with held as materialized (
     select id from held
      where not leased or job_queue_id is null or job_queue_id in (select id from queue)
         or not exists (select from graphile_worker._private_job_queues as s where s.id = held.job_queue_id)))
-  returning j.id, j.job_queue_id, j.locked_by
+  returning j.id, j.job_queue_id, j.locked_by, j.task_id, j.key, j.attempts
 ), freed as (
   update graphile_worker._private_job_queues as s set locked_at = null, locked_by = null
     from ended where s.id = ended.job_queue_id and starts_with(ended.locked_by, s.locked_by || '.')
 ), forgotten as (
   delete from graphile_worker.backfill_crashes as k where k.job_id = any(array(select id from ended))
+), recorded as (
+  insert into graphile_worker.backfill_history (job_id, task_identifier, queue_name, job_key, attempt, outcome, ended_at, error)
+  select ended.id, h.task_identifier, s.queue_name, ended.key, ended.attempts, 'canceled', now(), nullif($5::text, '')
+    from ended join graphile_worker._private_tasks as t on t.id = ended.task_id
+    join graphile_worker.backfill_history_tasks as h on h.task_identifier = t.identifier and h.seen_at > now() - interval '1 day'
+    left join graphile_worker._private_job_queues as s on s.id = ended.job_queue_id
 ), met as materialized (                         -- requests that were stored before, when the jobs were running
   select c.job_id from graphile_worker.backfill_cancels as c
    where c.job_id = any(array(select id from ended)) order by c.job_id for update skip locked
@@ -37,7 +43,7 @@ with held as materialized (
   delete from graphile_worker.backfill_cancels as c where c.job_id = any(array(select job_id from met))
 ), requested as (
   insert into graphile_worker.backfill_cancels (job_id, requested_by, reason)
-  select j.id, $5::text, $6::text from graphile_worker._private_jobs as j
+  select j.id, $6::text, $5::text from graphile_worker._private_jobs as j
    where j.id = any($2::bigint[]) and (j.id = any($4::bigint[])) is not true and not $3::boolean
      and j.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+\.[0-9]{1,9}k?$'
      and ((cardinality($1::int[]) > 0) is not true or j.revision = ($1::int[])[array_position($2::bigint[], j.id)])
@@ -60,8 +66,8 @@ type CancelJobsParams struct {
 	Ids         []int64
 	Waiting     bool
 	Stored      []int64
-	RequestedBy string
 	Reason      string
+	RequestedBy string
 }
 
 type CancelJobsRow struct {
@@ -88,8 +94,8 @@ func (q *Queries) CancelJobs(ctx context.Context, arg CancelJobsParams) ([]Cance
 		arg.Ids,
 		arg.Waiting,
 		arg.Stored,
-		arg.RequestedBy,
 		arg.Reason,
+		arg.RequestedBy,
 	)
 	if err != nil {
 		return nil, err
@@ -167,7 +173,7 @@ with held as materialized (
     select id from held
      where not leased or job_queue_id is null or job_queue_id in (select id from queue)
         or not exists (select from graphile_worker._private_job_queues as s where s.id = held.job_queue_id)))
-  returning j.id, j.task_id, j.job_queue_id, j.locked_by, j.key, j.priority, j.run_at, j.attempts, j.max_attempts
+  returning j.id, j.task_id, j.job_queue_id, j.locked_by, j.locked_at, j.key, j.priority, j.run_at, j.attempts, j.max_attempts
 ), freed as (
   update graphile_worker._private_job_queues as s set locked_at = null, locked_by = null
     from ended where s.id = ended.job_queue_id and starts_with(ended.locked_by, s.locked_by || '.')
@@ -182,6 +188,18 @@ with held as materialized (
    order by c.job_id limit 2000 for update skip locked
 ), settled as (
   delete from graphile_worker.backfill_cancels as c where c.job_id = any(array(select job_id from done))
+), recorded as (                              -- unless the statement before it has
+  insert into graphile_worker.backfill_history
+         (job_id, task_identifier, queue_name, job_key, attempt, outcome, started_at, ended_at, worker_id, error)
+  select ended.id, h.task_identifier, s.queue_name, ended.key, ended.attempts, 'canceled',
+         case when starts_with(ended.locked_by, 'pool-') then ended.locked_at end, now(),
+         case when starts_with(ended.locked_by, 'pool-') then split_part(ended.locked_by, '.', 1) end, nullif(done.reason, '')
+    from ended join graphile_worker._private_tasks as t on t.id = ended.task_id
+    join graphile_worker.backfill_history_tasks as h on h.task_identifier = t.identifier and h.seen_at > now() - interval '1 day'
+    left join done on done.job_id = ended.id
+    left join graphile_worker._private_job_queues as s on s.id = ended.job_queue_id
+   where not exists (select from graphile_worker.backfill_history as k
+                      where k.job_id = ended.id and k.ended_at = now() and k.outcome = 'canceled')
 )
 select ended.id, coalesce(ended.locked_by, '')::text as token, coalesce(t.identifier, '')::text as task,
        coalesce(s.queue_name, '')::text as queue, coalesce(ended.key, '')::text as key, ended.priority, ended.run_at,
@@ -473,9 +491,19 @@ with requested as materialized (
   delete from graphile_worker.backfill_dlq as d
    where d.original_job_id = any(array(select requested.job_id from requested))
      and d.requeued_job_id is null and d.failed_at = now()
-  returning d.original_job_id
+  returning d.original_job_id, d.task_identifier, d.queue_name, d.job_key, d.attempts
 ), settled as (
   delete from graphile_worker.backfill_cancels as c where c.job_id = any(array(select unburied.original_job_id from unburied))
+), corrected as (                             -- the attempt has failed, and the job did not die of it
+  update graphile_worker.backfill_history as k set outcome = 'failed' from unburied
+   where k.job_id = unburied.original_job_id and k.ended_at = now() and k.outcome = 'dead'
+), recorded as (
+  insert into graphile_worker.backfill_history (job_id, task_identifier, queue_name, job_key, attempt, outcome, ended_at, error)
+  select unburied.original_job_id, h.task_identifier, unburied.queue_name, unburied.job_key, unburied.attempts, 'canceled', now(),
+         nullif(requested.reason, '')
+    from unburied join requested on requested.job_id = unburied.original_job_id
+    join graphile_worker.backfill_history_tasks as h
+      on h.task_identifier = unburied.task_identifier and h.seen_at > now() - interval '1 day'
 )
 select requested.job_id, requested.requested_by, requested.reason
   from requested join unburied on unburied.original_job_id = requested.job_id

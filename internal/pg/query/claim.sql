@@ -57,7 +57,8 @@ select exists (select from pg_catalog.pg_index as i
            from (values ('_private_jobs', array['r', 'w', 'd']), ('_private_job_queues', array['r', 'w']),
                         ('_private_tasks', array['r']), ('backfill_pauses', array['r']),
                         ('backfill_queue_pauses', array['r']), ('backfill_cancels', array['r', 'w', 'd']),
-                        ('backfill_dlq', array['r', 'a', 'w', 'd'])) as needed (name, commands)
+                        ('backfill_dlq', array['r', 'a', 'w', 'd']), ('backfill_history', array['r', 'a']),
+                        ('backfill_history_tasks', array['r'])) as needed (name, commands)
            join pg_catalog.pg_class as c on c.relname = needed.name
            join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
           where n.nspname = @schema_name::text and row_security_active(c.oid)

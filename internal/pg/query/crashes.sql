@@ -67,20 +67,49 @@ on conflict (job_id, worker_id) do update
        age = excluded.age, alone = excluded.alone, passed = false, convicted = excluded.convicted, key = excluded.key;
 
 -- name: ReleaseHeld :many
--- Frees jobs that HeldJobs has locked, at their place. Refunds are those of ReleaseJobs.
-update graphile_worker._private_jobs as j
-   set attempts = case when j.attempts = substring(j.locked_by from '([0-9]+)k?$')::int
-                       then greatest(0, j.attempts - 1) else j.attempts end,
-       locked_at = null, locked_by = null
- where j.id = any(@jobs::bigint[]) returning j.id;
+-- Frees jobs that HeldJobs has locked, at their place. Refunds are those of ReleaseJobs. Whether their
+-- handlers had been called, nobody knows.
+with held as materialized (
+  select j.id, j.task_id, j.job_queue_id, j.key, j.locked_by as token, j.locked_at from graphile_worker._private_jobs as j
+   where j.id = any(@jobs::bigint[])
+), released as (
+  update graphile_worker._private_jobs as j
+     set attempts = case when j.attempts = substring(j.locked_by from '([0-9]+)k?$')::int
+                         then greatest(0, j.attempts - 1) else j.attempts end,
+         locked_at = null, locked_by = null
+   where j.id = any(@jobs::bigint[]) returning j.id
+), recorded as (
+  insert into graphile_worker.backfill_history
+         (job_id, task_identifier, queue_name, job_key, attempt, outcome, started_at, ended_at, worker_id, error)
+  select held.id, h.task_identifier, s.queue_name, held.key, substring(held.token from '([0-9]+)k?$')::int, 'crashed', held.locked_at, now(),
+         split_part(held.token, '.', 1), @error::text
+    from released join held on held.id = released.id join graphile_worker._private_tasks as t on t.id = held.task_id
+    join graphile_worker.backfill_history_tasks as h on h.task_identifier = t.identifier and h.seen_at > now() - interval '1 day'
+    left join graphile_worker._private_job_queues as s on s.id = held.job_queue_id
+)
+select released.id from released;
 
 -- name: ExhaustHeld :many
 -- Ends such jobs for good. What the job says of its last error stays behind the verdict.
-update graphile_worker._private_jobs as j
-   set attempts = greatest(j.attempts, j.max_attempts), last_error = concat_ws(E'\n', u.verdict, j.last_error),
-       locked_at = null, locked_by = null
-  from rows from (unnest(@jobs::bigint[]), unnest(@verdicts::text[])) as u(id, verdict)
- where j.id = u.id returning j.id;
+with held as materialized (
+  select j.id, j.task_id, j.job_queue_id, j.key, j.locked_by as token, j.locked_at, u.verdict
+    from rows from (unnest(@jobs::bigint[]), unnest(@verdicts::text[])) as u(id, verdict)
+    join graphile_worker._private_jobs as j on j.id = u.id
+), exhausted as (
+  update graphile_worker._private_jobs as j
+     set attempts = greatest(j.attempts, j.max_attempts), last_error = concat_ws(E'\n', held.verdict, j.last_error),
+         locked_at = null, locked_by = null
+    from held where j.id = held.id returning j.id
+), recorded as (
+  insert into graphile_worker.backfill_history
+         (job_id, task_identifier, queue_name, job_key, attempt, outcome, started_at, ended_at, worker_id, error)
+  select held.id, h.task_identifier, s.queue_name, held.key, substring(held.token from '([0-9]+)k?$')::int, 'dead', held.locked_at, now(),
+         split_part(held.token, '.', 1), held.verdict
+    from exhausted join held on held.id = exhausted.id join graphile_worker._private_tasks as t on t.id = held.task_id
+    join graphile_worker.backfill_history_tasks as h on h.task_identifier = t.identifier and h.seen_at > now() - interval '1 day'
+    left join graphile_worker._private_job_queues as s on s.id = held.job_queue_id
+)
+select exhausted.id from exhausted;
 
 -- name: ForgetConvicted :exec
 -- A convicted job has no record any more: whoever sends it back wants to see it run. That it was
@@ -92,9 +121,10 @@ update graphile_worker.backfill_crashes as c set age = null, alone = false
  where c.job_id = any(@jobs::bigint[]) and c.convicted <> '';
 
 -- name: ParkJobs :many
--- Makes suspects of jobs that a worker held, with their queues. Refunds are those of ReleaseJobs.
+-- Makes suspects of jobs that a worker held, with their queues. Refunds are those of ReleaseJobs. The history
+-- has the outcome and the error that are given, if it is to have any.
 with held as materialized (
-  select j.id, j.job_queue_id, j.locked_by as token, 'backfill-suspect.' || substr(split_part(j.locked_by, '.', 1), 6) as cohort,
+  select j.id, j.job_queue_id, j.task_id, j.key, j.locked_at, j.locked_by as token, 'backfill-suspect.' || substr(split_part(j.locked_by, '.', 1), 6) as cohort,
          regexp_replace(j.locked_by, '\.[0-9]+k?$', '') as claim,
          case when j.attempts = substring(j.locked_by from '([0-9]+)k?$')::int and not (j.locked_by like '%k' and j.key is null)
               then greatest(0, j.attempts - 1) else j.attempts end as attempts,
@@ -118,6 +148,15 @@ with held as materialized (
 ), noted as (
   update graphile_worker.backfill_crashes as c set judged_at = coalesce(c.judged_at, now())
     from parked where c.job_id = parked.id and c.worker_id = split_part(parked.token, '.', 1) and c.token = parked.token
+), recorded as (
+  insert into graphile_worker.backfill_history
+         (job_id, task_identifier, queue_name, job_key, attempt, outcome, started_at, ended_at, worker_id, error)
+  select held.id, h.task_identifier, s.queue_name, held.key, substring(held.token from '([0-9]+)k?$')::int, @outcome::text, held.locked_at, now(),
+         split_part(held.token, '.', 1), nullif(@error::text, '')
+    from parked join held on held.id = parked.id join graphile_worker._private_tasks as t on t.id = held.task_id
+    join graphile_worker.backfill_history_tasks as h on h.task_identifier = t.identifier and h.seen_at > now() - interval '1 day'
+    left join graphile_worker._private_job_queues as s on s.id = held.job_queue_id
+   where @outcome::text <> ''
 )
 select parked.id, parked.token::text as token from parked;
 
@@ -145,7 +184,7 @@ with held as materialized (
     select id from held
      where job_queue_id is null or job_queue_id in (select id from queue)
         or not exists (select from graphile_worker._private_job_queues as s where s.id = held.job_queue_id)))
-  returning j.id, j.job_queue_id, j.locked_by as token
+  returning j.id, j.job_queue_id, j.locked_by as token, j.locked_at, j.task_id
 ), freed as (
   update graphile_worker._private_job_queues as s set locked_at = null, locked_by = null
     from dropped where s.id = dropped.job_queue_id and starts_with(dropped.token, s.locked_by || '.')
@@ -158,6 +197,15 @@ with held as materialized (
   on conflict (job_id, worker_id) do nothing
 ), forgotten as (
   delete from graphile_worker.backfill_crashes as c where c.job_id = any(array(select dropped.id from dropped))
+), recorded as (
+  insert into graphile_worker.backfill_history
+         (job_id, task_identifier, queue_name, attempt, outcome, started_at, ended_at, worker_id)
+  select dropped.id, h.task_identifier, s.queue_name, substring(dropped.token from '([0-9]+)k?$')::int, 'superseded',
+         case when starts_with(dropped.token, 'pool-') then dropped.locked_at end, now(),
+         case when starts_with(dropped.token, 'pool-') then split_part(dropped.token, '.', 1) end
+    from dropped join graphile_worker._private_tasks as t on t.id = dropped.task_id
+    join graphile_worker.backfill_history_tasks as h on h.task_identifier = t.identifier and h.seen_at > now() - interval '1 day'
+    left join graphile_worker._private_job_queues as s on s.id = dropped.job_queue_id
 )
 select dropped.id, exists (select from freed where freed.id = dropped.job_queue_id) as freed from dropped;
 

@@ -130,7 +130,7 @@ with held as materialized (
     select id from held
      where job_queue_id is null or job_queue_id in (select id from queue)
         or not exists (select from graphile_worker._private_job_queues as s where s.id = held.job_queue_id)))
-  returning j.id, j.job_queue_id, j.locked_by as token
+  returning j.id, j.job_queue_id, j.locked_by as token, j.locked_at, j.task_id
 ), freed as (
   update graphile_worker._private_job_queues as s set locked_at = null, locked_by = null
     from dropped where s.id = dropped.job_queue_id and starts_with(dropped.token, s.locked_by || '.')
@@ -143,6 +143,15 @@ with held as materialized (
   on conflict (job_id, worker_id) do nothing
 ), forgotten as (
   delete from graphile_worker.backfill_crashes as c where c.job_id = any(array(select dropped.id from dropped))
+), recorded as (
+  insert into graphile_worker.backfill_history
+         (job_id, task_identifier, queue_name, attempt, outcome, started_at, ended_at, worker_id)
+  select dropped.id, h.task_identifier, s.queue_name, substring(dropped.token from '([0-9]+)k?$')::int, 'superseded',
+         case when starts_with(dropped.token, 'pool-') then dropped.locked_at end, now(),
+         case when starts_with(dropped.token, 'pool-') then split_part(dropped.token, '.', 1) end
+    from dropped join graphile_worker._private_tasks as t on t.id = dropped.task_id
+    join graphile_worker.backfill_history_tasks as h on h.task_identifier = t.identifier and h.seen_at > now() - interval '1 day'
+    left join graphile_worker._private_job_queues as s on s.id = dropped.job_queue_id
 )
 select dropped.id, exists (select from freed where freed.id = dropped.job_queue_id) as freed from dropped
 `
@@ -180,11 +189,25 @@ func (q *Queries) DropJobs(ctx context.Context, arg DropJobsParams) ([]DropJobsR
 }
 
 const ExhaustHeld = `-- name: ExhaustHeld :many
-update graphile_worker._private_jobs as j
-   set attempts = greatest(j.attempts, j.max_attempts), last_error = concat_ws(E'\n', u.verdict, j.last_error),
-       locked_at = null, locked_by = null
-  from rows from (unnest($1::bigint[]), unnest($2::text[])) as u(id, verdict)
- where j.id = u.id returning j.id
+with held as materialized (
+  select j.id, j.task_id, j.job_queue_id, j.key, j.locked_by as token, j.locked_at, u.verdict
+    from rows from (unnest($1::bigint[]), unnest($2::text[])) as u(id, verdict)
+    join graphile_worker._private_jobs as j on j.id = u.id
+), exhausted as (
+  update graphile_worker._private_jobs as j
+     set attempts = greatest(j.attempts, j.max_attempts), last_error = concat_ws(E'\n', held.verdict, j.last_error),
+         locked_at = null, locked_by = null
+    from held where j.id = held.id returning j.id
+), recorded as (
+  insert into graphile_worker.backfill_history
+         (job_id, task_identifier, queue_name, job_key, attempt, outcome, started_at, ended_at, worker_id, error)
+  select held.id, h.task_identifier, s.queue_name, held.key, substring(held.token from '([0-9]+)k?$')::int, 'dead', held.locked_at, now(),
+         split_part(held.token, '.', 1), held.verdict
+    from exhausted join held on held.id = exhausted.id join graphile_worker._private_tasks as t on t.id = held.task_id
+    join graphile_worker.backfill_history_tasks as h on h.task_identifier = t.identifier and h.seen_at > now() - interval '1 day'
+    left join graphile_worker._private_job_queues as s on s.id = held.job_queue_id
+)
+select exhausted.id from exhausted
 `
 
 type ExhaustHeldParams struct {
@@ -387,7 +410,7 @@ func (q *Queries) LastTrial(ctx context.Context) ([]LastTrialRow, error) {
 
 const ParkJobs = `-- name: ParkJobs :many
 with held as materialized (
-  select j.id, j.job_queue_id, j.locked_by as token, 'backfill-suspect.' || substr(split_part(j.locked_by, '.', 1), 6) as cohort,
+  select j.id, j.job_queue_id, j.task_id, j.key, j.locked_at, j.locked_by as token, 'backfill-suspect.' || substr(split_part(j.locked_by, '.', 1), 6) as cohort,
          regexp_replace(j.locked_by, '\.[0-9]+k?$', '') as claim,
          case when j.attempts = substring(j.locked_by from '([0-9]+)k?$')::int and not (j.locked_by like '%k' and j.key is null)
               then greatest(0, j.attempts - 1) else j.attempts end as attempts,
@@ -411,13 +434,24 @@ with held as materialized (
 ), noted as (
   update graphile_worker.backfill_crashes as c set judged_at = coalesce(c.judged_at, now())
     from parked where c.job_id = parked.id and c.worker_id = split_part(parked.token, '.', 1) and c.token = parked.token
+), recorded as (
+  insert into graphile_worker.backfill_history
+         (job_id, task_identifier, queue_name, job_key, attempt, outcome, started_at, ended_at, worker_id, error)
+  select held.id, h.task_identifier, s.queue_name, held.key, substring(held.token from '([0-9]+)k?$')::int, $3::text, held.locked_at, now(),
+         split_part(held.token, '.', 1), nullif($4::text, '')
+    from parked join held on held.id = parked.id join graphile_worker._private_tasks as t on t.id = held.task_id
+    join graphile_worker.backfill_history_tasks as h on h.task_identifier = t.identifier and h.seen_at > now() - interval '1 day'
+    left join graphile_worker._private_job_queues as s on s.id = held.job_queue_id
+   where $3::text <> ''
 )
 select parked.id, parked.token::text as token from parked
 `
 
 type ParkJobsParams struct {
-	Ids    []int64
-	Tokens []string
+	Ids     []int64
+	Tokens  []string
+	Outcome string
+	Error   string
 }
 
 type ParkJobsRow struct {
@@ -425,9 +459,15 @@ type ParkJobsRow struct {
 	Token string
 }
 
-// Makes suspects of jobs that a worker held, with their queues. Refunds are those of ReleaseJobs.
+// Makes suspects of jobs that a worker held, with their queues. Refunds are those of ReleaseJobs. The history
+// has the outcome and the error that are given, if it is to have any.
 func (q *Queries) ParkJobs(ctx context.Context, arg ParkJobsParams) ([]ParkJobsRow, error) {
-	rows, err := q.db.Query(ctx, ParkJobs, arg.Ids, arg.Tokens)
+	rows, err := q.db.Query(ctx, ParkJobs,
+		arg.Ids,
+		arg.Tokens,
+		arg.Outcome,
+		arg.Error,
+	)
 	if err != nil {
 		return nil, err
 	}
@@ -510,16 +550,36 @@ func (q *Queries) RecordCrashes(ctx context.Context, arg RecordCrashesParams) er
 }
 
 const ReleaseHeld = `-- name: ReleaseHeld :many
-update graphile_worker._private_jobs as j
-   set attempts = case when j.attempts = substring(j.locked_by from '([0-9]+)k?$')::int
-                       then greatest(0, j.attempts - 1) else j.attempts end,
-       locked_at = null, locked_by = null
- where j.id = any($1::bigint[]) returning j.id
+with held as materialized (
+  select j.id, j.task_id, j.job_queue_id, j.key, j.locked_by as token, j.locked_at from graphile_worker._private_jobs as j
+   where j.id = any($1::bigint[])
+), released as (
+  update graphile_worker._private_jobs as j
+     set attempts = case when j.attempts = substring(j.locked_by from '([0-9]+)k?$')::int
+                         then greatest(0, j.attempts - 1) else j.attempts end,
+         locked_at = null, locked_by = null
+   where j.id = any($1::bigint[]) returning j.id
+), recorded as (
+  insert into graphile_worker.backfill_history
+         (job_id, task_identifier, queue_name, job_key, attempt, outcome, started_at, ended_at, worker_id, error)
+  select held.id, h.task_identifier, s.queue_name, held.key, substring(held.token from '([0-9]+)k?$')::int, 'crashed', held.locked_at, now(),
+         split_part(held.token, '.', 1), $2::text
+    from released join held on held.id = released.id join graphile_worker._private_tasks as t on t.id = held.task_id
+    join graphile_worker.backfill_history_tasks as h on h.task_identifier = t.identifier and h.seen_at > now() - interval '1 day'
+    left join graphile_worker._private_job_queues as s on s.id = held.job_queue_id
+)
+select released.id from released
 `
 
-// Frees jobs that HeldJobs has locked, at their place. Refunds are those of ReleaseJobs.
-func (q *Queries) ReleaseHeld(ctx context.Context, jobs []int64) ([]int64, error) {
-	rows, err := q.db.Query(ctx, ReleaseHeld, jobs)
+type ReleaseHeldParams struct {
+	Jobs  []int64
+	Error string
+}
+
+// Frees jobs that HeldJobs has locked, at their place. Refunds are those of ReleaseJobs. Whether their
+// handlers had been called, nobody knows.
+func (q *Queries) ReleaseHeld(ctx context.Context, arg ReleaseHeldParams) ([]int64, error) {
+	rows, err := q.db.Query(ctx, ReleaseHeld, arg.Jobs, arg.Error)
 	if err != nil {
 		return nil, err
 	}

@@ -38,6 +38,15 @@ select c.relname::text as name, pg_get_userbyid(c.relowner)::text as owner from 
 select s.sequencename::text as name, s.last_value::bigint as last, s.max_value::bigint as most from pg_catalog.pg_sequences as s
  where s.schemaname = @schema_name::text and s.sequencename in ('jobs_id_seq1', 'job_queues_id_seq', 'tasks_id_seq', 'backfill_dlq_id_seq') and s.last_value is not null and s.last_value::numeric > 0.8 * s.max_value order by s.sequencename;
 
+-- name: DoctorHistory :one
+-- The partitions of the history of which nothing is to be kept, for a day: workers drop them.
+select count(*)::bigint as overdue, coalesce(min(c.relname), '')::text as oldest
+  from pg_catalog.pg_inherits as i join pg_catalog.pg_class as c on c.oid = i.inhrelid
+ where i.inhparent = to_regclass(format('%I.%I', @schema_name::text, 'backfill_history'))
+   and case when c.relname ~ '^backfill_history_[0-9]{8}$'
+            then (to_date(right(c.relname::text, 8), 'YYYYMMDD') + 8)::timestamp at time zone 'UTC'
+                 < now() - (select coalesce(max(t.retention), interval '0') from graphile_worker.backfill_history_tasks as t) end;
+
 -- name: DoctorRoles :many
 -- The roles that have policies of ours, whether these are for changes, too, and for their record.
 select r.rolname::text as role, bool_or(p.polcmd = '*')::boolean as works, bool_or(p.polcmd = '*' and c.relname = 'backfill_audit')::boolean as operates

@@ -145,6 +145,28 @@ func (q *Queries) DoctorFunctions(ctx context.Context, schemaName string) ([]Doc
 	return items, nil
 }
 
+const DoctorHistory = `-- name: DoctorHistory :one
+select count(*)::bigint as overdue, coalesce(min(c.relname), '')::text as oldest
+  from pg_catalog.pg_inherits as i join pg_catalog.pg_class as c on c.oid = i.inhrelid
+ where i.inhparent = to_regclass(format('%I.%I', $1::text, 'backfill_history'))
+   and case when c.relname ~ '^backfill_history_[0-9]{8}$'
+            then (to_date(right(c.relname::text, 8), 'YYYYMMDD') + 8)::timestamp at time zone 'UTC'
+                 < now() - (select coalesce(max(t.retention), interval '0') from graphile_worker.backfill_history_tasks as t) end
+`
+
+type DoctorHistoryRow struct {
+	Overdue int64
+	Oldest  string
+}
+
+// The partitions of the history of which nothing is to be kept, for a day: workers drop them.
+func (q *Queries) DoctorHistory(ctx context.Context, schemaName string) (DoctorHistoryRow, error) {
+	row := q.db.QueryRow(ctx, DoctorHistory, schemaName)
+	var i DoctorHistoryRow
+	err := row.Scan(&i.Overdue, &i.Oldest)
+	return i, err
+}
+
 const DoctorIndexes = `-- name: DoctorIndexes :many
 select c.relname::text as name, t.relname::text as on_table, pg_get_indexdef(i.indexrelid)::text as definition
   from pg_catalog.pg_index as i join pg_catalog.pg_class as c on c.oid = i.indexrelid join pg_catalog.pg_class as t on t.oid = i.indrelid

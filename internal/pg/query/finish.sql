@@ -98,6 +98,62 @@ select (select count(*) from ended)::int as ended,
        array(select queue_id from next order by queue_id)::int[] as next_queues,
        array(select task_id from next order by queue_id)::int[] as next_tasks;
 
+-- name: CompleteRecordedJobs :one
+-- CompleteKeyedJobs for leases of which some go into the history: those that have a task here.
+with held as materialized (
+  select j.id, j.job_queue_id, u.ord, u.token, u.task, u.queue, u.key, u.took_us, u.ago_us, u.output, u.log
+    from rows from (unnest(@ids::bigint[]), unnest(@tokens::text[]), unnest(@kept_tasks::text[]), unnest(@kept_queues::text[]),
+                    unnest(@kept_keys::text[]), unnest(@took_us::bigint[]), unnest(@ago_us::bigint[]), unnest(@outputs::text[]),
+                    unnest(@logs::text[])) with ordinality as u(id, token, task, queue, key, took_us, ago_us, output, log, ord)
+    join graphile_worker._private_jobs as j on j.id = u.id and j.locked_by = u.token
+   order by j.id for update of j skip locked
+), queue as materialized (
+  select s.id from graphile_worker._private_job_queues as s
+   where s.id = any(array(select job_queue_id from held where job_queue_id is not null)) order by s.id for update skip locked
+), ended as (
+  delete from graphile_worker._private_jobs as j where j.id = any(array(
+    select id from held
+     where job_queue_id is null or job_queue_id in (select id from queue)
+        or not exists (select from graphile_worker._private_job_queues as s where s.id = held.job_queue_id)))
+  returning j.id, j.job_queue_id, j.locked_by, j.task_id, j.key
+), requested as materialized (                  -- a request that was stored before is met, whatever the handler says
+  select c.job_id from graphile_worker.backfill_cancels as c
+   where c.job_id = any(array(select id from ended)) order by c.job_id for update skip locked
+), settled as (
+  delete from graphile_worker.backfill_cancels as c where c.job_id = any(array(select job_id from requested))
+), recorded as (
+  insert into graphile_worker.backfill_history
+         (job_id, task_identifier, queue_name, job_key, attempt, outcome, started_at, ended_at, duration, worker_id, output, log)
+  select ended.id, held.task, nullif(held.queue, ''), nullif(held.key, ''), rtrim(split_part(held.token, '.', 3), 'k')::int,
+         case when ended.id in (select job_id from requested) then 'canceled' else 'completed' end,
+         now() - (held.took_us + held.ago_us) * interval '1 microsecond', now(), held.took_us * interval '1 microsecond',
+         split_part(held.token, '.', 1), nullif(held.output, '')::json, nullif(held.log, '')
+    from ended join held on held.id = ended.id
+   where held.task <> ''
+   order by ended.id
+), letter as materialized (
+  select l.id from ended join graphile_worker._private_tasks as t on t.id = ended.task_id cross join lateral (
+    select d.id from graphile_worker.backfill_dlq as d
+     where d.job_key = ended.key and d.task_identifier = t.identifier limit 1000 for update skip locked) as l
+), cleared as (
+  delete from graphile_worker.backfill_dlq as d where d.id = any(array(select id from letter))
+), freed as (
+  update graphile_worker._private_job_queues as s set locked_at = null, locked_by = null
+    from ended where s.id = ended.job_queue_id and starts_with(ended.locked_by, s.locked_by || '.')
+  returning s.id
+), next as (
+  select freed.id as queue_id, n.task_id from freed cross join lateral (
+    select j.task_id from graphile_worker._private_jobs as j
+     where j.job_queue_id = freed.id and j.is_available and j.run_at <= now()
+     order by j.job_queue_id, j.priority, j.run_at, j.id limit 1) n
+)
+select (select count(*) from ended)::int as ended,
+       case when (select count(*) from ended) = cardinality(@ids::bigint[]) then array[]::int[]
+            else array(select held.ord::int from held join ended on ended.id = held.id) end::int[] as done,
+       array(select held.ord::int from requested join held on held.id = requested.job_id)::int[] as canceled,
+       array(select queue_id from next order by queue_id)::int[] as next_queues,
+       array(select task_id from next order by queue_id)::int[] as next_tasks;
+
 -- name: FailJobs :many
 -- The formula of run_at is the contract's (section 6.2); the delay is ours to choose. A run_at that
 -- somebody has put where times end stays: their sum would be refused. An empty payload keeps the job's.
@@ -106,10 +162,13 @@ select (select count(*) from ended)::int as ended,
 -- was requeued from a dead letter, that one has it again. Somebody may have locked that row: then the
 -- job waits, too.
 with failure as materialized (
-  select u.ord, u.id, u.token, u.error, u.delay_us, u.permanent, u.payload, u.reason
+  select u.ord, u.id, u.token, u.error, u.delay_us, u.permanent, u.payload, u.reason,
+         u.task, u.queue, u.key, u.took_us, u.ago_us, u.log
     from rows from (unnest(@ids::bigint[]), unnest(@tokens::text[]), unnest(@errors::text[]), unnest(@delays_us::bigint[]),
-                    unnest(@permanent::boolean[]), unnest(@payloads::text[]), unnest(@reasons::text[]))
-         with ordinality as u(id, token, error, delay_us, permanent, payload, reason, ord)
+                    unnest(@permanent::boolean[]), unnest(@payloads::text[]), unnest(@reasons::text[]),
+                    unnest(@kept_tasks::text[]), unnest(@kept_queues::text[]), unnest(@kept_keys::text[]), unnest(@took_us::bigint[]),
+                    unnest(@ago_us::bigint[]), unnest(@logs::text[]))
+         with ordinality as u(id, token, error, delay_us, permanent, payload, reason, task, queue, key, took_us, ago_us, log, ord)
 ), held as materialized (
   select j.id, j.job_queue_id, failure.ord,
          failure.token like '%k' and j.key is null
@@ -185,6 +244,17 @@ with failure as materialized (
 ), freed as (
   update graphile_worker._private_job_queues as s set locked_at = null, locked_by = null
     from done where s.id = done.job_queue_id and starts_with(done.token, s.locked_by || '.')
+), recorded as (
+  insert into graphile_worker.backfill_history
+         (job_id, task_identifier, queue_name, job_key, attempt, outcome, started_at, ended_at, duration, worker_id, error, log)
+  select done.id, failure.task, nullif(failure.queue, ''), nullif(failure.key, ''), rtrim(split_part(done.token, '.', 3), 'k')::int,
+         case when held.superseded then 'superseded'
+              when done.retry or exists (select from graphile_worker.backfill_cancels as c where c.job_id = done.id) then 'failed'
+              else 'dead' end,
+         now() - (failure.took_us + failure.ago_us) * interval '1 microsecond', now(), failure.took_us * interval '1 microsecond',
+         split_part(done.token, '.', 1), failure.error, nullif(failure.log, '')
+    from done join held on held.id = done.id join failure on failure.id = done.id and failure.token = done.token
+   where failure.task <> ''
 )
 select held.ord::int as ord, held.superseded::boolean as superseded, done.retry, done.due_us,
        case when done.job_queue_id is null then 0 else coalesce((
@@ -196,11 +266,14 @@ select held.ord::int as ord, held.superseded::boolean as superseded, done.retry,
 -- name: ReleaseJobs :many
 -- Gives jobs back. The attempt is refunded only if nobody removed or superseded the job while it was
 -- locked (R3): attempts is still the attempt of the token, and a job that had a key when it was claimed
--- has one now. A negative delay leaves run_at.
+-- has one now. A negative delay leaves run_at. What has a task in kept_tasks goes into the history: canceled
+-- if that is the outcome and was requested, else returned.
 with release as materialized (
-  select u.ord, u.id, u.token, u.delay_us
-    from rows from (unnest(@ids::bigint[]), unnest(@tokens::text[]), unnest(@delays_us::bigint[]))
-         with ordinality as u(id, token, delay_us, ord)
+  select u.ord, u.id, u.token, u.delay_us, u.outcome, u.task, u.queue, u.key, u.took_us, u.ago_us, u.error, u.log
+    from rows from (unnest(@ids::bigint[]), unnest(@tokens::text[]), unnest(@delays_us::bigint[]),
+                    unnest(@outcomes::text[]), unnest(@kept_tasks::text[]), unnest(@kept_queues::text[]), unnest(@kept_keys::text[]),
+                    unnest(@took_us::bigint[]), unnest(@ago_us::bigint[]), unnest(@errors::text[]), unnest(@logs::text[]))
+         with ordinality as u(id, token, delay_us, outcome, task, queue, key, took_us, ago_us, error, log, ord)
 ), held as materialized (
   select j.id, j.job_queue_id, release.ord,
          release.token like '%k' and j.key is null
@@ -236,6 +309,20 @@ with release as materialized (
 ), freed as (
   update graphile_worker._private_job_queues as s set locked_at = null, locked_by = null
     from done where s.id = done.job_queue_id and starts_with(done.token, s.locked_by || '.')
+), recorded as (
+  insert into graphile_worker.backfill_history
+         (job_id, task_identifier, queue_name, job_key, attempt, outcome, started_at, ended_at, duration, worker_id, error, log)
+  select done.id, release.task, nullif(release.queue, ''), nullif(release.key, ''), rtrim(split_part(done.token, '.', 3), 'k')::int,
+         case when held.superseded then 'superseded'
+              when release.outcome = 'canceled'
+                   and not exists (select from graphile_worker.backfill_cancels as c where c.job_id = done.id) then 'returned'
+              else release.outcome end,
+         now() - (release.took_us + release.ago_us) * interval '1 microsecond', now(), release.took_us * interval '1 microsecond',
+         split_part(done.token, '.', 1),
+         coalesce((select nullif(c.reason, '') from graphile_worker.backfill_cancels as c where c.job_id = done.id), nullif(release.error, '')),
+         nullif(release.log, '')
+    from done join held on held.id = done.id join release on release.id = done.id and release.token = done.token
+   where release.task <> ''
 )
 select held.ord::int as ord, held.superseded::boolean as superseded, done.retry, done.due_us,
        case when done.job_queue_id is null then 0 else coalesce((

@@ -27,10 +27,10 @@ with burial as materialized (
     select id from held
      where id in (select requeued_job_id from letter) or id not in (select requeued_job_id from requeued)))
   returning j.id, j.job_queue_id, j.task_id, j.payload, j.priority, j.run_at, j.attempts, j.max_attempts, j.last_error, j.created_at,
-            j.key, j.flags
+            j.key, j.flags, j.locked_at
 ), dead as materialized (
   select buried.id, coalesce(t.identifier, '') as task, s.queue_name, buried.payload, buried.priority, buried.run_at, buried.attempts,
-         buried.max_attempts, buried.created_at, buried.key, buried.flags, burial.reason,
+         buried.max_attempts, buried.created_at, buried.key, buried.flags, burial.reason, burial.token, buried.locked_at,
          concat_ws(E'\n', nullif(burial.verdict, ''), buried.last_error) as error
     from buried join burial on burial.id = buried.id
     left join graphile_worker._private_tasks as t on t.id = buried.task_id
@@ -50,6 +50,14 @@ with burial as materialized (
          dead.created_at, dead.run_at, dead.reason, dead.error, dead.error
     from dead where not exists (select from letter where letter.requeued_job_id = dead.id)
    order by dead.id
+), recorded as (                              -- of a job that was found so, its end may be there already
+  insert into graphile_worker.backfill_history
+         (job_id, task_identifier, queue_name, job_key, attempt, outcome, started_at, ended_at, worker_id, error)
+  select dead.id, h.task_identifier, dead.queue_name, dead.key, dead.attempts, 'dead', dead.locked_at, now(),
+         nullif(split_part(dead.token, '.', 1), ''), dead.error
+    from dead join graphile_worker.backfill_history_tasks as h
+      on h.task_identifier = dead.task and h.seen_at > now() - interval '1 day'
+   where dead.token <> '' or not exists (select from graphile_worker.backfill_history as k where k.job_id = dead.id and k.outcome = 'dead')
 )
 select dead.id, dead.task::text as task, coalesce(dead.queue_name, '')::text as queue, coalesce(dead.key, '')::text as key,
        dead.priority, dead.run_at, dead.attempts, dead.max_attempts, dead.error::text as error

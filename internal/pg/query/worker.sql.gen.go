@@ -810,32 +810,44 @@ func (q *Queries) TryLockSession(ctx context.Context, arg TryLockSessionParams) 
 
 const UnlockJobs = `-- name: UnlockJobs :many
 with held as materialized (
-  select j.id, j.locked_by <> $1::text and j.max_attempts = 1 and j.attempts = 1 and j.locked_by ~ '\.1k?$'
+  select j.id, j.task_id, j.job_queue_id, j.key, j.locked_by as token, j.locked_at, j.locked_by <> $1::text and j.max_attempts = 1 and j.attempts = 1 and j.locked_by ~ '\.1k?$'
          and not (j.locked_by like '%k' and j.key is null) as over
     from graphile_worker._private_jobs as j
    where (j.locked_by = $1::text
       or starts_with(j.locked_by, $1::text || '.')
          and substr(j.locked_by, length($1::text) + 1) ~ '^\.[0-9a-f]+\.[0-9]{1,9}k?$')
-     and not ($3::boolean and j.locked_by <> $1::text and j.max_attempts = 1 and j.attempts = 1
+     and not ($2::boolean and j.locked_by <> $1::text and j.max_attempts = 1 and j.attempts = 1
               and j.locked_by ~ '\.1k?$' and not (j.locked_by like '%k' and j.key is null)
               and not exists (select from graphile_worker.backfill_cancels as c where c.job_id = j.id))
    order by j.id limit 1000 for update skip locked
+), unlocked as (
+  update graphile_worker._private_jobs as j
+     set attempts = case when held.over or j.locked_by = $1::text then j.attempts
+                         when j.attempts = substring(j.locked_by from '([0-9]+)k?$')::int
+                          and not (j.locked_by like '%k' and j.key is null)
+                         then greatest(0, j.attempts - 1) else j.attempts end,
+         last_error = case when held.over then concat_ws(E'\n', $3::text, j.last_error) else j.last_error end,
+         locked_at = null, locked_by = null
+    from held where j.id = held.id
+  returning j.id
+), recorded as (
+  insert into graphile_worker.backfill_history
+         (job_id, task_identifier, queue_name, job_key, attempt, outcome, started_at, ended_at, worker_id, error)
+  select held.id, h.task_identifier, s.queue_name, held.key, substring(held.token from '([0-9]+)k?$')::int,
+         case when held.over then 'dead' else 'lost' end, held.locked_at, now(), $1::text,
+         case when held.over then $3::text else 'the worker was unlocked by hand' end
+    from unlocked join held on held.id = unlocked.id join graphile_worker._private_tasks as t on t.id = held.task_id
+    join graphile_worker.backfill_history_tasks as h on h.task_identifier = t.identifier and h.seen_at > now() - interval '1 day'
+    left join graphile_worker._private_job_queues as s on s.id = held.job_queue_id
+   where held.token <> $1::text       -- of others, nothing is known
 )
-update graphile_worker._private_jobs as j
-   set attempts = case when held.over or j.locked_by = $1::text then j.attempts
-                       when j.attempts = substring(j.locked_by from '([0-9]+)k?$')::int
-                        and not (j.locked_by like '%k' and j.key is null)
-                       then greatest(0, j.attempts - 1) else j.attempts end,
-       last_error = case when held.over then concat_ws(E'\n', $2::text, j.last_error) else j.last_error end,
-       locked_at = null, locked_by = null
-  from held where j.id = held.id
-returning j.id
+select unlocked.id from unlocked
 `
 
 type UnlockJobsParams struct {
 	WorkerID string
-	Verdict  string
 	Letters  bool
+	Verdict  string
 }
 
 // Releases the jobs that a worker has locked: by its tokens, with the attempt refunded as in
@@ -844,7 +856,7 @@ type UnlockJobsParams struct {
 // of a Node worker can be any text. A job with one attempt in all has had it, as at a rescue (R9): it
 // becomes a dead letter before, or stays if letters is false.
 func (q *Queries) UnlockJobs(ctx context.Context, arg UnlockJobsParams) ([]int64, error) {
-	rows, err := q.db.Query(ctx, UnlockJobs, arg.WorkerID, arg.Verdict, arg.Letters)
+	rows, err := q.db.Query(ctx, UnlockJobs, arg.WorkerID, arg.Letters, arg.Verdict)
 	if err != nil {
 		return nil, err
 	}

@@ -11,7 +11,7 @@ select
   ) as relations,
   exists (
     select from pg_catalog.pg_class as c
-    where c.relnamespace = n.oid and c.relkind in ('r', 'p', 'v', 'm', 'f') and c.relname <> all($2::text[])
+    where c.relnamespace = n.oid and c.relkind in ('r', 'p', 'v', 'm', 'f') and not c.relispartition and c.relname <> all($2::text[])
   ) as strangers,
   array(
     select distinct p.proname::text from pg_catalog.pg_proc as p
@@ -47,7 +47,8 @@ select
     where c.relnamespace = n.oid and c.relforcerowsecurity and row_security_active(c.oid) and pg_has_role(c.relowner, 'usage')
       and c.relname in ('_private_jobs', '_private_job_queues', '_private_tasks', '_private_known_crontabs', 'backfill_workers', 'backfill_pauses',
                         'backfill_crashes', 'backfill_dlq', 'backfill_queue_pauses', 'backfill_cancels',
-                        'backfill_audit', 'backfill_operations', 'backfill_operation_items', 'backfill_traces')
+                        'backfill_audit', 'backfill_operations', 'backfill_operation_items', 'backfill_traces',
+                        'backfill_counters', 'backfill_progress', 'backfill_history', 'backfill_history_tasks')
       and not exists (
         select from pg_catalog.pg_policy as p
         cross join unnest(p.polroles) as r (oid)

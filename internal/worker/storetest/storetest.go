@@ -79,6 +79,12 @@ type Database interface {
 	// Request stores a request to end a job, and Requested reports whether there is one.
 	Request(id int64, request worker.Request)
 	Requested(id int64) bool
+	// History returns what the history has of a job, in the order in which it ended.
+	History(id int64) []Attempt
+	// Counted returns the sums of what workers have counted of a task.
+	Counted(task string) Counted
+	// Progress returns how far a job is in the attempt that runs; the zero value: nothing is known.
+	Progress(id int64) Progress
 }
 
 // Row is what the contract says of a job's row.
@@ -120,7 +126,7 @@ var cases = map[string]func(*rig){}
 func init() { //nolint:gochecknoinits // the cases refer to the rig that the table is declared for
 	groups := []map[string]func(*rig){
 		claimCases, endCases, lostCases, sweepCases, registerCases, rescueCases, crashCases, trialCases, pauseCases, letterCases, txCases,
-		cancelCases,
+		cancelCases, historyCases,
 	}
 	for _, group := range groups {
 		maps.Copy(cases, group)

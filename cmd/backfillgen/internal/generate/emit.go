@@ -125,6 +125,7 @@ func (e *emitter) descriptor(t *task) {
 	add(t.maxAttempts != 0, "MaxAttempts", jen.Lit(t.maxAttempts))
 	add(t.delay != 0, "Delay", duration(t.delay))
 	add(t.timeout != 0, "Timeout", duration(t.timeout))
+	add(t.history != 0, "History", duration(t.history))
 	add(t.isolation != "", "Isolation", jen.Qual(runtimePath, t.isolation))
 	add(t.flags != nil, "Flags", stringList(t.flags))
 	add(t.aliases != nil, "Aliases", stringList(t.aliases))

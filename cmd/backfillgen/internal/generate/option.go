@@ -62,6 +62,10 @@ var options = map[string]func(p *pkg, t *task, o directive.Option, problems *dia
 		t.timeout, err = readDuration(o.Value)
 		return err
 	},
+	"history": func(_ *pkg, t *task, o directive.Option, _ *diag.List) (err error) {
+		t.history, err = readDays(o.Value)
+		return err
+	},
 	"tx": func(_ *pkg, t *task, o directive.Option, _ *diag.List) error {
 		levels := map[string]string{"read_committed": "ReadCommitted", "repeatable_read": "RepeatableRead", "serializable": "Serializable"}
 		if t.isolation = levels[o.Value]; t.isolation == "" {
@@ -184,6 +188,26 @@ func readDuration(text string) (time.Duration, error) {
 	d, err := time.ParseDuration(text)
 	if err != nil || d <= 0 {
 		return 0, fmt.Errorf("%q is not a duration above 0: write it like 1.5s, 10m or 36h", text)
+	}
+	return d, nil
+}
+
+// The bounds of a history are those of the runtime.
+const (
+	day                    = 24 * time.Hour
+	minHistory, maxHistory = time.Hour, 400 * day
+)
+
+// readDays reads a duration that may be given in days.
+func readDays(text string) (time.Duration, error) {
+	d, err := time.ParseDuration(text)
+	if days, whole := strings.CutSuffix(text, "d"); whole {
+		var n int
+		n, err = strconv.Atoi(days)
+		d = time.Duration(min(n, 1000)) * day
+	}
+	if err != nil || d < minHistory || d > maxHistory {
+		return 0, fmt.Errorf("%q is not a time from 1h to 400d: write it like 12h or 7d", text)
 	}
 	return d, nil
 }

@@ -32,6 +32,7 @@ type task struct {
 	maxAttempts int
 	delay       time.Duration
 	timeout     time.Duration
+	history     time.Duration
 	isolation   string // likewise
 	flags       []string
 	aliases     []string

@@ -26,6 +26,7 @@ var synonyms = map[string][]string{
 	"key_mode": {"unique_mode", "on_conflict", "replace", "conflict"},
 	"delay":    {"run_at", "run_in", "in", "after", "wait", "schedule_in", "scheduled_at", "process_in", "start_after", "eta", "countdown"},
 	"timeout":  {"deadline", "time_limit", "max_duration", "max_run_time"},
+	"history":  {"retention", "keep", "keep_result", "result_ttl", "audit"},
 	"tx":       {"isolation", "isolation_level", "iso_level", "transaction", "transactional"},
 	"backoff":  {"retry_delay", "retry_policy", "retry_backoff"},
 	"flags":    {"tags", "labels", "forbidden_flags"},

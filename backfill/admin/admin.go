@@ -27,7 +27,7 @@ type Admin struct {
 	pool      *pgxpool.Pool
 	schema    string
 	authorize Authorize
-	spare     int64 // bytes that an index may have for nothing
+	spare     int64                        // bytes that an index may have for nothing
 	hide      func(task, path string) bool // nil: DefaultRedaction
 	writer    *pg.Admin
 	keeps     keeping

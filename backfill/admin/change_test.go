@@ -428,6 +428,9 @@ func TestChangeLocks(t *testing.T) {
 	r.work(1, "sync")
 	running := r.add("'sync', queue_name := 'live'")
 	r.running(running)
+	dbtest.Until(t, func() bool { // its own sweep, which frees old locks as well, is over for the next minutes
+		return dbtest.Get[bool](t, r.db.Pool(), "select exists (select from graphile_worker.backfill_workers where swept_at < clock_timestamp() - interval '2 seconds')")
+	})
 	const deadWorker = "pool-0123456789abcdef01"
 	r.run("insert into graphile_worker.backfill_workers (id, host, pid, beats, heartbeat_at) values ($1, 'h', 7, 5, now() - interval '1 minute')", deadWorker)
 	lock := func(queue, by, since string) (id int64) {

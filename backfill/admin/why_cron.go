@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/backfillhq/go/internal/crontab"
@@ -251,13 +252,11 @@ func (e *cronExplaining) judge() error {
 		b.Text += " " + e.last()
 	}
 	if len(e.x.Entries) > 1 {
-		text := "The workers do not agree on it, as while a new version is rolled out:"
-		for i, entry := range e.x.Entries {
-			if i > 0 {
-				text += ";"
-			}
-			text += fmt.Sprintf(" %s for the task %s in %s", entry.Schedule+zone(entry.Zone), strconv.Quote(entry.Task), plural(len(entry.Workers), "worker", "workers"))
+		var schedules []string
+		for _, entry := range e.x.Entries {
+			schedules = append(schedules, fmt.Sprintf("%s for the task %s in %s", entry.Schedule+zone(entry.Zone), strconv.Quote(entry.Task), plural(len(entry.Workers), "worker", "workers")))
 		}
+		text := "The workers do not agree on it, as while a new version is rolled out: " + strings.Join(schedules, "; ")
 		e.x.Notes = append(e.x.Notes, text+". A tick of either is enqueued once.")
 	}
 	return nil

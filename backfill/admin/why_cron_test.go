@@ -130,18 +130,13 @@ func TestWhyCronLate(t *testing.T) {
 	if _, err := tx.Exec(t.Context(), "select from graphile_worker._private_known_crontabs for update"); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(100 * time.Second); ; time.Sleep(time.Second) {
+	dbtest.UntilWithin(t, 2*time.Minute, func() bool {
 		x, err := r.admin.WhyCron(t.Context(), "a")
 		if err != nil {
 			t.Fatal(err)
 		}
-		if x.Blocker.Code == admin.CronLate {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: %s", x.Blocker.Code, x.Blocker.Text)
-		}
-	}
+		return x.Blocker.Code == admin.CronLate
+	})
 	r.whyCron("a", admin.CronLate, "was due at", "is not recorded, although worker pool-")
 }
 

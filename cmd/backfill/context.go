@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -68,8 +67,11 @@ func targetOf(cmd *cli.Command) (*target, error) {
 	if err != nil {
 		return nil, usageError{err}
 	}
-	if cmd.IsSet(flagSchema) || t.Schema == "" {
-		t.Schema = cmp.Or(cmd.String(flagSchema), pg.DefaultSchema) // not every command has the flag
+	switch {
+	case cmd.IsSet(flagSchema):
+		t.Schema = cmd.String(flagSchema)
+	case t.Schema == "":
+		t.Schema = pg.DefaultSchema
 	}
 	if err := pg.CheckSchemaName(t.Schema); err != nil {
 		return nil, usageError{err}

@@ -1,0 +1,122 @@
+package admin
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"reflect"
+	"slices"
+	"strings"
+)
+
+// route is one thing to ask for. The table of all of them, allRoutes, is what is served, and what the
+// OpenAPI document says.
+type route struct {
+	method, path string
+	name         string // of the operation, for generated clients
+	summary      string
+
+	open    bool   // also for who is not authenticated
+	status  int    // of an answer
+	missing string // the code of 404
+	failure string // the code of 500
+
+	input *input       // what the request says
+	reply reflect.Type // of the answer; nil: it is no JSON
+	serve func(ctx context.Context, h *handler, in any) (any, error)
+	raw   func(h *handler, w http.ResponseWriter, r *http.Request) // for what is no JSON
+}
+
+// to makes a route whose input is of type In, whose fields say where they stand (see input), and whose
+// answer is of type Out.
+func to[In, Out any](method, path, name, summary string, serve func(ctx context.Context, a *Admin, in *In) (Out, error)) *route {
+	return &route{
+		method: method, path: path, name: name, summary: summary, status: http.StatusOK, missing: "NOT_FOUND", failure: "QUERY_ERROR",
+		input: newInput(reflect.TypeFor[In]()), reply: reflect.TypeFor[Out](),
+		serve: func(ctx context.Context, h *handler, in any) (any, error) { return serve(ctx, h.admin, in.(*In)) }, //nolint:errcheck,forcetypeassert // input makes it
+	}
+}
+
+// with sets the codes of a route's errors; "": as it is.
+func (r *route) with(missing, failure string) *route {
+	if missing != "" {
+		r.missing = missing
+	}
+	if failure != "" {
+		r.failure = failure
+	}
+	return r
+}
+
+func (r *route) as(status int) *route {
+	r.status = status
+	return r
+}
+
+// pattern is what http.ServeMux matches. The root matches itself alone.
+func (r *route) pattern() string {
+	if r.path == "/" {
+		return "/{$}"
+	}
+	return r.path
+}
+
+// ServeHTTP is not called: a handler finds the route, and calls answer.
+func (r *route) ServeHTTP(http.ResponseWriter, *http.Request) {}
+
+// find returns the route of a request; nil: there is none. It sets the values of the path.
+func (h *handler) find(r *http.Request) *route {
+	found, pattern := h.mux.Handler(r)
+	route, ok := found.(*route)
+	if !ok || pattern == "" {
+		return nil
+	}
+	return route
+}
+
+// noRoute is the response for a request without a route.
+func (h *handler) noRoute(r *http.Request) error {
+	var allowed []string
+	for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete} {
+		other := r.Clone(r.Context())
+		other.Method = method
+		if h.find(other) != nil {
+			allowed = append(allowed, method)
+		}
+	}
+	if len(allowed) == 0 {
+		return &apiError{
+			status: http.StatusNotFound, code: "NOT_FOUND",
+			text: fmt.Sprintf("there is nothing at %q: openapi.json lists what there is; a handler that is mounted below a path needs http.StripPrefix", shorten(r.URL.Path)),
+		}
+	}
+	return &apiError{
+		status: http.StatusMethodNotAllowed, code: "METHOD_NOT_ALLOWED", header: http.Header{"Allow": {strings.Join(allowed, ", ")}},
+		text: fmt.Sprintf("%s is not for this path: want %s", shorten(r.Method), strings.Join(allowed, " or ")),
+	}
+}
+
+// answer answers a request of a route.
+func (r *route) answer(h *handler, w http.ResponseWriter, request *http.Request) error {
+	if r.raw != nil {
+		r.raw(h, w, request)
+		return nil
+	}
+	in, err := r.input.read(h, w, request)
+	if err != nil {
+		return err
+	}
+	out, err := r.serve(request.Context(), h, in)
+	if err != nil {
+		return r.explain(request.Context(), err)
+	}
+	status := r.status
+	if s, ok := out.(interface{ httpStatus() int }); ok {
+		status = s.httpStatus()
+	}
+	writeJSON(w, status, out)
+	return nil
+}
+
+// changes reports whether the route changes something.
+func (r *route) changes() bool { return !slices.Contains([]string{http.MethodGet, http.MethodHead}, r.method) }

@@ -93,6 +93,9 @@ func (a *Admin) may(ctx context.Context, action Action, target Target) bool {
 	return a.authorize == nil || a.authorize(ctx, principal(ctx), action, target)
 }
 
+// seesAll reports whether a principal that may read something may read everything.
+func (a *Admin) seesAll() bool { return a.authorize == nil || a.byRole }
+
 // allow returns an error unless the principal may do it: ErrNotFound if it may not even read the
 // target.
 func (a *Admin) allow(ctx context.Context, action Action, target Target) error {

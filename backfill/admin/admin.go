@@ -7,6 +7,8 @@ package admin
 
 import (
 	"context"
+	"log/slog"
+	"sync"
 	"fmt"
 	"time"
 
@@ -28,9 +30,12 @@ type Admin struct {
 	schema    string
 	authorize Authorize
 	spare     int64                        // bytes that an index may have for nothing
+	byRole    bool // authorize does not look at targets
 	hide      func(task, path string) bool // nil: DefaultRedaction
 	writer    *pg.Admin
 	keeps     keeping
+	carrying  *sync.Map    // of a handler's: ids of operations that this process carries on
+	logger    *slog.Logger // of a handler's
 }
 
 // Option changes an Admin.

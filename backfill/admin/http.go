@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -125,6 +126,7 @@ func newHandler(a *Admin, options []HandlerOption) (*handler, error) {
 // because nobody said who may.
 func (h *handler) use(a *Admin, otherwise Authorize) {
 	own := *a
+	own.carrying, own.logger = new(sync.Map), h.logger
 	if own.authorize == nil {
 		own.authorize, own.byRole = otherwise, true
 	}

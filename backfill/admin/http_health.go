@@ -42,7 +42,7 @@ func (h *health) ask(ctx context.Context, a *Admin) *Health {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), healthTimeout)
 	defer cancel()
 	status := "ok"
-	if err := a.pool.Ping(ctx); err != nil {
+	if err := a.pool.Ping(ctx); err != nil && a.pool.Stat().AcquiredConns() < a.pool.Config().MaxConns { // else it answers others
 		status = "unavailable"
 	}
 	h.last = Health{Status: status, Timestamp: time.Now().UTC()}

@@ -129,7 +129,7 @@ func (a *Admin) Queue(ctx context.Context, name string) (*Queue, error) {
 	case len(list.Queues) == 1:
 		return &list.Queues[0], nil
 	case len(list.Missing) > 0:
-		return nil, fmt.Errorf("show the queue: %s could not be read: %s", list.Missing[0].What, list.Missing[0].Why)
+		return nil, fmt.Errorf("show the queue: %w", &UnreadableError{list.Missing[0]})
 	}
 	return nil, fmt.Errorf("show the queue: %w", ErrNotFound)
 }

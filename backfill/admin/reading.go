@@ -69,10 +69,14 @@ func (r *reading) seesJobs() bool {
 	return true
 }
 
-// unreadable is an error that says why something could not be read.
+// UnreadableError says why something could not be read, of which only that is known.
+type UnreadableError struct{ Missing Missing }
+
+func (e *UnreadableError) Error() string { return e.Missing.What + " could not be read: " + e.Missing.Why }
+
+// unreadable is the error for the last thing that could not be read.
 func (r *reading) unreadable() error {
-	last := r.reader.Missing[len(r.reader.Missing)-1]
-	return fmt.Errorf("%s could not be read: %s", last.What, last.Why)
+	return &UnreadableError{Missing(r.reader.Missing[len(r.reader.Missing)-1])}
 }
 
 // missing is what could not be read, each once.

@@ -1,0 +1,158 @@
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"net/http"
+	"time"
+
+	"github.com/backfillhq/go/backfill"
+)
+
+// jobInput names a job.
+type jobInput struct {
+	JobID int64 `path:"id"`
+}
+
+// jobChange is the body of a change of a job.
+type jobChange struct {
+	reasoned
+
+	Seen *JobVersion `json:"seen,omitzero"` // how it was when it was seen: it is left as it is if it is not so any more
+}
+
+// seenInput is jobChange as a query.
+type seenInput struct {
+	Reason    string     `query:"reason"`
+	Revision  *int       `query:"seen_revision"`
+	Attempts  *int       `query:"seen_attempts"`
+	UpdatedAt *time.Time `query:"seen_updated_at"`
+}
+
+func (in *seenInput) seen() *JobVersion {
+	v := &JobVersion{Revision: in.Revision, Attempts: in.Attempts}
+	if in.UpdatedAt != nil {
+		v.UpdatedAt = *in.UpdatedAt
+	}
+	return v
+}
+
+// jobRoutes are about jobs.
+func jobRoutes() []*route {
+	routes := []*route{
+		to(http.MethodGet, "/jobs", "listJobs", "List jobs, those with the greatest ids first", func(ctx context.Context, a *Admin, in *struct {
+			pageInput
+			Oldest    bool `query:"oldest"` // those with the smallest ids first
+			JobFilter `query:"*"`
+		}) (*JobList, error) {
+			return a.Jobs(ctx, in.JobFilter, JobPage{After: in.After, Size: in.Limit, Oldest: in.Oldest})
+		}),
+		to(http.MethodPost, "/jobs", "enqueue", "Enqueue a job", func(ctx context.Context, a *Admin, in *struct {
+			repeatable
+			Body NewJob `body:"*"`
+		}) (*Outcome, error) {
+			request, err := in.Body.request()
+			if err != nil {
+				return nil, err
+			}
+			return settled(a.EnqueueJob(ctx, request, in.options(in.Body.Reason)))
+		}).as(http.StatusCreated).with("", "ENQUEUE_FAILED"),
+		to(http.MethodGet, "/jobs/{id}", "showJob", "Show a job", func(ctx context.Context, a *Admin, in *jobInput) (*Job, error) {
+			return a.Job(ctx, in.JobID)
+		}),
+		to(http.MethodGet, "/jobs/{id}/why", "explainJob", "Say why a job does not run, or what it is doing", func(ctx context.Context, a *Admin, in *jobInput) (*Explanation, error) {
+			return a.Why(ctx, in.JobID)
+		}),
+		to(http.MethodPost, "/jobs/{id}/retry", "retryJob", "Make a job due now, also one that has failed for good", func(ctx context.Context, a *Admin, in *struct {
+			jobInput
+			repeatable
+			Body jobChange `body:"*"`
+		}) (*Outcome, error) {
+			return settled(a.RetryJob(ctx, in.JobID, in.Body.Seen, in.options(in.Body.Reason)))
+		}),
+		to(http.MethodDelete, "/jobs/{id}/cancel", "cancelJob", "Delete a job that nobody runs, or ask for the end of one that a Go worker runs",
+			func(ctx context.Context, a *Admin, in *struct {
+				jobInput
+				repeatable
+				seenInput
+			}) (*Outcome, error) {
+				return settled(a.CancelJob(ctx, in.JobID, in.seen(), in.options(in.Reason)))
+			}),
+		to(http.MethodDelete, "/jobs/{id}", "deleteJob", "Delete a job that nobody runs", func(ctx context.Context, a *Admin, in *struct {
+			jobInput
+			repeatable
+			seenInput
+		}) (*Outcome, error) {
+			return settled(a.DeleteJob(ctx, in.JobID, in.seen(), in.options(in.Reason)))
+		}),
+		to(http.MethodPost, "/jobs/{id}/reschedule", "rescheduleJob", "Change when, and how often, a job that waits runs", func(ctx context.Context, a *Admin, in *struct {
+			jobInput
+			repeatable
+			Body rescheduleJob `body:"*"`
+		}) (*Outcome, error) {
+			return settled(a.RescheduleJob(ctx, in.JobID, in.Body.Reschedule, in.Body.Seen, in.options(in.Body.Reason)))
+		}),
+		to(http.MethodPut, "/jobs/{id}/payload", "editJob", "Replace the payload of a job that nobody runs", func(ctx context.Context, a *Admin, in *struct {
+			jobInput
+			repeatable
+			Body editJob `body:"*"`
+		}) (*Outcome, error) {
+			return settled(a.EditJob(ctx, in.JobID, in.Body.Payload, in.Body.Seen, in.options(in.Body.Reason)))
+		}),
+	}
+	for _, r := range routes[2:] {
+		r.missing = "JOB_NOT_FOUND"
+	}
+	return routes
+}
+
+type rescheduleJob struct {
+	jobChange
+	Reschedule
+}
+
+type editJob struct {
+	jobChange
+
+	Payload json.RawMessage `json:"payload"` // what is hidden in it stays as it is
+}
+
+// NewJob is the body of a request that enqueues a job. Its fields are those of backfill.Request.
+type NewJob struct {
+	reasoned
+
+	Task        string          `json:"task"`
+	Payload     json.RawMessage `json:"payload,omitzero"`
+	Queue       string          `json:"queue,omitzero"`
+	Key         string          `json:"key,omitzero"`
+	KeyMode     string          `json:"key_mode,omitzero"`
+	Priority    int             `json:"priority,omitzero"`
+	MaxAttempts *int            `json:"max_attempts,omitzero"`
+	RunAt       *time.Time      `json:"run_at,omitzero"`
+	Flags       []string        `json:"flags,omitzero"`
+}
+
+func (n *NewJob) request() (backfill.Request, error) {
+	r := backfill.Request{
+		Task: n.Task, Args: n.Payload, Queue: n.Queue, Key: n.Key, KeyMode: backfill.KeyMode(n.KeyMode), Priority: backfill.Priority(n.Priority) /* checked */, Flags: n.Flags,
+	}
+	var problems []error
+	if n.MaxAttempts != nil {
+		if r.MaxAttempts = *n.MaxAttempts; r.MaxAttempts == 0 { // which stands for the default there
+			problems = append(problems, errors.New("max_attempts is 0: want 1 to 32767"))
+		}
+	}
+	if n.Priority < math.MinInt16 || n.Priority > math.MaxInt16 {
+		problems = append(problems, fmt.Errorf("priority is %d: want %d to %d", n.Priority, math.MinInt16, math.MaxInt16))
+	}
+	if n.RunAt != nil {
+		r.RunAt = *n.RunAt
+	}
+	if len(problems) > 0 {
+		return r, invalid(errors.Join(append(problems, r.Validate())...))
+	}
+	return r, nil
+}

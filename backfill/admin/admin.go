@@ -7,9 +7,9 @@ package admin
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"sync"
-	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -30,7 +30,7 @@ type Admin struct {
 	schema    string
 	authorize Authorize
 	spare     int64                        // bytes that an index may have for nothing
-	byRole    bool // authorize does not look at targets
+	byRole    bool                         // authorize looks at no target
 	hide      func(task, path string) bool // nil: DefaultRedaction
 	writer    *pg.Admin
 	keeps     keeping

@@ -216,7 +216,7 @@ func (a *Admin) countStates(r *reading) (map[string]*States, error) {
 		percent = float32(100 * sampledPages / float64(pages))
 	}
 	rows, _, err := fact(r, "the jobs", func(q *query.Queries, ctx context.Context) ([]query.CountStatesRow, error) {
-		return q.CountStates(ctx, query.CountStatesParams{ByQueue: !a.seesAll(), Percent: percent})
+		return q.CountStates(ctx, query.CountStatesParams{ByQueue: !a.seesAll(r.ctx), Percent: percent})
 	})
 	if err != nil {
 		return byTask, err

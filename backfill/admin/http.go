@@ -101,7 +101,9 @@ func WithLogger(logger *slog.Logger) HandlerOption {
 // Unless it is told by WithCredentials or WithAuthenticate who asks, it serves /health alone. What a
 // principal may do, WithAuthorize of Open decides; without, ByRole. It is safe for use by several
 // goroutines, and ends with the Admin.
-func NewHandler(a *Admin, options ...HandlerOption) (http.Handler, error) { return newHandler(a, options) }
+func NewHandler(a *Admin, options ...HandlerOption) (http.Handler, error) {
+	return newHandler(a, options)
+}
 
 func newHandler(a *Admin, options []HandlerOption) (*handler, error) {
 	h := &handler{hosts: map[string]bool{"localhost": true}, cross: http.NewCrossOriginProtection(), logger: slog.Default()}

@@ -150,7 +150,7 @@ func (h *handler) principalOf(r *http.Request) (Principal, error) {
 	}
 	switch {
 	case errors.Is(err, ErrUnauthenticated):
-		text := "pass a token, as in Authorization: Bearer TOKEN, or a name and a password by basic authentication"
+		text := "pass a token in the header Authorization, behind the word Bearer, or a name and a password by basic authentication"
 		if errors.Is(err, errSecretExpired) {
 			text = "the token, or password, has expired: whoever gave it out can give you a new one"
 		} else if r.Header.Get("Authorization") != "" {

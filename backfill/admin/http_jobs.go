@@ -58,7 +58,7 @@ func jobRoutes() []*route {
 			if err != nil {
 				return nil, err
 			}
-			return settled(a.EnqueueJob(ctx, request, in.options(in.Body.Reason)))
+			return a.enqueueUnlessRunning(ctx, request, in.options(in.Body.Reason))
 		}).as(http.StatusCreated).with("", "ENQUEUE_FAILED"),
 		to(http.MethodGet, "/jobs/{id}", "showJob", "Show a job", func(ctx context.Context, a *Admin, in *jobInput) (*Job, error) {
 			return a.Job(ctx, in.JobID)
@@ -155,4 +155,26 @@ func (n *NewJob) request() (backfill.Request, error) {
 		return r, invalid(errors.Join(append(problems, r.Validate())...))
 	}
 	return r, nil
+}
+
+// enqueueUnlessRunning is EnqueueJob, and tells if nothing came of it, because unsafe_dedupe has kept a
+// job with the same key that runs.
+func (a *Admin) enqueueUnlessRunning(ctx context.Context, request backfill.Request, options ChangeOptions) (*Outcome, error) {
+	runs := int64(0)
+	if request.KeyMode == backfill.UnsafeDedupe && request.Key != "" {
+		list, err := a.Jobs(ctx, JobFilter{Keys: []string{request.Key}, States: []JobState{JobRunning}}, JobPage{})
+		if err != nil {
+			return nil, err
+		}
+		if len(list.Jobs) > 0 {
+			runs = list.Jobs[0].ID
+		}
+	}
+	outcome, err := settled(a.EnqueueJob(ctx, request, options))
+	if err == nil && outcome.JobID == runs {
+		return nil, &apiError{
+			status: http.StatusConflict, code: "JOB_ALREADY_IN_PROGRESS", text: fmt.Sprintf("job %d has the key, and runs: unsafe_dedupe keeps it, and nothing was enqueued", runs),
+		}
+	}
+	return outcome, err
 }

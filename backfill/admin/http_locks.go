@@ -65,6 +65,9 @@ func (a *Admin) cleanUpLocks(ctx context.Context, dry bool, options ChangeOption
 		if err != nil {
 			return nil, err
 		}
+		if cleaned.Workers == nil {
+			cleaned.Workers = []string{}
+		}
 		return &LockCleanup{CleanedLocks: *cleaned}, nil
 	}
 	if err := a.allow(ctx, ActionUnlock, Target{Kind: KindDatabase, ID: a.schema}); err != nil {

@@ -63,7 +63,7 @@ func (d *document) operation(r *route) object {
 	if r.changes() {
 		statuses = append(statuses, http.StatusConflict)
 	}
-	o := object{"operationId": r.name, "summary": r.summary}
+	o := object{"operationId": r.name, "summary": r.summary, "x-action": r.action}
 	var parameters []object
 	for _, field := range r.input.fields {
 		parameter := object{"name": field.name, "in": field.in, "required": field.in == "path", "schema": d.schema(field.of)}

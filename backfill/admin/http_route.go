@@ -17,6 +17,7 @@ type route struct {
 	summary      string
 
 	open    bool   // also for who is not authenticated
+	action  Action // that it takes
 	status  int    // of an answer
 	missing string // the code of 404
 	failure string // the code of 500
@@ -96,8 +97,33 @@ func (h *handler) noRoute(r *http.Request) error {
 	}
 }
 
+// admit refuses who may not do this with anything. What it is done with, the Admin asks about.
+func (r *route) admit(ctx context.Context, h *handler) error {
+	if r.open {
+		return nil
+	}
+	if h.anonymous && (r.changes() || r.action != ActionRead) {
+		return &apiError{
+			status: http.StatusForbidden, code: "READ_ONLY",
+			text: "nobody needs a password here, so nothing is changed: start backfill ui with --users or --token-file to change something",
+		}
+	}
+	if who := principal(ctx); h.admin.byRole && !h.admin.may(ctx, r.action, Target{}) {
+		return &apiError{
+			status: http.StatusForbidden, code: "FORBIDDEN",
+			text: fmt.Sprintf("%q has the roles %q, and none of them lets it %s: reader, operator and admin do, each more than the one before", who.Name, who.Roles, words(r.action)),
+		}
+	}
+	return nil
+}
+
+func words(action Action) string { return strings.ReplaceAll(string(action), "_", " ") }
+
 // answer answers a request of a route.
 func (r *route) answer(h *handler, w http.ResponseWriter, request *http.Request) error {
+	if err := r.admit(request.Context(), h); err != nil {
+		return err
+	}
 	if r.raw != nil {
 		r.raw(h, w, request)
 		return nil
@@ -119,4 +145,6 @@ func (r *route) answer(h *handler, w http.ResponseWriter, request *http.Request)
 }
 
 // changes reports whether the route changes something.
-func (r *route) changes() bool { return !slices.Contains([]string{http.MethodGet, http.MethodHead}, r.method) }
+func (r *route) changes() bool {
+	return !slices.Contains([]string{http.MethodGet, http.MethodHead}, r.method)
+}

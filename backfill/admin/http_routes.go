@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"cmp"
 	"fmt"
 	"html"
 	"net/http"
@@ -9,9 +10,19 @@ import (
 	"strings"
 )
 
+// actions are what a principal has to be let do for a route that changes something, whatever it
+// changes. The others read.
+var actions = map[string]Action{
+	"enqueue": ActionEnqueue, "retryJob": ActionRetry, "cancelJob": ActionCancel, "deleteJob": ActionDelete, "rescheduleJob": ActionReschedule,
+	"editJob": ActionEdit, "deleteDeadLetter": ActionDelete, "editDeadLetter": ActionEdit, "requeueDeadLetter": ActionRequeue,
+	"cleanUpDeadLetters": ActionDelete, "requeueDeadLetters": ActionRequeue, "deleteDeadLetters": ActionDelete, "cleanUpLocks": ActionUnlock,
+	"unlockQueue": ActionUnlock, "unlockWorker": ActionUnlock, "pause": ActionPause, "resume": ActionPause, "previewOperation": ActionStop,
+	"startOperation": ActionStop, "stopOperation": ActionStop, "resumeOperation": ActionStop,
+}
+
 // allRoutes is what there is to ask for.
 func allRoutes() []*route {
-	return slices.Concat([]*route{
+	routes := slices.Concat([]*route{
 		{
 			method: http.MethodGet, path: "/", name: "index", summary: "List what there is to ask for, for people",
 			status: http.StatusOK, input: newInput(reflect.TypeFor[nothing]()), raw: (*handler).index,
@@ -21,6 +32,10 @@ func allRoutes() []*route {
 			status: http.StatusOK, input: newInput(reflect.TypeFor[nothing]()), raw: (*handler).describe,
 		},
 	}, stateRoutes(), jobRoutes(), letterRoutes(), lockRoutes(), pauseRoutes(), cronRoutes(), operationRoutes())
+	for _, r := range routes {
+		r.action = cmp.Or(actions[r.name], ActionRead)
+	}
+	return routes
 }
 
 // nothing is the input of a request that says nothing but its path.
@@ -42,7 +57,9 @@ type reasoned struct {
 	Reason string `json:"reason,omitzero"`
 }
 
-func (r *repeatable) options(reason string) ChangeOptions { return ChangeOptions{ID: r.ID, Reason: reason} }
+func (r *repeatable) options(reason string) ChangeOptions {
+	return ChangeOptions{ID: r.ID, Reason: reason}
+}
 
 // index is a page for people who have followed a link.
 func (h *handler) index(w http.ResponseWriter, _ *http.Request) {

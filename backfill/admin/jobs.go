@@ -283,7 +283,7 @@ func (s *searching) scan(page pg.JobPage) error {
 		if more || err != nil {
 			return unlessMissing(err)
 		}
-		if s.admin.seesAll() {
+		if s.admin.seesAll(s.ctx) {
 			s.list.Searched += jobs
 		}
 		last := within.Least
@@ -308,7 +308,7 @@ func (s *searching) scan(page pg.JobPage) error {
 func (s *searching) take(f pg.JobFilter, page pg.JobPage, phase string) (more bool, err error) {
 	for began := time.Now(); ; {
 		page.Size = s.size - len(s.list.Jobs) + 1
-		if !s.admin.seesAll() {
+		if !s.admin.seesAll(s.ctx) {
 			page.Size = mostPage // some are left out
 		}
 		rows, err := pg.Jobs(s.ctx, s.reader, f, page)

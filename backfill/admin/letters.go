@@ -228,7 +228,7 @@ func (a *Admin) LetterStats(ctx context.Context) (*LetterStats, error) {
 			return unlessMissing(err)
 		}
 		count := func(n int64) Count { return Count{N: n, Exact: !found.Part, More: found.Part} }
-		whole := a.seesAll()
+		whole := a.seesAll(ctx)
 		if stats.Total = count(0); whole {
 			requeued := count(found.Requeued)
 			stats.Total, stats.Requeued, stats.Oldest, stats.Newest = count(found.Letters), &requeued, found.Oldest.UTC(), found.Newest.UTC()

@@ -188,6 +188,9 @@ func (a *Admin) Preview(ctx context.Context, bulk Bulk) (*Preview, error) {
 	if err := bulk.check(); err != nil {
 		return nil, err
 	}
+	if err := a.allow(ctx, bulk.Action, Target{Kind: KindOperation}); err != nil {
+		return nil, fmt.Errorf("preview %s of %s: %w", bulk.Action, bulk.place(), err)
+	}
 	o, err := a.newOperation(ctx, &bulk)
 	if err != nil {
 		return nil, err
@@ -414,6 +417,9 @@ func (a *Admin) Start(ctx context.Context, token string, options ChangeOptions) 
 		if who := principal(ctx); found.Principal != who.Name {
 			return nil, false, fmt.Errorf("the preview is somebody else's: %w", ErrForbidden)
 		}
+		if err := a.allow(ctx, Action(found.Action), Target{Kind: KindOperation, ID: strconv.FormatInt(found.ID, 10)}); err != nil {
+			return nil, false, err
+		}
 		o = found
 		return a.startAgain(ctx, c, o, options.Reason, pg.OperationPreviewed)
 	})
@@ -429,6 +435,9 @@ func (a *Admin) ResumeOperation(ctx context.Context, id int64, options ChangeOpt
 	err := a.changeOperation(ctx, "resume", options, func(ctx context.Context, c *pg.Changing) (*pg.Operation, bool, error) {
 		o, err := a.findOperation(ctx, c, id)
 		if err != nil {
+			return nil, false, err
+		}
+		if err := a.allow(ctx, Action(o.Action), Target{Kind: KindOperation, ID: strconv.FormatInt(id, 10)}); err != nil {
 			return nil, false, err
 		}
 		reason := options.Reason

@@ -89,7 +89,7 @@ func (a *Admin) newWorkerStatus(ctx context.Context, w *query.WhyWorkersRow) Wor
 		s.State, s.Since = WorkerEmptying, timeOf(w.EmptyingAt)
 	}
 	s.Tasks = a.readable(ctx, s.Tasks)
-	if a.seesAll() {
+	if a.seesAll(ctx) {
 		s.RunningJobs = w.Running
 	}
 	return s
@@ -97,7 +97,7 @@ func (a *Admin) newWorkerStatus(ctx context.Context, w *query.WhyWorkersRow) Wor
 
 // readable leaves out the tasks that the principal may not read.
 func (a *Admin) readable(ctx context.Context, tasks []string) []string {
-	if a.seesAll() {
+	if a.seesAll(ctx) {
 		return tasks
 	}
 	return slices.DeleteFunc(slices.Clone(tasks), func(task string) bool {

@@ -1,0 +1,97 @@
+package apitest_test
+
+import (
+	"flag"
+	"fmt"
+	"maps"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+var update = flag.Bool("update", false, "write testdata")
+
+var principals = []struct{ name, token string }{
+	{"none", ""},
+	{"wrong", "wrong-0123456789abcdef"},
+	{"expired", expiredToken},
+	{"roleless", nobodyToken},
+	{"reader", readerToken},
+	{"operator", operatorToken},
+	{"admin", adminToken},
+}
+
+var methods = []string{
+	http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions, http.MethodTrace, "PROPFIND",
+}
+
+// Who may do what, for each route, each principal and each method: a difference is looked at.
+func TestAccess(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	document, _ := r.document()
+	names := operations(document)
+	r.fill()
+	var lines []string
+	for name, operation := range names {
+		method, path, _ := strings.Cut(operation, " ")
+		line := fmt.Sprintf("%-32s %-7s", path, method)
+		for _, p := range principals {
+			s := samples[name](r, p.token)
+			line += fmt.Sprintf(" %s %d", p.name, r.ask(method, s.path, p.token, s.body).StatusCode)
+		}
+		lines = append(lines, line)
+	}
+	for path, item := range document.Paths.Map() {
+		for _, method := range methods {
+			if item.GetOperation(method) != nil || method == http.MethodHead && item.Get != nil {
+				continue
+			}
+			line := fmt.Sprintf("%-32s %-7s", path, method)
+			for _, p := range principals {
+				line += fmt.Sprintf(" %s %d", p.name, r.ask(method, strings.NewReplacer("{id}", "1", "{name}", "q").Replace(path), p.token, "").StatusCode)
+			}
+			lines = append(lines, line)
+		}
+	}
+	slices.Sort(lines)
+	got := strings.Join(lines, "\n") + "\n"
+	const file = "testdata/access.txt"
+	if *update {
+		if err := os.WriteFile(file, []byte(got), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(strings.Split(string(want), "\n"), strings.Split(got, "\n")); diff != "" {
+		t.Errorf("access (-want +got), go test ./internal/apitest -run Access -update writes it:\n%s", diff)
+	}
+}
+
+// Without an authenticator there is health, and nothing else, not even by name.
+func TestNobodySaidWho(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	document, _ := r.document()
+	names := operations(document)
+	r.url = r.serve()
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		method, _, _ := strings.Cut(names[name], " ")
+		path := strings.NewReplacer("{id}", "1", "{name}", "q").Replace(strings.Split(names[name], " ")[1])
+		for _, token := range []string{"", adminToken} {
+			if name == "health" {
+				r.succeeds(method, path, token, "", nil)
+				continue
+			}
+			r.fails(r.request(method, path, token, ""), http.StatusForbidden, "NO_AUTHENTICATOR", "admin.WithCredentials")
+		}
+	}
+	r.fails(r.request("GET", "/nowhere", "", ""), http.StatusForbidden, "NO_AUTHENTICATOR")
+}

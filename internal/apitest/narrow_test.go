@@ -1,0 +1,128 @@
+package apitest_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/backfillhq/go/backfill/admin"
+	"github.com/backfillhq/go/internal/dbtest"
+)
+
+// onlyMine lets tina do everything with the task mine and the queue ours.
+func onlyMine(_ context.Context, who admin.Principal, action admin.Action, target admin.Target) bool {
+	if who.Name == "anna" {
+		return true
+	}
+	switch target.Kind {
+	case admin.KindQueue:
+		return target.Queue == "ours"
+	case admin.KindOperation, admin.KindWorker:
+		return true
+	case admin.KindDatabase, admin.KindCron:
+		return false
+	}
+	return target.Task == "mine" && action != admin.ActionDelete
+}
+
+// Who may see some tasks sees nothing of others, not even that they are there, and counts leave them
+// out.
+func TestNarrowRole(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, admin.WithAuthorize(onlyMine))
+	const tina = "tina-0123456789abcdef"
+	r.url = r.serve(admin.WithCredentials(append(credentials(), admin.Credential{Name: "tina", Secret: tina})...))
+	mine, theirs := r.job(`'mine', '{"x": "of mine"}', queue_name := 'ours'`), r.job(`'other', '{"x": "hidden"}', queue_name := 'hidden-queue', job_key := 'hidden-key'`)
+	myLetter, theirLetter := r.letter("mine", "{}"), r.letter("other", `{"x": "hidden"}`)
+	r.run(`insert into graphile_worker._private_known_crontabs (identifier, known_since) values ('hidden-cron', now())`)
+	r.succeeds("POST", "/pauses", adminToken, `{"queue": "hidden-queue", "reason": "hidden"}`, nil)
+	r.succeeds("POST", "/jobs/"+theirs+"/reschedule", adminToken, `{"priority": 1, "reason": "hidden"}`, nil)
+	r.succeeds("POST", "/jobs/"+mine+"/reschedule", adminToken, `{"priority": 1, "reason": "of mine"}`, nil)
+	for _, change := range []struct{ method, path, body, code string }{
+		{"GET", "/jobs/{job}", "", "JOB_NOT_FOUND"},
+		{"GET", "/jobs/{job}/why", "", "JOB_NOT_FOUND"},
+		{"POST", "/jobs/{job}/retry", "{}", "JOB_NOT_FOUND"},
+		{"DELETE", "/jobs/{job}/cancel", "", "JOB_NOT_FOUND"},
+		{"DELETE", "/jobs/{job}", "", "JOB_NOT_FOUND"},
+		{"POST", "/jobs/{job}/reschedule", `{"priority": 1}`, "JOB_NOT_FOUND"},
+		{"PUT", "/jobs/{job}/payload", `{"payload": {}}`, "JOB_NOT_FOUND"},
+		{"GET", "/dlq/{letter}", "", "DLQ_JOB_NOT_FOUND"},
+		{"DELETE", "/dlq/{letter}", "", "DLQ_JOB_NOT_FOUND"},
+		{"PATCH", "/dlq/{letter}", `{"priority": 1}`, "DLQ_JOB_NOT_FOUND"},
+		{"POST", "/dlq/{letter}/requeue", "{}", "DLQ_JOB_NOT_FOUND"},
+		{"GET", "/queues/hidden-queue/stats", "", "QUEUE_NOT_FOUND"},
+		{"POST", "/queues/hidden-queue/unlock", "{}", "QUEUE_NOT_FOUND"},
+		{"POST", "/pauses", `{"task": "other"}`, "TASK_NOT_FOUND"},
+		{"POST", "/pauses", `{"queue": "hidden-queue"}`, "TASK_NOT_FOUND"},
+		{"DELETE", "/pauses?queue=hidden-queue", "", "TASK_NOT_FOUND"},
+		{"POST", "/jobs", `{"task": "other"}`, "NOT_FOUND"},
+		{"GET", "/doctor", "", "NOT_FOUND"},
+		{"POST", "/locks/cleanup", "{}", "NOT_FOUND"},
+	} {
+		path := strings.NewReplacer("{job}", theirs, "{letter}", theirLetter).Replace(change.path)
+		there := r.fails(r.request(change.method, path, tina, change.body), http.StatusNotFound, change.code)
+		// What is not there at all looks the same.
+		absent := strings.NewReplacer("{job}", "99999", "{letter}", "99999", "hidden-queue", "absent-queue").Replace(change.path)
+		if strings.HasPrefix(change.path, "/jobs/") && !strings.HasSuffix(change.path, "/why") || strings.HasPrefix(change.path, "/dlq/") {
+			other := r.fails(r.request(change.method, absent, tina, change.body), http.StatusNotFound, change.code)
+			if normal(there.body, theirs, theirLetter) != normal(other.body, "99999", "99999") {
+				t.Errorf("%s %s tells them apart: %s and %s", change.method, change.path, there.body, other.body)
+			}
+		}
+	}
+	r.fails(r.request("DELETE", "/dlq/"+myLetter, tina, ""), http.StatusForbidden, "FORBIDDEN") // seen, and not deleted
+	for _, path := range []string{"/jobs", "/tasks", "/queues", "/dlq", "/dlq/stats", "/locks/status", "/pauses", "/cron", "/audit", "/workers", "/status", "/jobs?keys=hidden-key"} {
+		a := r.succeeds("GET", path, tina, "", nil)
+		for _, text := range []string{"hidden", `"other"`, `"id":` + theirs + `,`} {
+			if strings.Contains(string(a.body), text) {
+				t.Errorf("%s shows %s: %s", path, text, a.body)
+			}
+		}
+	}
+	var status admin.Status
+	r.succeeds("GET", "/status", tina, "", &status)
+	if status.Jobs.Total.N != 1 || status.DeadLetters.N != 1 || status.Pauses != 0 {
+		t.Errorf("the counts are %+v", status)
+	}
+	r.succeeds("GET", "/status", adminToken, "", &status)
+	if status.Jobs.Total.N != 2 || status.DeadLetters.N != 2 || status.Pauses != 1 {
+		t.Errorf("the counts of all are %+v", status)
+	}
+	var records admin.RecordList
+	r.succeeds("GET", "/audit", tina, "", &records)
+	if len(records.Records) != 1 || records.Records[0].Reason != "of mine" {
+		t.Errorf("the records are %s", fmt.Sprint(records.Records))
+	}
+	// In bulk, others are neither matched nor changed.
+	var preview admin.Preview
+	r.succeeds("POST", "/operations", tina, fmt.Sprintf(`{"action": "cancel", "jobs": {"ids": [%s, %s]}}`, mine, theirs), &preview)
+	if preview.Operation.Matched != 1 || len(preview.Items) != 1 || preview.Items[0].Task != "mine" {
+		t.Errorf("the preview has %+v", preview)
+	}
+	r.succeeds("POST", "/operations/start", tina, fmt.Sprintf(`{"token": %q}`, preview.Token), nil)
+	dbtest.Until(t, func() bool {
+		return dbtest.Get[string](t, r.db.Pool(), "select state from graphile_worker.backfill_operations") == "done"
+	})
+	if left := dbtest.Get[[]string](t, r.db.Pool(), "select array_agg(task_identifier) from graphile_worker.jobs"); !slices.Equal(left, []string{"other"}) {
+		t.Errorf("left are %v", left)
+	}
+	var items admin.ItemList
+	r.succeeds("GET", fmt.Sprintf("/operations/%d/items", preview.Operation.ID), tina, "", &items)
+	for _, item := range items.Items {
+		if item.Task == "other" {
+			t.Errorf("items have %+v", item)
+		}
+	}
+}
+
+// normal is an answer without what it was asked for and when.
+func normal(body []byte, ids ...string) string {
+	text, _, _ := strings.Cut(string(body), `,"timestamp"`)
+	for _, id := range ids {
+		text = strings.ReplaceAll(text, id, "ID")
+	}
+	return text
+}

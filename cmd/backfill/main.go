@@ -17,6 +17,7 @@
 //	backfill audit      list what operators have changed
 //	backfill dev        run sample jobs on a private PostgreSQL, to try things out
 //	backfill bench      measure how fast a server takes jobs and gives them out
+//	backfill ui         serve the HTTP API
 //
 // The database is that of --database-url, of --context, of DATABASE_URL, of the PG* variables, or, for
 // commands that change nothing, of the default context, in this order.
@@ -66,7 +67,7 @@ func run(ctx context.Context, arguments []string, stdin io.Reader, stdout, stder
 		Commands: []*cli.Command{
 			migrateCommand(), whyCommand(), doctorCommand(), jobsCommand(), queuesCommand(), workersCommand(), locksCommand(), cronCommand(), dlqCommand(),
 			enqueueCommand(), bulkCommand(), pauseCommand(), resumeCommand(), unlockCommand(), auditCommand(),
-			devCommand(), benchCommand(), helpCommand(),
+			uiCommand(), devCommand(), benchCommand(), helpCommand(),
 		},
 		EnableShellCompletion:           true,
 		ConfigureShellCompletionCommand: func(cmd *cli.Command) { cmd.Hidden = false },
@@ -94,7 +95,7 @@ func run(ctx context.Context, arguments []string, stdin io.Reader, stdout, stder
 	return exitProblem
 }
 
-var errUnknownCommand = usageError{errors.New("unknown command: want migrate, why, doctor, jobs, queues, workers, locks, cron, dlq, enqueue, bulk, pause, resume, unlock, audit, dev or bench")}
+var errUnknownCommand = usageError{errors.New("unknown command: want migrate, why, doctor, jobs, queues, workers, locks, cron, dlq, enqueue, bulk, pause, resume, unlock, audit, ui, dev or bench")}
 
 // helpCommand replaces the library's, which repeats arguments that it does not know.
 func helpCommand() *cli.Command {

@@ -38,6 +38,7 @@ var consoles = map[string]string{
 	"SKILL.md: Ask before you act, console 3":                     "TestSkill",
 	"SKILL.md: Ask before you act, console 4":                     "TestSkill",
 	"SKILL.md: Change, with the leave of a person, console 1":     "TestSkill",
+	"docs/http-api.md: The HTTP API, console 1":                   "TestHTTPAPIPage",
 }
 
 // sqlElsewhere are SQL blocks that other tests run, because they change more than their own database, or what other blocks need.

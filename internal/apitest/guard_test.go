@@ -177,6 +177,16 @@ func TestLimits(t *testing.T) {
 	}
 }
 
+// A server of its own bounds headers, too.
+func TestServerLimits(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.url = r.listen("127.0.0.1:0")
+	if got := r.raw("GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nX: " + strings.Repeat("x", 64<<10) + "\r\n\r\n"); got != http.StatusRequestHeaderFieldsTooLarge {
+		t.Errorf("64 kB of headers: %d", got)
+	}
+}
+
 type neverEnds struct{}
 
 func (neverEnds) Read(p []byte) (int, error) {

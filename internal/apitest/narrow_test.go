@@ -20,7 +20,9 @@ func onlyMine(_ context.Context, who admin.Principal, action admin.Action, targe
 	switch target.Kind {
 	case admin.KindQueue:
 		return target.Queue == "ours"
-	case admin.KindOperation, admin.KindWorker:
+	case admin.KindOperation:
+		return action != admin.ActionDelete
+	case admin.KindWorker:
 		return true
 	case admin.KindDatabase, admin.KindCron:
 		return false
@@ -115,6 +117,54 @@ func TestNarrowRole(t *testing.T) {
 		if item.Task == "other" {
 			t.Errorf("items have %+v", item)
 		}
+	}
+}
+
+// Who may not do what an operation does can neither preview it, nor let it go on in its own name.
+func TestOperationsOfOthers(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, admin.WithAuthorize(onlyMine))
+	const tina = "tina-0123456789abcdef"
+	r.url = r.serve(admin.WithCredentials(append(credentials(), admin.Credential{Name: "tina", Secret: tina})...))
+	body := fmt.Sprintf(`{"action": "delete", "per_second": 0.01, "jobs": {"ids": [%s, %s]}}`, r.job("'mine'"), r.job("'mine'"))
+	r.fails(r.request("POST", "/operations", tina, body), http.StatusForbidden, "FORBIDDEN", "delete operation")
+	var preview admin.Preview
+	r.succeeds("POST", "/operations", adminToken, body, &preview)
+	start := fmt.Sprintf(`{"token": %q}`, preview.Token)
+	r.fails(r.request("POST", "/operations/start", tina, start), http.StatusForbidden, "FORBIDDEN")
+	r.succeeds("POST", "/operations/start", adminToken, start, nil)
+	path := fmt.Sprintf("/operations/%d", preview.Operation.ID)
+	r.succeeds("POST", path+"/stop", tina, "{}", nil)
+	r.fails(r.request("POST", path+"/resume", tina, "{}"), http.StatusForbidden, "FORBIDDEN")
+	var operation admin.Operation
+	r.succeeds("GET", path, tina, "", &operation)
+	if operation.State != admin.OperationStopped || operation.Principal != "anna" {
+		t.Errorf("the operation is %+v", operation)
+	}
+}
+
+// A server carries on what others have started, as they may: also those who need not ask.
+func TestServerCarriesOperations(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.job("'send'")
+	r.job("'send'")
+	ctx := admin.As(t.Context(), admin.Principal{Name: "somebody@a-terminal"})
+	preview, err := r.admin.Preview(ctx, admin.Bulk{Action: admin.ActionDelete, Jobs: &admin.JobFilter{Tasks: []string{"send"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.admin.Start(ctx, preview.Token, admin.ChangeOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	r.url = r.listen("127.0.0.1:0", admin.WithCredentials(credentials()...))
+	var operation admin.Operation
+	dbtest.Until(t, func() bool {
+		r.succeeds("GET", fmt.Sprintf("/operations/%d", preview.Operation.ID), readerToken, "", &operation)
+		return operation.State == admin.OperationDone
+	})
+	if operation.Acted != 2 || operation.Skipped != 0 {
+		t.Errorf("the operation is %+v", operation)
 	}
 }
 

@@ -46,7 +46,7 @@ const (
 	KindQueue      Kind = "queue"
 	KindWorker     Kind = "worker"
 	KindCron       Kind = "cron"
-	KindOperation  Kind = "operation" // that changes many items, and the record of changes
+	KindOperation  Kind = "operation" // that changes many items: who previews, starts or resumes one is asked about with what it does
 	KindDatabase   Kind = "database"  // as a whole, such as what doctor finds
 )
 

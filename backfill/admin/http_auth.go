@@ -89,14 +89,12 @@ func (c *Credential) stored() (s storedCredential, err error) {
 	if c.Name == "" || strings.ContainsFunc(c.Name, func(r rune) bool { return r == ':' || unicode.IsControl(r) }) || !utf8.ValidString(c.Name) {
 		return s, fmt.Errorf("the name %q of a credential is none: want text without colons", c.Name)
 	}
-	for _, role := range c.Roles {
-		if role == "" {
-			return s, fmt.Errorf("a role of the credential of %q is empty", c.Name)
-		}
+	if slices.Contains(c.Roles, "") {
+		return s, fmt.Errorf("a role of the credential of %q is empty", c.Name)
 	}
 	if digits, hashed := strings.CutPrefix(c.Secret, "sha256:"); hashed {
 		if n, err := hex.Decode(s.secret[:], []byte(digits)); err != nil || n != len(s.secret) {
-			return s, fmt.Errorf("the secret of %q is no SHA-256: want 64 hexadecimal digits behind sha256:", c.Name)
+			return s, fmt.Errorf("the secret of %q is no SHA-256: want sha256: and 64 hexadecimal digits", c.Name)
 		}
 		return s, nil
 	}

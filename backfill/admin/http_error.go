@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"strconv"
 	"strings"
@@ -37,9 +38,7 @@ func (e *apiError) Error() string { return e.text }
 func (e *apiError) Unwrap() error { return e.cause }
 
 func writeError(w http.ResponseWriter, e *apiError) {
-	for name, values := range e.header {
-		w.Header()[name] = values
-	}
+	maps.Copy(w.Header(), e.header)
 	writeJSON(w, e.status, &APIError{Error: mask.Secrets(e.text), Code: e.code, Timestamp: time.Now().UTC()})
 }
 
@@ -115,6 +114,7 @@ func conflict(outcome *Outcome) *apiError {
 		why = "it has changed since it was seen: look at it again"
 	case SkipLocked:
 		why = "another transaction has its row locked: try again"
+	default: // it speaks for itself
 	}
 	text := fmt.Sprintf("%s was left as it was: %s", outcome.ID, why)
 	if outcome.Worker != "" {

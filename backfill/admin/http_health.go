@@ -22,6 +22,14 @@ func (h *Health) httpStatus() int {
 	return http.StatusOK
 }
 
+// healthRoute is there for everybody.
+func healthRoute() *route {
+	r := to("GET /health", "health", ActionRead, "Say whether the database answers", func(context.Context, *Admin, *nothing) (*Health, error) { return nil, nil }) //nolint:nilnil // below
+	r.open = true
+	r.serve = func(ctx context.Context, h *handler, _ any) (any, error) { return h.health.ask(ctx, h.admin), nil }
+	return r
+}
+
 // health asks the database once in a second at most, however many ask for it without a password.
 type health struct {
 	mu   sync.Mutex

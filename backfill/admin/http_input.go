@@ -166,7 +166,7 @@ func setOne(field reflect.Value, text string) error {
 	if text == "" {
 		return errors.New("it is empty: leave it out for any")
 	}
-	if at, ok := field.Addr().Interface().(encoding.TextUnmarshaler); ok {
+	if at, ok := reflect.TypeAssert[encoding.TextUnmarshaler](field.Addr()); ok {
 		if err := at.UnmarshalText([]byte(text)); err != nil {
 			return fmt.Errorf("%s is no time: want one such as 2026-11-29T14:00:00Z", quoteShort(text))
 		}

@@ -40,81 +40,12 @@ func (in *seenInput) seen() *JobVersion {
 	return v
 }
 
-// jobRoutes are about jobs.
-func jobRoutes() []*route {
-	routes := []*route{
-		to(http.MethodGet, "/jobs", "listJobs", "List jobs, those with the greatest ids first", func(ctx context.Context, a *Admin, in *struct {
-			pageInput
-			Oldest    bool `query:"oldest"` // those with the smallest ids first
-			JobFilter `query:"*"`
-		}) (*JobList, error) {
-			return a.Jobs(ctx, in.JobFilter, JobPage{After: in.After, Size: in.Limit, Oldest: in.Oldest})
-		}),
-		to(http.MethodPost, "/jobs", "enqueue", "Enqueue a job", func(ctx context.Context, a *Admin, in *struct {
-			repeatable
-			Body NewJob `body:"*"`
-		}) (*Outcome, error) {
-			request, err := in.Body.request()
-			if err != nil {
-				return nil, err
-			}
-			return a.enqueueUnlessRunning(ctx, request, in.options(in.Body.Reason))
-		}).as(http.StatusCreated).with("", "ENQUEUE_FAILED"),
-		to(http.MethodGet, "/jobs/{id}", "showJob", "Show a job", func(ctx context.Context, a *Admin, in *jobInput) (*Job, error) {
-			return a.Job(ctx, in.JobID)
-		}),
-		to(http.MethodGet, "/jobs/{id}/why", "explainJob", "Say why a job does not run, or what it is doing", func(ctx context.Context, a *Admin, in *jobInput) (*Explanation, error) {
-			return a.Why(ctx, in.JobID)
-		}),
-		to(http.MethodPost, "/jobs/{id}/retry", "retryJob", "Make a job due now, also one that has failed for good", func(ctx context.Context, a *Admin, in *struct {
-			jobInput
-			repeatable
-			Body jobChange `body:"*"`
-		}) (*Outcome, error) {
-			return settled(a.RetryJob(ctx, in.JobID, in.Body.Seen, in.options(in.Body.Reason)))
-		}),
-		to(http.MethodDelete, "/jobs/{id}/cancel", "cancelJob", "Delete a job that nobody runs, or ask for the end of one that a Go worker runs",
-			func(ctx context.Context, a *Admin, in *struct {
-				jobInput
-				repeatable
-				seenInput
-			}) (*Outcome, error) {
-				return settled(a.CancelJob(ctx, in.JobID, in.seen(), in.options(in.Reason)))
-			}),
-		to(http.MethodDelete, "/jobs/{id}", "deleteJob", "Delete a job that nobody runs", func(ctx context.Context, a *Admin, in *struct {
-			jobInput
-			repeatable
-			seenInput
-		}) (*Outcome, error) {
-			return settled(a.DeleteJob(ctx, in.JobID, in.seen(), in.options(in.Reason)))
-		}),
-		to(http.MethodPost, "/jobs/{id}/reschedule", "rescheduleJob", "Change when, and how often, a job that waits runs", func(ctx context.Context, a *Admin, in *struct {
-			jobInput
-			repeatable
-			Body rescheduleJob `body:"*"`
-		}) (*Outcome, error) {
-			return settled(a.RescheduleJob(ctx, in.JobID, in.Body.Reschedule, in.Body.Seen, in.options(in.Body.Reason)))
-		}),
-		to(http.MethodPut, "/jobs/{id}/payload", "editJob", "Replace the payload of a job that nobody runs", func(ctx context.Context, a *Admin, in *struct {
-			jobInput
-			repeatable
-			Body editJob `body:"*"`
-		}) (*Outcome, error) {
-			return settled(a.EditJob(ctx, in.JobID, in.Body.Payload, in.Body.Seen, in.options(in.Body.Reason)))
-		}),
-	}
-	for _, r := range routes[2:] {
-		r.missing = "JOB_NOT_FOUND"
-	}
-	return routes
-}
-
-type rescheduleJob struct {
+type rescheduleBody struct {
 	jobChange
 	Reschedule
 }
 
-type editJob struct {
+type editBody struct {
 	jobChange
 
 	Payload json.RawMessage `json:"payload"` // what is hidden in it stays as it is
@@ -177,4 +108,85 @@ func (a *Admin) enqueueUnlessRunning(ctx context.Context, request backfill.Reque
 		}
 	}
 	return outcome, err
+}
+
+type listJobsInput struct {
+	pageInput
+	Oldest    bool `query:"oldest"` // those with the smallest ids first
+	JobFilter `query:"*"`
+}
+
+func apiListJobs(ctx context.Context, a *Admin, in *listJobsInput) (*JobList, error) {
+	return a.Jobs(ctx, in.JobFilter, JobPage{After: in.After, Size: in.Limit, Oldest: in.Oldest})
+}
+
+type enqueueInput struct {
+	repeatable
+	Body NewJob `body:"*"`
+}
+
+func apiEnqueue(ctx context.Context, a *Admin, in *enqueueInput) (*Outcome, error) {
+	request, err := in.Body.request()
+	if err != nil {
+		return nil, err
+	}
+	return a.enqueueUnlessRunning(ctx, request, in.options(in.Body.Reason))
+}
+
+func apiShowJob(ctx context.Context, a *Admin, in *jobInput) (*Job, error) {
+	return a.Job(ctx, in.JobID)
+}
+
+func apiExplainJob(ctx context.Context, a *Admin, in *jobInput) (*Explanation, error) {
+	return a.Why(ctx, in.JobID)
+}
+
+type retryJobInput struct {
+	jobInput
+	repeatable
+	Body jobChange `body:"*"`
+}
+
+func apiRetryJob(ctx context.Context, a *Admin, in *retryJobInput) (*Outcome, error) {
+	return settled(a.RetryJob(ctx, in.JobID, in.Body.Seen, in.options(in.Body.Reason)))
+}
+
+type cancelJobInput struct {
+	jobInput
+	repeatable
+	seenInput
+}
+
+func apiCancelJob(ctx context.Context, a *Admin, in *cancelJobInput) (*Outcome, error) {
+	return settled(a.CancelJob(ctx, in.JobID, in.seen(), in.options(in.Reason)))
+}
+
+type deleteJobInput struct {
+	jobInput
+	repeatable
+	seenInput
+}
+
+func apiDeleteJob(ctx context.Context, a *Admin, in *deleteJobInput) (*Outcome, error) {
+	return settled(a.DeleteJob(ctx, in.JobID, in.seen(), in.options(in.Reason)))
+}
+
+type rescheduleJobInput struct {
+	jobInput
+	repeatable
+	Body rescheduleBody `body:"*"`
+}
+
+func apiRescheduleJob(ctx context.Context, a *Admin, in *rescheduleJobInput) (*Outcome, error) {
+	return settled(a.RescheduleJob(ctx, in.JobID, in.Body.Reschedule, in.Body.Seen, in.options(in.Body.Reason)))
+}
+
+type editJobInput struct {
+	jobInput
+	repeatable
+	Body editBody `body:"*"`
+}
+
+func apiEditJob(ctx context.Context, a *Admin, in *editJobInput) (*Outcome, error) {
+	return settled(a.EditJob(ctx, in.JobID, in.Body.Payload, in.Body.Seen, in.options(in.Body.Reason)))
 }

@@ -20,82 +20,6 @@ type letterChange struct {
 	FailedAt time.Time `json:"failed_at,omitzero"` // when it had failed as it was seen: it is left as it is if it has failed again since
 }
 
-// letterRoutes are about dead letters.
-func letterRoutes() []*route {
-	routes := []*route{
-		to(http.MethodGet, "/dlq", "listDeadLetters", "List dead letters, those that failed last first", func(ctx context.Context, a *Admin, in *struct {
-			pageInput
-			Task         string `query:"task_identifier"` // one of tasks
-			Queue        string `query:"queue_name"`      // one of queues
-			LetterFilter `query:"*"`
-		}) (*LetterList, error) {
-			filter := in.LetterFilter
-			if err := filter.add(in.Task, in.Queue); err != nil {
-				return nil, err
-			}
-			return a.Letters(ctx, filter, LetterPage{After: in.After, Size: in.Limit})
-		}).with("", "DLQ_LIST_FAILED"),
-		to(http.MethodGet, "/dlq/stats", "countDeadLetters", "Count dead letters, by task and reason", func(ctx context.Context, a *Admin, _ *nothing) (*LetterStats, error) {
-			return a.LetterStats(ctx)
-		}).with("", "DLQ_STATS_FAILED"),
-		to(http.MethodGet, "/dlq/{id}", "showDeadLetter", "Show a dead letter", func(ctx context.Context, a *Admin, in *letterInput) (*Letter, error) {
-			return a.Letter(ctx, in.LetterID)
-		}),
-		to(http.MethodDelete, "/dlq/{id}", "deleteDeadLetter", "Delete a dead letter", func(ctx context.Context, a *Admin, in *struct {
-			letterInput
-			repeatable
-			Reason   string     `query:"reason"`
-			FailedAt *time.Time `query:"seen_failed_at"`
-		}) (*Outcome, error) {
-			failedAt := time.Time{}
-			if in.FailedAt != nil {
-				failedAt = *in.FailedAt
-			}
-			return settled(a.DeleteDeadLetter(ctx, in.LetterID, failedAt, in.options(in.Reason)))
-		}),
-		to(http.MethodPatch, "/dlq/{id}", "editDeadLetter", "Change a dead letter before it is requeued", func(ctx context.Context, a *Admin, in *struct {
-			letterInput
-			repeatable
-			Body struct {
-				letterChange
-				LetterEdit
-			} `body:"EditDeadLetter"`
-		}) (*Outcome, error) {
-			return settled(a.EditDeadLetter(ctx, in.LetterID, in.Body.LetterEdit, in.Body.FailedAt, in.options(in.Body.Reason)))
-		}),
-		to(http.MethodPost, "/dlq/{id}/requeue", "requeueDeadLetter", "Enqueue the job of a dead letter anew", func(ctx context.Context, a *Admin, in *struct {
-			letterInput
-			repeatable
-			Body struct {
-				letterChange
-
-				Notes string `json:"notes,omitzero"`
-			} `body:"RequeueDeadLetter"`
-		}) (*Outcome, error) {
-			return settled(a.RequeueDeadLetter(ctx, in.LetterID, in.Body.FailedAt, in.Body.Notes, in.options(in.Body.Reason)))
-		}),
-		to(http.MethodPost, "/dlq/cleanup", "cleanUpDeadLetters", "Delete old dead letters", func(ctx context.Context, a *Admin, in *struct {
-			Body cleanupLetters `body:"*"`
-		}) (*LetterBatch, error) {
-			return in.Body.run(ctx, a)
-		}).with("", "CLEANUP_FAILED"),
-		to(http.MethodPost, "/dlq/batch-requeue", "requeueDeadLetters", "Enqueue the jobs of dead letters anew", func(ctx context.Context, a *Admin, in *struct {
-			Body requeueLetters `body:"*"`
-		}) (*LetterBatch, error) {
-			return in.Body.run(ctx, a)
-		}).with("", "BATCH_REQUEUE_FAILED"),
-		to(http.MethodPost, "/dlq/batch-delete", "deleteDeadLetters", "Delete dead letters", func(ctx context.Context, a *Admin, in *struct {
-			Body deleteLetters `body:"*"`
-		}) (*LetterBatch, error) {
-			return in.Body.run(ctx, a)
-		}).with("", "BATCH_DELETE_FAILED"),
-	}
-	for _, r := range routes {
-		r.missing = "DLQ_JOB_NOT_FOUND"
-	}
-	return routes
-}
-
 // add narrows a filter to one task and one queue; "": to any.
 func (f *LetterFilter) add(task, queue string) error {
 	if task != "" && f.Tasks != nil || queue != "" && f.Queues != nil {
@@ -272,4 +196,93 @@ func (a *Admin) letterIDs(ctx context.Context, filter LetterFilter, size int) ([
 			return ids, nil
 		}
 	}
+}
+
+type listDeadLettersInput struct {
+	pageInput
+	Task         string `query:"task_identifier"` // one of tasks
+	Queue        string `query:"queue_name"`      // one of queues
+	LetterFilter `query:"*"`
+}
+
+func apiListDeadLetters(ctx context.Context, a *Admin, in *listDeadLettersInput) (*LetterList, error) {
+	filter := in.LetterFilter
+	if err := filter.add(in.Task, in.Queue); err != nil {
+		return nil, err
+	}
+	return a.Letters(ctx, filter, LetterPage{After: in.After, Size: in.Limit})
+}
+
+func apiCountDeadLetters(ctx context.Context, a *Admin, _ *nothing) (*LetterStats, error) {
+	return a.LetterStats(ctx)
+}
+
+func apiShowDeadLetter(ctx context.Context, a *Admin, in *letterInput) (*Letter, error) {
+	return a.Letter(ctx, in.LetterID)
+}
+
+type deleteDeadLetterInput struct {
+	letterInput
+	repeatable
+	Reason   string     `query:"reason"`
+	FailedAt *time.Time `query:"seen_failed_at"`
+}
+
+func apiDeleteDeadLetter(ctx context.Context, a *Admin, in *deleteDeadLetterInput) (*Outcome, error) {
+	failedAt := time.Time{}
+	if in.FailedAt != nil {
+		failedAt = *in.FailedAt
+	}
+	return settled(a.DeleteDeadLetter(ctx, in.LetterID, failedAt, in.options(in.Reason)))
+}
+
+type editDeadLetterInput struct {
+	letterInput
+	repeatable
+	Body struct {
+		letterChange
+		LetterEdit
+	} `body:"*"`
+}
+
+func apiEditDeadLetter(ctx context.Context, a *Admin, in *editDeadLetterInput) (*Outcome, error) {
+	return settled(a.EditDeadLetter(ctx, in.LetterID, in.Body.LetterEdit, in.Body.FailedAt, in.options(in.Body.Reason)))
+}
+
+type requeueDeadLetterInput struct {
+	letterInput
+	repeatable
+	Body struct {
+		letterChange
+
+		Notes string `json:"notes,omitzero"`
+	} `body:"*"`
+}
+
+func apiRequeueDeadLetter(ctx context.Context, a *Admin, in *requeueDeadLetterInput) (*Outcome, error) {
+	return settled(a.RequeueDeadLetter(ctx, in.LetterID, in.Body.FailedAt, in.Body.Notes, in.options(in.Body.Reason)))
+}
+
+type cleanUpDeadLettersInput struct {
+	Body cleanupLetters `body:"*"`
+}
+
+func apiCleanUpDeadLetters(ctx context.Context, a *Admin, in *cleanUpDeadLettersInput) (*LetterBatch, error) {
+	return in.Body.run(ctx, a)
+}
+
+type requeueDeadLettersInput struct {
+	Body requeueLetters `body:"*"`
+}
+
+func apiRequeueDeadLetters(ctx context.Context, a *Admin, in *requeueDeadLettersInput) (*LetterBatch, error) {
+	return in.Body.run(ctx, a)
+}
+
+type deleteDeadLettersInput struct {
+	Body deleteLetters `body:"*"`
+}
+
+func apiDeleteDeadLetters(ctx context.Context, a *Admin, in *deleteDeadLettersInput) (*LetterBatch, error) {
+	return in.Body.run(ctx, a)
 }

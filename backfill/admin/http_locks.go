@@ -2,47 +2,9 @@ package admin
 
 import (
 	"context"
-	"net/http"
 )
 
-// lockRoutes are about what is locked.
-func lockRoutes() []*route {
-	return []*route{
-		to(http.MethodGet, "/locks/status", "listLocks", "List who has locked what", func(ctx context.Context, a *Admin, _ *nothing) (*LockList, error) {
-			return a.Locks(ctx)
-		}),
-		to(http.MethodPost, "/locks/cleanup", "cleanUpLocks", "Release what dead workers have locked, and locks older than 4 hours", func(ctx context.Context, a *Admin, in *struct {
-			repeatable
-			Body struct {
-				reasoned
-
-				DryRun bool `json:"dry_run,omitzero"` // change nothing, and say what would be released
-			} `body:"CleanUpLocks"`
-		}) (*LockCleanup, error) {
-			return a.cleanUpLocks(ctx, in.Body.DryRun, in.options(in.Body.Reason))
-		}).with("", "CLEANUP_FAILED"),
-		to(http.MethodPost, "/queues/{name}/unlock", "unlockQueue", "Release a queue that a dead worker has locked", func(ctx context.Context, a *Admin, in *struct {
-			Name string `path:"name"`
-			repeatable
-			Body unlock `body:"*"`
-		}) (*Outcome, error) {
-			return settled(a.UnlockQueue(ctx, in.Name, in.Body.Force, in.options(in.Body.Reason)))
-		}).with("QUEUE_NOT_FOUND", ""),
-		to(http.MethodPost, "/workers/{id}/unlock", "unlockWorker", "Declare a worker dead, and release what it has locked", func(ctx context.Context, a *Admin, in *struct {
-			Worker string `path:"id"` // a worker's id, or a value of locked_by
-			repeatable
-			Body unlock `body:"*"`
-		}) (*Unlocked, error) {
-			unlocked, err := a.UnlockWorker(ctx, in.Worker, in.Body.Force, in.options(in.Body.Reason))
-			if err == nil && unlocked.Skip != "" {
-				return nil, conflict(&unlocked.Outcome)
-			}
-			return unlocked, err
-		}).with("WORKER_NOT_FOUND", ""),
-	}
-}
-
-type unlock struct {
+type unlockBody struct {
 	reasoned
 
 	Force bool `json:"force,omitzero"` // also if nobody can tell whether its worker lives: make sure that it does not
@@ -97,4 +59,45 @@ func (a *Admin) cleanUpLocks(ctx context.Context, dry bool, options ChangeOption
 		would.Jobs, would.Queues = would.Jobs+stale, would.Queues+l.Stale-stale
 	}
 	return would, nil
+}
+
+func apiListLocks(ctx context.Context, a *Admin, _ *nothing) (*LockList, error) {
+	return a.Locks(ctx)
+}
+
+type cleanUpLocksInput struct {
+	repeatable
+	Body struct {
+		reasoned
+
+		DryRun bool `json:"dry_run,omitzero"` // change nothing, and say what would be released
+	} `body:"*"`
+}
+
+func apiCleanUpLocks(ctx context.Context, a *Admin, in *cleanUpLocksInput) (*LockCleanup, error) {
+	return a.cleanUpLocks(ctx, in.Body.DryRun, in.options(in.Body.Reason))
+}
+
+type unlockQueueInput struct {
+	Name string `path:"name"`
+	repeatable
+	Body unlockBody `body:"*"`
+}
+
+func apiUnlockQueue(ctx context.Context, a *Admin, in *unlockQueueInput) (*Outcome, error) {
+	return settled(a.UnlockQueue(ctx, in.Name, in.Body.Force, in.options(in.Body.Reason)))
+}
+
+type unlockWorkerInput struct {
+	Worker string `path:"id"` // a worker's id, or a value of locked_by
+	repeatable
+	Body unlockBody `body:"*"`
+}
+
+func apiUnlockWorker(ctx context.Context, a *Admin, in *unlockWorkerInput) (*Unlocked, error) {
+	unlocked, err := a.UnlockWorker(ctx, in.Worker, in.Body.Force, in.options(in.Body.Reason))
+	if err == nil && unlocked.Skip != "" {
+		return nil, conflict(&unlocked.Outcome)
+	}
+	return unlocked, err
 }

@@ -2,6 +2,7 @@ package admin
 
 import (
 	"encoding/json"
+	"maps"
 	"net/http"
 	"reflect"
 	"regexp"
@@ -111,9 +112,7 @@ func (d *document) operation(r *route) object {
 func (h *handler) describe(w http.ResponseWriter, r *http.Request) {
 	path, _, _ := strings.Cut(r.RequestURI, "?")
 	body := object{"servers": []object{{"url": strings.TrimSuffix(path, "openapi.json")}}}
-	for name, value := range h.document.body {
-		body[name] = value
-	}
+	maps.Copy(body, h.document.body)
 	writeJSON(w, http.StatusOK, body)
 }
 
@@ -174,8 +173,7 @@ func (d *document) fields(of reflect.Type) object {
 	properties, required := object{}, []string{}
 	var add func(of reflect.Type)
 	add = func(of reflect.Type) {
-		for i := range of.NumField() {
-			f := of.Field(i)
+		for f := range of.Fields() {
 			name, optional := jsonName(f)
 			switch {
 			case f.Anonymous && name == "":

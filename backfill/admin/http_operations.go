@@ -3,66 +3,11 @@ package admin
 import (
 	"context"
 	"log/slog"
-	"net/http"
 )
 
 // operationInput names an operation.
 type operationInput struct {
 	OperationID int64 `path:"id"`
-}
-
-// operationRoutes are about changes of many things.
-func operationRoutes() []*route {
-	return []*route{
-		to(http.MethodGet, "/operations", "listOperations", "List operations that were started, the newest first", func(ctx context.Context, a *Admin, in *struct {
-			After int64 `query:"after"` // next of the page before
-			Limit int   `query:"limit"` // 1 to 1,000; 50 unless it is there
-		}) (*OperationList, error) {
-			return a.Operations(ctx, in.After, in.Limit)
-		}),
-		to(http.MethodPost, "/operations", "previewOperation", "Fix what a change of many jobs or dead letters means, and say what it would do", func(ctx context.Context, a *Admin, in *struct {
-			Body Bulk `body:"*"`
-		}) (*Preview, error) {
-			return a.Preview(ctx, in.Body)
-		}).as(http.StatusCreated),
-		to(http.MethodPost, "/operations/start", "startOperation", "Start what was previewed", func(ctx context.Context, a *Admin, in *struct {
-			Body struct {
-				reasoned
-
-				Token string `json:"token"`
-			} `body:"StartOperation"`
-		}) (*Operation, error) {
-			o, err := a.Start(ctx, in.Body.Token, ChangeOptions{Reason: in.Body.Reason})
-			return a.carried(ctx, o, err)
-		}).as(http.StatusAccepted),
-		to(http.MethodGet, "/operations/{id}", "showOperation", "Show an operation", func(ctx context.Context, a *Admin, in *operationInput) (*Operation, error) {
-			return a.Operation(ctx, in.OperationID)
-		}).with("OPERATION_NOT_FOUND", ""),
-		to(http.MethodGet, "/operations/{id}/items", "listItems", "List what became of the items of an operation", func(ctx context.Context, a *Admin, in *struct {
-			operationInput
-
-			After int64  `query:"after"` // next of the page before
-			Limit int    `query:"limit"` // 1 to 1,000; 50 unless it is there
-			Skips []Skip `query:"skips"` // only those with one of these
-		}) (*ItemList, error) {
-			return a.OperationItems(ctx, in.OperationID, in.After, in.Skips, in.Limit)
-		}).with("OPERATION_NOT_FOUND", ""),
-		to(http.MethodPost, "/operations/{id}/stop", "stopOperation", "Stop an operation", func(ctx context.Context, a *Admin, in *struct {
-			operationInput
-
-			Body reasoned `body:"*"`
-		}) (*Operation, error) {
-			return a.StopOperation(ctx, in.OperationID, ChangeOptions{Reason: in.Body.Reason})
-		}).with("OPERATION_NOT_FOUND", ""),
-		to(http.MethodPost, "/operations/{id}/resume", "resumeOperation", "Let an operation go on that was stopped, in one's own name", func(ctx context.Context, a *Admin, in *struct {
-			operationInput
-
-			Body reasoned `body:"*"`
-		}) (*Operation, error) {
-			o, err := a.ResumeOperation(ctx, in.OperationID, ChangeOptions{Reason: in.Body.Reason})
-			return a.carried(ctx, o, err)
-		}).with("OPERATION_NOT_FOUND", "").as(http.StatusAccepted),
-	}
 }
 
 // carried carries on an operation that was started, while the process lives: Carry does so as well.
@@ -86,4 +31,65 @@ func (a *Admin) carryAlone(ctx context.Context, id int64) {
 			a.logger.LogAttrs(ctx, slog.LevelWarn, "an operation is not carried on: resume it", slog.Int64("operation", id), slog.String("error", err.Error()))
 		}
 	}()
+}
+
+type listOperationsInput struct {
+	After int64 `query:"after"` // next of the page before
+	Limit int   `query:"limit"` // 1 to 1,000; 50 unless it is there
+}
+
+func apiListOperations(ctx context.Context, a *Admin, in *listOperationsInput) (*OperationList, error) {
+	return a.Operations(ctx, in.After, in.Limit)
+}
+
+type previewOperationInput struct {
+	Body Bulk `body:"*"`
+}
+
+func apiPreviewOperation(ctx context.Context, a *Admin, in *previewOperationInput) (*Preview, error) {
+	return a.Preview(ctx, in.Body)
+}
+
+type startOperationInput struct {
+	Body struct {
+		reasoned
+
+		Token string `json:"token"`
+	} `body:"*"`
+}
+
+func apiStartOperation(ctx context.Context, a *Admin, in *startOperationInput) (*Operation, error) {
+	o, err := a.Start(ctx, in.Body.Token, ChangeOptions{Reason: in.Body.Reason})
+	return a.carried(ctx, o, err)
+}
+
+func apiShowOperation(ctx context.Context, a *Admin, in *operationInput) (*Operation, error) {
+	return a.Operation(ctx, in.OperationID)
+}
+
+type listItemsInput struct {
+	operationInput
+
+	After int64  `query:"after"` // next of the page before
+	Limit int    `query:"limit"` // 1 to 1,000; 50 unless it is there
+	Skips []Skip `query:"skips"` // only those with one of these
+}
+
+func apiListItems(ctx context.Context, a *Admin, in *listItemsInput) (*ItemList, error) {
+	return a.OperationItems(ctx, in.OperationID, in.After, in.Skips, in.Limit)
+}
+
+type changeOperationInput struct {
+	operationInput
+
+	Body reasoned `body:"*"`
+}
+
+func apiStopOperation(ctx context.Context, a *Admin, in *changeOperationInput) (*Operation, error) {
+	return a.StopOperation(ctx, in.OperationID, ChangeOptions{Reason: in.Body.Reason})
+}
+
+func apiResumeOperation(ctx context.Context, a *Admin, in *changeOperationInput) (*Operation, error) {
+	o, err := a.ResumeOperation(ctx, in.OperationID, ChangeOptions{Reason: in.Body.Reason})
+	return a.carried(ctx, o, err)
 }

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -30,22 +31,25 @@ type route struct {
 
 // to makes a route whose input is of type In, whose fields say where they stand (see input), and whose
 // answer is of type Out.
-func to[In, Out any](method, path, name, summary string, serve func(ctx context.Context, a *Admin, in *In) (Out, error)) *route {
+func to[In, Out any](pattern, name string, action Action, summary string, serve func(ctx context.Context, a *Admin, in *In) (Out, error)) *route {
+	method, path, _ := strings.Cut(pattern, " ")
 	return &route{
-		method: method, path: path, name: name, summary: summary, status: http.StatusOK, missing: "NOT_FOUND", failure: "QUERY_ERROR",
+		method: method, path: path, name: name, summary: summary, action: action, status: http.StatusOK, missing: "NOT_FOUND", failure: "QUERY_ERROR",
 		input: newInput(reflect.TypeFor[In]()), reply: reflect.TypeFor[Out](),
-		serve: func(ctx context.Context, h *handler, in any) (any, error) { return serve(ctx, h.admin, in.(*In)) }, //nolint:errcheck,forcetypeassert // input makes it
+		serve: func(ctx context.Context, h *handler, in any) (any, error) { return serve(ctx, h.admin, in.(*In)) }, // input makes it
 	}
 }
 
-// with sets the codes of a route's errors; "": as it is.
-func (r *route) with(missing, failure string) *route {
-	if missing != "" {
-		r.missing = missing
-	}
-	if failure != "" {
-		r.failure = failure
-	}
+// page makes a route whose answer is written by the handler.
+func page(pattern, name, summary string, raw func(*handler, http.ResponseWriter, *http.Request)) *route {
+	r := to(pattern, name, ActionRead, summary, func(context.Context, *Admin, *nothing) (any, error) { return nil, nil }) //nolint:nilnil // not called
+	r.reply, r.raw = nil, raw
+	return r
+}
+
+// fails sets the codes of a route's errors; "": as it is.
+func (r *route) fails(missing, failure string) *route {
+	r.missing, r.failure = cmp.Or(missing, r.missing), cmp.Or(failure, r.failure)
 	return r
 }
 

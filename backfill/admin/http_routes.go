@@ -1,41 +1,68 @@
 package admin
 
 import (
-	"cmp"
 	"fmt"
 	"html"
 	"net/http"
-	"reflect"
-	"slices"
 	"strings"
 )
 
-// actions are what a principal has to be let do for a route that changes something, whatever it
-// changes. The others read.
-var actions = map[string]Action{
-	"enqueue": ActionEnqueue, "retryJob": ActionRetry, "cancelJob": ActionCancel, "deleteJob": ActionDelete, "rescheduleJob": ActionReschedule,
-	"editJob": ActionEdit, "deleteDeadLetter": ActionDelete, "editDeadLetter": ActionEdit, "requeueDeadLetter": ActionRequeue,
-	"cleanUpDeadLetters": ActionDelete, "requeueDeadLetters": ActionRequeue, "deleteDeadLetters": ActionDelete, "cleanUpLocks": ActionUnlock,
-	"unlockQueue": ActionUnlock, "unlockWorker": ActionUnlock, "pause": ActionPause, "resume": ActionPause, "previewOperation": ActionStop,
-	"startOperation": ActionStop, "stopOperation": ActionStop, "resumeOperation": ActionStop,
-}
-
-// allRoutes is what there is to ask for.
+// allRoutes is what there is to ask for: the name that clients know it by, the action that it takes,
+// what it does, and who does it.
 func allRoutes() []*route {
-	routes := slices.Concat([]*route{
-		{
-			method: http.MethodGet, path: "/", name: "index", summary: "List what there is to ask for, for people",
-			status: http.StatusOK, input: newInput(reflect.TypeFor[nothing]()), raw: (*handler).index,
-		},
-		{
-			method: http.MethodGet, path: "/openapi.json", name: "describe", summary: "Describe what there is to ask for, for programs: this document",
-			status: http.StatusOK, input: newInput(reflect.TypeFor[nothing]()), raw: (*handler).describe,
-		},
-	}, stateRoutes(), jobRoutes(), letterRoutes(), lockRoutes(), pauseRoutes(), cronRoutes(), operationRoutes())
-	for _, r := range routes {
-		r.action = cmp.Or(actions[r.name], ActionRead)
+	const noJob, noLetter, noQueue, noTask, noOperation = "JOB_NOT_FOUND", "DLQ_JOB_NOT_FOUND", "QUEUE_NOT_FOUND", "TASK_NOT_FOUND", "OPERATION_NOT_FOUND"
+	return []*route{
+		page("GET /", "index", "List what there is to ask for, for people", (*handler).index),
+		page("GET /openapi.json", "describe", "Describe what there is to ask for, for programs: this document", (*handler).describe),
+
+		healthRoute(),
+		to("GET /status", "status", ActionRead, "Count jobs, dead letters, workers and pauses", apiStatus),
+		to("GET /tasks", "listTasks", ActionRead, "Count the jobs of each task", apiListTasks),
+		to("GET /workers", "listWorkers", ActionRead, "List workers", apiListWorkers),
+		to("GET /doctor", "examine", ActionRead, "Look for what is wrong with the database", apiExamine),
+		to("GET /audit", "listRecords", ActionRead, "List the records of changes, the newest first", apiListRecords),
+
+		to("GET /jobs", "listJobs", ActionRead, "List jobs, those with the greatest ids first", apiListJobs),
+		to("POST /jobs", "enqueue", ActionEnqueue, "Enqueue a job", apiEnqueue).as(http.StatusCreated).fails("", "ENQUEUE_FAILED"),
+		to("GET /jobs/{id}", "showJob", ActionRead, "Show a job", apiShowJob).fails(noJob, ""),
+		to("GET /jobs/{id}/why", "explainJob", ActionRead, "Say why a job does not run, or what it is doing", apiExplainJob).fails(noJob, ""),
+		to("POST /jobs/{id}/retry", "retryJob", ActionRetry, "Make a job due now, also one that has failed for good", apiRetryJob).fails(noJob, ""),
+		to("DELETE /jobs/{id}/cancel", "cancelJob", ActionCancel, "Delete a job that nobody runs, or ask for the end of one that a Go worker runs", apiCancelJob).fails(noJob, ""),
+		to("DELETE /jobs/{id}", "deleteJob", ActionDelete, "Delete a job that nobody runs", apiDeleteJob).fails(noJob, ""),
+		to("POST /jobs/{id}/reschedule", "rescheduleJob", ActionReschedule, "Change when, and how often, a job that waits runs", apiRescheduleJob).fails(noJob, ""),
+		to("PUT /jobs/{id}/payload", "editJob", ActionEdit, "Replace the payload of a job that nobody runs", apiEditJob).fails(noJob, ""),
+
+		to("GET /dlq", "listDeadLetters", ActionRead, "List dead letters, those that failed last first", apiListDeadLetters).fails("", "DLQ_LIST_FAILED"),
+		to("GET /dlq/stats", "countDeadLetters", ActionRead, "Count dead letters, by task and reason", apiCountDeadLetters).fails("", "DLQ_STATS_FAILED"),
+		to("GET /dlq/{id}", "showDeadLetter", ActionRead, "Show a dead letter", apiShowDeadLetter).fails(noLetter, ""),
+		to("DELETE /dlq/{id}", "deleteDeadLetter", ActionDelete, "Delete a dead letter", apiDeleteDeadLetter).fails(noLetter, ""),
+		to("PATCH /dlq/{id}", "editDeadLetter", ActionEdit, "Change a dead letter before it is requeued", apiEditDeadLetter).fails(noLetter, ""),
+		to("POST /dlq/{id}/requeue", "requeueDeadLetter", ActionRequeue, "Enqueue the job of a dead letter anew", apiRequeueDeadLetter).fails(noLetter, ""),
+		to("POST /dlq/cleanup", "cleanUpDeadLetters", ActionDelete, "Delete old dead letters", apiCleanUpDeadLetters).fails(noLetter, "CLEANUP_FAILED"),
+		to("POST /dlq/batch-requeue", "requeueDeadLetters", ActionRequeue, "Enqueue the jobs of dead letters anew", apiRequeueDeadLetters).fails(noLetter, "BATCH_REQUEUE_FAILED"),
+		to("POST /dlq/batch-delete", "deleteDeadLetters", ActionDelete, "Delete dead letters", apiDeleteDeadLetters).fails(noLetter, "BATCH_DELETE_FAILED"),
+
+		to("GET /locks/status", "listLocks", ActionRead, "List who has locked what", apiListLocks),
+		to("POST /locks/cleanup", "cleanUpLocks", ActionUnlock, "Release what dead workers have locked, and locks older than 4 hours", apiCleanUpLocks).fails("", "CLEANUP_FAILED"),
+		to("POST /workers/{id}/unlock", "unlockWorker", ActionUnlock, "Declare a worker dead, and release what it has locked", apiUnlockWorker).fails("WORKER_NOT_FOUND", ""),
+		to("GET /queues", "listQueues", ActionRead, "List queues, by name", apiListQueues),
+		to("GET /queues/{name}/stats", "showQueue", ActionRead, "Show a queue", apiShowQueue).fails(noQueue, ""),
+		to("POST /queues/{name}/unlock", "unlockQueue", ActionUnlock, "Release a queue that a dead worker has locked", apiUnlockQueue).fails(noQueue, ""),
+
+		to("GET /pauses", "listPauses", ActionRead, "List what is paused", apiListPauses),
+		to("POST /pauses", "pause", ActionPause, "Keep the jobs of a task or a queue from starting", apiPause).fails(noTask, ""),
+		to("DELETE /pauses", "resume", ActionPause, "Let the jobs of a task or a queue start again", apiResume).fails(noTask, ""),
+		to("GET /cron", "listCrontabs", ActionRead, "List the entries of schedules, by identifier", apiListCrontabs),
+
+		to("GET /operations", "listOperations", ActionRead, "List operations that were started, the newest first", apiListOperations),
+		to("POST /operations", "previewOperation", ActionStop, "Fix what a change of many jobs or dead letters means, and say what it would do", apiPreviewOperation).as(http.StatusCreated),
+		to("POST /operations/start", "startOperation", ActionStop, "Start what was previewed", apiStartOperation).as(http.StatusAccepted),
+		to("GET /operations/{id}", "showOperation", ActionRead, "Show an operation", apiShowOperation).fails(noOperation, ""),
+		to("GET /operations/{id}/items", "listItems", ActionRead, "List what became of the items of an operation", apiListItems).fails(noOperation, ""),
+		to("POST /operations/{id}/stop", "stopOperation", ActionStop, "Stop an operation", apiStopOperation).fails(noOperation, ""),
+		to("POST /operations/{id}/resume", "resumeOperation", ActionStop, "Let an operation go on that was stopped, in one's own name", apiResumeOperation).
+			as(http.StatusAccepted).fails(noOperation, ""),
 	}
-	return routes
 }
 
 // nothing is the input of a request that says nothing but its path.
@@ -52,7 +79,7 @@ type repeatable struct {
 	ID string `header:"Idempotency-Key"`
 }
 
-// because is the part of a body that all changes have.
+// reasoned is the part of a body that all changes have.
 type reasoned struct {
 	Reason string `json:"reason,omitzero"`
 }

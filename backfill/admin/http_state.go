@@ -2,50 +2,8 @@ package admin
 
 import (
 	"context"
-	"net/http"
-	"reflect"
 	"time"
 )
-
-// stateRoutes say how it all stands.
-func stateRoutes() []*route {
-	return []*route{
-		{
-			method: http.MethodGet, path: "/health", name: "health", summary: "Say whether the database answers", open: true, status: http.StatusOK,
-			missing: "NOT_FOUND", failure: "QUERY_ERROR", input: newInput(reflect.TypeFor[nothing]()), reply: reflect.TypeFor[*Health](),
-			serve: func(ctx context.Context, h *handler, _ any) (any, error) { return h.health.ask(ctx, h.admin), nil },
-		},
-		to(http.MethodGet, "/status", "status", "Count jobs, dead letters, workers and pauses", func(ctx context.Context, a *Admin, _ *nothing) (*Status, error) {
-			return a.Status(ctx)
-		}),
-		to(http.MethodGet, "/tasks", "listTasks", "Count the jobs of each task", func(ctx context.Context, a *Admin, _ *nothing) (*TaskList, error) {
-			return a.Tasks(ctx)
-		}),
-		to(http.MethodGet, "/queues", "listQueues", "List queues, by name", func(ctx context.Context, a *Admin, in *struct {
-			pageInput
-			QueueFilter `query:"*"`
-		}) (*QueueList, error) {
-			return a.Queues(ctx, in.QueueFilter, NamePage{After: in.After, Size: in.Limit})
-		}),
-		to(http.MethodGet, "/queues/{name}/stats", "showQueue", "Show a queue", func(ctx context.Context, a *Admin, in *struct {
-			Name string `path:"name"`
-		}) (*Queue, error) {
-			return a.Queue(ctx, in.Name)
-		}).with("QUEUE_NOT_FOUND", ""),
-		to(http.MethodGet, "/workers", "listWorkers", "List workers", func(ctx context.Context, a *Admin, _ *nothing) (*WorkerList, error) {
-			return a.Workers(ctx)
-		}),
-		to(http.MethodGet, "/doctor", "examine", "Look for what is wrong with the database", func(ctx context.Context, a *Admin, _ *nothing) (*Diagnosis, error) {
-			return a.Doctor(ctx)
-		}),
-		to(http.MethodGet, "/audit", "listRecords", "List the records of changes, the newest first", func(ctx context.Context, a *Admin, in *struct {
-			pageInput
-			RecordFilter `query:"*"`
-		}) (*RecordList, error) {
-			return a.Records(ctx, in.RecordFilter, in.After, in.Limit)
-		}),
-	}
-}
 
 // Status is how a queue stands, in numbers.
 type Status struct {
@@ -119,4 +77,46 @@ func (a *Admin) Status(ctx context.Context) (*Status, error) {
 		}
 	}
 	return s, nil
+}
+
+func apiStatus(ctx context.Context, a *Admin, _ *nothing) (*Status, error) {
+	return a.Status(ctx)
+}
+
+func apiListTasks(ctx context.Context, a *Admin, _ *nothing) (*TaskList, error) {
+	return a.Tasks(ctx)
+}
+
+type listQueuesInput struct {
+	pageInput
+	QueueFilter `query:"*"`
+}
+
+func apiListQueues(ctx context.Context, a *Admin, in *listQueuesInput) (*QueueList, error) {
+	return a.Queues(ctx, in.QueueFilter, NamePage{After: in.After, Size: in.Limit})
+}
+
+type showQueueInput struct {
+	Name string `path:"name"`
+}
+
+func apiShowQueue(ctx context.Context, a *Admin, in *showQueueInput) (*Queue, error) {
+	return a.Queue(ctx, in.Name)
+}
+
+func apiListWorkers(ctx context.Context, a *Admin, _ *nothing) (*WorkerList, error) {
+	return a.Workers(ctx)
+}
+
+func apiExamine(ctx context.Context, a *Admin, _ *nothing) (*Diagnosis, error) {
+	return a.Doctor(ctx)
+}
+
+type listRecordsInput struct {
+	pageInput
+	RecordFilter `query:"*"`
+}
+
+func apiListRecords(ctx context.Context, a *Admin, in *listRecordsInput) (*RecordList, error) {
+	return a.Records(ctx, in.RecordFilter, in.After, in.Limit)
 }

@@ -188,7 +188,7 @@ func TestUIUsage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer busy.Close()
+	t.Cleanup(func() { busy.Close() })
 	_, stderr := command(t, exitProblem, "ui", "--database-url", db.URL, "--listen", busy.Addr().String())
 	says(t, stderr, "in use")
 }

@@ -1,6 +1,7 @@
 package apitest_test
 
 import (
+	"context"
 	"flag"
 	"fmt"
 	"maps"
@@ -8,9 +9,12 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/backfillhq/go/backfill/admin"
 )
 
 var update = flag.Bool("update", false, "write testdata")
@@ -72,6 +76,57 @@ func TestAccess(t *testing.T) {
 	}
 	if diff := cmp.Diff(strings.Split(string(want), "\n"), strings.Split(got, "\n")); diff != "" {
 		t.Errorf("access (-want +got), go test ./internal/apitest -run Access -update writes it:\n%s", diff)
+	}
+}
+
+// Each route asks one function, for the action that the document names.
+func TestEachRouteAsks(t *testing.T) {
+	t.Parallel()
+	var mu sync.Mutex
+	asked := map[admin.Action]bool{}
+	r := newRig(t, admin.WithAuthorize(func(_ context.Context, who admin.Principal, action admin.Action, _ admin.Target) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		if who.Name == "otto" { // and not those that are carried on for anna
+			asked[action] = true
+		}
+		return true
+	}))
+	document, _ := r.document()
+	r.fill()
+	r.operation()
+	r.run(`insert into graphile_worker.backfill_workers (id, heartbeat_at, running) values ('pool-0123456789abcdef01', now(), '{}')`)
+	locked := r.job("'send'")
+	r.run("update graphile_worker._private_jobs set locked_by = 'worker-node-2', locked_at = now(), attempts = 1 where id = $1::bigint", locked)
+	r.succeeds("POST", "/pauses", adminToken, `{"queue": "q2"}`, nil)
+	for path, item := range document.Paths.Map() {
+		for method, operation := range item.Operations() {
+			name := operation.OperationID
+			if name == "index" || name == "describe" || name == "health" || name == "startOperation" || name == "resumeOperation" {
+				continue // of the last two TestOperationsOfOthers says it: what they start goes on to ask
+			}
+			r.letter("send", "{}")
+			s := samples[name](r, operatorToken)
+			if method == http.MethodGet && !strings.Contains(path, "{") {
+				s.path = path // without a filter
+			}
+			mu.Lock()
+			clear(asked)
+			mu.Unlock()
+			if a := r.ask(method, s.path, operatorToken, s.body); a.StatusCode >= 300 {
+				t.Errorf("%s: %d %s", name, a.StatusCode, a.body)
+			}
+			mu.Lock()
+			want := admin.Action(fmt.Sprint(operation.Extensions["x-action"]))
+			delete(asked, admin.ActionReadValues)
+			change := maps.Clone(asked)
+			delete(change, admin.ActionRead)
+			switch {
+			case want == admin.ActionRead && (!asked[want] || len(change) > 0), want != admin.ActionRead && len(change) == 0, want != admin.ActionRead && want != admin.ActionStop && !change[want]:
+				t.Errorf("%s %s takes %s, and asks for %v", method, path, want, asked)
+			}
+			mu.Unlock()
+		}
 	}
 }
 

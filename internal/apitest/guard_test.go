@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"strings"
@@ -106,9 +107,7 @@ func TestOrigins(t *testing.T) {
 		if test.host != "" {
 			request.Host = test.host
 		}
-		for key, values := range test.headers {
-			request.Header[key] = values
-		}
+		maps.Copy(request.Header, test.headers)
 		switch {
 		case test.ok:
 			if a := r.send(request); a.StatusCode >= 300 {

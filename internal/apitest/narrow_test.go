@@ -26,6 +26,7 @@ func onlyMine(_ context.Context, who admin.Principal, action admin.Action, targe
 		return true
 	case admin.KindDatabase, admin.KindCron:
 		return false
+	default:
 	}
 	return target.Task == "mine" && action != admin.ActionDelete
 }

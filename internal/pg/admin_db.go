@@ -31,6 +31,11 @@ func (a *Admin) in(ctx context.Context, run func(context.Context, query.DBTX) er
 	return a.inTx(ctx, func(ctx context.Context, tx pgx.Tx) error { return run(ctx, renderer{tx, a.texts}) })
 }
 
+// lostError is the error of a transaction that has lost its connection.
+type lostError struct{ error }
+
+func (e lostError) Unwrap() error { return e.error }
+
 // inTx is in, for what sends several statements at once.
 func (a *Admin) inTx(ctx context.Context, run func(context.Context, pgx.Tx) error) (err error) {
 	if _, ok := ctx.Deadline(); !ok {
@@ -62,6 +67,9 @@ func (a *Admin) inTx(ctx context.Context, run func(context.Context, pgx.Tx) erro
 	}
 	if err != nil {
 		Rollback(ctx, tx)
+		if conn.Conn().IsClosed() { // while it is ours: from the pool others may get it
+			err = lostError{err}
+		}
 	}
 	return err
 }

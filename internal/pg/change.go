@@ -44,9 +44,9 @@ var errRecorded = errors.New("somebody else has made a record with this id")
 // nothing is changed: it is that of the same request.
 func (a *Admin) Change(ctx context.Context, id string, run func(context.Context, *Changing) (*Record, error)) (first *Record, err error) {
 	for try := 1; ; try++ {
-		c, conn := &Changing{admin: a}, (*pgx.Conn)(nil)
+		c := &Changing{admin: a}
 		err := a.inTx(ctx, func(ctx context.Context, tx pgx.Tx) (err error) {
-			c.tx, conn = tx, tx.Conn()
+			c.tx = tx
 			if _, err := tx.Exec(ctx, a.lockTimeout()); err != nil {
 				return err
 			}
@@ -67,12 +67,12 @@ func (a *Admin) Change(ctx context.Context, id string, run func(context.Context,
 			record.ID = id
 			return c.record(ctx, record)
 		})
-		lost := conn != nil && conn.IsClosed() && ctx.Err() == nil
+		_, lost := errors.AsType[lostError](err)
 		switch {
 		case err == nil:
 			c.tell(ctx)
 			return first, nil
-		case (lost || errors.Is(err, errRecorded)) && try < changeTries:
+		case (lost && ctx.Err() == nil || errors.Is(err, errRecorded)) && try < changeTries:
 			continue
 		}
 		return nil, a.explainChange(err)

@@ -79,7 +79,8 @@
 //   - of a worker: [WithConcurrency], [WithTxConnections], [WithDrainTimeout], [WithMiddleware],
 //     [WithObserver], [WithProbes], [WithLogger], [WithListenURL], [WithoutListen],
 //     [WithForbiddenFlags], [WithForbiddenFlagsFunc], [WithCrontab], [WithCrontabFile],
-//     [WithoutDeadLetters], [WithDeadLetterRetention], [WithHistory]
+//     [WithoutDeadLetters], [WithDeadLetterRetention], [WithHistory], [WithTraces],
+//     [WithStatementObserver]
 //   - of [Run] and [RunOnce]: all of these, and [WithClient]; [WithScheduled] of RunOnce
 //   - of one enqueue: [Delay], [RunAt], [Queue], [Key], [MaxAttempts], [Flags], a [Priority], a
 //     [KeyMode]

@@ -98,7 +98,7 @@ func (s *Server) Serve(ctx context.Context) error {
 	if err := server.Shutdown(closing); err != nil {
 		server.Close()
 	}
-	_ = <-ended // it says that it was closed
+	<-ended //nolint:errcheck // it says that it was closed
 	return nil
 }
 

@@ -72,7 +72,9 @@ func (r *reading) seesJobs() bool {
 // UnreadableError says why something could not be read, of which only that is known.
 type UnreadableError struct{ Missing Missing }
 
-func (e *UnreadableError) Error() string { return e.Missing.What + " could not be read: " + e.Missing.Why }
+func (e *UnreadableError) Error() string {
+	return e.Missing.What + " could not be read: " + e.Missing.Why
+}
 
 // unreadable is the error for the last thing that could not be read.
 func (r *reading) unreadable() error {

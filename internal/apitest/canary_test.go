@@ -90,21 +90,24 @@ func TestReadersSeeNoValues(t *testing.T) {
 func TestNumbersStayAsTheyAre(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	const numbers = `{"n":12345678901234567890.10,"e":1e400,"z":-0,"f":0.10000000000000000000000001,"i":9007199254740993}`
-	var outcome admin.Outcome
-	r.succeeds("POST", "/jobs", operatorToken, `{"task": "send", "payload": `+numbers+`}`, &outcome)
-	path := fmt.Sprintf("/jobs/%d", outcome.JobID)
-	for range 2 {
-		a := r.succeeds("GET", path, operatorToken, "", nil)
-		if !strings.Contains(string(a.body), `"payload":`+numbers) {
+	for _, numbers := range []string{
+		`{"n":12345678901234567890.10,"z":-0,"f":0.10000000000000000000000001,"i":9007199254740993}`, `{"beyond":1e400}`,
+	} {
+		var outcome admin.Outcome
+		r.succeeds("POST", "/jobs", operatorToken, `{"task": "send", "payload": `+numbers+`}`, &outcome)
+		path := fmt.Sprintf("/jobs/%d", outcome.JobID)
+		for range 2 {
+			a := r.succeeds("GET", path, operatorToken, "", nil)
+			if !strings.Contains(string(a.body), `"payload":`+numbers) {
+				t.Errorf("the payload is %s", a.body)
+			}
+			r.succeeds("PUT", path+"/payload", adminToken, `{"payload": `+numbers+`}`, nil)
+		}
+		letter := "/dlq/" + r.letter("send", "{}")
+		r.succeeds("PATCH", letter, adminToken, `{"payload": `+numbers+`}`, nil)
+		if a := r.succeeds("GET", letter, operatorToken, "", nil); !strings.Contains(string(a.body), `"payload":`+numbers) {
 			t.Errorf("the payload is %s", a.body)
 		}
-		r.succeeds("PUT", path+"/payload", adminToken, `{"payload": `+numbers+`}`, nil)
-	}
-	letter := "/dlq/" + r.letter("send", "{}")
-	r.succeeds("PATCH", letter, adminToken, `{"payload": `+numbers+`}`, nil)
-	if a := r.succeeds("GET", letter, operatorToken, "", nil); !strings.Contains(string(a.body), `"payload":`+numbers) {
-		t.Errorf("the payload is %s", a.body)
 	}
 }
 

@@ -88,7 +88,7 @@ func (a *Admin) History(ctx context.Context, jobID int64) (*History, error) {
 		for _, row := range rows {
 			target := Target{Kind: KindHistory, ID: strconv.FormatInt(jobID, 10), Task: row.TaskIdentifier, Queue: row.QueueName}
 			if a.may(ctx, ActionRead, target) {
-				history.Attempts = append(history.Attempts, newAttempt(row, a.may(ctx, ActionReadValues, target)))
+				history.Attempts = append(history.Attempts, a.newAttempt(ctx, target, row))
 			}
 		}
 		history.At = r.now
@@ -118,15 +118,20 @@ func (r *reading) history(jobID int64) (rows []query.HistoryRow, err error) {
 	return rows, err
 }
 
-func newAttempt(row query.HistoryRow, values bool) Attempt {
+// newAttempt shows an attempt to the principal. The payload that its error and its log may repeat is not
+// known any more, so who may not see values sees neither.
+func (a *Admin) newAttempt(ctx context.Context, target Target, row query.HistoryRow) Attempt {
+	shown, values := a.redactUnread(ctx, target), a.may(ctx, ActionReadValues, target)
 	attempt := Attempt{
 		Task: row.TaskIdentifier, Queue: row.QueueName, Key: row.JobKey, Attempt: int(row.Attempt), Outcome: AttemptOutcome(row.Outcome),
-		StartedAt: row.StartedAt.Time, EndedAt: row.EndedAt.Time, Seconds: row.DurationSeconds, WorkerID: row.WorkerID, Error: row.Error,
+		StartedAt: row.StartedAt.Time, EndedAt: row.EndedAt.Time, Seconds: row.DurationSeconds, WorkerID: row.WorkerID, Error: shown.text(row.Error, false),
 	}
-	if values {
-		attempt.Output, attempt.Log = row.Output, row.Log
-	} else {
+	if !values {
 		attempt.Withheld = row.Output != nil || row.Log != ""
+		return attempt
+	}
+	if attempt.Log = shown.text(row.Log, true); row.Output != nil {
+		attempt.Output = a.redact(ctx, target, row.Output).payload
 	}
 	return attempt
 }

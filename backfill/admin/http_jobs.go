@@ -141,6 +141,23 @@ func apiExplainJob(ctx context.Context, a *Admin, in *jobInput) (*Explanation, e
 	return a.Why(ctx, in.JobID)
 }
 
+func apiListAttempts(ctx context.Context, a *Admin, in *jobInput) (*History, error) {
+	return a.History(ctx, in.JobID)
+}
+
+// ProgressAnswer says how far a job is.
+type ProgressAnswer struct {
+	_ [0]func() // fields may be added
+
+	// Progress is nil if the job does not run, or its handler has not said anything in this attempt.
+	Progress *Progress `json:"progress,omitempty"`
+}
+
+func apiShowProgress(ctx context.Context, a *Admin, in *jobInput) (*ProgressAnswer, error) {
+	progress, err := a.Progress(ctx, in.JobID)
+	return &ProgressAnswer{Progress: progress}, err
+}
+
 type retryJobInput struct {
 	jobInput
 	repeatable

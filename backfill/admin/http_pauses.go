@@ -37,3 +37,11 @@ type listCrontabsInput struct{ pageInput }
 func apiListCrontabs(ctx context.Context, a *Admin, in *listCrontabsInput) (*CrontabList, error) {
 	return a.Crontabs(ctx, NamePage{After: in.After, Size: in.Limit})
 }
+
+type crontabInput struct {
+	Identifier string `path:"id"`
+}
+
+func apiExplainCrontab(ctx context.Context, a *Admin, in *crontabInput) (*CronExplanation, error) {
+	return a.WhyCron(ctx, in.Identifier)
+}

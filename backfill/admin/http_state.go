@@ -104,6 +104,10 @@ func apiShowQueue(ctx context.Context, a *Admin, in *showQueueInput) (*Queue, er
 	return a.Queue(ctx, in.Name)
 }
 
+func apiListRates(ctx context.Context, a *Admin, _ *nothing) (*Rates, error) {
+	return a.Rates(ctx)
+}
+
 func apiListWorkers(ctx context.Context, a *Admin, _ *nothing) (*WorkerList, error) {
 	return a.Workers(ctx)
 }

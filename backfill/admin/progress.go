@@ -14,8 +14,8 @@ type Progress struct {
 	Attempt int       `json:"attempt"`
 	Done    int64     `json:"done"`
 	Total   int64     `json:"total,omitempty"` // 0: nobody knows
-	Note    string    `json:"note,omitempty"`
-	At      time.Time `json:"at"` // when its worker has written that down
+	Note    string    `json:"note,omitempty"`  // hidden from who may not see payloads
+	At      time.Time `json:"at"`              // when its worker has written that down
 }
 
 // progressTable is there where backfill migrate was run.
@@ -48,10 +48,12 @@ func (a *Admin) Progress(ctx context.Context, jobID int64) (*Progress, error) {
 			return ErrNotFound
 		}
 		row := rows[0]
+		target := Target{Kind: KindJob, ID: strconv.FormatInt(jobID, 10), Task: row.Task, Queue: row.Queue}
 		if row.At.Valid {
-			progress = &Progress{Attempt: int(row.Attempt), Done: row.Done, Total: row.Total, Note: row.Note, At: row.At.Time}
+			note := a.redactUnread(ctx, target).text(row.Note, false)
+			progress = &Progress{Attempt: int(row.Attempt), Done: row.Done, Total: row.Total, Note: note, At: row.At.Time}
 		}
-		return a.allow(ctx, ActionRead, Target{Kind: KindJob, ID: strconv.FormatInt(jobID, 10), Task: row.Task, Queue: row.Queue})
+		return a.allow(ctx, ActionRead, target)
 	})
 	if err != nil {
 		return nil, err

@@ -21,6 +21,8 @@ func (r *rig) secretive() (job, letter string) {
 	r.Helper()
 	job = r.job(`'send', '` + canaries + `', queue_name := 'q', job_key := 'k'`)
 	r.run(`update graphile_worker._private_jobs set attempts = max_attempts, last_error = $2 where id = $1::bigint`, job, "cannot send canary-one or canary-two: 918273645546372819")
+	r.run(`insert into graphile_worker.backfill_history (job_id, task_identifier, attempt, outcome, error, output, log)
+		values ($1::bigint, 'send', 1, 'failed', 'cannot send canary-one', $2::json, 'about to send canary-two')`, job, canaries)
 	letter = r.letter("send", canaries)
 	r.run(`update graphile_worker.backfill_dlq set last_error = $2, first_error = $2, notes = $2 where id = $1::bigint`, letter, "cannot send canary-three to canary-four, canary-five")
 	return job, letter
@@ -74,6 +76,16 @@ func TestReadersSeeNoValues(t *testing.T) {
 		t.Errorf("%d responses have something hidden", n)
 	}
 	crawl(operatorToken, []string{"canary-five"})
+	running := r.job(`'send', '` + canaries + `'`)
+	r.run("update graphile_worker._private_jobs set locked_by = 'pool-1', locked_at = now(), attempts = 1 where id = $1::bigint", running)
+	r.run("insert into graphile_worker.backfill_progress (job_id, token, attempt, done, total, note) values ($1::bigint, 'pool-1', 1, 3, 7, 'at canary-one')", running)
+	for token, want := range map[string]string{readerToken: admin.Redacted, operatorToken: "at canary-one"} {
+		var answer admin.ProgressAnswer
+		r.succeeds("GET", "/jobs/"+running+"/progress", token, "", &answer)
+		if answer.Progress == nil || answer.Progress.Note != want || answer.Progress.Done != 3 {
+			t.Errorf("the progress is %+v, want the note %q", answer.Progress, want)
+		}
+	}
 	for _, query := range []string{
 		"/jobs?payload_contains=" + url.QueryEscape(`{"more": "canary-six"}`), "/jobs?error_contains=canary-two", "/jobs?error_contains=918273645546372819",
 		"/dlq?error_contains=canary-three",

@@ -47,6 +47,8 @@ func TestNarrowRole(t *testing.T) {
 	for _, change := range []struct{ method, path, body, code string }{
 		{"GET", "/jobs/{job}", "", "JOB_NOT_FOUND"},
 		{"GET", "/jobs/{job}/why", "", "JOB_NOT_FOUND"},
+		{"GET", "/jobs/{job}/progress", "", "JOB_NOT_FOUND"},
+		{"GET", "/cron/hidden-cron/why", "", "CRON_NOT_FOUND"},
 		{"POST", "/jobs/{job}/retry", "{}", "JOB_NOT_FOUND"},
 		{"DELETE", "/jobs/{job}/cancel", "", "JOB_NOT_FOUND"},
 		{"DELETE", "/jobs/{job}", "", "JOB_NOT_FOUND"},
@@ -84,6 +86,16 @@ func TestNarrowRole(t *testing.T) {
 				t.Errorf("%s shows %s: %s", path, text, a.body)
 			}
 		}
+	}
+	r.run(`insert into graphile_worker.backfill_history (job_id, task_identifier, attempt, outcome, error) values ($1::bigint, 'other', 1, 'failed', 'hidden')`, theirs)
+	var history admin.History
+	r.succeeds("GET", "/jobs/"+theirs+"/history", tina, "", &history)
+	if len(history.Attempts) != 0 {
+		t.Errorf("the history of others is %+v", history)
+	}
+	r.succeeds("GET", "/jobs/"+theirs+"/history", adminToken, "", &history)
+	if len(history.Attempts) != 1 {
+		t.Errorf("the history is %+v", history)
 	}
 	var status admin.Status
 	r.succeeds("GET", "/status", tina, "", &status)

@@ -25,6 +25,7 @@ var samples = map[string]func(r *rig, token string) sample{
 		r.job(`'send', queue_name := 'a/b'`)
 		return sample{"/queues/a%2Fb/stats", ""}
 	},
+	"listRates":   at("/rates"),
 	"listWorkers": at("/workers"),
 	"examine":     at("/doctor"),
 	"listRecords": at("/audit?limit=10&kind=job&actions=retry&actions=cancel&from=2026-01-01T00:00:00Z"),
@@ -34,8 +35,10 @@ var samples = map[string]func(r *rig, token string) sample{
 	"enqueue": func(*rig, string) sample {
 		return sample{"/jobs", `{"task": "send", "payload": {"n": 1}, "queue": "q", "priority": -5, "max_attempts": 3, "run_at": "2030-01-01T00:00:00Z", "flags": ["f"], "reason": "asked for"}`}
 	},
-	"showJob":    jobAt("", ""),
-	"explainJob": jobAt("/why", ""),
+	"showJob":      jobAt("", ""),
+	"listAttempts": jobAt("/history", ""),
+	"showProgress": jobAt("/progress", ""),
+	"explainJob":   jobAt("/why", ""),
 	"retryJob": func(r *rig, _ string) sample {
 		return sample{"/jobs/" + r.failed() + "/retry", `{"reason": "again", "seen": {"attempts": 25}}`}
 	},
@@ -83,7 +86,8 @@ var samples = map[string]func(r *rig, token string) sample{
 		r.run(`insert into graphile_worker.backfill_queue_pauses (queue_name) values ('q') on conflict do nothing`)
 		return sample{"/pauses?queue=q&reason=up", ""}
 	},
-	"listCrontabs": at("/cron?limit=5"),
+	"listCrontabs":   at("/cron?limit=5"),
+	"explainCrontab": at("/cron/nightly/why"),
 
 	"listOperations": at("/operations?limit=5"),
 	"previewOperation": func(r *rig, _ string) sample {

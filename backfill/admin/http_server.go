@@ -98,7 +98,9 @@ func (s *Server) Serve(ctx context.Context) error {
 	if err := server.Shutdown(closing); err != nil {
 		server.Close()
 	}
-	<-ended //nolint:errcheck // it says that it was closed
+	if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve: %w", err)
+	}
 	return nil
 }
 

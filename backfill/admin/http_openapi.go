@@ -108,10 +108,17 @@ func (d *document) operation(r *route) object {
 	return o
 }
 
-// describe serves the document, with the path that the handler is mounted at.
+var plainPath = regexp.MustCompile(`^(/[A-Za-z0-9._~-]+)+$`)
+
+// describe serves the document, with the path that the handler is mounted at, and the one that a proxy
+// has taken off.
 func (h *handler) describe(w http.ResponseWriter, r *http.Request) {
 	path, _, _ := strings.Cut(r.RequestURI, "?")
-	body := object{"servers": []object{{"url": strings.TrimSuffix(path, "openapi.json")}}}
+	path = strings.TrimSuffix(path, "openapi.json")
+	if prefix := r.Header.Get("X-Forwarded-Prefix"); plainPath.MatchString(prefix) { // nobody but the asker reads it
+		path = prefix + path
+	}
+	body := object{"servers": []object{{"url": path}}}
 	maps.Copy(body, h.document.body)
 	writeJSON(w, http.StatusOK, body)
 }

@@ -131,7 +131,12 @@ func (r *rig) request(method, path, token, body string) *http.Request {
 
 func (r *rig) send(request *http.Request) *answer {
 	r.Helper()
-	response, err := http.DefaultTransport.RoundTrip(request) // follows nothing
+	return r.sendBy(http.DefaultTransport, request)
+}
+
+func (r *rig) sendBy(transport http.RoundTripper, request *http.Request) *answer {
+	r.Helper()
+	response, err := transport.RoundTrip(request) // follows nothing
 	if err != nil {
 		r.Fatal(err)
 	}

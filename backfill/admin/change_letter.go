@@ -99,8 +99,9 @@ func (e *LetterEdit) check() error {
 	return invalid(errors.Join(problems...))
 }
 
-// EditDeadLetter changes a dead letter before it is requeued. failedAt is when it has failed, as it
-// was seen; zero: whenever that was.
+// EditDeadLetter changes a dead letter before it is requeued. Values that a new payload has no more are
+// hidden in its errors and notes. failedAt is when it has failed, as it was seen; zero: whenever that
+// was.
 func (a *Admin) EditDeadLetter(ctx context.Context, id int64, edit LetterEdit, failedAt time.Time, options ChangeOptions) (*Outcome, error) {
 	if err := edit.check(); err != nil {
 		return nil, err

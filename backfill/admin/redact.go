@@ -93,6 +93,32 @@ func (a *Admin) redact(ctx context.Context, target Target, payload []byte) *reda
 	return r
 }
 
+// removed is what an edit of a payload means for texts about its job: the values that it has removed
+// are hidden.
+func removed(before, after []byte) *redaction {
+	r := &redaction{}
+	values := func(payload []byte) map[string]bool {
+		found := map[string]bool{}
+		err := walkJSON(payload, func(string) bool { return false }, func(v jsonValue) {
+			if v.scalar != nil {
+				for _, text := range formsOf(v.scalar, payload[v.from:v.to]) {
+					found[text] = true
+				}
+			}
+		})
+		r.noTexts = r.noTexts || err != nil || len(found) > mostHidden
+		return found
+	}
+	stay := values(after)
+	for text := range values(before) {
+		if !stay[text] && !strings.Contains(Redacted, text) {
+			r.texts = append(r.texts, text)
+		}
+	}
+	slices.Sort(r.texts)
+	return r
+}
+
 // redactUnread is for a payload that cannot be read: what is hidden in texts is not known.
 func (a *Admin) redactUnread(ctx context.Context, target Target) *redaction {
 	return &redaction{noTexts: !a.may(ctx, ActionReadValues, target)}

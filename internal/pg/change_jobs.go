@@ -35,8 +35,9 @@ type JobChange struct {
 	If                    *JobVersion // of the one job; nil: whatever it is
 }
 
-// EditPayload returns the new payload of something whose stored one is this.
-type EditPayload func(of Item, stored []byte) ([]byte, error)
+// EditPayload returns the new payload of something whose stored one is this, and what becomes of a text
+// about it, such as its last error.
+type EditPayload func(of Item, stored []byte) (payload []byte, text func(string) string, err error)
 
 // JobVersion is what was seen of a job. Nil was not.
 type JobVersion struct {
@@ -221,11 +222,12 @@ func (c *Changing) act(
 	case EditJob:
 		for _, id := range ids {
 			var payload []byte
-			if payload, err = change.Edit(Item{ID: id, Task: rows[id].Task, Queue: rows[id].Queue}, []byte(rows[id].Payload)); err != nil {
+			var text func(string) string
+			if payload, text, err = change.Edit(Item{ID: id, Task: rows[id].Task, Queue: rows[id].Queue}, []byte(rows[id].Payload)); err != nil {
 				return err
 			}
 			err = run([]int64{id}, func(q *query.Queries, _ []int64) ([]int64, error) {
-				return q.EditLockedJob(ctx, query.EditLockedJobParams{ID: id, Payload: string(payload)})
+				return q.EditLockedJob(ctx, query.EditLockedJobParams{ID: id, Payload: string(payload), LastError: text(rows[id].LastError)})
 			})
 		}
 	}

@@ -220,8 +220,13 @@ func (c *Changing) EditLetter(
 		return item, nil
 	}
 	if change != nil {
-		if edit.Payload, err = change(*item, []byte(row.Payload)); err != nil {
+		payload, text, err := change(*item, []byte(row.Payload))
+		if err != nil {
 			return nil, err
+		}
+		edit.Payload, edit.lastError, edit.firstError = payload, text(row.LastError), text(row.FirstError)
+		if edit.Notes == nil && row.Notes != "" {
+			edit.Notes = new(text(row.Notes))
 		}
 	}
 	refused, rowsChanged := refusedItems{}, int64(0)

@@ -324,6 +324,7 @@ type DeadLetterEdit struct {
 	Payload               []byte
 	Priority, MaxAttempts *int16
 	Queue, Key, Notes     *string
+	lastError, firstError string // "": as they are
 }
 
 // EditDeadLetter changes a dead letter that is as it was seen, and returns it. Otherwise the error
@@ -344,6 +345,7 @@ func (e *DeadLetterEdit) params(id int64, seen pgtype.Timestamptz) query.EditDea
 	return query.EditDeadLetterParams{
 		ID: id, Seen: seen, Payload: nullText(string(e.Payload)), Priority: optional(e.Priority, small), MaxAttempts: optional(e.MaxAttempts, small),
 		Queue: optional(e.Queue, text), Key: optional(e.Key, text), Notes: optional(e.Notes, text),
+		LastError: nullText(e.lastError), FirstError: nullText(e.firstError),
 	}
 }
 

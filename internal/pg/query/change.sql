@@ -8,7 +8,8 @@ select j.id, coalesce(t.identifier, '')::text as task, coalesce(s.queue_name, ''
        coalesce(j.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+\.[0-9]{1,9}k?$', false)::boolean as ours,
        coalesce(j.locked_at < now() - interval '4 hours', false)::boolean as stale,
        (j.attempts >= j.max_attempts)::boolean as failed, (j.last_error is null and j.key is null)::boolean as ended_unseen,
-       case when @payloads::boolean then j.payload::text else '' end::text as payload
+       case when @payloads::boolean then j.payload::text else '' end::text as payload,
+       case when @payloads::boolean then coalesce(j.last_error, '') else '' end::text as last_error
   from graphile_worker._private_jobs as j
   left join graphile_worker._private_tasks as t on t.id = j.task_id
   left join graphile_worker._private_job_queues as s on s.id = j.job_queue_id
@@ -22,7 +23,7 @@ select j.id, coalesce(t.identifier, '')::text as task, coalesce(s.queue_name, ''
        coalesce(j.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+\.[0-9]{1,9}k?$', false)::boolean as ours,
        coalesce(j.locked_at < now() - interval '4 hours', false)::boolean as stale,
        (j.attempts >= j.max_attempts)::boolean as failed, (j.last_error is null and j.key is null)::boolean as ended_unseen,
-       ''::text as payload
+       ''::text as payload, ''::text as last_error
   from graphile_worker._private_jobs as j
   left join graphile_worker._private_tasks as t on t.id = j.task_id
   left join graphile_worker._private_job_queues as s on s.id = j.job_queue_id
@@ -58,7 +59,7 @@ update graphile_worker._private_jobs as j
 
 -- name: EditLockedJob :many
 update graphile_worker._private_jobs as j
-   set payload = (@payload::text)::json, updated_at = now()
+   set payload = (@payload::text)::json, last_error = case when j.last_error is not null then @last_error::text end, updated_at = now()
  where j.id = @id::bigint returning j.id;
 
 -- name: DeleteLockedJobs :many
@@ -100,7 +101,10 @@ select touched.id from touched;
 -- name: LockLettersToChange :many
 -- Dead letters as they are while nobody else changes them.
 select d.id, d.task_identifier as task, coalesce(d.queue_name, '')::text as queue, encode(timestamptz_send(d.failed_at), 'hex') as failed_at,
-       coalesce(d.requeued_job_id, 0)::bigint as requeued_job_id, case when @payloads::boolean then d.payload::text else '' end::text as payload
+       coalesce(d.requeued_job_id, 0)::bigint as requeued_job_id, case when @payloads::boolean then d.payload::text else '' end::text as payload,
+       case when @payloads::boolean then coalesce(d.last_error, '') else '' end::text as last_error,
+       case when @payloads::boolean then coalesce(d.first_error, '') else '' end::text as first_error,
+       case when @payloads::boolean then coalesce(d.notes, '') else '' end::text as notes
   from graphile_worker.backfill_dlq as d
  where d.id = any(@ids::bigint[])
  order by d.id for update skip locked;

@@ -87,17 +87,18 @@ func (q *Queries) DeleteLockedJobs(ctx context.Context, ids []int64) ([]int64, e
 
 const EditLockedJob = `-- name: EditLockedJob :many
 update graphile_worker._private_jobs as j
-   set payload = ($1::text)::json, updated_at = now()
- where j.id = $2::bigint returning j.id
+   set payload = ($1::text)::json, last_error = case when j.last_error is not null then $2::text end, updated_at = now()
+ where j.id = $3::bigint returning j.id
 `
 
 type EditLockedJobParams struct {
-	Payload string
-	ID      int64
+	Payload   string
+	LastError string
+	ID        int64
 }
 
 func (q *Queries) EditLockedJob(ctx context.Context, arg EditLockedJobParams) ([]int64, error) {
-	rows, err := q.db.Query(ctx, EditLockedJob, arg.Payload, arg.ID)
+	rows, err := q.db.Query(ctx, EditLockedJob, arg.Payload, arg.LastError, arg.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -169,7 +170,7 @@ select j.id, coalesce(t.identifier, '')::text as task, coalesce(s.queue_name, ''
        coalesce(j.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+\.[0-9]{1,9}k?$', false)::boolean as ours,
        coalesce(j.locked_at < now() - interval '4 hours', false)::boolean as stale,
        (j.attempts >= j.max_attempts)::boolean as failed, (j.last_error is null and j.key is null)::boolean as ended_unseen,
-       ''::text as payload
+       ''::text as payload, ''::text as last_error
   from graphile_worker._private_jobs as j
   left join graphile_worker._private_tasks as t on t.id = j.task_id
   left join graphile_worker._private_job_queues as s on s.id = j.job_queue_id
@@ -192,6 +193,7 @@ type JudgeJobsRow struct {
 	Failed      bool
 	EndedUnseen bool
 	Payload     string
+	LastError   string
 }
 
 // The same for a preview, which locks nothing.
@@ -219,6 +221,7 @@ func (q *Queries) JudgeJobs(ctx context.Context, ids []int64) ([]JudgeJobsRow, e
 			&i.Failed,
 			&i.EndedUnseen,
 			&i.Payload,
+			&i.LastError,
 		); err != nil {
 			return nil, err
 		}
@@ -268,7 +271,8 @@ select j.id, coalesce(t.identifier, '')::text as task, coalesce(s.queue_name, ''
        coalesce(j.locked_by ~ '^pool-[0-9a-f]{18}\.[0-9a-f]+\.[0-9]{1,9}k?$', false)::boolean as ours,
        coalesce(j.locked_at < now() - interval '4 hours', false)::boolean as stale,
        (j.attempts >= j.max_attempts)::boolean as failed, (j.last_error is null and j.key is null)::boolean as ended_unseen,
-       case when $1::boolean then j.payload::text else '' end::text as payload
+       case when $1::boolean then j.payload::text else '' end::text as payload,
+       case when $1::boolean then coalesce(j.last_error, '') else '' end::text as last_error
   from graphile_worker._private_jobs as j
   left join graphile_worker._private_tasks as t on t.id = j.task_id
   left join graphile_worker._private_job_queues as s on s.id = j.job_queue_id
@@ -296,6 +300,7 @@ type LockJobsToChangeRow struct {
 	Failed      bool
 	EndedUnseen bool
 	Payload     string
+	LastError   string
 }
 
 // What operators change (docs/design.md, section 17). A row is locked first, and judged as it is then; what follows
@@ -325,6 +330,7 @@ func (q *Queries) LockJobsToChange(ctx context.Context, arg LockJobsToChangePara
 			&i.Failed,
 			&i.EndedUnseen,
 			&i.Payload,
+			&i.LastError,
 		); err != nil {
 			return nil, err
 		}
@@ -338,7 +344,10 @@ func (q *Queries) LockJobsToChange(ctx context.Context, arg LockJobsToChangePara
 
 const LockLettersToChange = `-- name: LockLettersToChange :many
 select d.id, d.task_identifier as task, coalesce(d.queue_name, '')::text as queue, encode(timestamptz_send(d.failed_at), 'hex') as failed_at,
-       coalesce(d.requeued_job_id, 0)::bigint as requeued_job_id, case when $1::boolean then d.payload::text else '' end::text as payload
+       coalesce(d.requeued_job_id, 0)::bigint as requeued_job_id, case when $1::boolean then d.payload::text else '' end::text as payload,
+       case when $1::boolean then coalesce(d.last_error, '') else '' end::text as last_error,
+       case when $1::boolean then coalesce(d.first_error, '') else '' end::text as first_error,
+       case when $1::boolean then coalesce(d.notes, '') else '' end::text as notes
   from graphile_worker.backfill_dlq as d
  where d.id = any($2::bigint[])
  order by d.id for update skip locked
@@ -356,6 +365,9 @@ type LockLettersToChangeRow struct {
 	FailedAt      string
 	RequeuedJobID int64
 	Payload       string
+	LastError     string
+	FirstError    string
+	Notes         string
 }
 
 // Dead letters as they are while nobody else changes them.
@@ -375,6 +387,9 @@ func (q *Queries) LockLettersToChange(ctx context.Context, arg LockLettersToChan
 			&i.FailedAt,
 			&i.RequeuedJobID,
 			&i.Payload,
+			&i.LastError,
+			&i.FirstError,
+			&i.Notes,
 		); err != nil {
 			return nil, err
 		}

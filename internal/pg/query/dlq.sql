@@ -90,7 +90,8 @@ update graphile_worker.backfill_dlq as d
        max_attempts = coalesce(sqlc.narg('max_attempts')::smallint, d.max_attempts),
        queue_name = nullif(coalesce(sqlc.narg('queue')::text, d.queue_name), ''),
        job_key = nullif(coalesce(sqlc.narg('key')::text, d.job_key), ''),
-       notes = nullif(coalesce(sqlc.narg('notes')::text, d.notes), '')
+       notes = nullif(coalesce(sqlc.narg('notes')::text, d.notes), ''),
+       last_error = coalesce(sqlc.narg('last_error')::text, d.last_error), first_error = coalesce(sqlc.narg('first_error')::text, d.first_error)
  where d.id = @id::bigint and d.failed_at = @seen::timestamptz and d.requeued_job_id is null;
 
 -- name: AddDeadTasks :exec

@@ -329,8 +329,9 @@ update graphile_worker.backfill_dlq as d
        max_attempts = coalesce($3::smallint, d.max_attempts),
        queue_name = nullif(coalesce($4::text, d.queue_name), ''),
        job_key = nullif(coalesce($5::text, d.job_key), ''),
-       notes = nullif(coalesce($6::text, d.notes), '')
- where d.id = $7::bigint and d.failed_at = $8::timestamptz and d.requeued_job_id is null
+       notes = nullif(coalesce($6::text, d.notes), ''),
+       last_error = coalesce($7::text, d.last_error), first_error = coalesce($8::text, d.first_error)
+ where d.id = $9::bigint and d.failed_at = $10::timestamptz and d.requeued_job_id is null
 `
 
 type EditDeadLetterParams struct {
@@ -340,6 +341,8 @@ type EditDeadLetterParams struct {
 	Queue       pgtype.Text
 	Key         pgtype.Text
 	Notes       pgtype.Text
+	LastError   pgtype.Text
+	FirstError  pgtype.Text
 	ID          int64
 	Seen        pgtype.Timestamptz
 }
@@ -353,6 +356,8 @@ func (q *Queries) EditDeadLetter(ctx context.Context, arg EditDeadLetterParams) 
 		arg.Queue,
 		arg.Key,
 		arg.Notes,
+		arg.LastError,
+		arg.FirstError,
 		arg.ID,
 		arg.Seen,
 	)

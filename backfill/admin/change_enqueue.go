@@ -34,16 +34,20 @@ func (a *Admin) EnqueueJob(ctx context.Context, request backfill.Request, option
 		MaxAttempts: int16(cmp.Or(request.MaxAttempts, defaultMaxAttempts)), //nolint:gosec // validated
 		RunAt:       request.RunAt, Delay: request.Delay, Flags: request.Flags,
 	}
-	ch := &change{admin: a, action: ActionEnqueue, target: Target{Kind: KindJob}, options: options}
+	return (&change{admin: a, action: ActionEnqueue, target: Target{Kind: KindJob}, options: options}).enqueue(ctx, target, spec)
+}
+
+// enqueue enqueues a job, if the principal may do what the change is with the target.
+func (ch *change) enqueue(ctx context.Context, target Target, spec wire.Spec) (*Outcome, error) {
 	outcome, err := ch.run(ctx, func(ctx context.Context, c *pg.Changing) (*pg.Item, error) {
-		if err := a.allow(ctx, ActionEnqueue, target); err != nil {
+		if err := ch.admin.allow(ctx, ch.action, target); err != nil {
 			return nil, err
 		}
 		job, err := c.Enqueue(ctx, spec)
 		if err != nil {
 			return nil, err
 		}
-		return &pg.Item{ID: job.ID, Task: request.Task, Queue: request.Queue, JobID: job.ID}, nil
+		return &pg.Item{ID: job.ID, Task: spec.Task, Queue: spec.Queue, JobID: job.ID}, nil
 	})
 	if refused, ok := errors.AsType[*wire.RejectedError](err); ok {
 		return nil, invalid(fmt.Errorf("the database does not take the job: %w", refused))

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/backfillhq/go/internal/pg"
@@ -30,6 +31,8 @@ type Finding struct {
 	Code     FindingCode `json:"code"`
 	Text     string      `json:"text"` // sentences
 	Remedies []Remedy    `json:"remedies,omitempty"`
+	// Fix is the SQL by which [Admin.Fix] puts it right; "": somebody has to decide what is to be done.
+	Fix string `json:"fix,omitempty"`
 
 	Object   string    `json:"object,omitempty"`   // the table, function, queue, task, role or setting
 	Count    int64     `json:"count,omitempty"`    // how many jobs, rows or queues
@@ -73,6 +76,7 @@ const (
 type examining struct {
 	reading
 
+	revision int   // of Graphile Worker's schema
 	most     int64 // rows of a large table that are read
 	spare    int64 // bytes that an index may have for nothing
 	findings []Finding
@@ -218,6 +222,7 @@ func (a *Admin) examineRights(ctx context.Context, x *examining) error {
 		}
 		for _, statement := range lacks {
 			f.Remedies = append(f.Remedies, Remedy{"As the owner of the tables:", statement})
+			f.Fix += strings.TrimSuffix(statement, ";") + ";\n"
 		}
 		x.find(f)
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/backfillhq/go/internal/pg"
 	"github.com/backfillhq/go/internal/pg/query"
+	"github.com/backfillhq/go/internal/schema"
 )
 
 // oldestRevision is the oldest revision of Graphile Worker's schema that is known here.
@@ -47,6 +48,7 @@ func (x *examining) examineLedger() (usable bool, err error) {
 		})
 		return false, nil
 	}
+	x.revision = highest
 	x.examineForeignRows(highest, breaking)
 	return true, nil
 }
@@ -108,6 +110,7 @@ func (x *examining) examineFunctions() error {
 			Code: FunctionChanged, Object: row.Name,
 			Text: fmt.Sprintf("The function %s is not what Graphile Worker or backfill install: somebody has replaced it, or a version did that this one does not know. "+
 				"What it does to jobs that run is not known.", x.table(row.Name)),
+			Fix: schema.Function(x.reader.Schema(), row.Name, x.revision),
 			Remedies: []Remedy{{"To see it:", fmt.Sprintf("select pg_get_functiondef(p.oid) from pg_proc as p where p.pronamespace = %s::regnamespace and p.proname = %s;",
 				sqlQuote(pg.QuoteIdentifier(x.reader.Schema())), sqlQuote(row.Name))}},
 		})
@@ -116,6 +119,7 @@ func (x *examining) examineFunctions() error {
 		if err == nil && len(rows) > 0 && !found[name] && !strings.HasPrefix(name, "backfill_") { // those are not everywhere
 			x.find(Finding{
 				Code: FunctionChanged, Object: name, Text: fmt.Sprintf("The function %s is not there.", x.table(name)),
+				Fix:      schema.Function(x.reader.Schema(), name, x.revision),
 				Remedies: []Remedy{{"To see what is missing:", x.backfill("migrate --dry-run")}},
 			})
 		}
@@ -165,6 +169,7 @@ func (x *examining) examineIndexes() error {
 		f := Finding{
 			Code: IndexBroken, Object: row.Name,
 			Text:     fmt.Sprintf("The index %s is not valid: its build was interrupted. It costs each insert its time, and no query uses it.", x.table(row.Name)),
+			Fix:      fmt.Sprintf("drop index %s;", x.table(row.Name)),
 			Remedies: []Remedy{{"To drop it:", fmt.Sprintf("drop index concurrently %s;", x.table(row.Name))}},
 		}
 		if row.Name == "backfill_jobs_queue_idx" {
@@ -219,6 +224,7 @@ func (x *examining) examineOwners() error {
 			Code: OwnerDiffers, Object: row.Name,
 			Text: fmt.Sprintf("The owner of %s is %s, and that of the other tables is %s: row level security hides its rows from them, and migrations fail.",
 				x.table(row.Name), row.Owner, usual),
+			Fix:      fmt.Sprintf("alter table %s owner to %s;", x.table(row.Name), pg.QuoteIdentifier(usual)),
 			Remedies: []Remedy{{"To give it to the owner of the others:", fmt.Sprintf("alter table %s owner to %s;", x.table(row.Name), pg.QuoteIdentifier(usual))}},
 		})
 	}

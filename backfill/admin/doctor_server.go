@@ -70,6 +70,7 @@ func (x *examining) examineVacuum() error {
 		switch {
 		case row.Off:
 			f.Text += " Autovacuum is switched off for this table."
+			f.Fix = fmt.Sprintf("alter table %s reset (autovacuum_enabled);", x.table(row.Name))
 			f.Remedies = []Remedy{{"To switch it on:", fmt.Sprintf("alter table %s reset (autovacuum_enabled);", x.table(row.Name))}}
 		case vacuumed.IsZero():
 			f.Text += " It was never vacuumed."

@@ -55,6 +55,7 @@ func (x *examining) examineLine() error {
 			Code: DanglingQueue, Object: strconv.Itoa(int(row.QueueID)), Count: row.Jobs,
 			Text:     fmt.Sprintf("%s, %d among them, with the queue id %d, which has no row in %s: no worker will ever take them.", waits(row.Jobs), row.FirstJob, row.QueueID, x.table(queuesTable)),
 			Remedies: []Remedy{x.giveQueue(int64(row.QueueID))},
+			Fix:      x.giveAnyQueue(row.QueueID),
 		})
 	}
 	return err
@@ -114,6 +115,14 @@ func (x *examining) examineQueues() error {
 	return err
 }
 
+// giveAnyQueue gives jobs of a queue whose name is lost a queue of their own again, so that they go on
+// to run one at a time.
+func (x *examining) giveAnyQueue(id int32) string {
+	return fmt.Sprintf("insert into %[1]s (queue_name) values ('lost queue %[3]d') on conflict do nothing;\n"+
+		"update %[2]s set job_queue_id = (select id from %[1]s where queue_name = 'lost queue %[3]d') where job_queue_id = %[3]d and locked_at is null;",
+		x.table(queuesTable), x.table(jobsTable), id)
+}
+
 func (x *examining) findLockedQueue(row query.DoctorLockedQueuesRow) {
 	since := timeOf(row.LockedAt)
 	f := Finding{
@@ -121,6 +130,7 @@ func (x *examining) findLockedQueue(row query.DoctorLockedQueuesRow) {
 		Text: fmt.Sprintf("The queue %s is locked by %s %s, and no job of it is. Nobody frees it before the lock is 4 hours old, and its jobs wait.",
 			strconv.Quote(row.QueueName), orSomebody(row.LockedBy), since.since(x.now)),
 		Remedies: []Remedy{x.freeQueue(row.QueueName, since)},
+		Fix:      x.freeQueue(row.QueueName, since).Command,
 	}
 	if x.now.Sub(since.Time) > 4*time.Hour {
 		f.Text = strings.Replace(f.Text, "Nobody frees it before the lock is 4 hours old", "Graphile Worker's workers, which free such locks every few minutes, do not seem to run", 1)

@@ -2,6 +2,7 @@ package admin_test
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -156,4 +157,30 @@ func TestWhyCronWithoutGo(t *testing.T) {
 	r.run("grant usage on schema graphile_worker to " + role)
 	r.run("grant select on all tables in schema graphile_worker to " + role)
 	r.whyCron("daily", admin.Unseen, "this role may not see") // row level security hides the row
+}
+
+// The job of an entry is enqueued out of its turn, as its worker has it.
+func TestTriggerCron(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.schedule(`0 4 1 1 * report ?id=yearly&queue=q&priority=3&max=7&jobKey=k {"year": 2026}`)
+	outcome, err := r.admin.TriggerCron(as(t, "ada"), "yearly", admin.ChangeOptions{Reason: "the disk was full"})
+	if err != nil || outcome.JobID == 0 {
+		t.Fatalf("%+v, %v", outcome, err)
+	}
+	got := dbtest.Get[string](t, r.db.Pool(), `select concat_ws('|', task_identifier, queue_name, p.priority, p.max_attempts, j.key, payload ->> 'year',
+		payload #>> '{_cron,backfilled}', (payload #>> '{_cron,ts}')::timestamptz between now() - interval '2 minutes' and now(), p.run_at <= now())
+		from graphile_worker.jobs as j join graphile_worker._private_jobs as p using (id) where id = $1`, outcome.JobID)
+	if got != "report|q|3|7|k|2026|false|t|t" {
+		t.Errorf("the job is %s", got)
+	}
+	if got := dbtest.Get[string](t, r.db.Pool(), "select concat_ws('|', principal, action, target_kind, target_id, task, reason) from graphile_worker.backfill_audit"); got != "ada|trigger|cron|yearly|report|the disk was full" {
+		t.Errorf("the record is %s", got)
+	}
+	if x := r.whyCron("yearly", admin.CronWaits, "has not been enqueued yet"); !x.LastTick.IsZero() {
+		t.Errorf("a tick was recorded: %+v", x)
+	}
+	if _, err := r.admin.TriggerCron(t.Context(), "another", admin.ChangeOptions{}); !errors.Is(err, admin.ErrNotFound) || !strings.Contains(err.Error(), "stands in their code") {
+		t.Errorf("an entry that nobody has: %v", err)
+	}
 }

@@ -129,8 +129,11 @@ func findTarget(cmd *cli.Command) (*target, error) {
 
 // changes reports whether a command, as it was called, changes something.
 func changes(cmd *cli.Command) bool {
-	return slices.ContainsFunc(cmd.Flags, func(f cli.Flag) bool { return slices.Contains(f.Names(), flagConfirm) }) &&
-		!cmd.Bool(flagDryRun) && !cmd.Bool(flagVerify) && !cmd.Bool(flagPrint) && !cmd.Bool(flagPauses)
+	has := func(name string) bool {
+		return slices.ContainsFunc(cmd.Flags, func(f cli.Flag) bool { return slices.Contains(f.Names(), name) })
+	}
+	return has(flagConfirm) && !cmd.Bool(flagDryRun) && !cmd.Bool(flagVerify) && !cmd.Bool(flagPrint) && !cmd.Bool(flagPauses) &&
+		(!has(flagFix) || cmd.Bool(flagFix))
 }
 
 func names(c *config) []string { return slices.Sorted(maps.Keys(c.Contexts)) }

@@ -121,10 +121,14 @@ func confirm(cmd *cli.Command, verb letterVerb) error {
 
 // confirmed asks a person. Without a terminal nobody answers.
 func confirmed(cmd *cli.Command, prompt string) error {
-	in, w := cmd.Root().Reader, cmd.Root().ErrWriter
-	if isTerminal(in) {
+	return confirmedBy(bufio.NewReader(cmd.Root().Reader), cmd, prompt)
+}
+
+func confirmedBy(in *bufio.Reader, cmd *cli.Command, prompt string) error {
+	w := cmd.Root().ErrWriter
+	if isTerminal(cmd.Root().Reader) {
 		fmt.Fprint(w, prompt+", type yes: ")
-		answer, err := bufio.NewReader(in).ReadString('\n')
+		answer, err := in.ReadString('\n')
 		if err != nil {
 			fmt.Fprintln(w)
 		}

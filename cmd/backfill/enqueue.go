@@ -81,6 +81,11 @@ func enqueueJob(ctx context.Context, cmd *cli.Command) error {
 	if err != nil {
 		return refusedChange(err)
 	}
+	return writeEnqueued(cmd, outcome)
+}
+
+// writeEnqueued says which job it is.
+func writeEnqueued(cmd *cli.Command, outcome *admin.Outcome) error {
 	if cmd.Bool(flagJSON) {
 		return writeJSON(cmd.Root().Writer, outcome)
 	}
@@ -88,7 +93,7 @@ func enqueueJob(ctx context.Context, cmd *cli.Command) error {
 	if outcome.Repeated {
 		again = " (by an earlier call with this id)"
 	}
-	_, err = fmt.Fprintf(cmd.Root().Writer, "job %d is enqueued%s\n", outcome.JobID, again)
+	_, err := fmt.Fprintf(cmd.Root().Writer, "job %d is enqueued%s\n", outcome.JobID, again)
 	return err
 }
 

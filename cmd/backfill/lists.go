@@ -49,8 +49,8 @@ func locksCommand() *cli.Command {
 func cronCommand() *cli.Command {
 	list := listCommand("list", "list the entries of schedules by name, with the last tick of each", listCrontabs, pageFlags()...)
 	return &cli.Command{
-		Name: "cron", Usage: "list what schedules have enqueued", Description: listDescription, Commands: []*cli.Command{list},
-		HideHelpCommand: true, OnUsageError: onUsageError, Action: onlyCommands("cron", "list"),
+		Name: "cron", Usage: "list what schedules have enqueued, or enqueue it out of its turn", Description: listDescription,
+		Commands: []*cli.Command{list, triggerCommand()}, HideHelpCommand: true, OnUsageError: onUsageError, Action: onlyCommands("cron", "list or trigger"),
 	}
 }
 

@@ -150,8 +150,11 @@ const (
 
 // changeFlags say where the jobs are that a command changes.
 func changeFlags() []cli.Flag {
-	return append(databaseFlags(),
-		&cli.StringFlag{Name: flagConfirm, Usage: "the `NAME` of the context, which production asks for, if nobody is there to type it"})
+	return append(databaseFlags(), confirmFlag())
+}
+
+func confirmFlag() cli.Flag {
+	return &cli.StringFlag{Name: flagConfirm, Usage: "the `NAME` of the context, which production asks for, if nobody is there to type it"}
 }
 
 // databaseFlags say where the jobs are. The flag does not read its environment variable, because

@@ -192,3 +192,9 @@ func (a *Admin) Expire(ctx context.Context, records, operations time.Duration) e
 		return err
 	})
 }
+
+// Execute runs statements that an operator has seen, one after the other. They name the schema.
+func (c *Changing) Execute(ctx context.Context, sql string) error {
+	_, err := c.tx.Exec(ctx, sql, pgx.QueryExecModeSimpleProtocol)
+	return err
+}

@@ -69,7 +69,7 @@ func (r *route) explain(ctx context.Context, err error) *apiError {
 		return &apiError{status: http.StatusForbidden, code: "FORBIDDEN", text: text}
 	case errors.Is(err, ErrInvalid):
 		return &apiError{status: http.StatusUnprocessableEntity, code: "INVALID_REQUEST", text: text}
-	case errors.Is(err, ErrExpired):
+	case errors.Is(err, ErrExpired), errors.Is(err, ErrFixChanged):
 		return &apiError{status: http.StatusConflict, code: "PREVIEW_EXPIRED", text: text}
 	case errors.Is(err, ErrNoRecords):
 		return &apiError{status: http.StatusServiceUnavailable, code: "MIGRATE_REQUIRED", text: ErrNoRecords.Error(), cause: err}

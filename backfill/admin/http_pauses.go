@@ -45,3 +45,14 @@ type crontabInput struct {
 func apiExplainCrontab(ctx context.Context, a *Admin, in *crontabInput) (*CronExplanation, error) {
 	return a.WhyCron(ctx, in.Identifier)
 }
+
+type triggerInput struct {
+	crontabInput
+	repeatable
+
+	Body reasoned `body:"*"`
+}
+
+func apiTriggerCrontab(ctx context.Context, a *Admin, in *triggerInput) (*Outcome, error) {
+	return settled(a.TriggerCron(ctx, in.Identifier, in.options(in.Body.Reason)))
+}

@@ -21,6 +21,8 @@ func allRoutes() []*route {
 		to("GET /rates", "listRates", ActionRead, "Say how many jobs of each task have ended lately, and how long they took", apiListRates),
 		to("GET /workers", "listWorkers", ActionRead, "List workers", apiListWorkers),
 		to("GET /doctor", "examine", ActionRead, "Look for what is wrong with the database", apiExamine),
+		to("POST /doctor/preview", "previewFixes", ActionFix, "Say what can be put right by itself, and by which SQL", apiPreviewFixes),
+		to("POST /doctor/fix", "fix", ActionFix, "Put right what was previewed, in one transaction", apiFix),
 		to("GET /audit", "listRecords", ActionRead, "List the records of changes, the newest first", apiListRecords),
 
 		to("GET /jobs", "listJobs", ActionRead, "List jobs, those with the greatest ids first", apiListJobs),
@@ -57,6 +59,8 @@ func allRoutes() []*route {
 		to("DELETE /pauses", "resume", ActionPause, "Let the jobs of a task or a queue start again", apiResume).fails(noTask, ""),
 		to("GET /cron", "listCrontabs", ActionRead, "List the entries of schedules, by identifier", apiListCrontabs),
 		to("GET /cron/{id}/why", "explainCrontab", ActionRead, "Say why an entry of a schedule enqueues no job, or when it does", apiExplainCrontab).fails("CRON_NOT_FOUND", ""),
+		to("POST /cron/{id}/trigger", "triggerCrontab", ActionTrigger, "Enqueue the job of an entry of a schedule out of its turn", apiTriggerCrontab).
+			as(http.StatusCreated).fails("CRON_NOT_FOUND", "ENQUEUE_FAILED"),
 
 		to("GET /operations", "listOperations", ActionRead, "List operations that were started, the newest first", apiListOperations),
 		to("POST /operations", "previewOperation", ActionStop, "Fix what a change of many jobs or dead letters means, and say what it would do", apiPreviewOperation).as(http.StatusCreated),

@@ -116,6 +116,26 @@ func apiExamine(ctx context.Context, a *Admin, _ *nothing) (*Diagnosis, error) {
 	return a.Doctor(ctx)
 }
 
+func apiPreviewFixes(ctx context.Context, a *Admin, _ *previewFixesInput) (*FixPreview, error) {
+	return a.PreviewFixes(ctx)
+}
+
+type previewFixesInput struct {
+	Body struct{} `body:"*"`
+}
+
+type fixInput struct {
+	Body struct {
+		reasoned
+
+		Token string `json:"token"` // of the preview
+	} `body:"*"`
+}
+
+func apiFix(ctx context.Context, a *Admin, in *fixInput) (*Fixed, error) {
+	return a.Fix(ctx, in.Body.Token, ChangeOptions{Reason: in.Body.Reason})
+}
+
 type listRecordsInput struct {
 	pageInput
 	RecordFilter `query:"*"`

@@ -26,7 +26,7 @@ func TestNoChangeWithoutItsRecord(t *testing.T) {
 	tested := 0
 	for name, operation := range operations(document) {
 		method, _, _ := strings.Cut(operation, " ")
-		if method == "GET" || name == "previewOperation" || name == "requeueDeadLetters" || name == "deleteDeadLetters" || name == "cleanUpDeadLetters" {
+		if method == "GET" || name == "previewOperation" || name == "previewFixes" || name == "requeueDeadLetters" || name == "deleteDeadLetters" || name == "cleanUpDeadLetters" {
 			continue // previews change nothing, and the others are started as operations
 		}
 		s := samples[name](r, adminToken)
@@ -68,6 +68,9 @@ func TestConflicts(t *testing.T) {
 	r.succeeds("POST", "/dlq/"+letter+"/requeue", operatorToken, "{}", nil)
 	r.fails(r.request("POST", "/dlq/"+letter+"/requeue", operatorToken, "{}"), http.StatusConflict, "SKIPPED_REQUEUED")
 	r.fails(r.request("DELETE", "/pauses?queue=q", operatorToken, ""), http.StatusConflict, "SKIPPED_NOT_PAUSED")
+	fix := samples["fix"](r, adminToken)
+	r.succeeds("POST", fix.path, adminToken, fix.body, nil)
+	r.fails(r.request("POST", fix.path, adminToken, fix.body), http.StatusConflict, "PREVIEW_EXPIRED")
 	r.fails(r.request("POST", "/operations/start", operatorToken, `{"token": "none"}`), http.StatusConflict, "PREVIEW_EXPIRED", "make a new one")
 	for path, code := range map[string]string{
 		"/jobs/4711": "JOB_NOT_FOUND", "/dlq/4711": "DLQ_JOB_NOT_FOUND", "/queues/nowhere/stats": "QUEUE_NOT_FOUND", "/operations/4711": "OPERATION_NOT_FOUND", "/nowhere": "NOT_FOUND",

@@ -25,9 +25,16 @@ var samples = map[string]func(r *rig, token string) sample{
 		r.job(`'send', queue_name := 'a/b'`)
 		return sample{"/queues/a%2Fb/stats", ""}
 	},
-	"listRates":   at("/rates"),
-	"listWorkers": at("/workers"),
-	"examine":     at("/doctor"),
+	"listRates":    at("/rates"),
+	"listWorkers":  at("/workers"),
+	"examine":      at("/doctor"),
+	"previewFixes": func(*rig, string) sample { return sample{"/doctor/preview", "{}"} },
+	"fix": func(r *rig, _ string) sample {
+		r.run("drop function if exists graphile_worker.remove_job")
+		var preview admin.FixPreview
+		r.succeeds("POST", "/doctor/preview", adminToken, "{}", &preview)
+		return sample{"/doctor/fix", fmt.Sprintf(`{"token": %q, "reason": "it was dropped"}`, preview.Token)}
+	},
 	"listRecords": at("/audit?limit=10&kind=job&actions=retry&actions=cancel&from=2026-01-01T00:00:00Z"),
 
 	"listJobs": at("/jobs?limit=10&oldest=true&states=due&states=waiting&tasks=send&min_priority=-1&no_queue=true&run_at_from=2020-01-01T00:00:00Z" +
@@ -88,6 +95,11 @@ var samples = map[string]func(r *rig, token string) sample{
 	},
 	"listCrontabs":   at("/cron?limit=5"),
 	"explainCrontab": at("/cron/nightly/why"),
+	"triggerCrontab": func(r *rig, _ string) sample {
+		r.run(`insert into graphile_worker.backfill_workers (id, tasks, crontab) values ('pool-0123456789abcdef02', '{send}',
+			'[{"id": "nightly", "schedule": "0 3 * * *", "task": "send", "payload": {"n": 1}}]') on conflict (id) do update set heartbeat_at = clock_timestamp()`)
+		return sample{"/cron/nightly/trigger", `{"reason": "it was missed"}`}
+	},
 
 	"listOperations": at("/operations?limit=5"),
 	"previewOperation": func(r *rig, _ string) sample {

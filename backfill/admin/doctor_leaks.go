@@ -14,8 +14,9 @@ import (
 )
 
 // leaksPatience is how long workers have to say what their jobs have left behind, beside what is
-// read meanwhile. They look twice, a second apart.
-const leaksPatience = 1800 * time.Millisecond
+// read meanwhile. They look twice, half a second apart, and may have to wait for a second before,
+// because they have answered somebody else. Those that do not listen are waited for in vain.
+const leaksPatience = 2 * time.Second
 
 // askingLeaks are workers that are asked, beside everything else.
 type askingLeaks struct {
@@ -91,7 +92,7 @@ func (x *examining) findLeak(w *query.WhyWorkersRow, leak worker.Leak) {
 	if leak.Certain {
 		f.Text += " that can never end: nobody can wake them. The memory that they hold is never freed."
 	} else {
-		f.Text += " that have not ended a second later. If they wait for something that does not come, they hold their memory until the process ends."
+		f.Text += " that have not ended half a second later. If they wait for something that does not come, they hold their memory until the process ends."
 	}
 	f.Remedies = []Remedy{{Text: "Let what the handler starts end with its context, and wait for it in the handler. This is where most of them are:"}}
 	x.find(f)

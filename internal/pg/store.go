@@ -141,7 +141,7 @@ func (s *Store) Register(ctx context.Context, registration worker.Registration) 
 	err = s.queries.InsertWorker(ctx, query.InsertWorkerParams{
 		ID: registration.ID, Host: hostname, Pid: int32(self.PID), Version: version(), Server: s.settings.server(), //nolint:gosec // a pid
 		Machine: self.Machine, ProcessStart: self.Start, Tasks: orNone(s.tasks), Slots: int32(min(registration.Slots, math.MaxInt32)), //nolint:gosec // bounded
-		DeadLetters: registration.DeadLetters, Crontab: entries,
+		DeadLetters: registration.DeadLetters, Crontab: string(entries),
 	})
 	if err != nil {
 		return fmt.Errorf("insert worker: %w", err)

@@ -26,7 +26,7 @@ type Leak struct {
 
 const (
 	// leakPause is the time between two looks: what has gone by then is no leak.
-	leakPause = time.Second
+	leakPause = 500 * time.Millisecond
 	// leakJobs is how many jobs have to have left something, where nobody knows whether it ends.
 	leakJobs = 50
 	// leaksCertain is how many goroutines it takes where it is known that they do not end.

@@ -3,7 +3,7 @@
 -- name: InsertWorker :exec
 insert into graphile_worker.backfill_workers
        (id, host, pid, beats, version, server, machine, process_start, tasks, slots, dead_letters, crontab)
-values (@id, @host, @pid, 0, @version, @server, @machine, @process_start, @tasks::text[], @slots, @dead_letters, @crontab::json);
+values (@id, @host, @pid, 0, @version, @server, @machine, @process_start, @tasks::text[], @slots, @dead_letters, (@crontab::text)::json);
 
 -- name: NoteFormerWorker :exec
 -- A worker that was declared dead and is not: what it held did not end it. Who holds the dead row

@@ -217,7 +217,7 @@ const InsertWorker = `-- name: InsertWorker :exec
 
 insert into graphile_worker.backfill_workers
        (id, host, pid, beats, version, server, machine, process_start, tasks, slots, dead_letters, crontab)
-values ($1, $2, $3, 0, $4, $5, $6, $7, $8::text[], $9, $10, $11::json)
+values ($1, $2, $3, 0, $4, $5, $6, $7, $8::text[], $9, $10, ($11::text)::json)
 `
 
 type InsertWorkerParams struct {
@@ -231,7 +231,7 @@ type InsertWorkerParams struct {
 	Tasks        []string
 	Slots        int32
 	DeadLetters  bool
-	Crontab      []byte
+	Crontab      string
 }
 
 // A worker's row, its tasks, and its notifications.

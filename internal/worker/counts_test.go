@@ -144,13 +144,16 @@ func TestProgress(t *testing.T) {
 		db := newDB(t)
 		jobs := db.add(3, wire.Job{})
 		var r *rig
+		made := make(chan struct{})
 		r = newRig(t, db, func(_ context.Context, job *wire.Job) worker.Outcome {
+			<-made // it starts before newRig has returned
 			for i := range int64(1000) {
 				r.worker.Progress(worker.Progress{Lease: job.Lease, Done: i, Total: 1000, Note: "on"})
 				<-time.After(10 * time.Millisecond)
 			}
 			return completed
 		}, concurrency(3), failing(opProgress, 2, false))
+		close(made)
 		r.pass(9500 * time.Millisecond)
 		rig := contractDB{db}
 		for _, id := range jobs {

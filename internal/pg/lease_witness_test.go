@@ -33,7 +33,7 @@ const (
 
 var (
 	claimsFor   = []string{query.ClaimFree, query.ClaimFront, query.ClaimDeep, query.ClaimScan}
-	completesOf = []string{query.CompleteJobs, query.CompleteKeyedJobs}
+	completesOf = []string{query.CompleteJobs, query.CompleteKeyedJobs, query.CompleteRecordedJobs}
 
 	rescuesOf = []string{query.RescueFind, query.HeldJobs, query.RescueQueues, query.SettleWorkers}
 )
@@ -124,7 +124,7 @@ var leaseWitnesses = map[string]leaseWitness{
 	},
 	// The dead letter of a success stays (section 14).
 	"a success clears nothing": {
-		statements: []string{query.CompleteKeyedJobs}, old: "d.job_key = ended.key", fresh: "false",
+		statements: []string{query.CompleteKeyedJobs, query.CompleteRecordedJobs}, old: "d.job_key = ended.key", fresh: "false",
 		favour: []string{"fail", "enqueue", "complete"},
 	},
 }

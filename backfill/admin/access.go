@@ -59,8 +59,8 @@ type Target struct {
 }
 
 // Authorize decides whether a principal may do something. It is asked for every target of every
-// action, by the HTTP API, the page and the command line, so it should be quick; it may be called by
-// several goroutines.
+// action, by the HTTP API, the page and the command line, so it should be quick. Several goroutines
+// may call it.
 type Authorize func(ctx context.Context, principal Principal, action Action, target Target) bool
 
 // WithAuthorize sets who may do what. Unless it is set, everybody who can call an Admin may do

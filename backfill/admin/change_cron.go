@@ -11,10 +11,10 @@ import (
 	"github.com/backfillhq/go/internal/worker"
 )
 
-// TriggerCron enqueues the job of an entry of a crontab out of its turn, as the last worker has it
-// that was started of those that live. Its ticks come as before, and none is recorded for this one.
-// Of what Node workers have in their crontabs, nothing is known: ErrNotFound says so, and the task's
-// job can be enqueued by EnqueueJob.
+// TriggerCron enqueues the job of an entry of a crontab out of its turn, with what the entry says in
+// the live Go worker that was started last. The ticks of the entry come as before, and none is
+// recorded for this job. ErrNotFound is returned if no Go worker has the entry: what Node workers
+// schedule stands in their code alone, and EnqueueJob enqueues it.
 func (a *Admin) TriggerCron(ctx context.Context, identifier string, options ChangeOptions) (*Outcome, error) {
 	e := &cronExplaining{x: &CronExplanation{Schema: a.schema, Identifier: identifier}}
 	err := pg.Read(ctx, a.pool, a.schema, func(r *pg.Reader) error {

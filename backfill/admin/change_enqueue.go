@@ -16,7 +16,8 @@ const defaultMaxAttempts = 25
 
 // EnqueueJob enqueues a job; of the request, only Task is required. What the database would not
 // take, or Graphile Worker's functions refuse, is ErrInvalid, and so are args that hold what stands
-// for hidden values. The outcome's JobID is the job's. With a key, that can be a job that was there.
+// for hidden values. The outcome's JobID is the job's. With a key, that can be a job that was there
+// before.
 func (a *Admin) EnqueueJob(ctx context.Context, request backfill.Request, options ChangeOptions) (*Outcome, error) {
 	if err := request.Validate(); err != nil {
 		return nil, invalid(err)

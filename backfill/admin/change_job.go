@@ -98,8 +98,8 @@ func (a *Admin) RescheduleJob(ctx context.Context, id int64, to Reschedule, seen
 }
 
 // EditJob replaces the payload of a job that nobody runs. Fields that are hidden from who reads it
-// stay as they are where the new payload has what hides them. Values that it has no more are hidden in
-// the job's last error.
+// stay as they are where the new payload has what hides them. Values that it has no more are hidden
+// in the job's last error.
 func (a *Admin) EditJob(ctx context.Context, id int64, payload json.RawMessage, seen *JobVersion, options ChangeOptions) (*Outcome, error) {
 	if err := checkPayload(payload); err != nil {
 		return nil, err
@@ -143,9 +143,9 @@ func checkPayload(payload json.RawMessage) error {
 	return nil
 }
 
-// edit returns what makes the new payload of the stored one. Values that it has no more are hidden in
-// texts about it: else who may not see payloads could read them there, as what is hidden in a text is
-// found by the payload.
+// edit returns what makes the new payload of the stored one. Values that it has no more are hidden
+// in texts about it. What is hidden in a text is found by the payload, so whoever may not see payloads
+// could read them there otherwise.
 func (a *Admin) edit(ctx context.Context, kind Kind, payload json.RawMessage) pg.EditPayload {
 	return func(of pg.Item, stored []byte) ([]byte, func(string) string, error) {
 		edited, err := a.unredact(ctx, Target{Kind: kind, ID: strconv.FormatInt(of.ID, 10), Task: of.Task, Queue: of.Queue}, stored, payload)

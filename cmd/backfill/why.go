@@ -19,8 +19,8 @@ lock, and takes 5 seconds at most. Times are the database's.
 
 With --json it writes one object; blocker.code says which kind of answer it is.
 
-Exit codes: 0, the job is explained; 1, there is no such job, or it cannot be seen, or the command failed; 2, the usage
-is wrong.`
+Exit codes: 0, the job, or its dead letter, is explained; 1, there is no such job, or it cannot be seen, or the command
+failed; 2, the usage is wrong.`
 
 func whyCommand() *cli.Command {
 	return &cli.Command{
@@ -56,7 +56,7 @@ func why(ctx context.Context, cmd *cli.Command) error {
 	} else {
 		err = writeExplanation(out, explanation)
 	}
-	if err == nil && explanation.Job == nil {
+	if err == nil && explanation.Job == nil && explanation.Blocker.Code != admin.DeadLetter {
 		err = exitError{exitProblem, fmt.Errorf("job %d is not there: %s", id, explanation.Blocker.Code)}
 	}
 	return err

@@ -28,6 +28,10 @@ func TestWhy(t *testing.T) {
 	out, errs := command(t, exitProblem, "why", "--database-url", db.URL, fmt.Sprint(id+1000))
 	says(t, out, "never was")
 	says(t, errs, fmt.Sprintf("job %d is not there: not_given_out", id+1000))
+	letter := dbtest.Get[int64](t, db.Pool(), `insert into graphile_worker.backfill_dlq (original_job_id, task_identifier, payload, priority, max_attempts, failure_reason,
+		original_created_at, original_run_at, attempts) values (nextval('graphile_worker.jobs_id_seq1'), 'sync', '{}', 0, 3, 'exhausted', now(), now(), 3) returning original_job_id`)
+	out, _ = command(t, 0, "why", "--database-url", db.URL, fmt.Sprint(letter))
+	says(t, out, "dead letter")
 	for _, arguments := range [][]string{{}, {"x"}, {"1", "2"}, {"-1"}, {"1", "--schema", "pg_temp"}, {"1", "--no-such-flag"}} {
 		command(t, exitUsage, append([]string{"why", "--database-url", db.URL}, arguments...)...)
 	}

@@ -4,6 +4,7 @@ import (
 	"maps"
 	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -12,6 +13,10 @@ import (
 
 // witnessRuns is how many runs there are to find a witness in. The most that it has taken is 50.
 const witnessRuns = 1000
+
+// witnessTime is how long they may take. Where a statement is changed that the machine does not run
+// any more, no run finds anything.
+const witnessTime = 3 * time.Minute
 
 // leaseWitness is the protocol without one of its rules: old is replaced by fresh in statements of
 // the product. The machine must find out.
@@ -187,17 +192,18 @@ func TestLeaseWitnesses(t *testing.T) {
 			for _, store := range db.stores {
 				witness.rewrite(t, store)
 			}
-			runs, broken := 0, ""
-			for broken == "" && runs < witnessRuns {
+			runs, broken, until := 0, "", time.Now().Add(witnessTime)
+			searching := func() bool { return broken == "" && runs < witnessRuns && time.Now().Before(until) }
+			for searching() {
 				rapid.Check(t, func(rt *rapid.T) {
-					if broken == "" && runs < witnessRuns {
+					if searching() {
 						runs++
 						broken = db.brokenBy(rt)
 					}
 				})
 			}
 			if broken == "" {
-				t.Fatalf("%d runs have not broken the model", runs)
+				t.Fatalf("%d runs have not broken the model: does the machine run the statements that were changed?", runs)
 			}
 			t.Logf("run %d: %s", runs, broken)
 		})

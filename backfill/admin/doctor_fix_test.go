@@ -108,3 +108,23 @@ func TestDoctorFixIsOneTransaction(t *testing.T) {
 		t.Errorf("who may only read: %v", err)
 	}
 }
+
+// A token is used once, also if the same is wrong again.
+func TestDoctorFixIsUsedOnce(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	const drop = "drop function graphile_worker.remove_job"
+	r.run(drop)
+	preview, err := r.admin.PreviewFixes(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.admin.Fix(as(t, "ada"), preview.Token, admin.ChangeOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	r.run(drop)
+	if _, err := r.admin.Fix(as(t, "bob"), preview.Token, admin.ChangeOptions{}); !errors.Is(err, admin.ErrFixChanged) || !strings.Contains(err.Error(), "by ada") {
+		t.Errorf("a token that was used: %v", err)
+	}
+	r.finds(admin.FunctionChanged, "remove_job")
+}

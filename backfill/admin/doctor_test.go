@@ -7,6 +7,7 @@ import (
 	"runtime/pprof"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -397,6 +398,45 @@ func TestDoctorFindsLeaks(t *testing.T) {
 	if f.Count != 60 || !strings.Contains(f.Stack, "TestDoctorFindsLeaks") {
 		t.Errorf("found %+v", f)
 	}
+}
+
+// What ends soon after its job is no leak, however much of it there is at each moment.
+func TestDoctorFindsNoLeakInWhatEnds(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	var briefly atomic.Int64
+	w, err := r.client.NewWorker(backfill.NewRegistry(backfill.Handle(&backfill.Task[args]{Name: "brief"}, func(context.Context, args) error {
+		briefly.Add(1)
+		go func() {
+			defer briefly.Add(-1)
+			<-time.After(300 * time.Millisecond)
+		}()
+		return nil
+	})), backfill.WithConcurrency(20), backfill.WithLogger(quiet))
+	if err != nil {
+		t.Fatal(err)
+	}
+	runWorker(t, w)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for ctx.Err() == nil {
+			_, _ = r.db.Pool().Exec(ctx, "select graphile_worker.add_job('brief') from generate_series(1, 100)")
+			select {
+			case <-ctx.Done():
+			case <-time.After(20 * time.Millisecond):
+			}
+		}
+	}()
+	dbtest.Until(t, func() bool { // so that there is much of it
+		return briefly.Load() > 100
+	})
+	for range 3 {
+		r.healthy()
+	}
+	cancel()
+	<-ended
 }
 
 // leaksAreCertain reports whether this version of Go knows which goroutines can never end.

@@ -18,7 +18,7 @@ import (
 // go.
 func TestURLsOfOthers(t *testing.T) {
 	t.Parallel()
-	closed := peer(t, nil)
+	closed := dbtest.ClosedPort(t)
 	const refused = "connection refused"
 	plain := "postgres://app:s3cr3t@127.0.0.1:" + closed + "/shop"
 	for name, test := range map[string]struct {
@@ -62,7 +62,7 @@ func TestURLsOfOthers(t *testing.T) {
 // A variable that is not valid is named, and not taken for a mistake in the URL.
 func TestBadEnvironment(t *testing.T) {
 	t.Setenv("PGSSLMODE", secret)
-	_, err := backfill.Open(t.Context(), "postgres://app@127.0.0.1:"+peer(t, nil)+"/shop")
+	_, err := backfill.Open(t.Context(), "postgres://app@127.0.0.1:"+dbtest.ClosedPort(t)+"/shop")
 	wantError(t, err, "the environment has a value that is not valid, in one of ")
 	wantError(t, err, "PGSSLMODE")
 	wantSecret(t, secret, err.Error())
@@ -72,7 +72,7 @@ func TestBadEnvironment(t *testing.T) {
 // shows it.
 func TestPasswordsAreNeverShown(t *testing.T) {
 	t.Parallel()
-	closed := peer(t, nil)
+	closed := dbtest.ClosedPort(t)
 	for _, special := range []string{
 		"@", "/", "?", "#", ":", "%", "&", "=", " ", "+", "[", "]", "\\", "`", "'", "\"", "\n", "\t", "$", "{", "}", "<", ">", "|", "^",
 		"ü", "\x00", ";", ",", "@/", "/@", "?@", "#@", "%zz", "%40", ":@", "@:", "//", "://", "?schema=", "&schema=", "?x-migrations-", "&ssl=", "?sslmode=",

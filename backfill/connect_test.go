@@ -15,12 +15,13 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/backfillhq/go/backfill"
+	"github.com/backfillhq/go/internal/dbtest"
 	"github.com/backfillhq/go/testutil/pgtest"
 )
 
 const secret = "s3cr3t"
 
-// peer is a port at which something answers in its own way; nobody does if answer is nil.
+// peer is a port at which something answers in its own way.
 func peer(t *testing.T, answer func(net.Conn)) (port string) {
 	t.Helper()
 	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
@@ -28,10 +29,6 @@ func peer(t *testing.T, answer func(net.Conn)) (port string) {
 		t.Fatal(err)
 	}
 	_, port, _ = net.SplitHostPort(listener.Addr().String())
-	if answer == nil {
-		listener.Close()
-		return port
-	}
 	t.Cleanup(func() { listener.Close() })
 	go func() {
 		for {
@@ -60,7 +57,7 @@ func serverURL(t *testing.T, db *pgtest.Database, change func(*url.URL)) string 
 // the password is never in it.
 func TestUnreachable(t *testing.T) {
 	t.Parallel()
-	closed, hangsUp := peer(t, nil), peer(t, func(c net.Conn) { c.Close() })
+	closed, hangsUp := dbtest.ClosedPort(t), peer(t, func(c net.Conn) { c.Close() })
 	chatty := peer(t, func(c net.Conn) { _, _ = io.WriteString(c, "SSH-2.0-OpenSSH_9.2\r\n"); c.Close() })
 	plain := peer(t, func(c net.Conn) { _, _ = io.ReadFull(c, make([]byte, 8)); _, _ = io.WriteString(c, "N"); c.Close() })
 	silent := peer(t, func(c net.Conn) { _, _ = io.Copy(io.Discard, c); c.Close() })
@@ -136,7 +133,7 @@ func TestRefusedByTheServer(t *testing.T) {
 			[]string{"TLS", `database "` + name + `"`},
 		},
 		"two hosts": {
-			func(u *url.URL) { u.Host, u.Path = "127.0.0.1:"+peer(t, nil)+","+u.Host, "/nowhere" },
+			func(u *url.URL) { u.Host, u.Path = "127.0.0.1:"+dbtest.ClosedPort(t)+","+u.Host, "/nowhere" },
 			[]string{"connection refused", `database "nowhere" does not exist`, ", 127.0.0.1:"},
 		},
 	}
@@ -221,7 +218,7 @@ func TestBadURL(t *testing.T) {
 // Names with an @ that is encoded, or stands in a parameter, are fine.
 func TestURLsThatAreFine(t *testing.T) {
 	t.Parallel()
-	closed := peer(t, nil)
+	closed := dbtest.ClosedPort(t)
 	for _, address := range []string{
 		"postgres://me%40corp:s3cr3t@127.0.0.1:" + closed + "/shop%40home",
 		"postgres://127.0.0.1:" + closed + "/shop?user=me@corp&application_name=a@b&my.setting=x",
@@ -335,7 +332,7 @@ func TestRunByTheEnvironment(t *testing.T) {
 	if err != nil || ran != 2 {
 		t.Errorf("PG*: %v, ran %d", err, ran)
 	}
-	t.Setenv("PGPORT", peer(t, nil))
+	t.Setenv("PGPORT", dbtest.ClosedPort(t))
 	t.Setenv("PGHOST", "127.0.0.1")
 	t.Setenv("PGPASSWORD", secret)
 	_, err = backfill.RunOnce(t.Context(), registry, backfill.WithLogger(quiet))

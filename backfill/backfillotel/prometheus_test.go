@@ -59,7 +59,7 @@ func faster(rules string, by int) string {
 func startPrometheus(t *testing.T, by int, jobs map[string][]string) *prometheusServer {
 	t.Helper()
 	needs.Program(t, "prometheus")
-	dir, addr := t.TempDir(), freeAddr(t)
+	dir, addr := t.TempDir(), "127.0.0.1:"+dbtest.FreePort(t)
 	config := "global: {scrape_interval: 2s, scrape_timeout: 2s, evaluation_interval: 1s}\nrule_files: [rules.yml]\nscrape_configs:\n"
 	for job, targets := range jobs {
 		config += fmt.Sprintf("  - job_name: %s\n    static_configs: [{targets: ['%s']}]\n", job, strings.Join(targets, "', '"))

@@ -59,7 +59,7 @@ func TestAlertsFireInTheirFaults(t *testing.T) { //nolint:tparallel // what foll
 	}
 	jobs := map[string][]string{}
 	for _, f := range faults {
-		jobs[f.name] = []string{freeAddr(t), freeAddr(t), freeAddr(t)}
+		jobs[f.name] = []string{"127.0.0.1:" + dbtest.FreePort(t), "127.0.0.1:" + dbtest.FreePort(t), "127.0.0.1:" + dbtest.FreePort(t)}
 	}
 	p := startPrometheus(t, sooner, jobs)
 	tested := map[string]bool{}
@@ -115,10 +115,14 @@ func old(r *backfill.Request) { r.RunAt = time.Now().Add(-time.Hour) }
 
 func (s *stage) worker(i int) *process { s.Helper(); return s.workerAt(i, s.db.URL) }
 
-// workerAt starts a worker, and waits until it has been scraped.
+// workerAt starts a worker, and waits until it works and has been scraped. One that cannot register
+// ends, and gives metrics before.
 func (s *stage) workerAt(i int, databaseURL string) *process {
 	s.Helper()
 	p := startProcess(s.T, "worker", databaseURL, s.addrs[i])
+	dbtest.UntilWithin(s.T, time.Minute, func() bool {
+		return dbtest.Get[bool](s.T, s.db.Pool(), "select exists (select from graphile_worker.backfill_workers where pid = $1 and beats > 0 and dead_at is null)", p.cmd.Process.Pid)
+	})
 	s.scraped(s.addrs[i], "backfill_worker_running")
 	return p
 }

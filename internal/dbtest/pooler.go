@@ -3,13 +3,11 @@ package dbtest
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -53,7 +51,7 @@ func NewPgBouncer(t *testing.T, databaseURL, mode string, sessions int, more ...
 	if err != nil {
 		t.Fatal(err)
 	}
-	port := freePort(t)
+	port := FreePort(t)
 	folder, err := os.MkdirTemp("", "pooler") //nolint:usetesting // the pooler's own user must get there
 	if err != nil {
 		t.Fatal(err)
@@ -120,21 +118,4 @@ func (p *PgBouncer) Kill() {
 		_ = p.command.Wait()
 		p.command = nil
 	}
-}
-
-// freePort finds a port that nobody has, and that the system gives to no connection before the
-// pooler has it: below those from which it takes ports by itself.
-func freePort(t *testing.T) string {
-	t.Helper()
-	const first, ports = 10_000, 20_000
-	for range 100 {
-		port := strconv.Itoa(first + rand.N(ports))
-		listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:"+port)
-		if err == nil {
-			_ = listener.Close()
-			return port
-		}
-	}
-	t.Fatal("there is no free port")
-	return ""
 }

@@ -3,6 +3,7 @@ package pg
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -61,7 +62,7 @@ func (s *Store) dropGone(ctx context.Context) error {
 	if err := s.dropRequeued(ctx); err != nil {
 		return err
 	}
-	return cmp.Or(s.dropTraces(ctx), s.dropCounts(ctx), s.keepHistory(ctx))
+	return errors.Join(s.dropTraces(ctx), s.dropCounts(ctx), s.keepHistory(ctx))
 }
 
 // sweepCrashes forgets crashes that nobody asks for any more, and frees the queues of suspects that

@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/backfillhq/go/internal/await"
 	"github.com/backfillhq/go/internal/enqueue"
 	"github.com/backfillhq/go/internal/pg"
 	"github.com/backfillhq/go/internal/schema"
@@ -32,6 +33,7 @@ type Client struct {
 
 	nudger *enqueue.Nudger
 	nudges *pg.Nudges
+	watch  *await.Watch[pg.Awaited]
 	index  *schema.IndexBuild // nil if there is nothing to build
 	closed atomic.Bool
 
@@ -112,6 +114,7 @@ func newClient(ctx context.Context, pool *pgxpool.Pool, config clientConfig) (*C
 		nudges:     pg.NewNudges(pg.SettingsOf(pool, config.schema)),
 		middleware: config.middleware,
 	}
+	c.watch = await.New(c.admin.Awaited)
 	unnotified := &trouble.Log{
 		Failing: "workers were not notified of new jobs, and find them when they poll",
 		Over:    "workers are notified of new jobs again", Level: slog.LevelWarn,
@@ -159,6 +162,7 @@ func (c *Client) Close() {
 	if c == nil || c.pool == nil || c.closed.Swap(true) {
 		return
 	}
+	c.watch.Close()
 	c.index.Close()
 	c.intake.Close()
 	c.nudger.Close()

@@ -3,6 +3,7 @@ package backfill
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -103,6 +104,7 @@ func FromContext(ctx context.Context) Enqueuer {
 // noClient takes the place of a missing Enqueuer.
 type noClient struct{}
 
-func (noClient) Enqueue(context.Context, ...Request) ([]*Job, error) { return nil, ErrNoClient }
-func (noClient) WithTx(pgx.Tx) Enqueuer                              { return noClient{} }
-func (noClient) WithSQLTx(*sql.Tx) Enqueuer                          { return noClient{} }
+func (noClient) Enqueue(context.Context, ...Request) ([]*Job, error)  { return nil, ErrNoClient }
+func (noClient) WithTx(pgx.Tx) Enqueuer                               { return noClient{} }
+func (noClient) WithSQLTx(*sql.Tx) Enqueuer                           { return noClient{} }
+func (noClient) Await(context.Context, *Job) (json.RawMessage, error) { return nil, ErrNoClient }

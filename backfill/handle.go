@@ -23,11 +23,13 @@ import (
 // HandlerShape is satisfied by the functions that can handle args of type T. One that takes a
 // transaction makes a transactional task: what it writes through the transaction, what it enqueues,
 // and the completion of its job commit together, or not at all. The transaction is pgx's, or one of
-// database/sql, and of the libraries on it.
+// database/sql, and of the libraries on it. What [Returning] makes is for functions that return a
+// result.
 type HandlerShape[T any] interface {
 	func(context.Context, T) error |
 		func(context.Context, pgx.Tx, T) error |
-		func(context.Context, *sql.Tx, T) error
+		func(context.Context, *sql.Tx, T) error |
+		ResultHandler[T]
 }
 
 // HandleOption configures how a worker runs a task: [BackoffFunc] or [Cron].
@@ -44,22 +46,26 @@ func Handle[T any, F HandlerShape[T]](t *Task[T], fn F, opts ...HandleOption) Bi
 	h.guard = &guard{limit: userLimit}
 	h.misbehaved = &trouble.Log{Failing: "backoff function misbehaved, and the task's backoff is used", Level: slog.LevelWarn}
 	h.faults = checkTask(t)
+	var bound ResultHandler[T]
 	switch fn := any(fn).(type) {
 	case func(context.Context, T) error:
-		if fn == nil {
-			h.fault(errors.New("its handler is nil: pass a function to Handle"))
-		}
-		h.run = plainHandler(fn)
+		bound.plain = fn
 	case func(context.Context, pgx.Tx, T) error:
-		if fn == nil {
-			h.fault(errors.New("its handler is nil: pass a function to Handle"))
-		}
-		h.run, h.transactional = txHandler(fn, func(tx *pg.JobTx) pgx.Tx { return tx.Pgx }), true
+		bound.pgx = fn
 	case func(context.Context, *sql.Tx, T) error:
-		if fn == nil {
-			h.fault(errors.New("its handler is nil: pass a function to Handle"))
-		}
-		h.run, h.transactional, h.onSQL = txHandler(fn, func(tx *pg.JobTx) *sql.Tx { return tx.SQL }), true, true
+		bound.sql = fn
+	case ResultHandler[T]:
+		bound, h.returns = fn, true
+	}
+	switch {
+	case bound.plain != nil:
+		h.run = plainHandler(bound.plain)
+	case bound.pgx != nil:
+		h.run, h.transactional = txHandler(bound.pgx, func(tx *pg.JobTx) pgx.Tx { return tx.Pgx }), true
+	case bound.sql != nil:
+		h.run, h.transactional, h.onSQL = txHandler(bound.sql, func(tx *pg.JobTx) *sql.Tx { return tx.SQL }), true, true
+	default:
+		h.fault(errors.New("its handler is nil: pass a function to Handle"))
 	}
 	h.setIsolation(t.Isolation)
 	apply(opts, func(o HandleOption) { o.applyToHandler(h) })
@@ -107,6 +113,7 @@ type handler struct {
 	isolation     Isolation     // of a transactional task
 	transactional bool
 	onSQL         bool // its transaction is of database/sql
+	returns       bool // a result, which is kept
 	backoff       Backoff
 	backoffFunc   func(attempt int, err error) time.Duration // nil: backoff
 	guard         *guard                                     // of backoffFunc

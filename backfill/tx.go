@@ -3,6 +3,7 @@ package backfill
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"sync/atomic"
@@ -145,6 +146,12 @@ func (e *txEnqueuer) insertSpecs(ctx context.Context, specs []wire.Spec) (jobs [
 		e.nudge(len(jobs))
 	}
 	return jobs, err
+}
+
+// Await refuses to wait: nobody runs the job before the commit.
+func (e *txEnqueuer) Await(_ context.Context, job *Job) (json.RawMessage, error) {
+	return nil, fmt.Errorf("await job %d: %w", job.ID, invalid(errors.New("a job that is enqueued in a transaction runs when it has been committed: "+
+		"await it with the client afterwards, and not in a transactional task")))
 }
 
 func (e *txEnqueuer) WithTx(tx pgx.Tx) Enqueuer     { return e.client.WithTx(tx) }

@@ -58,14 +58,15 @@ func assemble(operation string, r *Registry, e Enqueuer, logger *slog.Logger, op
 	}
 	config.problems = append(config.problems, r.problems())
 	schedule, err := config.schedule(r)
-	if err := joinProblems(operation, append(config.problems, err)); err != nil {
+	histories := r.histories(config.history)
+	if err := joinProblems(operation, append(config.problems, err, r.needsHistory(histories))); err != nil {
 		return nil, err
 	}
 	executor, err := r.newExecutor(e, config.logger, config.middleware...)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", operation, err)
 	}
-	executor.histories = r.histories(config.history)
+	executor.histories = histories
 	executor.flags = newForbiddenFlags(config.forbiddenFunc, config.logger)
 	return &Worker{registry: r, config: config, executor: executor, schedule: schedule}, nil
 }

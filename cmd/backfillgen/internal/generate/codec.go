@@ -172,7 +172,7 @@ func (w *walker) reportFixed(typ types.Type, at site) bool {
 	if encoder == nil || encoder.Name() == "MarshalJSON" && w.inModule(encoder.Pkg()) {
 		return false
 	}
-	w.fail(at, "%s is stored by its method %s and not by its fields, so that the args could not grow: make it a field of a struct", w.name(typ), encoder.Name())
+	w.fail(at, "%s is stored by its method %s and not by its fields, so that it could not grow: make it a field of a struct", w.name(typ), encoder.Name())
 	return true
 }
 

@@ -80,9 +80,11 @@ func (e *emitter) importNames(tasks []*task) {
 	paths := slices.Sorted(maps.Keys(names)) // they have the first choice
 	var others []string
 	for _, t := range tasks {
-		if t.args.object != nil && t.args.object.Pkg() != e.types && names[t.args.object.Pkg().Path()] == "" {
-			names[t.args.object.Pkg().Path()] = t.args.object.Pkg().Name()
-			others = append(others, t.args.object.Pkg().Path())
+		for _, object := range []*types.TypeName{t.args.object, t.result.object} {
+			if object != nil && object.Pkg() != e.types && names[object.Pkg().Path()] == "" {
+				names[object.Pkg().Path()] = object.Pkg().Name()
+				others = append(others, object.Pkg().Path())
+			}
 		}
 	}
 	slices.Sort(others)
@@ -144,6 +146,15 @@ func (e *emitter) argsType(t *task) *jen.Statement {
 		return jen.Index().Qual(t.args.object.Pkg().Path(), t.args.object.Name())
 	}
 	return jen.Qual(t.args.object.Pkg().Path(), t.args.object.Name())
+}
+
+// resultType is R.
+func (e *emitter) resultType(t *task) *jen.Statement {
+	result := jen.Qual(t.result.object.Pkg().Path(), t.result.object.Name())
+	if t.result.pointer {
+		return jen.Op("*").Add(result)
+	}
+	return result
 }
 
 // template emits the function of a queue or a key.
@@ -306,6 +317,24 @@ func (e *emitter) enqueue(t *task) {
 		comment := fmt.Sprintf("Enqueue%sMany enqueues a job of [%s] for each of args, all or none, and returns them in this order.", t.goName, t.describe())
 		e.method(t, "Many", comment, jen.Index().Add(e.argsType(t)), value, jen.Index().Op("*").Qual(runtimePath, "Job"))
 	}
+	if t.result.object != nil {
+		e.await(t)
+	}
+}
+
+// await emits Client.AwaitX, and AwaitX.
+func (e *emitter) await(t *task) {
+	parameters := []jen.Code{jen.Id("ctx").Qual(contextPath, "Context"), jen.Id("job").Op("*").Qual(runtimePath, "Job")}
+	e.Line()
+	e.doc(t, fmt.Sprintf("Await%s waits until a job of [%s] has ended, and returns its result. See [backfill.Await] for errors.", t.goName, t.describe()))
+	e.Func().Params(jen.Id("c").Id(e.clientName())).Id("Await"+t.goName).Params(parameters...).Params(e.resultType(t), jen.Error()).
+		Block(jen.Return(jen.Qual(runtimePath, "Await").Index(e.resultType(t)).
+			Call(jen.Id("ctx"), jen.Id("c").Dot("enqueuer"), jen.Id("Task"+t.goName), jen.Id("job"))))
+	e.Line()
+	e.doc(t, fmt.Sprintf("Await%s is [%s.Await%[1]s] with the Enqueuer that ctx carries.", t.goName, e.clientName()))
+	e.Func().Id("Await"+t.goName).Params(parameters...).Params(e.resultType(t), jen.Error()).
+		Block(jen.Return(jen.Id(e.newClientName()).Call(jen.Qual(runtimePath, "FromContext").Call(jen.Id("ctx"))).Dot("Await"+t.goName).
+			Call(jen.Id("ctx"), jen.Id("job"))))
 }
 
 // method emits a method of Client that calls the function Enqueue of the runtime, or EnqueueMany.

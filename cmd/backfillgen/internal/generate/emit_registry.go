@@ -127,14 +127,21 @@ func (e *emitter) handler(t *task, tasks []*task, fields []receiver) jen.Code {
 	}
 	switch {
 	case t.args.object == nil:
-		return closure(append(parameters, jen.Id("_").Qual(runtimePath, "NoArgs")), function.Call(arguments...))
+		function = e.closure(t, append(parameters, jen.Id("_").Qual(runtimePath, "NoArgs")), function.Call(arguments...))
 	case t.receiver != nil && !t.pointer && slices.ContainsFunc(fields, func(r receiver) bool { return r.named == t.receiver && r.pointer }):
 		// The method value of a nil pointer would panic here, before Require can report it.
-		return closure(append(parameters, jen.Id(args).Add(e.argsType(t))), function.Call(append(arguments, jen.Id(args))...))
+		function = e.closure(t, append(parameters, jen.Id(args).Add(e.argsType(t))), function.Call(append(arguments, jen.Id(args))...))
+	}
+	if t.result.object != nil {
+		return jen.Qual(runtimePath, "Returning").Index(jen.List(e.argsType(t), e.resultType(t))).Call(function)
 	}
 	return function
 }
 
-func closure(parameters []jen.Code, call jen.Code) jen.Code {
-	return jen.Func().Params(parameters...).Error().Block(jen.Return(call))
+func (e *emitter) closure(t *task, parameters []jen.Code, call jen.Code) *jen.Statement {
+	function := jen.Func().Params(parameters...)
+	if t.result.object != nil {
+		return function.Params(e.resultType(t), jen.Error()).Block(jen.Return(call))
+	}
+	return function.Error().Block(jen.Return(call))
 }

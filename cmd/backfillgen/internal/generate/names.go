@@ -92,6 +92,9 @@ func (p *pkg) generatedNames(t *task) []string {
 	if t.many() {
 		names = append(names, p.clientName()+".Enqueue"+t.goName+"Many")
 	}
+	if t.result.object != nil {
+		names = append(names, "Await"+t.goName, p.clientName()+".Await"+t.goName)
+	}
 	return names
 }
 

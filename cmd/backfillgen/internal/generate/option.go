@@ -120,6 +120,7 @@ func (p *pkg) readOptions(t *task, problems *diag.List) {
 		}
 	}
 	t.checkTransaction(problems)
+	t.checkResult(problems)
 	p.checkConstants(t, problems)
 }
 

@@ -14,14 +14,14 @@ import (
 // maxDepth bounds how deep the types of a payload may be nested in each other.
 const maxDepth = 100
 
-// checkPayload reports what encoding/json could not store in args of this type and read again as it
-// was.
-func (p *pkg) checkPayload(t *task, pos token.Position, typ types.Type, problems *diag.List) {
+// checkPayload reports what encoding/json could not store in args or a result of this type and read
+// again as it was.
+func (p *pkg) checkPayload(t *task, what string, pos token.Position, typ types.Type, problems *diag.List) {
 	w := &walker{pkg: p, problems: problems}
 	if t.args.endless = w.reportEndless(); t.args.endless {
 		return
 	}
-	at := site{pos: pos, what: "args of task " + t.describe(), field: "field " + w.name(typ), found: &findings{}}
+	at := site{pos: pos, what: what + " of task " + t.describe(), field: "field " + w.name(typ), found: &findings{}}
 	if w.reportFixed(typ, at) {
 		return
 	}
@@ -35,7 +35,7 @@ func (w *walker) reportEndless() bool {
 	endless := false
 	for _, problem := range w.typeErrors {
 		if strings.HasPrefix(problem.Msg, "instantiation cycle") {
-			w.problems.Errorf(w.position(problem.Pos), "instantiation cycle: a type of the args holds an instance of itself whose type argument grows: hold one with the same argument")
+			w.problems.Errorf(w.position(problem.Pos), "instantiation cycle: a type of args or a result holds an instance of itself whose type argument grows: hold one with the same argument")
 			endless = true
 		}
 	}

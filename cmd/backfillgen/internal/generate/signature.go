@@ -9,7 +9,7 @@ import (
 )
 
 // wantShape lists the shapes of tasks.
-const wantShape = "func(context.Context, T) error, func(context.Context, pgx.Tx, T) error or func(context.Context, *sql.Tx, T) error, each with T or without"
+const wantShape = "func(context.Context, T) error, func(context.Context, pgx.Tx, T) error or func(context.Context, *sql.Tx, T) error, each with T or without, and with (R, error) instead of error if it returns a result"
 
 // readSignature checks that the function has the shape of a task, and finds its args and its
 // receiver.
@@ -122,7 +122,7 @@ func (p *pkg) readResults(t *task, signature *types.Signature, problems *diag.Li
 	switch {
 	case results.Len() == 1 && isError(0):
 	case results.Len() == 2 && isError(1):
-		problems.Errorf(t.pos, "task %s: results of tasks are reserved for a later version: return an error only", t.describe())
+		p.readResult(t, resultTypes(t.decl.Type)[0], results.At(0).Type(), problems)
 	default:
 		p.shapeProblem(t, problems)
 	}
@@ -209,7 +209,70 @@ func (p *pkg) readArgs(t *task, expression ast.Expr, typ types.Type, problems *d
 		fail("its args type %s is declared inside a function: declare it at the package's level", object.Name())
 	default:
 		t.args.object = object
-		p.checkPayload(t, pos, element, problems)
+		p.checkPayload(t, "args", pos, element, problems)
+	}
+}
+
+// readResult checks that the result is an exported named struct, or a pointer to one, which
+// encoding/json can store.
+func (p *pkg) readResult(t *task, expression ast.Expr, typ types.Type, problems *diag.List) {
+	pos := p.position(expression.Pos())
+	fail := func(format string, args ...any) {
+		problems.Errorf(pos, "task "+t.describe()+": "+format, args...)
+	}
+	element := typ
+	if pointer, ok := types.Unalias(typ).(*types.Pointer); ok {
+		t.result.pointer, element = true, pointer.Elem()
+	}
+	if invalid(element) {
+		p.reportInvalid("", expression, problems)
+		return
+	}
+	have := types.ExprString(expression)
+	named, ok := types.Unalias(element).(*types.Named)
+	if !ok || !isStruct(named) {
+		fail("its result is an exported struct or a pointer to one, so that it can grow; %s is neither: wrap it in a struct", have)
+		return
+	}
+	object := element.(interface{ Obj() *types.TypeName }).Obj()
+	switch {
+	case named.TypeArgs().Len() > 0:
+		fail("its result cannot have type parameters: declare a type without them")
+	case !object.Exported():
+		fail("its result type %s is not exported, so nobody else could await it: export it", object.Name())
+	case object.Parent() != object.Pkg().Scope():
+		fail("its result type %s is declared inside a function: declare it at the package's level", object.Name())
+	default:
+		t.result.object = object
+		p.checkPayload(t, "result", pos, element, problems)
+	}
+}
+
+func isStruct(named *types.Named) bool {
+	_, ok := named.Underlying().(*types.Struct)
+	return ok
+}
+
+// resultTypes are the types of a function's results, one for each.
+func resultTypes(signature *ast.FuncType) (list []ast.Expr) {
+	for _, field := range signature.Results.List {
+		for range max(1, len(field.Names)) {
+			list = append(list, field.Type)
+		}
+	}
+	return list
+}
+
+// checkResult checks what only tasks that return a result need.
+func (t *task) checkResult(problems *diag.List) {
+	if t.result.object == nil {
+		return
+	}
+	if t.args.batch {
+		problems.Errorf(t.pos, "task %s: a batch task cannot return a result, which would be of the elements of its last attempt alone: return an error only", t.describe())
+	}
+	if _, kept := t.line.Option("history"); !kept && !t.line.Incomplete {
+		problems.Errorf(t.line.Pos, "task %s: what it returns is kept with its history: add history= with how long, an hour to 400 days", t.describe())
 	}
 }
 

@@ -25,6 +25,7 @@ type task struct {
 	receiver *types.Named
 	pointer  bool // the receiver is a pointer
 	args     args
+	result   result
 
 	queue, key  *template
 	keyMode     string // the name of a constant of package backfill
@@ -50,6 +51,12 @@ type args struct {
 	batch  bool            // a slice of it
 
 	endless bool // the type has no end, which is reported; nobody may look for fields in it
+}
+
+// result is the type of what a task returns beside its error.
+type result struct {
+	object  *types.TypeName // nil: it returns no result
+	pointer bool            // to it
 }
 
 // taskLine is a task line, the function that it stands above, and the cron lines of that.

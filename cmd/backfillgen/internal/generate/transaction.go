@@ -69,7 +69,7 @@ func (p *pkg) reportTransaction(t *task, problems *diag.List) bool {
 	if len(list) == 3 {
 		args = ", T"
 	}
-	line := taskLine{transaction: p.typeNamed(file, list[transaction]).transaction()}
+	line := taskLine{written: t.line.written, transaction: p.typeNamed(file, list[transaction]).transaction()}
 	problems.Errorf(p.position(list[transaction].Pos()), "task %s: the transaction stands behind the context and before the args: want %s; have %s",
 		t.describe(), line.shape(args), types.ExprString(t.line.written))
 	return true
@@ -82,7 +82,11 @@ func (l taskLine) shape(args string) string {
 	if transaction != "" {
 		transaction = ", " + transaction
 	}
-	return "func(context.Context" + transaction + args + ") error"
+	results := "error"
+	if l.written != nil && len(resultTypes(l.written)) == 2 {
+		results = "(R, error)"
+	}
+	return "func(context.Context" + transaction + args + ") " + results
 }
 
 // parameterTypes are the types of a function's parameters, one for each.

@@ -89,9 +89,10 @@ func (r *Recorder) claim(jobs *seam.Inline, snoozed map[int64]bool) (*row, *wire
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	row, job := r.table.claim(jobs.Tasks, forbidden, time.Now())
-	for row == nil && jobs.Scheduled && r.table.advance(jobs.Tasks, snoozed, time.Now()) {
-		row, job = r.table.claim(jobs.Tasks, forbidden, time.Now())
+	now := time.Now() // of one moment, or what becomes due between the two is missed
+	row, job := r.table.claim(jobs.Tasks, forbidden, now)
+	for row == nil && jobs.Scheduled && r.table.advance(jobs.Tasks, snoozed, now) {
+		row, job = r.table.claim(jobs.Tasks, forbidden, now)
 	}
 	return row, job
 }

@@ -19,6 +19,7 @@ const stopGrace = 2 * time.Second
 func (w *Worker) dispatch(ctx context.Context, stopped <-chan error) error {
 	timer := time.NewTimer(pollInterval)
 	defer timer.Stop()
+	atEnd := false // nothing has been claimed since nothing was scheduled
 	for ctx.Err() == nil {
 		w.turns.note(loopClaims)
 		select {
@@ -52,12 +53,18 @@ func (w *Worker) dispatch(ctx context.Context, stopped <-chan error) error {
 			w.try(ctx, *next.try)
 			continue
 		case next.claim:
-			w.claim(ctx, next)
+			if w.claim(ctx, next) > 0 {
+				atEnd = false
+			}
 			continue
 		case next.done:
-			if more, err := w.advance(ctx); err != nil || !more {
+			// What has become due between the claim and the look, neither has found: there is a claim after
+			// the look.
+			more, err := w.advance(ctx)
+			if err != nil || !more && (atEnd || w.config.Advance == nil) {
 				return err
 			}
+			atEnd = !more
 			continue
 		}
 		timer.Reset(next.wait)
@@ -72,8 +79,8 @@ func (w *Worker) dispatch(ctx context.Context, stopped <-chan error) error {
 	return nil
 }
 
-// advance makes jobs due that are scheduled for later. It reports false if there are none, or are
-// not to run.
+// advance makes jobs due that are scheduled for later, and has the next step claim. It reports false if
+// there are none, or are not to run.
 func (w *Worker) advance(ctx context.Context) (bool, error) {
 	if w.config.Advance == nil {
 		return false, nil
@@ -87,9 +94,7 @@ func (w *Worker) advance(ctx context.Context) (bool, error) {
 	case err != nil:
 		return false, fmt.Errorf("make scheduled jobs due: %w", err)
 	}
-	if more {
-		w.on(func(c *core, _ time.Time) actions { return c.woke(false) })
-	}
+	w.on(func(c *core, _ time.Time) actions { return c.woke(false) })
 	return more, nil
 }
 
@@ -100,8 +105,9 @@ func withStopGrace(ctx context.Context, timeout time.Duration) (context.Context,
 	return statement, func() { stopping(); cancel() }
 }
 
-// claim makes one claim. If ctx ends meanwhile, it waits for the answer for stopGrace.
-func (w *Worker) claim(ctx context.Context, next step) {
+// claim makes one claim, and returns how many jobs it got. If ctx ends meanwhile, it waits for the
+// answer for stopGrace.
+func (w *Worker) claim(ctx context.Context, next step) int {
 	if w.config.Forbidden != nil {
 		forbidden := w.config.Forbidden()
 		next.request.Forbidden = forbidden
@@ -126,7 +132,9 @@ func (w *Worker) claim(ctx context.Context, next step) {
 			Kind: EventClaimed, WorkerID: next.request.WorkerID, Count: len(claimed.Jobs), Full: claimed.More, Duration: time.Since(sent),
 		})
 		w.on(func(c *core, now time.Time) actions { return c.claimed(next, claimed, ctx.Err() != nil, now) })
+		return len(claimed.Jobs)
 	}
+	return 0
 }
 
 func (w *Worker) claimFailed(next step, err error, timedOut bool) {

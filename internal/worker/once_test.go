@@ -174,6 +174,31 @@ func TestOnceAdvances(t *testing.T) {
 	}
 }
 
+// What becomes due between the last claim and the look for what is scheduled is run.
+func TestOnceAdvancesPastTheGap(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		db := newDB(t)
+		db.add(1, wire.Job{})
+		looks := 0
+		r := newRig(t, db, takes(time.Millisecond), once, func(s *setup) {
+			s.Advance = func(context.Context) (bool, error) {
+				if looks++; looks <= 2 {
+					db.add(1, wire.Job{}) // it was scheduled when the worker claimed, and is not any more
+				}
+				return false, nil
+			}
+		})
+		if err := r.wait(); err != nil {
+			t.Errorf("Run: %v", err)
+		}
+		r.stats(worker.Stats{Completed: 3})
+		if looks != 4 {
+			t.Errorf("%d looks", looks)
+		}
+	})
+}
+
 func TestOnceCanBeStopped(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

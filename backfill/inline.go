@@ -20,7 +20,7 @@ func newInline(registry, enqueuer, opts any, logger *slog.Logger) (*seam.Inline,
 	}
 	return &seam.Inline{
 		Tasks: w.registry.claimed(), Execute: w.executor.execute, Forbidden: w.forbidden(), Observe: w.observe(),
-		Logger: w.config.logger, Scheduled: w.config.scheduled, DeadLetters: w.config.deadLetters,
+		Logger: w.config.logger, Scheduled: w.config.scheduled, DeadLetters: w.config.deadLetters, History: w.executor.histories,
 	}, nil
 }
 

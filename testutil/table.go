@@ -15,6 +15,8 @@ import (
 type table struct {
 	rows   []*row
 	lastID int64
+	ends   map[int64]ending // of jobs that have ended, by their ids
+	kept   map[string]bool  // the tasks that have a history
 }
 
 // row is a job that waits, runs, or has failed for good and is no dead letter.
@@ -184,8 +186,10 @@ func (t *table) advance(tasks []string, apartFrom map[int64]bool, now time.Time)
 // it is a dead letter.
 func (t *table) end(r *row, outcome worker.Outcome, letters bool, now time.Time) (exhausted bool) {
 	r.running = false
+	ran := r.job
 	superseded := r.keyed && r.job.Key == "" // nobody runs it again, however it ended
 	if superseded || outcome.Kind == worker.OutcomeCompleted || outcome.Kind == worker.OutcomeCanceled {
+		t.note(ran, outcome, superseded, now)
 		t.rows = slices.DeleteFunc(t.rows, func(other *row) bool { return other == r })
 		return false
 	}
@@ -205,7 +209,9 @@ func (t *table) end(r *row, outcome worker.Outcome, letters bool, now time.Time)
 		case worker.OutcomeCompleted, worker.OutcomeCanceled:
 		}
 	})
-	exhausted = r.job.Attempt >= r.job.MaxAttempts
+	if exhausted = r.job.Attempt >= r.job.MaxAttempts; exhausted {
+		t.note(ran, outcome, false, now)
+	}
 	if exhausted && letters {
 		t.rows = slices.DeleteFunc(t.rows, func(other *row) bool { return other == r })
 	}

@@ -50,6 +50,7 @@ func (r *Recorder) Work(tb testing.TB, registry *backfill.Registry, opts ...back
 		ctx = context.Background()
 	}
 	report := &backfill.Report{}
+	r.keep(jobs.History)
 	limit := maxRuns + maxRunsOfOne*r.size()
 	snoozed := map[int64]bool{}
 	for range limit {
@@ -79,6 +80,18 @@ func (r *Recorder) size() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return len(r.table.rows)
+}
+
+// keep notes the tasks that have a history.
+func (r *Recorder) keep(histories map[string]time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.table.kept == nil {
+		r.table.kept = map[string]bool{}
+	}
+	for task := range histories {
+		r.table.kept[task] = true
+	}
 }
 
 // claim takes the next job that is due.

@@ -6,6 +6,7 @@ package seam
 import (
 	"context"
 	"log/slog"
+	"time"
 
 	"github.com/backfillhq/go/internal/wire"
 	"github.com/backfillhq/go/internal/worker"
@@ -24,6 +25,8 @@ type Inline struct {
 	Scheduled bool // WithScheduled was given
 	// DeadLetters says that jobs that fail for good become dead letters.
 	DeadLetters bool
+	// History is how long the attempts of tasks are kept, by their names; without one nothing is.
+	History map[string]time.Duration
 }
 
 // NewInline reports all mistakes in a registry and the options, as Client.NewWorker does. Package

@@ -51,14 +51,14 @@ select u.id::bigint as id,
             when j.run_at > now() then 'waiting'
             else 'due' end, '')::text as state,
        coalesce(j.revision, 0)::int as revision, coalesce(h.outcome, '')::text as outcome, h.output,
-       coalesce(j.attempts, h.attempt, d.attempts, 0)::int as attempt,
+       coalesce(case when h.outcome = 'dead' then h.attempt end, j.attempts, h.attempt, d.attempts, 0)::int as attempt,
        coalesce(j.last_error, h.error, d.last_error, '')::text as error,
        coalesce(h.ended_at, d.failed_at, j.updated_at) as ended_at, coalesce(d.id, 0)::bigint as letter_id
   from unnest($1::bigint[]) as u(id)
   left join graphile_worker._private_jobs as j on j.id = u.id
   left join lateral (
     select k.outcome, k.output, k.attempt, k.error, k.ended_at from graphile_worker.backfill_history as k
-     where j.id is null and k.job_id = u.id order by k.ended_at desc, k.started_at desc nulls first limit 1
+     where (j.id is null or j.locked_at is null and j.attempts >= j.max_attempts) and k.job_id = u.id order by k.ended_at desc, k.started_at desc nulls first limit 1
   ) as h on true
   left join lateral (
     select l.id, l.attempts, l.last_error, l.failed_at from graphile_worker.backfill_dlq as l
@@ -79,7 +79,7 @@ type AwaitJobsRow struct {
 }
 
 // How jobs stand for whose ends somebody waits (docs/design.md, section 20).
-// How these jobs stand, in one snapshot: a job's row, or how it ended last. Whoever deletes a row adds to the history in its
+// How these jobs stand, in one snapshot: a job's row, or how it ended last, which a row that has failed for good has as well. Whoever deletes a row adds to the history in its
 // statement or its transaction, so there is no moment without both.
 func (q *Queries) AwaitJobs(ctx context.Context, ids []int64) ([]AwaitJobsRow, error) {
 	rows, err := q.db.Query(ctx, AwaitJobs, ids)

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/backfillhq/go/internal/pg"
-	"github.com/backfillhq/go/internal/sqlstate"
 )
 
 // awaitLimit is how long Await waits if its context has no deadline.
@@ -151,7 +150,7 @@ func (e *EndError) Is(target error) bool {
 		return false
 	}
 	kind, ok := map[JobEnd]error{EndCanceled: ErrCanceled, EndNoHistory: ErrNoHistory, EndUnknown: ErrJobNotFound}[e.End]
-	return ok && kind == target //nolint:errorlint // errors.Is asks so
+	return ok && kind == target
 }
 
 // PendingError is the error of [Await] when its context ends before the job does.
@@ -238,18 +237,11 @@ func (c *Client) await(ctx context.Context, job *Job) (json.RawMessage, error) {
 				}
 				w.trouble = err
 			}
-			if isLasting(w.trouble) {
+			if pg.IsLasting(w.trouble) {
 				return nil, w.trouble
 			}
 		}
 	}
-}
-
-// isLasting reports whether the server has refused a look for a reason that stays, such as a right
-// that the role does not have.
-func isLasting(err error) bool {
-	state := sqlstate.Of(err)
-	return len(state) == 5 && (state[:2] == "42" || state[:2] == "28") && !sqlstate.EndsSession(state)
 }
 
 // waiting is one call that waits for a job.

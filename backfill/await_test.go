@@ -117,7 +117,7 @@ func (r *awaitRig) total(answer func() (*sum, error), want int64) {
 }
 
 // ends fails the test unless the answer is this end, with these parts in its text.
-func (r *awaitRig) ends(answer func() (*sum, error), want backfill.JobEnd, parts ...string) *backfill.EndError {
+func (r *awaitRig) ends(answer func() (*sum, error), want backfill.JobEnd, parts ...string) backfill.EndError {
 	r.Helper()
 	got, err := answer()
 	end, ok := errors.AsType[*backfill.EndError](err)
@@ -132,7 +132,7 @@ func (r *awaitRig) ends(answer func() (*sum, error), want backfill.JobEnd, parts
 			r.Errorf("errors.Is(%v, %v)", err, kind)
 		}
 	}
-	return end
+	return *end
 }
 
 // X132: each way in which a job ends has its outcome, whether it ends before somebody waits, or
@@ -232,7 +232,7 @@ func TestAwaitOthers(t *testing.T) {
 					r.Fatalf("jobs %d and %d", job.ID, other.ID)
 				}
 			}
-			time.Sleep(200 * time.Millisecond) // it looks a few times
+			<-time.After(200 * time.Millisecond) // it looks a few times
 			runOnce(r.T, r.client, r.registry)
 			r.total(answer, 1)
 		},
@@ -450,7 +450,7 @@ func TestAwaitThroughTrouble(t *testing.T) {
 			}
 		})
 	}
-	time.Sleep(100 * time.Millisecond)
+	<-time.After(100 * time.Millisecond)
 	balancer.Swallow(true)
 	balancer.Cut()
 	short, cancel := context.WithTimeout(t.Context(), 3*time.Second)
@@ -473,7 +473,7 @@ func TestAwaitThroughTrouble(t *testing.T) {
 		_, err := backfill.Await[sum](context.Background(), client, taskAdd, waiting)
 		answer <- err
 	}()
-	time.Sleep(50 * time.Millisecond)
+	<-time.After(50 * time.Millisecond)
 	client.Close()
 	if err := receive(t, "the client's end", answer); !errors.Is(err, backfill.ErrClosed) {
 		t.Errorf("closed: %v", err)

@@ -3,9 +3,11 @@ package pg
 import (
 	"context"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/backfillhq/go/internal/pg/query"
+	"github.com/backfillhq/go/internal/sqlstate"
 )
 
 // Awaited is how a job stands. The zero value: there is nothing of it.
@@ -67,3 +69,11 @@ func (a *Admin) Absent(ctx context.Context, id int64, task string) (Absence, err
 
 // awaited are the tables in which Awaited looks.
 var awaited = []string{"_private_jobs", "backfill_history", "backfill_history_tasks", "backfill_dlq"}
+
+// IsLasting reports whether the server has refused a statement or a session for a reason that stays,
+// such as a right that the role does not have, so that asking again is no use.
+func IsLasting(err error) bool {
+	const syntaxOrAccess, authorization = "42", "28"
+	state := sqlstate.Of(err)
+	return strings.HasPrefix(state, syntaxOrAccess) || strings.HasPrefix(state, authorization)
+}

@@ -198,6 +198,9 @@ func (r *Registry) timeouts() map[string]time.Duration {
 // histories returns how long attempts are kept, by all names of the tasks of which they are.
 func (r *Registry) histories(unless time.Duration) map[string]time.Duration {
 	histories := make(map[string]time.Duration)
+	if r == nil {
+		return histories
+	}
 	for name, h := range r.names {
 		if keep := cmp.Or(h.history, unless); keep > 0 {
 			histories[name] = keep

@@ -68,6 +68,9 @@ func keepResult(ctx context.Context, result any, err error) error {
 
 // needsHistory returns an error for tasks whose handlers return results of which nothing is kept.
 func (r *Registry) needsHistory(histories map[string]time.Duration) error {
+	if r == nil {
+		return nil
+	}
 	var errs []error
 	for _, h := range r.handlers {
 		if h.returns && histories[h.name] == 0 {

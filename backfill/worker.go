@@ -59,7 +59,8 @@ func assemble(operation string, r *Registry, e Enqueuer, logger *slog.Logger, op
 	config.problems = append(config.problems, r.problems())
 	schedule, err := config.schedule(r)
 	histories := r.histories(config.history)
-	if err := joinProblems(operation, append(config.problems, err, r.needsHistory(histories))); err != nil {
+	config.problems = append(config.problems, r.needsHistory(histories))
+	if err := joinProblems(operation, append(config.problems, err)); err != nil {
 		return nil, err
 	}
 	executor, err := r.newExecutor(e, config.logger, config.middleware...)

@@ -302,7 +302,7 @@ func (w *waiting) judge(ctx context.Context) (output json.RawMessage, ended bool
 		return nil, false, nil
 	case absence.Retention == 0:
 		return end(EndNoHistory)
-	case !w.job.CreatedAt.IsZero() && time.Since(w.job.CreatedAt) > absence.Retention:
+	case !w.job.CreatedAt.IsZero() && absence.Now.Sub(w.job.CreatedAt) > absence.Retention:
 		return end(EndExpired)
 	}
 	return end(EndUnrecorded)

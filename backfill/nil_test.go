@@ -31,6 +31,8 @@ func TestMethodsOfNilValues(t *testing.T) {
 		"DecodeError":             {(*backfill.DecodeError)(nil), &backfill.DecodeError{}},
 		"DeadLetterConflictError": {(*backfill.DeadLetterConflictError)(nil), &backfill.DeadLetterConflictError{}},
 		"OutputTooLargeError":     {(*backfill.OutputTooLargeError)(nil), &backfill.OutputTooLargeError{}},
+		"EndError":                {(*backfill.EndError)(nil), &backfill.EndError{}},
+		"PendingError":            {(*backfill.PendingError)(nil), &backfill.PendingError{}},
 		"Probes":                  {(*backfill.Probes)(nil), &backfill.Probes{}},
 		"Verdict":                 {backfill.Verdict{}},
 		"Health":                  {backfill.Health{}, (*backfill.Worker)(nil).Health()},

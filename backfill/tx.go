@@ -149,9 +149,13 @@ func (e *txEnqueuer) insertSpecs(ctx context.Context, specs []wire.Spec) (jobs [
 }
 
 // Await refuses to wait: nobody runs the job before the commit.
-func (e *txEnqueuer) Await(_ context.Context, job *Job) (json.RawMessage, error) {
-	return nil, fmt.Errorf("await job %d: %w", job.ID, invalid(errors.New("a job that is enqueued in a transaction runs when it has been committed: "+
-		"await it with the client afterwards, and not in a transactional task")))
+func (e *txEnqueuer) Await(ctx context.Context, _ *Job) (json.RawMessage, error) {
+	err := e.client.usable(ctx)
+	if err == nil {
+		err = invalid(errors.New("a job that is enqueued in a transaction runs when it has been committed: " +
+			"await it with the client afterwards, and not in a transactional task"))
+	}
+	return nil, fmt.Errorf("await in transaction: %w", err)
 }
 
 func (e *txEnqueuer) WithTx(tx pgx.Tx) Enqueuer     { return e.client.WithTx(tx) }

@@ -3,6 +3,7 @@ package testutil
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"time"
 
 	"github.com/backfillhq/go/backfill"
@@ -37,10 +38,8 @@ func (r *Recorder) Await(ctx context.Context, job *backfill.Job) (json.RawMessag
 }
 
 // Await refuses to wait, as a client's does in a transaction.
-func (t txRecorder) Await(ctx context.Context, job *backfill.Job) (json.RawMessage, error) {
-	return t.client.(interface {
-		Await(ctx context.Context, job *backfill.Job) (json.RawMessage, error)
-	}).Await(ctx, job)
+func (t txRecorder) Await(context.Context, *backfill.Job) (json.RawMessage, error) {
+	return nil, fmt.Errorf("await in transaction: %w: a job that is enqueued in a transaction runs when it has been committed: await it afterwards", backfill.ErrInvalidRequest)
 }
 
 // ending is how a job has ended.

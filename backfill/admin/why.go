@@ -21,6 +21,8 @@ type Explanation struct {
 	Then []Blocker `json:"then,omitempty"`
 	// Notes are what else an operator has to know.
 	Notes []string `json:"notes,omitempty"`
+	// Past is nil if the job's task has no history, or the job has not ended once.
+	Past *Past `json:"past,omitempty"`
 	// Missing is what could not be read, so that other blockers may be there.
 	Missing []Missing `json:"missing,omitempty"`
 }
@@ -96,6 +98,7 @@ const (
 
 // The codes of ids without a row.
 const (
+	Ended        Code = "ended"         // as its history says: completed, cancelled, removed, or failed for good
 	Gone         Code = "gone"          // done, removed, or rolled back
 	NotGivenOut  Code = "not_given_out" // no job has had this id yet
 	NotCommitted Code = "not_committed" // perhaps: a transaction is open that may have made it

@@ -18,7 +18,7 @@ func (e *explaining) explainAbsence() error {
 	if there && !e.byView && (!jobs.Readable || jobs.Hidden) || there && e.byView && !view.Readable {
 		e.explainUnseen(jobs)
 	}
-	for _, look := range []func() error{e.lookInLetters, e.lookAtIDs, e.lookAtWriters} {
+	for _, look := range []func() error{e.lookInLetters, e.explainEnd, e.lookAtIDs, e.lookAtWriters} {
 		if err := look(); err != nil {
 			return err
 		}
@@ -117,12 +117,20 @@ func (e *explaining) lookInLetters() error {
 		Text: fmt.Sprintf("Job %d (%s) has failed for good (%s) at %s, after %d of %d attempts, and is dead letter %d.", e.id, l.Task,
 			l.FailureReason, clock(l.FailedAt.Time, e.now), l.Attempts, l.MaxAttempts, l.ID),
 	}
+	b.Text += " " + reasonTexts[l.FailureReason]
+	if l.FailureCount > 1 {
+		b.Text += fmt.Sprintf(" It has failed for good %d times, and was requeued %d times.", l.FailureCount, l.RequeuedCount)
+	}
 	target := Target{Kind: KindDeadLetter, ID: strconv.FormatInt(l.ID, 10), Task: l.Task, Queue: l.Queue}
 	if err := e.admin.allow(e.ctx, ActionRead, target); err != nil {
 		return err
 	}
-	if shown := e.admin.redact(e.ctx, target, []byte(l.Payload)); l.LastError != "" {
+	shown := e.admin.redact(e.ctx, target, []byte(l.Payload))
+	if l.LastError != "" {
 		b.Text += " The last error: " + strconv.Quote(head(shown.text(l.LastError, false)))
+	}
+	if l.FirstError != "" && l.FirstError != l.LastError {
+		b.Text += ". The first: " + strconv.Quote(head(shown.text(l.FirstError, false)))
 	}
 	id := strconv.FormatInt(l.ID, 10)
 	if l.RequeuedJobID > 0 {
@@ -136,6 +144,15 @@ func (e *explaining) lookInLetters() error {
 	}
 	e.block(b)
 	return nil
+}
+
+// reasonTexts say what the reasons of dead letters mean.
+var reasonTexts = map[string]string{
+	"exhausted":   "Its last attempt failed as those before.",
+	"permanent":   "Its handler said that no other attempt would do better.",
+	"crashed":     "Workers died that ran it, and nothing else that they ran explains it.",
+	"interrupted": "It had one attempt, which was cut off, and must not run twice.",
+	"swept":       "It was found without attempts left: a Node worker, or one without dead letters, had run it.",
 }
 
 // lookAtIDs says whether the id was given out yet.

@@ -40,6 +40,9 @@ func (e *explaining) explain() error {
 	if e.unread {
 		return e.explainUnread()
 	}
+	if err := e.readPast(); err != nil {
+		return err
+	}
 	if !e.seen {
 		return e.explainAbsence()
 	}
@@ -74,7 +77,7 @@ func (e *explaining) block(b Blocker) { e.blockers = append(e.blockers, b) }
 // explanation puts together what was found.
 func (e *explaining) explanation() *Explanation {
 	x := &Explanation{
-		At: e.now, Schema: e.reader.Schema(), JobID: e.id, Blocker: e.blockers[0], Then: e.blockers[1:], Notes: e.notes,
+		At: e.now, Schema: e.reader.Schema(), JobID: e.id, Blocker: e.blockers[0], Then: e.blockers[1:], Notes: e.notes, Past: e.past,
 	}
 	x.Missing = e.missing()
 	if e.seen {

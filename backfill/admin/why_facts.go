@@ -26,6 +26,9 @@ type explaining struct {
 	givenOut bool       // the id was
 	blockers []Blocker
 	notes    []string
+
+	past     *Past  // nil: none is kept
+	pastTask string // the name of its task, as the history has it
 }
 
 // readJob reads the job, and hides what the principal may not see of it.

@@ -19,7 +19,7 @@ lock, and takes 5 seconds at most. Times are the database's.
 
 With --json it writes one object; blocker.code says which kind of answer it is.
 
-Exit codes: 0, the job, or its dead letter, is explained; 1, there is no such job, or it cannot be seen, or the command
+Exit codes: 0, the job, its dead letter, or its end is explained; 1, there is no such job, or it cannot be seen, or the command
 failed; 2, the usage is wrong.`
 
 func whyCommand() *cli.Command {
@@ -56,7 +56,7 @@ func why(ctx context.Context, cmd *cli.Command) error {
 	} else {
 		err = writeExplanation(out, explanation)
 	}
-	if err == nil && explanation.Job == nil && explanation.Blocker.Code != admin.DeadLetter {
+	if err == nil && explanation.Job == nil && explanation.Blocker.Code != admin.DeadLetter && explanation.Blocker.Code != admin.Ended {
 		err = exitError{exitProblem, fmt.Errorf("job %d is not there: %s", id, explanation.Blocker.Code)}
 	}
 	return err
@@ -109,9 +109,27 @@ func writeExplanation(w io.Writer, x *admin.Explanation) error {
 	for _, note := range x.Notes {
 		fmt.Fprintln(&text, plainText(note))
 	}
+	writePast(&text, x.Past)
 	writeMissing(&text, x.Missing)
 	_, err := io.WriteString(w, text.String())
 	return err
+}
+
+// writePast writes a line for each attempt.
+func writePast(w io.Writer, past *admin.Past) {
+	if past == nil {
+		return
+	}
+	fmt.Fprintln(w, "\nSo far:")
+	if past.More {
+		fmt.Fprintln(w, "  … others before")
+	}
+	for i, attempt := range past.Attempts {
+		fmt.Fprintln(w, "  "+plainText(attempt.Text))
+		if i == 2 && past.LeftOut > 0 {
+			fmt.Fprintf(w, "  … %d others\n", past.LeftOut)
+		}
+	}
 }
 
 func writeRemedies(w io.Writer, remedies []admin.Remedy) {

@@ -42,6 +42,7 @@ func (a *Admin) Awaited(ctx context.Context, ids []int64) (map[int64]Awaited, er
 type Absence struct {
 	NotGivenOut bool          // nobody has got this id yet
 	Retention   time.Duration // of the task's history; 0: it has none
+	Now         time.Time     // by the database's clock
 	Hidden      bool          // row level security hides rows from this role
 	Writers     []string      // the transactions that may have made the job, and are open
 }
@@ -62,7 +63,7 @@ func (a *Admin) Absent(ctx context.Context, id int64, task string) (Absence, err
 		return Absence{}, a.settings.explainWork(err)
 	}
 	return Absence{
-		NotGivenOut: id > row.LastID, Hidden: hidden, Writers: row.Writers,
+		NotGivenOut: id > row.LastID, Now: row.Now.Time, Hidden: hidden, Writers: row.Writers,
 		Retention: time.Duration(row.RetentionSeconds * float64(time.Second)),
 	}, nil
 }

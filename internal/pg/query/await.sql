@@ -31,7 +31,7 @@ select u.id::bigint as id,
 select coalesce((select coalesce(pg_sequence_last_value(c.oid), 0) from pg_catalog.pg_class as c join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
          where n.nspname = @schema_name::text and c.relname = 'jobs_id_seq1' and has_sequence_privilege(c.oid, 'usage, select')), 9223372036854775807)::bigint as last_id,
        coalesce((select extract(epoch from t.retention) from graphile_worker.backfill_history_tasks as t
-                  where t.task_identifier = @task::text), 0)::float8 as retention_seconds,
+                  where t.task_identifier = @task::text), 0)::float8 as retention_seconds, now()::timestamptz as now,
        coalesce((select array_agg(distinct l.virtualtransaction::text) from pg_catalog.pg_locks as l
                   where l.granted and l.locktype = 'relation' and l.mode = 'RowExclusiveLock'
                     and l.database = (select d.oid from pg_catalog.pg_database as d where d.datname = current_database())

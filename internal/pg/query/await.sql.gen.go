@@ -13,7 +13,7 @@ const AwaitAbsent = `-- name: AwaitAbsent :one
 select coalesce((select coalesce(pg_sequence_last_value(c.oid), 0) from pg_catalog.pg_class as c join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
          where n.nspname = $1::text and c.relname = 'jobs_id_seq1' and has_sequence_privilege(c.oid, 'usage, select')), 9223372036854775807)::bigint as last_id,
        coalesce((select extract(epoch from t.retention) from graphile_worker.backfill_history_tasks as t
-                  where t.task_identifier = $2::text), 0)::float8 as retention_seconds,
+                  where t.task_identifier = $2::text), 0)::float8 as retention_seconds, now()::timestamptz as now,
        coalesce((select array_agg(distinct l.virtualtransaction::text) from pg_catalog.pg_locks as l
                   where l.granted and l.locktype = 'relation' and l.mode = 'RowExclusiveLock'
                     and l.database = (select d.oid from pg_catalog.pg_database as d where d.datname = current_database())
@@ -29,6 +29,7 @@ type AwaitAbsentParams struct {
 type AwaitAbsentRow struct {
 	LastID           int64
 	RetentionSeconds float64
+	Now              pgtype.Timestamptz
 	Writers          []string
 }
 
@@ -37,7 +38,12 @@ type AwaitAbsentRow struct {
 func (q *Queries) AwaitAbsent(ctx context.Context, arg AwaitAbsentParams) (AwaitAbsentRow, error) {
 	row := q.db.QueryRow(ctx, AwaitAbsent, arg.SchemaName, arg.Task)
 	var i AwaitAbsentRow
-	err := row.Scan(&i.LastID, &i.RetentionSeconds, &i.Writers)
+	err := row.Scan(
+		&i.LastID,
+		&i.RetentionSeconds,
+		&i.Now,
+		&i.Writers,
+	)
 	return i, err
 }
 

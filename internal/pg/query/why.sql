@@ -78,9 +78,23 @@ select m.id, m.breaking from graphile_worker.migrations as m order by m.id;
 -- name: WhyRequests :many
 select c.requested_at, c.requested_by, c.reason from graphile_worker.backfill_cancels as c where c.job_id = @id::bigint;
 
+-- name: WhyPast :many
+-- The attempts of a job, the last first, without what they have left.
+select h.attempt, h.outcome, h.started_at, h.ended_at, coalesce(extract(epoch from h.duration), 0)::float8 as duration_seconds,
+       coalesce(h.worker_id, '')::text as worker_id, coalesce(substr(h.error, 1, 2000), '')::text as error, h.task_identifier as task,
+       coalesce(h.queue_name, '')::text as queue
+  from graphile_worker.backfill_history as h where h.job_id = @job_id::bigint
+ order by h.ended_at desc, h.started_at desc nulls first limit @most::int;
+
+-- name: WhyChanges :many
+-- Who has changed a job around a moment: a record is in the transaction of its change.
+select a.at, a.principal, a.action, a.reason from graphile_worker.backfill_audit as a
+ where a.at >= @since::timestamptz and a.at <= @until::timestamptz
+   and a.target_kind = 'job' and a.target_id = @job_id::text order by a.at desc limit 1;
+
 -- name: WhyLetters :many
 -- Dead letters that a job has become, or was requeued from.
-select d.id, d.original_job_id, d.failure_reason, d.failed_at, d.attempts, d.max_attempts, coalesce(d.last_error, '')::text as last_error,
+select d.id, d.failure_count, d.requeued_count, coalesce(d.first_error, '')::text as first_error, d.original_job_id, d.failure_reason, d.failed_at, d.attempts, d.max_attempts, coalesce(d.last_error, '')::text as last_error,
        coalesce(d.requeued_job_id, 0)::bigint as requeued_job_id, d.task_identifier as task, coalesce(d.queue_name, '')::text as queue,
        case when octet_length(d.payload::text) <= 1000000 then d.payload::text else '' end::text as payload
   from graphile_worker.backfill_dlq as d

@@ -312,6 +312,51 @@ func (q *Queries) WhyAhead(ctx context.Context, arg WhyAheadParams) (int64, erro
 	return ahead, err
 }
 
+const WhyChanges = `-- name: WhyChanges :many
+select a.at, a.principal, a.action, a.reason from graphile_worker.backfill_audit as a
+ where a.at >= $1::timestamptz and a.at <= $2::timestamptz
+   and a.target_kind = 'job' and a.target_id = $3::text order by a.at desc limit 1
+`
+
+type WhyChangesParams struct {
+	Since pgtype.Timestamptz
+	Until pgtype.Timestamptz
+	JobID string
+}
+
+type WhyChangesRow struct {
+	At        pgtype.Timestamptz
+	Principal string
+	Action    string
+	Reason    string
+}
+
+// Who has changed a job around a moment: a record is in the transaction of its change.
+func (q *Queries) WhyChanges(ctx context.Context, arg WhyChangesParams) ([]WhyChangesRow, error) {
+	rows, err := q.db.Query(ctx, WhyChanges, arg.Since, arg.Until, arg.JobID)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []WhyChangesRow
+	for rows.Next() {
+		var i WhyChangesRow
+		if err := rows.Scan(
+			&i.At,
+			&i.Principal,
+			&i.Action,
+			&i.Reason,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const WhyCrontab = `-- name: WhyCrontab :many
 select k.known_since, k.last_execution from graphile_worker._private_known_crontabs as k where k.identifier = $1::text
 `
@@ -569,7 +614,7 @@ func (q *Queries) WhyJobByView(ctx context.Context, id int64) ([]WhyJobByViewRow
 }
 
 const WhyLetters = `-- name: WhyLetters :many
-select d.id, d.original_job_id, d.failure_reason, d.failed_at, d.attempts, d.max_attempts, coalesce(d.last_error, '')::text as last_error,
+select d.id, d.failure_count, d.requeued_count, coalesce(d.first_error, '')::text as first_error, d.original_job_id, d.failure_reason, d.failed_at, d.attempts, d.max_attempts, coalesce(d.last_error, '')::text as last_error,
        coalesce(d.requeued_job_id, 0)::bigint as requeued_job_id, d.task_identifier as task, coalesce(d.queue_name, '')::text as queue,
        case when octet_length(d.payload::text) <= 1000000 then d.payload::text else '' end::text as payload
   from graphile_worker.backfill_dlq as d
@@ -578,6 +623,9 @@ select d.id, d.original_job_id, d.failure_reason, d.failed_at, d.attempts, d.max
 
 type WhyLettersRow struct {
 	ID            int64
+	FailureCount  int32
+	RequeuedCount int32
+	FirstError    string
 	OriginalJobID int64
 	FailureReason string
 	FailedAt      pgtype.Timestamptz
@@ -602,6 +650,9 @@ func (q *Queries) WhyLetters(ctx context.Context, id int64) ([]WhyLettersRow, er
 		var i WhyLettersRow
 		if err := rows.Scan(
 			&i.ID,
+			&i.FailureCount,
+			&i.RequeuedCount,
+			&i.FirstError,
 			&i.OriginalJobID,
 			&i.FailureReason,
 			&i.FailedAt,
@@ -740,6 +791,62 @@ func (q *Queries) WhyLockers(ctx context.Context, arg WhyLockersParams) ([]WhyLo
 			&i.Relation,
 			&i.Mode,
 			&i.Transaction,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const WhyPast = `-- name: WhyPast :many
+select h.attempt, h.outcome, h.started_at, h.ended_at, coalesce(extract(epoch from h.duration), 0)::float8 as duration_seconds,
+       coalesce(h.worker_id, '')::text as worker_id, coalesce(substr(h.error, 1, 2000), '')::text as error, h.task_identifier as task,
+       coalesce(h.queue_name, '')::text as queue
+  from graphile_worker.backfill_history as h where h.job_id = $1::bigint
+ order by h.ended_at desc, h.started_at desc nulls first limit $2::int
+`
+
+type WhyPastParams struct {
+	JobID int64
+	Most  int32
+}
+
+type WhyPastRow struct {
+	Attempt         int32
+	Outcome         string
+	StartedAt       pgtype.Timestamptz
+	EndedAt         pgtype.Timestamptz
+	DurationSeconds float64
+	WorkerID        string
+	Error           string
+	Task            string
+	Queue           string
+}
+
+// The attempts of a job, the last first, without what they have left.
+func (q *Queries) WhyPast(ctx context.Context, arg WhyPastParams) ([]WhyPastRow, error) {
+	rows, err := q.db.Query(ctx, WhyPast, arg.JobID, arg.Most)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []WhyPastRow
+	for rows.Next() {
+		var i WhyPastRow
+		if err := rows.Scan(
+			&i.Attempt,
+			&i.Outcome,
+			&i.StartedAt,
+			&i.EndedAt,
+			&i.DurationSeconds,
+			&i.WorkerID,
+			&i.Error,
+			&i.Task,
+			&i.Queue,
 		); err != nil {
 			return nil, err
 		}

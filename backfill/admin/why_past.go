@@ -68,15 +68,15 @@ func (e *explaining) readPast() error {
 	for i := min(len(rows), mostPast) - 1; i >= 0; i-- {
 		target := Target{Kind: KindHistory, ID: strconv.FormatInt(e.id, 10), Task: rows[i].Task, Queue: rows[i].Queue}
 		if e.admin.may(e.ctx, ActionRead, target) {
-			shown := e.shown // which knows the payload
-			if !e.seen || shown == nil {
-				shown = e.admin.redactUnread(e.ctx, target)
+			text := e.admin.redactUnread(e.ctx, target).text(rows[i].Error, false) // whose payload may have been another
+			if e.seen && e.shown != nil {
+				text = e.shown.text(text, false)
 			}
 			e.pastTask = rows[i].Task
 			past.Attempts = append(past.Attempts, PastAttempt{
 				Attempt: int(rows[i].Attempt), Outcome: AttemptOutcome(rows[i].Outcome), StartedAt: rows[i].StartedAt.Time.UTC(),
 				EndedAt: rows[i].EndedAt.Time.UTC(), Seconds: rows[i].DurationSeconds, WorkerID: rows[i].WorkerID,
-				Error: shown.text(rows[i].Error, false),
+				Error: text,
 			})
 		}
 	}

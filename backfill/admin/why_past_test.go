@@ -71,7 +71,12 @@ func TestWhyItRanTwice(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- w.Run(ctx) }()
-	defer func() { cancel(); <-ended }()
+	defer func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}()
 	<-began
 	if _, err := client.UnlockWorker(t.Context(), dbtest.Get[string](t, r.db.Pool(), "select locked_by from graphile_worker._private_jobs where id = $1", job.ID)); err != nil {
 		t.Fatal(err)

@@ -189,6 +189,11 @@ func (c *Changing) act(
 			return err
 		})
 	}
+	deleted := func(outcome string) func(*query.Queries, []int64) ([]int64, error) {
+		return func(q *query.Queries, ids []int64) ([]int64, error) {
+			return q.DeleteLockedJobs(ctx, query.DeleteLockedJobsParams{Ids: ids, Outcome: outcome, Reason: change.Reason})
+		}
+	}
 	var err error
 	switch change.Act {
 	case RetryJobs:
@@ -208,12 +213,12 @@ func (c *Changing) act(
 		})
 		c.due += len(done)
 	case DeleteJobs:
-		err = run(ids, func(q *query.Queries, ids []int64) ([]int64, error) { return q.DeleteLockedJobs(ctx, ids) })
+		err = run(ids, deleted("removed"))
 	case CancelJobs:
 		running := func(id int64) bool { return rows[id].Locked && !isSuspect(rows[id].LockedBy) }
 		free := slices.DeleteFunc(slices.Clone(ids), running)
 		ids := slices.DeleteFunc(slices.Clone(ids), func(id int64) bool { return !running(id) })
-		if err = run(free, func(q *query.Queries, ids []int64) ([]int64, error) { return q.DeleteLockedJobs(ctx, ids) }); err == nil {
+		if err = run(free, deleted("canceled")); err == nil {
 			err = run(ids, func(q *query.Queries, ids []int64) ([]int64, error) {
 				return q.RequestEnds(ctx, query.RequestEndsParams{Ids: ids, RequestedBy: change.By, Reason: change.Reason})
 			})

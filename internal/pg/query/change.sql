@@ -63,7 +63,8 @@ update graphile_worker._private_jobs as j
  where j.id = @id::bigint returning j.id;
 
 -- name: DeleteLockedJobs :many
--- Deletes jobs that nobody runs. A suspect holds its queue, which is freed; if somebody has that locked, the job stays.
+-- Deletes jobs that nobody runs. A suspect holds its queue, which is freed; if somebody has that locked, the job stays. What an
+-- operator has decided about a job goes into its history.
 with queue as materialized (
   select s.id from graphile_worker._private_job_queues as s
    where s.id = any(array(select j.job_queue_id from graphile_worker._private_jobs as j
@@ -74,7 +75,7 @@ with queue as materialized (
    where j.id = any(@ids::bigint[])
      and (j.locked_by is null or j.job_queue_id is null or j.job_queue_id in (select queue.id from queue)
           or not exists (select from graphile_worker._private_job_queues as s where s.id = j.job_queue_id))
-  returning j.id, j.job_queue_id, j.locked_by
+  returning j.id, j.job_queue_id, j.locked_by, j.task_id, j.key, j.attempts
 ), freed as (
   update graphile_worker._private_job_queues as s set locked_at = null, locked_by = null
     from ended where s.id = ended.job_queue_id and starts_with(ended.locked_by, s.locked_by || '.')
@@ -82,6 +83,12 @@ with queue as materialized (
   delete from graphile_worker.backfill_crashes as k where k.job_id = any(array(select ended.id from ended))
 ), settled as (
   delete from graphile_worker.backfill_cancels as c where c.job_id = any(array(select ended.id from ended))
+), recorded as (
+  insert into graphile_worker.backfill_history (job_id, task_identifier, queue_name, job_key, attempt, outcome, ended_at, error)
+  select ended.id, h.task_identifier, s.queue_name, ended.key, ended.attempts, @outcome::text, now(), nullif(@reason::text, '')
+    from ended join graphile_worker._private_tasks as t on t.id = ended.task_id
+    join graphile_worker.backfill_history_tasks as h on h.task_identifier = t.identifier and h.seen_at > now() - interval '1 day'
+    left join graphile_worker._private_job_queues as s on s.id = ended.job_queue_id
 )
 select ended.id from ended;
 

@@ -52,7 +52,7 @@ with queue as materialized (
    where j.id = any($1::bigint[])
      and (j.locked_by is null or j.job_queue_id is null or j.job_queue_id in (select queue.id from queue)
           or not exists (select from graphile_worker._private_job_queues as s where s.id = j.job_queue_id))
-  returning j.id, j.job_queue_id, j.locked_by
+  returning j.id, j.job_queue_id, j.locked_by, j.task_id, j.key, j.attempts
 ), freed as (
   update graphile_worker._private_job_queues as s set locked_at = null, locked_by = null
     from ended where s.id = ended.job_queue_id and starts_with(ended.locked_by, s.locked_by || '.')
@@ -60,13 +60,26 @@ with queue as materialized (
   delete from graphile_worker.backfill_crashes as k where k.job_id = any(array(select ended.id from ended))
 ), settled as (
   delete from graphile_worker.backfill_cancels as c where c.job_id = any(array(select ended.id from ended))
+), recorded as (
+  insert into graphile_worker.backfill_history (job_id, task_identifier, queue_name, job_key, attempt, outcome, ended_at, error)
+  select ended.id, h.task_identifier, s.queue_name, ended.key, ended.attempts, $2::text, now(), nullif($3::text, '')
+    from ended join graphile_worker._private_tasks as t on t.id = ended.task_id
+    join graphile_worker.backfill_history_tasks as h on h.task_identifier = t.identifier and h.seen_at > now() - interval '1 day'
+    left join graphile_worker._private_job_queues as s on s.id = ended.job_queue_id
 )
 select ended.id from ended
 `
 
-// Deletes jobs that nobody runs. A suspect holds its queue, which is freed; if somebody has that locked, the job stays.
-func (q *Queries) DeleteLockedJobs(ctx context.Context, ids []int64) ([]int64, error) {
-	rows, err := q.db.Query(ctx, DeleteLockedJobs, ids)
+type DeleteLockedJobsParams struct {
+	Ids     []int64
+	Outcome string
+	Reason  string
+}
+
+// Deletes jobs that nobody runs. A suspect holds its queue, which is freed; if somebody has that locked, the job stays. What an
+// operator has decided about a job goes into its history.
+func (q *Queries) DeleteLockedJobs(ctx context.Context, arg DeleteLockedJobsParams) ([]int64, error) {
+	rows, err := q.db.Query(ctx, DeleteLockedJobs, arg.Ids, arg.Outcome, arg.Reason)
 	if err != nil {
 		return nil, err
 	}

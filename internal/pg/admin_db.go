@@ -55,6 +55,11 @@ func (a *Admin) inTx(ctx context.Context, run func(context.Context, pgx.Tx) erro
 	// Also if a tracer of the application's panics, or ends the goroutine: then the transaction is
 	// open, and the pool closes the connection.
 	defer conn.Release()
+	defer func() {
+		if err != nil && conn.Conn().IsClosed() { // while it is ours: from the pool others may get it
+			err = lostError{err}
+		}
+	}()
 	tx, err := conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
 	if err != nil {
 		return err
@@ -67,9 +72,6 @@ func (a *Admin) inTx(ctx context.Context, run func(context.Context, pgx.Tx) erro
 	}
 	if err != nil {
 		Rollback(ctx, tx)
-		if conn.Conn().IsClosed() { // while it is ours: from the pool others may get it
-			err = lostError{err}
-		}
 	}
 	return err
 }

@@ -79,6 +79,17 @@ func (a *Admin) Change(ctx context.Context, id string, run func(context.Context,
 	}
 }
 
+// again is inTx, again if the connection was lost: for what does the next step of something, which finds
+// what was done before.
+func (a *Admin) again(ctx context.Context, run func(context.Context, pgx.Tx) error) error {
+	for try := 1; ; try++ {
+		err := a.inTx(ctx, run)
+		if _, lost := errors.AsType[lostError](err); !lost || ctx.Err() != nil || try == changeTries {
+			return err
+		}
+	}
+}
+
 func (c *Changing) queries() *query.Queries { return query.New(renderer{c.tx, c.admin.texts}) }
 
 // checkLedger refuses to change a schema that a newer Graphile Worker has broken with.

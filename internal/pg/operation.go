@@ -274,7 +274,10 @@ type RunningOperation struct {
 // RunningOperations returns what can be carried on, those first that have waited for longest; id 0:
 // any. Without restricted, those are left out that somebody has started who may not do everything.
 func (a *Admin) RunningOperations(ctx context.Context, id int64, restricted bool) (running []RunningOperation, err error) {
-	rows, err := ask(ctx, a.in, (*query.Queries).RunningOperations, query.RunningOperationsParams{
+	again := func(ctx context.Context, run func(context.Context, query.DBTX) error) error {
+		return a.again(ctx, func(ctx context.Context, tx pgx.Tx) error { return run(ctx, renderer{tx, a.texts}) })
+	}
+	rows, err := ask(ctx, again, (*query.Queries).RunningOperations, query.RunningOperationsParams{
 		Restricted: restricted, ID: pgtype.Int8{Int64: id, Valid: id != 0},
 	})
 	for _, row := range rows {
@@ -287,8 +290,8 @@ func (a *Admin) RunningOperations(ctx context.Context, id int64, restricted bool
 // not due. One transaction changes the items, records each, and notes how far it has come.
 func (a *Admin) Carry(ctx context.Context, id int64, restricted bool, step func(context.Context, *Changing, *Operation) (*Batch, error)) (taken bool, err error) {
 	c := &Changing{admin: a}
-	err = a.inTx(ctx, func(ctx context.Context, tx pgx.Tx) error {
-		c.tx, taken = tx, false
+	err = a.again(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		*c, taken = Changing{admin: a, tx: tx}, false
 		if _, err := tx.Exec(ctx, a.lockTimeout()); err != nil {
 			return err
 		}

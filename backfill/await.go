@@ -163,7 +163,7 @@ type PendingError struct {
 	State JobState
 	// Err is why Await has ended: context.Cause of the context, or context.DeadlineExceeded after 10 minutes.
 	Err error
-	// Trouble is why the database could not be asked at last; nil: it could.
+	// Trouble is why the database was not asked at last; nil: it was.
 	Trouble error
 }
 
@@ -175,7 +175,7 @@ func (e *PendingError) Error() string {
 	text := fmt.Sprintf("job %d has not ended", e.JobID)
 	switch {
 	case e.Trouble != nil:
-		text += fmt.Sprintf(", as far as is known: the database does not answer (%v)", e.Trouble)
+		text += fmt.Sprintf(", as far as is known (%v)", e.Trouble)
 	case e.State == "":
 		text += ", and is not there yet: a transaction is open that may have enqueued it; await it after the commit"
 	default:
@@ -219,7 +219,7 @@ func (c *Client) await(ctx context.Context, job *Job) (json.RawMessage, error) {
 		return nil, ErrClosed
 	}
 	defer c.watch.Remove(caller)
-	w := waiting{client: c, job: job, revision: job.Revision}
+	w := waiting{client: c, job: job, revision: job.Revision, trouble: errNotAsked}
 	for {
 		select {
 		case <-ctx.Done():
@@ -243,6 +243,8 @@ func (c *Client) await(ctx context.Context, job *Job) (json.RawMessage, error) {
 		}
 	}
 }
+
+var errNotAsked = errors.New("there was no time to ask the database")
 
 // waiting is one call that waits for a job.
 type waiting struct {

@@ -281,6 +281,13 @@ func TestAwaitNothing(t *testing.T) {
 		t.Errorf("waiting: %v", err)
 	}
 
+	over, end := context.WithCancel(t.Context())
+	end()
+	_, err = r.await(over, job)()
+	if pending, ok := errors.AsType[*backfill.PendingError](err); !ok || pending.Trouble == nil && pending.State != backfill.JobDue || !errors.Is(err, context.Canceled) {
+		t.Errorf("without time: %v", err)
+	}
+
 	run(t, r.db, "delete from graphile_worker._private_jobs") // before any worker has kept a history
 	r.ends(r.await(t.Context(), job), backfill.EndNoHistory, "set history=")
 

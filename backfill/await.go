@@ -235,7 +235,9 @@ func (c *Client) await(ctx context.Context, job *Job) (json.RawMessage, error) {
 				if ended {
 					return output, err
 				}
-				w.trouble = err
+				if ctx.Err() == nil {
+					w.trouble = err
+				}
 			}
 			if pg.IsLasting(w.trouble) {
 				return nil, w.trouble

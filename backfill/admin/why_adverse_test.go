@@ -199,7 +199,9 @@ func TestOtherConnections(t *testing.T) {
 	url := r.db.URL
 	r.admin = openAdmin(t, dbtest.Pooler(t, url, "session", 5))
 	r.healthy()
-	r.why(id, admin.Running, "Its handler has run")
+	dbtest.Until(t, func() bool { // a worker answers once in a second, and the doctor has asked
+		return strings.Contains(r.why(id, admin.Running).Blocker.Text, "Its handler has run")
+	})
 	r.admin = openAdmin(t, dbtest.Pooler(t, url, "transaction", 2)+"&default_query_exec_mode=exec")
 	r.why(id, admin.Running, "!Its handler has run")
 	r.admin = openAdmin(t, url+"&default_transaction_read_only=on")

@@ -18,23 +18,23 @@ import (
 const awaitLimit = 10 * time.Minute
 
 // Await waits until the job has ended, and returns its output: what its handler has returned (see
-// [Returning]) or has given to [Output]. Generated code calls it: AwaitX(ctx, job). The job may have ended
-// before, and may have run anywhere. It is looked up by its ID and Task, so &Job{ID: id, Task: TaskX.Name} will
-// do in another process; with the job that the enqueue returned, Await also notices that another one has
-// replaced it by its key.
+// [Returning]) or has given to [Output]. Generated code calls it: AwaitX(ctx, job). The job may
+// have ended before, and may have run anywhere. It is looked up by its ID and Task, so &Job{ID: id,
+// Task: TaskX.Name} will do in another process; with the job that the enqueue returned, Await also
+// notices that another one has replaced it by its key.
 //
-// Without a deadline in ctx it waits for 10 minutes at most. When ctx ends, the error is a [PendingError], which
-// wraps that of ctx. If the job has ended without an output, or there is nothing of it, the error is an
-// [EndError], whose End says which; an output that is not of type R is an error that does not quote it. Other
-// errors say that the database could not be asked.
+// Without a deadline in ctx it waits for 10 minutes at most. When ctx ends, the error is a
+// [PendingError], which wraps that of ctx. If the job has ended without an output, or there is
+// nothing of it, the error is an [EndError], whose End says which; an output that is not of type R
+// is an error that does not quote it. Other errors say that the database could not be asked.
 //
 // Await after the commit: nobody else sees a job before. e is a [Client], or what handlers of tasks
-// without a transaction find in their contexts. Await in a handler takes a slot while it waits: if handlers of
-// one worker wait for jobs that only the same worker runs, all its slots can be taken.
+// without a transaction find in their contexts. Await in a handler takes a slot while it waits: if
+// handlers of one worker wait for jobs that only the same worker runs, all its slots can be taken.
 //
-// It asks the database after a tenth of the time that has passed, 50 ms to a second, in one statement for all
-// calls on a client, and needs neither a connection of its own nor notifications. The role needs the rights of
-// a reader.
+// It asks the database after a tenth of the time that has passed, 50 ms to a second, in one
+// statement for all calls on a client, and needs neither a connection of its own nor notifications.
+// The role needs the rights of a reader.
 func Await[R, T any](ctx context.Context, e Enqueuer, t *Task[T], job *Job) (R, error) {
 	var result R
 	if err := checkAwaited(t, job); err != nil {
@@ -93,8 +93,8 @@ const (
 	EndUnknown    JobEnd = "unknown"    // there never was a job with its ID: errors.Is finds ErrJobNotFound
 )
 
-// EndError is the error of [Await] for a job that has ended in another way than with an output, or of
-// which there is nothing. Fields may be added.
+// EndError is the error of [Await] for a job that has ended in another way than with an output, or
+// of which there is nothing. Fields may be added.
 type EndError struct {
 	_ [0]func()
 
@@ -161,7 +161,8 @@ type PendingError struct {
 	// State of the job when it was looked at last. "": nobody has seen it; perhaps the transaction is
 	// open that enqueued it.
 	State JobState
-	// Err is why Await has ended: context.Cause of the context, or context.DeadlineExceeded after 10 minutes.
+	// Err is why Await has ended: context.Cause of the context, or context.DeadlineExceeded after 10
+	// minutes.
 	Err error
 	// Trouble is why the database was not asked at last; nil: it was.
 	Trouble error
@@ -192,8 +193,8 @@ func (e *PendingError) Unwrap() error {
 	return e.Err
 }
 
-// Await is the function [Await] for output of any type, which it returns as JSON. Of the job it needs
-// the ID and the Task.
+// Await is the function [Await] for output of any type, which it returns as JSON. Of the job it
+// needs the ID and the Task.
 func (c *Client) Await(ctx context.Context, job *Job) (json.RawMessage, error) {
 	if err := c.usable(ctx); err != nil {
 		return nil, fmt.Errorf("await job: %w", err)
@@ -255,7 +256,8 @@ type waiting struct {
 	last     pg.Awaited
 	trouble  error
 	revision int             // of the job's row when its args were compared
-	writers  map[string]bool // transactions that may have made the job, of those that were open at first; nil: nobody has looked
+	writers  map[string]bool // transactions that may have made the job; nil: nobody has looked
+	ended    bool            // all of these have
 }
 
 // judge says whether the job has ended, and what there is to return then. Before that, an err says
@@ -285,7 +287,7 @@ func (w *waiting) judge(ctx context.Context) (output json.RawMessage, ended bool
 	case w.last.LetterID > 0, w.last.State == string(JobFailed):
 		return end(EndFailed)
 	case w.last.State != "":
-		w.writers = nil
+		w.writers, w.ended = nil, false
 		replaced, err := w.replaced(ctx)
 		if replaced {
 			return end(EndReplaced)
@@ -315,17 +317,21 @@ func (w *waiting) judge(ctx context.Context) (output json.RawMessage, ended bool
 var errHidden = errors.New("row level security hides jobs from this role, so it cannot tell how a job has ended: " +
 	"give it the rights of a reader (backfill migrate --reader-role)")
 
-// mayBeCommitted reports whether one of the transactions is open that were when the job was found
-// missing for the first time. Later ones have not made it: its ID was given out before.
+// mayBeCommitted reports whether a transaction may have made the job since it was looked for. Those
+// that are open when it is missing for the first time may: later ones have not made it, because its
+// ID was given out before. When they have ended, there is one more look.
 func (w *waiting) mayBeCommitted(open []string) bool {
+	if w.ended {
+		return false
+	}
 	if w.writers == nil {
 		w.writers = make(map[string]bool, len(open))
 		for _, transaction := range open {
 			w.writers[transaction] = true
 		}
-		return true // and it is looked at once more: it may have been committed between the two looks
 	}
-	return slices.ContainsFunc(open, func(transaction string) bool { return w.writers[transaction] })
+	w.ended = !slices.ContainsFunc(open, func(transaction string) bool { return w.writers[transaction] })
+	return true
 }
 
 // replaced reports whether the waiting row has other args than the job. Arrays grow instead: they

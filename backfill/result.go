@@ -27,9 +27,9 @@ type ResultHandler[T any] struct {
 	sql   func(context.Context, *sql.Tx, T) error
 }
 
-// Returning makes a handler for [Handle] of a function that returns a result:
-// Handle(TaskExport, Returning[ExportArgs, ExportResult](Export)). Where the function returns no error,
-// its result is kept as by [Output], so that [Await] returns it. The task needs a History, or the worker
+// Returning makes a handler for [Handle] of a function that returns a result: Handle(TaskExport,
+// Returning[ExportArgs, ExportResult](Export)). Where the function returns no error, its result is
+// kept as by [Output], so that [Await] returns it. The task needs a History, or the worker
 // [WithHistory]: NewWorker says so.
 func Returning[T, R any, F ResultShape[T, R]](fn F) ResultHandler[T] {
 	var h ResultHandler[T]

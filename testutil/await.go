@@ -11,8 +11,8 @@ import (
 )
 
 // Await is what [backfill.Await] asks: the output of a job that Work has run, or the error with
-// which a client's would end. A job that has not ended is a [backfill.PendingError] at once, because
-// nobody but Work runs it.
+// which a client's would end. A job that has not ended is a [backfill.PendingError] at once,
+// because nobody but Work runs it.
 func (r *Recorder) Await(ctx context.Context, job *backfill.Job) (json.RawMessage, error) {
 	if r == nil || ctx == nil || job == nil || job.ID <= 0 || job.Task == "" {
 		return new(backfill.Client).Await(ctx, job)
@@ -56,8 +56,8 @@ func (e ending) err() error {
 	return &problem
 }
 
-// note keeps how a job has ended that has run for the last time. Of tasks without a history nothing is left
-// but failures, in dead letters or rows.
+// note keeps how a job has ended that has run for the last time. Of tasks without a history nothing
+// is left but failures, in dead letters or rows.
 func (t *table) note(job *backfill.Job, outcome worker.Outcome, superseded bool, now time.Time) {
 	end := &backfill.EndError{JobID: job.ID, Task: job.Task, Attempt: job.Attempt, LastError: outcome.Text, EndedAt: now}
 	failed := outcome.Kind == worker.OutcomeFailed || outcome.Kind == worker.OutcomeExhausted

@@ -108,7 +108,11 @@ func (e *explaining) lookInLetters() error {
 		return err
 	}
 	l := letters[0]
+	target := Target{Kind: KindDeadLetter, ID: strconv.FormatInt(l.ID, 10), Task: l.Task, Queue: l.Queue}
 	if l.OriginalJobID != e.id { // it is a requeued one, which has ended since
+		if !e.admin.may(e.ctx, ActionRead, target) {
+			return nil
+		}
 		e.notes = append(e.notes, fmt.Sprintf("It was made of dead letter %d, of job %d.", l.ID, l.OriginalJobID))
 		return nil
 	}
@@ -121,7 +125,6 @@ func (e *explaining) lookInLetters() error {
 	if l.FailureCount > 1 {
 		b.Text += fmt.Sprintf(" It has failed for good %d times, and was requeued %d times.", l.FailureCount, l.RequeuedCount)
 	}
-	target := Target{Kind: KindDeadLetter, ID: strconv.FormatInt(l.ID, 10), Task: l.Task, Queue: l.Queue}
 	if err := e.admin.allow(e.ctx, ActionRead, target); err != nil {
 		return err
 	}

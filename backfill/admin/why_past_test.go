@@ -92,7 +92,8 @@ func TestWhyItRanTwice(t *testing.T) {
 	r.past(r.why(job.ID, admin.Ended, "has completed", "has run 2 times"), "lost its lock", "completed the job")
 }
 
-// What nobody would do on purpose: attempts that were one beside the other, that died, and very many.
+// What nobody would do on purpose: attempts that were one beside the other, that died, and very
+// many.
 func TestWhyThePastIsLong(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)

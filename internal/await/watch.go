@@ -1,7 +1,7 @@
-// Package await tells callers how jobs stand for whose ends they wait. One statement looks at all of
-// them, so it costs the database the same whether one caller waits or a thousand do. Nobody is
-// notified of ends: that would be a message for each job, for the sake of the few that are awaited, and
-// would be lost in a pooler, a fail-over, and between a look and its LISTEN.
+// Package await tells callers how jobs stand for whose ends they wait. One statement looks at all
+// of them, so it costs the database the same whether one caller waits or a thousand do. Nobody is
+// notified of ends: that would be a message for each job, for the sake of the few that are awaited,
+// and would be lost in a pooler, a fail-over, and between a look and its LISTEN.
 package await
 
 import (
@@ -53,7 +53,8 @@ func New[S any](look func(ctx context.Context, ids []int64) (map[int64]S, error)
 	return &Watch[S]{look: look, callers: map[*Caller[S]]struct{}{}}
 }
 
-// Add begins to look at a job. It returns nil once the Watch is closed. Call Remove when you are done.
+// Add begins to look at a job. It returns nil once the Watch is closed. Call Remove when you are
+// done.
 func (w *Watch[S]) Add(id int64) *Caller[S] {
 	w.mu.Lock()
 	defer w.mu.Unlock()

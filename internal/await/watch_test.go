@@ -110,8 +110,8 @@ func TestNobodyIsToldOfAnEarlierLook(t *testing.T) {
 	})
 }
 
-// A caller gets the latest look, also if it has not taken the one before; an error is handed on; and
-// a look that hangs is given up.
+// A caller gets the latest look, also if it has not taken the one before; an error is handed on;
+// and a look that hangs is given up.
 func TestLatestLook(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

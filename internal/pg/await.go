@@ -71,8 +71,8 @@ func (a *Admin) Absent(ctx context.Context, id int64, task string) (Absence, err
 // awaited are the tables in which Awaited looks.
 var awaited = []string{"_private_jobs", "backfill_history", "backfill_history_tasks", "backfill_dlq"}
 
-// IsLasting reports whether the server has refused a statement or a session for a reason that stays,
-// such as a right that the role does not have, so that asking again is no use.
+// IsLasting reports whether the server has refused a statement or a session for a reason that
+// stays, such as a right that the role does not have, so that asking again is no use.
 func IsLasting(err error) bool {
 	const syntaxOrAccess, authorization = "42", "28"
 	state := sqlstate.Of(err)

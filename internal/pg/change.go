@@ -79,8 +79,8 @@ func (a *Admin) Change(ctx context.Context, id string, run func(context.Context,
 	}
 }
 
-// again is inTx, again if the connection was lost: for what does the next step of something, which finds
-// what was done before.
+// again is inTx, again if the connection was lost: for what does the next step of something, which
+// finds what was done before.
 func (a *Admin) again(ctx context.Context, run func(context.Context, pgx.Tx) error) error {
 	for try := 1; ; try++ {
 		err := a.inTx(ctx, run)

@@ -79,8 +79,8 @@ func (w *Worker) dispatch(ctx context.Context, stopped <-chan error) error {
 	return nil
 }
 
-// advance makes jobs due that are scheduled for later, and has the next step claim. It reports false if
-// there are none, or are not to run.
+// advance makes jobs due that are scheduled for later, and has the next step claim. It reports
+// false if there are none, or are not to run.
 func (w *Worker) advance(ctx context.Context) (bool, error) {
 	if w.config.Advance == nil {
 		return false, nil
